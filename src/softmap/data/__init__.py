@@ -1,0 +1,22 @@
+"""Text to batches: sources -> split -> tokens on disk -> order as a pure function of the step."""
+
+from __future__ import annotations
+
+from softmap.data import order, synthetic
+from softmap.data.config import DataConfig, Progress
+from softmap.data.corpus import prepare
+from softmap.data.order import require
+from softmap.data.shards import Corpus
+from softmap.data.tokenizer import Tokenizer, load_tokenizer_dir
+
+__all__ = [
+    "Corpus",
+    "DataConfig",
+    "Progress",
+    "Tokenizer",
+    "load_tokenizer_dir",
+    "order",
+    "prepare",
+    "require",
+    "synthetic",
+]

@@ -1,0 +1,82 @@
+"""Which tokens make up which batch: pure functions, so that a resumed run sees the same data."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softmap.errors import SoftmapError
+
+Tokens = NDArray[np.unsignedinteger]
+
+
+def require(tokens: int, context: int, batch_size: int = 1, what: str = "the corpus") -> None:
+    """Raise a SoftmapError unless ``tokens`` tokens fill one batch of different windows."""
+    if context < 1 or batch_size < 1:
+        raise SoftmapError(f"context and batch must be at least 1, found {context}, {batch_size}")
+    if tokens <= context:
+        raise SoftmapError(
+            f"context {context} is longer than the text: it needs {context + 1} tokens, "
+            f"{what} has {tokens}"
+        )
+    if tokens < (needed := context * batch_size + 1):
+        raise SoftmapError(
+            f"context {context} x batch {batch_size} needs {needed} tokens, {what} has {tokens}"
+        )
+
+
+@lru_cache(maxsize=8)
+def _epoch(seed: int, epoch: int, windows: int, tokens: int) -> tuple[int, NDArray[np.int64]]:
+    """The epoch's offset into the text and its permutation of the windows."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
+    offset = int(generator.integers(tokens))
+    permutation = generator.permutation(windows)
+    permutation.flags.writeable = False
+    return offset, permutation
+
+
+def batch(
+    tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int
+) -> NDArray[np.int64]:
+    """Batch number ``step``: (batch_size, context + 1) token ids, inputs and shifted targets.
+
+    The text is a ring of N tokens. Epoch e starts at a random offset o_e and visits the
+    M = N // context windows ``[o_e + i * context, o_e + (i + 1) * context]`` in an order p_e, both
+    drawn from (seed, e) alone. Sample k = step * batch_size + row is window p_e[k mod M] of epoch
+    e = k // M: within an epoch no target is seen twice, and offsets make the windows of each epoch
+    new. Batches run across the end of an epoch into the next.
+
+    Raises:
+        SoftmapError: the text is not longer than ``context``, or an argument is out of range.
+    """
+    require(len(tokens), context)
+    if min(seed, step) < 0 or batch_size < 1:
+        raise SoftmapError(f"seed, step >= 0 and batch >= 1, found {seed}, {step}, {batch_size}")
+    size = len(tokens)
+    windows = size // context
+    starts = np.empty(batch_size, np.int64)
+    for row in range(batch_size):
+        epoch, index = divmod(step * batch_size + row, windows)
+        offset, permutation = _epoch(seed, epoch, windows, size)
+        starts[row] = offset + permutation[index] * context
+    return tokens[(starts[:, None] + np.arange(context + 1)) % size].astype(np.int64)
+
+
+def windows(tokens: Tokens, context: int, limit: int | None = None) -> NDArray[np.int64]:
+    """(n, context + 1) windows spread evenly over the text, no target in two of them.
+
+    n is the number of windows that fit, ``(len(tokens) - 1) // context``, or ``limit`` if smaller.
+    The same for every model that is evaluated on this text, so that losses pair up.
+
+    Raises:
+        SoftmapError: the text is not longer than ``context``, or ``limit`` is below 1.
+    """
+    require(len(tokens), context, what="the held-out text")
+    fitting = (len(tokens) - 1) // context
+    count = fitting if limit is None else min(limit, fitting)
+    if count < 1:
+        raise SoftmapError(f"the number of windows must be at least 1, found {limit}")
+    starts = np.arange(count, dtype=np.int64) * fitting // count * context
+    return tokens[starts[:, None] + np.arange(context + 1)].astype(np.int64)

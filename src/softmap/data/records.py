@@ -1,0 +1,130 @@
+"""Documents out of record files: JSONL, Parquet, and whatever ``datasets`` can stream."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from softmap.data.config import missing_extra, one_line
+from softmap.errors import SoftmapError, nearest
+
+Document = tuple[str, str]
+"""(name, text)"""
+
+SPLITS = ("train", "validation", "valid", "dev", "test")
+
+
+def _no_field(where: str, field: str, available: Iterable[str]) -> SoftmapError:
+    names = sorted(map(str, available))
+    listed = ", ".join(names) or "none"
+    return SoftmapError(f"{where}: no field {field!r}{nearest(field, names)}; it has: {listed}")
+
+
+def _value(record: dict[str, Any], field: str, where: str) -> str | None:
+    """The text of a record; None for a null, which stands for 'no document'."""
+    if field not in record:
+        raise _no_field(where, field, record)
+    value = record[field]
+    if value is not None and not isinstance(value, str):
+        kind = type(value).__name__
+        raise SoftmapError(f"{where}: field {field!r} must be a string, found {kind}")
+    return value
+
+
+def _parse(line: str, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise SoftmapError(f"{where}: not JSON ({one_line(error)})") from None
+    if not isinstance(record, dict):
+        found = type(record).__name__
+        raise SoftmapError(f"{where}: expected a JSON object, found {found}")
+    return record
+
+
+def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
+    """One document per line of a ``.jsonl`` or ``.jsonl.gz`` file; blank lines are passed over.
+
+    Raises:
+        SoftmapError: with ``file:line`` for a line that is not a JSON object or lacks ``field``.
+    """
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
+            for number, line in enumerate(raw, 1):
+                where = f"{path}:{number}"
+                if line.strip():
+                    text = _value(_parse(line.decode("utf-8-sig"), where), field, where)
+                    if text is not None:
+                        yield f"{name}:{number}", text
+    except UnicodeDecodeError:
+        raise SoftmapError(f"{path}: expected utf-8 JSON lines, found other bytes") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise SoftmapError(f"{path}: cannot be read ({one_line(error)})") from None
+
+
+def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
+    """One document per row of a Parquet file, one row group in memory at a time.
+
+    Raises:
+        SoftmapError: the file is damaged, or has no string column ``field``.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise missing_extra("pyarrow") from None
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            if field not in file.schema_arrow.names:
+                raise _no_field(str(path), field, file.schema_arrow.names)
+            row = 0
+            for batch in file.iter_batches(batch_size=1024, columns=[field]):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    text = _value({field: value}, field, f"{path} row {row}")
+                    if text is not None:
+                        yield f"{name}:{row}", text
+    except (pyarrow.ArrowException, OSError) as error:
+        raise SoftmapError(f"{path}: cannot be read as Parquet ({one_line(error)})") from None
+
+
+def parse_hf(spec: str) -> tuple[str, str | None, str]:
+    """``"NAME[:CONFIG][:SPLIT]"`` as (name, config or None, split; train if none is named)."""
+    name, *rest = spec.split(":")
+    if not name or len(rest) > 2:
+        raise SoftmapError(f"data: expected 'hf:NAME[:CONFIG][:SPLIT]', found 'hf:{spec}'")
+    if len(rest) == 1:
+        rest = ["", rest[0]] if rest[0] in SPLITS else [rest[0], ""]
+    config, split = rest or ["", ""]
+    return name, config or None, split or "train"
+
+
+def read_hf(spec: str, field: str) -> Iterator[Document]:
+    """Documents of a Hub data set or of a local folder, streamed through ``datasets``.
+
+    Raises:
+        SoftmapError: in one line, whatever kept ``datasets`` from loading or reading it.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise missing_extra("datasets") from None
+    name, config, split = parse_hf(spec)
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        if rows.column_names is not None:
+            if field not in rows.column_names:
+                raise _no_field(f"hf:{spec}", field, rows.column_names)
+            rows = rows.select_columns([field])
+        for number, record in enumerate(rows):
+            text = _value(record, field, f"hf:{spec} row {number}")
+            if text is not None:
+                yield f"{split}:{number}", text
+    except SoftmapError:
+        raise
+    except Exception as error:  # datasets raises its own, the Hub's, the network's and pyarrow's
+        raise SoftmapError(f"hf:{spec}: cannot be loaded ({one_line(error)})") from None

@@ -1,0 +1,146 @@
+"""Token shards on disk: one folder per prepared corpus, written under a temporary name."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmap.data.split import HELDOUT, TRAIN
+from softmap.data.tokenizer import Tokenizer, load_tokenizer_dir
+
+FILES = {TRAIN: "train.bin", HELDOUT: "heldout.bin"}
+SIDES = {TRAIN: "train", HELDOUT: "heldout"}
+STALE_SECONDS = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A tokenized corpus. Each document is followed by ``tokenizer.eod``.
+
+    Attributes:
+        train, heldout: 1-D memory maps of uint16, or of uint32 for vocabularies over 65536.
+        tokenizer: the tokenizer that made them.
+        meta: JSON-able facts: source, hash (of the tokens of both sides), tokenizer, vocab_size,
+            split, and for both sides SIDE_tokens, SIDE_documents, SIDE_bytes (utf-8 text);
+            bytes_per_token is the held-out text's, end-of-document tokens counted.
+    """
+
+    train: np.memmap
+    heldout: np.memmap
+    tokenizer: Tokenizer
+    meta: dict[str, Any]
+
+
+class ShardWriter:
+    """Writes a corpus folder piece by piece; nothing lies under the final name before ``publish``.
+
+    Use as a context manager: leaving it without ``publish`` removes what was written.
+    """
+
+    def __init__(self, final: Path, vocab_size: int) -> None:
+        self.final = final
+        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
+        self.counts = {f"{side}_{what}": 0 for side in SIDES.values() for what in _COUNTED}
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_stale(final)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        self._files = {side: (self.folder / name).open("wb") for side, name in FILES.items()}
+        self._hashes = {side: blake2b(digest_size=16) for side in FILES}
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for file in self._files.values():
+            _close_quietly(file)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add(self, side: int, ids: list[int], size: int) -> None:
+        """Append the tokens of one document, which was ``size`` bytes of text."""
+        data = np.asarray(ids, self.dtype).tobytes()
+        self._files[side].write(data)
+        self._hashes[side].update(data)
+        for what, count in zip(_COUNTED, (len(ids), 1, size), strict=True):
+            self.counts[f"{SIDES[side]}_{what}"] += count
+
+    def publish(self, tokenizer: Tokenizer, meta: dict[str, Any]) -> None:
+        """Complete the folder and rename it into place; another process may have been first."""
+        for file in self._files.values():
+            _sync(file)
+            file.close()
+        tokenizer.save(self.folder / "tokenizer")
+        with (self.folder / "meta.json").open("w") as meta_file:
+            json.dump(meta, meta_file, indent=1)
+            _sync(meta_file)
+        _rename(self.folder, self.final)
+
+    @property
+    def hash(self) -> str:
+        """Hash of the token ids of both sides."""
+        joined = f"{self.dtype.str}:{self._hashes[0].hexdigest()}:{self._hashes[1].hexdigest()}"
+        return blake2b(joined.encode(), digest_size=16).hexdigest()
+
+
+_COUNTED = ("tokens", "documents", "bytes")
+
+
+def read_corpus(folder: Path) -> Corpus | None:
+    """The corpus in a folder; None if it is missing or damaged (sizes are held against meta)."""
+    try:
+        meta = json.loads((folder / "meta.json").read_text())
+        dtype = np.dtype(meta["dtype"])
+        for side, name in FILES.items():
+            if (folder / name).stat().st_size != meta[f"{SIDES[side]}_tokens"] * dtype.itemsize:
+                return None
+        train, heldout = (np.memmap(folder / name, dtype, "r") for name in FILES.values())
+        tokenizer = load_tokenizer_dir(folder / "tokenizer")
+    except (OSError, ValueError, KeyError, TypeError):  # a SoftmapError is a ValueError
+        return None
+    return Corpus(train, heldout, tokenizer, meta)
+
+
+def _rename(folder: Path, final: Path) -> None:
+    try:
+        os.rename(folder, final)
+    except OSError:
+        if read_corpus(final) is None:  # damaged, not another process's work
+            _discard(final)
+            os.rename(folder, final)
+
+
+def _discard(final: Path) -> None:
+    """Move a folder aside before removing it, so that nobody sees it half removed."""
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        os.rename(final, aside / "damaged")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove_stale(final: Path) -> None:
+    """Remove what a killed process left of this corpus; a day is longer than any live one."""
+    for folder in final.parent.glob(f".{final.name}-*"):
+        if folder.stat().st_mtime < time.time() - STALE_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _close_quietly(file: Any) -> None:
+    # On a full disk closing flushes, and fails, once more; the first error is the one to report.
+    try:
+        file.close()
+    except OSError:
+        return

@@ -1,0 +1,190 @@
+"""Where text comes from. Each source says what it is, when it changed, and yields documents."""
+
+from __future__ import annotations
+
+import codecs
+import os
+import platform
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from softmap.data.config import DataConfig
+from softmap.data.records import Document, parse_hf, read_hf, read_jsonl, read_parquet
+from softmap.errors import SoftmapError
+
+STDLIB_SKIPS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
+
+
+class Source(Protocol):
+    """Text as an ordered stream of documents."""
+
+    description: str
+    skipped: int
+
+    @property
+    def identity(self) -> Any:
+        """JSON-able; equal as long as the text is taken to be unchanged."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of text, None where only reading would tell."""
+
+    def documents(self) -> Iterator[Document]:
+        """The documents in a fixed order; ``skipped`` counts the files passed over so far."""
+
+
+@dataclass
+class FileSource:
+    """Files in the order of their relative paths.
+
+    ``identity`` lists path, size and modification time, as make does: hashing the contents would
+    read the whole corpus before every run to save it. An edit that keeps both is missed, a mere
+    touch costs a rebuild; the hash of the tokens in ``Corpus.meta`` tells contents apart anyway.
+
+    Attributes:
+        tolerant: pass over files that may not be read, where the user did not name them.
+    """
+
+    description: str
+    root: Path
+    paths: list[Path]
+    config: DataConfig
+    tolerant: bool = False
+    skipped: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        try:
+            self._stats = [path.stat() for path in self.paths]
+        except OSError as error:
+            raise SoftmapError(f"{error.filename}: cannot be read ({error.strerror})") from None
+
+    @property
+    def identity(self) -> Any:
+        return str(self.root), [
+            (self._name(path), stat.st_size, stat.st_mtime_ns)
+            for path, stat in zip(self.paths, self._stats, strict=True)
+        ]
+
+    @property
+    def size(self) -> int | None:
+        if any(_is_records(path) for path in self.paths):
+            return None
+        size = sum(stat.st_size for stat in self._stats)
+        return min(size, self.config.max_bytes or size)
+
+    def documents(self) -> Iterator[Document]:
+        self.skipped = 0
+        for path in self.paths:
+            if _is_records(path):
+                read = read_parquet if path.suffix == ".parquet" else read_jsonl
+                yield from read(path, self._name(path), self.config.field)
+            elif (text := self._text(path)) is None:
+                self.skipped += 1
+            else:
+                yield self._name(path), text
+
+    def _name(self, path: Path) -> str:
+        return path.name if path == self.root else path.relative_to(self.root).as_posix()
+
+    def _text(self, path: Path) -> str | None:
+        try:
+            text = read_text(path, self.config.max_bytes)
+        except OSError as error:
+            if self.tolerant:
+                return None
+            raise SoftmapError(f"{path}: cannot be read ({error.strerror})") from None
+        if text is None and path == self.root:
+            raise SoftmapError(f"{path}: binary; expected utf-8 text, .jsonl, .jsonl.gz, .parquet")
+        return text
+
+
+@dataclass
+class HfSource:
+    """A data set streamed through ``datasets``.
+
+    A local folder is watched file by file. A Hub data set counts as unchanged once prepared, so
+    that a run can be repeated without a network; remove the cache folder to read it anew.
+    """
+
+    description: str
+    spec: str
+    config: DataConfig
+    skipped: int = 0
+    size: int | None = None
+
+    @property
+    def identity(self) -> Any:
+        folder = Path(parse_hf(self.spec)[0])
+        if not folder.is_dir():
+            return self.spec
+        return self.spec, FileSource("", folder.resolve(), walk(folder), self.config).identity
+
+    def documents(self) -> Iterator[Document]:
+        return read_hf(self.spec, self.config.field)
+
+
+def _is_records(path: Path) -> bool:
+    return path.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))
+
+
+def read_text(path: Path, limit: int | None = None) -> str | None:
+    """The first ``limit`` bytes of a utf-8 file, cut at a character; None if it is binary."""
+    with path.open("rb") as file:
+        data = file.read(-1 if limit is None else limit)
+        whole = not file.read(1)
+    if b"\0" in data[:8192]:
+        return None
+    try:
+        return codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole)
+    except UnicodeDecodeError:
+        return None
+
+
+def walk(folder: Path) -> list[Path]:
+    """The regular files below a folder by relative path; nothing hidden, so no ``.git``."""
+    folder = folder.resolve()
+    paths = []
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in {"CVS", "_darcs"}]
+        found = (Path(parent, name) for name in files if not name.startswith("."))
+        paths += [path for path in found if path.is_file()]
+    return sorted(paths, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _stdlib(config: DataConfig) -> FileSource:
+    root = Path(sysconfig.get_path("stdlib")).resolve()
+    paths = [path for path in walk(root) if _is_library(path.relative_to(root))]
+    name = f"Python {platform.python_version()} standard library"
+    return FileSource(name, root, paths, config, tolerant=True)
+
+
+def _is_library(path: Path) -> bool:
+    # What the build writes (_sysconfigdata*, config-*/) holds the paths of one machine: without
+    # it, the same Python gives the same corpus everywhere.
+    built = path.name.startswith("_sysconfigdata") or path.parts[0].startswith("config-")
+    return path.suffix == ".py" and not built and not STDLIB_SKIPS.intersection(path.parts)
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source that ``config.data`` names, nothing of it read yet.
+
+    Raises:
+        SoftmapError: there is no such file or folder, or the ``hf:`` name is malformed.
+    """
+    if config.data == "stdlib":
+        return _stdlib(config)
+    if config.data.startswith("hf:"):
+        spec = config.data.removeprefix("hf:")
+        parse_hf(spec)
+        return HfSource(config.data, spec, config)
+    path = Path(config.data).expanduser()
+    if path.is_dir():
+        return FileSource(config.data, path.resolve(), walk(path), config)
+    if path.is_file():
+        return FileSource(config.data, path.resolve(), [path.resolve()], config)
+    raise SoftmapError(
+        f"data: expected 'stdlib', 'hf:NAME', a file or a folder, found no {config.data!r}"
+    )

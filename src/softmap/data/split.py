@@ -1,0 +1,102 @@
+"""Train and held-out: by a hash of each document's text, so that no text is on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from hashlib import blake2b
+from typing import NamedTuple
+
+from softmap.data.records import Document
+from softmap.errors import SoftmapError
+
+TRAIN, HELDOUT = 0, 1
+BY_DOCUMENT, WITHIN_DOCUMENT = "by document", "within document"
+FAIR = 0.2  # each side should get at least this part of the share it is due
+
+
+class Sided(NamedTuple):
+    """A document's text and the side it is on."""
+
+    side: int
+    text: str
+    bytes: int
+
+
+def side_of(text: str, heldout: float) -> int:
+    """``HELDOUT`` with probability ``heldout`` over texts; depends on the text alone."""
+    digest = blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
+    return HELDOUT if int.from_bytes(digest, "big") < heldout * 2**64 else TRAIN
+
+
+def limit_bytes(documents: Iterable[Document], limit: int | None) -> Iterator[Document]:
+    """The documents up to ``limit`` utf-8 bytes in all; the last one is cut at a character."""
+    left = limit
+    for name, text in documents:
+        data = text.encode(errors="surrogatepass")
+        if left is not None and len(data) >= left:
+            yield name, data[:left].decode(errors="ignore")
+            return
+        left = None if left is None else left - len(data)
+        yield name, text
+
+
+class Splitter:
+    """Sends each document to its side; drops empty ones and exact repeats of an earlier one."""
+
+    def __init__(self, heldout: float) -> None:
+        self.heldout = heldout
+        self.duplicates = 0
+        self._seen: set[bytes] = set()
+
+    def __call__(self, documents: Iterable[Document]) -> Iterator[Sided]:
+        for _, text in documents:
+            # A lone surrogate (JSON can escape one) has no utf-8 form that a tokenizer takes.
+            data = text.encode(errors="replace")
+            text = data.decode()
+            digest = blake2b(data, digest_size=16).digest()
+            if digest in self._seen:
+                self.duplicates += 1
+            elif text.strip():
+                self._seen.add(digest)
+                yield Sided(side_of(text, self.heldout), text, len(data))
+
+
+def is_fair(documents: Iterable[Sided], heldout: float) -> bool:
+    """Whether both sides have at least a fifth of the bytes they are due (false if one is bare)."""
+    sizes = [0, 0]
+    for document in documents:
+        sizes[document.side] += document.bytes
+    total = sum(sizes)
+    return sizes[HELDOUT] > FAIR * heldout * total and sizes[TRAIN] > FAIR * (1 - heldout) * total
+
+
+def split_within(documents: list[Sided], heldout: float) -> list[Sided]:
+    """For few documents: all to train, but the end of the largest one, cut at a line border.
+
+    The end holds the held-out share of the whole text, at most half of that document.
+
+    Raises:
+        SoftmapError: there is no character to spare for one of the sides.
+    """
+    largest = max(range(len(documents)), key=lambda i: documents[i].bytes)
+    text = documents[largest].text
+    share = heldout * sum(document.bytes for document in documents) / documents[largest].bytes
+    cut = _line_border(text, round(len(text) * (1 - min(share, 0.5))))
+    if not 0 < cut < len(text):
+        raise SoftmapError(f"too little text to hold some out: {len(text)} characters")
+    train = [Sided(TRAIN, d.text, d.bytes) for d in documents]
+    train[largest] = _sided(TRAIN, text[:cut])
+    return [*train, _sided(HELDOUT, text[cut:])]
+
+
+def _sided(side: int, text: str) -> Sided:
+    return Sided(side, text, len(text.encode()))
+
+
+def _line_border(text: str, near: int) -> int:
+    """The line border nearest to ``near`` that at most halves or doubles the rest, else ``near``."""
+    near = min(near, len(text) - 1)
+    rest = len(text) - near
+    borders = [text.rfind("\n", 0, near) + 1, text.find("\n", near) + 1]
+    close = [border for border in borders if rest / 2 <= len(text) - border <= 2 * rest]
+    return min(close, key=lambda border: abs(border - near), default=near)

@@ -1,0 +1,239 @@
+"""One face for every tokenizer: a BPE trained here, plain bytes, or any Hugging Face one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from softmap.data.config import missing_extra, one_line
+from softmap.errors import SoftmapError, nearest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+END = "<|endoftext|>"
+PIECE = 1 << 20  # characters; the backend needs ~100 bytes of memory for each
+
+
+class Tokenizer:
+    """A Hugging Face tokenizer that only ever sees plain text.
+
+    Special tokens are never added, and one that is spelled out in the text is encoded as the
+    characters it is made of, so that ``decode(encode(text)) == text`` for the tokenizers made here.
+
+    Attributes:
+        hf: the ``PreTrainedTokenizerBase`` behind it.
+        eod: id of the end-of-document token, which follows each document in the shards.
+        vocab_size: one more than the largest id.
+    """
+
+    def __init__(self, hf: Any) -> None:
+        self.hf = hf
+        self.vocab_size: int = max(hf.get_vocab().values()) + 1
+        self.eod: int = _end_id(hf)
+        self._backend = hf.backend_tokenizer if hf.is_fast else None
+        self._bytes: dict[str, int] = {}
+        if self._backend is not None:
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            self._backend.encode_special_tokens = True
+            if type(self._backend.decoder).__name__ == "ByteLevel":
+                self._bytes = {char: byte for byte, char in enumerate(byte_chars())}
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, without special tokens."""
+        return self.encode_batch([text])[0]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text. Texts over 1 Mi characters are cut at line borders first."""
+        cut = [list(_pieces(text)) for text in texts]
+        ids = iter(self._encode([piece for pieces in cut for piece in pieces]))
+        return [[id_ for _ in pieces for id_ in next(ids)] for pieces in cut]
+
+    def _encode(self, pieces: list[str]) -> list[list[int]]:
+        if self._backend is not None:
+            encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+            return [encoding.ids for encoding in encodings]
+        return [self.hf.encode(p, add_special_tokens=False, verbose=False) for p in pieces]
+
+    def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of token ids; the end-of-document token is left out unless asked for."""
+        ids = [int(id_) for id_ in ids]
+        return self.hf.decode(
+            ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+
+    def token_str(self, id_: int) -> str:
+        """One token for people: its text, or ``<0xE2><0x80>`` where it is part of a character.
+
+        Raises:
+            SoftmapError: there is no such id.
+        """
+        token = self.hf.convert_ids_to_tokens(int(id_)) if 0 <= id_ < self.vocab_size else None
+        if token is None:
+            raise SoftmapError(f"token id must be in 0..{self.vocab_size - 1}, found {id_}")
+        if not all(char in self._bytes for char in token) or id_ in self.hf.all_special_ids:
+            return token.replace("▁", " ")
+        data = bytes(self._bytes[char] for char in token)
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            return "".join(f"<0x{byte:02X}>" for byte in data)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the files that ``AutoTokenizer.from_pretrained(folder)`` reads, each atomically.
+
+        Raises:
+            SoftmapError: the folder cannot be written; what it held before is still whole.
+        """
+        target, temporary = Path(folder), None
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=".tokenizer-", dir=target))
+            self.hf.save_pretrained(temporary)
+            for path in temporary.iterdir():
+                with path.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(path, target / path.name)
+        except Exception as error:  # tokenizers reports a full disk as a bare Exception
+            raise SoftmapError(f"tokenizer: cannot write {target} ({one_line(error)})") from None
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    @property
+    def digest(self) -> str:
+        """A hash of what the tokenizer does: equal for equal files, wherever they lie."""
+        if self._backend is not None:
+            content = self._backend.to_str()
+        else:
+            content = json.dumps([type(self.hf).__name__, sorted(self.hf.get_vocab().items())])
+        return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+def byte_chars() -> list[str]:
+    """The printable character that byte-level BPE (GPT-2) writes for each of the 256 bytes."""
+    printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(spare)) for byte in range(256)]
+
+
+def _pieces(text: str) -> Iterator[str]:
+    start = 0
+    while len(text) - start > PIECE:
+        end = text.rfind("\n", start, start + PIECE) + 1 or start + PIECE
+        yield text[start:end]
+        start = end
+    yield text[start:]
+
+
+def _end_id(hf: Any) -> int:
+    for id_ in (hf.eos_token_id, hf.sep_token_id, hf.bos_token_id):
+        if id_ is not None:
+            return id_
+    raise SoftmapError(f"tokenizer {hf.name_or_path!r} has no eos, sep or bos token")
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """``(kind, argument)`` of ``"bpe:SIZE"``, ``"bytes"`` or ``"hf:NAME_OR_FOLDER"``.
+
+    Raises:
+        SoftmapError: an unknown kind, a size that is no number or below 257 (256 bytes and the
+            end of a document), a missing name.
+    """
+    kind, _, argument = spec.partition(":")
+    if kind == "bpe" and argument.isdecimal():
+        if int(argument) < 257:
+            raise SoftmapError(f"tokenizer: a BPE vocabulary needs at least 257, found {argument}")
+        return kind, argument
+    if (kind == "hf" and argument) or spec == "bytes":
+        return kind, argument
+    hint = nearest(kind, ["bpe", "bytes", "hf"]) if kind not in {"bpe", "bytes", "hf"} else ""
+    expected = "'bpe:SIZE', 'bytes' or 'hf:NAME_OR_FOLDER'"
+    raise SoftmapError(f"tokenizer: expected {expected}, found {spec!r}{hint}")
+
+
+def _wrap(backend: Backend) -> Tokenizer:
+    from transformers import PreTrainedTokenizerFast
+
+    names = dict.fromkeys(("bos_token", "eos_token", "pad_token"), END)
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=backend, clean_up_tokenization_spaces=False, **names
+    )
+    return Tokenizer(hf)
+
+
+def _byte_level(model: Any) -> Backend:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, pre_tokenizers
+
+    backend = Backend(model)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    backend.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    return backend
+
+
+def bytes_tokenizer() -> Tokenizer:
+    """Ids 0..255 are the bytes of utf-8, 256 ends a document."""
+    from tokenizers import AddedToken, models
+
+    vocab = {char: byte for byte, char in enumerate(byte_chars())}
+    backend = _byte_level(models.BPE(vocab=vocab, merges=[]))
+    backend.add_special_tokens([AddedToken(END, special=True)])
+    return _wrap(backend)
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A byte-level BPE over GPT-2's pre-tokenizer; every text can be encoded and decoded exactly.
+
+    ``vocab_size`` counts the 256 bytes and the end-of-document token (id 0). Little text may hold
+    fewer pairs that occur twice; the vocabulary is then smaller.
+    Source: Sennrich et al. 2016 (arXiv 1508.07909); Radford et al. 2019 for the bytes.
+    """
+    from tokenizers import models, pre_tokenizers, trainers
+
+    backend = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    return _wrap(backend)
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """A tokenizer by Hub name or local folder; no remote code is ever run.
+
+    Raises:
+        SoftmapError: it cannot be found, reached or read, in one line.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise missing_extra("transformers") from None
+    try:
+        return Tokenizer(AutoTokenizer.from_pretrained(name, trust_remote_code=False))
+    except SoftmapError:
+        raise
+    except Exception as error:  # the Hub's, the network's, JSON's and tokenizers' own
+        raise SoftmapError(f"tokenizer {name!r} cannot be loaded ({one_line(error)})") from None
+
+
+def load_tokenizer_dir(folder: str | Path) -> Tokenizer:
+    """The tokenizer that ``save`` wrote; never looks at the Hub.
+
+    Raises:
+        SoftmapError: the folder is missing, or holds no tokenizer that loads.
+    """
+    if not Path(folder).is_dir():
+        raise SoftmapError(f"tokenizer folder {str(folder)!r} does not exist")
+    return load_tokenizer(str(Path(folder).resolve()))
