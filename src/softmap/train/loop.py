@@ -1,0 +1,156 @@
+"""The training loop, in one function."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from softmap.errors import SoftmapError
+from softmap.train import rng
+from softmap.train.checkpoint import Checkpoints
+from softmap.train.files import writing
+from softmap.train.optim import adamw
+from softmap.train.options import Options, check_same_run
+from softmap.train.parallel import Parallel, single_process
+from softmap.train.plan import START, Position, pinned
+from softmap.train.signals import StopRequest
+from softmap.train.state import BudgetsDone, State
+from softmap.train.step import Batch, train_step
+from softmap.train.trackers import JsonlTracker, Tracker
+
+
+class NonFiniteLoss(SoftmapError):
+    """The loss or the gradient norm was NaN or infinite; the update was not made."""
+
+    def __init__(self, label: str, step: int, loss: float, norm: float, checkpoint: str) -> None:
+        super().__init__(
+            f"{label}: expected a finite loss, found loss {loss:g} and gradient norm {norm:g} "
+            f"at step {step}; last good checkpoint: {checkpoint}"
+        )
+        self.label, self.step, self.checkpoint = label, step, checkpoint
+
+
+def train(
+    model: nn.Module,
+    batches: Callable[[int], Batch],
+    options: Options,
+    directory: str | Path,
+    *,
+    on_step: Callable[[dict[str, float]], None] | None = None,
+    on_budget: Callable[[int, int, nn.Module], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    trackers: Sequence[Tracker] = (),
+    parallel: Parallel | None = None,
+) -> State:
+    """Trains ``model`` in place by ``options``, or goes on where ``directory`` says it stopped.
+
+    model: ``model(input_ids=, labels=)`` returns an object with ``.loss``, the mean next-token loss
+        in nats; labels come unshifted, -100 marks no target. It sees context + 1 tokens per row.
+    batches: the batch of a step, a pure function of the step: int64 (batch_size, context + 1).
+    directory: gets ``checkpoints/``, ``train.jsonl`` and ``budgets.json``.
+    on_step: called each ``log_every`` steps and at the end of each segment with the metrics that
+        go to train.jsonl: segment, step, tokens, seconds, loss, lr, grad_norm, tokens_per_second.
+    on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
+        the model in eval mode. What it draws at random does not touch the training. Called again
+        after a resume only if it had not returned.
+    should_stop: asked before each step; True saves and returns, as do SIGINT and SIGTERM (a second
+        Ctrl-C raises KeyboardInterrupt at once).
+    trackers: further receivers of the metrics; the caller closes them.
+
+    An interrupted and resumed run ends with the same bits as an uninterrupted one on the same
+    device with the same number of threads. The global random states are seeded and left moved.
+
+    Raises SoftmapError (a checkpoint of another model or other options, a batch of another shape, a
+    full disk) and NonFiniteLoss.
+    """
+    directory = Path(directory)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    parallel = parallel or single_process(model)
+    segments = options.plan()
+    optimizer = adamw(
+        model, lr=options.peak_lr, weight_decay=options.weight_decay, betas=options.betas
+    )
+    forward = parallel.wrap(model)
+    if options.compile:
+        forward = torch.compile(forward)
+    tokens_per_step = options.batch_size * options.context
+    checkpoints = Checkpoints(directory / "checkpoints", options.keep)
+    saved: Position | None = None
+
+    def save() -> None:
+        nonlocal saved
+        if saved != state.position:
+            pins = pinned(segments, state.segment)
+            checkpoints.save(state.position, model, optimizer, state.record(options), pins)
+            saved = state.position
+
+    def restore(path: Path) -> State:
+        return State.from_record(checkpoints.load(path, model, optimizer))
+
+    latest = checkpoints.latest()
+    if latest is not None:
+        path, record = latest
+        check_same_run(record["options"], options, str(path))
+        state = restore(path)
+        saved = state.position
+    else:
+        state = State()
+        rng.seed(options.seed)
+        if START in pinned(segments, 0):
+            save()
+    done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
+    log = JsonlTracker(directory / "train.jsonl", resume_at=state.position)
+
+    with StopRequest() as interrupt, closing(log):
+        for index in range(state.segment, len(segments)):
+            segment = segments[index]
+            if index > state.segment:
+                if segment.origin != state.position:
+                    state = restore(checkpoints.path(segment.origin))
+                state.segment = index
+            model.train()
+
+            while True:
+                if interrupt or (should_stop is not None and should_stop()):
+                    save()
+                    state.signal = interrupt.signal
+                    return state
+                if state.step == segment.stop:
+                    break
+                began = time.perf_counter()
+                lr = segment.lr(state.step)
+                batch = batches(state.step)
+                loss, norm = train_step(forward, optimizer, batch, lr, options, parallel)
+                if not (math.isfinite(loss) and math.isfinite(norm)):
+                    good = checkpoints.last_good()
+                    raise NonFiniteLoss(options.label, state.step, loss, norm, good)
+                state.advance(loss, norm, time.perf_counter() - began, tokens_per_step)
+
+                last = state.step == segment.stop
+                if last or state.step % options.log_every == 0:
+                    metrics = state.metrics(lr, tokens_per_step)
+                    for tracker in (log, *trackers):
+                        tracker.log(metrics)
+                    if on_step is not None:
+                        on_step(metrics)
+                if last or (
+                    options.checkpoint_every and state.step % options.checkpoint_every == 0
+                ):
+                    save()
+
+            if segment.budget is not None and segment.budget not in done:
+                if on_budget is not None:
+                    with rng.preserved():
+                        model.eval()
+                        on_budget(segment.budget, state.step, model)
+                        model.train()
+                done.add(segment.budget)
+    state.finished = True
+    return state

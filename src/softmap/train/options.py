@@ -1,0 +1,129 @@
+"""What a training run is told: one flat, typed, checked record."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, get_args
+
+from softmap.errors import SoftmapError
+from softmap.train.plan import Schedule, Segment, plan
+from softmap.train.schedules import DecayOf, DecayShape, Terms
+
+Precision = Literal["fp32", "bf16"]
+
+# Changing these on resume changes the work per second or what is printed, not what is learned
+# (a micro-batch size or a compiler may still change the rounding).
+_FREE_ON_RESUME = ("micro_batch_size", "compile", "checkpoint_every", "log_every", "keep", "label")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of one training run; lengths are in steps (optimiser updates).
+
+    steps: length of the run. budgets: ascending, the last one equal to ``steps``; empty means
+        ``(steps,)``.
+    batch_size: sequences per step. micro_batch_size: sequences per forward pass, None for the
+        whole batch. context: targets per sequence.
+    peak_lr, schedule, warmup, min_lr_ratio (floor / peak), decay_fraction, decay_of, decay_shape:
+        see ``softmap.train.schedules``.
+    weight_decay, betas: AdamW. clip: largest global gradient norm, None for no clipping.
+    precision: ``"bf16"`` runs the forward pass under autocast; weights stay as they are.
+    compile: pass the model through ``torch.compile``.
+    seed: seeds dropout and the like at step 0.
+    checkpoint_every: steps between checkpoints; 0 leaves only those at the end of each decay or
+        branch and at an interruption. keep: how many checkpoints stay on disk.
+    log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
+    """
+
+    steps: int
+    batch_size: int
+    context: int
+    peak_lr: float
+    micro_batch_size: int | None = None
+    schedule: Schedule = "wsd-s"
+    budgets: tuple[int, ...] = ()
+    warmup: int = 0
+    min_lr_ratio: float = 0.1
+    decay_fraction: float = 0.1
+    decay_of: DecayOf = "cycle"
+    decay_shape: DecayShape = "reciprocal"
+    weight_decay: float = 0.1
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip: float | None = 1.0
+    precision: Precision = "fp32"
+    compile: bool = False
+    seed: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    keep: int = 2
+    label: str = "model"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budgets", tuple(self.budgets) or (self.steps,))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for name in ("steps", "batch_size", "context", "log_every", "keep"):
+            self._at_least(name, 1)
+        for name in ("warmup", "checkpoint_every", "weight_decay", "min_lr_ratio"):
+            self._at_least(name, 0)
+        if self.budgets[-1] != self.steps:
+            raise SoftmapError(
+                f"budgets: expected the last to equal steps ({self.steps}), "
+                f"found {list(self.budgets)}"
+            )
+        if not 1 <= self.rows <= self.batch_size:
+            raise SoftmapError(
+                f"micro_batch_size: expected 1 to {self.batch_size} (batch_size), found {self.rows}"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise SoftmapError(f"clip: expected a positive number or None, found {self.clip:g}")
+        if self.precision not in get_args(Precision):
+            raise SoftmapError(f"precision: expected fp32 or bf16, found {self.precision!r}")
+        self.plan()
+
+    def _at_least(self, name: str, low: int) -> None:
+        if not getattr(self, name) >= low:
+            raise SoftmapError(f"{name}: expected {low} or more, found {getattr(self, name)}")
+
+    @property
+    def rows(self) -> int:
+        """Sequences per forward pass."""
+        return self.batch_size if self.micro_batch_size is None else self.micro_batch_size
+
+    def terms(self) -> Terms:
+        """The learning rates' terms."""
+        return Terms(
+            peak=self.peak_lr,
+            floor=self.peak_lr * self.min_lr_ratio,
+            budgets=self.budgets,
+            warmup=self.warmup,
+            decay_fraction=self.decay_fraction,
+            decay_of=self.decay_of,
+            decay_shape=self.decay_shape,
+        )
+
+    def plan(self) -> list[Segment]:
+        """The segments to train, in order."""
+        return plan(self.schedule, self.terms())
+
+    def identity(self) -> dict[str, Any]:
+        """The options that decide what is learned, as JSON values: a checkpoint must agree."""
+        fields = asdict(replace(self))
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in fields.items()
+            if name not in (*_FREE_ON_RESUME, "steps")
+        }
+
+
+def check_same_run(found: dict[str, Any], options: Options, where: str) -> None:
+    """Raises SoftmapError unless a checkpoint's options are those of this run.
+
+    More budgets may follow the checkpoint's: the run then goes on longer.
+    """
+    for name, expected in options.identity().items():
+        value = found.get(name)
+        prefix = isinstance(value, list) and name == "budgets" and expected[: len(value)] == value
+        if value != expected and not prefix:
+            raise SoftmapError(
+                f"{where}: made by another run: expected {name} {expected}, found {value}"
+            )

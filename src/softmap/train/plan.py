@@ -1,0 +1,94 @@
+"""A schedule as data: the list of segments that the training loop executes in order.
+
+wsd-s, cyclic-cosine   one segment per budget, each from the end of the one before
+wsd                    per budget a piece of undecayed trunk, then its decay, which is thrown away
+cosine                 one segment
+cosine-oracle          one segment per budget, each from the initial state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
+
+from softmap.errors import SoftmapError, nearest
+from softmap.train import schedules
+from softmap.train.schedules import Terms
+
+Schedule = Literal["wsd-s", "wsd", "cosine", "cyclic-cosine", "cosine-oracle"]
+Position = tuple[int, int]
+"""(index of a segment, steps done): a point in a plan. Positions are in the order of training."""
+
+START: Position = (0, 0)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of training.
+
+    origin: the position whose state it starts from; ``START`` is the initial state.
+    start, stop: steps done before its first and after its last step.
+    lr: the learning rate of a step, ``start <= step < stop``.
+    budget: index of the budget that its end answers, or None (a piece of trunk).
+    """
+
+    origin: Position
+    start: int
+    stop: int
+    lr: Callable[[int], float]
+    budget: int | None
+
+
+def plan(schedule: Schedule, terms: Terms) -> list[Segment]:
+    """The segments of ``schedule``. Raises SoftmapError where schedule and terms do not fit."""
+    if schedule not in get_args(Schedule):
+        raise SoftmapError(
+            f"schedule: expected one of {', '.join(get_args(Schedule))}, found {schedule!r}"
+            + nearest(str(schedule), get_args(Schedule))
+        )
+    if schedule == "wsd":
+        return _branches(terms)
+    if schedule == "cosine-oracle":
+        return [
+            Segment(START, 0, one.budgets[0], partial(schedules.cosine, terms=one), index)
+            for index, one in enumerate(schedules.cosine_oracle(terms))
+        ]
+    if schedule == "cosine" and len(terms.budgets) > 1:
+        raise SoftmapError(
+            f"schedule cosine: expected one budget, found {list(terms.budgets)}; "
+            f"cosine-oracle and cyclic-cosine take several"
+        )
+    rates = {"wsd-s": schedules.wsd_s, "cyclic-cosine": schedules.cyclic_cosine}
+    lr = partial(rates.get(schedule, schedules.cosine), terms=terms)
+    lr(0)  # refuses terms that the schedule cannot use before any training is spent on them
+    return _chain(terms, lr)
+
+
+def _chain(terms: Terms, lr: Callable[[int], float]) -> list[Segment]:
+    stops = terms.budgets
+    return [
+        Segment((i - 1, stops[i - 1]) if i else START, stops[i - 1] if i else 0, stop, lr, i)
+        for i, stop in enumerate(stops)
+    ]
+
+
+def _branches(terms: Terms) -> list[Segment]:
+    segments: list[Segment] = []
+    origin = START
+    for index, start in enumerate(schedules.decay_starts(terms)):
+        lr = partial(schedules.wsd, terms=terms, budget=index)
+        segments.append(Segment(origin, origin[1], start, lr, None))
+        origin = (len(segments) - 1, start)
+        segments.append(Segment(origin, start, terms.budgets[index], lr, index))
+    return segments
+
+
+def pinned(segments: list[Segment], current: int) -> set[Position]:
+    """The positions whose states segment ``current`` or a later one has to go back to."""
+    return {
+        segment.origin
+        for index, segment in enumerate(segments)
+        if index >= max(current, 1) and segment.origin != (index - 1, segments[index - 1].stop)
+    }

@@ -1,0 +1,60 @@
+"""The global random states (torch on CPU and CUDA, numpy, python) as JSON values."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def seed(value: int) -> None:
+    """Seeds all of them."""
+    torch.manual_seed(value)  # CUDA too
+    np.random.seed(value % 2**32)
+    random.seed(value)
+
+
+def snapshot() -> dict[str, Any]:
+    """Their states now; ``restore`` brings them back exactly."""
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "torch": _to_text(torch.get_rng_state()),
+        "cuda": [_to_text(state) for state in cuda],
+        "numpy": [name, keys.tolist(), position, has_gauss, cached],  # type: ignore[attr-defined]
+        "python": list(random.getstate()),
+    }
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Sets them to a ``snapshot``, also one that went through JSON."""
+    torch.set_rng_state(_to_tensor(state["torch"]))
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([_to_tensor(text) for text in state["cuda"]])
+    np.random.set_state(tuple(state["numpy"]))
+    version, keys, gauss_next = state["python"]
+    random.setstate((version, tuple(keys), gauss_next))
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """What is drawn inside leaves no trace outside."""
+    before = snapshot()
+    try:
+        yield
+    finally:
+        restore(before)
+
+
+def _to_text(state: Tensor) -> str:
+    return base64.b64encode(state.numpy().tobytes()).decode()
+
+
+def _to_tensor(text: str) -> Tensor:
+    return torch.frombuffer(bytearray(base64.b64decode(text)), dtype=torch.uint8)

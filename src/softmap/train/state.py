@@ -1,0 +1,110 @@
+"""Where a run is: the part of a checkpoint that is neither tensors nor random states."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from softmap.errors import SoftmapError
+from softmap.train.files import write_text
+from softmap.train.options import Options
+from softmap.train.plan import Position
+
+
+@dataclass
+class Meter:
+    """Sums since the last logged step; saved too, so that a resumed run logs the same numbers."""
+
+    loss: float = 0.0
+    grad_norm: float = 0.0
+    seconds: float = 0.0
+    steps: int = 0
+
+
+@dataclass
+class State:
+    """What ``train`` returns.
+
+    segment, step: position in the plan: index of the segment, updates made by the present weights.
+    tokens: targets that they were trained on. seconds: time of that training, without evaluations,
+    checkpoints and interruptions.
+    finished: the whole plan is done and every budget's callback has returned.
+    signal: the signal that interrupted the run, if one did.
+    """
+
+    segment: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    meter: Meter = field(default_factory=Meter)
+    finished: bool = False
+    signal: int | None = None
+
+    @property
+    def position(self) -> Position:
+        return self.segment, self.step
+
+    def advance(self, loss: float, grad_norm: float, seconds: float, tokens: int) -> None:
+        """Counts one step."""
+        self.step += 1
+        self.tokens += tokens
+        self.seconds += seconds
+        self.meter.loss += loss
+        self.meter.grad_norm += grad_norm
+        self.meter.seconds += seconds
+        self.meter.steps += 1
+
+    def metrics(self, lr: float, tokens_per_step: int) -> dict[str, float]:
+        """Means since the last call (the rate: the last step's), in nats, seconds and tokens."""
+        meter, self.meter = self.meter, Meter()
+        return {
+            "segment": self.segment,
+            "step": self.step,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "loss": meter.loss / meter.steps,
+            "lr": lr,
+            "grad_norm": meter.grad_norm / meter.steps,
+            "tokens_per_second": meter.steps * tokens_per_step / max(meter.seconds, 1e-9),
+        }
+
+    def record(self, options: Options) -> dict[str, Any]:
+        """JSON values for a checkpoint; ``from_record`` reads them."""
+        fields = asdict(self)
+        del fields["finished"], fields["signal"]
+        return {**fields, "options": options.identity()}
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> State:
+        fields = {name: value for name, value in record.items() if name != "options"}
+        return cls(**{**fields, "meter": Meter(**fields["meter"])})
+
+
+class BudgetsDone:
+    """The budgets whose callback has returned, in a small file of their own.
+
+    Not part of a checkpoint: going back to an older one must not evaluate a budget twice.
+    """
+
+    def __init__(self, path: Path, *, fresh: bool) -> None:
+        self._path = path
+        if fresh:
+            path.unlink(missing_ok=True)
+        self._done: list[int] = self._read() if path.exists() else []
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._done
+
+    def add(self, index: int) -> None:
+        self._done.append(index)
+        write_text(self._path, json.dumps({"done": self._done}))
+
+    def _read(self) -> list[int]:
+        try:
+            return [int(index) for index in json.loads(self._path.read_text())["done"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise SoftmapError(
+                f'{self._path}: expected {{"done": [indices]}}, found other contents'
+            ) from error

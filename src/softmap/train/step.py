@@ -1,0 +1,85 @@
+"""One optimiser update, the same on one device and on many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError
+from softmap.train.options import Options
+from softmap.train.parallel import Parallel
+
+IGNORE = -100  # a label that is no target, as in Hugging Face models and torch's cross entropy
+
+Batch = Tensor | tuple[Tensor, Tensor]
+"""Token ids (batch_size, context + 1), or a pair (token ids, labels) of that shape in which labels
+that are not to be learned are -100. Labels are not shifted: the model does that."""
+
+
+def train_step(
+    forward: Callable[..., Any],
+    optimizer: torch.optim.Optimizer,
+    batch: Batch,
+    lr: float,
+    options: Options,
+    parallel: Parallel,
+) -> tuple[float, float]:
+    """Accumulates gradients over micro-batches, clips, updates; returns (loss, gradient norm).
+
+    The loss is the mean over the batch's targets in nats, whatever the micro-batches; the norm is
+    that before clipping. If either is not finite no update is made: the caller decides.
+    Memory is that of one micro-batch of ``options.rows`` sequences.
+    """
+    inputs, labels = _checked(batch, options)
+    targets = int((labels[:, 1:] != IGNORE).sum())
+    if targets == 0:
+        raise SoftmapError("batch: expected targets to learn, found only ignored labels")
+    optimizer.zero_grad(set_to_none=True)
+    loss = torch.zeros((), device=parallel.device)
+    pieces = zip(inputs.split(options.rows), labels.split(options.rows), strict=True)
+    for input_ids, piece in pieces:
+        weight = int((piece[:, 1:] != IGNORE).sum()) / targets
+        if weight > 0:  # a mean over no target is NaN
+            loss += _backward(forward, input_ids, piece, weight, options, parallel)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip or math.inf)
+    # Both scalars in one transfer: the only wait for the device in a step.
+    values = torch.stack([parallel.all_reduce_mean(loss), norm.to(loss.dtype)]).tolist()
+    if all(map(math.isfinite, values)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.step()
+    return values[0], values[1]
+
+
+def _backward(
+    forward: Callable[..., Any],
+    input_ids: Tensor,
+    labels: Tensor,
+    weight: float,
+    options: Options,
+    parallel: Parallel,
+) -> Tensor:
+    """Adds the gradients of ``weight`` times the piece's mean loss; returns that product."""
+    device = parallel.device
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        output = forward(input_ids=input_ids.to(device), labels=labels.to(device))
+    loss = output.loss.float() * weight
+    loss.backward()
+    return loss.detach()
+
+
+def _checked(batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
+    inputs, labels = batch if isinstance(batch, tuple) else (batch, batch)
+    expected = (options.batch_size, options.context + 1)
+    for name, tensor in (("token ids", inputs), ("labels", labels)):
+        if tuple(tensor.shape) != expected or tensor.dtype != torch.int64:
+            raise SoftmapError(
+                f"batch: expected {name} int64 of shape {expected} (batch_size, context + 1), "
+                f"found {str(tensor.dtype).removeprefix('torch.')} of {tuple(tensor.shape)}"
+            )
+    return inputs, labels
