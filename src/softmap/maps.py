@@ -1,0 +1,204 @@
+"""The protocol: what an edit of the attention map declares, and what it is given.
+
+Causal softmax attention builds, for every head, a map of scores and a map of weights:
+
+    S[h,i,j] = <q[h,i], k[h,j]> * scale
+    S'       = scores edits, in order            (:class:`Edit` with ``stage = "scores"``)
+    A        = softmax_j(S' + causal mask)
+    A'       = weights edits, in order           (``stage = "weights"``), masked again
+    o[h,i]   = sum_j A'[h,i,j] v[h,j]
+    o'       = output edits, in order            (``stage = "output"``: a gate, a head norm)
+
+An edit reads row ``i`` (and, with a halo, a few rows above it), every key ``j <= i`` and ALL heads;
+it never reads a later row. So one definition serves training, prefill and decoding, and the map
+can be evaluated in bands of rows, with memory linear in the sequence length.
+
+Shape suffixes in this package: B batch, T query tokens, S key tokens, H heads (maps), G key or
+value heads, R rows of a band, C columns of a band, d head width, D model width, b = 1 or B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+
+STAGES = ("scores", "weights", "output")
+
+
+@dataclass(frozen=True)
+class Band:
+    """Where a band of the map lies: some query rows, the keys they may see, nothing later.
+
+    rows: (b, R) positions of the query tokens, padding not counted.
+    cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
+    visible: (b, 1, R, C) True where row i may read key j: causal, in its window, not padding.
+    """
+
+    rows: Tensor
+    cols: Tensor
+    visible: Tensor
+
+    @property
+    def distance(self) -> Tensor:
+        """(b, 1, R, C) ``i - j`` in tokens; negative beyond the diagonal."""
+        return (self.rows[:, :, None] - self.cols[:, None, :])[:, None]
+
+    @property
+    def beyond(self) -> Tensor:
+        """(b, 1, R, C) True at columns after the row's own token."""
+        return self.distance < 0
+
+    @property
+    def diagonal(self) -> Tensor:
+        """(b, 1, R, C) True where the key is the row's own token."""
+        return (self.distance == 0) & self.visible
+
+    def zero(self, m: Tensor) -> Tensor:
+        """``m`` (B, H, R, C) with zeros wherever the row may not look."""
+        return m.masked_fill(~self.visible, 0.0)
+
+
+class Edit(nn.Module):
+    """One edit of the map. Subclass it, set ``stage``, write :meth:`edit`; the rest is optional.
+
+    Everything a backend needs is declared here: from it follow chunked evaluation, decoding, the
+    cache layout and the conformance tests. An edit owns its parameters but never reads them
+    inside :meth:`edit`: it hands tensors out (:meth:`layer_tensors`, :meth:`query_tensors`,
+    :meth:`key_tensors`) and gets them back, sliced to the band, in ``t``. That keeps ``edit`` a
+    pure function, which any backend may recompute, and gradients reach the parameters through
+    torch.
+
+    stage: ``"scores"`` before the softmax, ``"weights"`` after it, ``"output"`` on the result.
+    halo: earlier query rows that :meth:`edit` reads; it must treat rows above the first as zeros.
+    pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
+        ``k // 2``). They arrive as zeros, on every row, however many keys really follow.
+    keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
+        is spared a second masking.
+    needs_mean: :meth:`fold_output` reads the running mean of the values (the cache then keeps it).
+    """
+
+    stage: str = "scores"
+    halo: int = 0
+    pad: int = 0
+    keeps_zeros: bool = False
+    needs_mean: bool = False
+
+    def heads_out(self, heads: int) -> int:
+        """Maps that leave the edit when ``heads`` enter it. Raises ``ValueError`` if it cannot."""
+        return heads
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        """Tensors that are the same for every token, e.g. one temperature per head."""
+        return {}
+
+    def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Tensors of the query tokens, (B, T, ...), from the layer's normed input x (B, T, D)."""
+        return {}
+
+    def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Tensors of the key tokens, (B, S, ...); the cache keeps exactly these beside K and V."""
+        return {}
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """The edit itself: ``m`` (B, H, R, C) in, (B, H', R, C) out, plain differentiable torch.
+
+        Scores arrive unmasked (use ``band.zero``), weights arrive with exact zeros where masked.
+        An output edit gets ``m`` = (B, H, T, d) and only query and layer tensors.
+        ``t`` holds the layer tensors, and the query and key tensors cut to the band: (B, R, ...)
+        and (B, C, ...). Maps are float32 or wider whatever the model's dtype.
+        """
+        raise NotImplementedError
+
+    # Closed forms, optional: "I need no map".
+    def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor | None:
+        """Scores edit as a change of q (B, H, T, d) alone, or None where there is no such form."""
+        return None
+
+    folds_output: bool = False
+
+    def fold_output(
+        self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]
+    ) -> Tensor:
+        """Weights edit as a change of the plain output; only called when ``folds_output``.
+
+        o: (B, H, T, d) plain attention of each map entering the edit. v: (B, H, T, d) each
+        map's own value at the query's token. mean: (B, H, T, d) mean of the visible values.
+        """
+        raise NotImplementedError
+
+    def flops_per_cell(self) -> float:
+        """Forward operations at one (i, j) for all heads; a multiply-add counts 2."""
+        return 0.0
+
+
+class Tensors(NamedTuple):
+    """The tensors of one edit, before any slicing."""
+
+    layer: dict[str, Tensor]
+    query: dict[str, Tensor]
+    key: dict[str, Tensor]
+
+
+def tensors_of(edit: Edit, x: Tensor | None) -> Tensors:
+    """All that ``edit`` declares for the tokens of x (B, T, D); None will do if it needs none."""
+    layer = edit.layer_tensors()
+    if x is not None:
+        return Tensors(layer, edit.query_tensors(x), edit.key_tensors(x))
+    if needs_input(edit):
+        raise SoftmapError(
+            f"{type(edit).__name__} computes tensors from the layer's input: "
+            "expected x=(B, T, D), found None"
+        )
+    return Tensors(layer, {}, {})
+
+
+def needs_input(edit: Edit) -> bool:
+    """Whether the edit declares per-token tensors."""
+    return (
+        type(edit).query_tensors is not Edit.query_tensors
+        or type(edit).key_tensors is not Edit.key_tensors
+    )
+
+
+def chain(edits: Iterable[Any], stage: str) -> list[tuple[int, Edit]]:
+    """The edits of one stage with their places in the list, in order."""
+    return [(n, e) for n, e in enumerate(edits) if e.stage == stage]
+
+
+def heads_after(edits: Iterable[Any], heads: int) -> int:
+    """Maps left after every weights edit, from ``heads`` at the softmax."""
+    for _, edit in chain(edits, "weights"):
+        heads = edit.heads_out(heads)
+    return heads
+
+
+def make_band(
+    rows: Tensor,
+    cols: Tensor,
+    row_index: Tensor,
+    col_index: Tensor,
+    window: int | None,
+    valid: Tensor | None,
+) -> Band:
+    """A band from token positions (b, R), (b, C), places in the arrays (R,), (C,) and padding.
+
+    The mask goes by place (causal, window: row i sees places i-window+1 .. i), positions go to
+    the edits; they differ only where the batch is padded. ``valid`` is (B, C), True at real keys.
+    """
+    gap = row_index[:, None] - col_index[None, :]
+    visible = gap >= 0 if window is None else (gap >= 0) & (gap < window)
+    visible = visible[None, None]
+    if valid is not None:
+        visible = visible & valid[:, None, None, :]
+    return Band(rows, cols, visible)
+
+
+def compute_dtype(t: Tensor) -> torch.dtype:
+    """Maps are edited in float32 under half precision, else in the tensor's own dtype."""
+    return torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype

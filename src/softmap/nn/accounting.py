@@ -1,0 +1,111 @@
+"""Parameters, FLOPs and cache bytes of a configuration, counted without allocating it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from softmap.errors import SoftmapError
+from softmap.maps import Edit, tensors_of
+from softmap.nn.attention import Attention
+from softmap.nn.config import ModelConfig
+from softmap.nn.decoder import Decoder
+
+
+def _as_config(config: Any) -> ModelConfig:
+    """A :class:`ModelConfig`, or anything that makes one (``SoftmapConfig.model_config``)."""
+    return config if isinstance(config, ModelConfig) else config.model_config()
+
+
+def _meta(config: Any) -> tuple[ModelConfig, Decoder]:
+    config = _as_config(config)
+    with torch.device("meta"):
+        return config, Decoder(config)
+
+
+def parameters(config: Any) -> dict[str, int]:
+    """``{"total", "non_embedding"}``; a tied head is counted once, as the embedding."""
+    config, model = _meta(config)
+    count = sum(p.numel() for p in model.parameters())
+    embedding = sum(p.numel() for n, p in model.named_parameters() if n.startswith("embed_"))
+    head = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
+    return {"total": count + head, "non_embedding": count - embedding}
+
+
+def flops_per_token(config: Any, context: int) -> int:
+    """Forward and backward operations for one token of a full context, multiply-add = 2.
+
+    Matrix products 2 per weight, scores and combined values 2 per channel and visible key,
+    edits what they declare per map cell; backward counts twice the forward. It is the cost of the
+    maths, not of a backend: recomputation is not counted, masked halves are not either.
+    """
+    config, model = _meta(config)
+    per_token = 2.0 * config.vocab_size * config.hidden_size
+    cells = 0.0
+    for layer in model.layers:
+        attention: Attention = layer.attention  # type: ignore[assignment,union-attr]
+        edits: list[Edit] = list(attention.edits)  # type: ignore[arg-type]
+        own = {id(p) for e in edits for p in e.parameters()}
+        per_token += sum(2.0 * p.numel() for p in layer.parameters()
+                         if p.ndim >= 2 and id(p) not in own)  # fmt: skip
+        per_token += sum(_edit_flops_per_token(e) for e in edits)
+        h = attention.heads
+        per_cell = 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim)
+        per_cell += sum(e.flops_per_cell() for e in edits)
+        cells += per_cell * _mean_keys(context, attention.window)
+    return int(3 * (per_token + cells))
+
+
+def _edit_flops_per_token(edit: Edit) -> float:
+    """Weights that act on tokens; those handed out as layer tensors act on cells instead."""
+    on_cells = {id(t) for t in edit.layer_tensors().values()}
+    return sum(2.0 * p.numel() for p in edit.parameters() if p.ndim >= 2 and id(p) not in on_cells)
+
+
+def _mean_keys(context: int, window: int | None) -> float:
+    """Mean visible keys of a row over a causal context."""
+    w = context if window is None else min(window, context)
+    return (w * (w + 1) / 2 + (context - w) * w) / context
+
+
+def cache_bytes_per_token(config: Any, bytes_per_element: int = 2) -> int:
+    """Bytes that the cache grows by with each token, over all layers that see all keys.
+
+    Local layers hold a constant ``window - 1`` tokens and do not grow.
+    """
+    config, model = _meta(config)
+    attentions: list[Attention] = [m.attention for m in model.layers]  # type: ignore[misc,union-attr]
+    return sum(
+        elements_per_token(a, config.hidden_size) for a in attentions if a.window is None
+    ) * bytes_per_element  # fmt: skip
+
+
+def elements_per_token(attention: Attention, dim: int) -> int:
+    """Numbers that the cache of one layer keeps for each token."""
+    h = attention.heads
+    x = torch.empty(1, 1, dim, device="meta")
+    declared = [tensors_of(e, x).key for e in attention.edits]  # type: ignore[arg-type]
+    extra = sum(t.numel() for group in declared for t in group.values())
+    return h.keys * attention.head_dim + h.values * attention.value_dim + extra
+
+
+def solve_intermediate_size(config: Any, target_total: int) -> int:
+    """The MLP width whose model has the number of parameters nearest to ``target_total``.
+
+    Raises ``ValueError`` where even the smallest MLP has more than 1 % too many.
+    """
+    config = _as_config(config)
+
+    def total(width: int) -> int:
+        return parameters(dataclasses.replace(config, intermediate_size=width))["total"]
+
+    base, slope = total(1), total(2) - total(1)
+    width = max(1, round((target_total - base) / slope) + 1)
+    if abs(total(width) - target_total) > 0.01 * target_total:
+        raise SoftmapError(
+            f"{config.composition.label} cannot be made {target_total:,} parameters within 1 % by "
+            f"its MLP width: width {width} gives {total(width):,}"
+        )
+    return width

@@ -1,0 +1,147 @@
+"""The attention layer: projections, head layout, positions, the edited map, output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+from softmap.maps import Edit, Tensors, heads_after, tensors_of
+from softmap.nn.backbone import Backbone
+from softmap.nn.cache import LayerCache
+from softmap.nn.layers import RMSNorm, make_projection
+from softmap.nn.positions import Positions, rotate
+from softmap.ops import attention, attention_map
+from softmap.ops.heads import Heads
+from softmap.variants import build, load
+
+
+class Attention(nn.Module):
+    """Drop-in causal attention of any variant: ``Attention(512, 8, "diff+dcmha")(x)``.
+
+    dim: model width D. heads: H of a plain Transformer of this width; the variant derives its own
+    (diff: H/2 heads with values of width 2d; diff2: 2H query heads). kv_heads: fewer key/value
+    heads (GQA). layer, depth: place in the model, from 0, for variants whose start depends on it.
+    window: keys that a row sees, its own included. impl: backend of ``softmap.attention``.
+    Further keywords are fields of :class:`softmap.nn.Backbone`, e.g. ``position="none"``.
+
+    Raises ``ValueError`` where heads, widths or members of the variant do not fit.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        variant: Any = "transformer++",
+        *,
+        kv_heads: int | None = None,
+        head_dim: int | None = None,
+        layer: int = 0,
+        depth: int = 1,
+        window: int | None = None,
+        impl: str = "auto",
+        **backbone: Any,
+    ) -> None:
+        super().__init__()
+        parts = load(variant).parts
+        b = self.backbone = Backbone.of(parts.backbone, backbone)
+        if head_dim is None and dim % heads:
+            raise SoftmapError(f"dim must be a multiple of heads, found {dim} and {heads}")
+        self.head_dim = d = head_dim or dim // heads
+        self.window = window if window is not None else b.layer_window(layer)
+        self.impl = impl
+        maps = heads * b.query_expansion
+        self.edits = nn.ModuleList(build(parts, maps, dim, d, layer, depth))
+        outputs = heads_after(self.edits, maps)
+        self.heads = _layout(heads, maps, outputs, kv_heads or heads)
+        self.value_dim = heads * d // outputs
+        self._make_projections(dim, b, layer)
+        self.q_norm = RMSNorm(d, b.norm_eps) if b.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(d, b.norm_eps) if b.qk_norm else nn.Identity()
+
+    def _make_projections(self, dim: int, b: Backbone, layer: int) -> None:
+        h, d = self.heads, self.head_dim
+        self.q_proj = nn.Linear(dim, h.maps * d, bias=b.bias)
+        self.k_proj = nn.Linear(dim, h.keys * d, bias=b.bias)
+        kind = b.layer_value(layer)
+        self.v_proj = make_projection(kind, dim, h.values * self.value_dim, b.bias, "value")
+        self.o_proj = make_projection(b.output, h.outputs * self.value_dim, dim, b.bias, "output")
+        if b.zero_query:
+            nn.init.zeros_(self.q_proj.weight)
+        if b.output == "linear" and b.output_init == "zero":
+            nn.init.zeros_(self.o_proj.weight)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        x: Tensor,
+        positions: Positions | None = None,
+        cache: LayerCache | None = None,
+        key_mask: Tensor | None = None,
+    ) -> Tensor:
+        """x (B, T, D), already normed, to (B, T, D).
+
+        positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at real
+        tokens) if not given. cache: from :meth:`new_cache`; x then holds only the new tokens.
+        """
+        T = x.shape[1]
+        if positions is None:
+            seen = 0 if cache is None else cache.seen
+            positions = Positions.of(seen + T, key_mask, x.device)
+        q, k, v = self.project(x, positions.last(T).cols)
+        tensors = [tensors_of(e, x) for e in self._edits]
+        running = None
+        if cache is not None:
+            valid = positions.last(T).valid
+            q, k, v, tensors, running = cache.extend(q, k, v, tensors, valid)
+        at = positions.last(k.shape[2])
+        o = attention(
+            q, k, v, self._edits, tensors=tensors, window=self.window, impl=self.impl,
+            key_mask=at.valid, cols=at.cols, running=running,
+        )  # fmt: skip
+        return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
+
+    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B, H, T, d), k (B, G, T, d), v (B, G', T, d'), normed and rotated."""
+        b, d = self.backbone, self.head_dim
+        q = self.q_norm(_split(self.q_proj(x), d))
+        k = self.k_norm(_split(self.k_proj(x), d))
+        if b.position == "rope":
+            turn = (b.rope_theta, b.rotary_fraction, b.rotary_interleaved)
+            q, k = rotate(q, positions, *turn), rotate(k, positions, *turn)
+        v = _split(self.v_proj(x), self.value_dim)
+        return q, k, v.to(k.dtype)
+
+    def maps(self, x: Tensor) -> Tensor:
+        """The edited weights for x (B, T, D): (B, H', T, T)."""
+        positions = Positions.of(x.shape[1], None, x.device)
+        q, k, _ = self.project(x, positions.cols)
+        tensors: list[Tensors] = [tensors_of(e, x) for e in self._edits]
+        return attention_map(q, k, self._edits, tensors=tensors, window=self.window)
+
+    @property
+    def _edits(self) -> list[Edit]:
+        return list(self.edits)  # type: ignore[arg-type]
+
+    def new_cache(self) -> LayerCache:
+        """An empty cache for this layer."""
+        return LayerCache(self.edits, self.window)
+
+
+def _split(x: Tensor, width: int) -> Tensor:
+    """(B, T, heads * width) to (B, heads, T, width)."""
+    return x.unflatten(-1, (-1, width)).transpose(1, 2)
+
+
+def _layout(heads: int, maps: int, outputs: int, kv_heads: int) -> Heads:
+    """Values follow the output heads: fewer, wider ones when pairs are subtracted (diff)."""
+    if heads % kv_heads:
+        raise SoftmapError(
+            f"heads must be a multiple of key/value heads, found {heads} and {kv_heads}"
+        )
+    if kv_heads * outputs % heads:
+        raise SoftmapError(
+            f"this variant turns {heads} heads into {outputs} and needs {outputs}/{heads} as many "
+            f"value heads as key heads: found {kv_heads} key/value heads"
+        )
+    return Heads(maps, kv_heads, kv_heads * outputs // heads, outputs)

@@ -1,0 +1,65 @@
+"""The Transformer block: norms, the two branches, their skips and gains."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softmap.nn.attention import Attention
+from softmap.nn.cache import LayerCache
+from softmap.nn.config import ModelConfig
+from softmap.nn.layers import MLP, Gain, make_norm
+from softmap.nn.positions import Positions
+
+
+class Block(nn.Module):
+    """One layer; the maths of its two forms stands in :class:`softmap.nn.Backbone`."""
+
+    attention_skip: Gain
+    attention_gain: Gain
+    mlp_skip: Gain
+    mlp_gain: Gain
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        b, dim = config.resolved_backbone, config.hidden_size
+        self.parallel = b.block == "parallel"
+        self.attention = Attention(
+            dim, config.num_attention_heads, config.variant,
+            kv_heads=config.num_key_value_heads, head_dim=config.head_dim,
+            layer=layer, depth=config.num_hidden_layers, impl=config.impl, **config.backbone,
+        )  # fmt: skip
+        self.mlp = MLP(dim, config.width, b.mlp, b.bias)
+        if b.output_init == "zero":
+            nn.init.zeros_(self.mlp.down_proj.weight)
+        norm = (b.layer_norm(layer), dim, b.norm_eps, b.eps_outside)
+        self.attention_norm = make_norm(*norm)
+        self.mlp_norm = nn.Identity() if self.parallel else make_norm(*norm)
+        # A fixed zero stays fixed: a removed skip must not grow back.
+        gains = {
+            "attention_skip": b.attention_skip,
+            "attention_gain": b.attention_gain,
+            "mlp_skip": b.mlp_skip,
+            "mlp_gain": b.mlp_gain,
+        }
+        for name, value in gains.items():
+            trainable = b.trainable_gains and not name.endswith("skip")
+            setattr(self, name, Gain(value, trainable))
+
+    def forward(
+        self, x: Tensor, positions: Positions | None = None, cache: LayerCache | None = None
+    ) -> Tensor:
+        """x (B, T, D) to (B, T, D)."""
+        normed = self.attention_norm(x)
+        attended = self.attention_gain(self.attention(normed, positions, cache))
+        if self.parallel:
+            branches = attended + self.mlp_gain(self.mlp(normed))
+            return _join(x, branches, self.mlp_skip)
+        x = _join(x, attended, self.attention_skip)
+        return _join(x, self.mlp_gain(self.mlp(self.mlp_norm(x))), self.mlp_skip)
+
+
+def _join(x: Tensor, branch: Tensor, skip: Gain) -> Tensor:
+    """skip * x + branch in the residual stream's dtype, which autocast must not narrow."""
+    branch = branch.to(torch.promote_types(x.dtype, branch.dtype))
+    return branch if skip.absent else skip(x) + branch

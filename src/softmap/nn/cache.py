@@ -1,0 +1,119 @@
+"""What one layer keeps of the tokens it has seen: K, V and exactly the edits' per-key tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError
+from softmap.maps import Tensors, compute_dtype
+
+
+class LayerCache:
+    """Grows with the tokens, or holds the last ``window - 1`` of them where the layer is local.
+
+    k (B, G, S, d), v (B, G', S, d'), key: per edit {name: (B, S, ...)}. With edits that have a
+    halo, also the last rows' queries; with edits that need the mean of the values (Shaped), their
+    running sum (B, G', d') in float32 and count (B, 1).
+    """
+
+    def __init__(self, edits: Iterable[Any], window: int | None = None) -> None:
+        self.window = window
+        self.halo = sum(e.halo for e in edits)
+        self.needs_mean = window is None and any(e.needs_mean for e in edits)
+        self.seen = 0
+        self.k: Tensor | None = None
+        self.v: Tensor | None = None
+        self.key: list[dict[str, Tensor]] = []
+        self.tail: tuple[Tensor, list[dict[str, Tensor]]] | None = None
+        self.running: tuple[Tensor, Tensor] | None = None
+
+    def extend(
+        self, q: Tensor, k: Tensor, v: Tensor, tensors: list[Tensors], valid: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensors], tuple[Tensor, Tensor] | None]:
+        """Add the new tokens; return q (with halo rows), all k, v, tensors, and the sums before."""
+        before = self._running(v, valid)
+        self.seen += k.shape[2]
+        q, tensors = self._with_tail(q, tensors)
+        if self.k is not None and self.v is not None:
+            k, v = torch.cat([self.k, k], 2), torch.cat([self.v, v], 2)
+            joined = [
+                {n: torch.cat([old[n], t], 1) for n, t in new.key.items()}
+                for old, new in zip(self.key, tensors, strict=True)
+            ]
+            tensors = [t._replace(key=key) for t, key in zip(tensors, joined, strict=True)]
+        keep = k.shape[2] if self.window is None else min(self.window - 1 + self.halo, k.shape[2])
+        start = k.shape[2] - keep
+        self.k, self.v = k[:, :, start:], v[:, :, start:]
+        self.key = [{n: t[:, start:] for n, t in group.key.items()} for group in tensors]
+        return q, k, v, tensors, before
+
+    def _with_tail(self, q: Tensor, tensors: list[Tensors]) -> tuple[Tensor, list[Tensors]]:
+        if not self.halo:
+            return q, tensors
+        if self.tail is not None:
+            q = torch.cat([self.tail[0], q], 2)
+            joined = [
+                {n: torch.cat([old[n], t], 1) for n, t in new.query.items()}
+                for old, new in zip(self.tail[1], tensors, strict=True)
+            ]
+            tensors = [t._replace(query=query) for t, query in zip(tensors, joined, strict=True)]
+        keep = min(self.halo, q.shape[2])
+        queries = [{n: t[:, -keep:] for n, t in group.query.items()} for group in tensors]
+        self.tail = (q[:, :, -keep:], queries)
+        return q, tensors
+
+    def _running(self, v: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
+        """Add the new values to the running sum; return what it was before."""
+        if not self.needs_mean:
+            return None
+        wide = v.to(compute_dtype(v))
+        weight = wide.new_ones(v.shape[0], v.shape[2]) if valid is None else valid.to(wide.dtype)
+        before = self.running
+        if before is None:
+            before = (wide.new_zeros(*v.shape[:2], v.shape[3]), wide.new_zeros(v.shape[0], 1))
+        total = before[0] + torch.einsum("bgtd,bt->bgd", wide, weight)
+        self.running = (total, before[1] + weight.sum(1, keepdim=True))
+        return before
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens. A bounded or summed cache cannot."""
+        if length >= self.seen:
+            return
+        if self.window is not None or self.halo or self.needs_mean:
+            raise SoftmapError("a cache with a window, a halo or a running mean cannot be cropped")
+        assert self.k is not None and self.v is not None
+        self.seen = length
+        self.k, self.v = self.k[:, :, :length], self.v[:, :, :length]
+        self.key = [{n: t[:, :length] for n, t in group.items()} for group in self.key]
+
+    def select(self, index: Tensor) -> None:
+        """Keep these rows of the batch, in this order (beam search)."""
+        self._map(lambda t: t.index_select(0, index.to(t.device)))
+
+    def repeat(self, times: int) -> None:
+        """Repeat every row of the batch ``times`` times."""
+        self._map(lambda t: t.repeat_interleave(times, 0))
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that is held, by name."""
+        if self.k is not None and self.v is not None:
+            yield from (("k", self.k), ("v", self.v))
+        for n, group in enumerate(self.key):
+            yield from ((f"{n}.{name}", t) for name, t in group.items())
+        if self.running is not None:
+            yield from zip(("running.sum", "running.count"), self.running, strict=True)
+
+    def _map(self, f: Callable[[Tensor], Tensor]) -> None:
+        def each(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {n: f(t) for n, t in group.items()}
+
+        self.k, self.v = (None if t is None else f(t) for t in (self.k, self.v))
+        self.key = [each(group) for group in self.key]
+        if self.tail is not None:
+            self.tail = (f(self.tail[0]), [each(group) for group in self.tail[1]])
+        if self.running is not None:
+            self.running = (f(self.running[0]), f(self.running[1]))

@@ -1,0 +1,63 @@
+"""The sizes of a model and the variant it is built from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from softmap.errors import SoftmapError
+from softmap.nn.backbone import Backbone
+from softmap.variants import Composition, load
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder-only language model. Names follow transformers' LLaMA configuration.
+
+    variant: anything :func:`softmap.variants.load` takes. num_attention_heads counts the heads of a
+    plain Transformer of that width; variants derive theirs (diff: half as many, twice as wide).
+    num_key_value_heads: fewer gives grouped-query attention. intermediate_size: MLP width, by
+    default 8/3 hidden_size (SwiGLU) or 4 hidden_size, rounded up to 8. backbone: fields of
+    :class:`softmap.nn.Backbone`, over what the variant sets.
+    """
+
+    variant: Any = "transformer++"
+    vocab_size: int = 50304
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    impl: str = "auto"
+    backbone: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+            if getattr(self, name) < 1:
+                raise SoftmapError(f"{name} must be at least 1, found {getattr(self, name)}")
+        if self.head_dim is None and self.hidden_size % self.num_attention_heads:
+            raise SoftmapError(
+                f"hidden_size must be a multiple of num_attention_heads, found {self.hidden_size} "
+                f"and {self.num_attention_heads}; or give head_dim"
+            )
+
+    @property
+    def composition(self) -> Composition:
+        return load(self.variant)
+
+    @property
+    def resolved_backbone(self) -> Backbone:
+        return Backbone.of(self.composition.parts.backbone, self.backbone)
+
+    @property
+    def width(self) -> int:
+        """Width of the MLP, defaults filled in."""
+        if self.intermediate_size is not None:
+            return self.intermediate_size
+        gated = self.resolved_backbone.mlp == "swiglu"
+        exact = self.hidden_size * 8 / 3 if gated else self.hidden_size * 4
+        return -(-int(exact) // 8) * 8

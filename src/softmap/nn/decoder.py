@@ -1,0 +1,100 @@
+"""The decoder: embeddings, blocks, final norm."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+from softmap.nn.block import Block
+from softmap.nn.cache import LayerCache
+from softmap.nn.config import ModelConfig
+from softmap.nn.layers import make_norm
+from softmap.nn.positions import Positions, sinusoidal
+
+
+class Decoder(nn.Module):
+    """Token ids (B, T) to hidden states (B, T, D), normed and ready for the head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        b, dim = config.resolved_backbone, config.hidden_size
+        self.config, self.position, self.dim = config, b.position, dim
+        self.embed_tokens = nn.Embedding(config.vocab_size, dim)
+        nn.init.normal_(self.embed_tokens.weight, std=config.initializer_range)
+        if b.position == "learned":
+            self.embed_positions = nn.Embedding(config.max_position_embeddings, dim)
+            nn.init.normal_(self.embed_positions.weight, std=config.initializer_range)
+        self.layers = nn.ModuleList(Block(config, n) for n in range(config.num_hidden_layers))
+        self.norm = make_norm(b.norm if b.final_norm else "none", dim, b.norm_eps, b.eps_outside)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        caches: list[LayerCache] | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too."""
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed_tokens(input_ids)
+        assert inputs_embeds is not None
+        seen = caches[0].seen if caches else 0
+        total = seen + inputs_embeds.shape[1]
+        positions = Positions.of(total, self._mask(attention_mask, total), inputs_embeds.device)
+        x = self._with_positions(inputs_embeds, positions)
+        for n, layer in enumerate(self.layers):
+            x = layer(x, positions, caches[n] if caches else None)
+        return self.norm(x)
+
+    def _mask(self, mask: Tensor | None, total: int) -> Tensor | None:
+        if mask is not None and (mask.ndim != 2 or mask.shape[1] != total):
+            raise SoftmapError(
+                f"attention_mask must be (batch, {total}) for {total} tokens (cached ones "
+                f"included), found {tuple(mask.shape)}"
+            )
+        return mask
+
+    def _with_positions(self, x: Tensor, positions: Positions) -> Tensor:
+        at = positions.last(x.shape[1]).cols.clamp(min=0)
+        if self.position == "sinusoidal":
+            # Scaled to the embeddings' size at init, so that neither drowns the other.
+            scale = self.config.initializer_range
+            return x + sinusoidal(at, self.dim).to(x.dtype) * scale
+        if self.position != "learned":
+            return x
+        if positions.cols.shape[1] > self.embed_positions.num_embeddings:
+            raise SoftmapError(
+                f"learned positions reach {self.embed_positions.num_embeddings} tokens, "
+                f"found {positions.cols.shape[1]}"
+            )
+        return x + self.embed_positions(at)
+
+    def new_caches(self) -> list[LayerCache]:
+        """Empty caches, one a layer."""
+        return [layer.attention.new_cache() for layer in self.layers]  # type: ignore[operator,union-attr]
+
+
+@torch.no_grad()
+def attention_maps(model: nn.Module, input_ids: Tensor) -> list[Tensor]:
+    """The edited weights of every layer for input_ids (1, T): a list of (H', T, T), float32.
+
+    ``model`` is a :class:`Decoder`, or anything that holds one (the transformers model class).
+    """
+    found: list[Tensor] = []
+
+    def look(module: nn.Module, args: tuple) -> None:
+        found.append(module.maps(args[0])[0].float().cpu())  # type: ignore[operator]
+
+    hooks = [
+        m.attention.register_forward_pre_hook(look)  # type: ignore[union-attr,operator]
+        for m in model.modules()
+        if isinstance(m, Block)
+    ]
+    try:
+        model(input_ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found

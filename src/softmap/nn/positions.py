@@ -1,0 +1,64 @@
+"""Where tokens are: positions under padding, rotary and sinusoidal encodings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softmap.maps import compute_dtype
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Positions of all S tokens so far; the last T are being processed.
+
+    cols: (b, S) positions, b = 1 where the batch has no padding. valid: (B, S) True at real
+    tokens, or None. A padded token's position is that of the real token before it, -1 at the left.
+    """
+
+    cols: Tensor
+    valid: Tensor | None
+
+    @classmethod
+    def of(cls, total: int, mask: Tensor | None, device: torch.device) -> Positions:
+        """From an attention mask (B, S) of ones and zeros, or None where all tokens are real."""
+        if mask is None or bool(mask.all()):
+            return cls(torch.arange(total, device=device)[None], None)
+        valid = mask.bool()
+        return cls(valid.long().cumsum(1) - 1, valid)
+
+    def last(self, tokens: int) -> Positions:
+        """Only the last ``tokens`` of them: what a bounded cache holds."""
+        valid = None if self.valid is None else self.valid[:, -tokens:]
+        return Positions(self.cols[:, -tokens:], valid)
+
+
+def rotate(
+    x: Tensor, positions: Tensor, theta: float, fraction: float = 1.0, interleaved: bool = False
+) -> Tensor:
+    """Rotary positions (RoFormer, arXiv 2104.09864) on x (B, H, T, d), positions (b, T).
+
+    Angles position * theta^(-2m/r) over the first r = fraction * d channels (rounded to even);
+    pairs are (m, m + r/2), or neighbours (2m, 2m+1) when interleaved.
+    """
+    width = int(x.shape[-1] * fraction) // 2 * 2
+    dtype = compute_dtype(x)
+    exponent = torch.arange(0, width, 2, device=x.device, dtype=torch.float64) / width
+    angle = positions[:, None, :, None].double() * theta**-exponent
+    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    part, rest = x[..., :width].to(dtype), x[..., width:]
+    one, two = (part[..., 0::2], part[..., 1::2]) if interleaved else part.chunk(2, -1)
+    turned = (one * cos - two * sin, two * cos + one * sin)
+    out = torch.stack(turned, -1).flatten(-2) if interleaved else torch.cat(turned, -1)
+    out = out.to(x.dtype)
+    return out if width == x.shape[-1] else torch.cat([out, rest], -1)
+
+
+def sinusoidal(positions: Tensor, dim: int) -> Tensor:
+    """sin and cos of position / 10000^(2m/D), (b, T, D) (arXiv 1706.03762, section 3.5)."""
+    half = (dim + 1) // 2
+    exponent = torch.arange(half, device=positions.device, dtype=torch.float64) / half
+    angle = positions[..., None].double() * 10000.0**-exponent
+    return torch.cat([angle.sin(), angle.cos()], -1)[..., :dim]

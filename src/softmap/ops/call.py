@@ -1,0 +1,172 @@
+"""One attention call: its tensors, its masks, and how to cut a band out of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from softmap.maps import Band, Edit, Tensors, chain, compute_dtype, make_band
+from softmap.ops.heads import Heads, combine, scores
+
+
+class Span(NamedTuple):
+    """Query rows [start, stop) with ``lead`` halo rows above, over keys [first, last)."""
+
+    start: int
+    stop: int
+    lead: int
+    first: int
+    last: int
+
+
+# How a tensor follows a band: the axis of its tokens, and whether those are queries or keys.
+_AXES = {"q": (2, "row"), "k": (2, "col"), "v": (2, "col"), "query": (1, "row"), "key": (1, "col")}
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a backend is given. The last T of the S keys belong to the T queries.
+
+    q (B, H, T, d), k (B, G, S, d), v (B, G', S, d'); rows (b, T), cols (b, S) token positions;
+    valid (B, S) or None; running: (sum (B, G', d'), count (B, 1)) of the values *before* the
+    first query, for edits that need the mean of all values, or None.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    edits: Sequence[Edit]
+    tensors: Sequence[Tensors]
+    heads: Heads
+    scale: float
+    window: int | None
+    rows: Tensor
+    cols: Tensor
+    valid: Tensor | None
+    running: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def queries(self) -> int:
+        return self.q.shape[2]
+
+    @property
+    def keys(self) -> int:
+        return self.k.shape[2]
+
+    @property
+    def halo(self) -> int:
+        """Rows above a band that its edits read in all; a chain of halos adds up."""
+        return sum(e.halo for e in self.edits)
+
+    @property
+    def pad(self) -> int:
+        return max((e.pad for _, e in chain(self.edits, "scores")), default=0)
+
+    def span(self, start: int, stop: int) -> Span:
+        """The band of queries [start, stop): its halo, and the keys that any of its rows sees."""
+        offset = self.keys - self.queries
+        lead = min(self.halo, start)
+        first = 0 if self.window is None else max(0, offset + start - lead - self.window + 1)
+        return Span(start, stop, lead, first, offset + stop)
+
+    def spans(self, rows: int) -> list[Span]:
+        return [self.span(i, min(i + rows, self.queries)) for i in range(0, self.queries, rows)]
+
+    # The differentiable inputs as a flat list, each with its kind, and back again.
+    def flatten(self) -> tuple[list[str], list[Tensor]]:
+        kinds, flat = ["q", "k", "v"], [self.q, self.k, self.v]
+        for group in self.tensors:
+            for kind, tensors in zip(group._fields, group, strict=True):
+                kinds += [kind] * len(tensors)
+                flat += tensors.values()
+        return kinds, flat
+
+    def unflatten(self, flat: Sequence[Tensor]) -> Call:
+        it = iter(flat)
+        q, k, v = next(it), next(it), next(it)
+        tensors = [Tensors(*({n: next(it) for n in d} for d in group)) for group in self.tensors]
+        return replace(self, q=q, k=k, v=v, tensors=tensors)
+
+
+def cut(t: Tensor, kind: str, span: Span) -> Tensor:
+    """The part of an input (of the given kind) that a band reads: a view."""
+    if kind not in _AXES:
+        return t
+    axis, of = _AXES[kind]
+    if of == "row":
+        return t.narrow(axis, span.start - span.lead, span.stop - span.start + span.lead)
+    return t.narrow(axis, span.first, span.last - span.first)
+
+
+def band_of(call: Call, span: Span, pad: int = 0) -> Band:
+    """The band of ``span``, with ``pad`` columns beyond its last key (never visible)."""
+    device, offset = call.q.device, call.keys - call.queries
+    rows = slice(span.start - span.lead, span.stop)
+    row_index = torch.arange(rows.start, rows.stop, device=device) + offset
+    col_index = torch.arange(span.first, span.last + pad, device=device)
+    cols = call.cols[:, span.first : span.last]
+    valid = None if call.valid is None else call.valid[:, span.first : span.last]
+    if pad:
+        beyond = torch.arange(1, pad + 1, device=device)
+        cols = torch.cat([cols, cols[:, -1:] + beyond], 1)
+        valid = None if valid is None else torch.nn.functional.pad(valid, (0, pad))
+    return make_band(call.rows[:, rows], cols, row_index, col_index, call.window, valid)
+
+
+def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
+    """One band from inputs already cut to it: (B, H', R, d'), or the weights (B, H', R, C).
+
+    The whole mathematics of the map lives here; reference, chunked and decode all run it.
+    """
+    part = call.unflatten(flat)
+    m = edited_scores(part, call, span)
+    band = band_of(call, span)
+    m = masked_softmax(m, band, padded=call.valid is not None)
+    for n, edit in chain(call.edits, "weights"):
+        m = edit.edit(m, band, bag(part.tensors[n]))
+        m = m if edit.keeps_zeros else band.zero(m)
+    m = m[:, :, span.lead :]
+    return m if weights else combine(m, part.v, call.heads)
+
+
+def edited_scores(part: Call, call: Call, span: Span) -> Tensor:
+    """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
+    s = scores(part.q, part.k, call.heads, call.scale)
+    s = s.to(compute_dtype(s))
+    edits = chain(call.edits, "scores")
+    if not edits:
+        return s
+    width, pad = s.shape[-1], call.pad
+    if pad:
+        s = torch.nn.functional.pad(s, (0, pad))
+    band = band_of(call, span, pad)
+    for n, edit in edits:
+        s = edit.edit(s, band, bag(pad_keys(part.tensors[n], pad)))
+    return s[..., :width]
+
+
+def masked_softmax(s: Tensor, band: Band, padded: bool) -> Tensor:
+    """Softmax over the visible keys; a row that sees none (left padding) is all zeros, not NaN."""
+    s = s.masked_fill(~band.visible, torch.finfo(s.dtype).min)
+    w = torch.softmax(s, dim=-1)
+    return band.zero(w) if padded else w
+
+
+def pad_keys(t: Tensors, pad: int) -> Tensors:
+    """Per-key tensors extended with zeros for the columns beyond the last key."""
+    if not pad or not t.key:
+        return t
+    return t._replace(key={n: extend(x, pad) for n, x in t.key.items()})
+
+
+def extend(x: Tensor, pad: int) -> Tensor:
+    return torch.cat([x, x.new_zeros(x.shape[0], pad, *x.shape[2:])], 1)
+
+
+def bag(t: Tensors) -> dict[str, Tensor]:
+    """The three kinds in one dictionary, as ``Edit.edit`` takes them."""
+    return {**t.layer, **t.query, **t.key}

@@ -1,0 +1,87 @@
+"""Bands of query rows, recomputed in the backward pass: any device, memory linear in T."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.maps import compute_dtype
+from softmap.ops.call import Call, cut, run_span
+
+# A band of scores should stay in cache between the edit's steps; below 32 rows the small
+# matrix products cost more than the misses. Measured: benchmarks/band_rows.py.
+BAND_BYTES = 2 << 20
+MIN_ROWS, MAX_ROWS = 32, 128
+
+
+def refuses(call: Call) -> str | None:
+    """It never refuses."""
+    return None
+
+
+def band_rows(call: Call) -> int:
+    """Query rows a band: as many as keep one map tensor of the band within ``BAND_BYTES``."""
+    keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
+    row_bytes = call.q.shape[0] * call.heads.maps * keys * compute_dtype(call.q).itemsize
+    rows = BAND_BYTES // max(row_bytes, 1) // 16 * 16
+    return max(MIN_ROWS, min(MAX_ROWS, rows))
+
+
+def run(call: Call) -> Tensor:
+    """Attention (B, H', T, d') band by band; exact, with every gradient of the reference."""
+    kinds, flat = call.flatten()
+    if torch.is_grad_enabled() and any(t.requires_grad for t in flat):
+        return _Chunked.apply(call, kinds, band_rows(call), *flat)  # type: ignore[no-any-return]
+    return _forward(call, kinds, band_rows(call), flat)
+
+
+def _forward(call: Call, kinds: list[str], rows: int, flat: Any) -> Tensor:
+    out = None
+    for span in call.spans(rows):
+        part = run_span(call, span, [cut(t, k, span) for k, t in zip(kinds, flat, strict=True)])
+        if out is None:
+            out = part.new_empty(*part.shape[:2], call.queries, part.shape[3])
+        out[:, :, span.start : span.stop] = part
+    assert out is not None
+    return out
+
+
+class _Chunked(torch.autograd.Function):
+    """Saves only its inputs: no map outlives its band in either direction."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Call, kinds: list[str], rows: int, *flat: Tensor) -> Tensor:
+        ctx.save_for_backward(*flat)
+        ctx.call, ctx.kinds, ctx.rows = call, kinds, rows
+        return _forward(call, kinds, rows, flat)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        flat, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
+        # Bands add up in float32, so half-precision inputs lose nothing to the number of bands.
+        sums = [
+            torch.zeros_like(t, dtype=compute_dtype(t)) if n else None
+            for t, n in zip(flat, needs, strict=True)
+        ]
+        for span in ctx.call.spans(ctx.rows):
+            _add_band(ctx.call, ctx.kinds, span, flat, sums, grad[:, :, span.start : span.stop])
+        done = [None if s is None else s.to(t.dtype) for s, t in zip(sums, flat, strict=True)]
+        return (None, None, None, *done)
+
+
+def _add_band(call: Call, kinds: list[str], span: Any, flat: Any, sums: Any, grad: Tensor) -> None:
+    """Recompute one band with gradients and add them to the sums, in place."""
+    leaves = [
+        cut(t, k, span).detach().requires_grad_(s is not None)
+        for k, t, s in zip(kinds, flat, sums, strict=True)
+    ]
+    with torch.enable_grad():
+        out = run_span(call, span, leaves)
+    wanted = [n for n, s in enumerate(sums) if s is not None]
+    grads = torch.autograd.grad(out, [leaves[n] for n in wanted], grad, allow_unused=True)
+    for n, g in zip(wanted, grads, strict=True):
+        if g is not None:
+            cut(sums[n], kinds[n], span).add_(g)

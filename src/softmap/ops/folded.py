@@ -1,0 +1,114 @@
+"""Closed forms on ``scaled_dot_product_attention``: for edits that need no map at all.
+
+DIFF is two attentions subtracted, Shaped attention is attention plus the token's own value minus a
+running mean, a temperature is a scaled query. Such chains run at the price of plain attention.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from softmap.maps import Edit, chain, compute_dtype
+from softmap.ops.call import Call, Span, bag, band_of
+from softmap.ops.heads import per_map
+
+# Rows per call when a mask has to be given: memory stays linear in T.
+MASKED_ROWS = 512
+
+
+def refuses(call: Call) -> str | None:
+    """Why the chain has no closed form, or None."""
+    for edit in call.edits:
+        name = type(edit).__name__
+        if edit.stage == "scores" and type(edit).fold_query is Edit.fold_query:
+            return f"{name} edits the scores and has no closed form"
+        if edit.stage == "weights" and not edit.folds_output:
+            return f"{name} edits the weights and has no closed form"
+    return None
+
+
+def run(call: Call) -> Tensor:
+    """Attention (B, H', T, d') by SDPA and the edits' closed forms."""
+    q = call.q
+    for n, edit in chain(call.edits, "scores"):
+        folded = edit.fold_query(q, bag(call.tensors[n]))
+        assert folded is not None
+        q = folded
+    o = _plain(call, q.to(call.q.dtype))
+    edits = chain(call.edits, "weights")
+    if not edits:
+        return o
+    o = o.to(compute_dtype(o))
+    own = call.v[:, :, call.keys - call.queries :].to(o.dtype)
+    mean = _mean(call, own) if any(e.needs_mean for _, e in edits) else None
+    for n, edit in edits:
+        maps = o.shape[1]
+        m = None if mean is None else per_map(mean, maps)
+        o = edit.fold_output(o, per_map(own, maps), m, bag(call.tensors[n]))
+    return o.to(call.v.dtype)
+
+
+def _plain(call: Call, q: Tensor) -> Tensor:
+    """Plain attention of every map: (B, H, T, d')."""
+    heads = call.heads
+    q = q if heads.by_key is None else q[:, heads.by_key]
+    width = max(q.shape[-1], call.v.shape[-1])
+    # SDPA's fast kernels want one width for queries, keys and values: zeros change nothing.
+    q, k, v = (F.pad(t, (0, width - t.shape[-1])) for t in (q, call.k, call.v))
+    v = per_map(v, heads.keys)
+    o = _attend(call, q, k, v)[..., : call.v.shape[-1]]
+    return o if heads.from_key is None else o[:, heads.from_key]
+
+
+def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    gqa = q.shape[1] != k.shape[1]
+    if call.valid is None and call.window is None and call.queries in (1, call.keys):
+        causal = call.queries > 1
+        return F.scaled_dot_product_attention(
+            q, k, v, is_causal=causal, scale=call.scale, enable_gqa=gqa
+        )
+    parts = []
+    for span in call.spans(MASKED_ROWS):
+        keys = slice(span.first, span.last)
+        mask = _bias(call, span, q.dtype)
+        part = F.scaled_dot_product_attention(
+            q[:, :, span.start : span.stop], k[:, :, keys], v[:, :, keys],
+            attn_mask=mask, scale=call.scale, enable_gqa=gqa,
+        )  # fmt: skip
+        parts.append(part)
+    return torch.cat(parts, 2)
+
+
+def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
+    """Additive mask of a band. A row that sees nothing gets no -inf: it is a padding row, and
+    a NaN there would spread through the gradients."""
+    visible = band_of(call, span._replace(lead=0)).visible
+    open_rows = ~visible.any(-1, keepdim=True)
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return bias.masked_fill(~(visible | open_rows), float("-inf"))
+
+
+def _mean(call: Call, own: Tensor) -> Tensor:
+    """(B, G', T, d') mean of the values that each row sees."""
+    if call.window is None and (call.queries == call.keys or call.running is not None):
+        return _running_mean(call, own)
+    parts = []
+    for span in call.spans(MASKED_ROWS):
+        visible = band_of(call, span._replace(lead=0)).visible.to(own.dtype)
+        share = visible / visible.sum(-1, keepdim=True).clamp(min=1)
+        parts.append(share @ call.v[:, :, span.first : span.last].to(own.dtype))
+    return torch.cat(parts, 2)
+
+
+def _running_mean(call: Call, own: Tensor) -> Tensor:
+    valid = own.new_ones(own.shape[0], own.shape[2])
+    if call.valid is not None:
+        valid = call.valid[:, call.keys - call.queries :].to(own.dtype)
+    total = (own * valid[:, None, :, None]).cumsum(2)
+    count = valid.cumsum(1)
+    if call.running is not None:
+        total = total + call.running[0].to(own.dtype)[:, :, None]
+        count = count + call.running[1].to(own.dtype)
+    return total / count.clamp(min=1)[:, None, :, None]

@@ -1,0 +1,87 @@
+"""How maps, keys, values and outputs pair up, for every head layout in one rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Head counts of one attention call.
+
+    maps: query heads, one map each. keys: key heads. values: value heads. outputs: maps left after
+    the weights edits. Output head h is made of maps h*r .. h*r+r-1 (r = maps/outputs) and reads
+    value group g = h // (outputs/values); a value group owns c = keys/values key heads, and map s
+    of its output head uses key g*c + s % c. Plain GQA, DIFF's paired key halves (c = 2, arXiv
+    2410.05258) and DIFF V2's shared key (c = 1) are all this one rule.
+    """
+
+    maps: int
+    keys: int
+    values: int
+    outputs: int
+
+    def __post_init__(self) -> None:
+        for big, small, what in (
+            (self.maps, self.outputs, "query heads must be a multiple of the output heads"),
+            (self.outputs, self.values, "output heads must be a multiple of the value heads"),
+            (self.keys, self.values, "key heads must be a multiple of the value heads"),
+            (self.maps, self.keys, "query heads must be a multiple of the key heads"),
+            (
+                self.maps // max(self.outputs, 1),
+                self.keys // max(self.values, 1),
+                "maps of an output head must be a multiple of a value's key heads",
+            ),
+        ):
+            if small < 1 or big % small:
+                raise SoftmapError(
+                    f"{what}: found {big} and {small} (queries {self.maps}, keys {self.keys}, "
+                    f"values {self.values}, outputs {self.outputs})"
+                )
+
+    @cached_property
+    def key_of_map(self) -> list[int]:
+        """For each map, the key head it reads."""
+        r, c = self.maps // self.outputs, self.keys // self.values
+        group = self.outputs // self.values
+        return [(m // r // group) * c + (m % r) % c for m in range(self.maps)]
+
+    @cached_property
+    def by_key(self) -> list[int] | None:
+        """Order of the maps in which those of a key head are neighbours; None if they are."""
+        order = sorted(range(self.maps), key=lambda m: self.key_of_map[m])
+        return None if order == list(range(self.maps)) else order
+
+    @cached_property
+    def from_key(self) -> list[int] | None:
+        """The inverse of :attr:`by_key`."""
+        return (
+            None if self.by_key is None else sorted(range(self.maps), key=self.by_key.__getitem__)
+        )
+
+
+def scores(q_BHRd: Tensor, k_BGCd: Tensor, heads: Heads, scale: float) -> Tensor:
+    """(B, H, R, C) scaled products, each map with its key head; keys are never copied per map."""
+    B, H, R, d = q_BHRd.shape
+    q = q_BHRd if heads.by_key is None else q_BHRd[:, heads.by_key]
+    q = (q * scale).reshape(B, heads.keys, H // heads.keys * R, d)
+    s = torch.matmul(q, k_BGCd.transpose(-1, -2)).view(B, H, R, k_BGCd.shape[2])
+    return s if heads.from_key is None else s[:, heads.from_key]
+
+
+def combine(w_BHRC: Tensor, v_BGCd: Tensor, heads: Heads) -> Tensor:
+    """(B, H, R, d): the weights of each output head applied to its value head."""
+    B, H, R, C = w_BHRC.shape
+    w = w_BHRC.reshape(B, heads.values, H // heads.values * R, C)
+    return torch.matmul(w.to(v_BGCd.dtype), v_BGCd).view(B, H, R, v_BGCd.shape[-1])
+
+
+def per_map(v_BGTd: Tensor, maps: int) -> Tensor:
+    """Value heads repeated for ``maps`` maps: (B, maps, T, d)."""
+    return v_BGTd.repeat_interleave(maps // v_BGTd.shape[1], dim=1)

@@ -1,0 +1,20 @@
+"""The oracle: the whole map at once, dense, differentiable by autograd. Runs anywhere."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from softmap.ops.call import Call, cut, run_span
+
+
+def refuses(call: Call) -> str | None:
+    """It never refuses; it only needs memory for T x S maps of every head."""
+    return None
+
+
+def run(call: Call, *, weights: bool = False) -> Tensor:
+    """Attention (B, H', T, d'), or with ``weights`` the edited map (B, H', T, S) itself."""
+    span = call.span(0, call.queries)._replace(first=0)
+    kinds, flat = call.flatten()
+    parts = [cut(t, kind, span) for kind, t in zip(kinds, flat, strict=True)]
+    return run_span(call, span, parts, weights=weights)

@@ -1,0 +1,218 @@
+"""From a name, a composed string or a recipe's list to one :class:`Composition`."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from softmap.errors import SoftmapError, nearest
+from softmap.variants._parts import About, Parts
+
+Spec = str | list | tuple | dict
+
+
+@dataclass(frozen=True)
+class Composition:
+    """One or more variants in order, as one.
+
+    label: its canonical name, which :func:`load` takes again. parts: all edits, all backbone
+    fields. members: what it was made of, as (name, options).
+    """
+
+    label: str
+    title: str
+    paper: str | None
+    source: str | None
+    peak_lr_hint: float | None
+    doc: str
+    parts: Parts
+    members: tuple[tuple[str, dict[str, Any]], ...]
+
+
+def load(spec: Spec) -> Composition:
+    """Resolve ``"diff"``, ``"diff+dcmha(rank=4)"``, ``["diff", {"dcmha": {"rank": 4}}]``.
+
+    A member ``file.py:name`` or ``package.module:name`` is one of the user's own. Order matters:
+    edits of a stage are applied in the order of the list. Raises ``ValueError`` for an unknown
+    name or option (the nearest are offered) and for members that cannot be combined.
+    """
+    members = _members(spec)
+    if not members:
+        raise SoftmapError("a variant needs at least one name, found an empty list")
+    made = [(find(name), name, options) for name, options in members]
+    parts = [_call(f, name, options) for f, name, options in made]
+    abouts: list[About] = [f.__softmap__ for f, _, _ in made]  # type: ignore[attr-defined]
+    own = [a for a in abouts if a.paper] or abouts
+    hints = [a.peak_lr_hint for a in abouts if a.peak_lr_hint]
+    return Composition(
+        label="+".join(_label(n, o) for n, o in members),
+        title=" + ".join(a.title for a in abouts),
+        paper=", ".join(dict.fromkeys(a.paper for a in own if a.paper)) or None,
+        source=own[0].source,
+        peak_lr_hint=min(hints, default=None),
+        doc="\n\n".join(inspect.getdoc(f) or "" for f, _, _ in made),
+        parts=_merge(parts, [n for n, _ in members]),
+        members=tuple(members),
+    )
+
+
+def names() -> list[str]:
+    """Every variant that ships with softmap."""
+    return list(_shipped())
+
+
+def find(name: str) -> Callable[..., Parts]:
+    """The variant function of that name, shipped or ``where:name``."""
+    if ":" in name:
+        return _outside(*name.rsplit(":", 1))
+    found = _shipped().get(name)
+    if found is None:
+        raise SoftmapError(
+            f"unknown variant {name!r}{nearest(name, names())}; known: {', '.join(names())}"
+        )
+    return found
+
+
+@cache
+def _shipped() -> dict[str, Callable[..., Parts]]:
+    package = importlib.import_module("softmap.variants")
+    found: dict[str, Callable[..., Parts]] = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        if not info.name.startswith("_"):
+            found |= _in_module(importlib.import_module(f"softmap.variants.{info.name}"))
+    return found
+
+
+def _in_module(module: ModuleType) -> dict[str, Callable[..., Parts]]:
+    marked = [f for f in vars(module).values() if hasattr(f, "__softmap__")]
+    return {f.__softmap__.name: f for f in marked if f.__module__ == module.__name__}
+
+
+@cache
+def _outside(where: str, name: str) -> Callable[..., Parts]:
+    found = _in_module(_import(where))
+    if name not in found:
+        have = ", ".join(found) or "none"
+        raise SoftmapError(f"no variant {name!r} in {where}: found {have}{nearest(name, found)}")
+    return found[name]
+
+
+def _import(where: str) -> ModuleType:
+    try:
+        if not where.endswith(".py"):
+            return importlib.import_module(where)
+        spec = importlib.util.spec_from_file_location(f"softmap_user_{Path(where).stem}", where)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    except (ImportError, OSError, SyntaxError) as error:
+        raise SoftmapError(f"cannot load variants from {where}: {error}") from error
+
+
+def _call(function: Callable[..., Parts], name: str, options: dict[str, Any]) -> Parts:
+    parameters = inspect.signature(function).parameters
+    if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        for key in options:
+            if key not in parameters:
+                known = ", ".join(parameters) or "none"
+                raise SoftmapError(
+                    f"variant {name!r} has no option {key!r}{nearest(key, parameters)}; "
+                    f"options: {known}"
+                )
+    try:
+        return function(**options)
+    except TypeError as error:
+        raise SoftmapError(f"variant {name!r}: {error}") from error
+
+
+def _merge(parts: list[Parts], names: list[str]) -> Parts:
+    backbone: dict[str, Any] = {}
+    owner: dict[str, str] = {}
+    for part, name in zip(parts, names, strict=True):
+        for key, value in part.backbone.items():
+            if key in backbone and backbone[key] != value:
+                raise SoftmapError(
+                    f"{owner[key]!r} and {name!r} cannot be combined: they set {key} to "
+                    f"{backbone[key]!r} and {value!r}"
+                )
+            backbone[key], owner[key] = value, name
+    edits = {s: [e for p in parts for e in getattr(p, s)] for s in ("scores", "weights", "output")}
+    return Parts(**edits, backbone=backbone)
+
+
+def _members(spec: Spec) -> list[tuple[str, dict[str, Any]]]:
+    if isinstance(spec, str):
+        return [_parse(part) for part in _split(spec, "+")]
+    if isinstance(spec, Mapping):
+        return [(str(n), dict(o or {})) for n, o in spec.items()]
+    if isinstance(spec, list | tuple):
+        return [member for item in spec for member in _members(item)]
+    raise SoftmapError(f"a variant is a name, a list or a mapping, found {type(spec).__name__}")
+
+
+def _split(text: str, mark: str) -> Iterator[str]:
+    """Split at ``mark`` outside brackets; the ``++`` of a name is not a separator."""
+    depth, part = 0, ""
+    for n, c in enumerate(text):
+        depth += (c in "([") - (c in ")]")
+        doubled = mark == "+" and (text[n + 1 : n + 2] == "+" or text[n - 1 : n] == "+")
+        if c == mark and depth == 0 and not (doubled and _ends_name(text, n)):
+            yield part.strip()
+            part = ""
+        else:
+            part += c
+    yield part.strip()
+
+
+def _ends_name(text: str, n: int) -> bool:
+    """Whether the plus at ``n`` is one of the two that end a name such as ``transformer++``."""
+    start = n
+    while start and text[start - 1] == "+":
+        start -= 1
+    return n - start < 2 and text[start : start + 2] == "++"
+
+
+def _parse(text: str) -> tuple[str, dict[str, Any]]:
+    name, bracket, rest = text.partition("(")
+    name = name.strip()
+    if not name or (bracket and not rest.endswith(")")):
+        raise SoftmapError(
+            f"cannot read variant {text!r}: expected name or name(option=value, ...)"
+        )
+    options = {}
+    for item in _split(rest[:-1], ",") if rest[:-1].strip() else ():
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise SoftmapError(f"cannot read {item!r} in variant {text!r}: expected option=value")
+        options[key.strip()] = _value(value.strip())
+    return name, options
+
+
+def _value(text: str) -> Any:
+    words = {"true": True, "false": False, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _label(name: str, options: dict[str, Any]) -> str:
+    if not options:
+        return name
+    words = {True: "true", False: "false", None: "null"}
+    texts = (
+        f"{k}={words[v] if v is None or v is True or v is False else v}" for k, v in options.items()
+    )
+    return f"{name}({','.join(texts)})"

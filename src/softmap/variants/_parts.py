@@ -1,0 +1,97 @@
+"""What a variant file returns: edits to build, and the fields of the backbone that it sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from softmap.errors import SoftmapError
+from softmap.maps import Edit
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an edit is built: what it may size its parameters by.
+
+    heads: maps that enter it. dim: model width. head_dim: width of q and k. value_dim: width of
+    an output head (known to output edits; for others the width of q and k). layer: from 0.
+    """
+
+    heads: int
+    dim: int
+    head_dim: int
+    value_dim: int
+    layer: int
+    depth: int
+
+
+Builder = Callable[[Place], Edit]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Edits by stage, each a function of its :class:`Place`, and backbone fields by name."""
+
+    scores: Sequence[Builder] = ()
+    weights: Sequence[Builder] = ()
+    output: Sequence[Builder] = ()
+    backbone: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class About:
+    """What a page or a command says of a variant."""
+
+    name: str
+    title: str
+    paper: str | None
+    source: str | None
+    peak_lr_hint: float | None
+
+
+F = TypeVar("F", bound=Callable[..., Parts])
+
+
+def variant(
+    name: str,
+    title: str,
+    *,
+    paper: str | None = None,
+    source: str | None = None,
+    peak_lr_hint: float | None = None,
+) -> Callable[[F], F]:
+    """Mark a function ``(*, options...) -> Parts`` as the variant ``name``.
+
+    Its docstring is the maths that ``softmap explain`` prints; its keyword arguments are the
+    options of the recipe. Being in a file of this folder, or in a file named by the user, is all
+    the registration there is.
+    """
+
+    def mark(function: F) -> F:
+        function.__softmap__ = About(name, title, paper, source, peak_lr_hint)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def build(parts: Parts, heads: int, dim: int, head_dim: int, layer: int, depth: int) -> list[Edit]:
+    """The edits of one layer, each sized by the maps that reach it.
+
+    ``heads`` counts the maps at the softmax. Raises ``ValueError`` where an edit cannot take them.
+    """
+    edits: list[Edit] = []
+    maps = heads
+    for stage in ("scores", "weights", "output"):
+        value_dim = heads * head_dim // maps if stage == "output" else head_dim
+        for builder in getattr(parts, stage):
+            edit = builder(Place(maps, dim, head_dim, value_dim, layer, depth))
+            if edit.stage != stage:
+                raise SoftmapError(
+                    f"{type(edit).__name__} is listed under {stage!r} but declares stage "
+                    f"{edit.stage!r}"
+                )
+            if stage == "weights":
+                maps = edit.heads_out(maps)
+            edits.append(edit)
+    return edits

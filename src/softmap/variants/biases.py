@@ -1,0 +1,136 @@
+"""Additive position biases: ALiBi, KERPLE, FIRE, and no position at all."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from softmap.maps import Band, Edit
+from softmap.variants._parts import Parts, Place, variant
+
+
+class Bias(Edit):
+    """S' = S + B, B[h,i,j] a function of the two positions only."""
+
+    stage = "scores"
+
+    def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """(b, H, R, C) the bias; beyond the diagonal it is whatever distance 0 gives."""
+        raise NotImplementedError
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        return m + self.values(band, t)
+
+
+def distance(band: Band, like: Tensor) -> Tensor:
+    """(b, 1, R, C) i - j, zero beyond the diagonal, in the dtype of ``like``."""
+    return band.distance.clamp(min=0).to(like.dtype)
+
+
+def alibi_slopes(heads: int) -> Tensor:
+    """2^(-8 (h+1) / n), n the power of two at or below ``heads``; further heads interleave."""
+    n = 2 ** math.floor(math.log2(heads))
+    slopes = [2 ** (-8 * (h + 1) / n) for h in range(n)]
+    slopes += [2 ** (-4 * (h + 1) / n) for h in range(0, 2 * (heads - n), 2)]
+    return torch.tensor(slopes)
+
+
+class Alibi(Bias):
+    """B = -slope_h (i - j), slopes fixed (arXiv 2108.12409)."""
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.register_buffer("slopes", alibi_slopes(place.heads))
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        return {"slopes": self.slopes}  # type: ignore[dict-item]
+
+    def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        return -t["slopes"][:, None, None] * distance(band, t["slopes"])
+
+
+class Kerple(Bias):
+    """B = -p log(1 + a |i - j|), p ~ U(0, 2), a ~ U(0, 1) per head, both kept >= 0.01.
+
+    The logarithmic kernel of arXiv 2205.09921.
+    """
+
+    FLOOR = 0.01
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.p = nn.Parameter(torch.rand(place.heads) * 2)
+        self.a = nn.Parameter(torch.rand(place.heads))
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        return {"p": self.p.clamp(min=self.FLOOR), "a": self.a.clamp(min=self.FLOOR)}
+
+    def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        p, a = t["p"][:, None, None], t["a"][:, None, None]
+        return -p * torch.log1p(a * distance(band, p))
+
+
+class Fire(Bias):
+    """B = MLP( log(1 + |c| (i-j)) / log(1 + |c| max(L, i)) ), L = L_0 times a learned multiplier.
+
+    arXiv 2310.04418; MLP 1-32-H with ReLU, c = 0.1 and L_0 = 512 at init.
+    """
+
+    def __init__(self, place: Place, hidden: int = 32, start: float = 512.0) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(1, hidden), nn.Linear(hidden, place.heads)
+        self.c = nn.Parameter(torch.tensor(0.1))
+        self.multiplier = nn.Parameter(torch.tensor(1.0))
+        self.start = start
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        up, down = self.up, self.down
+        mlp = {"w1": up.weight, "b1": up.bias, "w2": down.weight, "b2": down.bias}
+        return {**mlp, "c": self.c.abs(), "length": (self.multiplier * self.start).abs()}
+
+    def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        gap = distance(band, t["c"])
+        reach = torch.maximum(band.rows.to(gap.dtype)[:, None, :, None], t["length"])
+        place = torch.log1p(t["c"] * gap) / torch.log1p(t["c"] * reach)
+        hidden = torch.relu(place * t["w1"].view(-1, 1, 1) + t["b1"].view(-1, 1, 1))
+        return (t["w2"] @ hidden.flatten(2) + t["b2"][:, None]).unflatten(-1, gap.shape[-2:])
+
+
+BIASES = {"alibi": Alibi, "kerple": Kerple, "fire": Fire}
+
+
+@variant(
+    "nope", "No positions", paper="arXiv 2305.19466", source="https://arxiv.org/abs/2305.19466"
+)
+def nope() -> Parts:
+    """No position information but the causal mask: Transformer++ without RoPE."""
+    return Parts(backbone={"position": "none"})
+
+
+@variant("alibi", "ALiBi", paper="arXiv 2108.12409", source="https://arxiv.org/abs/2108.12409")
+def alibi() -> Parts:
+    """A fixed linear bias instead of RoPE.
+
+    S'[h,i,j] = S[h,i,j] - slope_h (i - j)
+    """
+    return Parts(scores=[Alibi], backbone={"position": "none"})
+
+
+@variant("kerple", "KERPLE", paper="arXiv 2205.09921", source="https://arxiv.org/abs/2205.09921")
+def kerple() -> Parts:
+    """A learnt logarithmic bias instead of RoPE, two parameters a head.
+
+    S'[h,i,j] = S[h,i,j] - p_h log(1 + a_h (i - j))
+    """
+    return Parts(scores=[Kerple], backbone={"position": "none"})
+
+
+@variant("fire", "FIRE", paper="arXiv 2310.04418", source="https://arxiv.org/abs/2310.04418")
+def fire() -> Parts:
+    """A learnt function of the relative distance instead of RoPE.
+
+    S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / log(1 + c max(L, i)) )_h
+    """
+    return Parts(scores=[Fire], backbone={"position": "none"})

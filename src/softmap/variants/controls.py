@@ -1,0 +1,70 @@
+"""Two cheap controls that the authors of Differential attention name when asked about prior art."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from softmap.maps import Band, Edit
+from softmap.variants._parts import Parts, Place, variant
+
+
+class Temperature(Edit):
+    """S' = tau_h S with one learnable tau per head, 1 at init."""
+
+    stage = "scores"
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.log_temperature = nn.Parameter(torch.zeros(place.heads))
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        return {"tau": self.log_temperature.exp()}
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        return m * t["tau"][:, None, None]
+
+    def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor:
+        return (q * t["tau"][:, None, None]).to(q.dtype)
+
+    def flops_per_cell(self) -> float:
+        return float(self.log_temperature.numel())
+
+
+class Gate(Edit):
+    """o' = sigmoid(x_i W)_h o: one gate per head and token, from the layer's input."""
+
+    stage = "output"
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.gate = nn.Linear(place.dim, place.heads, bias=False)
+
+    def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        return {"gate": torch.sigmoid(self.gate(x))}
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        return m * t["gate"].transpose(1, 2)[..., None].to(m.dtype)
+
+
+@variant("temperature", "Learnable temperature")
+def temperature() -> Parts:
+    """One learnable softmax temperature per head.
+
+    A = softmax(tau_h Q K^T / sqrt(d) + causal mask),  tau_h = 1 at init
+    """
+    return Parts(scores=[Temperature])
+
+
+@variant(
+    "gated",
+    "Gated attention",
+    paper="arXiv 2505.06708",
+    source="https://arxiv.org/abs/2505.06708",
+)
+def gated() -> Parts:
+    """A sigmoid gate per head and token on the attention output, computed from the layer's input.
+
+    o'[h,i] = sigmoid(x_i w_h) o[h,i]
+    """
+    return Parts(output=[Gate])

@@ -1,0 +1,95 @@
+"""Data-adaptive position encoding: DAPE V1 (arXiv 2405.14722) and V2 (arXiv 2410.04798)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softmap.errors import SoftmapError, nearest
+from softmap.maps import Band, Edit
+from softmap.variants._parts import Parts, Place, variant
+from softmap.variants.biases import BIASES, Bias
+
+SLOPE = 0.01
+
+
+class ScoreConv(Edit):
+    """S' = S + B + f([S; B]), f = Conv(1,k) - LeakyReLU - Conv(1,k) along the keys.
+
+    k = 1 is V1 (a linear map at each (i, j)). Without a bias f reads the H score channels alone.
+
+    The second convolution reads the hidden map up to k//2 columns beyond the diagonal, where it is
+    not zero (bias and spill of the first). It is evaluated there on every row, as if the key axis
+    went on with zeros: then a row does not depend on how many keys follow, and prefill equals
+    decode. The authors' code cuts it off at the end of the array. To the left a row ends where
+    its own keys begin (position 0, its window, its padding): the hidden map is zero there.
+    """
+
+    stage = "scores"
+
+    def __init__(self, place: Place, bias: type[Bias] | None, hidden: int, kernel: int) -> None:
+        super().__init__()
+        self.bias = None if bias is None else bias(place)
+        self.pad = kernel // 2
+        self.heads = place.heads
+        channels = place.heads * (1 if bias is None else 2)
+        self.up = nn.Conv2d(channels, hidden, (1, kernel))
+        self.down = nn.Conv2d(hidden, place.heads, (1, kernel))
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        up, down = self.up, self.down
+        assert up.bias is not None and down.bias is not None
+        conv = {"w1": up.weight, "b1": up.bias, "w2": down.weight, "b2": down.bias}
+        bias = {} if self.bias is None else self.bias.layer_tensors()
+        return conv | {f"bias.{n}": t for n, t in bias.items()}
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        t = {n: x.to(m.dtype) for n, x in t.items()}
+        seen = band.zero(m)
+        hidden = self._conv(seen, t["w1"][:, : self.heads]) + t["b1"][:, None, None]
+        if self.bias is not None:
+            # The bias channels do not depend on the batch: convolve them once and add.
+            own = {n.removeprefix("bias."): x for n, x in t.items() if n.startswith("bias.")}
+            bias = band.zero(self.bias.values(band, own))
+            hidden = hidden + self._conv(bias, t["w1"][:, self.heads :])
+            seen = seen + bias
+        hidden = F.leaky_relu(hidden, SLOPE)
+        hidden = hidden.masked_fill(~(band.visible | band.beyond), 0.0)
+        return seen + self._conv(hidden, t["w2"]) + t["b2"][:, None, None]
+
+    def _conv(self, m: Tensor, w: Tensor) -> Tensor:
+        return F.conv2d(m, w, padding=(0, self.pad))
+
+    def flops_per_cell(self) -> float:
+        return 2.0 * (self.up.weight.numel() + self.down.weight.numel())
+
+
+@variant(
+    "dape",
+    "DAPE",
+    paper="arXiv 2410.04798",
+    source="https://arxiv.org/abs/2410.04798",
+)
+def dape(*, bias: str = "kerple", kernel: int = 3, hidden: int = 32, version: int = 2) -> Parts:
+    """The scores as a feature map: a small convolution over the keys that mixes all heads.
+
+        S' = S + B + f([S; B]),   f = Conv(2H, M, (1,k)) - LeakyReLU - Conv(M, H, (1,k))
+
+    bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version 1 is
+    the same with k = 1 (arXiv 2405.14722). hidden is M.
+    """
+    known = [*BIASES, "rope", "none"]
+    if bias not in known:
+        raise SoftmapError(
+            f"dape bias must be one of {', '.join(known)}, found {bias!r}{nearest(bias, known)}"
+        )
+    if version not in (1, 2):
+        raise SoftmapError(f"dape version must be 1 or 2, found {version}")
+    kernel = 1 if version == 1 else kernel
+    if kernel < 1 or kernel % 2 == 0:
+        raise SoftmapError(f"dape kernel must be odd and positive, found {kernel}")
+    edit = partial(ScoreConv, bias=BIASES.get(bias), hidden=hidden, kernel=kernel)
+    position = "rope" if bias == "rope" else "none"
+    return Parts(scores=[edit], backbone={"position": position})

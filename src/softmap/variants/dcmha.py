@@ -1,0 +1,184 @@
+"""Dynamically composable multi-head attention, DCMHA (Xiao et al. 2024, arXiv 2405.08553)."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softmap.errors import SoftmapError
+from softmap.maps import Band, Edit
+from softmap.variants._parts import Parts, Place, variant
+
+BACKBONES: dict[str, dict[str, Any]] = {
+    "dcformer++": {},
+    "dcpythia": {
+        "block": "parallel",
+        "norm": "layernorm",
+        "mlp": "gelu",
+        "bias": True,
+        "qk_norm": True,
+        "rotary_fraction": 0.25,
+    },
+}
+
+
+class Factors(nn.Module):
+    """One branch: the weights that token x composes the heads with.
+
+        hid = GELU(x W1), [w1; w2] = hid W2 (2R x H), w1 normalised over heads, g = tanh(x W_g)
+
+    Returns low (B, T, 2, R, H) or None and gate (B, T, H) or None.
+    """
+
+    def __init__(self, dim: int, heads: int, rank: int, low_rank: bool, gates: bool) -> None:
+        super().__init__()
+        hidden = 2 * rank * heads
+        self.rank = rank
+        if low_rank:
+            std = 0.01 * math.sqrt(1 / hidden) * 2 / (heads + rank)
+            self.w1 = nn.Parameter(torch.randn(dim, hidden) * math.sqrt(2 / (dim + hidden)))
+            self.w2 = nn.Parameter(torch.randn(hidden, 2 * rank, heads) * std)
+        if gates:
+            std = 0.005 * math.sqrt(2 / (dim + heads))
+            self.wg = nn.Parameter(torch.randn(dim, heads) * std)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        out: dict[str, Tensor] = {}
+        if hasattr(self, "w1"):
+            hidden = F.gelu(x @ self.w1)
+            low = (hidden @ self.w2.flatten(1)).unflatten(-1, self.w2.shape[1:])
+            first, second = low.split(self.rank, dim=-2)
+            wide = first.to(torch.promote_types(first.dtype, torch.float32))
+            norm = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
+            out |= {"1": (wide * norm).to(x.dtype), "2": second}
+        if hasattr(self, "wg"):
+            out["g"] = torch.tanh(x @ self.wg)
+        return out
+
+
+class Compose(Edit):
+    """a' = a W_b + (a.w1_q) w2_q + a g_q + (a.w1_k) w2_k + a g_k for the heads a of one (i, j)."""
+
+    keeps_zeros = True
+
+    def __init__(
+        self,
+        place: Place,
+        stage: str,
+        rank: int = 2,
+        static: bool = False,
+        query: bool = True,
+        key: bool = True,
+        gates: bool = True,
+        low_rank: bool = True,
+    ) -> None:
+        super().__init__()
+        self.stage = stage
+        self.rank, self.heads = rank, place.heads
+        branch = partial(Factors, place.dim, place.heads, rank, low_rank, gates)
+        self.query = branch() if query else None
+        self.key = branch() if key else None
+        std = 0.1 / math.sqrt(place.heads)
+        self.static = nn.Parameter(torch.randn(place.heads, place.heads) * std) if static else None
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        return {} if self.static is None else {"static": self.static}
+
+    def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        return {} if self.query is None else {f"q{n}": t for n, t in self.query(x).items()}
+
+    def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        return {} if self.key is None else {f"k{n}": t for n, t in self.key(x).items()}
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        t = {n: x.to(m.dtype) for n, x in t.items()}
+        out = m * self._diagonal(t)
+        if "static" in t:
+            out = out + (t["static"].T @ m.flatten(2)).view_as(m)
+        for side in ("q", "k"):
+            if f"{side}1" in t:
+                out = _add_low_rank(out, m, t[f"{side}1"], t[f"{side}2"], side)
+        return out
+
+    @staticmethod
+    def _diagonal(t: dict[str, Tensor]) -> Tensor | float:
+        """1 + g_q + g_k, (B, H, R|1, C|1)."""
+        gain: Tensor | float = 1.0
+        if "qg" in t:
+            gain = gain + t["qg"].transpose(1, 2)[..., None]
+        if "kg" in t:
+            gain = gain + t["kg"].transpose(1, 2)[:, :, None]
+        return gain
+
+    def flops_per_cell(self) -> float:
+        sides = (self.query is not None) + (self.key is not None)
+        low = any(hasattr(s, "w1") for s in (self.query, self.key) if s is not None)
+        gates = any(hasattr(s, "wg") for s in (self.query, self.key) if s is not None)
+        static = 0 if self.static is None else 2 * self.heads**2
+        return self.heads * sides * (4.0 * self.rank * low + 2.0 * gates) + static
+
+
+def _add_low_rank(out: Tensor, m: Tensor, w1: Tensor, w2: Tensor, side: str) -> Tensor:
+    """out + sum_r (m . w1_r) w2_r. As broadcast sums: rank 2 is far too thin for a matrix product.
+
+    w1, w2 are (B, n, rank, H), n the rows (``side`` q) or the columns (k) of m (B, H, R, C).
+    """
+    axis = -1 if side == "q" else -2
+    for r in range(w1.shape[2]):
+        down = w1[:, :, r].transpose(1, 2).unsqueeze(axis)
+        up = w2[:, :, r].transpose(1, 2).unsqueeze(axis)
+        out = torch.addcmul(out, (m * down).sum(1, keepdim=True), up)
+    return out
+
+
+@variant(
+    "dcmha",
+    "Dynamically composable MHA",
+    paper="arXiv 2405.08553",
+    source="https://arxiv.org/abs/2405.08553",
+)
+def dcmha(
+    *,
+    rank: int = 2,
+    static: bool = False,
+    query: bool = True,
+    key: bool = True,
+    gates: bool = True,
+    low_rank: bool = True,
+    pre: bool = True,
+    post: bool = True,
+    backbone: str = "dcformer++",
+    pattern: str | None = None,
+    window: int = 256,
+    qk_norm: bool | None = None,
+) -> Parts:
+    """Heads composed by weights that depend on the query's and the key's token.
+
+        a' = a W_b + (a.w1_q) w2_q + a g_q + (a.w1_k) w2_k + a g_k
+        hid = GELU(x W1), [w1; w2] = hid W2, w1 RMS-normalised over heads, g = tanh(x W_g)
+
+    a: all heads at one (i, j), before the softmax (pre) and after it (post). W_b is the identity,
+    plus an H x H map with static. Switches: query, key, gates, low_rank, pre, post, rank.
+    backbone: dcformer++ or dcpythia; pattern: LG or LGLL with windows of ``window`` keys.
+    """
+    if backbone not in BACKBONES:
+        raise SoftmapError(f"dcmha backbone must be dcformer++ or dcpythia, found {backbone!r}")
+    if rank < 1:
+        raise SoftmapError(f"dcmha rank must be at least 1, found {rank}")
+    options: dict[str, Any] = {"rank": rank, "static": static, "query": query, "key": key}
+    options |= {"gates": gates, "low_rank": low_rank}
+    fields = dict(BACKBONES[backbone])
+    if pattern is not None:
+        fields |= {"pattern": pattern, "window": window}
+    if qk_norm is not None:
+        fields["qk_norm"] = qk_norm
+    return Parts(
+        scores=[partial(Compose, stage="scores", **options)] if pre else [],
+        weights=[partial(Compose, stage="weights", **options)] if post else [],
+        backbone=fields,
+    )
