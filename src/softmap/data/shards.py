@@ -7,12 +7,14 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from softmap.data.split import HELDOUT, TRAIN
 from softmap.data.tokenizer import Tokenizer, load_tokenizer_dir
@@ -52,7 +54,9 @@ class ShardWriter:
         self.counts = {f"{side}_{what}": 0 for side in SIDES.values() for what in _COUNTED}
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(final)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        # Not mkdtemp: its folders are for one user, and a cache may be shared.
+        self.folder = final.parent / f".{final.name}-{uuid.uuid4().hex}"
+        self.folder.mkdir()
         self._files = {side: (self.folder / name).open("wb") for side, name in FILES.items()}
         self._hashes = {side: blake2b(digest_size=16) for side in FILES}
 
@@ -109,12 +113,15 @@ def read_corpus(folder: Path) -> Corpus | None:
 
 
 def _rename(folder: Path, final: Path) -> None:
+    """Rename into place; where a folder is in the way, keep it if it is whole (a race was lost)."""
     try:
         os.rename(folder, final)
     except OSError:
-        if read_corpus(final) is None:  # damaged, not another process's work
-            _discard(final)
-            os.rename(folder, final)
+        # Under a lock, lest a second process that saw the damage discards the first one's repair.
+        with FileLock(final.with_name(f".{final.name}.lock")):
+            if read_corpus(final) is None:
+                _discard(final)
+                os.rename(folder, final)
 
 
 def _discard(final: Path) -> None:

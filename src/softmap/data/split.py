@@ -76,14 +76,14 @@ def split_within(documents: list[Sided], heldout: float) -> list[Sided]:
     The end holds the held-out share of the whole text, at most half of that document.
 
     Raises:
-        SoftmapError: there is no character to spare for one of the sides.
+        SoftmapError: no document has a second character.
     """
     largest = max(range(len(documents)), key=lambda i: documents[i].bytes)
     text = documents[largest].text
     share = heldout * sum(document.bytes for document in documents) / documents[largest].bytes
+    if len(text) < 2:
+        raise SoftmapError("too little text to hold some out: one character")
     cut = _line_border(text, round(len(text) * (1 - min(share, 0.5))))
-    if not 0 < cut < len(text):
-        raise SoftmapError(f"too little text to hold some out: {len(text)} characters")
     train = [Sided(TRAIN, d.text, d.bytes) for d in documents]
     train[largest] = _sided(TRAIN, text[:cut])
     return [*train, _sided(HELDOUT, text[cut:])]
@@ -94,9 +94,9 @@ def _sided(side: int, text: str) -> Sided:
 
 
 def _line_border(text: str, near: int) -> int:
-    """The line border nearest to ``near`` that at most halves or doubles the rest, else ``near``."""
+    """The line border nearest to ``near`` that at most halves or doubles the rest, or ``near``."""
     near = min(near, len(text) - 1)
     rest = len(text) - near
     borders = [text.rfind("\n", 0, near) + 1, text.find("\n", near) + 1]
-    close = [border for border in borders if rest / 2 <= len(text) - border <= 2 * rest]
+    close = [b for b in borders if 0 < b < len(text) and rest / 2 <= len(text) - b <= 2 * rest]
     return min(close, key=lambda border: abs(border - near), default=near)
