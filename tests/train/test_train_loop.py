@@ -106,6 +106,20 @@ def test_budgets_of_wsd_are_decayed_branches_of_one_undecayed_trunk(tmp_path):
     assert not same(seen["wsd"].weights[1], seen["wsd-s"].weights[1])
 
 
+def test_evaluating_at_budgets_leaves_no_trace_in_the_training(tmp_path):
+    evaluated, plain = Stub(), Stub()
+    train(evaluated, batches, OPTIONS, tmp_path / "a", on_budget=Budgets())
+    train(plain, batches, OPTIONS, tmp_path / "b")
+    assert same(weights(evaluated), weights(plain))
+
+
+def test_the_model_is_trained_in_train_mode(tmp_path):
+    evaluating, training = Stub().eval(), Stub()
+    train(evaluating, batches, OPTIONS, tmp_path / "a")
+    train(training, batches, OPTIONS, tmp_path / "b")
+    assert same(weights(evaluating), weights(training))
+
+
 def test_each_oracle_run_equals_a_run_of_its_own(tmp_path):
     seen, alone = Budgets(), Stub()
     train(

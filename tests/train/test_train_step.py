@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,14 @@ def test_weight_decay_falls_on_matrices_alone():
     decayed, free = weight_decay_groups(Stub())
     assert set(decayed) == {"mix.weight"}
     assert set(free) == {"embed.weight", "mix.bias", "norm.weight", "norm.bias", "per_head"}
+
+
+def test_a_tag_on_the_module_outlives_a_copy():
+    class Tagged(nn.Linear):
+        no_weight_decay = ("weight",)
+
+    decayed, free = weight_decay_groups(copy.deepcopy(nn.Sequential(Tagged(2, 2))))
+    assert not decayed and set(free) == {"0.weight", "0.bias"}
 
 
 def test_frozen_parameters_are_left_out():

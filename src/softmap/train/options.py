@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from softmap.errors import SoftmapError
@@ -107,7 +107,7 @@ class Options:
 
     def identity(self) -> dict[str, Any]:
         """The options that decide what is learned, as JSON values: a checkpoint must agree."""
-        fields = asdict(replace(self))
+        fields = asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in fields.items()
