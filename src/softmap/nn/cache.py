@@ -21,9 +21,9 @@ class LayerCache:
     """
 
     def __init__(self, edits: Iterable[Any], window: int | None = None) -> None:
-        self.window = window
-        self.halo = sum(e.halo for e in edits)
-        self.needs_mean = window is None and any(e.needs_mean for e in edits)
+        self.edits, self.window = list(edits), window
+        self.halo = sum(e.halo for e in self.edits)
+        self.needs_mean = window is None and any(e.needs_mean for e in self.edits)
         self.seen = 0
         self.k: Tensor | None = None
         self.v: Tensor | None = None
@@ -78,6 +78,10 @@ class LayerCache:
         total = before[0] + torch.einsum("bgtd,bt->bgd", wide, weight)
         self.running = (total, before[1] + weight.sum(1, keepdim=True))
         return before
+
+    def empty_copy(self) -> LayerCache:
+        """A new one for the same layer."""
+        return LayerCache(self.edits, self.window)
 
     def crop(self, length: int) -> None:
         """Forget all but the first ``length`` tokens. A bounded or summed cache cannot."""

@@ -1,0 +1,67 @@
+"""``SoftmapConfig``: the sizes and the variant of a model, as transformers stores them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from softmap.nn import ModelConfig
+
+# Fields of ModelConfig under the same names.
+_SHARED = (
+    "variant",
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "max_position_embeddings",
+    "tie_word_embeddings",
+    "initializer_range",
+    "impl",
+    "backbone",
+)
+
+
+class SoftmapConfig(PreTrainedConfig):
+    """Configuration of every variant; the fields are those of :class:`softmap.nn.ModelConfig`.
+
+    Saved with its defaults resolved at construction, so that a later change of a default does not
+    change a saved model. Raises ``ValueError`` for an unknown variant, field or size.
+    """
+
+    model_type = "softmap"
+    keys_to_ignore_at_inference = ("past_key_values",)
+
+    variant: Any = "transformer++"
+    vocab_size: int = 50304
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    intermediate_size: int | None = None
+    max_position_embeddings: int = 2048
+    tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
+    impl: str = "auto"
+    backbone: dict[str, Any] | None = None
+    use_cache: bool = True
+    bos_token_id: int | None = None
+    eos_token_id: int | list[int] | None = None
+    pad_token_id: int | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.backbone = dict(self.backbone or {})
+        config = self.model_config()
+        self.variant = config.composition.label
+        self.intermediate_size = config.width
+        config.resolved_backbone  # noqa: B018  (raises for a field that does not exist)
+        super().__post_init__(**kwargs)
+
+    def model_config(self) -> ModelConfig:
+        """The torch-only configuration that this one stores."""
+        return ModelConfig(**{name: getattr(self, name) for name in _SHARED})
