@@ -1,0 +1,6 @@
+"""The laboratory: recipes, comparisons, tuning, and what they leave on disk.
+
+``recipe`` describes a run, ``plan`` turns it into trials of equal size, ``trial`` trains and
+measures one of them, ``compare`` runs them all and builds the page, ``tune`` finds each variant's
+peak learning rate. Nothing here is imported by the model side of the package.
+"""

@@ -1,0 +1,115 @@
+"""What all trials of a run share: text, held-out windows, settings, machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import softmap
+from softmap.data import Corpus, DataConfig, order, prepare
+from softmap.errors import SoftmapError
+from softmap.evals.maps import passage
+from softmap.lab import measure
+from softmap.lab.plan import Plan
+from softmap.lab.progress import Display
+from softmap.lab.recipe import Recipe
+
+# Settings of a recipe's training that change how fast a result comes, or belong to one variant.
+_FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every", "peak_lr")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trials of a run share.
+
+    windows: (n, context + 1) held-out windows. passage: token ids whose maps are drawn.
+    settings: everything that a result depends on and that is the same for all trials.
+    """
+
+    recipe: Recipe
+    corpus: Corpus
+    windows: np.ndarray
+    passage: list[int]
+    device: torch.device
+    settings: dict[str, Any]
+
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """What ``run.json`` says of the run's text, model, schedule and machine."""
+        given, shape = self.recipe.training, dataclasses.asdict(self.recipe.model)
+        batch = given.batch_size * self.recipe.model.context
+        kept = ("schedule", "steps", "precision", "decay_fraction", "decay_shape", "weight_decay")
+        training = {name: getattr(given, name) for name in kept}
+        return {
+            "softmap_version": softmap.__version__,
+            "commit": measure.commit(),
+            "control": plan.control,
+            "versions": measure.versions(),
+            "device": measure.device_facts(self.device),
+            "data": dict(self.corpus.meta),
+            "model": {**shape, "target_parameters": plan.target},
+            "training": {
+                **training,
+                "budgets_tokens": [step * batch for step in given.budget_steps()],
+                "batch_tokens": batch,
+                "warmup": round(given.warmup * given.steps),
+            },
+            "passage": {
+                "tokens": [self.corpus.tokenizer.token_str(token) for token in self.passage],
+                "text": self.corpus.tokenizer.decode(self.passage),
+            },
+        }
+
+
+def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
+    """The recipe's text as tokens, made once and kept in ``out/.cache``; enough for one batch."""
+    config = DataConfig(**dataclasses.asdict(recipe.data))
+    found = prepare(config, out / ".cache", display.preparing)
+    context = recipe.model.context
+    order.require(len(found.train), context, recipe.training.batch_size, "the training text")
+    order.require(len(found.heldout), context, what="the held-out text")
+    return found
+
+
+def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
+    """The bench of a recipe on its text."""
+    device = choose_device(recipe.training.device)
+    windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
+    length = min(recipe.evaluation.passage_tokens, recipe.model.context)
+    tokens = passage(corpus.heldout, corpus.tokenizer, length)
+    settings = _settings(recipe, plan, corpus, len(windows), device)
+    return Bench(recipe, corpus, windows, tokens, device, settings)
+
+
+def choose_device(name: str) -> torch.device:
+    """``"auto"``: a GPU where there is one. Raises ``SoftmapError`` for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).splitlines()[0]
+        raise SoftmapError(f"training.device: cannot use {name!r}: {problem}") from None
+
+
+def _settings(
+    recipe: Recipe, plan: Plan, corpus: Corpus, windows: int, device: torch.device
+) -> dict[str, Any]:
+    training = dataclasses.asdict(recipe.training)
+    model = dataclasses.asdict(recipe.model)
+    return {
+        "softmap": softmap.__version__,
+        "data": corpus.meta["hash"],
+        "vocab_size": corpus.tokenizer.vocab_size,
+        **{f"model.{name}": value for name, value in model.items()},
+        **{f"training.{n}": value for n, value in training.items() if n not in _FREE},
+        "evaluation.windows": windows,
+        "evaluation.passage_tokens": recipe.evaluation.passage_tokens,
+        "control": plan.control,
+        "target_parameters": plan.target,
+        "device": device.type,
+    }

@@ -1,0 +1,201 @@
+"""A whole comparison: every variant on the same batches, and the page that says what came out.
+
+What is finished is never done again: each trial leaves ``result.json`` last, and one that was
+interrupted goes on from its checkpoint. A run's folder belongs to one recipe and to one process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from softmap import report
+from softmap.errors import SoftmapError
+from softmap.lab import bench, files, measure
+from softmap.lab.bench import Bench
+from softmap.lab.plan import Plan, make_plan, options, read_peaks, slug
+from softmap.lab.progress import Display
+from softmap.lab.recipe import Recipe, dump
+from softmap.lab.trial import Trial, run_trial
+
+OURS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
+
+NOMINAL_VOCABULARY = 1024
+
+
+@dataclass(frozen=True)
+class Request:
+    """How a comparison is run, beside what its recipe says.
+
+    out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
+    an earlier run of the same name left.
+    """
+
+    out: Path = Path("runs")
+    command: str = "softmap compare"
+    fresh: bool = False
+
+
+def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
+    """Run a recipe, or go on with it; returns the page's path.
+
+    Raises ``SoftmapError`` for bad input before anything is trained; ``Interrupted`` after Ctrl-C
+    or SIGTERM, when everything done so far is on disk and the page shows it.
+    """
+    display = display or Display()
+    folder = request.out / recipe.name
+    make_plan(recipe, NOMINAL_VOCABULARY)  # refuses what cannot be built before text is read
+    with display, files.lock(folder):
+        _check_folder(folder)
+        corpus = bench.corpus(recipe, request.out, display)
+        plan = make_plan(recipe, corpus.tokenizer.vocab_size)
+        shared = bench.make(recipe, plan, corpus)
+        trials = _trials(recipe, plan, folder)
+        if request.fresh:
+            _clear(folder)
+        _check_same(folder, trials, shared)
+        _announce(plan, shared, trials, display)
+        files.write_json(folder / "run.json", _run_facts(folder, plan, shared, request))
+        return _run_all(folder, trials, shared, display)
+
+
+def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display) -> Path:
+    page = _Page(folder)
+    try:
+        for trial in trials:
+            label, result = trial.candidate.label, trial.result()
+            skipped = result is not None
+            if result is None:
+                display.start(label, trial.seed)
+                result = run_trial(trial, shared, functools.partial(display.step, label))
+                shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+            display.finish(label, trial.seed, _final_loss(result), skipped=skipped)
+            page.due(at_once=False)
+    except (KeyboardInterrupt, SoftmapError):
+        with contextlib.suppress(SoftmapError):  # nothing finished yet, or this very trouble
+            page.due()
+        raise
+    page.due()
+    return page.path
+
+
+class _Page:
+    """The run's page, kept up to date without spending a tenth of the time on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "report.html"
+        self._built, self._seconds = -math.inf, 0.0
+
+    def due(self, at_once: bool = True) -> None:
+        """Something has finished: build the page, if it is not too soon for that."""
+        began = time.monotonic()
+        if at_once or began - self._built > 10 * self._seconds:
+            self.path = report.build(self.folder)
+            self._built = time.monotonic()
+            self._seconds = self._built - began
+
+
+def _final_loss(result: dict[str, Any]) -> float:
+    loss: float = result["budgets"][-1]["loss"]
+    return loss
+
+
+def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
+    """Seed by seed, so that every variant has been seen once as early as possible."""
+    for candidate in plan.candidates:
+        # Refuses options that do not fit before anything is trained.
+        options(recipe, candidate.peak_lr, recipe.seeds[0], candidate.label)
+    return [
+        Trial(candidate, seed, folder / "variants" / candidate.slug / f"seed{seed}")
+        for seed in recipe.seeds
+        for candidate in plan.candidates
+    ]
+
+
+def _check_folder(folder: Path) -> None:
+    """A folder with other people's files in it is not written to."""
+    strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
+    if strange and not (folder / "run.json").exists():
+        raise SoftmapError(
+            f"{folder}: expected a run or an empty folder, found {strange[0]!r}; "
+            "take another --name or --out"
+        )
+
+
+def _clear(folder: Path) -> None:
+    for name in OURS:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
+    """What the folder holds must come from the same settings as what would be added to it."""
+    before = files.read_json(folder / "run.json")
+    if before is not None:
+        _refuse(folder, before.get("settings", {}), shared.settings)
+    for trial in trials:
+        begun = files.read_json(trial.folder / "trial.json")
+        if begun is not None:
+            _refuse(trial.folder, begun, trial.identity(shared))
+
+
+def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    if keys:
+        changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise SoftmapError(
+            f"{folder} holds another run: {'; '.join(changes)}{more}; --fresh throws it away, "
+            "--name NAME keeps it"
+        )
+
+
+def _announce(plan: Plan, shared: Bench, trials: list[Trial], display: Display) -> None:
+    training, context = shared.recipe.training, shared.recipe.model.context
+    seeds = len(shared.recipe.seeds)
+    labels = [candidate.label for candidate in plan.candidates]
+    display.plan(labels, seeds, training.steps, training.batch_size * context)
+    for candidate in plan.candidates:
+        total = candidate.parameters["total"]
+        off = 100 * (total / plan.target - 1)
+        display.note(
+            f"{candidate.label}: {total:,} parameters ({off:+.2f} %), MLP width "
+            f"{candidate.config.intermediate_size}, peak {candidate.peak_lr:g} "
+            f"({candidate.peak_source})"
+        )
+
+
+def _run_facts(folder: Path, plan: Plan, shared: Bench, request: Request) -> dict[str, Any]:
+    recipe = shared.recipe
+    before = files.read_json(folder / "run.json") or {}
+    labels = [candidate.label for candidate in plan.candidates]
+    return {
+        "name": recipe.name,
+        "created": before.get("created", measure.now()),
+        **shared.facts(plan),
+        "command": request.command,
+        "variants": labels + _still_there(folder, before, labels),
+        "seeds": sorted({*recipe.seeds, *before.get("seeds", [])}),
+        "settings": shared.settings,
+        "recipe": dump(dataclasses.replace(recipe, peaks=read_peaks(recipe) or None)),
+    }
+
+
+def _still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
+    """Variants of earlier calls with the same settings, finished at least once: they stay."""
+    earlier = [label for label in before.get("variants", []) if label not in labels]
+    return [
+        label
+        for label in earlier
+        if any((folder / "variants" / slug(label)).glob("seed*/result.json"))
+    ]

@@ -1,0 +1,89 @@
+"""What a variant does, what it costs, and which backend would run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from softmap import ops
+from softmap.maps import tensors_of
+from softmap.nn import Attention, ModelConfig, accounting
+from softmap.nn.positions import Positions
+from softmap.variants import load, names
+
+
+def backends(
+    config: Any, context: int, *, batch: int = 1, layer: int = 0, device: str | torch.device = "cpu"
+) -> list[tuple[str, str | None]]:
+    """Every backend in order of preference, with the reason why it refuses, or None.
+
+    config: of the model; the call is that of one layer on ``batch`` rows of ``context`` tokens.
+    The first that does not refuse is the one that ``impl="auto"`` takes.
+    """
+    model = config if isinstance(config, ModelConfig) else config.model_config()
+    with torch.device(device), torch.no_grad():
+        attention = Attention(
+            model.hidden_size, model.num_attention_heads, model.variant,
+            kv_heads=model.num_key_value_heads, head_dim=model.head_dim, layer=layer,
+            depth=model.num_hidden_layers, **model.backbone,
+        )  # fmt: skip
+        x = torch.zeros(batch, context, model.hidden_size)
+        q, k, v = attention.project(x, Positions.of(context, None, x.device).cols)
+        edits: list[Any] = list(attention.edits)
+        tensors = [tensors_of(edit, x) for edit in edits]
+        call = ops.make_call(q, k, v, edits, tensors=tensors, window=attention.window)
+    return ops.explain(call)
+
+
+def chosen(config: Any, context: int, device: str | torch.device = "cpu") -> str:
+    """The backend that ``impl="auto"`` takes."""
+    found = backends(config, context, device=device)
+    return next(name for name, refusal in found if refusal is None)
+
+
+def explain(
+    spec: str, *, hidden_size: int, heads: int, layers: int, context: int, batch: int, vocab: int,
+    device: str = "cpu",
+) -> Iterator[str]:  # fmt: skip
+    """Lines for people: the maths, the costs beside a transformer++, the backends.
+
+    Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
+    """
+    shape = {"hidden_size": hidden_size, "num_attention_heads": heads, "num_hidden_layers": layers}
+    shape |= {"vocab_size": vocab, "max_position_embeddings": context + 1}
+    found = load(spec)
+    config = ModelConfig(variant=found.label, **shape)  # type: ignore[arg-type]
+    plain = ModelConfig(**shape)  # type: ignore[arg-type]
+    yield f"{found.label}: {found.title}" + (f" ({found.paper})" if found.paper else "")
+    if found.source:
+        yield found.source
+    yield f"\n{found.doc}\n"
+    yield f"{layers} layers, width {hidden_size}, {heads} heads, context {context}, batch {batch}"
+    yield from _costs(config, plain, context)
+    yield "backends, in order of preference (auto takes the first that can):"
+    for name, refusal in backends(config, context, batch=batch, device=device):
+        yield f"  {name:<10} {'can run this' if refusal is None else 'refuses: ' + refusal}"
+
+
+def catalogue() -> Iterator[str]:
+    """A line for each variant: its name, title and paper."""
+    width = max(map(len, names()))
+    for name in names():
+        found = load(name)
+        yield f"{name:<{width}}  {found.title}" + (f", {found.paper}" if found.paper else "")
+
+
+def _costs(config: ModelConfig, plain: ModelConfig, context: int) -> Iterator[str]:
+    def line(what: str, mine: int, theirs: int) -> str:
+        ratio = f"{mine / theirs:.3f}" if theirs else "-"
+        return f"  {what:<46} {mine:>16,}   {ratio}"
+
+    yield f"{f'at its default MLP width, {config.width}':<64}   over transformer++"
+    both = [accounting.parameters(c) for c in (config, plain)]
+    yield line("parameters", both[0]["total"], both[1]["total"])
+    flops = [accounting.flops_per_token(c, context) for c in (config, plain)]
+    yield line("FLOPs a token, forward and backward", flops[0], flops[1])
+    cache = [accounting.cache_bytes_per_token(c) for c in (config, plain)]
+    yield line("cache bytes a token, 2-byte numbers", cache[0], cache[1])

@@ -1,0 +1,101 @@
+"""Files that are whole or absent, and one process at a time in a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from softmap.errors import SoftmapError
+
+
+def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
+    """Let ``fill`` write ``path`` through a temporary name in the same folder.
+
+    After a failure (a full disk, an interrupt) the old file is intact and nothing is left over.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            fill(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``value`` as indented JSON; numbers that JSON does not know (nan, inf) become null."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    write(path, lambda file: file.write(text.encode() + b"\n"))
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Arrays as one compressed ``.npz``."""
+    write(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
+
+
+def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
+    """Let ``fill`` write a folder under a temporary name; it takes ``path``'s place when whole."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        fill(temporary)
+        shutil.rmtree(path, ignore_errors=True)
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in ``path``, or None where there is no such file; anything else is refused."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        problem = str(error).splitlines()[0]
+        raise SoftmapError(f"{path}: broken file: expected JSON, found {problem}") from None
+
+
+@contextlib.contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold ``folder`` against a second process.
+
+    The kernel drops the lock when its process ends in whatever way, so no lock outlives its
+    holder. Raises ``SoftmapError`` naming the process that holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise SoftmapError(f"{folder}: process {holder} is writing this run") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                shutil.rmtree(folder)  # nothing was done here
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

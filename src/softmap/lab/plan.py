@@ -1,0 +1,195 @@
+"""From a recipe to models of one size: what will be trained, before anything is."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from softmap.errors import SoftmapError, nearest
+from softmap.hf import SoftmapConfig
+from softmap.lab import files
+from softmap.lab.recipe import Entry, Recipe
+from softmap.nn import accounting
+from softmap.train import Options
+from softmap.variants import load
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One variant of a comparison, sized and with its peak learning rate.
+
+    label: how tables call it. spec: the canonical variant. slug: its folder's name.
+    peak_source: "recipe" (given with the variant or for all), "tuned", or "hint" (the paper's).
+    """
+
+    label: str
+    slug: str
+    spec: str
+    title: str
+    paper: str | None
+    source: str | None
+    config: SoftmapConfig
+    parameters: dict[str, int]
+    peak_lr: float
+    peak_source: str
+
+    def costs(self, context: int) -> dict[str, Any]:
+        """Parameters, FLOPs per trained token and cache bytes per token, as results name them."""
+        return {
+            "parameters": self.parameters["total"],
+            "parameters_non_embedding": self.parameters["non_embedding"],
+            "intermediate_size": self.config.intermediate_size,
+            "flops_per_token": accounting.flops_per_token(self.config, context),
+            "cache_bytes_per_token": accounting.cache_bytes_per_token(self.config),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All candidates, the control's label and the size that they share."""
+
+    candidates: list[Candidate]
+    control: str
+    target: int
+
+
+def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
+    """Size every variant of a recipe to the control's parameters within 1 %.
+
+    Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
+    combination, or a size that no MLP width gives.
+    """
+    loaded = [(entry, _at(entry, load, entry.variant)) for entry in recipe.variants]
+    labels = [entry.label or variant.label for entry, variant in loaded]
+    _check_unique(labels, "label")
+    slugs = [slug(label) for label in labels]
+    _check_unique(slugs, "folder name")
+    control = _control(recipe, loaded, labels)
+    peaks = read_peaks(recipe)
+    base = _config(recipe, loaded[control], vocab_size, recipe.model.intermediate_size)
+    target = accounting.parameters(base)["total"]
+    candidates = []
+    for i, (entry, variant) in enumerate(loaded):
+        config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
+        about = {"title": variant.title, "paper": variant.paper, "source": variant.source}
+        peak_lr, peak_source = _peak(recipe, entry, variant, peaks)
+        candidates.append(
+            Candidate(
+                label=labels[i],
+                slug=slugs[i],
+                spec=variant.label,
+                **about,
+                config=config,
+                parameters=accounting.parameters(config),
+                peak_lr=peak_lr,
+                peak_source=peak_source,
+            )
+        )
+    return Plan(candidates, labels[control], target)
+
+
+def options(recipe: Recipe, peak_lr: float, seed: int, label: str) -> Options:
+    """The training options of one trial."""
+    given = recipe.training
+    return Options(
+        steps=given.steps,
+        batch_size=given.batch_size,
+        context=recipe.model.context,
+        peak_lr=peak_lr,
+        micro_batch_size=given.micro_batch_size,
+        schedule=given.schedule,  # type: ignore[arg-type]  # checked by Options
+        budgets=tuple(given.budget_steps()),
+        warmup=round(given.warmup * given.steps),
+        min_lr_ratio=given.min_lr_ratio,
+        decay_fraction=given.decay_fraction,
+        decay_of=given.decay_of,  # type: ignore[arg-type]  # checked by Options
+        decay_shape=given.decay_shape,  # type: ignore[arg-type]  # checked by Options
+        weight_decay=given.weight_decay,
+        betas=(given.betas[0], given.betas[1]),
+        clip=given.clip,
+        precision=given.precision,
+        compile=given.compile,
+        seed=seed,
+        checkpoint_every=given.checkpoint_every,
+        log_every=given.log_every,
+        label=label,
+    )
+
+
+def slug(label: str) -> str:
+    """A folder's name for a label: ``diff+dcmha(rank=4)`` becomes ``diff-dcmha-rank-4``."""
+    text = re.sub(r"[^a-z0-9._]+", "-", label.lower().replace("++", "pp")).strip("-.")
+    return text or "variant"
+
+
+def read_peaks(recipe: Recipe) -> dict[str, float]:
+    """The tuned peaks by canonical variant, from the recipe or from the file that it names."""
+    path = recipe.peaks_path
+    if path is None:
+        return recipe.peaks if isinstance(recipe.peaks, dict) else {}
+    found = files.read_json(path)
+    if found is None:
+        raise SoftmapError(f"{path}: no such file of tuned peaks; --tune writes it")
+    try:
+        return {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise SoftmapError(f"{path}: expected the peaks that --tune writes, found others") from None
+
+
+def _control(recipe: Recipe, loaded: list[tuple[Entry, Any]], labels: list[str]) -> int:
+    if recipe.control is None:
+        return 0
+    if recipe.control in labels:
+        return labels.index(recipe.control)
+    specs = [variant.label for _, variant in loaded]
+    if recipe.control in specs:
+        return specs.index(recipe.control)
+    hint = nearest(recipe.control, labels) or f" (variants: {', '.join(labels)})"
+    raise SoftmapError(f"control {recipe.control!r} is not among the variants{hint}")
+
+
+def _config(
+    recipe: Recipe, item: tuple[Entry, Any], vocab_size: int, width: int | None
+) -> SoftmapConfig:
+    entry, variant = item
+    shape = recipe.model
+    given = {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape)}
+    # Training feeds the last target as an input too, so that inputs and labels share a shape.
+    given |= {"max_position_embeddings": given.pop("context") + 1, "intermediate_size": width}
+    return _at(entry, SoftmapConfig, variant=variant.label, vocab_size=vocab_size, **given)
+
+
+def _sized(recipe: Recipe, item: tuple[Entry, Any], vocab_size: int, target: int) -> SoftmapConfig:
+    config = _config(recipe, item, vocab_size, None)
+    width = _at(item[0], accounting.solve_intermediate_size, config, target)
+    return _config(recipe, item, vocab_size, width)
+
+
+def _peak(recipe: Recipe, entry: Entry, variant: Any, peaks: dict[str, float]) -> tuple[float, str]:
+    if entry.peak_lr is not None:
+        return entry.peak_lr, "recipe"
+    if variant.label in peaks:
+        return peaks[variant.label], "tuned"
+    if variant.peak_lr_hint is not None:
+        return variant.peak_lr_hint, "hint"
+    return recipe.training.peak_lr, "recipe"
+
+
+def _at(entry: Entry, call: Any, *arguments: Any, **named: Any) -> Any:
+    """``call(...)``, its complaint led by the entry's line."""
+    try:
+        return call(*arguments, **named)
+    except SoftmapError as error:
+        place = f"{entry.where}: " if entry.where else ""
+        raise SoftmapError(f"{place}{error}") from None
+
+
+def _check_unique(names: Iterable[str], what: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SoftmapError(f"two variants have the {what} {name!r}: give one another label")
+        seen.add(name)

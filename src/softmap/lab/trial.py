@@ -1,0 +1,207 @@
+"""One trial: one variant with one seed, trained, evaluated, measured, written down.
+
+Its folder holds ``trial.json`` (what it is, written first), ``train.jsonl`` and checkpoints while
+it trains, ``eval-<i>.npz`` and ``budget-<i>.json`` as each decay ends, ``maps.npz``, ``model/``,
+and ``result.json``, written last: where that file is, the trial is finished.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import signal
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from transformers.utils import logging
+
+from softmap.data import order
+from softmap.errors import SoftmapError
+from softmap.evals.loss import mean_and_stderr, token_losses
+from softmap.evals.maps import passage_maps
+from softmap.hf import SoftmapForCausalLM
+from softmap.lab import files, measure
+from softmap.lab.bench import Bench
+from softmap.lab.explain import chosen
+from softmap.lab.interrupts import Interrupted
+from softmap.lab.plan import Candidate, options
+from softmap.lab.recipe import Recipe
+from softmap.train import train
+
+OnStep = Callable[[Mapping[str, float]], Any]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One variant with one seed, and the folder it lives in."""
+
+    candidate: Candidate
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people: the label, and the seed."""
+        return f"{self.candidate.label} seed {self.seed}"
+
+    def identity(self, bench: Bench) -> dict[str, Any]:
+        """All that its result depends on."""
+        mine = self.candidate
+        return {
+            **bench.settings,
+            "variant": mine.spec,
+            "intermediate_size": mine.config.intermediate_size,
+            "peak_lr": mine.peak_lr,
+            "seed": self.seed,
+        }
+
+    def result(self) -> dict[str, Any] | None:
+        """The finished result, or None."""
+        found: dict[str, Any] | None = files.read_json(self.folder / "result.json")
+        return found
+
+
+def fingerprint(identity: dict[str, Any]) -> str:
+    """A short hash of a trial's identity."""
+    text = json.dumps(identity, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def build(candidate: Candidate, seed: int, device: torch.device) -> Any:
+    """The freshly initialised model of a candidate: a function of the seed."""
+    torch.manual_seed(seed)
+    model: torch.nn.Module = SoftmapForCausalLM(candidate.config)
+    return model.to(device)
+
+
+def fit(
+    model: Any,
+    candidate: Candidate,
+    recipe: Recipe,
+    tokens: np.ndarray,
+    seed: int,
+    folder: Path,
+    **hooks: Any,
+) -> None:
+    """Train a candidate's model on ``tokens``; goes on from ``folder`` if it was begun there.
+
+    The batches are a function of the seed and the step alone, the same for every variant.
+    Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
+    """
+    given = options(recipe, candidate.peak_lr, seed, f"{candidate.label} seed {seed}")
+
+    def batches(step: int) -> torch.Tensor:
+        shape = {"batch_size": given.batch_size, "context": given.context}
+        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, **shape))
+
+    state = train(model, batches, given, folder, **hooks)
+    if not state.finished:
+        raise Interrupted(state.signal or signal.SIGINT)
+
+
+def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
+    """Train and measure one trial, from where it was left; returns its result.
+
+    Raises ``Interrupted`` when a signal stopped the training; its checkpoint is on disk.
+    """
+    identity = trial.identity(bench)
+    files.write_json(trial.folder / "trial.json", identity)
+    with measure.PeakMemory(bench.device) as memory:
+        model = build(trial.candidate, trial.seed, bench.device)
+        evaluate = functools.partial(_evaluate, trial, bench, memory)
+        fit(
+            model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
+            on_step=on_step, on_budget=evaluate,
+        )  # fmt: skip
+    _export(trial, bench, model)
+    result = _result(trial, bench, model, identity)
+    files.write_json(trial.folder / "result.json", result)
+    return result
+
+
+def _evaluate(
+    trial: Trial, bench: Bench, memory: measure.PeakMemory, index: int, step: int, model: Any
+) -> None:
+    """Called where a decay ends: held-out losses, and what it took to get there."""
+    memory.sample()
+    recipe, file = bench.recipe, f"eval-{index}.npz"
+    losses = token_losses(model, bench.windows, batch_size=recipe.evaluation.batch_size)
+    files.write_arrays(trial.folder / file, losses=losses)
+    mean, stderr = mean_and_stderr(losses)
+    tokens = step * recipe.training.batch_size * recipe.model.context
+    record = {
+        "tokens": tokens,
+        "step": step,
+        "seconds": _log(trial)[-1]["seconds"],
+        "flops": tokens * trial.candidate.costs(recipe.model.context)["flops_per_token"],
+        "loss": mean,
+        "stderr": stderr,
+        "file": file,
+        "peak_memory_bytes": memory.peak,
+    }
+    files.write_json(trial.folder / f"budget-{index}.json", record)
+    memory.forget()
+
+
+def _log(trial: Trial) -> list[dict[str, float]]:
+    text = (trial.folder / "train.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _budgets(trial: Trial, count: int) -> list[dict[str, Any]]:
+    paths = [trial.folder / f"budget-{index}.json" for index in range(count)]
+    for path in paths:
+        if not path.exists():
+            raise SoftmapError(f"{path} is missing: begin the trial again (--fresh)")
+    return [files.read_json(path) for path in paths]
+
+
+def _save_model(model: Any, folder: Path) -> None:
+    logging.disable_progress_bar()  # the run has its own display
+    try:
+        model.save_pretrained(folder)
+    except SafetensorError as error:  # its own type, also for a full disk
+        raise SoftmapError(f"{folder}: cannot be written: {error}") from None
+
+
+def _export(trial: Trial, bench: Bench, model: Any) -> None:
+    def fill(folder: Path) -> None:
+        _save_model(model, folder)
+        bench.corpus.tokenizer.save(folder)
+
+    files.write_arrays(trial.folder / "maps.npz", maps=passage_maps(model, bench.passage))
+    files.write_folder(trial.folder / "model", fill)
+
+
+def _result(trial: Trial, bench: Bench, model: Any, identity: dict[str, Any]) -> dict[str, Any]:
+    mine = trial.candidate
+    budgets = _budgets(trial, len(bench.recipe.training.budgets))
+    peak = max(budget.pop("peak_memory_bytes") for budget in budgets)
+    median, spread = measure.speed(_log(trial))
+    return {
+        "variant": mine.label,
+        "slug": mine.slug,
+        "spec": mine.spec,
+        "seed": trial.seed,
+        "title": mine.title,
+        "paper": mine.paper,
+        "source": mine.source,
+        "peak_lr": mine.peak_lr,
+        "peak_lr_source": mine.peak_source,
+        **mine.costs(bench.recipe.model.context),
+        "impl": chosen(mine.config, bench.recipe.model.context, bench.device),
+        "tokens_per_second": median,
+        "tokens_per_second_range": spread,
+        "peak_memory_bytes": peak,
+        "train_seconds": budgets[-1]["seconds"],
+        "tokens": budgets[-1]["tokens"],
+        "budgets": budgets,
+        "fingerprint": fingerprint(identity),
+        "finished": measure.now(),
+    }

@@ -1,0 +1,190 @@
+"""Each variant's peak learning rate, found on the same small grid for all.
+
+A peak is chosen by its loss on windows that the comparison never reports: held-out windows outside
+of those that it evaluates. Runs are shorter than the comparison's and use a seed of their own. The
+file that comes out keeps every point, so that a reader can see how flat the choice was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import softmap
+from softmap.data import order
+from softmap.errors import SoftmapError
+from softmap.evals.loss import mean_and_stderr, token_losses
+from softmap.lab import bench, files, measure
+from softmap.lab.bench import Bench
+from softmap.lab.compare import NOMINAL_VOCABULARY, Request
+from softmap.lab.plan import Candidate, make_plan
+from softmap.lab.progress import Display
+from softmap.lab.recipe import Recipe
+from softmap.lab.trial import Trial, build, fingerprint, fit
+from softmap.train import NonFiniteLoss
+
+
+def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
+    """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
+
+    The file is the one that the recipe names in ``peaks``, or ``<out>/<name>/peaks.json``.
+    Finished points are kept, so a tuning that was interrupted goes on.
+    """
+    display = display or Display()
+    # Points are trained without peaks of their own: each brings the one that it tries.
+    short = _shortened(dataclasses.replace(recipe, peaks=None))
+    folder = request.out / f"{recipe.name}-tuning"
+    make_plan(short, NOMINAL_VOCABULARY)
+    with display, files.lock(folder):
+        corpus = bench.corpus(short, request.out, display)
+        plan = make_plan(short, corpus.tokenizer.vocab_size)
+        shared = bench.make(short, plan, corpus)
+        windows = tuning_windows(corpus.heldout, recipe)
+        search = _Search(shared, windows, folder / "points", display)
+        if request.fresh:
+            shutil.rmtree(search.folder, ignore_errors=True)
+        labels = [_name(c, peak) for c in plan.candidates for peak in recipe.tuning.grid]
+        batch = short.training.batch_size * short.model.context
+        display.plan(labels, 1, short.training.steps, batch)
+        points = {candidate.spec: search.losses(candidate) for candidate in plan.candidates}
+        path = recipe.peaks_path or request.out / recipe.name / "peaks.json"
+        files.write_json(path, _facts(points, search, request))
+    for warning in edge_warnings(points, recipe.tuning.grid):
+        display.note(warning)
+    display.note(f"peaks: {path}")
+    return path
+
+
+def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """(n, context + 1) held-out windows, none of which the comparison evaluates.
+
+    Raises ``SoftmapError`` when the held-out text has none to spare.
+    """
+    context, wanted = recipe.model.context, recipe.tuning.windows
+    every = order.windows(heldout, context)
+    reported = order.windows(heldout, context, recipe.evaluation.windows)
+    final = {window.tobytes() for window in reported}
+    spare = np.array([i for i, window in enumerate(every) if window.tobytes() not in final])
+    if not len(spare):
+        raise SoftmapError(
+            f"tuning needs held-out windows beside the {len(final)} that the comparison takes, "
+            f"found {len(every)} in all: lower evaluation.windows or raise data.heldout"
+        )
+    chosen = np.linspace(0, len(spare) - 1, min(wanted, len(spare))).round().astype(int)
+    return every[spare[chosen]]
+
+
+def edge_warnings(points: dict[str, dict[str, float | None]], grid: list[float]) -> list[str]:
+    """A sentence for each variant whose best peak is the grid's first or last."""
+    best = {name: best_peak(name, losses) for name, losses in points.items()}
+    return [
+        f"warning: {name}: the best peak, {peak:g}, is at the edge of the grid: widen tuning.grid"
+        for name, peak in best.items()
+        if len(grid) > 1 and peak in (grid[0], grid[-1])
+    ]
+
+
+def best_peak(name: str, losses: dict[str, float | None]) -> float:
+    """The peak of the lowest loss; points that diverged (None) never win."""
+    finite = {float(peak): loss for peak, loss in losses.items() if loss is not None}
+    if not finite:
+        raise SoftmapError(f"{name}: the training diverged at every peak of tuning.grid")
+    return min(finite, key=lambda peak: finite[peak])
+
+
+def _shortened(recipe: Recipe) -> Recipe:
+    """The recipe of one point: fewer steps, one budget, so each point ends fully decayed."""
+    given = recipe.training
+    steps = max(2, round(recipe.tuning.share * given.steps))
+    # The warm-up keeps its length in steps, as the comparison's own runs will have it.
+    warmup = min(given.warmup / recipe.tuning.share, 0.5)
+    training = dataclasses.replace(given, steps=steps, budgets=[1.0], warmup=warmup)
+    variants = [dataclasses.replace(entry, peak_lr=None) for entry in recipe.variants]
+    return dataclasses.replace(
+        recipe, training=training, variants=variants, seeds=[recipe.tuning.seed],
+        tuning=dataclasses.replace(recipe.tuning, seed=recipe.tuning.seed + 1),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What all points share; ``folder`` keeps a folder for each."""
+
+    shared: Bench
+    windows: np.ndarray
+    folder: Path
+    display: Display
+
+    def losses(self, candidate: Candidate) -> dict[str, float | None]:
+        """The loss of one variant at each peak of the grid; None where it diverged."""
+        grid = self.shared.recipe.tuning.grid
+        return {
+            repr(peak): self.point(dataclasses.replace(candidate, peak_lr=peak)) for peak in grid
+        }
+
+    def point(self, candidate: Candidate) -> float | None:
+        """The loss at one peak: from the file of an earlier call, or by training."""
+        seed, name = self.shared.recipe.seeds[0], _name(candidate, candidate.peak_lr)
+        trial = Trial(candidate, seed, self.folder)
+        identity = {**trial.identity(self.shared), "windows": len(self.windows)}
+        trial = dataclasses.replace(
+            trial, folder=self.folder / f"{candidate.slug}-{fingerprint(identity)}"
+        )
+        found = files.read_json(trial.folder / "point.json")
+        skipped = found is not None
+        if found is None:
+            self.display.start(name, seed)
+            found = {"loss": self._train(trial, name)}
+            files.write_json(trial.folder / "point.json", found)
+            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+        loss: float | None = found["loss"]
+        self.display.finish(name, seed, math.nan if loss is None else loss, skipped=skipped)
+        return loss
+
+    def _train(self, trial: Trial, name: str) -> float | None:
+        recipe = self.shared.recipe
+        model = build(trial.candidate, trial.seed, self.shared.device)
+        on_step = functools.partial(self.display.step, name)
+        try:
+            fit(
+                model, trial.candidate, recipe, self.shared.corpus.train, trial.seed, trial.folder,
+                on_step=on_step,
+            )  # fmt: skip
+        except NonFiniteLoss as error:
+            self.display.note(str(error))
+            return None
+        batch = recipe.evaluation.batch_size
+        loss, _ = mean_and_stderr(token_losses(model, self.windows, batch_size=batch))
+        return loss if math.isfinite(loss) else None
+
+
+def _name(candidate: Candidate, peak: float) -> str:
+    return f"{candidate.label} at {peak:g}"
+
+
+def _facts(
+    points: dict[str, dict[str, float | None]], search: _Search, request: Request
+) -> dict[str, Any]:
+    """The file of peaks: the choice, every point, and what is needed to repeat it."""
+    return {
+        "peaks": {
+            name: {"peak_lr": best_peak(name, losses), "losses": losses}
+            for name, losses in points.items()
+        },
+        "command": request.command,
+        "created": measure.now(),
+        "softmap_version": softmap.__version__,
+        "commit": measure.commit(),
+        "versions": measure.versions(),
+        "device": measure.device_facts(search.shared.device),
+        "seed": search.shared.recipe.seeds[0],
+        "windows": len(search.windows),
+        "settings": search.shared.settings,
+    }
