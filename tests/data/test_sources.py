@@ -69,7 +69,7 @@ def test_the_standard_library_comes_without_tests_and_built_files() -> None:
     assert all(name.endswith(".py") for name in names)
     parts = {part for name in names for part in name.split("/")}
     assert not parts & {"test", "tests", "idle_test", "site-packages", "__pycache__"}
-    assert not any(part.startswith("_sysconfigdata") for part in parts)
+    assert not any(part.startswith(("_sysconfigdata", "config-")) for part in parts)
     stdlib = Path(sysconfig.get_path("stdlib")).resolve()
     assert dict(source.documents())["ast.py"] == (stdlib / "ast.py").read_bytes().decode()
 

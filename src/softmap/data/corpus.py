@@ -105,17 +105,16 @@ def _build(
 ) -> None:
     splitter = Splitter(config.heldout)
     stream = splitter(limit_bytes(source.documents(), config.max_bytes))
-    sample, complete = _read_sample(stream, config.heldout, source.size, progress)
+    sample, fair = _read_sample(stream, config.heldout, source.size, progress)
     if not sample:
         skipped = f" ({source.skipped} files skipped as binary or unreadable)"
         raise SoftmapError(f"{config.data}: no text in it{skipped if source.skipped else ''}")
-    within = complete and not is_fair(sample, config.heldout)
-    if within:
+    if not fair:
         sample = split_within(sample, config.heldout)
     tokenizer = given or _train(sample, int(config.tokenizer.split(":")[1]), progress)
     with ShardWriter(folder, tokenizer.vocab_size) as writer:
         _write(writer, itertools.chain(sample, stream), tokenizer, source.size, progress)
-        split = WITHIN_DOCUMENT if within else BY_DOCUMENT
+        split = BY_DOCUMENT if fair else WITHIN_DOCUMENT
         found = {"split": split, "duplicates": splitter.duplicates, "skipped_files": source.skipped}
         writer.publish(tokenizer, _meta(config, source, tokenizer, writer) | found)
 
@@ -123,16 +122,16 @@ def _build(
 def _read_sample(
     stream: Iterator[Sided], heldout: float, size: int | None, progress: Progress
 ) -> tuple[list[Sided], bool]:
-    """The documents to hold in memory, and whether they are all there are."""
+    """The documents to hold in memory, and whether the split by hash gave each side its due."""
     sample: list[Sided] = []
-    done = 0
+    sizes = [0, 0]
     for document in stream:
         sample.append(document)
-        done += document.bytes
-        progress("reading", done, size)
-        if done >= SAMPLE_BYTES and is_fair(sample, heldout):
-            return sample, False
-    return sample, True
+        sizes[document.side] += document.bytes
+        progress("reading", sum(sizes), size)
+        if sum(sizes) >= SAMPLE_BYTES and is_fair(sizes, heldout):
+            break
+    return sample, is_fair(sizes, heldout)
 
 
 def _train(sample: list[Sided], vocab_size: int, progress: Progress) -> Tokenizer:

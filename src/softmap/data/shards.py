@@ -113,19 +113,21 @@ def read_corpus(folder: Path) -> Corpus | None:
 
 
 def _rename(folder: Path, final: Path) -> None:
-    """Rename into place; where a folder is in the way, keep it if it is whole (a race was lost)."""
-    try:
-        os.rename(folder, final)
-    except OSError:
-        # Under a lock, lest a second process that saw the damage discards the first one's repair.
-        with FileLock(final.with_name(f".{final.name}.lock")):
-            if read_corpus(final) is None:
-                _discard(final)
-                os.rename(folder, final)
+    """Rename into place, unless another process has already put the same corpus there.
+
+    Under a lock: between one process's look at a damaged folder and its repair, a second one
+    could finish the same repair and see it discarded.
+    """
+    with FileLock(final.with_name(".lock")):
+        if read_corpus(final) is None:
+            _discard(final)
+            os.rename(folder, final)
 
 
 def _discard(final: Path) -> None:
-    """Move a folder aside before removing it, so that nobody sees it half removed."""
+    """Remove what lies there, moved aside first so that nobody sees it half removed."""
+    if not final.exists():
+        return
     aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
     try:
         os.rename(final, aside / "damaged")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
@@ -61,11 +61,8 @@ class Splitter:
                 yield Sided(side_of(text, self.heldout), text, len(data))
 
 
-def is_fair(documents: Iterable[Sided], heldout: float) -> bool:
-    """Whether both sides have at least a fifth of the bytes they are due (false if one is bare)."""
-    sizes = [0, 0]
-    for document in documents:
-        sizes[document.side] += document.bytes
+def is_fair(sizes: Sequence[int], heldout: float) -> bool:
+    """Whether ``(train, held-out)`` bytes are each over a fifth of what that side is due."""
     total = sum(sizes)
     return sizes[HELDOUT] > FAIR * heldout * total and sizes[TRAIN] > FAIR * (1 - heldout) * total
 
