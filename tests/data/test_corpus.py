@@ -16,8 +16,9 @@ import pytest
 from tokenizers import models
 
 from softmap.data import Corpus, DataConfig, Tokenizer, prepare, synthetic
+from softmap.data.builders import END, _byte_level, _wrap
 from softmap.data.shards import ShardWriter
-from softmap.data.tokenizer import END, _byte_level, _wrap, byte_chars
+from softmap.data.tokenizer import byte_chars
 from softmap.errors import SoftmapError
 
 Make = Callable[..., Corpus]

@@ -9,15 +9,8 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from softmap.data import Tokenizer, load_tokenizer_dir, synthetic
-from softmap.data.tokenizer import (
-    END,
-    PIECE,
-    byte_chars,
-    bytes_tokenizer,
-    load_tokenizer,
-    parse_spec,
-    train_bpe,
-)
+from softmap.data.builders import END, bytes_tokenizer, load_tokenizer, parse_spec, train_bpe
+from softmap.data.tokenizer import PIECE, byte_chars
 from softmap.errors import SoftmapError
 
 HARD = f"naïve 日本語 \u200b🙂\r\n\t  x  {END} <pad>\0 " + "\x7f"

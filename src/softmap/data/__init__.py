@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from softmap.data import order, synthetic
+from softmap.data.builders import load_tokenizer_dir
 from softmap.data.config import DataConfig, Progress
 from softmap.data.corpus import prepare
 from softmap.data.order import require
 from softmap.data.shards import Corpus
-from softmap.data.tokenizer import Tokenizer, load_tokenizer_dir
+from softmap.data.tokenizer import Tokenizer
 
 __all__ = [
     "Corpus",

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from softmap.data.builders import bytes_tokenizer, load_tokenizer, parse_spec, train_bpe
 from softmap.data.config import DataConfig, Progress, missing_extra
 from softmap.data.shards import Corpus, ShardWriter, read_corpus
 from softmap.data.sources import Source, open_source
@@ -22,13 +23,7 @@ from softmap.data.split import (
     limit_bytes,
     split_within,
 )
-from softmap.data.tokenizer import (
-    Tokenizer,
-    bytes_tokenizer,
-    load_tokenizer,
-    parse_spec,
-    train_bpe,
-)
+from softmap.data.tokenizer import Tokenizer
 from softmap.errors import SoftmapError
 
 FORMAT = 1  # of the folder; part of the fingerprint

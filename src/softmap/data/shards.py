@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
+from softmap.data.builders import load_tokenizer_dir
 from softmap.data.split import HELDOUT, TRAIN
-from softmap.data.tokenizer import Tokenizer, load_tokenizer_dir
+from softmap.data.tokenizer import Tokenizer
 
 FILES = {TRAIN: "train.bin", HELDOUT: "heldout.bin"}
 SIDES = {TRAIN: "train", HELDOUT: "heldout"}
