@@ -1,0 +1,15 @@
+"""Run folders to evidence: statistics, charts, and one self-contained page.
+
+    build(run_dir)    writes report.html, report.json, report.csv and charts/ into the run folder
+    summary(run_dir)  the contents of report.json as a dict, nothing written
+
+Reads files only (``run.json``, ``result.json``, ``train.jsonl``, ``eval-*.npz``, ``maps.npz``);
+no model is loaded and no torch is imported. Works on a run that is still going: whatever variant
+and seed has finished is compared, and what is missing is named.
+"""
+
+from __future__ import annotations
+
+from softmap.report.build import build, summary
+
+__all__ = ["build", "summary"]

@@ -1,0 +1,101 @@
+"""From a run folder to its page, its data files and its pictures."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import vl_convert
+
+from softmap.report import compare, files, theme
+from softmap.report.charts import charts
+from softmap.report.load import Run, load
+from softmap.report.page import VEGA_LITE, render
+from softmap.report.style import Chart
+from softmap.report.verdict import verdict
+
+FORMAT = 1
+COPIED = (
+    "name",
+    "created",
+    "softmap_version",
+    "commit",
+    "command",
+    "recipe",
+    "versions",
+    "device",
+    "data",
+    "model",
+    "training",
+    "control",
+    "seeds",
+)
+
+
+def summary(run_dir: str | Path) -> dict[str, Any]:
+    """What ``report.json`` holds, computed from the run's files; nothing is written.
+
+    Keys: those of ``run.json`` that say how to repeat it, ``control_finished``, ``missing`` (list
+    of variant and seed), ``verdict`` (``headline``, ``points``, ``caveats``), and ``variants``:
+    one dict per finished variant, the control first, with its ``loss`` and ``stderr`` (nats per
+    token), ``difference`` and ``equal_time`` (mean, stderr, low, high, sign; None for the control
+    or without one), ``token_ratio``, costs and their ratios to the control, ``budgets``,
+    ``by_position`` and ``maps`` (statistics of the attention maps).
+
+    Raises:
+        SoftmapError: the folder is no run, nothing has finished, or a file of it is damaged.
+    """
+    return _summary(load(Path(run_dir)))
+
+
+def build(run_dir: str | Path) -> Path:
+    """Write ``report.html``, ``report.json``, ``report.csv`` and ``charts/`` into the run folder.
+
+    Every file is replaced in one step, the page last. Returns the path of the page.
+
+    Raises:
+        SoftmapError: as :func:`summary`, or the folder cannot be written.
+    """
+    directory = Path(run_dir)
+    run = load(directory)
+    report = _summary(run)
+    drawn = charts(run, report["variants"])
+    data = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    table = files.table(report["variants"])
+    page = render(run, report, drawn, table)
+    files.write(directory / "report.json", data)
+    files.write(directory / "report.csv", table)
+    for chart in drawn:
+        _pictures(chart, len(run.labels), directory / "charts")
+    files.write(directory / "report.html", page)
+    return directory / "report.html"
+
+
+def _summary(run: Run) -> dict[str, Any]:
+    rows = compare.rows(run)
+    seeds = len(run.info["seeds"])
+    return {
+        "format": FORMAT,
+        **{key: run.info.get(key) for key in COPIED},
+        "control_finished": run.control in run.trials,
+        "missing": [{"variant": label, "seed": seed} for label, seed in run.missing],
+        "verdict": verdict(rows, run.control, run.missing, seeds),
+        "variants": rows,
+    }
+
+
+def _pictures(chart: Chart, variants: int, folder: Path) -> None:
+    """The chart with its title, in light colours on white, as SVG and as PNG (2 pixels a point)."""
+    title = {"text": chart.title, "subtitle": _lines(chart.caption)}
+    spec = chart.spec | {"width": 640, "title": title, "padding": 16}
+    config = theme.config(variants, "light", theme.PRINT_FONTS) | {"background": "#ffffff"}
+    options: dict[str, Any] = {"vl_version": VEGA_LITE, "config": config}
+    files.write(folder / f"{chart.key}.svg", vl_convert.vegalite_to_svg(spec, **options))
+    files.write(folder / f"{chart.key}.png", vl_convert.vegalite_to_png(spec, scale=2, **options))
+
+
+def _lines(text: str, width: int = 105) -> list[str]:
+    """Words of a caption in lines, since Vega titles do not wrap."""
+    return [line.strip() for line in re.findall(rf".{{1,{width}}}(?:\s+|$)", text)]

@@ -1,0 +1,85 @@
+"""Differences to the control with their intervals: by budget, and by position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+
+from softmap.report import records
+from softmap.report.loss_charts import position_axis
+from softmap.report.style import DELTA, Chart, Style, zero
+
+Row = dict[str, Any]
+
+
+def forest(style: Style, rows: list[Row]) -> Chart | None:
+    data = records.differences(rows)
+    if not data:
+        return None
+    order = list(dict.fromkeys(row["budget"] for row in sorted(data, key=lambda r: r["tokens"])))
+    offset = alt.YOffset(
+        "budget:N", sort=order, scale=alt.Scale(paddingInner=0.35, paddingOuter=0.4)
+    )
+    base = style.base(data).encode(
+        y=alt.Y("variant:N", title=None, sort=style.labels, scale=alt.Scale(padding=0.1)),
+        yOffset=offset,
+        color=style.plain_colour,
+    )
+    x = alt.X("low:Q", title=f"\N{LEFTWARDS ARROW} better    {DELTA}    worse \N{RIGHTWARDS ARROW}")
+    tooltip = [
+        alt.Tooltip("variant:N"),
+        alt.Tooltip("budget:N", title="Budget"),
+        alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
+        alt.Tooltip("interval:N", title="95% interval"),
+    ]
+    final = alt.condition("datum.final", alt.value(3), alt.value(1.5))
+    size = alt.condition("datum.final", alt.value(95), alt.value(30))
+    layers = [
+        zero(x=alt.datum(0)),
+        base.mark_rule().encode(
+            x=x, x2="high:Q", strokeWidth=final, opacity=style.opacity(), tooltip=tooltip
+        ),
+        base.mark_point(filled=True, opacity=1).encode(
+            x="mean:Q", size=size, opacity=style.opacity(), tooltip=tooltip
+        ),
+    ]
+    caption = (
+        f"Paired over the same held-out windows, with 95% intervals, at {len(order)} budgets from "
+        f"the smallest (top) to the final one (bold). Left of the line is better than the control."
+    )
+    height = max(150, 46 * len({row["variant"] for row in data}))
+    spec = style.finish(layers, height)
+    return Chart("difference", "Difference to the control", caption, spec)
+
+
+def position_difference(style: Style, rows: list[Row]) -> Chart | None:
+    data = [row for row in records.positions(rows) if row["low"] is not None]
+    if not data:
+        return None
+    base = style.base(data).encode(x=position_axis(), color=style.colour)
+    y = alt.Y("mean:Q", title=DELTA)
+    tooltip = [
+        alt.Tooltip("variant:N"),
+        alt.Tooltip("bin:N", title="Position"),
+        alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
+        alt.Tooltip("low:Q", title="95% from", format="+.4f"),
+        alt.Tooltip("high:Q", title="to", format="+.4f"),
+    ]
+    layers = [
+        zero(y=alt.datum(0)),
+        base.mark_area(clip=True).encode(
+            y=alt.Y("low:Q"), y2="high:Q", opacity=style.opacity(0.13)
+        ),
+        base.mark_line(strokeWidth=1.75).encode(
+            y=y, strokeDash=style.dash, opacity=style.opacity()
+        ),
+        base.mark_point(filled=True, size=28, opacity=1).encode(
+            y=y, shape=style.shape, opacity=style.opacity(), tooltip=tooltip
+        ),
+    ]
+    caption = (
+        "Where in the window a variant gains or loses. Bands: 95% intervals of each bin by itself."
+    )
+    spec = style.finish(layers, 300)
+    return Chart("position_difference", "Difference to the control by position", caption, spec)
