@@ -20,7 +20,7 @@ from softmap import report
 from softmap.errors import SoftmapError
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
-from softmap.lab.plan import Plan, make_plan, options, read_peaks, slug
+from softmap.lab.plan import Plan, make_plan, read_peaks, slug
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump
 from softmap.lab.trial import Trial, run_trial
@@ -76,13 +76,13 @@ def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display)
                 display.start(label, trial.seed)
                 result = run_trial(trial, shared, functools.partial(display.step, label))
                 shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+                page.changed()
             display.finish(label, trial.seed, _final_loss(result), skipped=skipped)
-            page.due(at_once=False)
     except (KeyboardInterrupt, SoftmapError):
-        with contextlib.suppress(SoftmapError):  # nothing finished yet, or this very trouble
-            page.due()
+        with contextlib.suppress(SoftmapError):  # nothing has finished, or this very trouble
+            page.refresh()
         raise
-    page.due()
+    page.refresh()
     return page.path
 
 
@@ -91,14 +91,20 @@ class _Page:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "report.html"
-        self._built, self._seconds = -math.inf, 0.0
+        self._stale, self._built, self._seconds = True, -math.inf, 0.0
 
-    def due(self, at_once: bool = True) -> None:
-        """Something has finished: build the page, if it is not too soon for that."""
-        began = time.monotonic()
-        if at_once or began - self._built > 10 * self._seconds:
+    def changed(self) -> None:
+        """A trial has finished: build the page, if it is not too soon for that."""
+        self._stale = True
+        if time.monotonic() - self._built > 10 * self._seconds:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Build the page, if anything has changed."""
+        if self._stale:
+            began = time.monotonic()
             self.path = report.build(self.folder)
-            self._built = time.monotonic()
+            self._stale, self._built = False, time.monotonic()
             self._seconds = self._built - began
 
 
@@ -109,9 +115,6 @@ def _final_loss(result: dict[str, Any]) -> float:
 
 def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
     """Seed by seed, so that every variant has been seen once as early as possible."""
-    for candidate in plan.candidates:
-        # Refuses options that do not fit before anything is trained.
-        options(recipe, candidate.peak_lr, recipe.seeds[0], candidate.label)
     return [
         Trial(candidate, seed, folder / "variants" / candidate.slug / f"seed{seed}")
         for seed in recipe.seeds

@@ -52,7 +52,7 @@ def explain(
     Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
     """
     shape = {"hidden_size": hidden_size, "num_attention_heads": heads, "num_hidden_layers": layers}
-    shape |= {"vocab_size": vocab, "max_position_embeddings": context + 1}
+    shape |= {"vocab_size": vocab, "max_position_embeddings": context}
     found = load(spec)
     config = ModelConfig(variant=found.label, **shape)  # type: ignore[arg-type]
     plain = ModelConfig(**shape)  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
     """Size every variant of a recipe to the control's parameters within 1 %.
 
     Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
-    combination, or a size that no MLP width gives.
+    combination, a size that no MLP width gives, or a schedule that does not fit.
     """
     loaded = [(entry, _at(entry, load, entry.variant)) for entry in recipe.variants]
     labels = [entry.label or variant.label for entry, variant in loaded]
@@ -73,9 +73,10 @@ def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
     target = accounting.parameters(base)["total"]
     candidates = []
     for i, (entry, variant) in enumerate(loaded):
+        peak_lr, peak_source = _peak(recipe, entry, variant, peaks)
+        options(recipe, peak_lr, recipe.seeds[0], labels[i])  # refuses what cannot be trained
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
         about = {"title": variant.title, "paper": variant.paper, "source": variant.source}
-        peak_lr, peak_source = _peak(recipe, entry, variant, peaks)
         candidates.append(
             Candidate(
                 label=labels[i],
@@ -92,31 +93,34 @@ def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
 
 
 def options(recipe: Recipe, peak_lr: float, seed: int, label: str) -> Options:
-    """The training options of one trial."""
+    """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
     given = recipe.training
-    return Options(
-        steps=given.steps,
-        batch_size=given.batch_size,
-        context=recipe.model.context,
-        peak_lr=peak_lr,
-        micro_batch_size=given.micro_batch_size,
-        schedule=given.schedule,  # type: ignore[arg-type]  # checked by Options
-        budgets=tuple(given.budget_steps()),
-        warmup=round(given.warmup * given.steps),
-        min_lr_ratio=given.min_lr_ratio,
-        decay_fraction=given.decay_fraction,
-        decay_of=given.decay_of,  # type: ignore[arg-type]  # checked by Options
-        decay_shape=given.decay_shape,  # type: ignore[arg-type]  # checked by Options
-        weight_decay=given.weight_decay,
-        betas=(given.betas[0], given.betas[1]),
-        clip=given.clip,
-        precision=given.precision,
-        compile=given.compile,
-        seed=seed,
-        checkpoint_every=given.checkpoint_every,
-        log_every=given.log_every,
-        label=label,
-    )
+    try:
+        return Options(
+            steps=given.steps,
+            batch_size=given.batch_size,
+            context=recipe.model.context,
+            peak_lr=peak_lr,
+            micro_batch_size=given.micro_batch_size,
+            schedule=given.schedule,  # type: ignore[arg-type]  # checked by Options
+            budgets=tuple(given.budget_steps()),
+            warmup=round(given.warmup * given.steps),
+            min_lr_ratio=given.min_lr_ratio,
+            decay_fraction=given.decay_fraction,
+            decay_of=given.decay_of,  # type: ignore[arg-type]  # checked by Options
+            decay_shape=given.decay_shape,  # type: ignore[arg-type]  # checked by Options
+            weight_decay=given.weight_decay,
+            betas=(given.betas[0], given.betas[1]),
+            clip=given.clip,
+            precision=given.precision,
+            compile=given.compile,
+            seed=seed,
+            checkpoint_every=given.checkpoint_every,
+            log_every=given.log_every,
+            label=label,
+        )
+    except SoftmapError as error:
+        raise SoftmapError(f"training: {error}") from None
 
 
 def slug(label: str) -> str:
@@ -157,8 +161,7 @@ def _config(
     entry, variant = item
     shape = recipe.model
     given = {field.name: getattr(shape, field.name) for field in dataclasses.fields(shape)}
-    # Training feeds the last target as an input too, so that inputs and labels share a shape.
-    given |= {"max_position_embeddings": given.pop("context") + 1, "intermediate_size": width}
+    given |= {"max_position_embeddings": given.pop("context"), "intermediate_size": width}
     return _at(entry, SoftmapConfig, variant=variant.label, vocab_size=vocab_size, **given)
 
 

@@ -188,7 +188,7 @@ class LiveTable(Display):
             seeds if begun else "",
             f"{row.step}/{self.steps}" if begun else "waiting",
             "" if row.loss is None else f"{row.loss:.3f}",
-            _number(row.speed) if begun else "",
+            "" if row.speed is None else _number(row.speed),
             duration(self.row_left(row)) if row.active else "",
             "" if row.heldout is None else f"{row.heldout:.4f}",
         ]

@@ -1,0 +1,83 @@
+"""Text from a run or a folder; folders that are neither are refused in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from softmap.errors import SoftmapError
+from softmap.lab.generate import generate, model_folder
+
+
+def test_a_prompt_is_continued_and_the_seed_decides(finished: Path) -> None:
+    folder = model_folder(finished, "diff")
+    text = generate(folder, "alpha ", max_new_tokens=12, seed=1)
+    assert text.startswith("alpha ") and len(text) > len("alpha ")
+    assert text == generate(folder, "alpha ", max_new_tokens=12, seed=1)
+    assert len({generate(folder, "alpha ", max_new_tokens=12, seed=s) for s in range(4)}) > 1
+
+
+def test_temperature_zero_is_greedy(finished: Path) -> None:
+    folder = model_folder(finished)
+    assert folder.parts[-3] == "transformerpp"
+    greedy = {generate(folder, "beta", max_new_tokens=8, temperature=0, seed=s) for s in (0, 1)}
+    assert len(greedy) == 1
+
+
+def test_an_empty_prompt_begins_a_document(finished: Path) -> None:
+    assert generate(model_folder(finished), "", max_new_tokens=8)
+
+
+def test_variants_and_seeds_that_are_not_there(finished: Path) -> None:
+    with pytest.raises(SoftmapError, match=r"no finished 'dif' \(did you mean 'diff'"):
+        model_folder(finished, "dif")
+    with pytest.raises(SoftmapError, match="no finished 'diff' with seed 7"):
+        model_folder(finished, "diff", 7)
+    with pytest.raises(SoftmapError, match="choose from a run"):
+        model_folder(model_folder(finished), "diff")
+
+
+def test_folders_that_are_no_model(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(SoftmapError, match="found none"):
+        model_folder(tmp_path / "nowhere")
+    with pytest.raises(SoftmapError, match="found neither"):
+        model_folder(tmp_path)
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(model_folder(finished), tmp_path / "model"))
+
+
+def test_a_foreign_model_is_named(copy: Path) -> None:
+    (copy / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    with pytest.raises(SoftmapError, match="found model type 'gpt2'"):
+        generate(copy, "a")
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "other"])
+def test_broken_weights_are_one_line(copy: Path, finished: Path, damage: str) -> None:
+    weights = copy / "model.safetensors"
+    if damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:500])
+    elif damage == "gone":
+        weights.unlink()
+    else:
+        shutil.copy(model_folder(finished, "diff") / "model.safetensors", weights)
+    with pytest.raises(SoftmapError) as error:
+        generate(copy, "a")
+    assert str(copy) in str(error.value) and "\n" not in str(error.value)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": NAN}, {"top_k": 0}]
+)
+def test_numbers_out_of_range(finished: Path, bad: dict) -> None:
+    with pytest.raises(SoftmapError, match=next(iter(bad))):
+        generate(model_folder(finished), "a", **bad)

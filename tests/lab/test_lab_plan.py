@@ -1,0 +1,110 @@
+"""Before training: sizes are equal, peaks come from the right place, faults name the line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import lab_tiny
+import pytest
+
+from softmap.errors import SoftmapError
+from softmap.lab import plan as plans
+from softmap.lab import recipe as recipes
+from softmap.lab.recipe import Entry, Recipe
+
+
+def with_entries(recipe: Recipe, *entries: Entry | str, **changes: object) -> Recipe:
+    made = [entry if isinstance(entry, Entry) else Entry(entry) for entry in entries]
+    return dataclasses.replace(recipe, variants=made, **changes)  # type: ignore[arg-type]
+
+
+def test_every_variant_has_the_controls_size_within_one_percent(tiny: Recipe) -> None:
+    names = ["transformer++", "diff", "diff2", "dcmha", "dape", "sas", "sas-p", "gated"]
+    plan = plans.make_plan(with_entries(tiny, *names), 257)
+    assert plan.target == plan.candidates[0].parameters["total"]
+    for candidate in plan.candidates:
+        assert abs(candidate.parameters["total"] / plan.target - 1) < 0.01
+        built = candidate.costs(32)
+        assert built["parameters"] == candidate.parameters["total"]
+    widths = {c.label: c.config.intermediate_size for c in plan.candidates}
+    assert widths["dcmha"] < widths["transformer++"] < widths["sas"]
+
+
+def test_a_size_that_no_width_gives_is_refused(tiny: Recipe) -> None:
+    model = dataclasses.replace(tiny.model, intermediate_size=1)
+    with pytest.raises(SoftmapError, match="within 1 %"):
+        plans.make_plan(with_entries(tiny, "transformer++", "dcmha", model=model), 257)
+
+
+def test_peaks_own_then_tuned_then_the_papers_then_the_recipes(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = plans.load
+    monkeypatch.setattr(
+        plans,
+        "load",
+        lambda spec: dataclasses.replace(
+            found(spec), peak_lr_hint=0.5 if spec.startswith("sas") else None
+        ),
+    )
+    (tmp_path / "peaks.json").write_text(
+        json.dumps({"peaks": {name: {"peak_lr": 0.25} for name in ("diff", "dcmha(rank=4)")}})
+    )
+    recipe = with_entries(
+        tiny,
+        Entry("diff", "own", 0.125), "diff", Entry("dcmha( rank = 4 )"), "sas", "gated",
+        peaks="peaks.json",
+    )  # fmt: skip
+    made = plans.make_plan(recipe, 257).candidates
+    assert [(c.peak_lr, c.peak_source) for c in made] == [
+        (0.125, "recipe"), (0.25, "tuned"), (0.25, "tuned"), (0.5, "hint"), (0.003, "recipe"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{}", "expected the peaks")])
+def test_a_bad_file_of_peaks(tiny: Recipe, tmp_path: Path, text: str | None, says: str) -> None:
+    if text is not None:
+        (tmp_path / "peaks.json").write_text(text)
+    with pytest.raises(SoftmapError, match=says):
+        plans.make_plan(dataclasses.replace(tiny, peaks="peaks.json"), 257)
+
+
+@pytest.mark.parametrize(
+    ("variant", "says"),
+    [
+        ("dif", "unknown variant 'dif' (did you mean 'diff'"),
+        ("dcmha(ranks=2)", "has no option 'ranks' (did you mean 'rank'"),
+        ("transformer+kerple", "cannot be combined"),
+    ],
+)
+def test_a_variant_that_cannot_be_names_its_line(tmp_path: Path, variant: str, says: str) -> None:
+    path = lab_tiny.write_recipe(tmp_path)
+    path.write_text(path.read_text().replace("[transformer++, diff]", f"\n- diff\n- {variant}"))
+    with pytest.raises(SoftmapError) as error:
+        plans.make_plan(recipes.load(path), 257)
+    assert "tiny.yaml:13: " in str(error.value) and says in str(error.value)
+
+
+def test_heads_that_do_not_divide(tiny: Recipe) -> None:
+    model = dataclasses.replace(tiny.model, num_attention_heads=3)
+    with pytest.raises(SoftmapError, match="multiple of num_attention_heads, found 32 and 3"):
+        plans.make_plan(dataclasses.replace(tiny, model=model), 257)
+
+
+def test_labels_and_controls(tiny: Recipe) -> None:
+    with pytest.raises(SoftmapError, match="two variants have the label 'diff'"):
+        plans.make_plan(with_entries(tiny, "diff", "diff"), 257)
+    with pytest.raises(SoftmapError, match=r"two variants have the folder name 'a-b'"):
+        plans.make_plan(with_entries(tiny, Entry("diff", "a+b"), Entry("sas", "a/b")), 257)
+    with pytest.raises(SoftmapError, match="control 'dif' is not among the variants"):
+        plans.make_plan(with_entries(tiny, "diff", "sas", control="dif"), 257)
+    by_spec = with_entries(tiny, "sas", Entry("diff", "mine"), control="diff")
+    assert plans.make_plan(by_spec, 257).control == "mine"
+
+
+def test_folder_names() -> None:
+    assert plans.slug("diff+dcmha(rank=4)") == "diff-dcmha-rank-4"
+    assert plans.slug("transformer++") != plans.slug("transformer")
+    assert plans.slug("../..") == "variant"

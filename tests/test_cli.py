@@ -1,0 +1,248 @@
+"""The command line: what it prints, how it exits, and one line for each bad input."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from softmap.cli import main, split_variants
+
+TINY = """\
+name: tiny
+data: {data: text.txt, tokenizer: bytes}
+model: {hidden_size: 32, num_hidden_layers: 2, num_attention_heads: 2, context: 32}
+training: {steps: 12, batch_size: 2, log_every: 2, precision: fp32, warmup: 0.1}
+variants: [transformer++, diff]
+evaluation: {windows: 4, passage_tokens: 8}
+"""
+
+Failure = Callable[..., str]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a text and a recipe, and nothing from the caller's environment."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SOFTMAP_TRACEBACK", raising=False)
+    monkeypatch.setenv("CI", "1")
+    words = random.Random(0).choices(["alpha", "beta", "def", "x", "\n"], k=3000)
+    (tmp_path / "text.txt").write_text(" ".join(words))
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    return tmp_path
+
+
+@pytest.fixture
+def fails(capsys: pytest.CaptureFixture[str]) -> Failure:
+    """Runs a command that must fail with status 2 and one line, which it returns."""
+
+    def run(*argv: str) -> str:
+        assert main(argv) == 2
+        lines = capsys.readouterr().err.splitlines()
+        said = [line for line in lines if line.startswith("softmap: error: ")]
+        assert len(said) == 1 and lines[-1] == said[0]
+        assert not any("Traceback" in line for line in lines)
+        return said[0].removeprefix("softmap: error: ")
+
+    return run
+
+
+def test_compare_report_and_generate(capsys: pytest.CaptureFixture[str], workplace: Path) -> None:
+    assert main(["compare", "tiny.yaml"]) == 0
+    out = capsys.readouterr()
+    assert out.out.strip() == "runs/tiny/report.html" and "MLP width" in out.err
+    run = json.loads((workplace / "runs/tiny/run.json").read_text())
+    assert run["command"] == "softmap compare tiny.yaml"
+    page = workplace / "runs/tiny/report.html"
+    page.unlink()
+    assert main(["report", "runs/tiny"]) == 0 and page.exists()
+    capsys.readouterr()
+    flags = ["--prompt", "alpha", "--max-new-tokens", "5"]
+    assert main(["generate", "runs/tiny", "--variant", "diff", *flags]) == 0
+    assert capsys.readouterr().out.startswith("alpha")
+
+
+def test_flags_change_the_recipe(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softmap.report.build", lambda folder: folder / "report.html")
+    argv = ["compare", "tiny.yaml", "--variants", "gated,dape(bias=fire,kernel=1)", "--seeds", "2"]
+    argv += ["--steps", "16", "--context", "16", "--name", "other", "--out", "elsewhere"]
+    argv += ["--set", "training.batch_size=3", "evaluation.windows=2"]
+    assert main(argv) == 0
+    run = json.loads((workplace / "elsewhere/other/run.json").read_text())
+    assert run["variants"] == ["transformer++", "gated", "dape(bias=fire,kernel=1)"]
+    assert run["seeds"] == [0, 1]
+    assert run["training"]["steps"] == 16 and run["training"]["batch_tokens"] == 48
+    assert len(list((workplace / "elsewhere/other/variants").glob("*/seed*/result.json"))) == 6
+
+
+def test_explain_and_variants(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "dcmha", "--heads", "4", "--head-dim", "8", "--context", "16"]) == 0
+    assert "backends" in capsys.readouterr().out
+    assert main(["variants"]) == 0
+    assert "sas-p" in capsys.readouterr().out
+
+
+def test_commas_in_brackets_do_not_split() -> None:
+    assert split_variants([["a", "b"][0], "b,c(x=1,y=[2,3])", " d "]) == [
+        "a", "b", "c(x=1,y=[2,3])", "d",
+    ]  # fmt: skip
+
+
+# Bad input: one line, status 2.
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--variants", "dif"], "unknown variant 'dif' (did you mean 'diff'"),
+        (["--variants", "dcmha(rnk=2)"], "did you mean 'rank'"),
+        (["--variants", "transformer+kerple"], "cannot be combined"),
+        (["--set", "model.num_attention_heads=3"], "multiple of num_attention_heads"),
+        (["--set", "model.num_key_value_heads=3"], "found 2 and 3"),
+        (["--context", "100000"], "context 100000 is longer than the text"),
+        (["--set", "training.batch_size=100000"], "context 32 x batch 100000 needs"),
+        (["--data", "nowhere"], "nowhere"),
+        (["--tokenizer", "bp:300"], "tokenizer: expected"),
+        (["--steps", "2"], "too few for the budgets"),
+        (["--steps", "4"], "training: budget 1: expected"),
+        (["--seeds", "0"], "seeds: expected different numbers"),
+        (["--set", "training.stepz=3"], "unknown key 'training.stepz' (did you mean 'steps'"),
+        (["--set", "training.steps"], "--set: expected key.path=value, found 'training.steps'"),
+        (["--set", "training.schedule=wsds"], "did you mean 'wsd"),
+        (["--set", "training.device=cuda:99"], "training.device: cannot use 'cuda:99'"),
+        (["--name", "../up"], "expected the name of a folder, found '../up'"),
+    ],
+)
+def test_bad_flags(fails: Failure, workplace: Path, flags: list[str], says: str) -> None:
+    assert says in fails("compare", "tiny.yaml", *flags)
+    assert not (workplace / "runs" / "tiny").exists()
+
+
+def test_a_recipes_unknown_key_is_named_with_its_line(fails: Failure, workplace: Path) -> None:
+    (workplace / "tiny.yaml").write_text(TINY + "trainig: {}\n")
+    said = fails("compare", "tiny.yaml")
+    assert said.startswith("tiny.yaml:7: unknown key 'trainig' (did you mean 'training'")
+
+
+def test_recipes_that_are_not_there(fails: Failure, workplace: Path) -> None:
+    assert "no recipe 'tiny.yml' (softmap brings demo, evening)" in fails("compare", "tiny.yml")
+    assert "found a folder" in fails("compare", ".")
+
+
+@pytest.mark.parametrize("content", [b"", b"\x00\x01\x02" * 1000, b"   \n  \n"])
+def test_a_corpus_that_is_no_text(fails: Failure, workplace: Path, content: bytes) -> None:
+    (workplace / "text.txt").write_bytes(content)
+    assert "text.txt" in fails("compare", "tiny.yaml")
+    assert not (workplace / "runs" / "tiny").exists()
+
+
+def test_a_corpus_that_cannot_be_read(fails: Failure, workplace: Path) -> None:
+    (workplace / "text.txt").unlink()
+    (workplace / "text.txt").symlink_to("text.txt")
+    assert "text.txt" in fails("compare", "tiny.yaml")
+
+
+def test_too_little_text(fails: Failure, workplace: Path) -> None:
+    (workplace / "text.txt").write_text("some words\n" * 10)
+    said = fails("compare", "tiny.yaml")
+    assert "needs" in said and "has" in said
+
+
+@pytest.mark.parametrize("out", ["text.txt", "/dev/null/runs", "/proc/nowhere"])
+def test_a_folder_that_cannot_be_written(fails: Failure, out: str) -> None:
+    assert out in fails("compare", "tiny.yaml", "--out", out)
+
+
+def test_a_full_disk(fails: Failure, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        if (workplace / "runs/tiny/run.json").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "No space left on device" in fails("compare", "tiny.yaml")
+    strays = [p.name for p in (workplace / "runs/tiny").rglob("*") if "tmp" in p.name]
+    assert strays == []
+
+
+def test_a_port_that_is_taken(fails: Failure, workplace: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        said = fails("compare", "tiny.yaml", "--serve", "--port", port)
+    assert said == f"port {port}: cannot be used (Address already in use)"
+    assert not (workplace / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [("nowhere", "found none"), (".", "found neither"), ("foreign", "found model type 'llama'")],
+)
+def test_generate_from_a_wrong_folder(
+    fails: Failure, workplace: Path, where: str, says: str
+) -> None:
+    (workplace / "foreign").mkdir()
+    (workplace / "foreign/config.json").write_text('{"model_type": "llama"}')
+    assert says in fails("generate", where, "--prompt", "a")
+
+
+def test_report_of_something_else(fails: Failure) -> None:
+    assert "run" in fails("report", "nowhere")
+
+
+def test_flags_that_do_not_exist_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", "--stepz", "3"])
+    assert stop.value.code == 2
+    assert "--steps" in capsys.readouterr().err
+
+
+def test_help_shows_examples_and_does_not_wait_for_torch() -> None:
+    code = "import sys; from softmap import cli; cli.main(sys.argv[1:])"
+    command = [sys.executable, "-X", "importtime", "-c", code, "compare", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--variants" in done.stdout and "--tune" in done.stdout
+    assert "softmap compare recipes/demo.yaml" in done.stdout
+    for heavy in ("transformers", "altair", "tokenizers"):
+        assert f"| {heavy}\n" not in done.stderr
+
+
+# Stopping and going on.
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_says_how_to_go_on(
+    workplace: Path, number: signal.Signals, status: int
+) -> None:
+    argv = ["compare", "tiny.yaml", "--steps", "100000", "--set", "training.log_every=1", "--fresh"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "softmap", *argv], stderr=subprocess.PIPE, text=True
+    )
+    trial = workplace / "runs/tiny/variants/transformerpp/seed0"
+    wait_for(trial / "train.jsonl", process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    again = "softmap compare tiny.yaml --steps 100000 --set training.log_every=1"
+    assert said.splitlines()[-1] == f"softmap: stopped; go on with: {again}"
+    assert list((trial / "checkpoints").iterdir()) and "Traceback" not in said
