@@ -38,21 +38,20 @@ class Band:
     rows: (b, R) positions of the query tokens, padding not counted.
     cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
     visible: (b, 1, R, C) True where row i may read key j: causal, in its window, not padding.
+    beyond: (1, 1, R, C) True at columns after the row's own, whether tokens or padding.
+    whole: every row sees every key up to its own (no window, no padding).
     """
 
     rows: Tensor
     cols: Tensor
     visible: Tensor
+    beyond: Tensor
+    whole: bool = False
 
     @property
     def distance(self) -> Tensor:
         """(b, 1, R, C) ``i - j`` in tokens; negative beyond the diagonal."""
         return (self.rows[:, :, None] - self.cols[:, None, :])[:, None]
-
-    @property
-    def beyond(self) -> Tensor:
-        """(b, 1, R, C) True at columns after the row's own token."""
-        return self.distance < 0
 
     @property
     def diagonal(self) -> Tensor:
@@ -196,7 +195,8 @@ def make_band(
     visible = visible[None, None]
     if valid is not None:
         visible = visible & valid[:, None, None, :]
-    return Band(rows, cols, visible)
+    beyond = (gap < 0)[None, None]
+    return Band(rows, cols, visible, beyond, whole=window is None and valid is None)
 
 
 def compute_dtype(t: Tensor) -> torch.dtype:

@@ -25,10 +25,10 @@ class Stub(nn.Module):
         self.head.weight = self.embed.weight
         self.dropout = nn.Dropout(0.2)
 
-    def forward(self, input_ids: Tensor, labels: Tensor) -> SimpleNamespace:
+    def forward(self, input_ids: Tensor, labels: Tensor, shift_labels: Tensor) -> SimpleNamespace:
         hidden = self.dropout(torch.tanh(self.mix(self.embed(input_ids))))
         logits = self.head(self.norm(hidden) * self.per_head.sum())
-        loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        loss = F.cross_entropy(logits.flatten(0, 1), shift_labels.flatten())
         return SimpleNamespace(loss=loss, logits=logits)
 
 

@@ -17,7 +17,7 @@ IGNORE = -100  # a label that is no target, as in Hugging Face models and torch'
 
 Batch = Tensor | tuple[Tensor, Tensor]
 """Token ids (batch_size, context + 1), or a pair (token ids, labels) of that shape in which labels
-that are not to be learned are -100. Labels are not shifted: the model does that."""
+that are not to be learned are -100. Both of context + 1 tokens: the step shifts the labels."""
 
 
 def train_step(
@@ -66,8 +66,10 @@ def _backward(
 ) -> Tensor:
     """Adds the gradients of ``weight`` times the piece's mean loss; returns that product."""
     device = parallel.device
+    # Shifted here, not by the model: it then sees `context` tokens, not an odd context + 1.
+    inputs, targets = input_ids[:, :-1].to(device), labels[:, 1:].contiguous().to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        output = forward(input_ids=input_ids.to(device), labels=labels.to(device))
+        output = forward(input_ids=inputs, labels=targets, shift_labels=targets)
     loss = output.loss.float() * weight
     loss.backward()
     return loss.detach()

@@ -75,15 +75,18 @@ def variant(
     return mark
 
 
-def build(parts: Parts, heads: int, dim: int, head_dim: int, layer: int, depth: int) -> list[Edit]:
+def build(
+    parts: Parts, heads: int, dim: int, head_dim: int, width: int, layer: int, depth: int
+) -> list[Edit]:
     """The edits of one layer, each sized by the maps that reach it.
 
-    ``heads`` counts the maps at the softmax. Raises ``ValueError`` where an edit cannot take them.
+    ``heads`` counts the maps at the softmax, ``width`` the channels of all output heads together.
+    Raises ``ValueError`` where an edit cannot take them.
     """
     edits: list[Edit] = []
     maps = heads
     for stage in ("scores", "weights", "output"):
-        value_dim = heads * head_dim // maps if stage == "output" else head_dim
+        value_dim = width // maps if stage == "output" else head_dim
         for builder in getattr(parts, stage):
             edit = builder(Place(maps, dim, head_dim, value_dim, layer, depth))
             if edit.stage != stage:

@@ -6,6 +6,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
@@ -21,7 +22,8 @@ class Bias(Edit):
         raise NotImplementedError
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        return m + self.values(band, t)
+        # In the map's dtype: bfloat16 cannot count tokens beyond 256.
+        return m + self.values(band, {n: x.to(m.dtype) for n, x in t.items()})
 
 
 def distance(band: Band, like: Tensor) -> Tensor:
@@ -75,15 +77,23 @@ class Kerple(Bias):
 class Fire(Bias):
     """B = MLP( log(1 + |c| (i-j)) / log(1 + |c| max(L, i)) ), L = L_0 times a learned multiplier.
 
-    arXiv 2310.04418; MLP 1-32-H with ReLU, c = 0.1 and L_0 = 512 at init.
+    arXiv 2310.04418; MLP 1-32-H with ReLU, c = 0.1 and L_0 = 512 at init. slope, eps: of a
+    leaky ReLU and beside the denominator, for weights trained by code that had them.
     """
 
-    def __init__(self, place: Place, hidden: int = 32, start: float = 512.0) -> None:
+    def __init__(
+        self,
+        place: Place,
+        hidden: int = 32,
+        start: float = 512.0,
+        slope: float = 0.0,
+        eps: float = 0.0,
+    ) -> None:
         super().__init__()
         self.up, self.down = nn.Linear(1, hidden), nn.Linear(hidden, place.heads)
         self.c = nn.Parameter(torch.tensor(0.1))
         self.multiplier = nn.Parameter(torch.tensor(1.0))
-        self.start = start
+        self.start, self.slope, self.eps = start, slope, eps
 
     def layer_tensors(self) -> dict[str, Tensor]:
         up, down = self.up, self.down
@@ -93,8 +103,9 @@ class Fire(Bias):
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
         gap = distance(band, t["c"])
         reach = torch.maximum(band.rows.to(gap.dtype)[:, None, :, None], t["length"])
-        place = torch.log1p(t["c"] * gap) / torch.log1p(t["c"] * reach)
-        hidden = torch.relu(place * t["w1"].view(-1, 1, 1) + t["b1"].view(-1, 1, 1))
+        place = torch.log1p(t["c"] * gap) / (torch.log1p(t["c"] * reach) + self.eps)
+        hidden = place * t["w1"].view(-1, 1, 1) + t["b1"].view(-1, 1, 1)
+        hidden = F.leaky_relu(hidden, self.slope)
         return (t["w2"] @ hidden.flatten(2) + t["b2"][:, None]).unflatten(-1, gap.shape[-2:])
 
 

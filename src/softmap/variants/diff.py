@@ -92,16 +92,19 @@ class HeadNorm(Edit):
     paper="arXiv 2410.05258",
     source="https://arxiv.org/abs/2410.05258",
 )
-def diff(*, lambda_init: float | None = None, head_norm: bool = True) -> Parts:
+def diff(
+    *, lambda_init: float | None = None, head_norm: bool = True, norm_eps: float = 1e-5
+) -> Parts:
     """Two softmax maps a head, subtracted; half the heads, each with a value of twice the width.
 
         A'[h]  = softmax(S[2h]) - lambda softmax(S[2h+1])
         lambda = exp(lq1.lk1) - exp(lq2.lk2) + lambda_init,  lambda_init(l) = 0.8 - 0.6 exp(-0.3 l)
         o'[h]  = (1 - lambda_init) RMSNorm(A'[h] v[h])
 
-    Parameters and FLOPs equal those of a Transformer. Options: a constant lambda_init; head_norm.
+    Parameters and FLOPs equal those of a Transformer. Options: a constant lambda_init; head_norm
+    and its norm_eps.
     """
     return Parts(
         weights=[partial(Difference, lambda_init=lambda_init)],
-        output=[partial(HeadNorm, lambda_init=lambda_init)] if head_norm else [],
+        output=[partial(HeadNorm, lambda_init=lambda_init, eps=norm_eps)] if head_norm else [],
     )

@@ -62,6 +62,7 @@ class Shaped(Edit):
 
 
 SKIPLESS: dict[str, Any] = {
+    "block": "sequential",
     "attention_skip": 0.0,
     "mlp_gain": 0.1,
     "trainable_gains": True,
