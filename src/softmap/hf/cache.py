@@ -66,6 +66,9 @@ class SoftmapCacheLayer(CacheLayerMixin):
     def batch_select_indices(self, indices: Tensor) -> None:
         self.own.select(indices)
 
+    def activate_past_recording(self) -> None:
+        self.own.record()
+
     def crop(self, tokens_to_remove: int) -> None:
         self.own.crop(self.own.seen - abs(tokens_to_remove))
 

@@ -96,7 +96,9 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
             raise SoftmapError(f"cache_implementation must be dynamic for softmap, found {kind!r}")
         if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
             generation_config.cache_implementation = None
-            model_kwargs["past_key_values"] = SoftmapCache(self.model)
+            cache = model_kwargs["past_key_values"] = SoftmapCache(self.model)
+            if generation_config.is_assistant:
+                cache.activate_past_recording()
         return None
 
 

@@ -23,7 +23,8 @@ class Attention(nn.Module):
     dim: model width D. heads: H of a plain Transformer of this width; the variant derives its own
     (diff: H/2 heads with values of width 2d; diff2: 2H query heads). kv_heads: fewer key/value
     heads (GQA). layer, depth: place in the model, from 0, for variants whose start depends on it.
-    window: keys that a row sees, its own included. impl: backend of ``softmap.attention``.
+    window: keys that a row sees, its own included; under a pattern of local and global layers,
+    the rows of a local one. impl: backend of ``softmap.attention``.
     Further keywords are fields of :class:`softmap.nn.Backbone`, e.g. ``position="none"``.
 
     Raises ``ValueError`` where heads, widths or members of the variant do not fit.
@@ -45,20 +46,24 @@ class Attention(nn.Module):
     ) -> None:
         super().__init__()
         parts = load(variant).parts
-        b = self.backbone = Backbone.of(parts.backbone, backbone)
+        fields = {**parts.backbone, **backbone}
+        if window is not None and "L" in fields.get("pattern", "G"):
+            fields["window"] = window
+        b = self.backbone = Backbone.of(fields)
         if head_dim is None and dim % heads:
             raise SoftmapError(f"dim must be a multiple of heads, found {dim} and {heads}")
         self.head_dim = d = head_dim or dim // heads
-        self.window = window if window is not None else b.layer_window(layer)
+        self.window = b.layer_window(layer) if "L" in b.pattern else window
         self.impl = impl
         maps = heads * b.query_expansion
-        self.edits = nn.ModuleList(build(parts, maps, dim, d, layer, depth))
+        self.edits = nn.ModuleList(build(parts, maps, dim, d, heads * d, layer, depth))
         outputs = heads_after(self.edits, maps)
         self.heads = _layout(heads, maps, outputs, kv_heads or heads)
         self.value_dim = heads * d // outputs
         self._make_projections(dim, b, layer)
-        self.q_norm = RMSNorm(d, b.norm_eps) if b.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(d, b.norm_eps) if b.qk_norm else nn.Identity()
+        eps = b.norm_eps if b.qk_norm_eps is None else b.qk_norm_eps
+        self.q_norm = RMSNorm(d, eps) if b.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(d, eps) if b.qk_norm else nn.Identity()
 
     def _make_projections(self, dim: int, b: Backbone, layer: int) -> None:
         h, d = self.heads, self.head_dim
@@ -117,7 +122,10 @@ class Attention(nn.Module):
         positions = Positions.of(x.shape[1], None, x.device)
         q, k, _ = self.project(x, positions.cols)
         tensors: list[Tensors] = [tensors_of(e, x) for e in self._edits]
-        return attention_map(q, k, self._edits, tensors=tensors, window=self.window)
+        values = self.heads.values
+        return attention_map(
+            q, k, self._edits, value_heads=values, tensors=tensors, window=self.window
+        )
 
     @property
     def _edits(self) -> list[Edit]:

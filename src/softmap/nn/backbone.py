@@ -45,6 +45,7 @@ class Backbone:
     rotary_fraction: float = 1.0
     rotary_interleaved: bool = False
     qk_norm: bool = False  # RMSNorm of each head's query and key, before RoPE
+    qk_norm_eps: float | None = None  # where it differs from norm_eps
     bias: bool = False
     attention_skip: float = 1.0
     attention_gain: float = 1.0
@@ -80,6 +81,11 @@ class Backbone:
                 f"pattern {self.pattern!r} has local layers: expected window >= 1, "
                 f"found {self.window}"
             )
+        if "L" not in self.pattern and self.window is not None:
+            raise SoftmapError(
+                f"window {self.window} needs local layers: expected L in pattern, "
+                f"found {self.pattern!r}"
+            )
         if not 0 < self.rotary_fraction <= 1:
             raise SoftmapError(f"rotary_fraction must be in (0, 1], found {self.rotary_fraction}")
 
@@ -114,8 +120,8 @@ def _check_type(name: str, value: Any, default: Any) -> None:
     """Numbers and switches may come from a YAML file or a command line: refuse other types."""
     if isinstance(default, bool):
         ok, expected = isinstance(value, bool), "true or false"
-    elif isinstance(default, float):
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
+    elif isinstance(default, float) or name == "qk_norm_eps":
+        ok = value is default or (isinstance(value, int | float) and not isinstance(value, bool))
         expected = "a number"
     elif isinstance(default, int) or name == "window":
         ok = (isinstance(value, int) and not isinstance(value, bool)) or value is default

@@ -3,13 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError
 from softmap.maps import Tensors, compute_dtype
+
+
+class _State(NamedTuple):
+    seen: int
+    k: Tensor | None
+    v: Tensor | None
+    key: list[dict[str, Tensor]]
+    tail: tuple[Tensor, list[dict[str, Tensor]]] | None
+    running: tuple[Tensor, Tensor] | None
+
+
+class _Tokens(NamedTuple):
+    """What :meth:`LayerCache.extend` is given."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    tensors: list[Tensors]
+    valid: Tensor | None
+
+    def first(self, n: int) -> _Tokens:
+        def each(group: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {name: t[:, :n] for name, t in group.items()}
+
+        q, k, v = (t[:, :, :n] for t in (self.q, self.k, self.v))
+        tensors = [t._replace(query=each(t.query), key=each(t.key)) for t in self.tensors]
+        return _Tokens(q, k, v, tensors, None if self.valid is None else self.valid[:, :n])
 
 
 class LayerCache:
@@ -30,11 +57,21 @@ class LayerCache:
         self.key: list[dict[str, Tensor]] = []
         self.tail: tuple[Tensor, list[dict[str, Tensor]]] | None = None
         self.running: tuple[Tensor, Tensor] | None = None
+        self.recording = False
+        self._undo: list[tuple[_State, _Tokens]] = []
 
     def extend(
         self, q: Tensor, k: Tensor, v: Tensor, tensors: list[Tensors], valid: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensors], tuple[Tensor, Tensor] | None]:
         """Add the new tokens; return q (with halo rows), all k, v, tensors, and the sums before."""
+        if self.recording and not self._keeps_all:
+            self._undo.append((self._state, _Tokens(q, k, v, tensors, valid)))
+        return self._extend(_Tokens(q, k, v, tensors, valid))
+
+    def _extend(
+        self, new: _Tokens
+    ) -> tuple[Tensor, Tensor, Tensor, list[Tensors], tuple[Tensor, Tensor] | None]:
+        q, k, v, tensors, valid = new
         before = self._running(v, valid)
         self.seen += k.shape[2]
         q, tensors = self._with_tail(q, tensors)
@@ -83,16 +120,47 @@ class LayerCache:
         """A new one for the same layer."""
         return LayerCache(self.edits, self.window)
 
+    @property
+    def _keeps_all(self) -> bool:
+        return self.window is None and not self.halo and not self.needs_mean
+
+    @property
+    def _state(self) -> _State:
+        return _State(self.seen, self.k, self.v, self.key, self.tail, self.running)
+
+    def record(self) -> None:
+        """From now on remember the tokens since the last :meth:`crop`, so that it can take them
+        back where the cache is bounded or summed. Assisted decoding asks for it."""
+        self.recording = True
+
     def crop(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens. A bounded or summed cache cannot."""
+        """Forget all but the first ``length`` tokens, exactly as if the rest had never come.
+
+        A cache with a window, a halo or a running mean goes back only as far as it records.
+        """
         if length >= self.seen:
-            return
-        if self.window is not None or self.halo or self.needs_mean:
-            raise SoftmapError("a cache with a window, a halo or a running mean cannot be cropped")
-        assert self.k is not None and self.v is not None
-        self.seen = length
-        self.k, self.v = self.k[:, :, :length], self.v[:, :, :length]
-        self.key = [{n: t[:, :length] for n, t in group.items()} for group in self.key]
+            self._undo.clear()
+        elif self._keeps_all:
+            assert self.k is not None and self.v is not None
+            self.seen = length
+            self.k, self.v = self.k[:, :, :length], self.v[:, :, :length]
+            self.key = [{n: t[:, :length] for n, t in group.items()} for group in self.key]
+        else:
+            self._go_back(length)
+
+    def _go_back(self, length: int) -> None:
+        """Return to the last state of at most ``length`` tokens; feed what is missing again."""
+        reach = [step for step in self._undo if step[0].seen <= length]
+        if not reach:
+            raise SoftmapError(
+                f"a cache with a window, a halo or a running mean cannot be cropped from "
+                f"{self.seen} to {length} tokens: expected record() to be called before them"
+            )
+        state, fed = reach[-1]
+        self.seen, self.k, self.v, self.key, self.tail, self.running = state
+        self._undo.clear()
+        if length > self.seen:
+            self._extend(fed.first(length - self.seen))
 
     def select(self, index: Tensor) -> None:
         """Keep these rows of the batch, in this order (beam search)."""
@@ -108,6 +176,10 @@ class LayerCache:
             yield from (("k", self.k), ("v", self.v))
         for n, group in enumerate(self.key):
             yield from ((f"{n}.{name}", t) for name, t in group.items())
+        if self.tail is not None:
+            yield "tail.q", self.tail[0]
+            for n, group in enumerate(self.tail[1]):
+                yield from ((f"tail.{n}.{name}", t) for name, t in group.items())
         if self.running is not None:
             yield from zip(("running.sum", "running.count"), self.running, strict=True)
 
@@ -115,6 +187,7 @@ class LayerCache:
         def each(group: dict[str, Tensor]) -> dict[str, Tensor]:
             return {n: f(t) for n, t in group.items()}
 
+        self._undo.clear()
         self.k, self.v = (None if t is None else f(t) for t in (self.k, self.v))
         self.key = [each(group) for group in self.key]
         if self.tail is not None:

@@ -62,10 +62,22 @@ def attention(
         return apply_output(o, call)
 
 
-def attention_map(q: Tensor, k: Tensor, edits: Sequence[Edit] = (), **options: object) -> Tensor:
-    """The edited weights themselves, (B, H', T, S); dense. Options as for :func:`attention`."""
+def attention_map(
+    q: Tensor,
+    k: Tensor,
+    edits: Sequence[Edit] = (),
+    *,
+    value_heads: int | None = None,
+    **options: object,
+) -> Tensor:
+    """The edited weights themselves, (B, H', T, S); dense. Options as for :func:`attention`.
+
+    value_heads: G', which decides with which key head each map is paired (``ops.heads.Heads``);
+    by default as many as keys and output heads allow, which is wrong for DIFF with grouped keys.
+    """
     heads = heads_after(list(edits), q.shape[1])
-    v = k.new_empty(k.shape[0], _value_heads(k.shape[1], heads), k.shape[2], 0)
+    values = value_heads or _value_heads(k.shape[1], heads)
+    v = k.new_empty(k.shape[0], values, k.shape[2], 0)
     call = make_call(q, k, v, edits, **options)  # type: ignore[arg-type]
     with torch.autocast(q.device.type, enabled=False):
         return reference.run(call, weights=True)
