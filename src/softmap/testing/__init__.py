@@ -1,0 +1,19 @@
+"""The conformance suite: does a variant keep what softmap promises of every variant?
+
+    report = softmap.testing.check("my_file.py:mine")
+    assert report.passed, report
+
+or one pytest case a check::
+
+    @pytest.mark.parametrize("name", CHECKS)
+    def test_mine(name):
+        CHECKS[name](Subject("my_file.py:mine"))
+
+Each check takes a :class:`Subject`, raises ``AssertionError`` with one line, and may return a note
+that says what did not apply.
+"""
+
+from softmap.testing.subject import Subject, bands
+from softmap.testing.suite import CHECKS, Outcome, Report, check
+
+__all__ = ["CHECKS", "Outcome", "Report", "Subject", "bands", "check"]

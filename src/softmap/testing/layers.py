@@ -1,0 +1,87 @@
+"""Checks of one attention layer: gradients, backends, the map itself."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from softmap.maps import chain
+from softmap.ops.heads import combine
+from softmap.testing.compare import assert_same
+from softmap.testing.layouts import LAYOUTS, evaluate
+from softmap.testing.subject import Subject, bands, call_of
+
+Note = str | None
+
+
+def gradients(subject: Subject) -> Note:
+    """Analytic gradients of x and of every parameter match finite differences (float64).
+
+    ``torch.autograd.gradcheck`` in its fast mode, for the reference and for bands of two rows.
+    """
+    layer, x = subject.layer(), subject.input(1, 5).requires_grad_()
+    names = [n for n, _ in layer.named_parameters()]
+    parameters = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+
+    def run(x: Tensor, *values: Tensor) -> Tensor:
+        return functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    for impl in ("reference", "chunked"):
+        layer.impl = impl
+        with bands(2):
+            torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True, atol=1e-6)
+    return None
+
+
+def chunked_is_reference(subject: Subject) -> Note:
+    """Bands of 1 and of 3 rows give the dense map's output and every gradient of it (1e-9).
+
+    Odd lengths, one token, windows, padding at either side, fewer queries than keys.
+    """
+    _same_as_reference(subject, "chunked", band_rows=(1, 3))
+    return None
+
+
+def folded_is_reference(subject: Subject) -> Note:
+    """The closed form, where the variant has one, gives the dense map's output and gradients."""
+    why = dict(subject.explained)["folded"]
+    if why is not None:
+        return f"no closed form: {why}"
+    _same_as_reference(subject, "folded", band_rows=(4,))
+    return None
+
+
+def _same_as_reference(subject: Subject, impl: str, band_rows: tuple[int, ...]) -> None:
+    layer = subject.layer()
+    for layout in LAYOUTS:
+        layer.impl = "reference"
+        want = evaluate(subject, layer, layout)
+        layer.impl = impl
+        for rows in band_rows:
+            with bands(rows):
+                got = evaluate(subject, layer, layout)
+            for name, value in want.items():
+                assert_same(got[name], value, f"{impl} in bands of {rows}: {name} at {layout}")
+
+
+def map_is_what_is_used(subject: Subject) -> Note:
+    """The map that is shown is the map that is used: (B, H', T, T), exactly zero where a row may
+    not look (after the last edit), and times the values it is the attention's output."""
+    layer, x = subject.layer(impl="reference"), subject.input(2, 9)
+    for window in (None, 3):
+        layer.window = window
+        shown = layer.maps(x)
+        expected = (2, layer.heads.outputs, 9, 9)
+        assert tuple(shown.shape) == expected, f"map is {tuple(shown.shape)}, not {expected}"
+        gap = torch.arange(9)[:, None] - torch.arange(9)
+        hidden = (gap < 0) | (gap >= (window or 9))
+        assert not shown[..., hidden].any(), f"map is not zero where masked (window {window})"
+        call = call_of(layer, x, window)
+        o = combine(shown, call.v, layer.heads)
+        for n, edit in chain(layer.edits, "output"):
+            t = call.tensors[n]
+            o = edit.edit(o, None, {**t.layer, **t.query})  # type: ignore[arg-type]
+        used = layer.o_proj(o.transpose(1, 2).flatten(2))
+        assert_same(used, layer(x), f"map times values against the layer (window {window})")
+    return None

@@ -1,0 +1,88 @@
+"""The shapes at which a layer is evaluated, and one evaluation with all of its gradients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softmap.maps import tensors_of
+from softmap.nn import Attention
+from softmap.nn.positions import Positions
+from softmap.ops import attention
+from softmap.testing.subject import Subject
+
+
+@dataclass(frozen=True)
+class Layout:
+    """tokens T, a window or None, the first sequence's padding at the left and at the right, and
+    how many of the last tokens are queries (fewer than T: as when decoding with a cache)."""
+
+    tokens: int
+    window: int | None = None
+    left: int = 0
+    right: int = 0
+    queries: int | None = None
+
+    def mask(self) -> Tensor | None:
+        """(2, T) True at real tokens, or None where all are."""
+        if not self.left and not self.right:
+            return None
+        mask = torch.ones(2, self.tokens, dtype=torch.bool)
+        mask[0, : self.left] = False
+        mask[0, self.tokens - self.right :] = False
+        return mask
+
+    def __str__(self) -> str:
+        fields = {"T": self.tokens, "window": self.window, "queries": self.queries}
+        fields |= {"left padding": self.left or None, "right padding": self.right or None}
+        return ", ".join(f"{n} {v}" for n, v in fields.items() if v is not None)
+
+
+LAYOUTS = (
+    Layout(1),
+    Layout(11),
+    Layout(11, window=1),
+    Layout(11, window=4),
+    Layout(11, left=3),
+    Layout(11, right=3),
+    Layout(12, window=4, left=5),
+    Layout(11, queries=6),
+    Layout(11, window=3, queries=1),
+)
+
+
+def evaluate(subject: Subject, layer: Attention, layout: Layout) -> dict[str, Tensor]:
+    """The output on real tokens, and the gradient of every input and parameter.
+
+    Rows of padding tokens are undefined, so they are set to zero and given no gradient.
+    """
+    x = subject.input(2, layout.tokens).requires_grad_()
+    out = forward(layer, x, layout)
+    queries, mask = out.shape[1], layout.mask()
+    if mask is not None:
+        out = out.masked_fill(~mask[:, layout.tokens - queries :, None], 0.0)
+    upstream = subject.with_seed(subject.seed + 1).input(2, layout.tokens)[:, :queries]
+    named = {"x": x, **dict(layer.named_parameters())}
+    grads = torch.autograd.grad((out * upstream).sum(), list(named.values()), allow_unused=True)
+    result = {"output": out.detach()}
+    for (name, leaf), grad in zip(named.items(), grads, strict=True):
+        result[f"gradient of {name}"] = torch.zeros_like(leaf) if grad is None else grad
+    return result
+
+
+def forward(layer: Attention, x: Tensor, layout: Layout) -> Tensor:
+    """The layer on x (B, T, D), or on its last ``queries`` tokens alone: (B, queries, D)."""
+    layer.window = layout.window
+    if layout.queries is None:
+        return layer(x, key_mask=layout.mask())
+    first = layout.tokens - layout.queries
+    q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device).cols)
+    tensors = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
+    tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
+    o = attention(
+        q[:, :, first:], k, v, list(layer.edits), tensors=tensors,  # type: ignore[arg-type]
+        window=layout.window, impl=layer.impl,
+    )  # fmt: skip
+    return layer.o_proj(o.transpose(1, 2).flatten(2))

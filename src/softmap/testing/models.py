@@ -1,0 +1,146 @@
+"""Checks of a whole decoder: causality, decoding, batches, files, counts."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from softmap.nn import Decoder, accounting
+from softmap.testing.compare import assert_equal, assert_same
+from softmap.testing.layers import Note
+from softmap.testing.subject import VOCABULARY, Subject, bands, perturb, seeded
+
+
+@torch.no_grad()
+def causality(subject: Subject) -> Note:
+    """Changing later tokens leaves every earlier row bitwise equal, on each backend that runs."""
+    ids = subject.ids(2, 13)
+    for impl in subject.backends:
+        model = subject.decoder(torch.float32, impl=impl)
+        with bands(4):
+            before = model(ids)
+            for first in (1, 6, 12):
+                changed = ids.clone()
+                changed[:, first:] = (changed[:, first:] + 1) % VOCABULARY
+                after = model(changed)
+                what = f"{impl}: rows before token {first}, which was changed"
+                assert_equal(after[:, :first], before[:, :first], what)
+    return None
+
+
+@torch.no_grad()
+def decoding(subject: Subject) -> Note:
+    """With a cache, every row equals that of one pass over all tokens: token by token and in
+    uneven pieces, without and with left padding, without and with a local layer."""
+    ids = subject.ids(2, 13)
+    for window in (None, 4):
+        for impl in ("reference", "auto"):
+            model = subject.decoder(window=window, impl=impl)
+            for padding in (0, 6):
+                mask = _left_mask([padding, 0], 13)
+                with bands(4):
+                    want = model(ids, mask)
+                    for pieces in ([1] * 13, [5, 1, 4, 3]):
+                        got = _decode(model, ids, mask, pieces)
+                        what = f"decoded in pieces {pieces} (window {window}, padding {padding})"
+                        assert_same(got[mask], want[mask], what)
+    return None
+
+
+def _decode(model: Decoder, ids: Tensor, mask: Tensor, pieces: list[int]) -> Tensor:
+    """Hidden states of ids, fed piece by piece."""
+    caches, parts, start = model.new_caches(), [], 0
+    for size in pieces:
+        stop = start + size
+        parts.append(model(ids[:, start:stop], mask[:, :stop], caches))
+        start = stop
+    return torch.cat(parts, 1)
+
+
+def _left_mask(padding: list[int], tokens: int) -> Tensor:
+    return torch.arange(tokens)[None] >= torch.tensor(padding)[:, None]
+
+
+@torch.no_grad()
+def rollback(subject: Subject) -> Note:
+    """A cache cropped after tokens that were refused (assisted decoding) goes on as if they had
+    never come: bounded, summed and halo caches included."""
+    ids = subject.ids(2, 13)
+    wrong = (ids + 1) % VOCABULARY
+    for window in (None, 4):
+        model = subject.decoder(window=window)
+        want, caches = model(ids), model.new_caches()
+        model(ids[:, :6], None, caches)
+        for cache in caches:
+            cache.record()
+        # Two right tokens and two wrong ones in one pass, then a wrong one alone.
+        model(torch.cat([ids[:, 6:8], wrong[:, 8:10]], 1), None, caches)
+        model(wrong[:, 10:11], None, caches)
+        for cache in caches:
+            cache.crop(8)
+        got = model(ids[:, 8:], None, caches)
+        assert_same(got, want[:, 8:], f"rows after a crop (window {window})")
+    return None
+
+
+@torch.no_grad()
+def batching(subject: Subject) -> Note:
+    """A sequence alone gives the rows that it gives in a batch, padded at the left or the right."""
+    model, ids = subject.decoder(), subject.ids(3, 9)
+    lengths = [9, 4, 7]
+    alone = [model(row[None, :n])[0] for row, n in zip(ids, lengths, strict=True)]
+    for side in ("left", "right"):
+        batch, mask = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
+        for row, n in enumerate(lengths):
+            at = slice(9 - n, 9) if side == "left" else slice(0, n)
+            batch[row, at], mask[row, at] = ids[row, :n], True
+        together = model(batch, mask)
+        for row, n in enumerate(lengths):
+            assert_same(together[row][mask[row]], alone[row], f"{side}-padded sequence of {n}")
+    whole = model(ids[:, :4])
+    assert_same(whole[1], alone[1], "sequence in a batch without padding")
+    return None
+
+
+@torch.no_grad()
+def saving(subject: Subject) -> Note:
+    """``save_pretrained`` and ``from_pretrained`` (safetensors) give bitwise equal logits."""
+    try:
+        from softmap.hf import SoftmapConfig, SoftmapForCausalLM
+    except ImportError as error:
+        return f"transformers is not installed: {error}"
+    fields = dataclasses.asdict(subject.config())
+    with seeded(subject.seed):
+        model = perturb(SoftmapForCausalLM(SoftmapConfig(**fields))).eval()
+    ids = subject.ids(2, 9)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        with seeded(subject.seed + 1):
+            again = SoftmapForCausalLM.from_pretrained(folder).eval()
+    assert_equal(again(ids).logits, model(ids).logits, "logits after save and load")
+    return None
+
+
+@torch.no_grad()
+def accounting_is_true(subject: Subject) -> Note:
+    """Counted parameters are those of the built model; counted cache bytes are what each token
+    adds to a real cache, and a local layer's cache stops growing."""
+    model = subject.decoder(torch.float32, window=4)
+    built = sum(p.numel() for p in model.parameters())
+    counted = accounting.parameters(subject.config())["total"]
+    assert counted == built, f"accounting counts {counted} parameters, the model has {built}"
+    caches, sizes = model.new_caches(), []
+    ids = subject.ids(1, 21)
+    for start, stop in pairwise((0, 12, 13, 21)):
+        model(ids[:, start:stop], None, caches)
+        sizes.append([sum(t.nbytes for _, t in c.tensors()) for c in caches])
+    (local_a, global_a), (local_b, global_b), (local_c, global_c) = sizes
+    said = accounting.cache_bytes_per_token(subject.config(window=4), bytes_per_element=4)
+    grown = (global_b - global_a, (global_c - global_b) / 8)
+    assert grown == (said, said), f"cache grows by {grown} bytes a token, accounting says {said}"
+    assert local_a == local_b == local_c, f"local cache grows: {local_a}, {local_b}, {local_c}"
+    return None

@@ -1,0 +1,138 @@
+"""Low precision against float64, measured by what a plain low-precision map loses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from softmap.maps import chain
+from softmap.ops import chunked, reference
+from softmap.ops.attention import apply_output
+from softmap.ops.call import Call, bag, band_of, pad_keys
+from softmap.ops.heads import combine, scores
+from softmap.testing.layers import Note
+from softmap.testing.subject import Subject, bands, call_of
+
+# Times the plain map's own error: outputs, gradients.
+OUTPUT, GRADIENT = 2.0, 3.0
+DRAWS = 4
+
+
+class Errors(NamedTuple):
+    """Sums of squares over the draws: error of the bands, error of the plain map, the truth."""
+
+    ours: float
+    plain: float
+    truth: float
+
+
+def low_precision(subject: Subject) -> Note:
+    """In bfloat16 and float16 the bands' error against float64 is at most twice (gradients: three
+    times) that of :func:`eager`, with every fresh buffer filled with NaN first.
+
+    The float64 truth starts from the same rounded numbers. Errors are relative root mean squares
+    pooled over four draws (one number alone, such as a lambda's gradient, may be right by luck),
+    and a result is never asked to be finer than its own dtype's rounding.
+    """
+    notes = []
+    for dtype in (torch.bfloat16, torch.float16):
+        try:
+            draws = [_errors(subject.with_seed(subject.seed + n), dtype) for n in range(DRAWS)]
+        except (RuntimeError, NotImplementedError) as error:
+            if "not implemented" not in str(error):
+                raise
+            notes.append(f"no {dtype} here: {str(error).splitlines()[0]}")
+            continue
+        for name in draws[0]:
+            _judge(name, dtype, Errors(*map(sum, zip(*(d[name] for d in draws), strict=True))))
+    return "; ".join(notes) or None
+
+
+def _judge(name: str, dtype: torch.dtype, errors: Errors) -> None:
+    size = math.sqrt(errors.truth) or 1.0
+    ours, plain = math.sqrt(errors.ours) / size, math.sqrt(errors.plain) / size
+    times = OUTPUT if name == "output" else GRADIENT
+    allowed = times * max(plain, torch.finfo(dtype).eps / 2)
+    assert ours <= allowed, (
+        f"{name} in {dtype}: error {ours:.1e}, more than {times:g} x the plain map's {plain:.1e}"
+    )
+
+
+def _errors(subject: Subject, dtype: torch.dtype) -> dict[str, Errors]:
+    """The errors of one draw, for the output and each gradient."""
+    with torch.no_grad():
+        call = call_of(subject.layer(dtype), subject.input(2, 33, dtype))
+    truth = _run(reference.run, _cast(call, torch.float64))
+    with bands(8), poisoned():
+        ours = _run(chunked.run, call)
+    plain = _run(eager, call)
+    return {
+        n: Errors(_off(ours[n], t), _off(plain[n], t), _off(t, t * 0)) for n, t in truth.items()
+    }
+
+
+def _off(got: Tensor, want: Tensor) -> float:
+    """Sum of squared differences; infinite where ``got`` is not finite."""
+    return float((got.double() - want).pow(2).nan_to_num(torch.inf).sum())
+
+
+def _cast(call: Call, dtype: torch.dtype) -> Call:
+    return call.unflatten([t.to(dtype) for t in call.flatten()[1]])
+
+
+def _run(backend: Callable[[Call], Tensor], call: Call) -> dict[str, Tensor]:
+    """The output and the gradient of every tensor that enters the call."""
+    kinds, flat = call.flatten()
+    leaves = [t.detach().clone().requires_grad_() for t in flat]
+    call = call.unflatten(leaves)
+    out = apply_output(backend(call), call)
+    upstream = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out)
+    grads = torch.autograd.grad(out, leaves, upstream.to(out.dtype), allow_unused=True)
+    result = {"output": out.detach()}
+    for n, (kind, grad) in enumerate(zip(kinds, grads, strict=True)):
+        if grad is not None:
+            result[f"gradient of input {n} ({kind})"] = grad
+    return result
+
+
+def eager(call: Call) -> Tensor:
+    """The plain map: dense, one torch operation after another, all of it in the inputs' dtype.
+
+    What a user would write who follows the formula of :mod:`softmap.maps` and nothing else: scores,
+    softmax, edits and products stay in half precision, gradients come from autograd.
+    """
+    span = call.span(0, call.queries)._replace(first=0)
+    extra = call.pad
+    s = pad(scores(call.q, call.k, call.heads, call.scale), (0, extra))
+    wide = band_of(call, span, extra)
+    for n, edit in chain(call.edits, "scores"):
+        s = edit.edit(s, wide, bag(pad_keys(call.tensors[n], extra))).to(call.q.dtype)
+    band = band_of(call, span)
+    m = s[..., : call.keys].masked_fill(~band.visible, -torch.inf).softmax(-1)
+    for n, edit in chain(call.edits, "weights"):
+        m = band.zero(edit.edit(m, band, bag(call.tensors[n]))).to(call.q.dtype)
+    return combine(m, call.v, call.heads)
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Fresh memory is NaN: a backend that reads what it has not written shows it."""
+    on, warn = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    memory: Any = torch.utils.deterministic  # type: ignore[attr-defined]
+    fill = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        memory.fill_uninitialized_memory = fill
+        torch.use_deterministic_algorithms(on, warn_only=warn)

@@ -1,0 +1,132 @@
+"""What is checked: a variant at sizes so small that everything about it can be computed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmap.maps import Tensors, tensors_of
+from softmap.nn import Attention, Decoder, ModelConfig
+from softmap.nn.positions import Positions
+from softmap.ops import chunked, explain, folded, make_call
+from softmap.ops.call import Call
+from softmap.variants import load
+
+VOCABULARY = 23
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the checks.
+
+    heads, kv_heads, head_dim: as :class:`softmap.nn.Attention` takes them; the model width is
+    heads * head_dim. seed: of parameters and inputs; every check is a pure function of it.
+    """
+
+    variant: Any
+    heads: int = 4
+    kv_heads: int | None = None
+    head_dim: int = 8
+    seed: int = 0
+
+    @property
+    def dim(self) -> int:
+        return self.heads * self.head_dim
+
+    def layer(self, dtype: torch.dtype = torch.float64, **options: Any) -> Attention:
+        """An attention layer whose every parameter has been moved off its initial value."""
+        with seeded(self.seed):
+            layer = Attention(
+                self.dim, self.heads, self.variant, kv_heads=self.kv_heads,
+                head_dim=self.head_dim, depth=2, **options,
+            )  # fmt: skip
+            return perturb(layer).to(dtype)
+
+    def config(self, window: int | None = None, impl: str = "auto") -> ModelConfig:
+        """Two layers; with ``window`` the first of them is local."""
+        local = {} if window is None else {"pattern": "LG", "window": window}
+        return ModelConfig(
+            variant=self.variant, vocab_size=VOCABULARY, hidden_size=self.dim,
+            num_hidden_layers=2, num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads, head_dim=self.head_dim, intermediate_size=16,
+            max_position_embeddings=64, impl=impl, backbone=local,
+        )  # fmt: skip
+
+    def decoder(
+        self, dtype: torch.dtype = torch.float64, window: int | None = None, impl: str = "auto"
+    ) -> Decoder:
+        """A decoder of :meth:`config`, perturbed like :meth:`layer`."""
+        with seeded(self.seed):
+            return perturb(Decoder(self.config(window, impl))).to(dtype).eval()
+
+    def input(self, batch: int, tokens: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """x (B, T, D), drawn once from N(0, 1)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        x = torch.randn(batch, tokens, self.dim, dtype=torch.float64, generator=generator)
+        return x.to(dtype)
+
+    def ids(self, batch: int, tokens: int) -> Tensor:
+        """Token ids (B, T)."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return torch.randint(0, VOCABULARY, (batch, tokens), generator=generator)
+
+    @cached_property
+    def backends(self) -> list[str]:
+        """The backends that do not refuse the variant, by name."""
+        return [name for name, why in self.explained if why is None]
+
+    @cached_property
+    def explained(self) -> list[tuple[str, str | None]]:
+        """Every backend with the reason why it refuses the variant, or None."""
+        return explain(call_of(self.layer(), self.input(1, 4)))
+
+    def with_seed(self, seed: int) -> Subject:
+        """The same variant with other parameters and inputs."""
+        return dataclasses.replace(self, seed=seed)
+
+    @property
+    def label(self) -> str:
+        return load(self.variant).label
+
+
+def call_of(layer: Attention, x: Tensor, window: int | None = None) -> Call:
+    """The call of ``softmap.attention`` that the layer makes for x."""
+    q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device).cols)
+    edits: list[Any] = list(layer.edits)
+    tensors: list[Tensors] = [tensors_of(e, x) for e in edits]
+    return make_call(q, k, v, edits, tensors=tensors, window=window)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Torch's generator at ``seed``; the caller's own state comes back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def perturb(module: nn.Module, std: float = 0.2) -> Any:
+    """Add N(0, std) to every parameter: at their start many edits are the identity, and an
+    identity passes every check."""
+    for parameter in module.parameters():
+        parameter.add_(torch.randn_like(parameter) * std)
+    return module
+
+
+@contextmanager
+def bands(rows: int) -> Iterator[None]:
+    """Bands of exactly ``rows`` query rows, so that a tiny input has several of them."""
+    before = chunked.MIN_ROWS, chunked.MAX_ROWS, folded.MASKED_ROWS
+    chunked.MIN_ROWS = chunked.MAX_ROWS = folded.MASKED_ROWS = rows
+    try:
+        yield
+    finally:
+        chunked.MIN_ROWS, chunked.MAX_ROWS, folded.MASKED_ROWS = before

@@ -1,0 +1,97 @@
+"""All checks by name, and one call that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from softmap.errors import SoftmapError, nearest
+from softmap.testing import layers, models, precision
+from softmap.testing.subject import Subject
+
+Check = Callable[[Subject], str | None]
+
+CHECKS: dict[str, Check] = {
+    "gradients": layers.gradients,
+    "chunked": layers.chunked_is_reference,
+    "folded": layers.folded_is_reference,
+    "map": layers.map_is_what_is_used,
+    "causality": models.causality,
+    "decoding": models.decoding,
+    "rollback": models.rollback,
+    "batching": models.batching,
+    "saving": models.saving,
+    "accounting": models.accounting_is_true,
+    "precision": precision.low_precision,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One check: its name, what was wrong (None: it passed), and what did not apply."""
+
+    name: str
+    error: str | None
+    note: str | None = None
+
+    def __str__(self) -> str:
+        word = "pass" if self.error is None else "FAIL"
+        return f"{word}  {self.name:<11}{self.error or self.note or ''}".rstrip()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What :func:`check` found; prints as a table with a line a check."""
+
+    variant: str
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [o for o in self.outcomes if o.error is not None]
+
+    def __str__(self) -> str:
+        return "\n".join([self.variant, *(f"  {o}" for o in self.outcomes)])
+
+
+def check(
+    variant: Any,
+    *,
+    heads: int = 4,
+    kv_heads: int | None = None,
+    head_dim: int = 8,
+    seed: int = 0,
+    only: Iterable[str] | None = None,
+) -> Report:
+    """Run the conformance suite over a variant; some seconds on a CPU.
+
+    variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
+    heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. only: names of
+    :data:`CHECKS`, by default all. A check that fails is reported, not raised; a variant that
+    cannot be built at these sizes, or an unknown check, is a ``ValueError``.
+    """
+    chosen = list(CHECKS if only is None else only)
+    for name in chosen:
+        if name not in CHECKS:
+            raise SoftmapError(f"no check {name!r}{nearest(name, CHECKS)}; {', '.join(CHECKS)}")
+    subject = Subject(variant, heads, kv_heads, head_dim, seed)
+    subject.layer()
+    return Report(subject.label, tuple(_run(name, subject) for name in chosen))
+
+
+def _run(name: str, subject: Subject) -> Outcome:
+    try:
+        return Outcome(name, None, CHECKS[name](subject))
+    except AssertionError as error:
+        return Outcome(name, _one_line(error))
+    except Exception as error:  # a variant that crashes is a finding like any other
+        return Outcome(name, f"{type(error).__name__}: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:400] or type(error).__name__

@@ -1,0 +1,121 @@
+"""Variants with one fault each; the suite has to find every one of them."""
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from softmap import Edit
+from softmap.variants import Parts, variant
+
+
+class Scores(Edit):
+    def __init__(self, place):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(place.heads))
+
+    def layer_tensors(self):
+        return {"w": self.weight}
+
+
+class Leak(Scores):
+    """Reads the score of the next key, which is not masked."""
+
+    def edit(self, m, band, t):
+        return m + torch.roll(m, -1, -1)
+
+
+class Length(Scores):
+    """Depends on how many keys the array holds."""
+
+    def edit(self, m, band, t):
+        return m * (1 + 0.1 * m.shape[-1])
+
+
+class Hidden(Scores):
+    """Reads a parameter instead of being given it: bands lose its gradient."""
+
+    def layer_tensors(self):
+        return {}
+
+    def edit(self, m, band, t):
+        return m * self.weight[:, None, None]
+
+
+class Detached(Scores):
+    """Cuts the gradient of its parameter."""
+
+    def edit(self, m, band, t):
+        return m * t["w"].detach()[:, None, None]
+
+
+class NoHalo(Scores):
+    """Reads the row above and does not say so."""
+
+    def edit(self, m, band, t):
+        return m + F.pad(band.zero(m), (0, 0, 1, 0))[:, :, :-1]
+
+
+class NoPad(Scores):
+    """Reads a hidden map beyond the diagonal and does not say so."""
+
+    def edit(self, m, band, t):
+        hidden = F.pad((band.zero(m) + 1).exp(), (0, 1))
+        return m + hidden[..., 1:]
+
+
+class Places(Scores):
+    """Takes places in the array for positions of tokens."""
+
+    def edit(self, m, band, t):
+        return m + torch.arange(m.shape[-1]).sin()
+
+
+class Unmasked(Scores):
+    """Says that it keeps zeros and does not."""
+
+    stage, keeps_zeros = "weights", True
+
+    def edit(self, m, band, t):
+        return m + 0.1
+
+
+class WrongFold(Scores):
+    """Its closed form is of another edit."""
+
+    stage, folds_output = "weights", True
+
+    def edit(self, m, band, t):
+        return m * t["w"][:, None, None]
+
+    def fold_output(self, o, v, mean, t):
+        return o * t["w"][:, None, None] * 1.01
+
+
+class Unsaved(Scores):
+    """Starts from random numbers that are not saved."""
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.register_buffer("start", torch.rand(place.heads), persistent=False)
+
+    def layer_tensors(self):
+        return {"w": self.weight * self.start}
+
+    def edit(self, m, band, t):
+        return m * t["w"][:, None, None]
+
+
+def _make(cls):
+    @variant(cls.__name__.lower(), cls.__name__)
+    def make():
+        return Parts(**{cls.stage: [partial(cls)]})
+
+    return make
+
+
+leak, length, hidden, detached, nohalo, nopad, places, unmasked, wrongfold, unsaved = map(
+    _make,
+    (Leak, Length, Hidden, Detached, NoHalo, NoPad, Places, Unmasked, WrongFold, Unsaved),
+)

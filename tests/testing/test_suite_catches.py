@@ -1,0 +1,105 @@
+"""A suite that cannot fail proves nothing: each fault is found, by the check that is about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import softmap.testing
+from softmap.errors import SoftmapError
+from softmap.nn import accounting
+from softmap.ops import chunked
+from softmap.testing import CHECKS, Subject, check
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("fault", "found_by"),
+    [
+        ("leak", {"causality", "decoding"}),
+        ("length", {"chunked", "decoding"}),
+        ("hidden", {"chunked"}),
+        ("detached", {"gradients"}),
+        ("nohalo", {"chunked", "decoding"}),
+        ("nopad", {"chunked", "decoding"}),
+        ("places", {"batching"}),
+        ("unmasked", {"map", "causality"}),
+        ("wrongfold", {"folded"}),
+        ("unsaved", {"saving"}),
+    ],
+)
+def test_fault_is_found(fault: str, found_by: set[str]) -> None:
+    report = check(f"broken.py:{fault}", heads=2, head_dim=4)
+    assert found_by <= {o.name for o in report.failures}, report
+    assert not report.passed
+    assert all("\n" not in str(o) for o in report.outcomes)
+
+
+def test_sound_variant_passes_and_prints() -> None:
+    report = check("diff", only=["map", "folded"])
+    assert report.passed, report
+    assert str(report).splitlines() == ["diff", "  pass  map", "  pass  folded"]
+    note = check("dcmha", only=["folded"]).outcomes[0].note
+    assert note is not None and "Compose" in note
+
+
+def test_buffer_left_unwritten_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = chunked._forward
+
+    def lazy(call: Any, kinds: list[str], rows: int, flat: Any) -> Tensor:
+        whole = forward(call, kinds, rows, flat)
+        out = torch.empty_like(whole)
+        out[:, :, :-1] = whole[:, :, :-1]
+        return out
+
+    monkeypatch.setattr(chunked, "_forward", lazy)
+    with pytest.raises(AssertionError, match=r"output in torch\.bfloat16"):
+        CHECKS["precision"](Subject("transformer++"))
+
+
+def test_sums_in_low_precision_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "compute_dtype", lambda t: torch.float8_e5m2)
+    monkeypatch.setattr(chunked, "band_rows", lambda call: 1)
+    report = check("transformer++", only=["precision"])
+    assert not report.passed
+
+
+def test_wrong_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = accounting.elements_per_token
+    monkeypatch.setattr(accounting, "elements_per_token", lambda a, dim: count(a, dim) + 1)
+    with pytest.raises(AssertionError, match="cache grows by"):
+        CHECKS["accounting"](Subject("dcmha"))
+
+
+def test_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def crash(subject: Subject) -> None:
+        raise KeyError("first\nsecond")
+
+    monkeypatch.setitem(CHECKS, "map", crash)
+    (outcome,) = check("diff", only=["map"]).failures
+    assert outcome.error is not None and outcome.error.startswith("KeyError: ")
+
+
+def test_bad_calls_are_errors() -> None:
+    with pytest.raises(SoftmapError, match="no check 'casuality' \\(did you mean 'causality'"):
+        check("diff", only=["casuality"])
+    with pytest.raises(SoftmapError, match="diff subtracts pairs of maps"):
+        check("diff", heads=3)
+    with pytest.raises(SoftmapError, match="unknown variant 'dif'"):
+        check("dif")
+
+
+def test_checks_leave_no_trace() -> None:
+    torch.manual_seed(5)
+    rows, poison = chunked.MIN_ROWS, torch.are_deterministic_algorithms_enabled()
+    state = torch.get_rng_state()
+    check("diff", only=["precision", "chunked", "saving"])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (chunked.MIN_ROWS, torch.are_deterministic_algorithms_enabled()) == (rows, poison)
+
+
+def test_every_check_says_what_it_checks() -> None:
+    assert all(check.__doc__ for check in softmap.testing.CHECKS.values())

@@ -1,0 +1,88 @@
+"""Every variant that ships, and combinations of them, keep every promise of the suite."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+
+from softmap.testing import CHECKS, Subject
+from softmap.variants import names
+
+COMBINATIONS = [
+    "diff+dcmha",
+    "dcmha(static=true)+diff",
+    "diff+dape",
+    "diff+diff2",
+    "diff(lambda_init=0.8,head_norm=false)",
+    "diff2+dape(bias=fire)",
+    "dape(bias=rope)",
+    "dape(bias=alibi)",
+    "dape(bias=fire)",
+    "dape(bias=none)",
+    "dape(version=1)",
+    "dape(kernel=5)",
+    "dcmha(pattern=LG,window=8)",
+    "dcmha(pattern=LGLL,window=3)",
+    "dcmha(backbone=dcpythia)",
+    "dcmha(qk_norm=true,rank=1)",
+    "dcmha(query=false,pre=false)",
+    "dcmha(key=false,gates=false,rank=4)",
+    "dcmha(low_rank=false,post=false)",
+    "dcmha(query=false,key=false,static=true)",
+    "kerple+dcmha",
+    "talking-heads+temperature+gated",
+    "sas+dcmha",
+    "sas+diff",
+    "diff+sas",
+    "fire+sas-p",
+    "sas(value=linear,first_value=linear,output=linear)",
+    "v-skipinit+talking-heads(pre=false)",
+    "transformer(position=sinusoidal)",
+    "transformer++(pattern=LG,window=3)",
+    # A halo in either stage, alone and in a chain with other halos, pads and pairs.
+    "outside.py:multi-token",
+    "outside.py:multi-token(rows=4,keys=5,post=true)",
+    "outside.py:multi-token(rows=2)+dape(kernel=5)+diff2+outside.py:multi-token(post=true)",
+]
+GROUPED = [
+    "transformer++",
+    "diff",
+    "diff2",
+    "dcmha",
+    "dape",
+    "diff+diff2",
+    "talking-heads+gated",
+    "v-skipinit(value=linear,output=linear)",
+    "outside.py:multi-token",
+]
+SUBJECTS = [Subject(v) for v in names() + COMBINATIONS] + [Subject(v, kv_heads=2) for v in GROUPED]
+
+
+def _id(value: Any) -> str:
+    if not isinstance(value, Subject):
+        return str(value)
+    return value.variant + (f"@{value.kv_heads}" if value.kv_heads else "")
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(("subject", "name"), product(SUBJECTS, CHECKS), ids=_id)
+def test_keeps(subject: Subject, name: str) -> None:
+    CHECKS[name](subject)
+
+
+def test_folded_runs_where_it_should() -> None:
+    """Else the closed forms' check would pass by not being run."""
+    for variant in (
+        "transformer++",
+        "diff",
+        "diff2",
+        "diff+diff2",
+        "sas",
+        "sas+diff",
+        "temperature",
+    ):
+        assert CHECKS["folded"](Subject(variant)) is None
+    note = CHECKS["folded"](Subject("dcmha"))
+    assert note is not None and "no closed form" in note
