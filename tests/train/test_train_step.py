@@ -77,7 +77,7 @@ def test_bf16_runs_the_forward_pass_in_low_precision_and_keeps_the_weights():
     seen = []
 
     class Watched(Stub):
-        def forward(self, input_ids, labels, shift_labels):
+        def forward(self, input_ids, labels, shift_labels=None):
             output = super().forward(input_ids, labels, shift_labels)
             seen.append(output.logits.dtype)
             return output

@@ -25,9 +25,13 @@ class Stub(nn.Module):
         self.head.weight = self.embed.weight
         self.dropout = nn.Dropout(0.2)
 
-    def forward(self, input_ids: Tensor, labels: Tensor, shift_labels: Tensor) -> SimpleNamespace:
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, shift_labels: Tensor | None = None
+    ) -> SimpleNamespace:
         hidden = self.dropout(torch.tanh(self.mix(self.embed(input_ids))))
         logits = self.head(self.norm(hidden) * self.per_head.sum())
+        if shift_labels is None:
+            logits, shift_labels = logits[:, :-1], labels[:, 1:]
         loss = F.cross_entropy(logits.flatten(0, 1), shift_labels.flatten())
         return SimpleNamespace(loss=loss, logits=logits)
 
