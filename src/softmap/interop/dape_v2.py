@@ -1,0 +1,116 @@
+"""DAPE V2 on given scores, from the authors' ``*_DAPEV2`` modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+from softmap.interop.options import Options
+from softmap.interop.source import Rule, Source, fill, flat
+from softmap.maps import Edit, make_band, tensors_of
+from softmap.variants import Place
+from softmap.variants.biases import Alibi, Bias, Fire, Kerple
+from softmap.variants.dape import ScoreConv
+
+WHAT = "dape-v2"
+
+
+class ScoresEdit(nn.Module):
+    """A scores edit on its own: scores (B, H, T, S), S >= T, to the edited (B, H, T, S).
+
+    The last T of the S keys belong to the T rows. Columns after a row's own token are zeros.
+    """
+
+    def __init__(self, edit: Edit, heads: int) -> None:
+        super().__init__()
+        self.edit, self.heads = edit, heads
+
+    def forward(self, scores: Tensor) -> Tensor:
+        if scores.ndim != 4 or scores.shape[1] != self.heads or scores.shape[2] > scores.shape[3]:
+            raise SoftmapError(
+                f"scores must be (batch, {self.heads}, rows, keys) with rows <= keys, "
+                f"found {tuple(scores.shape)}"
+            )
+        T, S = scores.shape[2:]
+        cols = torch.arange(S + self.edit.pad, device=scores.device)
+        rows = cols[S - T : S]
+        band = make_band(rows[None], cols[None], rows, cols, None, None)
+        padded = nn.functional.pad(scores, (0, self.edit.pad))
+        edited = self.edit.edit(padded, band, tensors_of(self.edit, None).layer)
+        return band.zero(edited)[..., :S]
+
+
+class Kind(NamedTuple):
+    """A position bias: its table, and how to build ours from their weights."""
+
+    rules: tuple[Rule, ...]
+    build: Callable[[Source], Callable[[Place], Bias] | None]
+
+
+def _fire(source: Source) -> Callable[[Place], Bias]:
+    # Theirs is 1-32-H with a leaky ReLU here (a plain one without DAPE) and adds 1e-6 below.
+    start = float(source.take("init_L"))
+    hidden = 32
+    if "mlp.0.bias" in source:
+        hidden = source.state["mlp.0.bias"].numel()
+    return partial(Fire, hidden=hidden, start=start, slope=0.01, eps=1e-6)
+
+
+CONVOLUTIONS = (
+    Rule("mlp2.0.weight", "hidden channels 1 kernel", ("up.weight",)),
+    Rule("mlp2.0.bias", "hidden", ("up.bias",)),
+    Rule("mlp2.2.weight", "heads hidden 1 kernel", ("down.weight",)),
+    Rule("mlp2.2.bias", "heads", ("down.bias",)),
+)
+BIASES = {
+    "none": Kind((), lambda source: None),
+    "alibi": Kind((Rule("slopes", "heads", ("bias.slopes",)),), lambda source: Alibi),
+    "kerple": Kind(
+        tuple(Rule(f"bias_{n}", "heads 1 1", (f"bias.{n}",), flat) for n in "pa"),
+        lambda source: Kerple,
+    ),
+    "fire": Kind(
+        (
+            Rule("mlp.0.weight", "width 1", ("bias.up.weight",)),
+            Rule("mlp.0.bias", "width", ("bias.up.bias",)),
+            Rule("mlp.2.weight", "heads width", ("bias.down.weight",)),
+            Rule("mlp.2.bias", "heads", ("bias.down.bias",)),
+            Rule("c", "", ("bias.c",)),
+            Rule("L_multiplier", "", ("bias.multiplier",)),
+        ),
+        _fire,
+    ),
+}
+
+
+def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
+    """scores (B, H, T, T) to S + B + f([S; B]) on and below the diagonal, zeros above it.
+
+    Equal to their module on all rows but the last ``kernel // 2``: there their array ends and cuts
+    the second convolution off (see :class:`softmap.variants.dape.ScoreConv`).
+    """
+    options = Options(WHAT, config)
+    options.known(("num_heads", "hidden", "kernel", "bias", "note"))
+    kind = options.choice("bias", BIASES, "kerple")
+    heads, kernel = options.count("num_heads"), options.count("kernel", 3)
+    if kernel % 2 == 0:
+        raise SoftmapError(f"{WHAT}: option kernel must be odd, found {kernel}")
+    hidden = options.count("hidden", 32)
+    source = Source(WHAT, state)
+    bias = kind.build(source)
+    place = Place(heads, heads, 1, 1, 0, 1)
+    with torch.device("meta"):
+        edit = ScoreConv(place, bias, hidden, kernel)  # type: ignore[arg-type]
+    channels = heads if bias is None else 2 * heads
+    sizes = {"heads": heads, "hidden": hidden, "kernel": kernel, "channels": channels}
+    if isinstance(edit.bias, Fire):
+        sizes["width"] = edit.bias.up.out_features
+    weights = source.apply(CONVOLUTIONS + kind.rules, sizes)
+    source.finish()
+    fill(edit, weights, weights["up.weight"].dtype)
+    return ScoresEdit(edit, heads).eval()

@@ -1,0 +1,81 @@
+"""``softmap import``: a published checkpoint to a folder in softmap's own format."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from softmap.errors import SoftmapError, nearest
+from softmap.hf import SoftmapForCausalLM
+from softmap.interop import dcformer, diffllama
+from softmap.interop.checkpoint import TOKENIZER_FILES, find_folder, read_checkpoint
+
+# By the model_type of their config.json.
+KINDS = {"dcformer": dcformer.load, "diffllama": diffllama.load}
+
+
+def import_folder(src: str | Path, dest: str | Path, kind: str | None = None) -> Path:
+    """Convert a published DCFormer or DiffLlama checkpoint; returns the folder written, ``dest``.
+
+    src: a local folder, or a Hub name (owner/repository): config.json and model.safetensors, or
+    shards with their index. dest: a new or empty folder; it gets what ``save_pretrained`` writes
+    and the tokenizer's files, all of it or nothing. kind: ``dcformer`` or ``diffllama``, by default
+    what config.json says. Raises ``ValueError`` in one line for what cannot be read, represented
+    or written; pickled weights (.bin) are refused.
+    """
+    dest = Path(dest)
+    _check_vacant(dest)
+    folder = find_folder(src)
+    config, state = read_checkpoint(folder)
+    kind = str(config.get("model_type")) if kind is None else kind
+    if kind not in KINDS:
+        known = ", ".join(KINDS)
+        raise SoftmapError(
+            f"{src}: cannot import kind {kind!r}{nearest(kind, KINDS)}; can: {known}"
+        )
+    _write(KINDS[kind](state, config), folder, dest)
+    return dest
+
+
+def _check_vacant(dest: Path) -> None:
+    if dest.is_dir() and not any(dest.iterdir()):
+        return
+    if dest.exists() or dest.is_symlink():
+        raise SoftmapError(f"{dest}: expected a new or empty folder to write to, found other files")
+
+
+def _write(model: SoftmapForCausalLM, source: Path, dest: Path) -> None:
+    with _whole_folder(dest) as folder:
+        model.save_pretrained(folder)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, folder / name)
+
+
+@contextmanager
+def _whole_folder(dest: Path) -> Iterator[Path]:
+    """A folder beside ``dest`` that takes its name when the block ends, or is gone."""
+    partial = dest.parent / f".{dest.name}.{os.getpid()}.partial"
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        for path in [*partial.iterdir(), partial]:
+            _fsync(path)
+        os.replace(partial, dest)
+    except (OSError, SafetensorError) as error:
+        raise SoftmapError(f"{dest}: could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,216 @@
+"""Stacks of blocks from the simplified Transformer blocks' authors (``myGPT2Block``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+from softmap.interop import float32
+from softmap.interop.options import Only, Options
+from softmap.interop.reparameterised import projection_kind, projection_weights
+from softmap.interop.source import Rule, Source, fill, flat, transposed
+from softmap.nn import Block, LayerCache, ModelConfig
+from softmap.nn.layers import Gain
+
+WHAT = "simplified-blocks"
+
+ONLY = {
+    "norm_position": Only(("pre",), "softmap's blocks norm each branch's input"),
+    "qk_norm_type": Only(("none", None), "their blocks do not define it"),
+    "dot_norm_type": Only(("none", None), "their blocks do not define it"),
+    **{n: Only((0, None), "softmap has no dropout") for n in ("attn_pdrop", "resid_pdrop")},
+    "scale_attn_weights": Only((True,), "softmap's scores are scaled by 1/sqrt(d)"),
+    "scale_attn_by_inverse_layer_idx": Only((False,), "softmap's scores are scaled by 1/sqrt(d)"),
+    "tie_valproj_init": Only((None,), "it sets W_init matrices that their checkpoints do not hold"),
+}
+NORMS = {"rmsnorm": "rmsnorm", "ln": "layernorm", "none": "none"}
+ACTIVATIONS = {"leaky_relu": "relu", "relu": "relu", "gelu": "gelu"}
+
+# Ours, theirs, and the option that makes it trainable.
+GAINS = (
+    ("attention_gain", "attn_block_resid_gain", "trainable_attn_block_gains"),
+    ("attention_skip", "attn_block_skip_gain", "trainable_attn_block_gains"),
+    ("mlp_gain", "mlp_block_resid_gain", "trainable_mlp_block_gains"),
+    ("mlp_skip", "mlp_block_skip_gain", "trainable_mlp_block_gains"),
+)
+# Queries and keys lie side by side in one weight, stored (in, out) like all of theirs.
+WEIGHTS = (
+    Rule(
+        "attn.qk_attn.weight", "dim 2dim",
+        ("attention.q_proj.weight", "attention.k_proj.weight"), lambda t: t.T.chunk(2),
+    ),
+    Rule(
+        "attn.qk_attn.bias", "2dim",
+        ("attention.q_proj.bias", "attention.k_proj.bias"), lambda t: t.chunk(2),
+    ),
+    Rule("mlp.c_fc.weight", "dim width", ("mlp.up_proj.weight",), transposed),
+    Rule("mlp.c_fc.bias", "width", ("mlp.up_proj.bias",)),
+    Rule("mlp.c_proj.weight", "width dim", ("mlp.down_proj.weight",), transposed),
+    Rule("mlp.c_proj.bias", "dim", ("mlp.down_proj.bias",)),
+)  # fmt: skip
+MAP_GAINS = (
+    Rule("attn.attn_mat_skip_gain", "1 heads 1 1", ("alpha",), flat),
+    Rule("attn.attn_mat_resid_gain", "1 heads 1 1", ("beta",), flat),
+    Rule("attn.centre_attn_gain", "1 heads 1 1", ("gamma",), flat),
+)
+
+
+class BlockStack(nn.Module):
+    """x (B, T, D) to y (B, T, D) through :class:`softmap.nn.Block` s; no final norm."""
+
+    def __init__(self, blocks: list[Block]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
+        """caches: from :meth:`new_caches`; x then holds only the new tokens."""
+        for n, layer in enumerate(self.layers):
+            x = layer(x, None, caches[n] if caches else None)
+        return x
+
+    def new_caches(self) -> list[LayerCache]:
+        """Empty caches, one a layer."""
+        return [layer.attention.new_cache() for layer in self.layers]  # type: ignore[operator,union-attr]
+
+
+def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
+    """The stack with all gains at their values in ``state``, trainable where theirs are.
+
+    Whether a skip is there at all is the config's word, as in their code: a skip whose option is 0
+    is absent, whatever number its weight has since drifted to. Biases are frozen where theirs are.
+    """
+    options = Options(WHAT, config)
+    options.only(ONLY)
+    source = Source(WHAT, state)
+    depth = options.count("n_layer", options.get("num_hidden_layers"))
+    stack = BlockStack([_block(source, options, n, depth) for n in range(depth)])
+    source.finish()
+    return stack.eval()
+
+
+def _block(source: Source, options: Options, n: int, depth: int) -> Block:
+    sizes, prefix = _sizes(source, options, n), f"{n}."
+    norms = _norm_rules(options, n)
+    weights = source.apply(WEIGHTS + norms, sizes, prefix)
+    kinds: dict[str, str] = {}
+    for side in ("value", "output"):
+        kinds[side] = projection_kind(options, side, n, depth)
+        weights |= projection_weights(source, kinds[side], side, sizes["dim"], prefix)
+    variant, maps = _maps(source, options, sizes, prefix)
+    block = _build(options, sizes, n, depth, variant, kinds)
+    if not any("mlp_norm" in name for name in weights):
+        block.mlp_norm = nn.Identity()
+    weights |= maps | _gains(source, options, block, prefix)
+    if isinstance(block.mlp_norm, nn.Identity):
+        source.skip(rf"{n}\.ln_2\..*")  # there all the same, and unused
+    fill(block, weights, weights["attention.q_proj.weight"].dtype)
+    _freeze(block, options, kinds)
+    return block
+
+
+def _sizes(source: Source, options: Options, n: int) -> dict[str, int]:
+    dim = options.count("n_embd", options.get("hidden_size"))
+    heads = options.count("n_head", options.get("num_attention_heads"))
+    options.divisible(("n_embd", dim), ("n_head", heads))
+    width = options.count("n_inner", options.count("mlp_width_mult", 4) * dim)
+    # Their launcher turns mlp_width_mult into n_inner; their block alone takes 4 for a null one.
+    found = source.state.get(f"{n}.mlp.c_fc.bias")
+    if options.get("n_inner") is None and found is not None and found.numel() == 4 * dim:
+        width = 4 * dim
+    return {"dim": dim, "2dim": 2 * dim, "heads": heads, "width": width}
+
+
+def _norm_rules(options: Options, n: int) -> tuple[Rule, ...]:
+    kind = options.get("norm_type", "rmsnorm")
+    names = {"rmsnorm": {"scale": "weight"}}.get(kind, {"weight": "weight", "bias": "bias"})
+    ours = {"ln_1": "attention_norm", "ln_2": "mlp_norm"}
+    if options.flag("parallel_layers") or kind == "none":
+        ours.pop("ln_2")
+    if kind == "none" and n > 0:
+        ours.clear()
+    return tuple(
+        Rule(f"{a}.{t}", "dim", (f"{b}.{o}",)) for a, b in ours.items() for t, o in names.items()
+    )
+
+
+def _maps(
+    source: Source, options: Options, sizes: dict[str, int], prefix: str
+) -> tuple[str, dict[str, Tensor]]:
+    """The variant and its gains: A' = beta A, and with ``centre_attn`` + alpha I - gamma C."""
+    gains = source.apply(MAP_GAINS, sizes, prefix)
+    if options.flag("centre_attn"):
+        double = gains["gamma"].dtype == torch.float64
+        return float32.SHAPED if double else "sas", {f"attention.edits.0.{n}": t for n, t in gains.items()}
+    plain = bool((gains["beta"] == 1).all())
+    if plain and not options.flag("trainable_attn_mat_gains"):
+        return "transformer++", {}
+    # Their code leaves the identity out with the centring.
+    gains["alpha"] = torch.zeros_like(gains["alpha"])
+    return "v-skipinit", {f"attention.edits.0.{n}": gains[n] for n in ("alpha", "beta")}
+
+
+def _build(
+    options: Options, sizes: dict[str, int], n: int, depth: int, variant: str, kinds: dict[str, str]
+) -> Block:
+    norm = options.choice("norm_type", NORMS, "rmsnorm")
+    slope = options.number("lrelu_neg_slope", 0.01)
+    if options.get("activation_function") == "leaky_relu" and slope != 0:
+        raise SoftmapError(
+            f"{WHAT}: option lrelu_neg_slope={slope} cannot be represented, only 0 (a ReLU)"
+        )
+    backbone = {
+        "block": "parallel" if options.flag("parallel_layers") else "sequential",
+        # Without norms theirs keep one, a LayerNorm, at the first block's input.
+        "norm": "layernorm" if norm == "none" and n == 0 else norm,
+        "norm_eps": options.number("layer_norm_epsilon", 1e-5),
+        "eps_outside": True,
+        "mlp": options.choice("activation_function", ACTIVATIONS, "gelu"),
+        "position": "none",
+        "bias": True,
+        "first_value": kinds["value"],
+        **kinds,
+    }
+    config = ModelConfig(
+        variant, hidden_size=sizes["dim"], num_attention_heads=sizes["heads"],
+        num_hidden_layers=depth, intermediate_size=sizes["width"], backbone=backbone,
+    )  # fmt: skip
+    with torch.device("meta"):
+        return Block(config, n)
+
+
+def _gains(source: Source, options: Options, block: Block, prefix: str) -> dict[str, Tensor]:
+    """Put the branches' gains into ``block``; returns the weights of the trainable ones."""
+    weights = {}
+    for ours, theirs, trainable in GAINS:
+        value = source.take(prefix + theirs, 1)
+        skip = ours.endswith("skip")
+        absent = skip and options.number(theirs, 1.0) == 0
+        absent |= ours == "attention_skip" and block.parallel
+        learns = options.flag(trainable) and not absent and not (skip and block.parallel)
+        with torch.device("meta"):
+            setattr(block, ours, Gain(0.0 if absent else value.item(), learns))
+        if learns:
+            weights[f"{ours}.gain"] = value
+    return weights
+
+
+def _freeze(block: Block, options: Options, kinds: dict[str, str]) -> None:
+    """What their code does not train, ours does not either."""
+    frozen = {"v_proj.bias", "o_proj.bias", "up_proj.bias", "down_proj.bias", "residual.bias"}
+    for side, name in (("value", "v_proj"), ("output", "o_proj")):
+        option = "trainable_value_gains" if side == "value" else "trainable_proj_gains"
+        if not options.flag(option):
+            frozen |= {f"{name}.skip_gain", f"{name}.residual_gain"}
+    if not options.flag("trainable_attn_mat_gains"):
+        frozen |= {"0.alpha", "0.beta", "0.gamma"}
+    if not options.flag("centre_attn"):
+        frozen.add("0.alpha")
+    if options.number("centre_attn_gain", 1.0) == 0:
+        frozen.add("0.gamma")
+    for name, parameter in block.named_parameters():
+        if name.endswith(tuple(frozen)):
+            parameter.requires_grad_(False)
