@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +33,10 @@ class LazyState(Mapping[str, Tensor]):
     """Weights by name, each read from its file when it is asked for."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._open = ExitStack()
         self._where: dict[str, Any] = {}
         for file in files:
             try:
-                handle = self._open.enter_context(safe_open(file, framework="pt"))
+                handle: Any = safe_open(file, framework="pt")
             except (SafetensorError, OSError) as error:
                 raise SoftmapError(f"{file}: not a readable safetensors file: {error}") from error
             self._where |= dict.fromkeys(handle.keys(), handle)

@@ -23,9 +23,9 @@ ONLY = {
     "mgate": Only((False,), "gates over groups of MLP channels are not part of softmap's MLP"),
 }
 
-# One letter a layer; where a pattern is named without a window, its layers are 256 keys wide.
+# One letter a layer, repeated.
 PATTERNS = {"LG": "LG", "LGLL": "LGLL", "LGL6": "LGLLLLLL"}
-NAMED_WINDOW = 256
+WINDOW = 256
 
 # Their axis of 4 runs pre-query, pre-key, post-query, post-key.
 BRANCHES = tuple(f"attention.edits.{e}.{side}" for e in (0, 1) for side in ("query", "key"))
@@ -182,9 +182,8 @@ def _variant(options: Options) -> dict[str, Any]:
     made: dict[str, Any] = {"static": True} if options.flag("use_sw") else {}
     if options.flag("use_qk_norm"):
         made["qk_norm"] = True
-    named = options.get("window_type")
-    window = options.get("window_size", NAMED_WINDOW if named else None)
-    if window is not None:
+    # Their default is a window, and null means none, unless a pattern is named.
+    if options.get("window_type") or options.config.get("window_size", WINDOW) is not None:
         made["pattern"] = options.choice("window_type", PATTERNS, "LG")
-        made["window"] = options.count("window_size", NAMED_WINDOW)
+        made["window"] = options.count("window_size", WINDOW)
     return made

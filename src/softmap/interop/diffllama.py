@@ -46,6 +46,10 @@ def from_diffllama(source: DiffLlamaForCausalLM | str | Path) -> SoftmapForCausa
     """
     if isinstance(source, str | Path):
         config, state = read_checkpoint(source)
+        if config.get("model_type") != WHAT:
+            raise SoftmapError(
+                f"{source}: model_type must be {WHAT}, found {config.get('model_type')!r}"
+            )
         return load(state, config)
     if not isinstance(source, DiffLlamaForCausalLM):
         raise SoftmapError(

@@ -125,7 +125,7 @@ def _sizes(source: Source, options: Options, n: int) -> dict[str, int]:
 
 
 def _norm_rules(options: Options, n: int) -> tuple[Rule, ...]:
-    kind = options.get("norm_type", "rmsnorm")
+    kind = options.choice("norm_type", NORMS, "rmsnorm")
     names = {"rmsnorm": {"scale": "weight"}}.get(kind, {"weight": "weight", "bias": "bias"})
     ours = {"ln_1": "attention_norm", "ln_2": "mlp_norm"}
     if options.flag("parallel_layers") or kind == "none":
@@ -144,7 +144,9 @@ def _maps(
     gains = source.apply(MAP_GAINS, sizes, prefix)
     if options.flag("centre_attn"):
         double = gains["gamma"].dtype == torch.float64
-        return float32.SHAPED if double else "sas", {f"attention.edits.0.{n}": t for n, t in gains.items()}
+        return float32.SHAPED if double else "sas", {
+            f"attention.edits.0.{n}": t for n, t in gains.items()
+        }
     plain = bool((gains["beta"] == 1).all())
     if plain and not options.flag("trainable_attn_mat_gains"):
         return "transformer++", {}
