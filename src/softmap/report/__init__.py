@@ -10,6 +10,6 @@ and seed has finished is compared, and what is missing is named.
 
 from __future__ import annotations
 
-from softmap.report.build import build, summary
+from softmap.report.assemble import build, summary
 
 __all__ = ["build", "summary"]

@@ -60,20 +60,26 @@ COLUMNS = (
 )
 
 
-def reach(rows: list[Row]) -> float:
-    """The half-width of the shared scale of the little interval bars, in nats."""
-    pairs = [row[key] for row in rows for key in ("difference", "equal_time") if row[key]]
+def table(rows: list[Row]) -> list[list[Cell]]:
+    """The cells of every row; the little interval bars of a column share one scale."""
+    scales = {key: _reach(rows, key) for key in ("difference", "equal_time")}
+    return [_row(row, scales) for row in rows]
+
+
+def _reach(rows: list[Row], key: str) -> float:
+    """The largest distance from zero of any interval of the column, in nats."""
+    pairs = [row[key] for row in rows if row[key]]
     limits = [abs(pair[end]) for pair in pairs for end in ("low", "high") if pair[end] is not None]
     return max(limits, default=1.0) or 1.0
 
 
-def row_cells(row: Row, half_scale: float) -> list[Cell]:
+def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
     """One cell per entry of :data:`COLUMNS`."""
     stderr = "" if row["stderr"] is None else f"± {row['stderr']:.3f}"
     return [
         Cell("loss", f"{row['loss']:.3f}", row["loss"], stderr),
-        _difference("difference", row, half_scale),
-        _difference("equal_time", row, half_scale),
+        _difference("difference", row, scales["difference"]),
+        _difference("equal_time", row, scales["equal_time"]),
         _token_ratio(row),
         _cost("speed", row, "tokens_per_second", "speed_ratio"),
         _cost("flops", row, "flops_per_token", "flops_ratio"),
@@ -85,13 +91,13 @@ def row_cells(row: Row, half_scale: float) -> list[Cell]:
     ]
 
 
-def token_notes(rows: list[Row]) -> list[tuple[str, str]]:
-    """(variant, reason) for every token ratio that has no plain value."""
-    return [
-        (row["variant"], row["token_ratio"]["reason"])
-        for row in rows
-        if row["token_ratio"] and row["token_ratio"]["reason"]
-    ]
+def token_notes(rows: list[Row]) -> list[tuple[str, list[str]]]:
+    """(reason, variants) for the token ratios that have no plain value."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["token_ratio"] and row["token_ratio"]["reason"]:
+            notes.setdefault(row["token_ratio"]["reason"], []).append(row["variant"])
+    return list(notes.items())
 
 
 def _difference(key: str, row: Row, half_scale: float) -> Cell:

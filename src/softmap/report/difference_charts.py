@@ -13,7 +13,12 @@ from softmap.report.style import DELTA, Chart, Style, zero
 Row = dict[str, Any]
 
 
+# Em spaces, since SVG folds ordinary ones; short, to fit a phone.
+BETTER_WORSE = "\u2190 better\u2003nats per token\u2003worse \u2192"
+
+
 def forest(style: Style, rows: list[Row]) -> Chart | None:
+    """Every difference with its interval: variants down, budgets side by side in each row."""
     data = records.differences(rows)
     if not data:
         return None
@@ -26,7 +31,7 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
         yOffset=offset,
         color=style.plain_colour,
     )
-    x = alt.X("low:Q", title=f"\N{LEFTWARDS ARROW} better    {DELTA}    worse \N{RIGHTWARDS ARROW}")
+    x = alt.X("low:Q", title=BETTER_WORSE, axis=alt.Axis(tickCount=6, grid=True))
     tooltip = [
         alt.Tooltip("variant:N"),
         alt.Tooltip("budget:N", title="Budget"),
@@ -54,6 +59,7 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
 
 
 def position_difference(style: Style, rows: list[Row]) -> Chart | None:
+    """Where in the window the difference arises, with a band for each bin's interval."""
     data = [row for row in records.positions(rows) if row["low"] is not None]
     if not data:
         return None

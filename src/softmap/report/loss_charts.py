@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -18,61 +19,92 @@ AXES = {
     "seconds": ("Loss against training time", "Training time", "equal time on this device"),
     "flops": ("Loss against computation", "Training FLOPs", "equal arithmetic"),
 }
+HELD_OUT = (
+    "Points: held-out loss after each decay, with one standard error each way over the held-out "
+    "text. That text is the same for all, so judge differences by their paired intervals, not by "
+    "overlapping bars."
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a loss is drawn against: the field, its name, the axis."""
+
+    key: str
+    title: str
+    x: alt.X
 
 
 def loss(style: Style, run: Run, rows: list[Row], key: str) -> Chart:
+    """Training curves and decayed points against ``tokens``, ``seconds`` or ``flops``."""
     title, axis, fair = AXES[key]
     points, curve = records.budgets(rows), records.curves(run, rows)
-    field = alt.X(f"{key}:Q", title=axis, axis=alt.Axis(format="~s", tickCount=5))
     if key == "seconds":
         unit, size = time_unit(max(point["seconds"] for point in points))
         points, curve = _in_unit(points, size), _in_unit(curve, size)
-        field = alt.X("seconds:Q", title=f"{axis} ({unit})", axis=alt.Axis(tickCount=5))
-    scale = alt.Scale(domain=_loss_range(points, curve), zero=False, nice=False)
-    y = alt.Y("loss:Q", title="Loss (nats per token)", scale=scale)
-    base = style.base(points).encode(x=field, color=style.colour)
-    line = style.base(curve).mark_line(strokeWidth=1, clip=True, interpolate="monotone")
-    layers = [
-        line.encode(
-            x=field, y=y, color=style.colour, strokeDash=style.dash, opacity=style.opacity(0.5)
+        axis = f"{axis} ({unit})"
+    cost = Cost(key, axis, _cost_axis(points, key, axis))
+    y = alt.Scale(domain=_loss_range(points, curve), zero=False, nice=False)
+    layers = [*_training(style, curve, cost, y), *_decayed(style, points, cost, y)]
+    thin = "Thin lines: training loss. " if curve else ""
+    short = f"A comparison at {fair}. {thin}"
+    rest = HELD_OUT if key == "tokens" else "Points: held-out loss, one standard error each way."
+    return Chart(f"loss_{key}", title, short + rest, style.finish(layers, 320))
+
+
+def _training(style: Style, curve: list[Row], cost: Cost, y: alt.Scale) -> list[alt.Chart]:
+    base = style.base(curve).encode(
+        x=cost.x,
+        y=alt.Y("loss:Q", title="Loss (nats per token)", scale=y),
+        color=style.colour,
+    )
+    tooltip = _tooltip(cost, "Training loss")
+    # A line answers a pointer with its first point only, so unseen points carry the tooltips.
+    return [
+        base.mark_line(strokeWidth=1, clip=True).encode(
+            strokeDash=style.dash, opacity=style.opacity(0.4)
         ),
-        base.mark_line(strokeWidth=2.25).encode(
-            y=y, strokeDash=style.dash, opacity=style.opacity()
-        ),
-        base.mark_rule(strokeWidth=1.5).encode(
-            y=alt.Y("low:Q", scale=scale), y2="high:Q", opacity=style.opacity()
-        ),
+        base.mark_circle(size=40, opacity=0, clip=True).encode(tooltip=tooltip),
+    ]
+
+
+def _decayed(style: Style, points: list[Row], cost: Cost, y: alt.Scale) -> list[alt.Chart]:
+    base = style.base(points).encode(x=cost.x, color=style.colour, opacity=style.opacity())
+    middle = alt.Y("loss:Q", title="Loss (nats per token)", scale=y)
+    tooltip = [*_tooltip(cost, LOSS), alt.Tooltip("seeds:N", title="By seed")]
+    return [
+        base.mark_line(strokeWidth=1.75).encode(y=middle, strokeDash=style.dash),
+        base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=y), y2="high:Q"),
         base.mark_point(filled=True, size=70, opacity=1).encode(
-            y=y, shape=style.shape, opacity=style.opacity(), tooltip=_loss_tooltip(key, axis)
+            y=middle, shape=style.shape, tooltip=tooltip
         ),
     ]
-    caption = (
-        f"A comparison at {fair}. Thin lines: training loss. Points: held-out loss after each "
-        "decay, with one standard error each way over the held-out text. That text is the same "
-        "for all, so judge differences by the paired intervals below, not by overlapping bars."
-    )
-    return Chart(f"loss_{key}", title, caption, style.finish(layers, 320))
 
 
-def _loss_tooltip(key: str, axis: str) -> list[alt.Tooltip]:
-    number = ".4~s" if key != "seconds" else ".3~r"
+def _tooltip(cost: Cost, loss_title: str) -> list[alt.Tooltip]:
+    number = ".3~r" if cost.key == "seconds" else ".4~s"
     return [
         alt.Tooltip("variant:N"),
-        alt.Tooltip(f"{key}:Q", title=axis, format=number),
-        alt.Tooltip("loss:Q", title=LOSS, format=".4f"),
-        alt.Tooltip("seeds:N", title="By seed"),
+        alt.Tooltip(f"{cost.key}:Q", title=cost.title, format=number),
+        alt.Tooltip("loss:Q", title=loss_title, format=".4f"),
     ]
+
+
+def _cost_axis(points: list[Row], key: str, title: str) -> alt.X:
+    """From a little before the first decayed point, where the variants are still alike."""
+    values = [point[key] for point in points]
+    domain = [0.55 * min(values), max(values) + 0.03 * (max(values) - 0.55 * min(values))]
+    scale = alt.Scale(domain=domain, nice=False, zero=False)
+    number = "~r" if key == "seconds" else "~s"
+    return alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format=number, tickCount=5))
 
 
 def _loss_range(points: list[Row], curve: list[Row]) -> list[float]:
     """From just below the best value to just above the first decayed points: where it matters."""
-    lowest = min(row["loss"] for row in points + curve)
-    highest = max(row["high"] for row in points)
-    room = 0.08 * max(highest - lowest, 0.05)
-    return [
-        round(min(lowest, min(p["low"] for p in points)) - room, 3),
-        round(highest + 3 * room, 3),
-    ]
+    lowest = min([row["loss"] for row in curve] + [point["low"] for point in points])
+    highest = max(point["high"] for point in points)
+    room = 0.05 * max(highest - lowest, 0.05)
+    return [round(lowest - room, 3), round(highest + 3 * room, 3)]
 
 
 def _in_unit(rows: list[Row], size: float) -> list[Row]:
@@ -80,6 +112,7 @@ def _in_unit(rows: list[Row], size: float) -> list[Row]:
 
 
 def position(style: Style, rows: list[Row]) -> Chart:
+    """Final held-out loss along the window."""
     base = style.base(records.positions(rows)).encode(
         x=position_axis(),
         y=alt.Y("loss:Q", title=LOSS, scale=alt.Scale(zero=False)),
@@ -106,5 +139,5 @@ def position_axis() -> alt.X:
         "position:Q",
         title="Position in the window (tokens, log scale)",
         scale=scale,
-        axis=alt.Axis(format="d", tickCount=8),
+        axis=alt.Axis(format="d", tickCount=8, labelSeparation=8, labelOverlap="greedy"),
     )

@@ -80,7 +80,7 @@
     showVariants();
   };
   find("#all").addEventListener("click", check(() => true));
-  find("#none").addEventListener("click", check((label) => label === payload.labels[0]));
+  find("#none")?.addEventListener("click", check((label) => label === payload.labels[0]));
 
   // ---- table -----------------------------------------------------------------------------------
   function sortBy(heading) {
@@ -102,6 +102,7 @@
 
   // ---- attention maps --------------------------------------------------------------------------
   const layers = find("#layer"), heads = find("#head");
+  const FIRST_ROWS = 8; // queries with so few keys that their weights are large anyway
   let pair = null;
   for (const map of Object.values(payload.maps)) {
     map.codes = Int8Array.from(atob(map.data), (letter) => letter.charCodeAt(0));
@@ -155,10 +156,11 @@
     let limit = 0, signed = false;
     for (const panel of panels) {
       panel.drawn = weights(payload.maps[panel.dataset.variant]);
-      for (const value of panel.drawn.values) {
-        limit = Math.max(limit, Math.abs(value));
+      const skipped = (FIRST_ROWS * (FIRST_ROWS + 1)) / 2;
+      panel.drawn.values.forEach((value, at) => {
+        if (at >= skipped || panel.drawn.values.length <= skipped) limit = Math.max(limit, Math.abs(value));
         signed ||= value < 0;
-      }
+      });
     }
     for (const panel of panels) drawMap(panel, limit || 1);
     if (panels.length) drawScale(limit || 1, signed);
@@ -258,7 +260,7 @@
     heads.add(new Option("mean of all", "mean"));
     fill(heads, union("heads"), "");
     layers.value = union("layers").at(Math.floor(union("layers").length / 2));
-    heads.value = union("heads")[0];
+    heads.value = "mean";
     for (const select of [layers, heads]) select.addEventListener("change", drawMaps);
   }
 

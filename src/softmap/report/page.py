@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             report=report,
             rows=rows,
             labels=labels,
+            marks=theme.marks(len(labels)),
             finished=[row["variant"] for row in rows],
             columns=cells.COLUMNS,
-            table=[cells.row_cells(row, cells.reach(rows)) for row in rows],
+            table=cells.table(rows),
             notes=cells.token_notes(rows),
             charts=charts,
             repeat=_repeat(report),
@@ -72,7 +74,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["safe_url"] = safe_url
+    environment.filters["name"] = breakable
     return environment
+
+
+def breakable(label: str) -> Markup:
+    """The escaped label, free to wrap after its punctuation."""
+    parts = re.split(r"(?<=[(,+=_])(?=[^(,+=_])", label)
+    return Markup("<wbr>").join(parts)
 
 
 def safe_url(url: Any) -> str | None:
@@ -123,11 +132,12 @@ def _lead(report: dict[str, Any]) -> str:
     tokens = words.si(rows[0]["budgets"][-1]["tokens"])
     device = (report["device"] or {}).get("name", "one device")
     parts = [
-        f"{len(rows)} ways to compute attention, each in a model of {size} parameters, trained on "
-        f"the same {tokens} tokens of {data.get('source', 'text')} in the same order",
+        f"{words.count(len(rows), 'way')} to compute attention, each in a model of {size} "
+        f"parameters, trained on the same {tokens} tokens of {data.get('source', 'text')}, in the "
+        "same order",
         f"context {model['context']}" if model.get("context") else "",
         f"{training['precision']}" if training.get("precision") else "",
-        f"{seeds} seed{'s' * (seeds > 1)}",
+        words.count(seeds, "seed").lower(),
         f"on {device}",
     ]
     return ", ".join(part for part in parts if part) + "."

@@ -10,11 +10,11 @@ from softmap.report.load import Run
 from softmap.report.words import listed, ratio, si, signed
 
 Row = dict[str, Any]
-POINTS = 120
+POINTS = 80
 
 
 def curves(run: Run, rows: list[Row]) -> list[Row]:
-    """Training loss, averaged over seeds and over runs of neighbouring steps (120 per variant)."""
+    """Training loss, averaged over seeds and over runs of neighbouring steps (80 per variant)."""
     return [
         {"variant": row["variant"], "flops": tokens * row["flops_per_token"]}
         | {"tokens": tokens, "seconds": _short(seconds), "loss": round(loss, 4)}
@@ -95,7 +95,7 @@ def costs(rows: list[Row]) -> list[Row]:
             "speed": _short(row["tokens_per_second"]),
             "slow": _short(row["tokens_per_second_range"][0]),
             "fast": _short(row["tokens_per_second_range"][1]),
-            "megabytes": _short(row["peak_memory_bytes"] / 1e6),
+            "bytes": row["peak_memory_bytes"],
             "speed_text": _with_ratio(si(row["tokens_per_second"]), row.get("speed_ratio")),
             "memory_text": _with_ratio(si(row["peak_memory_bytes"], "B"), row.get("memory_ratio")),
         }
@@ -104,7 +104,7 @@ def costs(rows: list[Row]) -> list[Row]:
 
 
 def _with_ratio(text: str, relative: float | None) -> str:
-    return text if relative is None else f"{text}  ({ratio(relative)})"
+    return text if relative is None else f"{text} ({ratio(relative)})"
 
 
 def _interval(difference: Row) -> str:

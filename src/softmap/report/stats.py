@@ -167,16 +167,16 @@ def token_ratio(
     losses = np.asarray(losses_N, dtype=np.float64)
     target, final = float(np.asarray(control_N)[-1]), float(tokens[-1])
     if len(tokens) < 2:
-        return TokenRatio(None, None, None, None, None, "one budget makes no curve")
+        return TokenRatio(None, None, None, None, None, "has one budget only, which makes no curve")
     point, low, high = (
         tokens_at(target, tokens, losses + shift) / final for shift in (0, -half_width, half_width)
     )
     low_limit, high_limit = (limit if 0 < limit < inf else None for limit in (low, high))
     if point == 0:
-        reason = "its first budget is already at or below the control's final loss"
+        reason = "reached the control's final loss before the first budget"
         return TokenRatio(None, low_limit, high_limit, "<", float(tokens[0]) / final, reason)
     if point == inf:
-        reason = "it does not reach the control's final loss within its budgets"
+        reason = "never reached the control's final loss"
         return TokenRatio(None, low_limit, high_limit, ">", 1.0, reason)
     return TokenRatio(point, low_limit, high_limit, None, None, None)
 

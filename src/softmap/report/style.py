@@ -36,14 +36,18 @@ class Style:
         self.labels = labels
         count = len(labels)
         # Colour, shape and dash share a domain and no title, so that legends merge into one.
-        self.colour = alt.Color("variant:N", title=None, scale=alt.Scale(domain=labels))
-        self.plain_colour = alt.Color("variant:N", legend=None, scale=alt.Scale(domain=labels))
+        scale = alt.Scale(domain=labels)
+        self.colour = alt.Color("variant:N", title=None, scale=scale)
+        self.plain_colour = alt.Color("variant:N", legend=None, scale=scale)
         shapes, dashes = theme.shapes(count), theme.dashes(count)
         self.shape = alt.Shape(
             "variant:N", title=None, scale=alt.Scale(domain=labels, range=shapes)
         )
         self.dash = alt.StrokeDash(
-            "variant:N", legend=None, scale=alt.Scale(domain=labels, range=dashes)
+            "variant:N", title=None, scale=alt.Scale(domain=labels, range=dashes)
+        )
+        self.plain_shape = alt.Shape(
+            "variant:N", legend=None, scale=alt.Scale(domain=labels, range=shapes)
         )
         self.rows = alt.Y("variant:N", title=None, sort=labels)
 

@@ -28,6 +28,16 @@ SHAPES = (
     "triangle-right",
     "triangle-left",
 )
+PATHS = {
+    "circle": "M7.5 6a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0-9 0z",
+    "square": "M8 2h8v8h-8z",
+    "triangle-up": "M12 1.2l4.8 8.8h-9.6z",
+    "diamond": "M12 .8l4.2 5.2-4.2 5.2-4.2-5.2z",
+    "cross": "M10.4 1.2h3.2v3.2h3.2v3.2h-3.2v3.2h-3.2v-3.2h-3.2v-3.2h3.2z",
+    "triangle-down": "M12 10.8l4.8-8.8h-9.6z",
+    "triangle-right": "M16.8 6l-8.8 4.8v-9.6z",
+    "triangle-left": "M7.2 6l8.8 4.8v-9.6z",
+}
 DASHES: tuple[list[int], ...] = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3])
 FONTS = 'system-ui, "Segoe UI", Roboto, "Helvetica Neue", Arial, "Liberation Sans", sans-serif'
 PRINT_FONTS = "Liberation Sans, Arial, Helvetica, sans-serif"
@@ -42,6 +52,14 @@ def colours(count: int, theme: str) -> list[str]:
 def shapes(count: int) -> list[str]:
     """Point shapes, the control a circle."""
     return [SHAPES[i % len(SHAPES)] for i in range(count)]
+
+
+def marks(count: int) -> list[dict[str, str]]:
+    """For each variant the SVG path of its shape (24 x 12 units) and its stroke-dasharray."""
+    return [
+        {"path": PATHS[shape], "dash": "none" if dash == DASHES[0] else " ".join(map(str, dash))}
+        for shape, dash in zip(shapes(count), dashes(count), strict=True)
+    ]
 
 
 def dashes(count: int) -> list[list[int]]:
@@ -70,7 +88,12 @@ def config(count: int, theme: str, fonts: str = FONTS) -> dict[str, Any]:
         "axis": axis,
         "axisX": {"grid": False, "ticks": True},
         "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
-        "legend": {"labelColor": INK[theme], "labelFontSize": 12, "labelLimit": 260},
+        "legend": {
+            "symbolOpacity": 1,
+            "labelColor": INK[theme],
+            "labelFontSize": 12,
+            "labelLimit": 260,
+        },
         "title": {
             "anchor": "start",
             "color": INK[theme],

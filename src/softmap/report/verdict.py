@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from softmap.report.words import amount, listed, per_cent, ratio, signed
+from softmap.report.words import amount, count, listed, per_cent, ratio, signed
 
 Row = dict[str, Any]
 STATUS = {-1: "better", 0: "none", 1: "worse"}
 
 
 def verdict(rows: list[Row], control: str, missing: list[tuple[str, int]], seeds: int) -> Row:
-    """``headline``, one point per compared variant, and the caveats that bound them all.
+    """``headline``, a point per compared variant, what is ``incomplete``, and the ``caveats``.
 
     A variant is called better or worse only where the 95 % interval of its paired difference lies
     on one side of zero; elsewhere the words are "no difference from the control seen at this
@@ -23,7 +23,8 @@ def verdict(rows: list[Row], control: str, missing: list[tuple[str, int]], seeds
     return {
         "headline": _headline(rows, compared, control, paired),
         "points": [_point(row, control) for row in compared],
-        "caveats": _caveats(rows, compared, missing, seeds, paired),
+        "incomplete": _incomplete(missing, seeds),
+        "caveats": _caveats(rows, compared, paired),
     }
 
 
@@ -59,7 +60,9 @@ def _clauses(groups: dict[int, list[str]], control: str) -> list[str]:
 
 
 def _names(names: list[str]) -> str:
-    return listed(names if len(names) <= 4 else [*names[:3], f"{len(names) - 3} others"])
+    if len(names) <= 3:
+        return listed(names)
+    return listed([*names[:2], count(len(names) - 2, "other").lower()])
 
 
 def _point(row: Row, control: str) -> Row:
@@ -67,8 +70,16 @@ def _point(row: Row, control: str) -> Row:
     return {
         "variant": row["variant"],
         "status": STATUS[_sign(row)],
+        "tag": _tag(row),
         "text": " ".join(sentence for sentence in sentences if sentence),
     }
+
+
+def _tag(row: Row) -> str:
+    if _sign(row) == 0:
+        return "no difference seen"
+    word = "lower" if _sign(row) < 0 else "higher"
+    return f"{word} in this run" if row["difference"]["seeds"] == 1 else f"{word} loss"
 
 
 def _quality(row: Row, control: str) -> str:
@@ -126,22 +137,22 @@ def _costs(row: Row) -> str:
     return f"Cost: {listed(parts)}." if parts else ""
 
 
-def _caveats(
-    rows: list[Row], compared: list[Row], missing: list[tuple[str, int]], seeds: int, paired: int
-) -> list[str]:
+def _incomplete(missing: list[tuple[str, int]], seeds: int) -> str | None:
+    if not missing:
+        return None
+    names = [f"{label} (seed {seed})" if seeds > 1 else label for label, seed in missing]
+    return f"This run is not complete. Not finished: {listed(names)}."
+
+
+def _caveats(rows: list[Row], compared: list[Row], paired: int) -> list[str]:
     notes = []
-    if missing:
-        names = listed(
-            [f"{label} (seed {seed})" if seeds > 1 else label for label, seed in missing]
-        )
-        notes.append(f"This run is not complete. Not finished: {names}.")
     if compared:
         notes.append(_seed_note(paired))
     notes += _peak_note(rows) + _size_note(compared)
     if len(compared) > 4:
         notes.append(
-            f"{len(compared)} comparisons are made, each with its own 95% interval: by chance "
-            "alone about one in twenty would miss the truth."
+            f"{count(len(compared), 'comparison')} are made, each with its own 95% interval: by "
+            "chance alone about one interval in twenty misses the truth."
         )
     return notes
 
@@ -154,7 +165,7 @@ def _seed_note(paired: int) -> str:
             "hundredths to a few tenths of a nat (0.03 to 0.4 was measured with models of about "
             "a million parameters), so a difference of that size may shrink or turn around."
         )
-    few = " With so few seeds it is wide, and rightly so." if paired < 4 else ""
+    few = " With so few seeds they are wide, and rightly so." if paired < 4 else ""
     return f"The intervals cover both the held-out text and {paired} seeds, paired.{few}"
 
 

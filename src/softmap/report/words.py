@@ -4,6 +4,7 @@ from __future__ import annotations
 
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
+NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten"]
 
 
 def signed(value: float, digits: int = 3) -> str:
@@ -30,11 +31,12 @@ def per_cent(value: float) -> str:
 
 
 def si(value: float, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: ``1.05 M``, ``412 MB``."""
+    """Three significant digits with an SI prefix: ``1.05M``, ``412 MB``."""
+    gap = "\N{NO-BREAK SPACE}" if unit else ""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 0.9995 * size:
-            return f"{value / size:.3g}\N{NO-BREAK SPACE}{prefix}{unit}"
-    return f"{value:.3g}\N{NO-BREAK SPACE}{unit}".rstrip()
+            return f"{value / size:.3g}{gap}{prefix}{unit}"
+    return f"{value:.3g}{gap}{unit}"
 
 
 def duration(seconds: float) -> str:
@@ -48,6 +50,12 @@ def time_unit(seconds: float) -> tuple[str, float]:
     if seconds < 120:
         return "s", 1.0
     return ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
+
+
+def count(number: int, noun: str) -> str:
+    """``Seven ways``, ``One seed``, ``12 ways``."""
+    word = NUMBERS[number] if number < len(NUMBERS) else str(number)
+    return f"{word} {noun}{'' if number == 1 else 's'}"
 
 
 def listed(items: list[str]) -> str:

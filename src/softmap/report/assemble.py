@@ -37,12 +37,12 @@ COPIED = (
 def summary(run_dir: str | Path) -> dict[str, Any]:
     """What ``report.json`` holds, computed from the run's files; nothing is written.
 
-    Keys: those of ``run.json`` that say how to repeat it, ``control_finished``, ``missing`` (list
-    of variant and seed), ``verdict`` (``headline``, ``points``, ``caveats``), and ``variants``:
-    one dict per finished variant, the control first, with its ``loss`` and ``stderr`` (nats per
-    token), ``difference`` and ``equal_time`` (mean, stderr, low, high, sign; None for the control
-    or without one), ``token_ratio``, costs and their ratios to the control, ``budgets``,
-    ``by_position`` and ``maps`` (statistics of the attention maps).
+    Keys: those of ``run.json`` that say how to repeat it; ``control_finished``; ``missing``, a
+    list of variant and seed; ``verdict`` with ``headline``, ``points``, ``incomplete`` and
+    ``caveats``; and ``variants``: one dict per finished variant, the control first, with its
+    ``loss`` and ``stderr`` (nats per token), ``difference`` and ``equal_time`` (mean, stderr, low,
+    high, sign; None for the control or without one), ``token_ratio``, costs and their ratios to
+    the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the attention maps).
 
     Raises:
         SoftmapError: the folder is no run, nothing has finished, or a file of it is damaged.
@@ -92,8 +92,9 @@ def _pictures(chart: Chart, variants: int, folder: Path) -> None:
     spec = chart.spec | {"width": 640, "title": title, "padding": 16}
     config = theme.config(variants, "light", theme.PRINT_FONTS) | {"background": "#ffffff"}
     options: dict[str, Any] = {"vl_version": VEGA_LITE, "config": config}
-    files.write(folder / f"{chart.key}.svg", vl_convert.vegalite_to_svg(spec, **options))
-    files.write(folder / f"{chart.key}.png", vl_convert.vegalite_to_png(spec, scale=2, **options))
+    svg = vl_convert.vegalite_to_svg(spec, **options)
+    files.write(folder / f"{chart.key}.svg", svg)
+    files.write(folder / f"{chart.key}.png", vl_convert.svg_to_png(svg, scale=2))
 
 
 def _lines(text: str, width: int = 105) -> list[str]:

@@ -1,0 +1,252 @@
+"""A run folder in, a page out: whole, partial, hostile and damaged runs."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import re
+from html.parser import HTMLParser
+
+import fake
+import numpy as np
+import pytest
+
+from softmap import report
+from softmap.errors import SoftmapError
+from softmap.report import assemble
+from softmap.report.page import breakable, safe_url
+
+SMALL = {"windows": 40, "context": 32}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    run = fake.make(tmp_path_factory.mktemp("runs") / "demo", variants=4, **SMALL)
+    return report.build(run).parent
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Spare the drawing where only the page is looked at."""
+    monkeypatch.setattr(assemble, "_pictures", lambda *_: None)
+
+
+class _Page(HTMLParser):
+    """Collects tags and attributes; scripts and styles are opaque to it, as to a browser."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def _payload(folder):
+    text = (folder / "report.html").read_text()
+    found = re.search(r'<script type="application/json" id="payload">(.*?)</script>', text, re.S)
+    return json.loads(found.group(1))
+
+
+def test_every_promised_file_is_there_and_nothing_else(built):
+    names = {path.name for path in built.iterdir()}
+    assert names == {
+        "run.json",
+        "variants",
+        "charts",
+        *(f"report.{e}" for e in ("html", "json", "csv")),
+    }
+    charts = {path.name for path in (built / "charts").iterdir()}
+    keys = set(_payload(built)["charts"])
+    assert len(keys) == 9
+    assert charts == {f"{key}.{kind}" for key in keys for kind in ("svg", "png")}
+    for path in (built / "charts").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_pictures_hold_text_in_a_real_font(built):
+    svg = (built / "charts" / "loss_tokens.svg").read_text()
+    assert "Loss against tokens" in svg and "Liberation Sans" in svg
+    for label in ("transformer++", "dcmha"):
+        assert label in svg  # the legend
+
+
+def test_the_page_asks_nothing_of_the_network(built):
+    page = _Page((built / "report.html").read_text())
+    assert not page.all("img") and not page.all("iframe") and not page.all("link")
+    assert all("src" not in script for script in page.all("script"))
+    policy = next(m["content"] for m in page.all("meta") if "http-equiv" in m)
+    assert "default-src 'none'" in policy and "http" not in policy
+    assert (built / "report.html").read_text().count("window.vegaEmbed") == 1
+
+
+def test_accessible_names_and_unique_ids(built):
+    page = _Page((built / "report.html").read_text())
+    identities = [a["id"] for _, a in page.tags if "id" in a]
+    assert len(identities) == len(set(identities))
+    for _, attributes in page.tags:
+        for name in ("aria-labelledby", "aria-describedby"):
+            if name in attributes:
+                assert attributes[name] in identities
+    sortable = [a for a in page.all("th") if "aria-sort" in a]
+    assert [a["aria-sort"] for a in sortable].count("ascending") == 1
+    assert all(a.get("aria-label") for a in page.all("canvas") if "id" not in a)
+
+
+def test_json_is_the_summary_and_csv_has_a_line_per_variant(built):
+    assert json.loads((built / "report.json").read_text()) == report.summary(built)
+    with (built / "report.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    rows = report.summary(built)["variants"]
+    assert [line["variant"] for line in lines] == [row["variant"] for row in rows]
+    assert float(lines[1]["difference_low"]) == rows[1]["difference"]["low"]
+    assert lines[0]["difference"] == ""
+
+
+def test_difference_is_paired_over_windows(built):
+    def losses(label):
+        with np.load(fake.folder(built, label) / "eval-2.npz") as file:
+            return file["losses"].astype(float).mean(1)
+
+    row = report.summary(built)["variants"][1]
+    assert row["difference"]["mean"] == pytest.approx(
+        (losses(row["variant"]) - losses("transformer++")).mean()
+    )
+    unpaired = (
+        np.hypot(losses("diff").std(), losses("transformer++").std()) / SMALL["windows"] ** 0.5
+    )
+    assert row["difference"]["stderr"] < 0.3 * unpaired
+
+
+def test_equal_time_interpolates_a_slower_variant(tmp_path):
+    run = fake.make(tmp_path / "run", variants=4, **SMALL)
+    row = report.summary(run)["variants"][3]
+    budgets, allowed = row["budgets"], report.summary(run)["variants"][0]["budgets"][-1]
+    below, above = budgets[1], budgets[2]
+    share = np.log(allowed["seconds"] / below["seconds"]) / np.log(
+        above["seconds"] / below["seconds"]
+    )
+    expected = (1 - share) * below["loss"] + share * above["loss"] - allowed["loss"]
+    assert row["equal_time"]["mean"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("variants", "seeds"), [(1, 1), (15, 2)])
+def test_small_and_large_runs(tmp_path, no_pictures, variants, seeds):
+    page = report.build(fake.make(tmp_path / "run", variants=variants, seeds=seeds, **SMALL))
+    payload = _payload(page.parent)
+    assert len(payload["report"]["variants"]) == variants
+    for theme in ("light", "dark"):
+        assert len(payload["colours"][theme]) == variants
+
+
+def test_colours_do_not_depend_on_what_has_finished(tmp_path, no_pictures):
+    whole = _payload(report.build(fake.make(tmp_path / "a", variants=4, **SMALL)).parent)
+    skip = (("transformer++", 0), ("diff", 0))
+    part = _payload(report.build(fake.make(tmp_path / "b", variants=4, skip=skip, **SMALL)).parent)
+    assert part["colours"] == whole["colours"] and part["labels"] == whole["labels"]
+    assert "difference" not in part["charts"] and part["report"]["control_finished"] is False
+    assert [row["variant"] for row in part["report"]["variants"]] == ["diff2", "dcmha"]
+
+
+def test_only_common_seeds_are_paired(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, seeds=3, skip=(("diff", 1),), **SMALL)
+    summary = report.summary(run)
+    assert summary["variants"][1]["difference"]["seeds"] == 2
+    assert summary["missing"] == [{"variant": "diff", "seed": 1}]
+
+
+def test_data_can_break_neither_the_markup_nor_the_script(tmp_path, no_pictures):
+    run = fake.make(tmp_path / "run", variants=2, **SMALL)
+    evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    info = json.loads((run / "run.json").read_text())
+    info |= {"recipe": evil, "command": evil, "name": evil}
+    info["passage"]["tokens"][0] = evil
+    (run / "run.json").write_text(json.dumps(info))
+    result = fake.folder(run, "diff") / "result.json"
+    result.write_text(
+        json.dumps(json.loads(result.read_text()) | {"source": "javascript:alert(3)"})
+    )
+    page = _Page(report.build(run).read_text())
+    assert len(page.all("script")) == 3 and not page.all("img")
+    assert not [a for a in page.all("a") if "javascript" in (a["href"] or "")]
+    assert _payload(run)["tokens"][0] == evil
+
+
+def test_addresses_and_long_names():
+    assert safe_url("https://arxiv.org/abs/1") == "https://arxiv.org/abs/1"
+    assert safe_url("javascript:1") is None and safe_url(None) is None
+    assert breakable("a<b>(c=1)") == "a&lt;b&gt;(<wbr>c=<wbr>1)"
+    assert breakable("transformer++") == "transformer++"
+
+
+def _damage_missing_key(path):
+    content = json.loads(path.read_text())
+    del content["budgets"]
+    path.write_text(json.dumps(content))
+
+
+DAMAGES = {
+    "truncated": ("result.json", lambda path: path.write_text(path.read_text()[:100])),
+    "old": ("result.json", _damage_missing_key),
+    "not an object": ("result.json", lambda path: path.write_text("[]")),
+    "no evaluation": ("eval-1.npz", lambda path: path.unlink()),
+    "half an evaluation": ("eval-2.npz", lambda path: path.write_bytes(path.read_bytes()[:200])),
+    "not finite": ("eval-0.npz", lambda path: np.savez(path, losses=np.full((40, 32), np.nan))),
+    "pickled": ("eval-0.npz", lambda path: np.savez(path, losses=np.array([{}], dtype=object))),
+    "flat": ("maps.npz", lambda path: np.savez(path, maps=np.ones(4))),
+    "log": ("train.jsonl", lambda path: path.write_text("{}\n" + path.read_text())),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_file_is_named_in_one_line(tmp_path, name):
+    run = fake.make(tmp_path / "run", variants=2, **SMALL)
+    file, damage = DAMAGES[name]
+    damage(fake.folder(run, "diff") / file)
+    with pytest.raises(SoftmapError, match=re.escape(f"seed0/{file}")) as error:
+        report.build(run)
+    assert "\n" not in str(error.value)
+    assert not (run / "report.html").exists() and not (run / "charts").exists()
+
+
+def test_other_windows_are_refused(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, **SMALL)
+    np.savez(fake.folder(run, "diff") / "eval-2.npz", losses=np.ones((7, 32)))
+    with pytest.raises(SoftmapError, match="windows"):
+        report.summary(run)
+
+
+def test_no_run_and_nothing_finished(tmp_path):
+    with pytest.raises(SoftmapError, match=r"run\.json"):
+        report.summary(tmp_path)
+    run = fake.make(tmp_path / "run", variants=1, skip=(("transformer++", 0),), **SMALL)
+    with pytest.raises(SoftmapError, match="nothing to report"):
+        report.build(run)
+
+
+def test_a_log_cut_off_in_its_last_line_is_fine(tmp_path):
+    run = fake.make(tmp_path / "run", variants=1, **SMALL)
+    log = fake.folder(run, "transformer++") / "train.jsonl"
+    log.write_text(log.read_text()[:-20])
+    assert report.summary(run)["variants"]
+
+
+def test_a_full_disk_keeps_the_old_page_and_leaves_no_litter(tmp_path, monkeypatch):
+    run = fake.make(tmp_path / "run", variants=1, **SMALL)
+    page = report.build(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SoftmapError, match="No space left"):
+        report.build(run)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert page.exists()
