@@ -16,7 +16,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "mlp": ("swiglu", "gelu", "relu"),
     "position": ("rope", "learned", "sinusoidal", "none"),
     "value": ("linear", "identity", "residual", "orthogonal"),
-    "output": ("linear", "identity", "orthogonal"),
+    "output": ("linear", "identity", "residual", "orthogonal"),
     "output_init": ("zero", "default"),
 }
 
