@@ -76,7 +76,7 @@ class Compare:
         command = "softmap " + shlex.join(argv)
         request = Request(self.out, command, self.fresh)
         if self.tune:
-            tune(recipe, request, choose())
+            print(tune(recipe, request, choose()))
             return
         if not self.serve:
             print(compare(recipe, request, choose()))

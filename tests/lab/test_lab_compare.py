@@ -203,3 +203,50 @@ def test_it_runs_outside_of_the_main_thread(tiny: Recipe, tmp_path: Path, no_pag
     worker.start()
     worker.join()
     assert (tmp_path / "runs/tiny/variants/transformerpp/seed0/result.json").exists()
+
+
+class Notes(Display):
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)
+
+
+def test_a_page_that_cannot_be_drawn_does_not_stop_the_training(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_folder: Path) -> Path:
+        raise RuntimeError("no ink")
+
+    monkeypatch.setattr("softmap.report.build", broken)
+    display = Notes()
+    with pytest.raises(RuntimeError, match="no ink"):
+        compare(tiny, Request(tmp_path / "runs"), display)
+    assert len(list((tmp_path / "runs/tiny").rglob("result.json"))) == 2
+    assert "the page could not be built yet: no ink" in display.said
+
+
+def test_pages_take_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock, built = Clock(), []
+
+    def build(folder: Path) -> Path:
+        built.append(clock.now)
+        clock.now += 2.0
+        return folder
+
+    monkeypatch.setattr(compares, "time", clock)
+    monkeypatch.setattr("softmap.report.build", build)
+    page = compares._Page(Path("run"), Display())
+    for clock.now in (10.0, 20.0, 31.0, 33.0, 60.0):
+        page.changed()
+    assert built == [10.0, 33.0, 60.0]
+    page.refresh()
+    assert built == [10.0, 33.0, 60.0]

@@ -91,4 +91,5 @@ def test_own_peaks_do_not_hide_the_grid(tiny: Recipe, tmp_path: Path) -> None:
     entry = dataclasses.replace(tiny.variants[0], peak_lr=9.0)
     recipe = dataclasses.replace(tiny, variants=[entry])
     path = tune(recipe, Request(Path(tmp_path) / "runs"))
+    assert path == tmp_path / "runs" / "tiny-tuning" / "peaks.json"
     assert json.loads(path.read_text())["peaks"]["transformer++"]["peak_lr"] in tiny.tuning.grid

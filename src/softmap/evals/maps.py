@@ -9,6 +9,7 @@ import torch
 
 from softmap.errors import SoftmapError
 from softmap.evals.loss import evaluating
+from softmap.nn import attention_maps
 
 
 def passage_maps(model: Any, tokens: list[int]) -> np.ndarray:
@@ -17,8 +18,6 @@ def passage_maps(model: Any, tokens: list[int]) -> np.ndarray:
     Row i holds what token i takes from tokens j <= i. Weights may be signed (DIFF, Shaped), and
     rows need not sum to 1.
     """
-    from softmap.nn import attention_maps
-
     device = next(model.parameters()).device
     ids = torch.tensor([tokens], device=device)
     with evaluating(model):

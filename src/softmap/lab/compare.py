@@ -67,7 +67,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
 
 
 def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display) -> Path:
-    page = _Page(folder)
+    page = _Page(folder, display)
     try:
         for trial in trials:
             label, result = trial.candidate.label, trial.result()
@@ -79,7 +79,7 @@ def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display)
                 page.changed()
             display.finish(label, trial.seed, _final_loss(result), skipped=skipped)
     except (KeyboardInterrupt, SoftmapError):
-        with contextlib.suppress(SoftmapError):  # nothing has finished, or this very trouble
+        with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
             page.refresh()
         raise
     page.refresh()
@@ -89,15 +89,19 @@ def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display)
 class _Page:
     """The run's page, kept up to date without spending a tenth of the time on it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.path = folder, folder / "report.html"
+    def __init__(self, folder: Path, display: Display) -> None:
+        self.folder, self.path, self.display = folder, folder / "report.html", display
         self._stale, self._built, self._seconds = True, -math.inf, 0.0
 
     def changed(self) -> None:
         """A trial has finished: build the page, if it is not too soon for that."""
         self._stale = True
-        if time.monotonic() - self._built > 10 * self._seconds:
+        if time.monotonic() - self._built < 10 * self._seconds:
+            return
+        try:
             self.refresh()
+        except Exception as error:  # hours of training do not end for a drawing
+            self.display.note(f"the page could not be built yet: {error}")
 
     def refresh(self) -> None:
         """Build the page, if anything has changed."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ from softmap.train import NonFiniteLoss
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
-    The file is the one that the recipe names in ``peaks``, or ``<out>/<name>/peaks.json``.
+    The file is the one that the recipe names in ``peaks``, or ``<out>/<name>-tuning/peaks.json``.
     Finished points are kept, so a tuning that was interrupted goes on.
     """
     display = display or Display()
@@ -54,11 +55,13 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         batch = short.training.batch_size * short.model.context
         display.plan(labels, 1, short.training.steps, batch)
         points = {candidate.spec: search.losses(candidate) for candidate in plan.candidates}
-        path = recipe.peaks_path or request.out / recipe.name / "peaks.json"
+        path = recipe.peaks_path or folder / "peaks.json"
         files.write_json(path, _facts(points, search, request))
     for warning in edge_warnings(points, recipe.tuning.grid):
         display.note(warning)
-    display.note(f"peaks: {path}")
+    if recipe.peaks_path is None:
+        start = recipe.path.parent if recipe.path else Path()
+        display.note(f"to use them, write into the recipe: peaks: {os.path.relpath(path, start)}")
     return path
 
 
