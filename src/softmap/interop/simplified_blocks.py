@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 from softmap.interop import float32
+from softmap.interop.block_gains import branch_gains, freeze
 from softmap.interop.options import Only, Options
 from softmap.interop.reparameterised import projection_kind, projection_weights
 from softmap.interop.source import Rule, Source, fill, flat, transposed
 from softmap.nn import Block, LayerCache, ModelConfig
-from softmap.nn.layers import Gain
 
 WHAT = "simplified-blocks"
 
@@ -30,13 +30,6 @@ ONLY = {
 NORMS = {"rmsnorm": "rmsnorm", "ln": "layernorm", "none": "none"}
 ACTIVATIONS = {"leaky_relu": "relu", "relu": "relu", "gelu": "gelu"}
 
-# Ours, theirs, and the option that makes it trainable.
-GAINS = (
-    ("attention_gain", "attn_block_resid_gain", "trainable_attn_block_gains"),
-    ("attention_skip", "attn_block_skip_gain", "trainable_attn_block_gains"),
-    ("mlp_gain", "mlp_block_resid_gain", "trainable_mlp_block_gains"),
-    ("mlp_skip", "mlp_block_skip_gain", "trainable_mlp_block_gains"),
-)
 # Queries and keys lie side by side in one weight, stored (in, out) like all of theirs.
 WEIGHTS = (
     Rule(
@@ -104,11 +97,11 @@ def _block(source: Source, options: Options, n: int, depth: int) -> Block:
     block = _build(options, sizes, n, depth, variant, kinds)
     if not any("mlp_norm" in name for name in weights):
         block.mlp_norm = nn.Identity()
-    weights |= maps | _gains(source, options, block, prefix)
+    weights |= maps | branch_gains(source, options, block, prefix)
     if isinstance(block.mlp_norm, nn.Identity):
         source.skip(rf"{n}\.ln_2\..*")  # there all the same, and unused
     fill(block, weights, weights["attention.q_proj.weight"].dtype)
-    _freeze(block, options, kinds)
+    freeze(block, options)
     return block
 
 
@@ -159,8 +152,9 @@ def _build(
     options: Options, sizes: dict[str, int], n: int, depth: int, variant: str, kinds: dict[str, str]
 ) -> Block:
     norm = options.choice("norm_type", NORMS, "rmsnorm")
-    slope = options.number("lrelu_neg_slope", 0.01)
-    if options.get("activation_function") == "leaky_relu" and slope != 0:
+    activation = options.get("activation_function", "leaky_relu")
+    slope = options.number("lrelu_neg_slope", 0.0)
+    if activation == "leaky_relu" and slope != 0:
         raise SoftmapError(
             f"{WHAT}: option lrelu_neg_slope={slope} cannot be represented, only 0 (a ReLU)"
         )
@@ -170,7 +164,7 @@ def _build(
         "norm": "layernorm" if norm == "none" and n == 0 else norm,
         "norm_eps": options.number("layer_norm_epsilon", 1e-5),
         "eps_outside": True,
-        "mlp": options.choice("activation_function", ACTIVATIONS, "gelu"),
+        "mlp": options.choice("activation_function", ACTIVATIONS, "leaky_relu"),
         "position": "none",
         "bias": True,
         "first_value": kinds["value"],
@@ -182,37 +176,3 @@ def _build(
     )  # fmt: skip
     with torch.device("meta"):
         return Block(config, n)
-
-
-def _gains(source: Source, options: Options, block: Block, prefix: str) -> dict[str, Tensor]:
-    """Put the branches' gains into ``block``; returns the weights of the trainable ones."""
-    weights = {}
-    for ours, theirs, trainable in GAINS:
-        value = source.take(prefix + theirs, 1)
-        skip = ours.endswith("skip")
-        absent = skip and options.number(theirs, 1.0) == 0
-        absent |= ours == "attention_skip" and block.parallel
-        learns = options.flag(trainable) and not absent and not (skip and block.parallel)
-        with torch.device("meta"):
-            setattr(block, ours, Gain(0.0 if absent else value.item(), learns))
-        if learns:
-            weights[f"{ours}.gain"] = value
-    return weights
-
-
-def _freeze(block: Block, options: Options, kinds: dict[str, str]) -> None:
-    """What their code does not train, ours does not either."""
-    frozen = {"v_proj.bias", "o_proj.bias", "up_proj.bias", "down_proj.bias", "residual.bias"}
-    for side, name in (("value", "v_proj"), ("output", "o_proj")):
-        option = "trainable_value_gains" if side == "value" else "trainable_proj_gains"
-        if not options.flag(option):
-            frozen |= {f"{name}.skip_gain", f"{name}.residual_gain"}
-    if not options.flag("trainable_attn_mat_gains"):
-        frozen |= {"0.alpha", "0.beta", "0.gamma"}
-    if not options.flag("centre_attn"):
-        frozen.add("0.alpha")
-    if options.number("centre_attn_gain", 1.0) == 0:
-        frozen.add("0.gamma")
-    for name, parameter in block.named_parameters():
-        if name.endswith(tuple(frozen)):
-            parameter.requires_grad_(False)
