@@ -127,14 +127,14 @@ def _lead(report: dict[str, Any]) -> str:
     """One sentence: what was compared, on what, for how long."""
     model, data = report["model"] or {}, report["data"] or {}
     rows, training = report["variants"], report["training"] or {}
+    source = f"text from {data['source']}" if data.get("source") else "text"
     seeds = len(report["seeds"])
     size = words.si(rows[0]["parameters"])
     tokens = words.si(rows[0]["budgets"][-1]["tokens"])
     device = (report["device"] or {}).get("name", "one device")
     parts = [
         f"{words.count(len(rows), 'way')} to compute attention, each in a model of {size} "
-        f"parameters, trained on the same {tokens} tokens of {data.get('source', 'text')}, in the "
-        "same order",
+        f"parameters, trained on the same {tokens} tokens of {source} in the same order",
         f"context {model['context']}" if model.get("context") else "",
         f"{training['precision']}" if training.get("precision") else "",
         words.count(seeds, "seed").lower(),
