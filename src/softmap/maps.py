@@ -59,8 +59,8 @@ class Band:
         return (self.distance == 0) & self.visible
 
     def zero(self, m: Tensor) -> Tensor:
-        """``m`` (B, H, R, C) with zeros wherever the row may not look."""
-        return m.masked_fill(~self.visible, 0.0)
+        """``m`` (B, H, R, C), finite, with zeros wherever the row may not look."""
+        return m * self.visible.to(m.dtype)  # one pass; masked_fill would copy first
 
 
 class Edit(nn.Module):

@@ -14,13 +14,18 @@ from softmap.ops.heads import Heads, combine, scores
 
 
 class Span(NamedTuple):
-    """Query rows [start, stop) with ``lead`` halo rows above, over keys [first, last)."""
+    """Query rows [start, stop) with ``lead`` halo rows above, over keys [first, last).
+
+    Of the sequences [begin, end) of the batch.
+    """
 
     start: int
     stop: int
     lead: int
     first: int
     last: int
+    begin: int
+    end: int
 
 
 # How a tensor follows a band: the axis of its tokens, and whether those are queries or keys.
@@ -66,15 +71,27 @@ class Call:
     def pad(self) -> int:
         return max((e.pad for _, e in chain(self.edits, "scores")), default=0)
 
+    @property
+    def batch(self) -> int:
+        return self.q.shape[0]
+
     def span(self, start: int, stop: int) -> Span:
         """The band of queries [start, stop): its halo, and the keys that any of its rows sees."""
         offset = self.keys - self.queries
         lead = min(self.halo, start)
         first = 0 if self.window is None else max(0, offset + start - lead - self.window + 1)
-        return Span(start, stop, lead, first, offset + stop)
+        return Span(start, stop, lead, first, offset + stop, 0, self.batch)
 
-    def spans(self, rows: int) -> list[Span]:
-        return [self.span(i, min(i + rows, self.queries)) for i in range(0, self.queries, rows)]
+    def spans(self, rows: int, sequences: int | None = None) -> list[Span]:
+        """Bands of ``rows`` queries, ``sequences`` of the batch at a time (all by default)."""
+        step = sequences or self.batch
+        return [
+            self.span(i, min(i + rows, self.queries))._replace(
+                begin=b, end=min(b + step, self.batch)
+            )
+            for b in range(0, self.batch, step)
+            for i in range(0, self.queries, rows)
+        ]
 
     # The differentiable inputs as a flat list, each with its kind, and back again.
     def flatten(self) -> tuple[list[str], list[Tensor]]:
@@ -97,9 +114,15 @@ def cut(t: Tensor, kind: str, span: Span) -> Tensor:
     if kind not in _AXES:
         return t
     axis, of = _AXES[kind]
+    t = of_batch(t, span)
     if of == "row":
         return t.narrow(axis, span.start - span.lead, span.stop - span.start + span.lead)
     return t.narrow(axis, span.first, span.last - span.first)
+
+
+def of_batch(t: Tensor, span: Span) -> Tensor:
+    """The span's sequences of ``t``; a tensor that all sequences share (b = 1) as it is."""
+    return t if t.shape[0] == 1 else t[span.begin : span.end]
 
 
 def band_of(call: Call, span: Span, pad: int = 0) -> Band:
@@ -108,13 +131,17 @@ def band_of(call: Call, span: Span, pad: int = 0) -> Band:
     rows = slice(span.start - span.lead, span.stop)
     row_index = torch.arange(rows.start, rows.stop, device=device) + offset
     col_index = torch.arange(span.first, span.last + pad, device=device)
-    cols = call.cols[:, span.first : span.last]
-    valid = None if call.valid is None else call.valid[:, span.first : span.last]
+    cols = of_batch(call.cols, span)[:, span.first : span.last]
+    valid = call.valid
+    if valid is not None:
+        valid = of_batch(valid, span)[:, span.first : span.last]
     if pad:
         beyond = torch.arange(1, pad + 1, device=device)
         cols = torch.cat([cols, cols[:, -1:] + beyond], 1)
         valid = None if valid is None else torch.nn.functional.pad(valid, (0, pad))
-    return make_band(call.rows[:, rows], cols, row_index, col_index, call.window, valid)
+    return make_band(
+        of_batch(call.rows, span)[:, rows], cols, row_index, col_index, call.window, valid
+    )
 
 
 def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
@@ -135,14 +162,13 @@ def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = 
 
 def edited_scores(part: Call, call: Call, span: Span) -> Tensor:
     """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
-    s = scores(part.q, part.k, call.heads, call.scale)
+    width, pad = part.k.shape[2], call.pad
+    k = torch.nn.functional.pad(part.k, (0, 0, 0, pad)) if pad else part.k
+    s = scores(part.q, k, call.heads, call.scale)
     s = s.to(compute_dtype(s))
     edits = chain(call.edits, "scores")
     if not edits:
         return s
-    width, pad = s.shape[-1], call.pad
-    if pad:
-        s = torch.nn.functional.pad(s, (0, pad))
     band = band_of(call, span, pad)
     for n, edit in edits:
         s = edit.edit(s, band, bag(pad_keys(part.tensors[n], pad)))
@@ -151,8 +177,10 @@ def edited_scores(part: Call, call: Call, span: Span) -> Tensor:
 
 def masked_softmax(s: Tensor, band: Band, padded: bool) -> Tensor:
     """Softmax over the visible keys; a row that sees none (left padding) is all zeros, not NaN."""
-    s = s.masked_fill(~band.visible, torch.finfo(s.dtype).min)
-    w = torch.softmax(s, dim=-1)
+    hidden = torch.zeros(band.visible.shape, dtype=s.dtype, device=s.device)
+    hidden = hidden.masked_fill(~band.visible, torch.finfo(s.dtype).min)
+    # Adding the lowest number hides a cell in one pass; masked_fill on the map would take two.
+    w = torch.softmax(s + hidden, dim=-1)
     return band.zero(w) if padded else w
 
 

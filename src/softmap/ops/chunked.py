@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from softmap.maps import compute_dtype
-from softmap.ops.call import Call, cut, run_span
+from softmap.ops.call import Call, Span, cut, run_span
 
-# A band of scores should stay in cache between the edit's steps; below 32 rows the small
-# matrix products cost more than the misses. Measured: benchmarks/band_rows.py.
-BAND_BYTES = 2 << 20
+# One map tensor of a band should stay in a core's cache between the steps of an edit, yet be large
+# enough that the calls do not count. Measured: benchmarks/bands.py.
+BAND_BYTES = 1 << 20
 MIN_ROWS, MAX_ROWS = 32, 128
 
 
@@ -21,29 +21,31 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def band_rows(call: Call) -> int:
-    """Query rows a band: as many as keep one map tensor of the band within ``BAND_BYTES``."""
+def bands(call: Call) -> list[Span]:
+    """Bands whose map tensors stay within ``BAND_BYTES``: 32 to 128 rows of as many sequences of
+    the batch as fit. Few rows come before few sequences: their keys end sooner."""
     keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
-    row_bytes = call.q.shape[0] * call.heads.maps * keys * compute_dtype(call.q).itemsize
-    rows = BAND_BYTES // max(row_bytes, 1) // 16 * 16
-    return max(MIN_ROWS, min(MAX_ROWS, rows))
+    row_bytes = call.heads.maps * keys * compute_dtype(call.q).itemsize
+    rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // (row_bytes * call.batch) // 16 * 16))
+    sequences = max(1, BAND_BYTES // (row_bytes * min(rows, call.queries)))
+    return call.spans(rows, sequences)
 
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') band by band; exact, with every gradient of the reference."""
     kinds, flat = call.flatten()
     if torch.is_grad_enabled() and any(t.requires_grad for t in flat):
-        return _Chunked.apply(call, kinds, band_rows(call), *flat)  # type: ignore[no-any-return]
-    return _forward(call, kinds, band_rows(call), flat)
+        return _Chunked.apply(call, kinds, bands(call), *flat)  # type: ignore[no-any-return]
+    return _forward(call, kinds, bands(call), flat)
 
 
-def _forward(call: Call, kinds: list[str], rows: int, flat: Any) -> Tensor:
+def _forward(call: Call, kinds: list[str], spans: list[Span], flat: Any) -> Tensor:
     out = None
-    for span in call.spans(rows):
+    for span in spans:
         part = run_span(call, span, [cut(t, k, span) for k, t in zip(kinds, flat, strict=True)])
         if out is None:
-            out = part.new_empty(*part.shape[:2], call.queries, part.shape[3])
-        out[:, :, span.start : span.stop] = part
+            out = part.new_empty(call.batch, part.shape[1], call.queries, part.shape[3])
+        _rows(out, span).copy_(part)
     assert out is not None
     return out
 
@@ -52,10 +54,10 @@ class _Chunked(torch.autograd.Function):
     """Saves only its inputs: no map outlives its band in either direction."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, kinds: list[str], rows: int, *flat: Tensor) -> Tensor:
+    def forward(ctx: Any, call: Call, kinds: list[str], spans: list[Span], *flat: Tensor) -> Tensor:
         ctx.save_for_backward(*flat)
-        ctx.call, ctx.kinds, ctx.rows = call, kinds, rows
-        return _forward(call, kinds, rows, flat)
+        ctx.call, ctx.kinds, ctx.spans = call, kinds, spans
+        return _forward(call, kinds, spans, flat)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -66,13 +68,17 @@ class _Chunked(torch.autograd.Function):
             torch.zeros_like(t, dtype=compute_dtype(t)) if n else None
             for t, n in zip(flat, needs, strict=True)
         ]
-        for span in ctx.call.spans(ctx.rows):
-            _add_band(ctx.call, ctx.kinds, span, flat, sums, grad[:, :, span.start : span.stop])
+        for span in ctx.spans:
+            _add_band(ctx.call, ctx.kinds, span, flat, sums, _rows(grad, span))
         done = [None if s is None else s.to(t.dtype) for s, t in zip(sums, flat, strict=True)]
         return (None, None, None, *done)
 
 
-def _add_band(call: Call, kinds: list[str], span: Any, flat: Any, sums: Any, grad: Tensor) -> None:
+def _rows(out: Tensor, span: Span) -> Tensor:
+    return out[span.begin : span.end, :, span.start : span.stop]
+
+
+def _add_band(call: Call, kinds: list[str], span: Span, flat: Any, sums: Any, grad: Tensor) -> None:
     """Recompute one band with gradients and add them to the sums, in place."""
     leaves = [
         cut(t, k, span).detach().requires_grad_(s is not None)

@@ -50,17 +50,19 @@ class ScoreConv(Edit):
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         t = {n: x.to(m.dtype) for n, x in t.items()}
         seen = band.zero(m)
-        hidden = conv_out(seen, t["w1"][:, : self.heads]) + t["b1"][:, None, None]
+        first, offset = t["w1"], t["b1"][:, None, None]
+        own = t["b2"][:, None, None]  # all that is added to S beside the second convolution
         if self.bias is not None:
             # The bias channels do not depend on the batch: convolve them once and add.
-            own = {n.removeprefix("bias."): x for n, x in t.items() if n.startswith("bias.")}
-            bias = band.zero(self.bias.values(band, own))
-            hidden = hidden + conv_out(bias, t["w1"][:, self.heads :])
-            seen = seen + bias
+            names = {n: n.removeprefix("bias.") for n in t if n.startswith("bias.")}
+            bias = band.zero(self.bias.values(band, {short: t[n] for n, short in names.items()}))
+            offset = offset + conv_out(bias, first[:, self.heads :])
+            own = own + bias
+        hidden = conv_out(seen, first[:, : self.heads]).add_(offset)
         hidden = F.leaky_relu_(hidden, SLOPE)
         if not band.whole:
             hidden = hidden.masked_fill(~(band.visible | band.beyond), 0.0)
-        return seen + conv_in(hidden, t["w2"]) + t["b2"][:, None, None]
+        return seen + conv_in(hidden, t["w2"]) + own
 
     def flops_per_cell(self) -> float:
         return 2.0 * (self.up.weight.numel() + self.down.weight.numel())
