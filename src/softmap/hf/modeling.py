@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -41,9 +42,11 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
         """As in transformers, but a missing, unexpected or mis-shaped weight is an error."""
         wants_info = kwargs.pop("output_loading_info", False)
+        # "Ignored" shapes come back in the report instead of as an error that does not name them.
+        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
-            loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        except RuntimeError as error:  # transformers reports mis-shaped weights so, over many lines
+            loaded: Any = super().from_pretrained(*args, **kwargs)
+        except (RuntimeError, OSError, SafetensorError) as error:
             raise SoftmapError(f"{args[0]}: {_one_line(error)}") from error
         model, info = loaded
         for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):

@@ -1,0 +1,110 @@
+"""Fields of the backbone: defaults, types, names, windows, and the layer that reads them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from softmap.errors import SoftmapError
+from softmap.nn import Attention, Backbone, Block, Decoder, ModelConfig
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"norm": "rmsnrom"}, "norm must be one of .*found 'rmsnrom' .did you mean 'rmsnorm'"),
+        ({"skip": 1.0}, "no backbone field 'skip'"),
+        ({"first_value": "lineer"}, "first_value must be one of"),
+        ({"pattern": "LX"}, "pattern must be letters L and G, found 'LX'"),
+        ({"pattern": "LG"}, "expected window >= 1, found None"),
+        ({"window": 4}, "window 4 needs local layers: expected L in pattern, found 'G'"),
+        ({"rotary_fraction": 0.0}, r"rotary_fraction must be in \(0, 1\], found 0.0"),
+        ({"bias": 1}, "bias must be true or false, found 1"),
+        ({"mlp_gain": "big"}, "mlp_gain must be a number, found 'big'"),
+        ({"window": 2.5, "pattern": "L"}, "window must be an integer, found 2.5"),
+        ({"query_expansion": True}, "query_expansion must be an integer, found True"),
+        ({"norm": 3}, "norm must be a name, found 3"),
+    ],
+)
+def test_bad_field_is_one_line(fields: dict, message: str) -> None:
+    with pytest.raises(SoftmapError, match=message) as error:
+        Backbone.of(fields)
+    assert "\n" not in str(error.value)
+
+
+def test_later_sources_win() -> None:
+    assert Backbone.of({"norm": "none", "bias": True}, {"norm": "layernorm"}).norm == "layernorm"
+    b = Backbone.of({"value": "identity", "first_value": "residual", "norms": "first"})
+    assert [b.layer_value(n) for n in range(2)] == ["residual", "identity"]
+    assert [b.layer_norm(n) for n in range(2)] == ["rmsnorm", "none"]
+
+
+def model(variant: str = "transformer++", layers: int = 4, **backbone: object) -> Decoder:
+    return Decoder(ModelConfig(variant, 50, 16, layers, 4, backbone=backbone))
+
+
+@pytest.mark.parametrize("variant", ["transformer++", "dcmha(pattern=L,window=9)"])
+def test_pattern_given_beside_the_variant(variant: str) -> None:
+    """What the configuration says goes over what the variant says, layer by layer."""
+    windows = [x.attention.window for x in model(variant, pattern="LGL", window=3).layers]
+    assert windows == [3, None, 3, 3]
+
+
+def test_window_of_a_layer_of_ones_own() -> None:
+    assert Attention(16, 4, window=5).window == 5
+    assert Attention(16, 4, "dcmha(pattern=LG)", window=5, layer=0).window == 5
+    assert Attention(16, 4, "dcmha(pattern=LG)", window=5, layer=1).window is None
+
+
+def test_branches_start_at_zero_unless_told() -> None:
+    x = torch.randn(1, 3, 16)
+    torch.testing.assert_close(Block(ModelConfig("diff", 50, 16, 1, 4), 0)(x), x)
+    default = ModelConfig(
+        "diff(head_norm=false)", 50, 16, 1, 4, backbone={"output_init": "default"}
+    )
+    assert not torch.allclose(Block(default, 0)(x), x)
+
+
+def test_transformer_is_gpt_like() -> None:
+    made = model("transformer")
+    assert made.embed_positions.num_embeddings == 2048
+    layer = made.layers[0]
+    assert isinstance(layer.mlp_norm, torch.nn.LayerNorm) and layer.mlp.kind == "gelu"
+    assert layer.attention.q_proj.bias is not None
+    with pytest.raises(SoftmapError, match="learned positions reach 4 tokens, found 5"):
+        small = ModelConfig("transformer", 50, 16, 1, 4, max_position_embeddings=4)
+        Decoder(small)(torch.zeros(1, 5, dtype=torch.long))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"hidden_size": 18}, "hidden_size must be a multiple of num_attention_heads, found 18"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, found 0"),
+    ],
+)
+def test_bad_sizes(sizes: dict, message: str) -> None:
+    with pytest.raises(SoftmapError, match=message):
+        ModelConfig(**({"num_attention_heads": 4, "hidden_size": 16} | sizes))
+
+
+def test_mask_of_another_length() -> None:
+    with pytest.raises(SoftmapError, match=r"attention_mask must be \(batch, 3\).*\(1, 2\)"):
+        model()(torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2))
+
+
+@pytest.mark.parametrize("variant", ["transformer++", "diff+dcmha", "diff2+dape", "sas", "gated"])
+def test_autocast_stays_near_float32(variant: str) -> None:
+    torch.manual_seed(0)
+    made = model(variant, 2, output_init="default")
+    ids = torch.randint(0, 50, (2, 9))
+    want = made(ids)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = made(ids)
+    got.float().pow(2).mean().backward()
+    assert (got.float() - want).norm() < 0.05 * want.norm()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in made.parameters())
+
+
+def test_docstring_example_of_a_drop_in_layer() -> None:
+    assert Attention(512, 8, "diff+dcmha")(torch.randn(1, 5, 512)).shape == (1, 5, 512)

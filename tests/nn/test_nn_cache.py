@@ -1,0 +1,132 @@
+"""What a layer's cache holds, and what it costs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from softmap.errors import SoftmapError
+from softmap.nn import Attention, Decoder, LayerCache, ModelConfig, accounting, attention_maps
+from softmap.testing.subject import perturb
+
+
+def filled(variant: str, tokens: int = 9, **options: object) -> LayerCache:
+    torch.manual_seed(0)
+    layer = perturb(Attention(16, 4, variant, layer=1, **options))
+    cache = layer.new_cache()
+    x = torch.randn(1, tokens, 16)
+    for n in range(tokens):
+        layer(x[:, n : n + 1], cache=cache)
+    assert cache.seen == tokens
+    return cache
+
+
+def shapes(cache: LayerCache) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(t.shape) for name, t in cache.tensors()}
+
+
+def test_holds_exactly_what_is_declared() -> None:
+    plain = {"k": (1, 4, 9, 4), "v": (1, 4, 9, 4)}
+    assert shapes(filled("transformer++")) == plain
+    assert shapes(filled("diff2")) == plain
+    assert shapes(filled("dape")) == plain
+    assert shapes(filled("diff")) == {"k": (1, 4, 9, 4), "v": (1, 2, 9, 8)}
+    factors = {"k1": (1, 9, 2, 4), "k2": (1, 9, 2, 4), "kg": (1, 9, 4)}
+    both = {f"{n}.{name}": s for n in (0, 1) for name, s in factors.items()}
+    assert shapes(filled("dcmha")) == plain | both
+    mean = {"running.sum": (1, 4, 4), "running.count": (1, 1)}
+    assert shapes(filled("sas")) == plain | mean
+    assert shapes(filled("v-skipinit")) == plain
+
+
+@pytest.mark.parametrize("variant", ["transformer++", "dcmha", "sas"])
+@pytest.mark.parametrize(("window", "kept"), [(4, 3), (1, 0), (20, 9)])
+def test_window_bounds_it(variant: str, window: int, kept: int) -> None:
+    cache = filled(variant, window=window)
+    assert all(t.shape[1 if n[0].isdigit() else 2] == kept for n, t in cache.tensors()), variant
+    assert cache.running is None
+
+
+def test_crop_needs_a_record_where_it_forgets() -> None:
+    for variant, options in (("sas", {}), ("dcmha", {"window": 3})):
+        with pytest.raises(SoftmapError, match="cannot be cropped from 9 to 8 tokens"):
+            filled(variant, **options).crop(8)
+    cache = filled("dcmha")
+    cache.crop(8)
+    assert cache.seen == 8 and shapes(cache)["0.k1"] == (1, 8, 2, 4)
+    cache.crop(20)
+    assert cache.seen == 8
+
+
+def test_rows_can_be_picked_and_repeated() -> None:
+    torch.manual_seed(0)
+    layer = perturb(Attention(16, 4, "sas", layer=1))
+    x = torch.randn(2, 4, 16)
+    cache = layer.new_cache()
+    layer(x, cache=cache)
+    before = dict(cache.tensors())
+    cache.select(torch.tensor([1, 1, 0]))
+    for name, t in cache.tensors():
+        assert torch.equal(t, before[name][[1, 1, 0]]), name
+    cache.repeat(2)
+    assert all(t.shape[0] == 6 for _, t in cache.tensors())
+
+
+def config(variant: str = "transformer++", **options: object) -> ModelConfig:
+    return ModelConfig(variant, 100, 32, 2, 4, **options)  # type: ignore[arg-type]
+
+
+def test_parameters_by_hand() -> None:
+    """4 D^2 + 3 D W and two norms a layer, one norm, an embedding that is the head."""
+    layer = 4 * 32 * 32 + 3 * 32 * 88 + 2 * 32
+    total = {"total": 2 * layer + 32 + 3200, "non_embedding": 2 * layer + 32}
+    assert accounting.parameters(config()) == total
+    untied = accounting.parameters(config(tie_word_embeddings=False))
+    assert untied == total | {"total": total["total"] + 3200}  # a head is not of the layers
+
+
+def test_flops_by_hand() -> None:
+    """3 x (2 a weight, and 4 D a visible key, of which a row of 64 has 32.5 on average)."""
+    weights = 2 * (4 * 32 * 32 + 3 * 32 * 88) + 3200
+    assert accounting.flops_per_token(config(), 64) == 3 * (2 * weights + 2 * 4 * 32 * 32.5)
+    local = config(backbone={"pattern": "L", "window": 4})
+    keys = (1 + 2 + 3 + 4 * 61) / 64
+    assert accounting.flops_per_token(local, 64) == int(3 * (2 * weights + 2 * 4 * 32 * keys))
+
+
+def test_edits_add_their_own_flops() -> None:
+    more = accounting.flops_per_token(config("talking-heads"), 64)
+    more -= accounting.flops_per_token(config(), 64)
+    assert more == 3 * 2 * 2 * (2 * 4 * 4) * 32.5
+
+
+def test_cache_bytes_by_hand() -> None:
+    assert accounting.cache_bytes_per_token(config()) == 2 * 2 * 32 * 2
+    assert accounting.cache_bytes_per_token(config(num_key_value_heads=1)) == 2 * 2 * 8 * 2
+    half = config(backbone={"pattern": "LG", "window": 4})
+    assert accounting.cache_bytes_per_token(half, 4) == 2 * 32 * 4
+
+
+@pytest.mark.parametrize("variant", ["diff", "dcmha", "sas", "transformer"])
+def test_width_is_solved(variant: str) -> None:
+    target = accounting.parameters(ModelConfig("transformer++", 500, 64, 4, 4))["total"]
+    wanted = ModelConfig(variant, 500, 64, 4, 4, max_position_embeddings=64)
+    width = accounting.solve_intermediate_size(wanted, target)
+    got = accounting.parameters(dataclasses.replace(wanted, intermediate_size=width))["total"]
+    assert abs(got - target) <= 0.01 * target
+    with pytest.raises(SoftmapError, match="cannot be made 10 parameters within 1 %"):
+        accounting.solve_intermediate_size(wanted, 10)
+
+
+def test_maps_of_a_model_are_its_layers_maps() -> None:
+    torch.manual_seed(0)
+    model = perturb(Decoder(config("diff", backbone={"pattern": "LG", "window": 3}))).eval()
+    ids = torch.randint(0, 100, (1, 6))
+    maps = attention_maps(model, ids)
+    assert [tuple(m.shape) for m in maps] == [(2, 6, 6)] * 2
+    assert all(m.triu(1).eq(0).all() for m in maps)
+    assert maps[0].tril(-3).eq(0).all() and not maps[1].tril(-3).eq(0).all()
+    x = model.layers[0].attention_norm(model.embed_tokens(ids))
+    torch.testing.assert_close(maps[0], model.layers[0].attention.maps(x)[0].detach())

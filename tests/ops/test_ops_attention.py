@@ -1,0 +1,148 @@
+"""``softmap.attention`` as a function: plain results, windows, choices, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+import softmap
+from softmap.errors import SoftmapError
+from softmap.maps import tensors_of
+from softmap.ops import BACKENDS, attention_map, choose, explain, make_call
+from softmap.testing import bands
+from softmap.variants import Place, build, load
+
+softmap_attention = softmap.attention
+
+
+def edits(variant: str, heads: int = 4, dim: int = 16) -> list[softmap.Edit]:
+    torch.manual_seed(0)
+    made = build(load(variant).parts, heads, dim, dim // heads, dim, 0, 1)
+    return [e.double() for e in made]
+
+
+@pytest.fixture
+def qkv() -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(1)
+    return tuple(torch.randn(2, 4, 7, 4, dtype=torch.float64) for _ in range(3))
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
+def test_no_edits_is_plain_attention(qkv: tuple[torch.Tensor, ...], impl: str) -> None:
+    got = softmap_attention(*qkv, impl=impl)
+    torch.testing.assert_close(got, scaled_dot_product_attention(*qkv, is_causal=True))
+    got = softmap_attention(*qkv, scale=0.3, impl=impl)
+    torch.testing.assert_close(got, scaled_dot_product_attention(*qkv, is_causal=True, scale=0.3))
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
+@pytest.mark.parametrize("window", [1, 3, 7, 20])
+def test_window_is_exactly_that_many_keys(impl: str, window: int) -> None:
+    """With equal scores a row's weights are 1 / keys seen; values of one-hot rows show them."""
+    q = torch.zeros(1, 2, 9, 4, dtype=torch.float64)
+    v = torch.eye(9, dtype=torch.float64).expand(1, 2, 9, 9)
+    with bands(4):
+        weights = softmap_attention(q, q, v, window=window, impl=impl)[0, 0]
+    assert (weights > 0).sum(1).tolist() == [min(i + 1, window) for i in range(9)]
+    for i, row in enumerate(weights):
+        assert row.nonzero().flatten().tolist() == list(range(max(0, i - window + 1), i + 1))
+        torch.testing.assert_close(row[i], torch.tensor(1 / min(i + 1, window)).double())
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
+def test_more_keys_than_queries_are_the_past(qkv: tuple[torch.Tensor, ...], impl: str) -> None:
+    q, k, v = qkv
+    whole = softmap_attention(q, k, v, impl=impl)
+    torch.testing.assert_close(softmap_attention(q[:, :, 4:], k, v, impl=impl), whole[:, :, 4:])
+
+
+def test_edits_take_x_or_their_tensors(qkv: tuple[torch.Tensor, ...]) -> None:
+    chain, x = edits("dcmha"), torch.randn(2, 7, 16, dtype=torch.float64)
+    with_x = softmap_attention(*qkv, chain, x=x)
+    tensors = [tensors_of(e, x) for e in chain]
+    assert torch.equal(with_x, softmap_attention(*qkv, chain, tensors=tensors))
+    q, k, v = qkv
+    torch.testing.assert_close(softmap_attention(q[:, :, 5:], k, v, chain, x=x), with_x[:, :, 5:])
+
+
+def test_map_times_values_is_attention(qkv: tuple[torch.Tensor, ...]) -> None:
+    q, k, v = qkv
+    chain = edits("talking-heads")
+    m = attention_map(q, k, chain, window=3)
+    torch.testing.assert_close(m @ v, softmap_attention(q, k, v, chain, window=3))
+
+
+def test_auto_takes_the_first_that_does_not_refuse(qkv: tuple[torch.Tensor, ...]) -> None:
+    x = torch.randn(2, 7, 16, dtype=torch.float64)
+    assert choose(make_call(*qkv)) == "folded"
+    call = make_call(*qkv, edits("dcmha"), x=x)
+    assert choose(call) == "chunked"
+    assert choose(call, "reference") == "reference"
+    reasons = dict(explain(call))
+    assert reasons["chunked"] is None and "Compose" in str(reasons["folded"])
+    with pytest.raises(SoftmapError, match=r"cannot run this: Compose.*can$"):
+        choose(call, "folded")
+
+
+def test_masks_of_ones_change_nothing(qkv: tuple[torch.Tensor, ...]) -> None:
+    plain = softmap_attention(*qkv)
+    torch.testing.assert_close(softmap_attention(*qkv, key_mask=torch.ones(2, 7)), plain)
+
+
+def test_padding_rows_give_no_nan(qkv: tuple[torch.Tensor, ...]) -> None:
+    """Undefined, but finite: a NaN would spread through the gradients of real rows."""
+    mask = torch.ones(2, 7, dtype=torch.bool)
+    mask[0, :3] = False
+    for impl in BACKENDS:
+        leaves = [t.clone().requires_grad_() for t in qkv]
+        softmap_attention(*leaves, key_mask=mask, impl=impl)[:, :, 3:].sum().backward()
+        assert all(torch.isfinite(t.grad).all() for t in leaves if t.grad is not None), impl
+
+
+def bad_calls() -> dict[str, tuple[tuple, dict, str]]:
+    t = torch.zeros(2, 4, 7, 4)
+    return {
+        "rank": ((t[0], t, t), {}, r"q, k, v must be \(batch, heads, tokens, width\), found q"),
+        "batch": ((t, t[:1], t[:1]), {}, "one batch size"),
+        "keys": ((t, t, t[:, :, :5]), {}, "as many keys as values"),
+        "queries": ((t, t[:, :, :5], t[:, :, :5]), {}, "1..keys queries"),
+        "none": ((t[:, :, :0], t, t), {}, "1..keys queries"),
+        "width": ((t[..., :3], t, t), {}, "queries and keys must have one width"),
+        "dtype": ((t, t.double(), t), {}, "one floating dtype, found torch.float32"),
+        "integer": ((t.long(), t.long(), t.long()), {}, "one floating dtype"),
+        "heads": ((t, t[:, :3], t[:, :3]), {}, "found 4 and 3"),
+        "window": ((t, t, t), {"window": 0}, "window must be at least 1 key"),
+        "mask": ((t, t, t), {"key_mask": torch.ones(2, 6)}, r"key_mask must be .*\(2, 7\)"),
+        "impl": ((t, t, t), {"impl": "refrence"}, "did you mean 'reference'"),
+        "x": ((t, t, t), {"x": torch.zeros(2, 6, 8)}, r"x must be .*\(2, 7, D\)"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_calls())
+def test_bad_call_is_one_line(name: str) -> None:
+    args, options, message = bad_calls()[name]
+    with pytest.raises(SoftmapError, match=message) as error:
+        softmap_attention(*args, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_edit_without_input_says_so(qkv: tuple[torch.Tensor, ...]) -> None:
+    with pytest.raises(SoftmapError, match="Compose computes tensors from the layer's input"):
+        softmap_attention(*qkv, edits("dcmha"))
+
+
+def test_stage_must_agree_with_the_list() -> None:
+    from softmap.variants import Parts
+    from softmap.variants.controls import Temperature
+
+    with pytest.raises(SoftmapError, match="Temperature is listed under 'weights' but declares"):
+        build(Parts(weights=[Temperature]), 4, 16, 4, 16, 0, 1)
+    place = Place(heads=4, dim=16, head_dim=4, value_dim=4, layer=0, depth=1)
+    assert Temperature(place).stage == "scores"
+
+
+def test_half_precision_returns_half(qkv: tuple[torch.Tensor, ...]) -> None:
+    half = [t.bfloat16() for t in qkv]
+    for impl in BACKENDS:
+        assert softmap_attention(*half, impl=impl).dtype is torch.bfloat16

@@ -1,0 +1,110 @@
+"""Names, strings, lists and files to a composition; errors that name the nearest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from softmap.errors import SoftmapError
+from softmap.variants import load, names
+
+
+def test_every_variant_describes_itself() -> None:
+    for name in names():
+        made = load(name)
+        assert made.label == name and made.title and len(made.doc) > 20
+        assert (made.source is None) or made.source.startswith("https://")
+
+
+def test_the_five_papers_and_their_controls_are_there() -> None:
+    wanted = "transformer transformer++ talking-heads temperature gated diff diff2 dcmha dape nope"
+    wanted += " alibi kerple fire sas sas-p v-skipinit parallel"
+    assert set(wanted.split()) == set(names())
+
+
+@pytest.mark.parametrize(
+    ("spec", "label"),
+    [
+        ("diff + dcmha(rank=4)", "diff+dcmha(rank=4)"),
+        (["diff", {"dcmha": {"rank": 4}}], "diff+dcmha(rank=4)"),
+        ({"diff": None, "dcmha": {"rank": 4}}, "diff+dcmha(rank=4)"),
+        ("transformer+++diff", "transformer+++diff"),
+        ("diff+transformer++", "diff+transformer++"),
+        ("transformer++", "transformer++"),
+        ("transformer++(norm=layernorm)+gated", "transformer++(norm=layernorm)+gated"),
+        ("dcmha(static=True, pattern = LG)", "dcmha(static=true,pattern=LG)"),
+        ("dcmha(qk_norm=null)", "dcmha(qk_norm=null)"),
+        ("dape(bias=none)", "dape(bias=none)"),
+        ("diff(lambda_init=0.5)", "diff(lambda_init=0.5)"),
+    ],
+)
+def test_label_is_canonical_and_loads_again(spec: object, label: str) -> None:
+    made = load(spec)  # type: ignore[arg-type]
+    assert made.label == label
+    again = load(made.label)
+    assert (again.label, again.members) == (made.label, made.members)
+
+
+def test_order_is_kept() -> None:
+    one, two = load("talking-heads+temperature"), load("temperature+talking-heads")
+    assert [str(b) for b in one.parts.scores] != [str(b) for b in two.parts.scores]
+    assert len(one.parts.scores) == 2 and len(one.parts.weights) == 1
+
+
+def test_peak_and_papers_are_gathered() -> None:
+    made = load("diff+dcmha")
+    assert made.paper == "arXiv 2410.05258, arXiv 2405.08553"
+    assert made.title == "Differential attention + Dynamically composable MHA"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("dif", r"unknown variant 'dif' \(did you mean 'diff'.*known: "),
+        ("diff+", "cannot read variant ''"),
+        ("", "cannot read variant ''"),
+        ([], "at least one name, found an empty list"),
+        (3, "a name, a list or a mapping, found int"),
+        ("diff(lambda=0.5)", r"variant 'diff' has no option 'lambda' \(did you mean 'lambda_init'"),
+        ("diff(0.5)", "cannot read '0.5' in variant 'diff"),
+        ("diff(lambda_init=0.5", "expected name or name"),
+        ("nope(x=1)", "variant 'nope' has no option 'x'; options: none"),
+        ("missing.py:mine", "cannot load variants from missing.py"),
+        ("missing_module_x:mine", "cannot load variants from missing_module_x"),
+    ],
+)
+def test_bad_spec_is_one_line(spec: object, message: str) -> None:
+    with pytest.raises(SoftmapError, match=message) as error:
+        load(spec)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+MINE = """
+from softmap.variants import Parts, variant
+
+@variant("mine", "Mine")
+def mine(*, width: int = 3) -> Parts:
+    '''Nothing yet, of the given width.'''
+    return Parts(backbone={"norm_eps": 1e-3 * width})
+"""
+
+
+def test_variant_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(MINE)
+    made = load(f"{file}:mine(width=2)+diff")
+    assert made.parts.backbone == {"norm_eps": 2e-3}
+    assert load(made.label).label == made.label
+    with pytest.raises(SoftmapError, match=r"no variant 'min' in .*own.py: found mine \(did you"):
+        load(f"{file}:min")
+    broken = tmp_path / "broken.py"
+    broken.write_text("def (")
+    with pytest.raises(SoftmapError, match=r"cannot load variants from .*broken.py"):
+        load(f"{broken}:mine")
+
+
+def test_variant_from_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "softmap_own_module.py").write_text(MINE)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load("softmap_own_module:mine").title == "Mine"
