@@ -199,6 +199,13 @@ def test_generate_from_a_wrong_folder(
     assert says in fails("generate", where, "--prompt", "a")
 
 
+def test_import_of_something_else(fails: Failure, workplace: Path) -> None:
+    (workplace / "foreign").mkdir()
+    (workplace / "foreign/config.json").write_text('{"model_type": "gpt2"}')
+    assert "foreign" in fails("import", "./foreign", "converted")
+    assert not (workplace / "converted").exists()
+
+
 def test_report_of_something_else(fails: Failure) -> None:
     assert "run" in fails("report", "nowhere")
 

@@ -65,30 +65,17 @@ def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
     loaded = [(entry, _at(entry, load, entry.variant)) for entry in recipe.variants]
     labels = [entry.label or variant.label for entry, variant in loaded]
     _check_unique(labels, "label")
-    slugs = [slug(label) for label in labels]
-    _check_unique(slugs, "folder name")
+    _check_unique(map(slug, labels), "folder name")
     control = _control(recipe, loaded, labels)
     peaks = read_peaks(recipe)
     base = _config(recipe, loaded[control], vocab_size, recipe.model.intermediate_size)
     target = accounting.parameters(base)["total"]
     candidates = []
     for i, (entry, variant) in enumerate(loaded):
-        peak_lr, peak_source = _peak(recipe, entry, variant, peaks)
+        peak_lr, source = _peak(recipe, entry, variant, peaks)
         options(recipe, peak_lr, recipe.seeds[0], labels[i])  # refuses what cannot be trained
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
-        about = {"title": variant.title, "paper": variant.paper, "source": variant.source}
-        candidates.append(
-            Candidate(
-                label=labels[i],
-                slug=slugs[i],
-                spec=variant.label,
-                **about,
-                config=config,
-                parameters=accounting.parameters(config),
-                peak_lr=peak_lr,
-                peak_source=peak_source,
-            )
-        )
+        candidates.append(_candidate(labels[i], variant, config, peak_lr, source))
     return Plan(candidates, labels[control], target)
 
 
@@ -141,6 +128,23 @@ def read_peaks(recipe: Recipe) -> dict[str, float]:
         return {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SoftmapError(f"{path}: expected the peaks that --tune writes, found others") from None
+
+
+def _candidate(
+    label: str, variant: Any, config: SoftmapConfig, peak_lr: float, peak_source: str
+) -> Candidate:
+    return Candidate(
+        label=label,
+        slug=slug(label),
+        spec=variant.label,
+        title=variant.title,
+        paper=variant.paper,
+        source=variant.source,
+        config=config,
+        parameters=accounting.parameters(config),
+        peak_lr=peak_lr,
+        peak_source=peak_source,
+    )
 
 
 def _control(recipe: Recipe, loaded: list[tuple[Entry, Any]], labels: list[str]) -> int:

@@ -12,159 +12,13 @@ import dataclasses
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
 
 import yaml
 
 from softmap.errors import SoftmapError, nearest
-from softmap.lab import strict
-
-
-@dataclass
-class Data:
-    """What to read, and how to cut it into tokens; see ``softmap.data``."""
-
-    data: str = "stdlib"  #: "stdlib", a file or folder, or "hf:name[:config][:split]"
-    field: str = "text"  #: the field that holds the text in JSONL, Parquet and Hub data
-    tokenizer: str = "bpe:1024"  #: "bpe:SIZE", "bytes" or "hf:NAME_OR_PATH"
-    heldout: float = 0.05  #: share of the documents that is held out
-    max_bytes: int | None = None  #: read at most so much text
-
-
-@dataclass
-class Model:
-    """The control's shape. Other variants take the width that makes them equally large."""
-
-    hidden_size: int = 128
-    num_hidden_layers: int = 4
-    num_attention_heads: int = 4
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int | None = None  #: the control's MLP width
-    context: int = 256  #: tokens a window
-    tie_word_embeddings: bool = True
-    initializer_range: float = 0.02
-    backbone: dict[str, Any] = field(default_factory=dict)  #: fields of ``softmap.nn.Backbone``
-
-    def __post_init__(self) -> None:
-        _positive(self, "hidden_size", "num_hidden_layers", "num_attention_heads", "context")
-
-
-@dataclass
-class Training:
-    """The optimiser and its schedule; see ``softmap.train``."""
-
-    steps: int = 1000
-    batch_size: int = 16  #: windows a step
-    micro_batch_size: int | None = None  #: windows at once; gradients are accumulated
-    peak_lr: float = 3e-3  #: for a variant that brings no peak of its own
-    schedule: str = "wsd-s"
-    budgets: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])  #: shares of steps
-    warmup: float = 0.03  #: share of steps
-    min_lr_ratio: float = 0.1
-    decay_fraction: float = 0.1
-    decay_of: str = "cycle"  #: of the steps since the last budget; "so_far": of all steps
-    decay_shape: str = "reciprocal"
-    weight_decay: float = 0.1
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    clip: float | None = 1.0
-    precision: Literal["fp32", "bf16"] = "bf16"
-    compile: bool = False
-    checkpoint_every: int = 200  #: steps
-    log_every: int = 10  #: steps
-    device: str = "auto"  #: "auto", "cpu", "cuda", ...
-
-    def __post_init__(self) -> None:
-        _positive(self, "steps", "batch_size", "peak_lr")
-        shares = self.budgets
-        if not shares or shares[-1] != 1 or shares != sorted(set(shares)) or shares[0] <= 0:
-            raise SoftmapError(
-                f"training.budgets: expected rising shares of the steps that end in 1, "
-                f"such as [0.25, 0.5, 1], found {shares}"
-            )
-        if not 0 <= self.warmup < shares[0]:
-            raise SoftmapError(
-                f"training.warmup: expected a share of the steps below the first budget "
-                f"({shares[0]:g}), found {self.warmup:g}"
-            )
-        if len(self.betas) != 2:
-            raise SoftmapError(f"training.betas: expected two numbers, found {self.betas}")
-
-    def budget_steps(self) -> list[int]:
-        """The steps at which a budget ends."""
-        ends = [round(share * self.steps) for share in self.budgets]
-        if ends[0] < 1 or len(set(ends)) < len(ends):
-            raise SoftmapError(
-                f"training.steps: {self.steps} steps are too few for the budgets {self.budgets}"
-            )
-        return ends
-
-
-@dataclass
-class Evaluation:
-    """What is measured on held-out text."""
-
-    windows: int = 128  #: held-out windows, the same for every variant
-    batch_size: int = 32
-    passage_tokens: int = 48  #: length of the passage whose attention maps are drawn
-
-    def __post_init__(self) -> None:
-        _positive(self, "windows", "batch_size", "passage_tokens")
-        if self.passage_tokens > 64:
-            raise SoftmapError(
-                f"evaluation.passage_tokens: expected at most 64, found {self.passage_tokens}"
-            )
-
-
-@dataclass
-class Tuning:
-    """The search for each variant's peak learning rate: the same grid for all."""
-
-    grid: list[float] = field(default_factory=lambda: [1e-3, 2e-3, 4e-3, 8e-3])
-    share: float = 0.25  #: of the recipe's steps, each point trained to its own full decay
-    seed: int = 1000  #: none of the comparison's seeds
-    windows: int = 64  #: windows taken from the end of the training text, and not trained on
-
-    def __post_init__(self) -> None:
-        _positive(self, "share", "windows")
-        if not self.grid or self.grid != sorted(set(self.grid)) or self.grid[0] <= 0:
-            raise SoftmapError(f"tuning.grid: expected rising peaks above 0, found {self.grid}")
-
-
-@dataclass
-class Entry:
-    """One line of ``variants``.
-
-    In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
-    mapping ``{variant, label?, peak_lr?, ...}`` whose further keys are options of the edit.
-    """
-
-    variant: str
-    label: str | None = None
-    peak_lr: float | None = None
-    where: str = field(default="", compare=False, repr=False)
-
-    @classmethod
-    def from_node(cls, node: yaml.Node, key: str) -> Entry:
-        """Read any of the four forms."""
-        if not isinstance(node, yaml.MappingNode):
-            return cls(_spec(node, key), where=strict.where(node))
-        values = strict.pairs(node, key)
-        if "variant" not in values:
-            raise strict.fail(node, f"missing key '{key}.variant'")
-        spec = _spec(values.pop("variant")[1], f"{key}.variant")
-        given = [(name, kind) for name, kind in _OWN if name in values]
-        own = {n: strict.convert(values.pop(n)[1], kind, f"{key}.{n}") for n, kind in given}
-        return cls(_with_options(node, spec, values), where=strict.where(node), **own)
-
-    def plain(self) -> Any:
-        """The shortest YAML form."""
-        own = {name: getattr(self, name) for name, _ in _OWN}
-        own = {name: value for name, value in own.items() if value is not None}
-        return {"variant": self.variant, **own} if own else self.variant
-
-
-_OWN: list[tuple[str, Any]] = [("label", str), ("peak_lr", float)]
+from softmap.lab import nodes, strict
+from softmap.lab.entry import Entry
+from softmap.lab.sections import Data, Evaluation, Model, Training, Tuning
 
 
 @dataclass
@@ -219,11 +73,11 @@ def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
     Raises ``SoftmapError`` with the file, line and key of the first fault.
     """
     path = find(path)
-    root = strict.read(path)
+    root = nodes.read(path)
     if root is None:
         raise SoftmapError(f"{path}: expected a recipe, found an empty file")
     for key, text in (overrides or {}).items():
-        strict.override(root, key, text)
+        nodes.override(root, key, text)
     recipe: Recipe = strict.convert(root, Recipe, "")
     return dataclasses.replace(recipe, path=path)
 
@@ -252,45 +106,3 @@ def dump(recipe: Recipe) -> str:
 
 def _shipped() -> Path:
     return Path(str(resources.files("softmap") / "recipes"))
-
-
-def _spec(node: yaml.Node, key: str) -> str:
-    if isinstance(node, yaml.SequenceNode):
-        return "+".join(_edit(item, f"{key}[{i}]") for i, item in enumerate(node.value))
-    return _edit(node, key)
-
-
-def _edit(node: yaml.Node, key: str) -> str:
-    """``diff``, or ``dcmha: {rank: 4}`` for an edit with options."""
-    if not isinstance(node, yaml.MappingNode):
-        found: str = strict.convert(node, str, key)
-        return found
-    named = strict.pairs(node, key)
-    if len(named) != 1:
-        raise strict.fail(node, f"{key}: expected one edit, found {', '.join(named) or 'none'}")
-    ((name, (_, value)),) = named.items()
-    return _with_options(node, name, strict.pairs(value, f"{key}.{name}"))
-
-
-def _with_options(node: yaml.Node, spec: str, options: dict[str, Any]) -> str:
-    if not options:
-        return spec
-    if "+" in spec.removesuffix("++") or "(" in spec:
-        names = ", ".join(options)
-        raise strict.fail(node, f"options ({names}) go with a single edit, not with {spec!r}")
-    given = ", ".join(f"{name}={_option(value)}" for name, (_, value) in options.items())
-    return f"{spec}({given})"
-
-
-def _option(node: yaml.Node) -> str:
-    value = strict.plain(node)
-    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
-
-
-def _positive(section: Any, *names: str) -> None:
-    for name in names:
-        if getattr(section, name) <= 0:
-            kind = type(section).__name__.lower()
-            raise SoftmapError(
-                f"{kind}.{name}: expected more than 0, found {getattr(section, name)}"
-            )

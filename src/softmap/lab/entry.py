@@ -1,0 +1,78 @@
+"""One line of a recipe's ``variants``, in any of its forms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from softmap.lab import nodes, strict
+
+_OWN: list[tuple[str, Any]] = [("label", str), ("peak_lr", float)]
+
+
+@dataclass
+class Entry:
+    """One line of ``variants``.
+
+    In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
+    mapping ``{variant, label?, peak_lr?, ...}`` whose further keys are options of the edit.
+    """
+
+    variant: str
+    label: str | None = None
+    peak_lr: float | None = None
+    where: str = field(default="", compare=False, repr=False)
+
+    @classmethod
+    def from_node(cls, node: yaml.Node, key: str) -> Entry:
+        """Read any of the four forms."""
+        if not isinstance(node, yaml.MappingNode):
+            return cls(_spec(node, key), where=nodes.where(node))
+        values = nodes.pairs(node, key)
+        if "variant" not in values:
+            raise nodes.fail(node, f"missing key '{key}.variant'")
+        spec = _spec(values.pop("variant")[1], f"{key}.variant")
+        given = [(name, kind) for name, kind in _OWN if name in values]
+        own = {n: strict.convert(values.pop(n)[1], kind, f"{key}.{n}") for n, kind in given}
+        return cls(_with_options(node, spec, values), where=nodes.where(node), **own)
+
+    def plain(self) -> Any:
+        """The shortest YAML form."""
+        own = {name: getattr(self, name) for name, _ in _OWN}
+        own = {name: value for name, value in own.items() if value is not None}
+        return {"variant": self.variant, **own} if own else self.variant
+
+
+def _spec(node: yaml.Node, key: str) -> str:
+    if isinstance(node, yaml.SequenceNode):
+        return "+".join(_edit(item, f"{key}[{i}]") for i, item in enumerate(node.value))
+    return _edit(node, key)
+
+
+def _edit(node: yaml.Node, key: str) -> str:
+    """``diff``, or ``dcmha: {rank: 4}`` for an edit with options."""
+    if not isinstance(node, yaml.MappingNode):
+        found: str = strict.convert(node, str, key)
+        return found
+    named = nodes.pairs(node, key)
+    if len(named) != 1:
+        raise nodes.fail(node, f"{key}: expected one edit, found {', '.join(named) or 'none'}")
+    ((name, (_, value)),) = named.items()
+    return _with_options(node, name, nodes.pairs(value, f"{key}.{name}"))
+
+
+def _with_options(node: yaml.Node, spec: str, options: dict[str, Any]) -> str:
+    if not options:
+        return spec
+    if "+" in spec.removesuffix("++") or "(" in spec:
+        names = ", ".join(options)
+        raise nodes.fail(node, f"options ({names}) go with a single edit, not with {spec!r}")
+    given = ", ".join(f"{name}={_option(value)}" for name, (_, value) in options.items())
+    return f"{spec}({given})"
+
+
+def _option(node: yaml.Node) -> str:
+    value = nodes.plain(node)
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
