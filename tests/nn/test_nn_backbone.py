@@ -36,7 +36,8 @@ def test_later_sources_win() -> None:
     assert Backbone.of({"norm": "none", "bias": True}, {"norm": "layernorm"}).norm == "layernorm"
     b = Backbone.of({"value": "identity", "first_value": "residual", "norms": "first"})
     assert [b.layer_value(n) for n in range(2)] == ["residual", "identity"]
-    assert [b.layer_norm(n) for n in range(2)] == ["rmsnorm", "none"]
+    assert [b.branch_norm(n, "attention") for n in range(2)] == ["rmsnorm", "none"]
+    assert b.branch_norm(0, "mlp") == "none"
 
 
 def model(variant: str = "transformer++", layers: int = 4, **backbone: object) -> Decoder:

@@ -95,10 +95,10 @@ def _block(source: Source, options: Options, n: int, depth: int) -> Block:
         weights |= projection_weights(source, kinds[side], side, sizes["dim"], prefix)
     variant, maps = _maps(source, options, sizes, prefix)
     block = _build(options, sizes, n, depth, variant, kinds)
-    if not any("mlp_norm" in name for name in weights):
+    if block.mlp_norm is not None and not any("mlp_norm" in name for name in weights):
         block.mlp_norm = nn.Identity()
     weights |= maps | branch_gains(source, options, block, prefix)
-    if isinstance(block.mlp_norm, nn.Identity):
+    if block.mlp_norm is None or isinstance(block.mlp_norm, nn.Identity):
         source.skip(rf"{n}\.ln_2\..*")  # there all the same, and unused
     fill(block, weights, weights["attention.q_proj.weight"].dtype)
     freeze(block, options)

@@ -50,6 +50,7 @@ def flops_per_token(config: Any, context: int) -> int:
         own = {id(p) for e in edits for p in e.parameters()}
         per_token += sum(2.0 * p.numel() for p in layer.parameters()
                          if p.ndim >= 2 and id(p) not in own)  # fmt: skip
+        per_token += sum(2.0 * b.numel() for b in layer.buffers() if b.ndim >= 2)  # fixed W_init
         per_token += sum(_edit_flops_per_token(e) for e in edits)
         h = attention.heads
         per_cell = 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim)

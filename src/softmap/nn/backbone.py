@@ -35,7 +35,8 @@ class Backbone:
 
     block: str = "sequential"
     norm: str = "rmsnorm"
-    norms: str = "all"  # "first": one norm left in block 1 (and the final one)
+    norms: str = "all"  # "first": of the blocks' norms only block 1's, before attention, is left
+    shared_norm: bool = True  # parallel block: both branches read one norm (False: one each)
     final_norm: bool = True
     norm_eps: float = 1e-5
     eps_outside: bool = False  # x / (rms + eps) instead of x / sqrt(ms + eps)
@@ -111,9 +112,9 @@ class Backbone:
         """How layer ``layer`` makes its values."""
         return self.first_value if layer == 0 and self.first_value is not None else self.value
 
-    def layer_norm(self, layer: int) -> str:
-        """The norm of layer ``layer``'s branches."""
-        return self.norm if self.norms == "all" or layer == 0 else "none"
+    def branch_norm(self, layer: int, branch: str) -> str:
+        """The norm before the ``attention`` or ``mlp`` branch of layer ``layer``."""
+        return self.norm if self.norms == "all" or (layer, branch) == (0, "attention") else "none"
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:

@@ -32,9 +32,10 @@ class Block(nn.Module):
         self.mlp = MLP(dim, config.width, b.mlp, b.bias)
         if b.output_init == "zero":
             nn.init.zeros_(self.mlp.down_proj.weight)
-        norm = (b.layer_norm(layer), dim, b.norm_eps, b.eps_outside)
-        self.attention_norm = make_norm(*norm)
-        self.mlp_norm = nn.Identity() if self.parallel else make_norm(*norm)
+        own_norm = not (self.parallel and b.shared_norm)
+        size = (dim, b.norm_eps, b.eps_outside)
+        self.attention_norm = make_norm(b.branch_norm(layer, "attention"), *size)
+        self.mlp_norm = make_norm(b.branch_norm(layer, "mlp"), *size) if own_norm else None
         # A fixed zero stays fixed: a removed skip must not grow back.
         gains = {
             "attention_skip": b.attention_skip,
@@ -53,8 +54,9 @@ class Block(nn.Module):
         normed = self.attention_norm(x)
         attended = self.attention_gain(self.attention(normed, positions, cache))
         if self.parallel:
-            branches = attended + self.mlp_gain(self.mlp(normed))
-            return _join(x, branches, self.mlp_skip)
+            own = normed if self.mlp_norm is None else self.mlp_norm(x)
+            return _join(x, attended + self.mlp_gain(self.mlp(own)), self.mlp_skip)
+        assert self.mlp_norm is not None
         x = _join(x, attended, self.attention_skip)
         return _join(x, self.mlp_gain(self.mlp(self.mlp_norm(x))), self.mlp_skip)
 

@@ -13,9 +13,19 @@ from softmap.variants._parts import Parts, Place, variant
 
 
 class Bias(Edit):
-    """S' = S + B, B[h,i,j] a function of the two positions only."""
+    """S' = S + B, B[h,i,j] a function of the two positions only.
+
+    B is shared by the batch, so its making is not counted per cell; adding it is.
+    """
 
     stage = "scores"
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.heads = place.heads
+
+    def flops_per_cell(self) -> float:
+        return float(self.heads)
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
         """(b, H, R, C) the bias; beyond the diagonal it is whatever distance 0 gives."""
@@ -43,7 +53,7 @@ class Alibi(Bias):
     """B = -slope_h (i - j), slopes fixed (arXiv 2108.12409)."""
 
     def __init__(self, place: Place) -> None:
-        super().__init__()
+        super().__init__(place)
         self.register_buffer("slopes", alibi_slopes(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:
@@ -62,7 +72,7 @@ class Kerple(Bias):
     FLOOR = 0.01
 
     def __init__(self, place: Place) -> None:
-        super().__init__()
+        super().__init__(place)
         self.p = nn.Parameter(torch.rand(place.heads) * 2)
         self.a = nn.Parameter(torch.rand(place.heads))
 
@@ -89,7 +99,7 @@ class Fire(Bias):
         slope: float = 0.0,
         eps: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(place)
         self.up, self.down = nn.Linear(1, hidden), nn.Linear(hidden, place.heads)
         self.c = nn.Parameter(torch.tensor(0.1))
         self.multiplier = nn.Parameter(torch.tensor(1.0))

@@ -27,9 +27,6 @@ class Temperature(Edit):
     def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor:
         return (q * t["tau"][:, None, None]).to(q.dtype)
 
-    def flops_per_cell(self) -> float:
-        return float(self.log_temperature.numel())
-
 
 class Gate(Edit):
     """o' = sigmoid(x_i W)_h o: one gate per head and token, from the layer's input."""

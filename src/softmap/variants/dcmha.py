@@ -18,6 +18,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "dcformer++": {},
     "dcpythia": {
         "block": "parallel",
+        "shared_norm": False,
         "norm": "layernorm",
         "mlp": "gelu",
         "bias": True,
@@ -177,6 +178,8 @@ def dcmha(
         fields |= {"pattern": pattern, "window": window}
     if qk_norm is not None:
         fields["qk_norm"] = qk_norm
+    if fields.get("qk_norm"):
+        fields["qk_norm_eps"] = 1e-6
     return Parts(
         scores=[partial(Compose, stage="scores", **options)] if pre else [],
         weights=[partial(Compose, stage="weights", **options)] if post else [],

@@ -62,9 +62,6 @@ class Difference(Edit):
     ) -> Tensor:
         return subtract(o, t["lambda"])
 
-    def flops_per_cell(self) -> float:
-        return 0.0
-
 
 class HeadNorm(Edit):
     """RMSNorm over each head's channels (one affine weight for all heads) times 1 - lambda_init."""

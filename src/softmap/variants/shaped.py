@@ -57,9 +57,6 @@ class Shaped(Edit):
             out = out - t["gamma"] * mean
         return out
 
-    def flops_per_cell(self) -> float:
-        return 0.0
-
 
 SKIPLESS: dict[str, Any] = {
     "block": "sequential",
@@ -84,7 +81,8 @@ def sas(**backbone: Any) -> Parts:
     V and P are the identity (V of the first layer: identity plus a zero-initialised residual);
     W_Q = 0 at init. Any backbone field may be set again: sas(mlp_skip=0), sas(output=linear).
     """
-    return Parts(weights=[Shaped], backbone={**SKIPLESS, **backbone})
+    fields = {**SKIPLESS, "block": "sequential", "mlp_skip": 1.0}
+    return Parts(weights=[Shaped], backbone={**fields, **backbone})
 
 
 @variant("sas-p", "Parallel simplified block (SAS-P)", paper=PAPER, source=SOURCE)
