@@ -122,11 +122,13 @@ def perturb(module: nn.Module, std: float = 0.2) -> Any:
 
 
 @contextmanager
-def bands(rows: int) -> Iterator[None]:
-    """Bands of exactly ``rows`` query rows, so that a tiny input has several of them."""
-    before = chunked.MIN_ROWS, chunked.MAX_ROWS, folded.MASKED_ROWS
+def bands(rows: int, *, apart: bool = False) -> Iterator[None]:
+    """Bands of exactly ``rows`` query rows, so that a tiny input has several of them; ``apart``:
+    of one sequence of the batch at a time."""
+    before = chunked.MIN_ROWS, chunked.MAX_ROWS, chunked.BAND_BYTES, folded.MASKED_ROWS
     chunked.MIN_ROWS = chunked.MAX_ROWS = folded.MASKED_ROWS = rows
+    chunked.BAND_BYTES = 1 if apart else before[2]
     try:
         yield
     finally:
-        chunked.MIN_ROWS, chunked.MAX_ROWS, folded.MASKED_ROWS = before
+        chunked.MIN_ROWS, chunked.MAX_ROWS, chunked.BAND_BYTES, folded.MASKED_ROWS = before
