@@ -46,7 +46,7 @@ class SoftmapConfig(PreTrainedConfig):
     intermediate_size: int | None = None
     max_position_embeddings: int = 2048
     tie_word_embeddings: bool = True
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     impl: str = "auto"
     backbone: dict[str, Any] | None = None
     use_cache: bool = True
@@ -59,6 +59,7 @@ class SoftmapConfig(PreTrainedConfig):
         config = self.model_config()
         self.variant = config.composition.label
         self.intermediate_size = config.width
+        self.initializer_range = config.embedding_std
         config.resolved_backbone  # noqa: B018  (raises for a field that does not exist)
         super().__post_init__(**kwargs)
 

@@ -32,7 +32,7 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = Decoder(config.model_config())
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        nn.init.normal_(self.lm_head.weight, std=config.initializer_range)
+        nn.init.normal_(self.lm_head.weight, std=self.model.config.embedding_std)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -31,7 +31,7 @@ class Model:
     intermediate_size: int | None = None  #: the control's MLP width
     context: int = 256  #: tokens a window
     tie_word_embeddings: bool = True
-    initializer_range: float = 0.02
+    initializer_range: float | None = None
     backbone: dict[str, Any] = field(default_factory=dict)  #: fields of ``softmap.nn.Backbone``
 
     def __post_init__(self) -> None:

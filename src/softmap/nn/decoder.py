@@ -21,10 +21,10 @@ class Decoder(nn.Module):
         b, dim = config.resolved_backbone, config.hidden_size
         self.config, self.position, self.dim = config, b.position, dim
         self.embed_tokens = nn.Embedding(config.vocab_size, dim)
-        nn.init.normal_(self.embed_tokens.weight, std=config.initializer_range)
+        nn.init.normal_(self.embed_tokens.weight, std=config.embedding_std)
         if b.position == "learned":
             self.embed_positions = nn.Embedding(config.max_position_embeddings, dim)
-            nn.init.normal_(self.embed_positions.weight, std=config.initializer_range)
+            nn.init.normal_(self.embed_positions.weight, std=config.embedding_std)
         self.layers = nn.ModuleList(Block(config, n) for n in range(config.num_hidden_layers))
         self.norm = make_norm(b.norm if b.final_norm else "none", dim, b.norm_eps, b.eps_outside)
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
         at = positions.last(x.shape[1]).cols.clamp(min=0)
         if self.position == "sinusoidal":
             # Scaled to the embeddings' size at init, so that neither drowns the other.
-            scale = self.config.initializer_range
+            scale = self.config.embedding_std
             return x + sinusoidal(at, self.dim).to(x.dtype) * scale
         if self.position != "learned":
             return x
