@@ -49,9 +49,9 @@ def test_peaks_own_then_tuned_then_the_papers_then_the_recipes(
             found(spec), peak_lr_hint=0.5 if spec.startswith("sas") else None
         ),
     )
-    (tmp_path / "peaks.json").write_text(
-        json.dumps({"peaks": {name: {"peak_lr": 0.25} for name in ("diff", "dcmha(rank=4)")}})
-    )
+    peaks = {name: {"peak_lr": 0.25} for name in ("diff", "dcmha(rank=4)")}
+    written = {"peaks": peaks, "tuned_for": plans.tuned_for(tiny)}
+    (tmp_path / "peaks.json").write_text(json.dumps(written))
     recipe = with_entries(
         tiny,
         Entry("diff", "own", 0.125), "diff", Entry("dcmha( rank = 4 )"), "sas", "gated",
@@ -61,6 +61,14 @@ def test_peaks_own_then_tuned_then_the_papers_then_the_recipes(
     assert [(c.peak_lr, c.peak_source) for c in made] == [
         (0.125, "recipe"), (0.25, "tuned"), (0.25, "tuned"), (0.5, "hint"), (0.003, "recipe"),
     ]  # fmt: skip
+
+
+def test_peaks_found_for_another_model_are_not_called_tuned(tiny: Recipe, tmp_path: Path) -> None:
+    other = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, hidden_size=64))
+    written = {"peaks": {"diff": {"peak_lr": 0.25}}, "tuned_for": plans.tuned_for(other)}
+    (tmp_path / "peaks.json").write_text(json.dumps(written))
+    found = plans.read_peaks(with_entries(tiny, "diff", peaks="peaks.json"))
+    assert found == ({"diff": 0.25}, "tuned elsewhere")
 
 
 @pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{}", "expected the peaks")])

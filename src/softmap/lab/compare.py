@@ -194,7 +194,7 @@ def _run_facts(folder: Path, plan: Plan, shared: Bench, request: Request) -> dic
         "variants": labels + _still_there(folder, before, labels),
         "seeds": sorted({*recipe.seeds, *before.get("seeds", [])}),
         "settings": shared.settings,
-        "recipe": dump(dataclasses.replace(recipe, peaks=read_peaks(recipe) or None)),
+        "recipe": dump(dataclasses.replace(recipe, peaks=read_peaks(recipe)[0] or None)),
     }
 
 

@@ -22,7 +22,8 @@ class Candidate:
     """One variant of a comparison, sized and with its peak learning rate.
 
     label: how tables call it. spec: the canonical variant. slug: its folder's name.
-    peak_source: "recipe" (given with the variant or for all), "tuned", or "hint" (the paper's).
+    peak_source: "recipe" (given with the variant or for all), "tuned", "tuned elsewhere" (with
+        another model, text or batch), or "hint" (the paper's).
     """
 
     label: str
@@ -67,12 +68,12 @@ def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
     _check_unique(labels, "label")
     _check_unique(map(slug, labels), "folder name")
     control = _control(recipe, loaded, labels)
-    peaks = read_peaks(recipe)
+    peaks, peaks_source = read_peaks(recipe)
     base = _config(recipe, loaded[control], vocab_size, recipe.model.intermediate_size)
     target = accounting.parameters(base)["total"]
     candidates = []
     for i, (entry, variant) in enumerate(loaded):
-        peak_lr, source = _peak(recipe, entry, variant, peaks)
+        peak_lr, source = _peak(recipe, entry, variant, peaks, peaks_source)
         options(recipe, peak_lr, recipe.seeds[0], labels[i])  # refuses what cannot be trained
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
         candidates.append(_candidate(labels[i], variant, config, peak_lr, source))
@@ -116,18 +117,33 @@ def slug(label: str) -> str:
     return text or "variant"
 
 
-def read_peaks(recipe: Recipe) -> dict[str, float]:
-    """The tuned peaks by canonical variant, from the recipe or from the file that it names."""
+def read_peaks(recipe: Recipe) -> tuple[dict[str, float], str]:
+    """The peaks by canonical variant, from the recipe or its file, and what to call their source.
+
+    A file that was made with another model, text or batch size still gives its peaks, but as
+    "tuned elsewhere": nobody has searched for the peaks of this comparison.
+    """
     path = recipe.peaks_path
     if path is None:
-        return recipe.peaks if isinstance(recipe.peaks, dict) else {}
+        return (recipe.peaks if isinstance(recipe.peaks, dict) else {}), "recipe"
     found = files.read_json(path)
     if found is None:
         raise SoftmapError(f"{path}: no such file of tuned peaks; --tune writes it")
     try:
-        return {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
+        peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
+        here = found["tuned_for"] == tuned_for(recipe)
+        return peaks, "tuned" if here else "tuned elsewhere"
     except (KeyError, TypeError, ValueError, AttributeError):
         raise SoftmapError(f"{path}: expected the peaks that --tune writes, found others") from None
+
+
+def tuned_for(recipe: Recipe) -> dict[str, Any]:
+    """What a best peak depends on most: model, text, batch. As the file of peaks keeps it."""
+    return {
+        "model": dataclasses.asdict(recipe.model),
+        "data": dataclasses.asdict(recipe.data),
+        "batch_size": recipe.training.batch_size,
+    }
 
 
 def _candidate(
@@ -175,11 +191,13 @@ def _sized(recipe: Recipe, item: tuple[Entry, Any], vocab_size: int, target: int
     return _config(recipe, item, vocab_size, width)
 
 
-def _peak(recipe: Recipe, entry: Entry, variant: Any, peaks: dict[str, float]) -> tuple[float, str]:
+def _peak(
+    recipe: Recipe, entry: Entry, variant: Any, peaks: dict[str, float], peaks_source: str
+) -> tuple[float, str]:
     if entry.peak_lr is not None:
         return entry.peak_lr, "recipe"
     if variant.label in peaks:
-        return peaks[variant.label], "tuned"
+        return peaks[variant.label], peaks_source
     if variant.peak_lr_hint is not None:
         return variant.peak_lr_hint, "hint"
     return recipe.training.peak_lr, "recipe"

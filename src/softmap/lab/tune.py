@@ -25,7 +25,7 @@ from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
 from softmap.lab.compare import NOMINAL_VOCABULARY, Request
-from softmap.lab.plan import Candidate, make_plan
+from softmap.lab.plan import Candidate, make_plan, tuned_for
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import Trial, build, fingerprint, fit
@@ -189,5 +189,6 @@ def _facts(
         "device": measure.device_facts(search.shared.device),
         "seed": search.shared.recipe.seeds[0],
         "windows": len(search.windows),
+        "tuned_for": tuned_for(search.shared.recipe),
         "settings": search.shared.settings,
     }
