@@ -66,6 +66,25 @@ def test_branches_start_at_zero_unless_told() -> None:
     assert not torch.allclose(Block(default, 0)(x), x)
 
 
+@pytest.mark.parametrize(
+    "variant",
+    ["transformer++(attention_skip=0)", "transformer++(mlp_skip=0)", "parallel(mlp_skip=0)"],
+)
+def test_a_model_without_a_skip_still_learns(variant: str) -> None:
+    torch.manual_seed(0)
+    made = model(variant)
+    out = made(torch.randint(0, 50, (2, 9)))
+    (out * torch.randn_like(out)).sum().backward()
+    assert out.abs().max() > 0.1
+    assert all(layer.attention.o_proj.weight.grad.any() for layer in made.layers)
+
+
+@pytest.mark.parametrize("sizes", [{"kv_heads": 0}, {"head_dim": 0}, {"heads": 0}])
+def test_bad_sizes_of_a_layer(sizes: dict) -> None:
+    with pytest.raises(SoftmapError, match="must be at least 1, found 0"):
+        Attention(**({"dim": 16, "heads": 4} | sizes))
+
+
 def test_transformer_is_gpt_like() -> None:
     made = model("transformer")
     assert made.embed_positions.num_embeddings == 2048

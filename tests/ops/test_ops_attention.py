@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 import softmap
 from softmap.errors import SoftmapError
@@ -146,3 +149,51 @@ def test_half_precision_returns_half(qkv: tuple[torch.Tensor, ...]) -> None:
     half = [t.bfloat16() for t in qkv]
     for impl in BACKENDS:
         assert softmap_attention(*half, impl=impl).dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("impl", BACKENDS)
+@pytest.mark.parametrize("window", [None, 3])
+def test_empty_batch(impl: str, window: int | None) -> None:
+    q = torch.randn(0, 4, 7, 4, requires_grad=True)
+    out = softmap_attention(q, q, q, window=window, impl=impl)
+    out.sum().backward()
+    assert out.shape == q.shape
+
+
+@pytest.mark.parametrize("variant", ["diff", "gated"])
+def test_only_an_output_edit_is_trained(qkv: tuple[torch.Tensor, ...], variant: str) -> None:
+    made = edits(variant)
+    for e in made[:-1]:
+        e.requires_grad_(False)
+    q, k, v = qkv
+    v = v[:, : 2 if variant == "diff" else 4].repeat(1, 1, 1, 2 if variant == "diff" else 1)
+    x = torch.randn(2, 7, 16, dtype=torch.float64)
+    grads = {}
+    for impl in BACKENDS:
+        out = softmap_attention(q, k, v, made, x=x, impl=impl)
+        grads[impl] = torch.autograd.grad(out.square().sum(), list(made[-1].parameters()))
+    torch.testing.assert_close(grads["chunked"], grads["reference"])
+
+
+def test_backward_under_autocast_is_that_of_the_forward() -> None:
+    torch.manual_seed(0)
+    qkv = [torch.randn(2, 4, 40, 8, requires_grad=True) for _ in range(3)]
+    out = softmap_attention(*qkv, impl="chunked").sin().sum()
+    want = torch.autograd.grad(out, qkv, retain_graph=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = torch.autograd.grad(out, qkv)
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_checkpointing_frees_the_inputs_of_chunked() -> None:
+    held = []
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        k = x * 2
+        held.append(weakref.ref(k))
+        return softmap_attention(x, k, x, impl="chunked")
+
+    x = torch.randn(1, 2, 8, 4, requires_grad=True)
+    out = checkpoint(layer, x, use_reentrant=False)
+    assert held[0]() is None
+    out.sum().backward()

@@ -70,6 +70,7 @@ def test_peak_and_papers_are_gathered() -> None:
         ("diff(0.5)", "cannot read '0.5' in variant 'diff"),
         ("diff(lambda_init=0.5", "expected name or name"),
         ("nope(x=1)", "variant 'nope' has no option 'x'; options: none"),
+        ([{"dcmha": 4}], "options of 'dcmha' must be a mapping, found 4"),
         ("missing.py:mine", "cannot load variants from missing.py"),
         ("missing_module_x:mine", "cannot load variants from missing_module_x"),
     ],
@@ -81,7 +82,15 @@ def test_bad_spec_is_one_line(spec: object, message: str) -> None:
 
 
 MINE = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
 from softmap.variants import Parts, variant
+
+@dataclass
+class Sizes:
+    width: int = 3
 
 @variant("mine", "Mine")
 def mine(*, width: int = 3) -> Parts:

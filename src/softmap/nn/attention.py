@@ -50,6 +50,9 @@ class Attention(nn.Module):
         if window is not None and "L" in fields.get("pattern", "G"):
             fields["window"] = window
         b = self.backbone = Backbone.of(fields)
+        for name, size in {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}.items():
+            if size is not None and size < 1:
+                raise SoftmapError(f"{name} must be at least 1, found {size}")
         if head_dim is None and dim % heads:
             raise SoftmapError(f"dim must be a multiple of heads, found {dim} and {heads}")
         self.head_dim = d = head_dim or dim // heads
@@ -74,7 +77,7 @@ class Attention(nn.Module):
         self.o_proj = make_projection(b.output, h.outputs * self.value_dim, dim, b.bias, "output")
         if b.zero_query:
             nn.init.zeros_(self.q_proj.weight)
-        if b.output == "linear" and b.output_init == "zero":
+        if b.output == "linear" and b.starts_at_zero("attention"):
             nn.init.zeros_(self.o_proj.weight)  # type: ignore[arg-type]
 
     def forward(

@@ -58,7 +58,7 @@ class Backbone:
     output: str = "linear"
     zero_query: bool = False
     query_expansion: int = 1  # query heads per head (DIFF V2: 2)
-    output_init: str = "zero"  # last projection of each branch
+    output_init: str = "zero"  # last projection of each branch that has a skip
     pattern: str = "G"  # one letter a layer, repeated: L local window, G global
     window: int | None = None  # keys that a local layer's row sees, its own included
 
@@ -111,6 +111,15 @@ class Backbone:
     def layer_value(self, layer: int) -> str:
         """How layer ``layer`` makes its values."""
         return self.first_value if layer == 0 and self.first_value is not None else self.value
+
+    def starts_at_zero(self, branch: str) -> bool:
+        """Whether the last projection of the ``attention`` or ``mlp`` branch is zero at init.
+
+        Not where the skip beside it is removed: all signals and gradients would be zero for ever.
+        """
+        own = branch == "attention" and self.block == "sequential"
+        skip = self.attention_skip if own else self.mlp_skip
+        return self.output_init == "zero" and skip != 0
 
     def branch_norm(self, layer: int, branch: str) -> str:
         """The norm before the ``attention`` or ``mlp`` branch of layer ``layer``."""

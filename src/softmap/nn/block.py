@@ -30,7 +30,7 @@ class Block(nn.Module):
             layer=layer, depth=config.num_hidden_layers, impl=config.impl, **config.backbone,
         )  # fmt: skip
         self.mlp = MLP(dim, config.width, b.mlp, b.bias)
-        if b.output_init == "zero":
+        if b.starts_at_zero("mlp"):
             nn.init.zeros_(self.mlp.down_proj.weight)
         own_norm = not (self.parallel and b.shared_norm)
         size = (dim, b.norm_eps, b.eps_outside)

@@ -84,12 +84,12 @@ class Call:
 
     def spans(self, rows: int, sequences: int | None = None) -> list[Span]:
         """Bands of ``rows`` queries, ``sequences`` of the batch at a time (all by default)."""
-        step = sequences or self.batch
+        step = max(1, sequences or self.batch)
         return [
             self.span(i, min(i + rows, self.queries))._replace(
                 begin=b, end=min(b + step, self.batch)
             )
-            for b in range(0, self.batch, step)
+            for b in range(0, max(1, self.batch), step)
             for i in range(0, self.queries, rows)
         ]
 

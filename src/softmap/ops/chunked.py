@@ -26,7 +26,7 @@ def bands(call: Call) -> list[Span]:
     the batch as fit. Few rows come before few sequences: their keys end sooner."""
     keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
     row_bytes = call.heads.maps * keys * compute_dtype(call.q).itemsize
-    rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // (row_bytes * call.batch) // 16 * 16))
+    rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // (row_bytes * max(1, call.batch)) // 16 * 16))
     sequences = max(1, BAND_BYTES // (row_bytes * min(rows, call.queries)))
     return call.spans(rows, sequences)
 
@@ -56,7 +56,9 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, kinds: list[str], spans: list[Span], *flat: Tensor) -> Tensor:
         ctx.save_for_backward(*flat)
-        ctx.call, ctx.kinds, ctx.spans = call, kinds, spans
+        # Shapes without storage: the call must not keep alive what activation checkpointing frees.
+        hollow = call.unflatten([t.new_empty(()).expand(t.shape) for t in flat])
+        ctx.call, ctx.kinds, ctx.spans = hollow, kinds, spans
         return _forward(call, kinds, spans, flat)
 
     @staticmethod
@@ -68,8 +70,10 @@ class _Chunked(torch.autograd.Function):
             torch.zeros_like(t, dtype=compute_dtype(t)) if n else None
             for t, n in zip(flat, needs, strict=True)
         ]
-        for span in ctx.spans:
-            _add_band(ctx.call, ctx.kinds, span, flat, sums, _rows(grad, span))
+        # As in the forward pass, also where backward() is called under autocast.
+        with torch.autocast(grad.device.type, enabled=False):
+            for span in ctx.spans:
+                _add_band(ctx.call, ctx.kinds, span, flat, sums, _rows(grad, span))
         done = [None if s is None else s.to(t.dtype) for s, t in zip(sums, flat, strict=True)]
         return (None, None, None, *done)
 
@@ -86,6 +90,8 @@ def _add_band(call: Call, kinds: list[str], span: Span, flat: Any, sums: Any, gr
     ]
     with torch.enable_grad():
         out = run_span(call, span, leaves)
+    if not out.requires_grad:  # only tensors of output edits do, and those are not used here
+        return
     wanted = [n for n, s in enumerate(sums) if s is not None]
     grads = torch.autograd.grad(out, [leaves[n] for n in wanted], grad, allow_unused=True)
     for n, g in zip(wanted, grads, strict=True):

@@ -7,6 +7,8 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import sys
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -110,9 +112,12 @@ def _import(where: str) -> ModuleType:
     try:
         if not where.endswith(".py"):
             return importlib.import_module(where)
-        spec = importlib.util.spec_from_file_location(f"softmap_user_{Path(where).stem}", where)
+        path = Path(where).resolve()
+        name = f"softmap_user_{path.stem}_{zlib.crc32(bytes(path)):08x}"
+        spec = importlib.util.spec_from_file_location(name, path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses and pickle look it up there
         spec.loader.exec_module(module)
         return module
     except (ImportError, OSError, SyntaxError) as error:
@@ -154,6 +159,9 @@ def _members(spec: Spec) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(spec, str):
         return [_parse(part) for part in _split(spec, "+")]
     if isinstance(spec, Mapping):
+        for name, options in spec.items():
+            if options is not None and not isinstance(options, Mapping):
+                raise SoftmapError(f"options of {name!r} must be a mapping, found {options!r}")
         return [(str(n), dict(o or {})) for n, o in spec.items()]
     if isinstance(spec, list | tuple):
         return [member for item in spec for member in _members(item)]
