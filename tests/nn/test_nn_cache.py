@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from softmap.errors import SoftmapError
+from softmap.maps import Band, Edit
 from softmap.nn import Attention, Decoder, LayerCache, ModelConfig, accounting, attention_maps
 from softmap.testing.subject import perturb
 
@@ -58,6 +59,27 @@ def test_crop_needs_a_record_where_it_forgets() -> None:
     assert cache.seen == 8 and shapes(cache)["0.k1"] == (1, 8, 2, 4)
     cache.crop(20)
     assert cache.seen == 8
+
+
+class PreviousRow(Edit):
+    """An output edit that reads the row above."""
+
+    stage, halo = "output", 1
+
+    def edit(self, m: torch.Tensor, band: Band, t: dict[str, torch.Tensor]) -> torch.Tensor:
+        return m + torch.nn.functional.pad(m, (0, 0, 1, 0))[:, :, :-1]
+
+
+@pytest.mark.parametrize("variant", ["transformer++", "sas"])
+def test_halo_and_running_mean_decode_together(variant: str) -> None:
+    torch.manual_seed(0)
+    layer = Attention(16, 4, variant).double()
+    perturb(layer)
+    layer.edits.append(PreviousRow())
+    x = torch.randn(2, 9, 16, dtype=torch.float64)
+    cache = layer.new_cache()
+    steps = [layer(part, cache=cache) for part in x.split([4, 1, 4], 1)]
+    torch.testing.assert_close(torch.cat(steps, 1), layer(x))
 
 
 def test_rows_can_be_picked_and_repeated() -> None:

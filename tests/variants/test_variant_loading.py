@@ -8,6 +8,7 @@ import pytest
 
 from softmap.errors import SoftmapError
 from softmap.variants import load, names
+from softmap.variants._load import _label, _parse
 
 
 def test_every_variant_describes_itself() -> None:
@@ -46,6 +47,11 @@ def test_label_is_canonical_and_loads_again(spec: object, label: str) -> None:
     assert (again.label, again.members) == (made.label, made.members)
 
 
+def test_nested_options_survive_the_label() -> None:
+    options = {"sizes": {"a": 1, "b": [2, None]}, "pair": (1, "x")}
+    assert _parse(_label("mine", options)) == ("mine", options)
+
+
 def test_order_is_kept() -> None:
     one, two = load("talking-heads+temperature"), load("temperature+talking-heads")
     assert [str(b) for b in one.parts.scores] != [str(b) for b in two.parts.scores]
@@ -70,6 +76,9 @@ def test_peak_and_papers_are_gathered() -> None:
         ("diff(0.5)", "cannot read '0.5' in variant 'diff"),
         ("diff(lambda_init=0.5", "expected name or name"),
         ("nope(x=1)", "variant 'nope' has no option 'x'; options: none"),
+        ("diff(head_norm=no)", "variant 'diff': head_norm must be bool, found 'no'"),
+        ("dcmha(rank=2.5)", "variant 'dcmha': rank must be int, found 2.5"),
+        ("diff(lambda_init=abc)", r"lambda_init must be float \| None, found 'abc'"),
         ([{"dcmha": 4}], "options of 'dcmha' must be a mapping, found 4"),
         ("missing.py:mine", "cannot load variants from missing.py"),
         ("missing_module_x:mine", "cannot load variants from missing_module_x"),

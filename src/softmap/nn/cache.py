@@ -50,7 +50,9 @@ class LayerCache:
     def __init__(self, edits: Iterable[Any], window: int | None = None) -> None:
         self.edits, self.window = list(edits), window
         self.halo = sum(e.halo for e in self.edits)
-        self.needs_mean = window is None and any(e.needs_mean for e in self.edits)
+        # Rows of a halo come before the sum: then the mean is taken from the values themselves.
+        bounded = window is not None or self.halo > 0
+        self.needs_mean = not bounded and any(e.needs_mean for e in self.edits)
         self.seen = 0
         self.k: Tensor | None = None
         self.v: Tensor | None = None

@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
+import typing
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -135,9 +136,27 @@ def _call(function: Callable[..., Parts], name: str, options: dict[str, Any]) ->
                     f"options: {known}"
                 )
     try:
+        hints = typing.get_type_hints(function)
+    except NameError:  # a user's file may import types for its checker alone
+        hints = {}
+    for key, value in options.items():
+        _check_option(name, key, value, hints.get(key, Any))
+    try:
         return function(**options)
     except TypeError as error:
         raise SoftmapError(f"variant {name!r}: {error}") from error
+
+
+def _check_option(name: str, key: str, value: Any, hint: Any) -> None:
+    """A text such as ``no`` is true in Python: refuse what is not of the declared type."""
+    numbers = (value, float(value)) if type(value) is int else (value,)
+    try:
+        fits = hint is Any or any(isinstance(v, hint) for v in numbers)
+    except TypeError:  # list[int] and the like
+        return
+    if not fits:
+        expected = str(getattr(hint, "__name__", hint))
+        raise SoftmapError(f"variant {name!r}: {key} must be {expected}, found {value!r}")
 
 
 def _merge(parts: list[Parts], names: list[str]) -> Parts:
@@ -172,7 +191,7 @@ def _split(text: str, mark: str) -> Iterator[str]:
     """Split at ``mark`` outside brackets; the ``++`` of a name is not a separator."""
     depth, part = 0, ""
     for n, c in enumerate(text):
-        depth += (c in "([") - (c in ")]")
+        depth += (c in "([{") - (c in ")]}")
         doubled = mark == "+" and (text[n + 1 : n + 2] == "+" or text[n - 1 : n] == "+")
         if c == mark and depth == 0 and not (doubled and _ends_name(text, n)):
             yield part.strip()
