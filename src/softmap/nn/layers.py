@@ -74,7 +74,7 @@ class Gain(nn.Module):
 
 
 class ReparameterisedLinear(nn.Module):
-    """y = a x W_init + b (x dW + bias), dW = 0 at init, a and b trainable (arXiv 2311.01906.
+    """y = a x W_init + b (x dW + bias), dW = 0 at init, a and b trainable (arXiv 2311.01906).
 
     W_init is the identity, or a random orthogonal matrix, which is saved with the weights.
     """
