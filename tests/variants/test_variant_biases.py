@@ -79,3 +79,10 @@ def test_distances_stay_exact_in_bfloat16_models() -> None:
     got = edit.edit(torch.zeros(1, 2, 1, 600), row, edit.layer_tensors())
     slope = edit.slopes[0].item()
     torch.testing.assert_close(got[0, 0, 0], -slope * (599 - at).float())
+
+
+def test_no_kerple_parameter_starts_without_a_gradient() -> None:
+    edit = Kerple(place(10_000))
+    sum(t.sum() for t in edit.layer_tensors().values()).backward()
+    for parameter in (edit.p, edit.a):
+        assert torch.equal(parameter.grad, torch.ones_like(parameter))

@@ -13,6 +13,7 @@ from softmap.errors import SoftmapError
 from softmap.hf.cache import SoftmapCache
 from softmap.hf.configuration import SoftmapConfig
 from softmap.nn import Decoder
+from softmap.nn.positions import Positions
 
 
 class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
@@ -72,7 +73,8 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
         """input_ids (B, T) to logits (B, T, vocabulary).
 
         attention_mask (B, S), 1 at real tokens, covers cached tokens too; positions follow from
-        it. labels (B, T), -100 where not asked, are shifted here. logits_to_keep: the last n
+        it, and position_ids may only repeat them: packed documents are not supported. labels
+        (B, T), -100 where not asked, are shifted here. logits_to_keep: the last n
         positions only (0: all), or their indices.
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -82,6 +84,9 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache and past_key_values is None:
             past_key_values = SoftmapCache(self.model)
         caches = None if past_key_values is None else _own(past_key_values)
+        # Not a named argument: `generate` would then hand over positions of its own reckoning.
+        if (position_ids := kwargs.pop("position_ids", None)) is not None:
+            _check_positions(position_ids, attention_mask, caches[0].seen if caches else 0)
         hidden = self.model(input_ids, attention_mask, caches, inputs_embeds)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep])
@@ -103,6 +108,18 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
             if generation_config.is_assistant:
                 cache.activate_past_recording()
         return None
+
+
+def _check_positions(position_ids: Tensor, mask: Tensor | None, seen: int) -> None:
+    """Positions other than those that the mask gives would be ignored: refuse them."""
+    tokens = position_ids.shape[-1]
+    at = Positions.of(seen + tokens, mask, position_ids.device).last(tokens)
+    differs = position_ids != at.cols
+    if bool((differs if at.valid is None else differs & at.valid).any()):
+        raise SoftmapError(
+            "position_ids must count the real tokens of attention_mask from 0, found others: "
+            "packed documents are not supported"
+        )
 
 
 def _own(cache: Any) -> list:

@@ -73,8 +73,9 @@ class Kerple(Bias):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.p = nn.Parameter(torch.rand(place.heads) * 2)
-        self.a = nn.Parameter(torch.rand(place.heads))
+        # Not below the floor, where a clamp has no gradient and a parameter would stay for ever.
+        self.p = nn.Parameter((torch.rand(place.heads) * 2).clamp(min=self.FLOOR))
+        self.a = nn.Parameter(torch.rand(place.heads).clamp(min=self.FLOOR))
 
     def layer_tensors(self) -> dict[str, Tensor]:
         return {"p": self.p.clamp(min=self.FLOOR), "a": self.a.clamp(min=self.FLOOR)}
