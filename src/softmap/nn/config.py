@@ -20,8 +20,7 @@ class ModelConfig:
     default 8/3 hidden_size (SwiGLU) or 4 hidden_size, rounded up to 8. backbone: fields of
     :class:`softmap.nn.Backbone`, over what the variant sets. initializer_range: standard deviation
     of the embeddings, by default 1/sqrt(hidden_size): logits of a tied head then start with unit
-    variance, and Adam's first steps do not outrun the embeddings (at 0.02 a small model ends
-    0.2 to 0.6 nats higher and far more sensitive to its peak learning rate).
+    variance, and Adam's first steps, each as large as the learning rate, do not outrun them.
     """
 
     variant: Any = "transformer++"

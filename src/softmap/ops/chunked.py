@@ -11,7 +11,7 @@ from softmap.maps import compute_dtype
 from softmap.ops.call import Call, Span, cut, run_span
 
 # One map tensor of a band should stay in a core's cache between the steps of an edit, yet be large
-# enough that the calls do not count. Measured: benchmarks/bands.py.
+# enough that the calls do not count: benchmarks/bands.py.
 BAND_BYTES = 1 << 20
 MIN_ROWS, MAX_ROWS = 32, 128
 

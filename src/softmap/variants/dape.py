@@ -69,7 +69,7 @@ class ScoreConv(Edit):
 
 
 # The same convolution (1, k) along the keys, zero-padded to keep its width, as one matrix product a
-# sequence: with few channels on one side conv2d is 2.7 times slower on a CPU (forward + backward).
+# sequence: with few channels on one side conv2d is much slower on a CPU, forward and backward.
 
 
 def conv_out(m: Tensor, w: Tensor) -> Tensor:

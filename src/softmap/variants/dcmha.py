@@ -128,7 +128,7 @@ def _add_low_rank(out: Tensor, m: Tensor, w1: Tensor, w2: Tensor, side: str) -> 
     """out + sum_r (m . w1_r) w2_r. As broadcast sums: rank 2 is far too thin for a matrix product.
 
     w1, w2 are (B, n, rank, H), n the rows (``side`` q) or the columns (k) of m (B, H, R, C). They
-    are laid out as (rank, B, H, n) first: with n innermost the broadcast products vectorise (4x).
+    are laid out as (rank, B, H, n) first: with n innermost the broadcast products vectorise.
     """
     axis = -1 if side == "q" else -2
     w1, w2 = (w.permute(2, 0, 3, 1).contiguous().unsqueeze(axis) for w in (w1, w2))
