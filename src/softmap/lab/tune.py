@@ -32,6 +32,9 @@ from softmap.lab.trial import Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
 
+TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
+
+
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
@@ -95,11 +98,16 @@ def edge_warnings(points: dict[str, dict[str, float | None]], grid: list[float])
 
 
 def best_peak(name: str, losses: dict[str, float | None]) -> float:
-    """The peak of the lowest loss; points that diverged (None) never win."""
+    """The lowest peak whose loss is within ``TIE`` of the lowest; diverged points never win.
+
+    One seed cannot tell such peaks apart, and the higher of two is nearer to where another seed
+    diverges.
+    """
     finite = {float(peak): loss for peak, loss in losses.items() if loss is not None}
     if not finite:
         raise SoftmapError(f"{name}: the training diverged at every peak of tuning.grid")
-    return min(finite, key=lambda peak: finite[peak])
+    lowest = min(finite.values())
+    return min(peak for peak, loss in finite.items() if loss <= lowest + TIE)
 
 
 def _shortened(recipe: Recipe) -> Recipe:
