@@ -34,6 +34,11 @@ def test_the_lowest_loss_wins_and_divergence_never() -> None:
         best_peak("diff", {"0.1": None})
 
 
+def test_of_peaks_that_one_seed_cannot_tell_apart_the_lowest_wins() -> None:
+    assert best_peak("diff", {"0.001": 1.2, "0.01": 1.04, "0.1": 1.0}) == 0.01
+    assert best_peak("diff", {"0.001": 1.2, "0.01": 1.06, "0.1": 1.0}) == 0.1
+
+
 def test_a_best_peak_at_the_edge_is_a_warning() -> None:
     losses = {"1.0": 3.0, "2.0": 2.0, "3.0": 4.0}
     points = {"inside": losses, "edge": {**losses, "3.0": 1.0}}
