@@ -31,7 +31,6 @@ from softmap.lab.recipe import Recipe
 from softmap.lab.trial import Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
-
 TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
 
 
