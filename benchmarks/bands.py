@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from softmap.lab.measure import commit, device_facts, now, versions
+from softmap.lab.measure import provenance
 from softmap.nn import Attention
 from softmap.ops import chunked
 
@@ -77,10 +77,7 @@ def main() -> None:
             "what": "time of one attention layer over plain attention, forward + backward, float32",
             "command": "python " + " ".join(sys.argv),
             "rounds": args.rounds,
-            "created": now(),
-            "commit": commit(),
-            "versions": versions(),
-            "device": device_facts(torch.device("cpu")),
+            **provenance(torch.device("cpu")),
             "ratios": rows,
         }
         args.out.write_text(json.dumps(facts, indent=1) + "\n")

@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
-    from softmap.lab.measure import commit, device_facts, now, versions
+    from softmap.lab.measure import provenance
 
     rows = {}
     for variant in args.variants:
@@ -80,10 +80,7 @@ def main() -> None:
             "heads": args.heads,
             "head_dim": args.head_dim,
             "tokens": args.tokens,
-            "created": now(),
-            "commit": commit(),
-            "versions": versions(),
-            "device": device_facts(torch.device("cpu")),
+            **provenance(torch.device("cpu")),
             "variants": rows,
         }
         args.out.write_text(json.dumps(facts, indent=1) + "\n")

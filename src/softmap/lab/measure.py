@@ -196,3 +196,13 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """When, from which commit, with which versions and on what a number was measured."""
+    return {
+        "created": now(),
+        "commit": commit(),
+        "versions": versions(),
+        "device": device_facts(device),
+    }

@@ -189,11 +189,8 @@ def _facts(
             for name, losses in points.items()
         },
         "command": request.command,
-        "created": measure.now(),
         "softmap_version": softmap.__version__,
-        "commit": measure.commit(),
-        "versions": measure.versions(),
-        "device": measure.device_facts(search.shared.device),
+        **measure.provenance(search.shared.device),
         "seed": search.shared.recipe.seeds[0],
         "windows": len(search.windows),
         "tuned_for": tuned_for(search.shared.recipe),
