@@ -80,6 +80,8 @@ class Edit(nn.Module):
     keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
         is spared a second masking.
     needs_mean: :meth:`fold_output` reads the running mean of the values (the cache then keeps it).
+    kernel: name of a hand-written form of :meth:`edit` and its adjoint, known to ``ops.native`` and
+        ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
     """
 
     stage: str = "scores"
@@ -87,6 +89,7 @@ class Edit(nn.Module):
     pad: int = 0
     keeps_zeros: bool = False
     needs_mean: bool = False
+    kernel: str | None = None
 
     def heads_out(self, heads: int) -> int:
         """Maps that leave the edit when ``heads`` enter it. Raises ``ValueError`` if it cannot."""

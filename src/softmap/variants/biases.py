@@ -52,6 +52,8 @@ def alibi_slopes(heads: int) -> Tensor:
 class Alibi(Bias):
     """B = -slope_h (i - j), slopes fixed (arXiv 2108.12409)."""
 
+    kernel = "alibi"
+
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.register_buffer("slopes", alibi_slopes(place.heads))
@@ -69,6 +71,7 @@ class Kerple(Bias):
     The logarithmic kernel of arXiv 2205.09921.
     """
 
+    kernel = "kerple"
     FLOOR = 0.01
 
     def __init__(self, place: Place) -> None:
@@ -105,6 +108,8 @@ class Fire(Bias):
         self.c = nn.Parameter(torch.tensor(0.1))
         self.multiplier = nn.Parameter(torch.tensor(1.0))
         self.start, self.slope, self.eps = start, slope, eps
+        plain = slope == 0 and eps == 0
+        self.kernel = "fire" if plain else None
 
     def layer_tensors(self) -> dict[str, Tensor]:
         up, down = self.up, self.down

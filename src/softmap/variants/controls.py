@@ -13,6 +13,7 @@ class Temperature(Edit):
     """S' = tau_h S with one learnable tau per head, 1 at init."""
 
     stage = "scores"
+    kernel = "temperature"
 
     def __init__(self, place: Place) -> None:
         super().__init__()

@@ -36,9 +36,16 @@ class ScoreConv(Edit):
         self.bias = None if bias is None else bias(place)
         self.pad = kernel // 2
         self.heads = place.heads
+        self.kernel = self._kernel()
         channels = place.heads * (1 if bias is None else 2)
         self.up = nn.Conv2d(channels, hidden, (1, kernel))
         self.down = nn.Conv2d(hidden, place.heads, (1, kernel))
+
+    def _kernel(self) -> str | None:
+        """``score_conv``, with the name of the bias after a plus."""
+        if self.bias is None:
+            return "score_conv"
+        return None if self.bias.kernel is None else f"score_conv+{self.bias.kernel}"
 
     def layer_tensors(self) -> dict[str, Tensor]:
         up, down = self.up, self.down

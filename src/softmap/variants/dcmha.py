@@ -66,6 +66,7 @@ class Compose(Edit):
     """a' = a W_b + (a.w1_q) w2_q + a g_q + (a.w1_k) w2_k + a g_k for the heads a of one (i, j)."""
 
     keeps_zeros = True
+    kernel = "compose"
 
     def __init__(
         self,

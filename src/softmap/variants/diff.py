@@ -35,6 +35,7 @@ class Difference(Edit):
 
     stage = "weights"
     keeps_zeros = True
+    kernel = "subtract_pairs"
     folds_output = True
 
     def __init__(self, place: Place, lambda_init: float | None = None) -> None:

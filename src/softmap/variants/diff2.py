@@ -15,6 +15,7 @@ class TokenDifference(Edit):
 
     stage = "weights"
     keeps_zeros = True
+    kernel = "subtract_pairs"
     folds_output = True
 
     def __init__(self, place: Place) -> None:

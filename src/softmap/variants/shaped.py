@@ -25,6 +25,7 @@ class Shaped(Edit):
 
     stage = "weights"
     keeps_zeros = True
+    kernel = "shaped"
     folds_output = True
 
     def __init__(

@@ -13,6 +13,7 @@ class HeadMix(Edit):
     """m'_g = sum_h P[h,g] m_h: a static mix over heads, the identity at init."""
 
     keeps_zeros = True
+    kernel = "head_mix"
     no_weight_decay = ("mix",)  # decay would pull the identity towards zero
 
     def __init__(self, place: Place, stage: str) -> None:
