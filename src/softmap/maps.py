@@ -35,28 +35,36 @@ STAGES = ("scores", "weights", "output")
 class Band:
     """Where a band of the map lies: some query rows, the keys they may see, nothing later.
 
-    rows: (b, R) positions of the query tokens, padding not counted.
+    rows: (b, R) positions of the query tokens, padding not counted, from the start of their
+        document.
     cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
-    visible: (b, 1, R, C) True where row i may read key j: causal, in its window, not padding.
-    beyond: (1, 1, R, C) True at columns after the row's own, whether tokens or padding.
-    whole: every row sees every key up to its own (no window, no padding).
+    gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token.
+    visible: (b, 1, R, C) True where row i may read key j: causal, in its window and document,
+        not padding.
+    whole: every row sees every key up to its own (no window, no padding, one document).
     """
 
     rows: Tensor
     cols: Tensor
+    gap: Tensor
     visible: Tensor
-    beyond: Tensor
     whole: bool = False
 
     @property
+    def beyond(self) -> Tensor:
+        """(1, 1, R, C) True at columns after the row's own, whether tokens or padding."""
+        return self.gap < 0
+
+    @property
     def distance(self) -> Tensor:
-        """(b, 1, R, C) ``i - j`` in tokens; negative beyond the diagonal."""
+        """(b, 1, R, C) ``i - j`` in tokens, negative beyond the diagonal; of no meaning where
+        the key is another document's."""
         return (self.rows[:, :, None] - self.cols[:, None, :])[:, None]
 
     @property
     def diagonal(self) -> Tensor:
         """(b, 1, R, C) True where the key is the row's own token."""
-        return (self.distance == 0) & self.visible
+        return (self.gap == 0) & self.visible  # by place: positions repeat across documents
 
     def zero(self, m: Tensor) -> Tensor:
         """``m`` (B, H, R, C), finite, with zeros wherever the row may not look."""
@@ -190,19 +198,22 @@ def make_band(
     col_index: Tensor,
     window: int | None,
     valid: Tensor | None,
+    starts: Tensor | None = None,
 ) -> Band:
     """A band from token positions (b, R), (b, C), places in the arrays (R,), (C,) and padding.
 
     The mask goes by place (causal, window: row i sees places i-window+1 .. i), positions go to
-    the edits; they differ only where the batch is padded. ``valid`` is (B, C), True at real keys.
+    the edits; they differ where the batch is padded or packed. ``valid`` is (B, C), True at real
+    keys; ``starts`` (b, R) the place of the first token of each row's document.
     """
-    gap = row_index[:, None] - col_index[None, :]
+    gap = (row_index[:, None] - col_index[None, :])[None, None]
     visible = gap >= 0 if window is None else (gap >= 0) & (gap < window)
-    visible = visible[None, None]
     if valid is not None:
         visible = visible & valid[:, None, None, :]
-    beyond = (gap < 0)[None, None]
-    return Band(rows, cols, visible, beyond, whole=window is None and valid is None)
+    if starts is not None:
+        visible = visible & (col_index >= starts[:, None, :, None])
+    whole = window is None and valid is None and starts is None
+    return Band(rows, cols, gap, visible, whole)
 
 
 def compute_dtype(t: Tensor) -> torch.dtype:

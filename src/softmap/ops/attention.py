@@ -12,6 +12,7 @@ from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
 from softmap.ops import chunked, folded, reference
 from softmap.ops.call import Call, bag
+from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
 
 # In order of preference; ``auto`` takes the first that does not refuse.
@@ -29,6 +30,7 @@ def attention(
     window: int | None = None,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    documents: Tensor | None = None,
     rows: Tensor | None = None,
     cols: Tensor | None = None,
     running: tuple[Tensor, Tensor] | None = None,
@@ -45,7 +47,11 @@ def attention(
     tensors: the edits' tensors instead of ``x``, from ``maps.tensors_of``; needed with a cache.
     window: keys that a row sees, its own included. scale: default 1/sqrt(d).
     key_mask: (B, S) True (or 1) at real keys, False at padding.
-    rows, cols: (b, T), (b, S) token positions where they differ from the places in the arrays.
+    documents: (B, S) or (1, S) integers, the document of each key token, where several are packed
+    in one sequence; a document's tokens are neighbours. A row sees its own document alone, and
+    positions count from its start. That no number comes back is checked on the CPU alone.
+    rows, cols: (b, T), (b, S) token positions where they differ from the places in the arrays
+    (in the document).
     running: sum (B, G', d') and count (B, 1) of the values before the first query, which
     lets edits that need the mean of all values skip a pass over the cache.
     impl: ``auto`` or a backend by name; a named one never falls back.
@@ -55,7 +61,7 @@ def attention(
     """
     call = make_call(
         q, k, v, edits, x=x, tensors=tensors, window=window, scale=scale, key_mask=key_mask,
-        rows=rows, cols=cols, running=running,
+        documents=documents, rows=rows, cols=cols, running=running,
     )  # fmt: skip
     with torch.autocast(q.device.type, enabled=False):
         o = BACKENDS[choose(call, impl)].run(call)
@@ -98,6 +104,7 @@ def make_call(
     window: int | None = None,
     scale: float | None = None,
     key_mask: Tensor | None = None,
+    documents: Tensor | None = None,
     rows: Tensor | None = None,
     cols: Tensor | None = None,
     running: tuple[Tensor, Tensor] | None = None,
@@ -115,14 +122,30 @@ def make_call(
         if S != T:
             tensors = [t._replace(query={n: a[:, S - T :] for n, a in t.query.items()})
                        for t in tensors]  # fmt: skip
-    cols = torch.arange(S, device=q.device)[None] if cols is None else cols
+    starts = None if documents is None else starts_of(documents, q.shape[0], S)
+    if starts is not None:
+        _check_packed(edits, running)
+    if cols is None:
+        cols = torch.arange(S, device=q.device)[None]
+        cols = cols if starts is None else cols - starts
     rows = cols[:, S - T :] if rows is None else rows
     heads = Heads(q.shape[1], k.shape[1], v.shape[1], heads_after(list(edits), q.shape[1]))
     return Call(
         q, k, v, list(edits), list(tensors), heads,
         q.shape[-1] ** -0.5 if scale is None else scale,
-        window, rows, cols, None if key_mask is None else key_mask.bool(), running,
+        window, rows, cols, None if key_mask is None else key_mask.bool(), running, starts,
     )  # fmt: skip
+
+
+def _check_packed(edits: Sequence[Edit], running: tuple[Tensor, Tensor] | None) -> None:
+    if running is not None:
+        raise SoftmapError("running is the sum over one document: expected None with documents=")
+    for edit in edits:
+        if edit.halo:
+            raise SoftmapError(
+                f"{type(edit).__name__} reads {edit.halo} earlier rows, which may be another "
+                "document's: expected edits without a halo with documents="
+            )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, window: int | None, key_mask: Tensor | None) -> None:

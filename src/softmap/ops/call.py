@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -38,7 +39,9 @@ class Call:
 
     q (B, H, T, d), k (B, G, S, d), v (B, G', S, d'); rows (b, T), cols (b, S) token positions;
     valid (B, S) or None; running: (sum (B, G', d'), count (B, 1)) of the values *before* the
-    first query, for edits that need the mean of all values, or None.
+    first query, for edits that need the mean of all values, or None; starts (b, S) int64: for each
+    token the place (index in the arrays) of the first token of its document, or None where a
+    sequence is one document. A row at place i sees places starts[i] .. i.
     """
 
     q: Tensor
@@ -53,6 +56,7 @@ class Call:
     cols: Tensor
     valid: Tensor | None
     running: tuple[Tensor, Tensor] | None = None
+    starts: Tensor | None = None
 
     @property
     def queries(self) -> int:
@@ -75,11 +79,23 @@ class Call:
     def batch(self) -> int:
         return self.q.shape[0]
 
+    @cached_property
+    def _earliest(self) -> list[int] | None:
+        """For each place the first key that a row there sees in any sequence of the batch.
+
+        Not asked of a GPU, which would have to wait for it."""
+        if self.starts is None or self.starts.device.type != "cpu":
+            return None
+        return self.starts.amin(0).tolist()
+
     def span(self, start: int, stop: int) -> Span:
         """The band of queries [start, stop): its halo, and the keys that any of its rows sees."""
         offset = self.keys - self.queries
         lead = min(self.halo, start)
-        first = 0 if self.window is None else max(0, offset + start - lead - self.window + 1)
+        top = offset + start - lead
+        first = 0 if self.window is None else max(0, top - self.window + 1)
+        if self._earliest is not None:
+            first = max(first, self._earliest[top])
         return Span(start, stop, lead, first, offset + stop, 0, self.batch)
 
     def spans(self, rows: int, sequences: int | None = None) -> list[Span]:
@@ -139,8 +155,11 @@ def band_of(call: Call, span: Span, pad: int = 0) -> Band:
         beyond = torch.arange(1, pad + 1, device=device)
         cols = torch.cat([cols, cols[:, -1:] + beyond], 1)
         valid = None if valid is None else torch.nn.functional.pad(valid, (0, pad))
+    starts = call.starts
+    if starts is not None:
+        starts = of_batch(starts, span)[:, rows.start + offset : rows.stop + offset]
     return make_band(
-        of_batch(call.rows, span)[:, rows], cols, row_index, col_index, call.window, valid
+        of_batch(call.rows, span)[:, rows], cols, row_index, col_index, call.window, valid, starts
     )
 
 

@@ -64,7 +64,8 @@ def _plain(call: Call, q: Tensor) -> Tensor:
 
 def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     gqa = q.shape[1] != k.shape[1]
-    if call.valid is None and call.window is None and call.queries in (1, call.keys):
+    plain = call.valid is None and call.window is None and call.starts is None
+    if plain and call.queries in (1, call.keys):
         causal = call.queries > 1
         return F.scaled_dot_product_attention(
             q, k, v, is_causal=causal, scale=call.scale, enable_gqa=gqa
@@ -92,7 +93,8 @@ def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
 
 def _mean(call: Call, own: Tensor) -> Tensor:
     """(B, G', T, d') mean of the values that each row sees."""
-    if call.window is None and (call.queries == call.keys or call.running is not None):
+    unbroken = call.window is None and call.starts is None
+    if unbroken and (call.queries == call.keys or call.running is not None):
         return _running_mean(call, own)
     parts = []
     for span in call.spans(MASKED_ROWS):

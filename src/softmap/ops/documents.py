@@ -1,0 +1,50 @@
+"""Several documents packed in one sequence: where each token's own document begins."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError
+
+
+def starts_of(documents: Tensor, batch: int, keys: int) -> Tensor:
+    """(b, S) int64 places of the first token of each token's document, b = 1 or B.
+
+    documents: (B, S) or (1, S) integers; the tokens of a document are neighbours. Raises
+    ``ValueError`` for another shape or dtype, and on the CPU for a document that comes back.
+    """
+    found = f"found {tuple(documents.shape)} of {documents.dtype}"
+    if documents.is_floating_point() or documents.is_complex() or documents.dtype == torch.bool:
+        raise SoftmapError(f"documents must be integers, the document of each key, {found}")
+    if documents.ndim != 2 or documents.shape[0] not in (1, batch) or documents.shape[1] != keys:
+        raise SoftmapError(
+            f"documents must be (batch, keys) = ({batch}, {keys}) or (1, {keys}), {found}"
+        )
+    if can_look(documents):
+        check_neighbours(documents)
+    places = torch.arange(keys, device=documents.device)
+    return (places * _begins(documents)).cummax(1).values
+
+
+def can_look(t: Tensor) -> bool:
+    """Whether reading a number of ``t`` is free: a GPU would have to wait, a compiler to stop."""
+    return t.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_neighbours(documents: Tensor) -> None:
+    """Raise ``ValueError`` where a document's number comes back after another's."""
+    if bool((documents.diff(dim=1) >= 0).all()):
+        return
+    again = _begins(documents.sort(1).values).sum(1) < _begins(documents).sum(1)
+    if bool(again.any()):
+        raise SoftmapError(
+            "the tokens of a document must be neighbours, found a number of documents that comes "
+            f"back in sequence {int(again.long().argmax())}"
+        )
+
+
+def _begins(documents: Tensor) -> Tensor:
+    """(b, S) True at the first token of each run of equal numbers."""
+    change = documents[:, 1:] != documents[:, :-1]
+    return torch.cat([torch.ones_like(documents[:, :1], dtype=torch.bool), change], 1)
