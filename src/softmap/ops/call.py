@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import torch
@@ -164,31 +164,38 @@ def band_of(call: Call, span: Span, pad: int = 0) -> Band:
 
 
 def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
-    """One band from inputs already cut to it: (B, H', R, d'), or the weights (B, H', R, C).
-
-    The whole mathematics of the map lives here; reference, chunked and decode all run it.
-    """
+    """One band from inputs already cut to it: (B, H', R, d'), or the weights (B, H', R, C)."""
     part = call.unflatten(flat)
-    m = edited_scores(part, call, span)
-    band = band_of(call, span)
-    m = masked_softmax(m, band, padded=call.valid is not None)
-    for n, edit in chain(call.edits, "weights"):
+    return run_band(part, partial(band_of, call, span), span.lead, weights=weights)
+
+
+def run_band(
+    part: Call, band_at: Callable[[int], Band], lead: int, *, weights: bool = False
+) -> Tensor:
+    """The whole mathematics of the map, of a call cut to one band with ``lead`` halo rows above.
+
+    ``band_at(pad)`` is where the band lies. Reference, chunked, compiled and decode all run this.
+    """
+    m = edited_scores(part, band_at)
+    band = band_at(0)
+    m = masked_softmax(m, band, padded=part.valid is not None)
+    for n, edit in chain(part.edits, "weights"):
         m = edit.edit(m, band, bag(part.tensors[n]))
         m = m if edit.keeps_zeros else band.zero(m)
-    m = m[:, :, span.lead :]
-    return m if weights else combine(m, part.v, call.heads)
+    m = m[:, :, lead:]
+    return m if weights else combine(m, part.v, part.heads)
 
 
-def edited_scores(part: Call, call: Call, span: Span) -> Tensor:
+def edited_scores(part: Call, band_at: Callable[[int], Band]) -> Tensor:
     """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
-    width, pad = part.k.shape[2], call.pad
+    width, pad = part.k.shape[2], part.pad
     k = torch.nn.functional.pad(part.k, (0, 0, 0, pad)) if pad else part.k
-    s = scores(part.q, k, call.heads, call.scale)
+    s = scores(part.q, k, part.heads, part.scale)
     s = s.to(compute_dtype(s))
-    edits = chain(call.edits, "scores")
+    edits = chain(part.edits, "scores")
     if not edits:
         return s
-    band = band_of(call, span, pad)
+    band = band_at(pad)
     for n, edit in edits:
         s = edit.edit(s, band, bag(pad_keys(part.tensors[n], pad)))
     return s[..., :width]
