@@ -151,16 +151,22 @@ def band_of(call: Call, span: Span, pad: int = 0) -> Band:
     valid = call.valid
     if valid is not None:
         valid = of_batch(valid, span)[:, span.first : span.last]
-    if pad:
-        beyond = torch.arange(1, pad + 1, device=device)
-        cols = torch.cat([cols, cols[:, -1:] + beyond], 1)
-        valid = None if valid is None else torch.nn.functional.pad(valid, (0, pad))
+    cols, valid = widened(cols, valid, pad)
     starts = call.starts
     if starts is not None:
         starts = of_batch(starts, span)[:, rows.start + offset : rows.stop + offset]
     return make_band(
         of_batch(call.rows, span)[:, rows], cols, row_index, col_index, call.window, valid, starts
     )
+
+
+def widened(cols: Tensor, valid: Tensor | None, pad: int) -> tuple[Tensor, Tensor | None]:
+    """Positions (b, C) and padding mask (B, C) of keys, with ``pad`` more columns of padding."""
+    if not pad:
+        return cols, valid
+    beyond = torch.arange(1, pad + 1, device=cols.device)
+    cols = torch.cat([cols, cols[:, -1:] + beyond], 1)
+    return cols, None if valid is None else torch.nn.functional.pad(valid, (0, pad))
 
 
 def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
