@@ -94,6 +94,10 @@ def test_transformer_is_gpt_like() -> None:
     with pytest.raises(SoftmapError, match="learned positions reach 4 tokens, found 5"):
         small = ModelConfig("transformer", 50, 16, 1, 4, max_position_embeddings=4)
         Decoder(small)(torch.zeros(1, 5, dtype=torch.long))
+    ids, packed = torch.zeros(1, 5, dtype=torch.long), torch.tensor([[0, 0, 1, 1, 1]])
+    assert Decoder(small)(ids, documents=packed).shape == (1, 5, 16)
+    with pytest.raises(SoftmapError, match="learned positions reach 4 tokens, found 5"):
+        Decoder(small)(ids, documents=packed * 0)
 
 
 @pytest.mark.parametrize(
@@ -106,6 +110,15 @@ def test_transformer_is_gpt_like() -> None:
 def test_bad_sizes(sizes: dict, message: str) -> None:
     with pytest.raises(SoftmapError, match=message):
         ModelConfig(**({"num_attention_heads": 4, "hidden_size": 16} | sizes))
+
+
+def test_documents_beside_a_cache_are_refused() -> None:
+    made, ids = model(), torch.zeros(1, 3, dtype=torch.long)
+    with pytest.raises(SoftmapError, match="a cache holds one document a sequence"):
+        made(ids, caches=made.new_caches(), documents=ids)
+    layer = Attention(16, 4)
+    with pytest.raises(SoftmapError, match="a cache holds one document a sequence"):
+        layer(torch.zeros(1, 3, 16), cache=layer.new_cache(), documents=ids)
 
 
 def test_mask_of_another_length() -> None:

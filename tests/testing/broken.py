@@ -72,6 +72,13 @@ class Places(Scores):
         return m + torch.arange(m.shape[-1]).sin()
 
 
+class Across(Scores):
+    """Reads the score of the key before, which may be another document's."""
+
+    def edit(self, m, band, t):
+        return m + F.pad(m, (1, 0))[..., :-1]
+
+
 class Unmasked(Scores):
     """Says that it keeps zeros and does not."""
 
@@ -115,7 +122,7 @@ def _make(cls):
     return make
 
 
-leak, length, hidden, detached, nohalo, nopad, places, unmasked, wrongfold, unsaved = map(
+leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfold, unsaved = map(
     _make,
-    (Leak, Length, Hidden, Detached, NoHalo, NoPad, Places, Unmasked, WrongFold, Unsaved),
+    (Leak, Length, Hidden, Detached, NoHalo, NoPad, Places, Across, Unmasked, WrongFold, Unsaved),
 )

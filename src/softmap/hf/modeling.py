@@ -12,8 +12,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from softmap.errors import SoftmapError
 from softmap.hf.cache import SoftmapCache
 from softmap.hf.configuration import SoftmapConfig
+from softmap.hf.packing import documents_of
 from softmap.nn import Decoder
-from softmap.nn.positions import Positions
 
 
 class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
@@ -68,26 +68,33 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
+        documents: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """input_ids (B, T) to logits (B, T, vocabulary).
 
-        attention_mask (B, S), 1 at real tokens, covers cached tokens too; positions follow from
-        it, and position_ids may only repeat them: packed documents are not supported. labels
+        attention_mask (B, S), 1 at real tokens, covers cached tokens too. labels
         (B, T), -100 where not asked, are shifted here. logits_to_keep: the last n
         positions only (0: all), or their indices.
+        documents (B, T): the document of each token, where several are packed in a sequence
+        (labels then want -100 at the first token of each); not with a cache. position_ids that
+        start again at 0, as packing collators give them beside no mask, say the same; otherwise
+        position_ids may only repeat what the mask and the documents give.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
-        if use_cache is None:
-            use_cache = self.config.use_cache and labels is None and not self.training
-        if use_cache and past_key_values is None:
-            past_key_values = SoftmapCache(self.model)
         caches = None if past_key_values is None else _own(past_key_values)
         # Not a named argument: `generate` would then hand over positions of its own reckoning.
         if (position_ids := kwargs.pop("position_ids", None)) is not None:
-            _check_positions(position_ids, attention_mask, caches[0].seen if caches else 0)
-        hidden = self.model(input_ids, attention_mask, caches, inputs_embeds)
+            seen = caches[0].seen if caches else 0
+            documents = documents_of(position_ids, attention_mask, seen, documents)
+        if use_cache is None:
+            silent = labels is None and documents is None and not self.training
+            use_cache = self.config.use_cache and silent
+        if use_cache and past_key_values is None:
+            past_key_values = SoftmapCache(self.model)
+            caches = past_key_values.own
+        hidden = self.model(input_ids, attention_mask, caches, inputs_embeds, documents)
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(hidden[:, keep])
         loss = None
@@ -108,18 +115,6 @@ class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
             if generation_config.is_assistant:
                 cache.activate_past_recording()
         return None
-
-
-def _check_positions(position_ids: Tensor, mask: Tensor | None, seen: int) -> None:
-    """Positions other than those that the mask gives would be ignored: refuse them."""
-    tokens = position_ids.shape[-1]
-    at = Positions.of(seen + tokens, mask, position_ids.device).last(tokens)
-    differs = position_ids != at.cols
-    if bool((differs if at.valid is None else differs & at.valid).any()):
-        raise SoftmapError(
-            "position_ids must count the real tokens of attention_mask from 0, found others: "
-            "packed documents are not supported"
-        )
 
 
 def _own(cache: Any) -> list:

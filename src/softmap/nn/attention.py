@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 from softmap.maps import Edit, Tensors, heads_after, tensors_of
 from softmap.nn.backbone import Backbone
-from softmap.nn.cache import LayerCache
+from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection
 from softmap.nn.positions import Positions, rotate
 from softmap.ops import attention, attention_map
@@ -55,6 +55,7 @@ class Attention(nn.Module):
                 raise SoftmapError(f"{name} must be at least 1, found {size}")
         if head_dim is None and dim % heads:
             raise SoftmapError(f"dim must be a multiple of heads, found {dim} and {heads}")
+        self.dim = dim
         self.head_dim = d = head_dim or dim // heads
         self.window = b.layer_window(layer) if "L" in b.pattern else window
         self.impl = impl
@@ -86,16 +87,24 @@ class Attention(nn.Module):
         positions: Positions | None = None,
         cache: LayerCache | None = None,
         key_mask: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
         """x (B, T, D), already normed, to (B, T, D).
 
         positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at real
-        tokens) if not given. cache: from :meth:`new_cache`; x then holds only the new tokens.
+        tokens) and ``documents`` (B, S: the document of each token, where several are packed) if
+        not given. cache: from :meth:`new_cache`; x then holds only the new tokens.
+
+        Raises ``ValueError`` for x of another shape, and for documents beside a cache.
         """
+        if x.ndim != 3 or x.shape[2] != self.dim:
+            raise SoftmapError(f"x must be (batch, tokens, {self.dim}), found {tuple(x.shape)}")
+        if cache is not None and documents is not None:
+            raise SoftmapError(ONE_DOCUMENT)
         T = x.shape[1]
         if positions is None:
             seen = 0 if cache is None else cache.seen
-            positions = Positions.of(seen + T, key_mask, x.device)
+            positions = Positions.of(seen + T, key_mask, x.device, documents)
         q, k, v = self.project(x, positions.last(T).cols)
         tensors = [tensors_of(e, x) for e in self._edits]
         running = None
@@ -105,7 +114,7 @@ class Attention(nn.Module):
         at = positions.last(k.shape[2])
         o = attention(
             q, k, v, self._edits, tensors=tensors, window=self.window, impl=self.impl,
-            key_mask=at.valid, cols=at.cols, running=running,
+            key_mask=at.valid, documents=at.starts, cols=at.cols, running=running,
         )  # fmt: skip
         return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
 

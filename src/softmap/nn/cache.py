@@ -11,6 +11,8 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.maps import Tensors, compute_dtype
 
+ONE_DOCUMENT = "a cache holds one document a sequence: expected documents=None with it, found both"
+
 
 class _State(NamedTuple):
     seen: int

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 from softmap.nn.block import Block
-from softmap.nn.cache import LayerCache
+from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.config import ModelConfig
 from softmap.nn.layers import make_norm
 from softmap.nn.positions import Positions, sinusoidal
@@ -34,15 +34,23 @@ class Decoder(nn.Module):
         attention_mask: Tensor | None = None,
         caches: list[LayerCache] | None = None,
         inputs_embeds: Tensor | None = None,
+        documents: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too."""
+        """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too.
+
+        documents: (B, T) or (1, T) integers, the document of each token, where several are packed
+        in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
+        """
+        if caches and documents is not None:
+            raise SoftmapError(ONE_DOCUMENT)
         if inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed_tokens(input_ids)
         assert inputs_embeds is not None
         seen = caches[0].seen if caches else 0
         total = seen + inputs_embeds.shape[1]
-        positions = Positions.of(total, self._mask(attention_mask, total), inputs_embeds.device)
+        mask = self._mask(attention_mask, total)
+        positions = Positions.of(total, mask, inputs_embeds.device, documents)
         x = self._with_positions(inputs_embeds, positions)
         for n, layer in enumerate(self.layers):
             x = layer(x, positions, caches[n] if caches else None)
@@ -64,10 +72,11 @@ class Decoder(nn.Module):
             return x + sinusoidal(at, self.dim).to(x.dtype) * scale
         if self.position != "learned":
             return x
-        if positions.cols.shape[1] > self.embed_positions.num_embeddings:
+        longest = positions.cols.shape[1] if positions.starts is None else int(at.max()) + 1
+        if longest > self.embed_positions.num_embeddings:
             raise SoftmapError(
                 f"learned positions reach {self.embed_positions.num_embeddings} tokens, "
-                f"found {positions.cols.shape[1]}"
+                f"found {longest}"
             )
         return x + self.embed_positions(at)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from softmap.maps import compute_dtype
+from softmap.ops.documents import starts_of
 
 
 @dataclass(frozen=True)
@@ -16,21 +17,43 @@ class Positions:
 
     cols: (b, S) positions, b = 1 where the batch has no padding. valid: (B, S) True at real
     tokens, or None. A padded token's position is that of the real token before it, -1 at the left.
+    starts: (b, S) place of the first token of each token's document, where documents are packed;
+    positions then count from there.
     """
 
     cols: Tensor
     valid: Tensor | None
+    starts: Tensor | None = None
 
     @classmethod
-    def of(cls, total: int, mask: Tensor | None, device: torch.device) -> Positions:
-        """From an attention mask (B, S) of ones and zeros, or None where all tokens are real."""
+    def of(
+        cls,
+        total: int,
+        mask: Tensor | None,
+        device: torch.device,
+        documents: Tensor | None = None,
+    ) -> Positions:
+        """From an attention mask (B, S) of ones and zeros, or None where all tokens are real, and
+        the document (b, S) of each token, or None where a sequence is one document."""
+        starts = None
+        if documents is not None:
+            batch = documents.shape[0] if mask is None else mask.shape[0]
+            starts = starts_of(documents, batch, total, wait=True)
         if mask is None or bool(mask.all()):
-            return cls(torch.arange(total, device=device)[None], None)
+            places = torch.arange(total, device=device)[None]
+            return cls(places if starts is None else places - starts, None, starts)
         valid = mask.bool()
-        return cls(valid.long().cumsum(1) - 1, valid)
+        count = valid.long().cumsum(1)
+        if starts is not None:
+            before = (count - valid.long()).gather(1, starts.expand_as(count))
+            count = count - before
+        return cls(count - 1, valid, starts)
 
     def last(self, tokens: int) -> Positions:
         """Only the last ``tokens`` of them: what a bounded cache holds."""
+        if tokens == self.cols.shape[1]:
+            return self
+        assert self.starts is None, "a cache holds one document"
         valid = None if self.valid is None else self.valid[:, -tokens:]
         return Positions(self.cols[:, -tokens:], valid)
 

@@ -8,11 +8,12 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 
 
-def starts_of(documents: Tensor, batch: int, keys: int) -> Tensor:
+def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -> Tensor:
     """(b, S) int64 places of the first token of each token's document, b = 1 or B.
 
     documents: (B, S) or (1, S) integers; the tokens of a document are neighbours. Raises
-    ``ValueError`` for another shape or dtype, and on the CPU for a document that comes back.
+    ``ValueError`` for another shape or dtype, and for a document that comes back: on the CPU, or
+    if ``wait`` on a GPU too.
     """
     found = f"found {tuple(documents.shape)} of {documents.dtype}"
     if documents.is_floating_point() or documents.is_complex() or documents.dtype == torch.bool:
@@ -21,19 +22,18 @@ def starts_of(documents: Tensor, batch: int, keys: int) -> Tensor:
         raise SoftmapError(
             f"documents must be (batch, keys) = ({batch}, {keys}) or (1, {keys}), {found}"
         )
-    if can_look(documents):
-        check_neighbours(documents)
+    if can_look(documents, wait):
+        _check_neighbours(documents)
     places = torch.arange(keys, device=documents.device)
     return (places * _begins(documents)).cummax(1).values
 
 
-def can_look(t: Tensor) -> bool:
-    """Whether reading a number of ``t`` is free: a GPU would have to wait, a compiler to stop."""
-    return t.device.type == "cpu" and not torch.compiler.is_compiling()
+def can_look(t: Tensor, wait: bool = False) -> bool:
+    """Whether a number of ``t`` may be read: a GPU would be waited for, a compiler would stop."""
+    return (wait or t.device.type == "cpu") and not torch.compiler.is_compiling()
 
 
-def check_neighbours(documents: Tensor) -> None:
-    """Raise ``ValueError`` where a document's number comes back after another's."""
+def _check_neighbours(documents: Tensor) -> None:
     if bool((documents.diff(dim=1) >= 0).all()):
         return
     again = _begins(documents.sort(1).values).sum(1) < _begins(documents).sum(1)

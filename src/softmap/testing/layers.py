@@ -9,7 +9,7 @@ from torch.func import functional_call
 from softmap.maps import chain
 from softmap.ops.heads import combine
 from softmap.testing.compare import assert_same
-from softmap.testing.layouts import LAYOUTS, evaluate
+from softmap.testing.layouts import evaluate, layouts
 from softmap.testing.subject import Subject, bands, call_of
 
 Note = str | None
@@ -38,7 +38,7 @@ def chunked_is_reference(subject: Subject) -> Note:
     """Bands of 1 row, and of 3 rows of one sequence, give the dense map's output and every
     gradient of it (1e-9).
 
-    Odd lengths, one token, windows, padding at either side, fewer queries than keys.
+    Odd lengths, one token, windows, padding at either side, fewer queries than keys, documents.
     """
     _same_as_reference(subject, "chunked", band_rows=(1, 3))
     return None
@@ -55,7 +55,7 @@ def folded_is_reference(subject: Subject) -> Note:
 
 def _same_as_reference(subject: Subject, impl: str, band_rows: tuple[int, ...]) -> None:
     layer = subject.layer()
-    for layout in LAYOUTS:
+    for layout in layouts(layer):
         layer.impl = "reference"
         want = evaluate(subject, layer, layout)
         layer.impl = impl

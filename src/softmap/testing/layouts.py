@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,13 +19,22 @@ from softmap.testing.subject import Subject
 @dataclass(frozen=True)
 class Layout:
     """tokens T, a window or None, the first sequence's padding at the left and at the right, and
-    how many of the last tokens are queries (fewer than T: as when decoding with a cache)."""
+    how many of the last tokens are queries (fewer than T: as when decoding with a cache).
+
+    packed: lengths of the documents in the first sequence; the second has them in reverse."""
 
     tokens: int
     window: int | None = None
     left: int = 0
     right: int = 0
     queries: int | None = None
+    packed: tuple[int, ...] = ()
+
+    def documents(self) -> Tensor | None:
+        """(2, T) the document of each token, or None where a sequence is one document."""
+        if not self.packed:
+            return None
+        return torch.stack([numbered(self.packed), numbered(self.packed[::-1])])
 
     def mask(self) -> Tensor | None:
         """(2, T) True at real tokens, or None where all are."""
@@ -35,9 +46,16 @@ class Layout:
         return mask
 
     def __str__(self) -> str:
-        fields = {"T": self.tokens, "window": self.window, "queries": self.queries}
+        fields: dict[str, Any] = {"T": self.tokens, "window": self.window}
+        fields |= {"queries": self.queries}
         fields |= {"left padding": self.left or None, "right padding": self.right or None}
+        fields |= {"documents of": self.packed or None}
         return ", ".join(f"{n} {v}" for n, v in fields.items() if v is not None)
+
+
+def numbered(lengths: Iterable[int]) -> Tensor:
+    """(T,) documents of these lengths, one after the other; a later one has a lower number."""
+    return torch.cat([torch.full((n,), -place) for place, n in enumerate(lengths)])
 
 
 LAYOUTS = (
@@ -50,7 +68,16 @@ LAYOUTS = (
     Layout(12, window=4, left=5),
     Layout(11, queries=6),
     Layout(11, window=3, queries=1),
+    Layout(11, packed=(1, 4, 6)),
+    Layout(11, window=3, left=2, packed=(5, 6)),
+    Layout(11, queries=5, packed=(2, 5, 4)),
 )
+
+
+def layouts(layer: Attention) -> list[Layout]:
+    """Those that the layer takes: an edit that reads earlier rows takes one document."""
+    halo = any(e.halo for e in layer.edits)
+    return [x for x in LAYOUTS if not (halo and x.packed)]
 
 
 def evaluate(subject: Subject, layer: Attention, layout: Layout) -> dict[str, Tensor]:
@@ -76,13 +103,13 @@ def forward(layer: Attention, x: Tensor, layout: Layout) -> Tensor:
     """The layer on x (B, T, D), or on its last ``queries`` tokens alone: (B, queries, D)."""
     layer.window = layout.window
     if layout.queries is None:
-        return layer(x, key_mask=layout.mask())
-    first = layout.tokens - layout.queries
-    q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device).cols)
+        return layer(x, key_mask=layout.mask(), documents=layout.documents())
+    first, documents = layout.tokens - layout.queries, layout.documents()
+    q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device, documents).cols)
     tensors = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
     tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
     o = attention(
         q[:, :, first:], k, v, list(layer.edits), tensors=tensors,  # type: ignore[arg-type]
-        window=layout.window, impl=layer.impl,
+        window=layout.window, documents=documents, impl=layer.impl,
     )  # fmt: skip
     return layer.o_proj(o.transpose(1, 2).flatten(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from softmap.nn import Decoder, accounting
 from softmap.testing.compare import assert_equal, assert_same
 from softmap.testing.layers import Note
+from softmap.testing.layouts import numbered
 from softmap.testing.subject import VOCABULARY, Subject, bands, perturb, seeded
 
 
@@ -104,6 +106,39 @@ def batching(subject: Subject) -> Note:
     whole = model(ids[:, :4])
     assert_same(whole[1], alone[1], "sequence in a batch without padding")
     return None
+
+
+def packing(subject: Subject) -> Note:
+    """Documents packed in one sequence give the rows, and together the gradients, that each gives
+    alone, on each backend that runs; without and with a local layer."""
+    layer = subject.layer()
+    if any(edit.halo for edit in layer.edits):
+        return "an edit reads earlier rows: documents are refused"
+    ids, lengths = subject.ids(2, 13), ([3, 1, 5, 4], [9, 4])
+    documents = torch.stack([numbered(row) for row in lengths])
+    for window in (None, 4):
+        for impl in subject.backends:
+            model = subject.decoder(window=window, impl=impl)
+            with bands(4):
+                want = _with_gradients(model, _apart(model, ids, lengths))
+                got = _with_gradients(model, model(ids, documents=documents))
+            for name, value in want.items():
+                assert_same(got[name], value, f"{impl}, documents (window {window}): {name}")
+    return None
+
+
+def _apart(model: Decoder, ids: Tensor, lengths: Iterable[list[int]]) -> Tensor:
+    """Hidden states of documents that are run one by one."""
+    rows = [row.split(sizes) for row, sizes in zip(ids, lengths, strict=True)]
+    return torch.stack([torch.cat([model(d[None])[0] for d in row]) for row in rows])
+
+
+def _with_gradients(model: Decoder, out: Tensor) -> dict[str, Tensor]:
+    named = dict(model.named_parameters())
+    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).cos().view_as(out)
+    grads = torch.autograd.grad(out, list(named.values()), upstream, allow_unused=True)
+    found = {n: g for n, g in zip(named, grads, strict=True) if g is not None}
+    return {"output": out.detach()} | {f"gradient of {n}": g for n, g in found.items()}
 
 
 @torch.no_grad()

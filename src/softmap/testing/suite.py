@@ -21,6 +21,7 @@ CHECKS: dict[str, Check] = {
     "decoding": models.decoding,
     "rollback": models.rollback,
     "batching": models.batching,
+    "packing": models.packing,
     "saving": models.saving,
     "accounting": models.accounting_is_true,
     "precision": precision.low_precision,
