@@ -1,0 +1,1 @@
+"""Triton kernels: under construction."""

@@ -1,0 +1,112 @@
+"""What every Triton kernel here shares on the host: bundles, the mask as numbers, launches.
+
+The mask of a call, whatever it is made of (causal, window, padding, documents), is one number per
+key: row at place p sees key j  iff  j <= p < until[j]. A key of padding has until 0. ``first`` is
+the earliest place that a row can see, and only lets kernels skip whole tiles of keys.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from softmap.ops.call import Call
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+LOG2E = 1.4426950408889634
+
+
+def interpreting() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+class Limits(NamedTuple):
+    """until (b, S) int32, first (b, T) int32, b = 1 or B; see the module's first lines."""
+
+    until: Tensor
+    first: Tensor
+
+
+def limits(call: Call) -> Limits:
+    """The mask of ``call`` as two vectors."""
+    S, T, device = call.keys, call.queries, call.q.device
+    place = torch.arange(S, device=device)[None]
+    until, first = torch.full_like(place, S), torch.zeros_like(place)
+    if call.starts is not None:
+        ends = place.expand_as(call.starts).contiguous()
+        until = torch.searchsorted(call.starts.contiguous(), ends, right=True)
+        first = call.starts
+    if call.window is not None:
+        until = torch.minimum(until, place + call.window)
+        first = torch.maximum(first, place - (call.window - 1))
+    if call.valid is not None:
+        until = torch.where(call.valid, until, 0)
+    return Limits(until.int().contiguous(), first[:, S - T :].int().contiguous())
+
+
+def counts(call: Call, mask: Limits) -> Tensor:
+    """(b, T) float32: how many keys each row sees, at least 1."""
+    S, T = call.keys, call.queries
+    real = torch.ones_like(mask.until) if call.valid is None else call.valid
+    total = torch.nn.functional.pad(real.long().cumsum(1), (1, 0))
+    batch = max(total.shape[0], mask.first.shape[0])
+    total, first = total.expand(batch, -1), mask.first.long().expand(batch, -1)
+    return (total[:, S - T + 1 :] - total.gather(1, first)).clamp(min=1).float()
+
+
+def bundle(t: Tensor | None, batch: int = 1) -> tuple[Any, ...] | None:
+    """A tensor as a kernel takes it: (pointer, strides of all axes but the last).
+
+    The last axis must lie contiguously; a batch axis of 1 that serves ``batch`` > 1 gets stride 0.
+    """
+    if t is None:
+        return None
+    t = t if t.ndim == 0 or t.stride(-1) == 1 or t.shape[-1] == 1 else t.contiguous()
+    strides = list(t.stride()[:-1])
+    if batch > 1 and t.shape[0] == 1:
+        strides[0] = 0
+    return (t, *strides)
+
+
+Launch = Callable[..., Any]
+_launch: list[Launch] = []
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
+    """Run a kernel; inside :func:`launching` whatever is given there is done instead."""
+    if _launch:
+        _launch[-1](kernel, grid, *args, **options)
+    elif interpreting():
+        kernel[grid](*args, **{n: v for n, v in options.items() if n not in _HARDWARE})
+    else:
+        kernel[grid](*args, **options)
+
+
+_HARDWARE = ("num_warps", "num_stages", "num_ctas", "maxnreg")
+
+
+@contextmanager
+def launching(instead: Launch) -> Iterator[None]:
+    """Hand every launch to ``instead(kernel, grid, *args, **options)``, e.g. only to compile it."""
+    _launch.append(instead)
+    try:
+        yield
+    finally:
+        _launch.pop()
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """How float32 operands are multiplied: exactly, unless torch was told that TF32 will do."""
+    exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
+    return "ieee" if exact else "tf32"
+
+
+def next_power(n: int) -> int:
+    """The smallest power of two that is not below ``n``."""
+    return 1 << max(0, n - 1).bit_length()
