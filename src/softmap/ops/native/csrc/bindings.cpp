@@ -1,0 +1,78 @@
+// The operators softmap::native_forward and softmap::native_backward.
+#include <torch/library.h>
+
+#include "driver.h"
+
+namespace softmap {
+
+template <typename T>
+std::tuple<Tensor, Tensor> forward(const Arguments& a) {
+  Problem<T> problem(a, /*with_grad=*/false);
+  Forward<T> run(problem);
+  run.run();
+  return {run.out.to(a.v.scalar_type()), run.log_sums};
+}
+
+// Gradients of q, k, v and of every tensor, in the caller's order and dtypes.
+template <typename T>
+std::vector<Tensor> backward(const Arguments& a, const Tensor& grad, const Tensor& log_sums) {
+  Problem<T> problem(a, /*with_grad=*/true);
+  Backward<T> run(problem, grad, log_sums);
+  run.run();
+  const auto& schedule = problem.schedule;
+  std::vector<Tensor> grads{run.dq, schedule.reduce(run.dk), schedule.reduce(run.dv)};
+  size_t edit = 0;
+  for (const auto* edits : {&problem.scores, &problem.weights}) {
+    for (const auto& e : *edits) {
+      const auto bag = e->gradients(schedule);
+      for (const auto& name : problem.names[edit++]) grads.push_back(bag.at(name));
+    }
+  }
+  const auto to = [](Tensor& g, const Tensor& like) { g = g.to(like.scalar_type()); };
+  to(grads[0], a.q), to(grads[1], a.k), to(grads[2], a.v);
+  for (size_t n = 0; n < a.tensors.size(); ++n) {
+    grads[n + 3] = grads[n + 3].to(a.tensors[n].scalar_type()).reshape(a.tensors[n].sizes());
+  }
+  return grads;
+}
+
+Arguments gather(const Tensor& q, const Tensor& k, const Tensor& v, at::TensorList tensors,
+                 const std::string& edits, at::IntArrayRef key_of_map, double scale,
+                 const Tensor& first, const Tensor& last, const Tensor& positions) {
+  return {q, k, v, split(edits, "; "), tensors.vec(), key_of_map.vec(), scale, first, last,
+          positions};
+}
+
+std::tuple<Tensor, Tensor> native_forward(
+    const Tensor& q, const Tensor& k, const Tensor& v, at::TensorList tensors,
+    const std::string& edits, at::IntArrayRef key_of_map, double scale, const Tensor& first,
+    const Tensor& last, const Tensor& positions) {
+  const auto a = gather(q, k, v, tensors, edits, key_of_map, scale, first, last, positions);
+  return q.scalar_type() == at::kDouble ? forward<double>(a) : forward<float>(a);
+}
+
+std::vector<Tensor> native_backward(
+    const Tensor& grad, const Tensor& log_sums, const Tensor& q, const Tensor& k, const Tensor& v,
+    at::TensorList tensors, const std::string& edits, at::IntArrayRef key_of_map,
+    double scale, const Tensor& first, const Tensor& last, const Tensor& positions) {
+  const auto a = gather(q, k, v, tensors, edits, key_of_map, scale, first, last, positions);
+  return q.scalar_type() == at::kDouble ? backward<double>(a, grad, log_sums)
+                                        : backward<float>(a, grad, log_sums);
+}
+
+}  // namespace softmap
+
+TORCH_LIBRARY(softmap_native, m) {
+  m.def(
+      "forward(Tensor q, Tensor k, Tensor v, Tensor[] tensors, str edits, int[] key_of_map, "
+      "float scale, Tensor first, Tensor last, Tensor positions) -> (Tensor, Tensor)");
+  m.def(
+      "backward(Tensor grad, Tensor log_sums, Tensor q, Tensor k, Tensor v, Tensor[] tensors, "
+      "str edits, int[] key_of_map, float scale, Tensor first, Tensor last, Tensor positions) "
+      "-> Tensor[]");
+}
+
+TORCH_LIBRARY_IMPL(softmap_native, CPU, m) {
+  m.impl("forward", &softmap::native_forward);
+  m.impl("backward", &softmap::native_backward);
+}

@@ -1,0 +1,60 @@
+// An edit of the map on one tile, and its adjoint. A new edit is one struct like those in edits/,
+// and one line in edits/all.h.
+#pragma once
+
+#include "gemm.h"
+#include "tensors.h"
+
+namespace softmap {
+
+template <typename T>
+struct Edit {
+  virtual ~Edit() = default;
+
+  // Maps that leave when `heads` enter.
+  virtual int64_t heads_out(int64_t heads) const { return heads; }
+
+  // Reads neighbouring columns: the tile must hold every column that its rows see.
+  virtual bool whole_rows() const { return false; }
+
+  // Scratch of one worker, in numbers, for tiles of `cells` cells a head.
+  virtual int64_t scratch(int64_t heads, int64_t cells) const { return 0; }
+
+  // `in` to `out`; the two may be the same memory when in_place().
+  virtual bool in_place() const { return true; }
+  virtual void forward(const Region& w, Maps<T> in, Maps<T> out, T* scratch) const = 0;
+
+  // From d/d`out` in `grad` to d/d`in` in `to` (never the same memory); adds up the gradients of
+  // the edit's own tensors. Cells that a row does not see hold zeros in `grad` or in `in`.
+  virtual void backward(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, T* scratch) = 0;
+
+  // The gradients of its own tensors, by their names.
+  virtual Bag gradients(const Schedule& schedule) const = 0;
+};
+
+// What an edit is made from.
+template <typename T>
+struct Setup {
+  Bag tensors;
+  int64_t heads;  // maps that enter
+  int64_t queries, keys;
+  const Schedule* schedule;
+  bool with_grad;
+  Tensor positions;  // (B, T) int64 positions of the queries
+
+  Tensor operator[](const std::string& name) const { return find(tensors, name); }
+  QueryTensor<T> query(const std::string& name) const {
+    const auto t = (*this)[name];
+    return t.defined() ? QueryTensor<T>(t, with_grad) : QueryTensor<T>();
+  }
+  KeyTensor<T> key(const std::string& name) const {
+    const auto t = (*this)[name];
+    return t.defined() ? KeyTensor<T>(t, *schedule, with_grad) : KeyTensor<T>();
+  }
+  LayerTensor<T> layer(const std::string& name) const {
+    const auto t = (*this)[name];
+    return t.defined() ? LayerTensor<T>(t, *schedule, with_grad) : LayerTensor<T>();
+  }
+};
+
+}  // namespace softmap

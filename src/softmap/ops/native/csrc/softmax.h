@@ -1,0 +1,94 @@
+// The softmax of a band whose columns come tile by tile.
+#pragma once
+
+#include "common.h"
+
+namespace softmap {
+
+// Per head and row of a band: the largest score so far and the sum of exp(score - largest).
+template <typename T>
+struct Statistics {
+  int64_t rows;
+  std::vector<T> largest, sum;
+  std::vector<std::vector<T>> at_tile;  // `largest` after each tile: what its numbers refer to
+
+  Statistics(int64_t heads, int64_t rows)
+      : rows(rows), largest(heads * rows, -std::numeric_limits<T>::infinity()),
+        sum(heads * rows, T(0)) {}
+
+  T log_sum(int64_t n) const {  // +inf where the row sees nothing: its weights become zeros
+    return sum[n] > 0 ? largest[n] + std::log(sum[n]) : std::numeric_limits<T>::infinity();
+  }
+};
+
+template <typename T>
+T row_max(const T* row, int64_t begin, int64_t end) {
+  const Vec<T> lowest(-std::numeric_limits<T>::infinity());
+  auto most = lowest;
+  int64_t c = begin;
+  for (; c + LANES<T> <= end; c += LANES<T>) most = at::vec::maximum(most, Vec<T>::loadu(row + c));
+  if (c < end) {
+    most = at::vec::maximum(most, Vec<T>::set(lowest, Vec<T>::loadu(row + c, end - c), end - c));
+  }
+  return at::vec::vec_reduce_all<T>([](Vec<T> a, Vec<T> b) { return at::vec::maximum(a, b); }, most);
+}
+
+// row = exp(row - shift) in [begin, end), zero elsewhere up to `width`; returns the sum.
+template <typename T>
+T row_exp(T* row, int64_t begin, int64_t end, int64_t width, T shift) {
+  const Vec<T> minus(shift);
+  Vec<T> sum(0);
+  clear(row, 0, begin);
+  int64_t c = begin;
+  for (; c + LANES<T> <= end; c += LANES<T>) {
+    const auto e = fast_exp<T>(Vec<T>::loadu(row + c) - minus);
+    e.store(row + c);
+    sum = sum + e;
+  }
+  if (c < end) {
+    auto e = fast_exp<T>(Vec<T>::loadu(row + c, end - c) - minus);
+    e = Vec<T>::set(Vec<T>(0), e, end - c);
+    e.store(row + c, end - c);
+    sum = sum + e;
+  }
+  clear(row, end, width);
+  return sum_lanes(sum);
+}
+
+// Scores of a tile to exp(score - largest so far).
+template <typename T>
+void softmax_tile(const Region& w, Maps<T> s, int64_t width, Statistics<T>& stats) {
+  for (int64_t h = 0; h < s.heads; ++h) {
+    for (int64_t r = 0; r < w.rows; ++r) {
+      const int64_t n = h * stats.rows + r, begin = w.begin(r), end = w.end(r);
+      T* row = s.at(h, r);
+      if (begin == end) {
+        clear(row, 0, width);
+        continue;
+      }
+      const T most = std::max(stats.largest[n], row_max(row, begin, end));
+      const T shrink = stats.sum[n] > 0 ? std::exp(stats.largest[n] - most) : T(0);
+      stats.sum[n] = stats.sum[n] * shrink + row_exp(row, begin, end, width, most);
+      stats.largest[n] = most;
+    }
+  }
+  stats.at_tile.push_back(stats.largest);
+}
+
+// ... and then to weights, once all tiles are known.
+template <typename T>
+void normalise_tile(const Region& w, Maps<T> s, int64_t width, const Statistics<T>& stats,
+                    int64_t tile) {
+  for (int64_t h = 0; h < s.heads; ++h) {
+    for (int64_t r = 0; r < w.rows; ++r) {
+      const int64_t n = h * stats.rows + r;
+      if (w.begin(r) == w.end(r)) continue;
+      const Vec<T> gain(std::exp(stats.at_tile[tile][n] - stats.largest[n]) / stats.sum[n]);
+      T* row = s.at(h, r);
+      const int64_t end = round_up(w.end(r), LANES<T>);
+      for (int64_t c = 0; c < end; c += LANES<T>) (Vec<T>::loadu(row + c) * gain).store(row + c);
+    }
+  }
+}
+
+}  // namespace softmap
