@@ -82,6 +82,7 @@ class Edit(nn.Module):
     torch.
 
     stage: ``"scores"`` before the softmax, ``"weights"`` after it, ``"output"`` on the result.
+    maps: how many maps must enter the edit, where its tensors are sized by them; None: any number.
     halo: earlier query rows that :meth:`edit` reads; it must treat rows above the first as zeros.
     pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
         ``k // 2``). They arrive as zeros, on every row, however many keys really follow.
@@ -93,6 +94,7 @@ class Edit(nn.Module):
     """
 
     stage: str = "scores"
+    maps: int | None = None
     halo: int = 0
     pad: int = 0
     keeps_zeros: bool = False

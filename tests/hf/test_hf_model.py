@@ -145,3 +145,25 @@ def test_weights_of_another_variant_are_refused(make: Callable[..., Any], tmp_pa
 def test_bad_configuration(fields: dict, message: str) -> None:
     with pytest.raises(SoftmapError, match=message):
         SoftmapConfig(**fields)
+
+
+@pytest.mark.parametrize("name", ["num_heads", "hiden_size", "mlp", "rope_theta"])
+def test_unknown_fields_are_refused(name: str) -> None:
+    with pytest.raises(SoftmapError, match=f"no configuration field '{name}'.*num_attention_heads"):
+        SoftmapConfig(**{name: 4})
+    if name == "hiden_size":
+        with pytest.raises(SoftmapError, match="did you mean 'hidden_size'"):
+            SoftmapConfig(**{name: 4})
+
+
+def test_fields_of_transformers_still_work(tmp_path: Path) -> None:
+    own = {"output_attentions": False, "num_labels": 3, "torch_dtype": "float32", "max_length": 9}
+    own |= {"attn_implementation": "eager", "_name_or_path": "here", "architectures": ["X"]}
+    config = SoftmapConfig(hidden_size=24, num_attention_heads=4, **own)
+    assert config.dtype == torch.float32 and config.num_labels == 3
+    config.save_pretrained(tmp_path)
+    assert AutoConfig.from_pretrained(tmp_path).hidden_size == 24
+    saved = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(saved | {"hidden_sizes": 24}))
+    with pytest.raises(SoftmapError, match="no configuration field 'hidden_sizes'"):
+        AutoConfig.from_pretrained(tmp_path)

@@ -79,10 +79,18 @@ def test_a_model_without_a_skip_still_learns(variant: str) -> None:
     assert all(layer.attention.o_proj.weight.grad.any() for layer in made.layers)
 
 
-@pytest.mark.parametrize("sizes", [{"kv_heads": 0}, {"head_dim": 0}, {"heads": 0}])
-def test_bad_sizes_of_a_layer(sizes: dict) -> None:
-    with pytest.raises(SoftmapError, match="must be at least 1, found 0"):
-        Attention(**({"dim": 16, "heads": 4} | sizes))
+@pytest.mark.parametrize("name", ["kv_heads", "head_dim", "heads", "window", "query_expansion"])
+def test_bad_sizes_of_a_layer(name: str) -> None:
+    with pytest.raises(SoftmapError, match=f"{name} must be at least 1, found 0"):
+        Attention(**({"dim": 16, "heads": 4} | {name: 0}))
+    with pytest.raises(SoftmapError, match=f"{name} must be an integer, found '4'"):
+        Attention(**({"dim": 16, "heads": 4} | {name: "4"}))
+
+
+@pytest.mark.parametrize("shape", [(3, 16), (1, 3, 15), (1, 1, 3, 16)])
+def test_input_of_another_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(SoftmapError, match=r"x must be \(batch, tokens, 16\), found"):
+        Attention(16, 4)(torch.zeros(shape))
 
 
 def test_transformer_is_gpt_like() -> None:
@@ -105,6 +113,18 @@ def test_transformer_is_gpt_like() -> None:
     [
         ({"hidden_size": 18}, "hidden_size must be a multiple of num_attention_heads, found 18"),
         ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, found 0"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be at least 1, found 0"),
+        ({"head_dim": 0}, "head_dim must be at least 1, found 0"),
+        ({"intermediate_size": 0}, "intermediate_size must be at least 1, found 0"),
+        ({"max_position_embeddings": 0}, "max_position_embeddings must be at least 1, found 0"),
+        ({"hidden_size": "16"}, "hidden_size must be an integer, found '16'"),
+        ({"hidden_size": 16.0}, "hidden_size must be an integer, found 16.0"),
+        ({"num_attention_heads": True}, "num_attention_heads must be an integer, found True"),
+        ({"vocab_size": None}, "vocab_size must be an integer, found None"),
+        ({"initializer_range": 0.0}, "initializer_range must be a number above 0, found 0.0"),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, found 'no'"),
+        ({"impl": None}, "impl must be a name, found None"),
+        ({"backbone": "norm"}, "backbone must be a mapping of fields, found 'norm'"),
     ],
 )
 def test_bad_sizes(sizes: dict, message: str) -> None:
@@ -122,8 +142,15 @@ def test_documents_beside_a_cache_are_refused() -> None:
 
 
 def test_mask_of_another_length() -> None:
-    with pytest.raises(SoftmapError, match=r"attention_mask must be \(batch, 3\).*\(1, 2\)"):
-        model()(torch.zeros(1, 3, dtype=torch.long), torch.ones(1, 2))
+    ids = torch.zeros(1, 3, dtype=torch.long)
+    with pytest.raises(SoftmapError, match=r"the mask must be \(batch, 3\).*\(1, 2\)"):
+        model()(ids, torch.ones(1, 2).long())
+    with pytest.raises(SoftmapError, match=r"the mask must be \(batch, 3\).*\(1, 1, 3, 3\)"):
+        model()(ids, torch.ones(1, 1, 3, 3))
+    with pytest.raises(SoftmapError, match=r"the mask must be boolean .* found torch.float32"):
+        model()(ids, torch.zeros(1, 3))
+    with pytest.raises(SoftmapError, match=r"the mask must be \(batch, 3\).*\(1, 4\)"):
+        Attention(16, 4)(torch.zeros(1, 3, 16), key_mask=ids.new_ones(1, 4))
 
 
 @pytest.mark.parametrize("variant", ["transformer++", "diff+dcmha", "diff2+dape", "sas", "gated"])

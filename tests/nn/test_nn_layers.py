@@ -108,7 +108,7 @@ def test_positions_do_not_count_padding() -> None:
     got = Positions.of(4, mask, mask.device)
     assert got.cols.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 2]]
     assert got.last(2).cols.tolist() == [[0, 1], [2, 2]]
-    whole = Positions.of(3, torch.ones(2, 3), mask.device)
+    whole = Positions.of(3, torch.ones(2, 3).bool(), mask.device)
     assert whole.valid is None and whole.cols.tolist() == [[0, 1, 2]]
 
 

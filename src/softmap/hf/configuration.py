@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
+from softmap.errors import SoftmapError, nearest
 from softmap.nn import ModelConfig
 
 # Fields of ModelConfig under the same names.
@@ -23,6 +25,17 @@ _SHARED = (
     "initializer_range",
     "impl",
     "backbone",
+)
+
+# Read by transformers from any configuration, declared by none of its classes.
+_THEIRS = (
+    "attn_implementation",
+    "auto_map",
+    "experts_implementation",
+    "loss_type",
+    "per_layer_config",
+    "quantization_config",
+    "tokenizer_class",
 )
 
 
@@ -55,7 +68,9 @@ class SoftmapConfig(PreTrainedConfig):
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.backbone = dict(self.backbone or {})
+        _check_names(kwargs, list(type(self).__dataclass_fields__))
+        given = {} if self.backbone is None else self.backbone
+        self.backbone = dict(given) if isinstance(given, Mapping) else given
         config = self.model_config()
         self.variant = config.composition.label
         self.intermediate_size = config.width
@@ -66,3 +81,19 @@ class SoftmapConfig(PreTrainedConfig):
     def model_config(self) -> ModelConfig:
         """The torch-only configuration that this one stores."""
         return ModelConfig(**{name: getattr(self, name) for name in _SHARED})
+
+
+def _check_names(given: dict[str, Any], fields: list[str]) -> None:
+    """Raise ``ValueError`` for a name that is neither ours nor transformers' own.
+
+    Theirs are the class's, those of generation (which they move to its own file), those of
+    :data:`_THEIRS`, and private ones. Any other would be stored and never read.
+    """
+    for name in given:
+        own = name.startswith("_") or name in _THEIRS or hasattr(PreTrainedConfig, name)
+        if not own and name not in GenerationConfig().to_dict():
+            known = [f for f in fields if not f.startswith("_")]
+            raise SoftmapError(
+                f"no configuration field {name!r}{nearest(name, known)}; "
+                f"softmap's are {', '.join(_SHARED)}"
+            )

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 from softmap.maps import Edit, Tensors, heads_after, tensors_of
-from softmap.nn.backbone import Backbone
+from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection
 from softmap.nn.positions import Positions, rotate
@@ -50,9 +50,11 @@ class Attention(nn.Module):
         if window is not None and "L" in fields.get("pattern", "G"):
             fields["window"] = window
         b = self.backbone = Backbone.of(fields)
-        for name, size in {"heads": heads, "kv_heads": kv_heads, "head_dim": head_dim}.items():
-            if size is not None and size < 1:
-                raise SoftmapError(f"{name} must be at least 1, found {size}")
+        check_size("heads", heads)
+        optional = {"kv_heads": kv_heads, "head_dim": head_dim, "window": window}
+        for name, size in optional.items():
+            if size is not None:
+                check_size(name, size)
         if head_dim is None and dim % heads:
             raise SoftmapError(f"dim must be a multiple of heads, found {dim} and {heads}")
         self.dim = dim

@@ -87,6 +87,7 @@ class Backbone:
                 f"window {self.window} needs local layers: expected L in pattern, "
                 f"found {self.pattern!r}"
             )
+        check_size("query_expansion", self.query_expansion)
         if not 0 < self.rotary_fraction <= 1:
             raise SoftmapError(f"rotary_fraction must be in (0, 1], found {self.rotary_fraction}")
 
@@ -124,6 +125,14 @@ class Backbone:
     def branch_norm(self, layer: int, branch: str) -> str:
         """The norm before the ``attention`` or ``mlp`` branch of layer ``layer``."""
         return self.norm if self.norms == "all" or (layer, branch) == (0, "attention") else "none"
+
+
+def check_size(name: str, value: Any) -> None:
+    """Raise ``ValueError`` for what is not an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise SoftmapError(f"{name} must be an integer, found {value!r}")
+    if value < 1:
+        raise SoftmapError(f"{name} must be at least 1, found {value}")
 
 
 def _check_type(name: str, value: Any, default: Any) -> None:

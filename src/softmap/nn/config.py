@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from softmap.errors import SoftmapError
-from softmap.nn.backbone import Backbone
+from softmap.nn.backbone import Backbone, check_size
 from softmap.variants import Composition, load
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+)
+_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "intermediate_size")
 
 
 @dataclass(frozen=True)
@@ -38,14 +48,29 @@ class ModelConfig:
     backbone: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
-            if getattr(self, name) < 1:
-                raise SoftmapError(f"{name} must be at least 1, found {getattr(self, name)}")
+        for name in _SIZES:
+            check_size(name, getattr(self, name))
+        for name in _OPTIONAL_SIZES:
+            if getattr(self, name) is not None:
+                check_size(name, getattr(self, name))
+        self._check_others()
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise SoftmapError(
                 f"hidden_size must be a multiple of num_attention_heads, found {self.hidden_size} "
                 f"and {self.num_attention_heads}; or give head_dim"
             )
+
+    def _check_others(self) -> None:
+        std = self.initializer_range
+        number = isinstance(std, int | float) and not isinstance(std, bool)
+        for name, fits, expected in (
+            ("initializer_range", std is None or (number and std > 0), "a number above 0"),
+            ("tie_word_embeddings", isinstance(self.tie_word_embeddings, bool), "true or false"),
+            ("impl", isinstance(self.impl, str), "a name"),
+            ("backbone", isinstance(self.backbone, Mapping), "a mapping of fields"),
+        ):
+            if not fits:
+                raise SoftmapError(f"{name} must be {expected}, found {getattr(self, name)!r}")
 
     @property
     def composition(self) -> Composition:

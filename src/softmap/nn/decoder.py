@@ -49,20 +49,11 @@ class Decoder(nn.Module):
         assert inputs_embeds is not None
         seen = caches[0].seen if caches else 0
         total = seen + inputs_embeds.shape[1]
-        mask = self._mask(attention_mask, total)
-        positions = Positions.of(total, mask, inputs_embeds.device, documents)
+        positions = Positions.of(total, attention_mask, inputs_embeds.device, documents)
         x = self._with_positions(inputs_embeds, positions)
         for n, layer in enumerate(self.layers):
             x = layer(x, positions, caches[n] if caches else None)
         return self.norm(x)
-
-    def _mask(self, mask: Tensor | None, total: int) -> Tensor | None:
-        if mask is not None and (mask.ndim != 2 or mask.shape[1] != total):
-            raise SoftmapError(
-                f"attention_mask must be (batch, {total}) for {total} tokens (cached ones "
-                f"included), found {tuple(mask.shape)}"
-            )
-        return mask
 
     def _with_positions(self, x: Tensor, positions: Positions) -> Tensor:
         at = positions.last(x.shape[1]).cols.clamp(min=0)

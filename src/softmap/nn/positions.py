@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
 from softmap.ops.documents import starts_of
 
@@ -34,7 +35,10 @@ class Positions:
         documents: Tensor | None = None,
     ) -> Positions:
         """From an attention mask (B, S) of ones and zeros, or None where all tokens are real, and
-        the document (b, S) of each token, or None where a sequence is one document."""
+        the document (b, S) of each token, or None where a sequence is one document. Raises
+        ``ValueError`` for a mask of another shape, or of numbers to add."""
+        if mask is not None:
+            _check_mask(mask, total)
         starts = None
         if documents is not None:
             batch = documents.shape[0] if mask is None else mask.shape[0]
@@ -56,6 +60,19 @@ class Positions:
         assert self.starts is None, "a cache holds one document"
         valid = None if self.valid is None else self.valid[:, -tokens:]
         return Positions(self.cols[:, -tokens:], valid)
+
+
+def _check_mask(mask: Tensor, total: int) -> None:
+    if mask.ndim != 2 or mask.shape[1] != total:
+        raise SoftmapError(
+            f"the mask must be (batch, {total}) for {total} tokens (cached ones included), "
+            f"found {tuple(mask.shape)}"
+        )
+    if mask.is_floating_point():
+        raise SoftmapError(
+            f"the mask must be boolean or integers, 1 at real tokens (not numbers to add), "
+            f"found {mask.dtype}"
+        )
 
 
 def rotate(

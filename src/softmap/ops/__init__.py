@@ -8,5 +8,6 @@ from softmap.ops.attention import (
     explain,
     make_call,
 )
+from softmap.ops.options import Options
 
-__all__ = ["BACKENDS", "attention", "attention_map", "choose", "explain", "make_call"]
+__all__ = ["BACKENDS", "Options", "attention", "attention_map", "choose", "explain", "make_call"]

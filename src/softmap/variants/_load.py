@@ -42,11 +42,17 @@ class Composition:
 
 
 def load(spec: Spec) -> Composition:
-    """Resolve ``"diff"``, ``"diff+dcmha(rank=4)"``, ``["diff", {"dcmha": {"rank": 4}}]``.
+    """The variant, or the composition of several, that ``spec`` names.
 
-    A member ``file.py:name`` or ``package.module:name`` is one of the user's own. Order matters:
-    edits of a stage are applied in the order of the list. Raises ``ValueError`` for an unknown
-    name or option (the nearest are offered) and for members that cannot be combined.
+    spec: a text of members joined by ``+``, each a name with options in brackets
+    (``"diff+dcmha(rank=4)"``); a list of such texts; or, as recipes write it, mappings from names
+    to options (``["diff", {"dcmha": {"rank": 4}}]``). A member ``file.py:name`` or
+    ``package.module:name`` is one of the user's own; :func:`names` lists the others. Order
+    matters: edits of a stage are applied in the order of the members.
+
+    Returns edits still to be built for the sizes of a layer (:func:`softmap.variants.build`), and
+    the backbone's fields. Raises ``ValueError`` for an unknown name or option (the nearest are
+    offered) and for members that cannot be combined.
     """
     members = _members(spec)
     if not members:

@@ -22,7 +22,7 @@ class Bias(Edit):
 
     def __init__(self, place: Place) -> None:
         super().__init__()
-        self.heads = place.heads
+        self.heads = self.maps = place.heads
 
     def flops_per_cell(self) -> float:
         return float(self.heads)

@@ -17,6 +17,7 @@ class Temperature(Edit):
 
     def __init__(self, place: Place) -> None:
         super().__init__()
+        self.maps = place.heads
         self.log_temperature = nn.Parameter(torch.zeros(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:
@@ -36,6 +37,7 @@ class Gate(Edit):
 
     def __init__(self, place: Place) -> None:
         super().__init__()
+        self.maps = place.heads
         self.gate = nn.Linear(place.dim, place.heads, bias=False)
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:

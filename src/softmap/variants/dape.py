@@ -35,7 +35,7 @@ class ScoreConv(Edit):
         super().__init__()
         self.bias = None if bias is None else bias(place)
         self.pad = kernel // 2
-        self.heads = place.heads
+        self.heads = self.maps = place.heads
         self.kernel = self._kernel()
         channels = place.heads * (1 if bias is None else 2)
         self.up = nn.Conv2d(channels, hidden, (1, kernel))

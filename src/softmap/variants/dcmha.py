@@ -81,7 +81,7 @@ class Compose(Edit):
     ) -> None:
         super().__init__()
         self.stage = stage
-        self.rank, self.heads = rank, place.heads
+        self.rank, self.heads, self.maps = rank, place.heads, place.heads
         branch = partial(Factors, place.dim, place.heads, rank, low_rank, gates)
         self.query = branch() if query else None
         self.key = branch() if key else None

@@ -20,6 +20,7 @@ class TokenDifference(Edit):
 
     def __init__(self, place: Place) -> None:
         super().__init__()
+        self.maps = place.heads
         self.to_lambda = nn.Linear(place.dim, halves(place.heads, "diff2"), bias=False)
 
     def heads_out(self, heads: int) -> int:

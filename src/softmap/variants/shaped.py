@@ -32,6 +32,7 @@ class Shaped(Edit):
         self, place: Place, alpha: float = 1.0, beta: float = 1.0, gamma: float | None = 1.0
     ) -> None:
         super().__init__()
+        self.maps = place.heads
         self.needs_mean = gamma is not None
         self.alpha = nn.Parameter(torch.full((place.heads,), alpha))
         self.beta = nn.Parameter(torch.full((place.heads,), beta))

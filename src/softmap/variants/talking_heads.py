@@ -18,7 +18,7 @@ class HeadMix(Edit):
 
     def __init__(self, place: Place, stage: str) -> None:
         super().__init__()
-        self.stage = stage
+        self.stage, self.maps = stage, place.heads
         self.mix = nn.Parameter(torch.eye(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:

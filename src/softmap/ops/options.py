@@ -1,0 +1,53 @@
+"""The options of :func:`softmap.attention`, declared and described once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from torch import Tensor
+
+from softmap.errors import SoftmapError, nearest
+from softmap.maps import Tensors
+
+
+class Options(TypedDict, total=False):
+    """Keywords of ``attention``, ``attention_map`` and ``make_call``; each may be None or left out.
+
+    x: (B, S, D) the layer's input, one row a key token, for edits with per-token tensors. The last
+        T rows are the queries' (S = T without a cache).
+    tensors: the edits' tensors instead of ``x``, one ``maps.tensors_of(edit, x)`` an edit; what a
+        cache keeps: query tensors (B, T, ...), key tensors (B, S, ...).
+    window: keys that a row sees, its own included; None: all up to its own.
+    scale: what scores are multiplied by; default 1/sqrt(d).
+    key_mask: (B, S) boolean, or ones and zeros as integers: True at real keys, False at padding.
+    documents: (B, S) or (1, S) integers, the document of each key token, where several are packed
+        in one sequence; a document's tokens are neighbours. A row sees its own document alone, and
+        positions count from its start.
+    rows, cols: (b, T), (b, S) token positions where they differ from the places in the arrays; they
+        increase over the real tokens of a document. rows: by default the last T of cols.
+    running: sum (B, G', d') and count (B, 1) of the values before the first query, which lets
+        edits that need the mean of all values skip a pass over the cache.
+
+    Looked at only on a CPU, since a GPU would have to be waited for: that no document comes back,
+    that positions increase.
+    """
+
+    x: Tensor | None
+    tensors: Sequence[Tensors] | None
+    window: int | None
+    scale: float | None
+    key_mask: Tensor | None
+    documents: Tensor | None
+    rows: Tensor | None
+    cols: Tensor | None
+    running: tuple[Tensor, Tensor] | None
+
+
+def check_names(options: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` for a keyword that is not among :class:`Options`."""
+    known = Options.__annotations__
+    for name in options.keys() - known.keys():
+        raise SoftmapError(
+            f"attention has no option {name!r}{nearest(name, known)}; options: {', '.join(known)}"
+        )
