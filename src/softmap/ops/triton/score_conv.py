@@ -1,0 +1,61 @@
+"""Score convolution (DAPE V1 and V2) on the matrix units: which calls it takes, and the call."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from softmap.maps import chain
+from softmap.ops.call import Call
+from softmap.ops.triton.common import DTYPES, limits
+from softmap.ops.triton.score_conv_plan import (
+    BIASES,
+    MOST_HEADS,
+    MOST_HIDDEN,
+    MOST_TAPS,
+    MOST_WIDTH,
+    pack,
+)
+
+
+def refuses(call: Call) -> str | None:
+    """The first limit that the call is beyond, or None."""
+    edits = [e for e in call.edits if e.stage != "output"]
+    kernel = edits[0].kernel if edits else None
+    if len(edits) != 1 or kernel is None or kernel.split("+")[0] != "score_conv":
+        return "the score convolution has a kernel for itself alone, with output edits or without"
+    if kind_of(kernel) not in BIASES:
+        return f"no kernel for the bias {kind_of(kernel)}"
+    if call.q.dtype not in DTYPES:
+        return f"no kernel for {call.q.dtype}"
+    hidden, _, _, taps = layer_tensors(call)["w1"].shape
+    for what, found, most in (
+        ("heads", call.heads.maps, MOST_HEADS),
+        ("hidden channels", hidden, MOST_HIDDEN),
+        ("taps", taps, MOST_TAPS),
+        ("channels a head", max(call.q.shape[3], call.v.shape[3]), MOST_WIDTH),
+    ):
+        if found > most:
+            return f"at most {most} {what}, found {found}"
+    return None
+
+
+def kind_of(kernel: str) -> str:
+    return kernel.partition("+")[2] or "none"
+
+
+def layer_tensors(call: Call) -> dict[str, Tensor]:
+    return next(call.tensors[n].layer for n, _ in chain(call.edits, "scores"))
+
+
+def run(call: Call) -> Tensor:
+    """Attention (B, H, T, d') with every gradient; memory linear in T."""
+    from softmap.ops.triton.score_conv_ops import score_conv
+
+    kind = kind_of(next(e.kernel for _, e in chain(call.edits, "scores")) or "")
+    q, k, v = (t if t.stride(-1) == 1 else t.contiguous() for t in (call.q, call.k, call.v))
+    mask, packed = limits(call), pack(layer_tensors(call), kind, q.dtype)
+    rows, cols = (t.int().contiguous() for t in (call.rows, call.cols))
+    o, _ = score_conv(
+        q, k, v, *packed, mask.until, mask.first, rows, cols, kind, call.scale, call.window or 0
+    )
+    return o  # type: ignore[no-any-return]

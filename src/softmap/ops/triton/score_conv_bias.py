@@ -1,0 +1,122 @@
+"""Tile functions of the position biases inside of the score convolution, with their adjoints.
+
+Each bias reads one float32 array of parameters, and adds their gradients to one of the same layout:
+
+    alibi   slopes (H)
+    kerple  p (H), a (H)
+    fire    w1 (F), b1 (F), w2 (H, F), b2 (H), c, length
+
+H heads and F hidden channels are padded with zeros to powers of two.
+"""
+
+import triton
+import triton.language as tl
+
+from softmap.ops.triton.score_conv_tiles import add_to
+
+
+@triton.jit
+def seen_bias(t, h, at, P: tl.constexpr):
+    """(K, R, C) the bias of heads h (K), zero where not seen."""
+    KIND: tl.constexpr = P.bias
+    H: tl.constexpr = P.heads
+    gap = at[4][None]
+    if KIND == "alibi":
+        b = -tl.load(t + h)[:, None, None] * gap
+    elif KIND == "kerple":
+        p, a = tl.load(t + h)[:, None, None], tl.load(t + H + h)[:, None, None]
+        b = -p * tl.log(1.0 + a * gap)
+    else:
+        b = fire(t, h, at, P)
+    return tl.where(at[3][None], b, 0.0)
+
+
+@triton.jit
+def bias_adjoint(to, t, h, db, at, P: tl.constexpr):
+    """Add the parameters' gradients; db (K, R, C) is that of the bias, zero where unused."""
+    KIND: tl.constexpr = P.bias
+    H: tl.constexpr = P.heads
+    gap = at[4][None]
+    if KIND == "alibi":
+        add_to(to + h, -total(db * gap))
+    elif KIND == "kerple":
+        p, a = tl.load(t + h)[:, None, None], tl.load(t + H + h)[:, None, None]
+        x = 1.0 + a * gap
+        add_to(to + h, -total(db * tl.log(x)))
+        add_to(to + H + h, -total(db * p * gap / x))
+    else:
+        fire_adjoint(to, t, h, db, at, P)
+
+
+@triton.jit
+def total(x):
+    """(K) sums of x (K, R, C)."""
+    return tl.sum(tl.sum(x, 2), 1)
+
+
+@triton.jit
+def fire(t, h, at, P: tl.constexpr):
+    F: tl.constexpr = P.fire
+    H: tl.constexpr = P.heads
+    x, _, _ = fire_place(t, at, P)
+    b = tl.dot(fire_mix(t, h, F), fire_hidden(t, x, F), input_precision=P.precision)
+    b = tl.reshape(b, (h.shape[0], x.shape[0], x.shape[1]))
+    return b + tl.load(t + 2 * F + H * F + h)[:, None, None]
+
+
+@triton.jit
+def fire_place(t, at, P: tl.constexpr):
+    """x = log(1 + c gap) / log(1 + c reach), its denominator, and reach = max(length, row)."""
+    F: tl.constexpr = P.fire
+    H: tl.constexpr = P.heads
+    end = t + 2 * F + H * F + H
+    c = tl.load(end)
+    reach = tl.maximum(at[5], tl.load(end + 1))[:, None]
+    bottom = tl.log(1.0 + c * reach)
+    return tl.log(1.0 + c * at[4]) / bottom, bottom, reach
+
+
+@triton.jit
+def fire_hidden(t, x, F: tl.constexpr):
+    """(F, R C) the hidden channels at places x (R, C)."""
+    f = tl.arange(0, F)
+    u = tl.load(t + f)[:, None, None] * x[None] + tl.load(t + F + f)[:, None, None]
+    return tl.reshape(tl.maximum(u, 0.0), (F, x.shape[0] * x.shape[1]))
+
+
+@triton.jit
+def fire_mix(t, h, F: tl.constexpr):
+    """(K, F) the second layer's weights of heads h."""
+    return tl.load(t + 2 * F + h[:, None] * F + tl.arange(0, F)[None, :])
+
+
+@triton.jit
+def fire_adjoint(to, t, h, db, at, P: tl.constexpr):
+    F: tl.constexpr = P.fire
+    H: tl.constexpr = P.heads
+    f = tl.arange(0, F)
+    x, bottom, reach = fire_place(t, at, P)
+    u = fire_hidden(t, x, F)
+    add_to(to + 2 * F + H * F + h, total(db))
+    flat = tl.reshape(db, (h.shape[0], u.shape[1]))
+    mix = to + 2 * F + h[:, None] * F + f[None, :]
+    add_to(mix, tl.dot(flat, tl.trans(u), input_precision=P.precision))
+    du = tl.dot(tl.trans(fire_mix(t, h, F)), flat, input_precision=P.precision)
+    du = tl.reshape(tl.where(u > 0, du, 0.0), (F, x.shape[0], x.shape[1]))
+    add_to(to + f, total(du * x[None]))
+    add_to(to + F + f, total(du))
+    dx = tl.sum(du * tl.load(t + f)[:, None, None], 0) / bottom
+    fire_scalars(to + 2 * F + H * F + H, t + 2 * F + H * F + H, dx, x, reach, at)
+
+
+@triton.jit
+def fire_scalars(to, t, dx, x, reach, at):
+    """Add the gradients of c and length; dx (R, C) is that of x times its denominator's inverse."""
+    c, row = tl.load(t), at[5][:, None]
+    of_reach = 1.0 + c * reach
+    dc = dx * (at[4] / (1.0 + c * at[4]) - x * reach / of_reach)
+    add_to(to, tl.sum(tl.sum(dc, 1), 0))
+    # A row at the length itself: either is the larger one, half each, as torch has it.
+    length = tl.load(t + 1)
+    share = tl.where(row < length, 1.0, tl.where(row == length, 0.5, 0.0))
+    add_to(to + 1, -tl.sum(tl.sum(dx * x * c / of_reach * share, 1), 0))

@@ -1,0 +1,112 @@
+"""Score convolution: tile sizes, and the edit's parameters as its kernels take them."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from softmap.ops.triton.common import dot_precision, interpreting, next_power
+
+BIASES = ("none", "alibi", "kerple", "fire")
+MOST_HEADS, MOST_HIDDEN, MOST_TAPS, MOST_WIDTH = 64, 64, 7, 128
+# What the matrix units take at least in one product; the interpreter takes anything.
+LEAST = 16
+
+
+class Plan(NamedTuple):
+    """All that a kernel is compiled for. Powers of two but for taps and channels.
+
+    group: heads whose map is in registers at once. channels: of the first convolution. fire:
+    hidden channels of the bias. rows, cols: of a tile, halo included. width, value_width: d, d'.
+    """
+
+    taps: int
+    hidden: int
+    heads: int
+    group: int
+    channels: int
+    fire: int
+    bias: str
+    rows: int
+    cols: int
+    width: int
+    value_width: int
+    precision: str
+
+
+class Tile(NamedTuple):
+    rows: int
+    cols: int
+    group: int
+    warps: int
+    stages: int = 1
+
+
+class Packed(NamedTuple):
+    """w1 (taps, M, N), b (M + H: b1, b2), w2 (taps, H, M), bias (flat): padded with zeros to powers
+    of two; N is H, or 2 H with a bias. The last three are float32."""
+
+    w1: Tensor
+    b: Tensor
+    w2: Tensor
+    bias: Tensor
+
+
+def pack(t: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Packed:
+    """The layer tensors of a :class:`softmap.variants.dape.ScoreConv` in the kernels' layout.
+
+    Plain torch operations, so that gradients find their way back to the parameters.
+    """
+    w1, w2 = t["w1"].squeeze(2), t["w2"].squeeze(2)
+    heads, (hidden, _, taps) = w2.shape[0], w1.shape
+    H, M = padded(heads), padded(hidden)
+    more, spare = H - heads, M - hidden
+    first = w1.view(hidden, -1, heads, taps).permute(3, 0, 1, 2)
+    first = pad(first, (0, more, 0, 0, 0, spare)).flatten(2)
+    second = pad(w2.permute(2, 0, 1), (0, spare, 0, more))
+    b = torch.cat([pad(t["b1"], (0, spare)), pad(t["b2"], (0, more))])
+    own = {n.removeprefix("bias."): x.float() for n, x in t.items() if n.startswith("bias.")}
+    bias = pack_bias(own, kind, more) if own else b.new_zeros(1, dtype=torch.float32)
+    return Packed(first.to(dtype).contiguous(), b.float(), second.to(dtype).contiguous(), bias)
+
+
+def pack_bias(t: dict[str, Tensor], kind: str, more: int) -> Tensor:
+    """The bias' parameters in the order of ``score_conv_bias``, with ``more`` heads of zeros."""
+    if kind == "alibi":
+        return pad(t["slopes"], (0, more))
+    if kind == "kerple":
+        return torch.cat([pad(t["p"], (0, more)), pad(t["a"], (0, more))])
+    spare = padded(t["b1"].shape[0]) - t["b1"].shape[0]
+    parts = [pad(t["w1"].flatten(), (0, spare)), pad(t["b1"], (0, spare))]
+    parts += [pad(t["w2"], (0, spare, 0, more)).flatten(), pad(t["b2"], (0, more))]
+    return torch.cat([*parts, t["c"].view(1), t["length"].view(1)])
+
+
+def padded(channels: int) -> int:
+    return max(next_power(channels), 1 if interpreting() else LEAST)
+
+
+def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
+    taps, hidden, channels = p.w1.shape
+    heads = p.w2.shape[1]
+    group = min(tile.group, heads)
+    fire = (p.bias.shape[0] - heads - 2) // (heads + 2) if kind == "fire" else 1
+    width, value_width = (max(LEAST, next_power(x.shape[-1])) for x in (q, v))
+    return Plan(
+        taps, hidden, heads, group, channels, fire, kind, tile.rows, tile.cols,
+        width, value_width, dot_precision(q.dtype),
+    )  # fmt: skip
+
+
+def forward_tile(heads: int, width: int, taps: int) -> Tile:
+    """Not measured on a GPU: the largest that its compiler fits without many spills (AOT)."""
+    cols = 32 if taps <= 3 else 64
+    return Tile(16, cols, 16, 8)
+
+
+def backward_tile(heads: int, width: int, taps: int) -> Tile:
+    """As :func:`forward_tile`; its halo is twice as wide."""
+    return Tile(16, 32 if taps <= 3 else 64, 16, 8)

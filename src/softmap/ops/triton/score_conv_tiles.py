@@ -1,0 +1,106 @@
+"""Tile functions of the score convolution: a tile is channels x query rows x keys.
+
+Channels are heads or hidden channels, K of them in and N out; R rows, C columns. A tile has columns
+to spare on both sides: a shift along the keys brings columns in from the other end, so every
+convolution spoils taps // 2 more columns at each side, which nobody reads.
+
+``at`` is where a tile lies: (b, i, j, see, gap, row). b: sequence; i (R), j (C): numbers of its
+queries and keys; see (R, C): what is visible; gap (R, C) float32: distance in tokens, 0 beyond the
+diagonal; row (R) float32: positions of the queries. ``size`` is (heads, heads of a key head, T, S,
+d, d', scale); q, k, v are (pointer, strides of batch, head, token).
+"""
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+SLOPE = tl.constexpr(0.01)
+
+
+@triton.jit
+def place_tile(until, rows, cols, b, i, j, T, S):
+    """``at`` of a tile."""
+    place = (i + (S - T))[:, None]
+    real = (j >= 0) & (j < S)
+    end = tl.load(until[0] + b * until[1] + j, mask=real, other=0)[None, :]
+    see = (j[None, :] <= place) & (place < end)
+    row = tl.load(rows[0] + b * rows[1] + i, mask=i < T, other=0)
+    col = tl.load(cols[0] + b * cols[1] + j, mask=real, other=0)
+    gap = tl.maximum(row[:, None] - col[None, :], 0).to(tl.float32)
+    return (b, i, j, see, gap, row.to(tl.float32))
+
+
+@triton.jit
+def products(x, y, h, at, NX, NY, TX, TY, D, DP: tl.constexpr, PRECISION: tl.constexpr):
+    """(K, R, C): <x[h, i], y[g, j]>, g = h // NY the key head of h; zero outside of the arrays."""
+    b, i, j = at[0].to(tl.int64), at[1][None, :, None], at[2][None, None, :]
+    h = h[:, None, None]
+    c = tl.arange(0, DP)
+    to = x[0] + b * x[1] + h * x[2] + i * x[3] + c[None, None, :]
+    left = tl.load(to, mask=(h < NX) & (i < TX) & (c[None, None, :] < D), other=0.0)
+    to = y[0] + b * y[1] + h // NY * y[2] + j * y[3] + c[None, :, None]
+    mask = (h < NX) & (j >= 0) & (j < TY) & (c[None, :, None] < D)
+    return tl.dot(left, tl.load(to, mask=mask, other=0.0), input_precision=PRECISION)
+
+
+@triton.jit
+def seen_scores(q, k, h, at, size, P: tl.constexpr):
+    """(K, R, C) scaled scores of heads h, zero where not seen."""
+    D: tl.constexpr = P.width
+    s = products(q, k, h, at, size[0], size[1], size[2], size[3], size[4], D, P.precision)
+    return tl.where(at[3][None], s * size[6], 0.0)
+
+
+@triton.jit
+def shift(x, BY: tl.constexpr):
+    """(K, R, C): column c of the result is column c + BY of x, counted around the end."""
+    if BY != 0:
+        C: tl.constexpr = x.shape[2]
+        c = (tl.arange(0, C) + (BY + C)) & (C - 1)
+        x = tl.gather(x, tl.broadcast_to(c[None, None, :], x.shape), 2)
+    return x
+
+
+@triton.jit
+def convolve(acc, x, w, sn, sk, st, WAY: tl.constexpr, P: tl.constexpr):
+    """acc (N, R C) + sum_t w_t (N, K) x_t (K, R C), x_t[c] = x[c + WAY (t - taps // 2)].
+
+    w points at the first of the weights w_t[n, k], with their three strides. WAY is 1, or -1 for
+    the adjoint.
+    """
+    TAPS: tl.constexpr = P.taps
+    n, k = tl.arange(0, acc.shape[0]), tl.arange(0, x.shape[0])
+    x = x.to(w.dtype.element_ty)
+    for t in tl.static_range(TAPS):
+        moved = tl.reshape(shift(x, WAY * (t - TAPS // 2)), (x.shape[0], acc.shape[1]))
+        w_t = tl.load(w + t * st + n[:, None] * sn + k[None, :] * sk)
+        acc = tl.dot(w_t, moved, acc, input_precision=P.precision)
+    return acc
+
+
+@triton.jit
+def add_weights(to, dy, x, sn, sk, st, P: tl.constexpr):
+    """The weights' gradient: to_t[n, k] += sum_c dy[n, c] x_t[k, c], dy (N, R C), x (K, R, C)."""
+    TAPS: tl.constexpr = P.taps
+    n, k = tl.arange(0, dy.shape[0]), tl.arange(0, x.shape[0])
+    x = x.to(dy.dtype)
+    for t in tl.static_range(TAPS):
+        moved = tl.reshape(shift(x, t - TAPS // 2), (x.shape[0], dy.shape[1]))
+        part = tl.dot(dy, tl.trans(moved), input_precision=P.precision)
+        add_to(to + t * st + n[:, None] * sn + k[None, :] * sk, part)
+
+
+@triton.jit
+def add_to(to, x):
+    """Add a tile to memory that this program alone writes."""
+    tl.store(to, tl.load(to) + x)
+
+
+@triton.jit
+def of_columns(mask, x):
+    """x (N, R C) with zeros in the columns that mask (R, C) leaves out."""
+    R: tl.constexpr = mask.shape[0]
+    C: tl.constexpr = mask.shape[1]
+    N: tl.constexpr = x.shape[0]
+    flat = tl.reshape(tl.broadcast_to(mask[None], (N, R, C)), (N, R * C))
+    return tl.where(flat, x, 0.0)
