@@ -59,6 +59,23 @@ def test_diagonal_and_zero() -> None:
     assert b.zero(torch.ones(1, 1, 2, 3))[0, 0].tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
+def test_packed_rows_see_their_own_document() -> None:
+    """Positions start again, so that row 3 has the position of row 0: masks go by place."""
+    positions, places = torch.tensor([[0, 1, 2, 0, 1]]), torch.arange(5)
+    starts = torch.tensor([[0, 0, 0, 3, 3]])
+    got = make_band(positions, positions, places, places, None, None, starts)
+    assert got.visible[0, 0].int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+    assert torch.equal(got.diagonal[0, 0], torch.eye(5).bool()) and not got.whole
+    one = make_band(positions, positions, places, places, None, None)
+    assert torch.equal(one.diagonal[0, 0], torch.eye(5).bool())
+
+
 def test_whole_says_that_nothing_is_hidden() -> None:
     assert band([0], [0]).whole
     assert not band([0], [0], window=1).whole

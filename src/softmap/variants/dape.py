@@ -26,7 +26,7 @@ class ScoreConv(Edit):
     not zero (bias and spill of the first). It is evaluated there on every row, as if the key axis
     went on with zeros: then a row does not depend on how many keys follow, and prefill equals
     decode. The authors' code cuts it off at the end of the array. To the left a row ends where
-    its own keys begin (position 0, its window, its padding): the hidden map is zero there.
+    its own keys begin (its document, window or padding): the hidden map is zero there.
     """
 
     stage = "scores"
