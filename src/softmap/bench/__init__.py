@@ -1,0 +1,5 @@
+"""How fast, beside what, and how near the floor: ``softmap bench op | step | decode``.
+
+Everything that is timed first has to agree with the float64 reference. What does not agree gets no
+speed. Candidates (ours and peers) live in ``candidates/``, one small class each.
+"""

@@ -1,0 +1,31 @@
+"""The dense form through ``torch.compile``: what a user gets for one line more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from softmap.bench.candidates._base import Candidate, Leaves, Runner
+from softmap.bench.case import Problem
+from softmap.ops.attention import apply_output
+from softmap.ops.call import run_span
+
+
+class DenseCompiled(Candidate):
+    """``torch.compile`` of the whole dense map and its edits, one graph."""
+
+    name = "dense compiled"
+    dense = True
+
+    def applies(self, problem: Problem) -> str | None:
+        return None
+
+    def prepare(self, problem: Problem) -> Runner:
+        call = problem.call
+        span = call.span(0, call.queries)._replace(first=0)
+        _ = call.heads.by_key, call.heads.from_key  # dynamo cannot enter the lock of what is cached
+
+        def dense(leaves: Leaves) -> Tensor:
+            return apply_output(run_span(call, span, leaves), call.unflatten(leaves))
+
+        return Runner(torch.compile(dense, dynamic=False, fullgraph=True))

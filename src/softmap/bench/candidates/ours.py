@@ -1,0 +1,34 @@
+"""softmap's own backends, whatever is in ``ops.BACKENDS``."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from softmap.bench.candidates._base import Candidate, Leaves, Runner
+from softmap.bench.case import Problem, run_backend
+from softmap.ops import BACKENDS
+
+
+class Ours(Candidate):
+    """One backend; ``reference`` is the dense eager form."""
+
+    ours = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.dense = name == "reference"
+
+    @classmethod
+    def all(cls) -> list[Candidate]:
+        return [cls(name) for name in BACKENDS]
+
+    def applies(self, problem: Problem) -> str | None:
+        return BACKENDS[self.name].refuses(problem.call)  # type: ignore[no-any-return]
+
+    def prepare(self, problem: Problem) -> Runner:
+        backend = BACKENDS[self.name].run
+        return Runner(partial(_run, backend, problem))
+
+
+def _run(backend, problem: Problem, leaves: Leaves):  # type: ignore[no-untyped-def]
+    return run_backend(backend, problem.at(leaves))

@@ -1,0 +1,53 @@
+"""Talking heads as x-transformers computes them: dense maps, 1 x 1 convolutions over the heads."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from torch import Tensor
+
+from softmap.bench.candidates._base import Candidate, Leaves, Runner
+from softmap.bench.case import Problem
+from softmap.variants.talking_heads import HeadMix
+
+
+class XTransformers(Candidate):
+    """``x_transformers.attend.Attend`` with talking heads before and after the softmax."""
+
+    name = "x-transformers"
+    dense = True
+
+    def applies(self, problem: Problem) -> str | None:
+        if importlib.util.find_spec("x_transformers") is None:
+            return "x-transformers is not installed"
+        edits = problem.call.edits
+        if [type(e) for e in edits] != [HeadMix, HeadMix]:
+            return "computes talking heads before and after the softmax alone"
+        if problem.call.heads.keys != problem.call.heads.maps:
+            return "only equal numbers of query and key heads are set up here"
+        if problem.call.window is not None or problem.call.queries != problem.call.keys:
+            return "only whole sequences without a window are set up here"
+        return None
+
+    def prepare(self, problem: Problem) -> Runner:
+        from torch import nn
+        from x_transformers.attend import Attend
+
+        case = problem.case
+        attend: Any = Attend(
+            causal=True, heads=case.heads, scale=problem.call.scale, pre_talking_heads=True,
+            post_talking_heads=True,
+        )  # fmt: skip
+        mixes = (attend.pre_softmax_talking_heads, attend.post_softmax_talking_heads)
+        for mix in mixes:
+            assert isinstance(mix, nn.Conv2d)
+            del mix.weight
+
+        def run(leaves: Leaves) -> Tensor:
+            q, k, v, *weights = leaves
+            for mix, weight in zip(mixes, weights, strict=True):
+                mix.weight = weight.T[:, :, None, None]
+            return attend(q, k, v)[0]  # type: ignore[no-any-return]
+
+        return Runner(run)

@@ -1,0 +1,196 @@
+"""What is timed: one attention call of a variant, with inputs that make every edit matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+from softmap.maps import Edit, Tensors, tensors_of
+from softmap.nn import Attention
+from softmap.ops import make_call
+from softmap.ops.attention import apply_output
+from softmap.ops.call import Call
+from softmap.variants import build, load
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+DIRECTIONS = ("forward", "backward", "both")
+PLAIN = "transformer++"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of one attention call; heads are those of a plain Transformer of this width.
+
+    direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
+    keys: with more keys than tokens the call is a decoding step.
+    """
+
+    variant: str = PLAIN
+    batch: int = 1
+    heads: int = 8
+    tokens: int = 512
+    head_dim: int = 64
+    dtype: str = "float32"
+    window: int | None = None
+    direction: str = "both"
+    kv_heads: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    keys: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "heads", "tokens", "head_dim"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise SoftmapError(f"--{flag}: expected 1 or more, found {getattr(self, name)}")
+        if self.dtype not in DTYPES:
+            known = ", ".join([*DTYPES, *SHORT])
+            raise SoftmapError(f"--dtype: expected one of {known}, found {self.dtype!r}")
+        if self.direction not in DIRECTIONS:
+            known = ", ".join(DIRECTIONS)
+            raise SoftmapError(f"--direction: expected one of {known}, found {self.direction!r}")
+
+    @property
+    def gradients(self) -> bool:
+        """Whether anything is differentiated."""
+        return self.direction != "forward"
+
+    @property
+    def cells(self) -> int:
+        """Cells of one head's maps, hidden ones included."""
+        return self.batch * self.tokens * (self.keys or self.tokens)
+
+    @property
+    def title(self) -> str:
+        """For people, without the variant."""
+        window = "" if self.window is None else f" window {self.window}"
+        groups = "" if self.kv_heads is None else f" kv {self.kv_heads}"
+        keys = "" if self.keys is None else f" keys {self.keys}"
+        words = {"both": "forward + backward"}.get(self.direction, self.direction)
+        return (
+            f"B{self.batch} H{self.heads}{groups} T{self.tokens}{keys} d{self.head_dim}{window} "
+            f"{self.dtype} {words}"
+        )
+
+    def resized(self, **sizes: Any) -> Case:
+        """The same case at other sizes."""
+        return dataclasses.replace(self, **sizes)
+
+    def plain(self) -> Case:
+        """Plain attention of the same heads, tokens and widths: what SDPA computes."""
+        return self.resized(variant=PLAIN)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case with its tensors: the call, its differentiable inputs by name, a gradient from above.
+
+    leaves: q, k, v and every tensor that the edits declare, detached; learnt: whether each of
+    them carries a gradient (fixed slopes do not); upstream: like the output.
+    """
+
+    case: Case
+    call: Call
+    learnt: tuple[bool, ...]
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        return self.call.flatten()[1]
+
+    @property
+    def names(self) -> list[str]:
+        """A name for each leaf: ``q``, ``Compose.query.q1``, ..."""
+        found = ["q", "k", "v"]
+        for n, (edit, group) in enumerate(zip(self.call.edits, self.call.tensors, strict=True)):
+            for kind, tensors in zip(group._fields, group, strict=True):
+                found += [f"{n}.{type(edit).__name__}.{kind}.{name}" for name in tensors]
+        return found
+
+    @cached_property
+    def upstream(self) -> Tensor:
+        call = self.call
+        shape = (call.batch, call.heads.outputs, call.queries, call.v.shape[-1])
+        return _normal(self.case, shape, 1).to(call.q.dtype)
+
+    def at(self, leaves: Sequence[Tensor], dtype: torch.dtype | None = None) -> Call:
+        """The call with other tensors in the leaves' places."""
+        return self.call.unflatten([t if dtype is None else t.to(dtype) for t in leaves])
+
+    def last_rows(self, rows: int) -> Problem:
+        """The same keys and only the last ``rows`` queries."""
+        call, start = self.call, self.call.queries - rows
+        tensors = [
+            t._replace(query={n: x[:, start:] for n, x in t.query.items()}) for t in call.tensors
+        ]
+        cut = make_call(
+            call.q[:, :, start:], call.k, call.v, call.edits, tensors=tensors, window=call.window
+        )
+        return Problem(self.case, cut, self.learnt)
+
+
+def run_backend(backend: Callable[[Call], Tensor], call: Call) -> Tensor:
+    """As ``softmap.attention`` runs it: without autocast, with the output edits."""
+    with torch.autocast(call.q.device.type, enabled=False):
+        return apply_output(backend(call), call)
+
+
+@torch.no_grad()
+def make_problem(case: Case) -> Problem:
+    """q, k, v ~ N(0, 1); edits moved off their start, where many of them are the identity.
+
+    Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
+    """
+    heads, width, edits = _layout(case)
+    device, dtype = torch.device(case.device), DTYPES[case.dtype]
+    keys = case.keys or case.tokens
+    d = case.head_dim
+    shapes = ((heads.maps, case.tokens, d), (heads.keys, keys, d), (heads.values, keys, width))
+    q, k, v = (_normal(case, (case.batch, *s), 2 + n).to(dtype) for n, s in enumerate(shapes))
+    x = _normal(case, (case.batch, keys, case.heads * d), 5).to(dtype)
+    with torch.enable_grad():
+        tensors = [_cut(tensors_of(e.to(device, dtype), x), case.tokens) for e in edits]
+    call = make_call(q, k, v, edits, tensors=tensors, window=case.window)
+    flat = call.flatten()[1]
+    learnt = (True, True, True, *(t.requires_grad for t in flat[3:]))
+    return Problem(case, call.unflatten([t.detach() for t in flat]), learnt)
+
+
+def _layout(case: Case) -> tuple[Any, int, list[Edit]]:
+    """Head counts, width of a value, and the edits of the case's variant."""
+    dim, d = case.heads * case.head_dim, case.head_dim
+    with torch.device("meta"):  # for its head counts; its projections are not timed
+        layer = Attention(dim, case.heads, case.variant, kv_heads=case.kv_heads, head_dim=d)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(case.seed)
+        parts = load(case.variant).parts
+        with torch.device("meta" if case.device == "meta" else "cpu"):
+            edits = build(parts, layer.heads.maps, dim, d, dim, 0, 2)
+            for edit in edits:
+                _perturb(edit)
+    return layer.heads, layer.value_dim, edits
+
+
+def _perturb(module: nn.Module) -> None:
+    """Small enough that the scores stay of order one at any width."""
+    for p in module.parameters():
+        p.add_(torch.randn_like(p) * (0.2 if p.ndim < 2 else 0.5 / math.sqrt(max(p.shape))))
+
+
+def _cut(t: Tensors, tokens: int) -> Tensors:
+    return t._replace(query={n: x[:, -tokens:] for n, x in t.query.items()})
+
+
+def _normal(case: Case, shape: tuple[int, ...], stream: int) -> Tensor:
+    if case.device == "meta":
+        return torch.empty(shape, device="meta")
+    generator = torch.Generator(case.device).manual_seed(1000 * case.seed + stream)
+    return torch.randn(shape, device=case.device, generator=generator)

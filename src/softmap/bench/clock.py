@@ -1,0 +1,48 @@
+"""Seconds of one call: a wall clock on a CPU, events on a GPU, the cache emptied before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+#: More than the second-level cache of any GPU so far (an H100 has 50 MB).
+FLUSH_BYTES = 256 << 20
+
+
+class Clock:
+    """``seconds(run)`` of one call; ``prepare`` runs before it, not timed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        if self._cuda:
+            self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
+
+    def seconds(self, run: Callable[[Any], Any], prepare: Callable[[], Any] | None = None) -> float:
+        """The time of ``run(prepare())``."""
+        given = None if prepare is None else prepare()
+        if self._cuda:
+            return self._on_gpu(run, given)
+        start = time.perf_counter()
+        run(given)
+        return time.perf_counter() - start
+
+    def _on_gpu(self, run: Callable[[Any], Any], given: Any) -> float:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize()
+        self._flush.zero_()
+        # The GPU is busy with the flush while the host queues the call, so that launches of a
+        # short call do not count as its time.
+        begin.record()
+        run(given)
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1000  # type: ignore[no-any-return]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for everything that was asked of the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,42 @@
+"""Running out of memory, and other ways to fail, said in one line."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_TRIED = re.compile(r"ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB|TiB)")
+
+
+class TooLarge(RuntimeError):
+    """It was foreseen that the machine's memory would not do; nothing was run."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch's own error, on a CPU the allocator's message."""
+    texts = ("can't allocate memory", "out of memory")
+    return isinstance(error, torch.OutOfMemoryError | TooLarge | MemoryError) or (
+        isinstance(error, RuntimeError) and any(t in str(error) for t in texts)
+    )
+
+
+def tried_bytes(error: BaseException) -> int | None:
+    """The bytes of the allocation that failed, where the message tells."""
+    found = _TRIED.search(str(error))
+    return int(float(found[1]) * UNITS[found[2]]) if found else None
+
+
+def size(count: float) -> str:
+    """1536000000 as ``1.5 GB``."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of a message that says something, with the error's kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"

@@ -1,0 +1,62 @@
+"""What a measured case says, as plain values for JSON and for tables."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from softmap.bench import arithmetic
+from softmap.bench.entry import Entry
+from softmap.bench.machine import Machine
+from softmap.bench.op import Run
+from softmap.bench.stats import ratios, spread
+
+
+def record(run: Run) -> dict[str, Any]:
+    """The case, and a row for every candidate in the order of the run."""
+    rows = [_row(run.entries, entry, run.machine) for entry in run.entries]
+    return {**asdict(run.case), "auto": run.auto, "rows": rows}
+
+
+def _row(entries: list[Entry], entry: Entry, machine: Machine) -> dict[str, Any]:
+    """No speed beside a failed check."""
+    found: dict[str, Any] = {
+        "candidate": entry.name,
+        "ours": entry.candidate.ours,
+        "plain": entry.candidate.plain,
+        "status": "timed" if entry.seconds else entry.status,
+        "reason": entry.reason,
+        "parity": None if entry.parity is None else entry.parity.record(),
+    }
+    if entry.status == "out of memory":
+        found |= {"tried_bytes": entry.tried_bytes, **_smaller(entries, entry)}
+    return found | (_speed(entries, entry, machine) if entry.seconds else {})
+
+
+def _speed(entries: list[Entry], entry: Entry, machine: Machine) -> dict[str, Any]:
+    base = _yardstick(entries)
+    work = arithmetic.work(entry.problem, held=machine.held)
+    floor, seconds = machine.floor(work), spread(entry.seconds)
+    return {
+        "seconds": seconds,
+        "first_seconds": entry.first_seconds,
+        "over_sdpa": None if base is None else ratios(entry.seconds, base.seconds),
+        "sdpa": None if base is None else base.name,
+        "peak_bytes": entry.peak_bytes,
+        "work": work._asdict(),
+        "floor_seconds": floor,
+        "floor_share": floor / seconds["median"],
+    }
+
+
+def _yardstick(entries: list[Entry]) -> Entry | None:
+    """SDPA's best backend of this run."""
+    plain = [e for e in entries if e.candidate.plain and e.seconds]
+    return min(plain, key=lambda e: spread(e.seconds)["median"], default=None)
+
+
+def _smaller(entries: list[Entry], entry: Entry) -> dict[str, Any]:
+    """The candidate of the same maths that took the least memory in this run."""
+    same = [e for e in entries if e.candidate.plain == entry.candidate.plain and e.peak_bytes]
+    least = min(same, key=lambda e: e.peak_bytes or 0, default=None)
+    return {} if least is None else {"instead": least.name, "instead_bytes": least.peak_bytes}
