@@ -36,7 +36,11 @@ def run(call: Call) -> Tensor:
         folded = edit.fold_query(q, bag(call.tensors[n]))
         assert folded is not None
         q = folded
-    o = _plain(call, q.to(call.q.dtype))
+    return finish(call, _plain(call, q.to(call.q.dtype)))
+
+
+def finish(call: Call, o: Tensor) -> Tensor:
+    """The weights edits' closed forms on the plain output (B, H, T, d') of each map."""
     edits = chain(call.edits, "weights")
     if not edits:
         return o

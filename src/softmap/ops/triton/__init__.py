@@ -1,1 +1,98 @@
-"""Triton kernels: under construction."""
+"""Triton kernels: a tile of the map, edits plugged in, forward and backward; no map in memory.
+
+    scores edits -> softmax -> weights edits -> times v, tile by tile, from q, k, v alone
+
+Edits of one chain are tile functions with their adjoints (``edits.EDITS``), handed to one template
+(``forward``, ``backward``). docs/kernels.md gives the arithmetic. Triton is imported on first use;
+with ``TRITON_INTERPRET=1`` the kernels run, slowly, on CPU tensors.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+from softmap.maps import Edit
+from softmap.ops.call import Call
+from softmap.ops.triton.common import DTYPES, interpreting
+
+MOST_HEADS, MOST_WIDTH, MOST_RANK = 64, 256, 4
+
+
+def refuses(call: Call) -> str | None:
+    """Why no kernel runs the call, or None."""
+    return _machine(call) or _shapes(call) or _edits(call)
+
+
+def run(call: Call) -> Tensor:
+    """Attention (B, H', T, d') with every gradient."""
+    from softmap.ops.triton.template import run as run_template
+
+    if _convolves(call):
+        from softmap.ops.triton import score_conv
+
+        return score_conv.run(call)
+    return run_template(call)
+
+
+def _machine(call: Call) -> str | None:
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install softmap[gpu])"
+    device = call.q.device.type
+    if device != "cuda" and not interpreting():
+        return f"Triton kernels need tensors on a GPU, found them on {device!r}"
+    if interpreting() and call.q.dtype == torch.bfloat16:
+        return "Triton's interpreter computes bfloat16 wrongly"
+    return None
+
+
+def _shapes(call: Call) -> str | None:
+    h, d, dv = call.heads, call.q.shape[3], call.v.shape[3]
+    if call.q.dtype not in DTYPES:
+        return f"kernels take float16, bfloat16 and float32, found {call.q.dtype}"
+    if not call.batch or not dv:
+        return "kernels need at least one sequence and one channel"
+    if max(d, dv) > MOST_WIDTH:
+        return f"kernels take heads of at most {MOST_WIDTH} channels, found {max(d, dv)}"
+    if h.maps > MOST_HEADS and any(e.stage != "output" for e in call.edits):
+        return f"kernels take at most {MOST_HEADS} heads, found {h.maps}"
+    return None
+
+
+def _edits(call: Call) -> str | None:
+    edits = [(n, e) for n, e in enumerate(call.edits) if e.stage != "output"]
+    if any((e.kernel or "").startswith("score_conv") for _, e in edits):
+        return _convolution(call)
+    from softmap.ops.triton.edits import EDITS
+
+    for n, edit in edits:
+        if edit.kernel not in EDITS or edit.halo or edit.pad:
+            return f"{type(edit).__name__} has no tile code"
+        rank = _rank(call, n)
+        if rank > MOST_RANK:
+            return f"kernels take rank at most {MOST_RANK}, found {rank} ({type(edit).__name__})"
+    return None
+
+
+def _rank(call: Call, n: int) -> int:
+    t = call.tensors[n]
+    low = [a for group in (t.query, t.key) for name, a in group.items() if name in ("q1", "k1")]
+    return max((a.shape[2] for a in low), default=0)
+
+
+def _convolves(call: Call) -> bool:
+    return any(_is_convolution(e) for e in call.edits)
+
+
+def _is_convolution(edit: Edit) -> bool:
+    return (edit.kernel or "").startswith("score_conv")
+
+
+def _convolution(call: Call) -> str | None:
+    if find_spec("softmap.ops.triton.score_conv") is None:
+        return "ScoreConv has no tile code"
+    from softmap.ops.triton import score_conv
+
+    return score_conv.refuses(call)

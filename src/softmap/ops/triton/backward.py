@@ -1,0 +1,158 @@
+"""The backward kernels. Both compute each tile of the map again from q, k, v and the statistics.
+
+    dP' = dO v^T                     dP  = adjoint of the weights edits
+    dS' = P (dP - delta)             delta[h, i] = sum_j P dP
+    dS  = adjoint of the scores edits; dq = dS k, dk = dS^T q, dv = P'^T dO
+
+``rows`` walks the keys of a row tile: dq, and the gradients of tensors of queries and of the layer.
+``keys`` walks the rows of a key tile: dk, dv, and the gradients of tensors of keys. So every number
+is written by one program, and two runs give the same bits; adding dk and dv up atomically in one
+kernel would spare two products of seven, and that property. Where edits mix heads, delta is not
+dO . o of each head, and needs a pass of its own.
+"""
+
+import triton
+import triton.language as tl
+
+from softmap.ops.triton.tiles import (
+    LOG2E,
+    accumulate,
+    finish,
+    flip,
+    head_tile,
+    held,
+    key_head,
+    load,
+    load_row,
+    product,
+    pulled,
+    start,
+    store_row,
+    trace,
+    visible,
+    zeros,
+)  # fmt: skip
+
+
+@triton.jit
+def recomputed(s, log, at, scores, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
+    """The tiles of the scores edits, and the weights P."""
+    tiles = trace(SCORES, OPTIONS, scores, s, at)
+    p = tl.where(at[4], tl.exp2(tiles[len(SCORES)] * LOG2E - log), 0.0)
+    return tiles, p
+
+
+@triton.jit
+def rows(
+    q, k, v, o, do, lse, delta, dq, until, first, score_args, weight_args, score_grads,
+    weight_grads, T, S, D, DV, scale,
+    HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
+    SCORE_ADJOINTS: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
+    WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """delta, dq and the gradients of queries and layer: grid (row tiles, B or B * heads)."""
+    H: tl.constexpr = HEADS[0]
+    offset = S - T
+    i = ((tl.num_programs(0) - 1 - tl.program_id(0)) * BM + tl.arange(0, BM))[:, None]
+    b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)
+    one = tl.program_id(1) % H
+    part = tl.program_id(0) + tl.num_programs(0) * tl.program_id(1)
+    h, out = head_tile(HT, one), head_tile(HTO, one)
+    kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
+    begin = tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S)) // BN * BN
+    end = tl.minimum(tl.max(i) + offset + 1, S)
+    qt = held(q, b, h, i, H, T, D, DP, DC)
+    gt = held(do, b, out, i, OUT, T, DV, VP, VC)
+    log = load_row(lse, b, h, i, H, T)
+    if HT == 0:
+        ot = load(o, b, out, i, tl.arange(0, VP)[None, :], OUT, T, DV)
+        less = tl.sum(ot.to(tl.float32) * gt.to(tl.float32), 1, keep_dims=True)
+    else:
+        less = zeros(HT, BM, 1)
+        for at_key in range(begin, end, BN):
+            j = at_key + tl.arange(0, BN)
+            see = visible(until, b, i, j[None, :], offset, S)
+            at = (b, h, i, j[None, :], see, T, S, offset, part)
+            s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
+                        PRECISION) * scale  # fmt: skip
+            _, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
+            tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
+            g = product(gt, do, out, i, v, vh, j[None, :], b, OUT, HEADS[2], T, S, DV, HTO, VP, VC,
+                        PRECISION)  # fmt: skip
+            g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
+                       tl.where(see, g, 0.0), at, "")  # fmt: skip
+            less += tl.sum(p * g, 2, keep_dims=True)
+    store_row(delta, b, h, i, H, T, less)
+
+    acc = start(HT, BM, DP, DC)
+    for at_key in range(begin, end, BN):
+        j = at_key + tl.arange(0, BN)
+        see = visible(until, b, i, j[None, :], offset, S)
+        at = (b, h, i, j[None, :], see, T, S, offset, part)
+        s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
+                    PRECISION) * scale  # fmt: skip
+        steps, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
+        tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
+        g = product(gt, do, out, i, v, vh, j[None, :], b, OUT, HEADS[2], T, S, DV, HTO, VP, VC,
+                    PRECISION)  # fmt: skip
+        g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
+                   tl.where(see, g, 0.0), at, "rows")  # fmt: skip
+        g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
+                   at, "rows")  # fmt: skip
+        acc = accumulate(acc, dq, h, i, g * scale, k, kh, j[:, None], b, H, HEADS[1], T, S, D,
+                         DP, DC, PRECISION)  # fmt: skip
+    finish(acc, dq, h, i, b, H, T, D, DP, DC)
+
+
+@triton.jit
+def keys(
+    q, k, v, do, lse, delta, dk, dv, until, score_args, weight_args, score_grads, weight_grads,
+    T, S, D, DV, scale,
+    HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
+    SCORE_ADJOINTS: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
+    WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
+    BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
+    PRECISION: tl.constexpr,
+):  # fmt: skip
+    """dk and dv of each map and output, gradients of keys: grid (key tiles, B or B * heads)."""
+    H: tl.constexpr = HEADS[0]
+    offset = S - T
+    j = tl.program_id(0) * BN + tl.arange(0, BN)
+    b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)
+    one = tl.program_id(1) % H
+    h, out = head_tile(HT, one), head_tile(HTO, one)
+    kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
+    begin = tl.maximum(tl.program_id(0) * BN - offset, 0) // BM * BM
+    last = tl.max(tl.load(until[0] + b * until[1] + j, mask=j < S, other=0))
+    end = tl.minimum(last - offset, T)
+    # Held are the keys, so products come as [keys, rows] and are flipped for the edits.
+    kt = held(k, b, kh, j[:, None], HEADS[1], S, D, DP, DC)
+    vt = held(v, b, vh, j[:, None], HEADS[2], S, DV, VP, VC)
+    k_acc = start(HT, BN, DP, DC)
+    v_acc = start(HTO, BN, VP, VC)
+    for at_row in range(begin, end, BM):
+        n = at_row + tl.arange(0, BM)
+        i = n[:, None]
+        see = visible(until, b, i, j[None, :], offset, S)
+        at = (b, h, i, j[None, :], see, T, S, offset, 0)
+        log = load_row(lse, b, h, i, H, T)
+        less = load_row(delta, b, h, i, H, T)
+        s = product(kt, k, kh, j[:, None], q, h, n[None, :], b, HEADS[1], H, S, T, D, HT, DP, DC,
+                    PRECISION) * scale  # fmt: skip
+        steps, p = recomputed(flip(s), log, at, score_args, SCORES, SCORE_OPTIONS)
+        tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
+        w = tl.where(see, tiles[len(WEIGHTS)], 0.0)
+        v_acc = accumulate(v_acc, dv, out, j[:, None], flip(w), do, out, i, b, OUT, OUT, S, T, DV,
+                           VP, VC, PRECISION)  # fmt: skip
+        g = product(vt, v, vh, j[:, None], do, out, n[None, :], b, HEADS[2], OUT, S, T, DV, HTO,
+                    VP, VC, PRECISION)  # fmt: skip
+        g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
+                   tl.where(see, flip(g), 0.0), at, "keys")  # fmt: skip
+        g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
+                   at, "keys")  # fmt: skip
+        k_acc = accumulate(k_acc, dk, h, j[:, None], flip(g * scale), q, h, i, b, H, H, S, T, D,
+                           DP, DC, PRECISION)  # fmt: skip
+    finish(k_acc, dk, h, j[:, None], b, H, S, D, DP, DC)
+    finish(v_acc, dv, out, j[:, None], b, OUT, S, DV, VP, VC)

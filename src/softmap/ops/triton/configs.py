@@ -1,0 +1,83 @@
+"""Tile sizes as data, for an H100 or H200.
+
+Chosen by arithmetic and by the registers and spills of the code compiled for sm_90
+(``results/triton-sm90.json``), NOT MEASURED: no GPU could be had.
+
+One head a program: FlashAttention's sizes. All heads in a tile: a float32 tile of the map takes
+4 * H * rows * keys bytes of the SM's 256 KiB of registers and the backward pass holds several, so
+16 x 16 to 32 x 32. The accumulators take 4 * H * rows * d bytes; above ACCUMULATOR they stay in
+memory (L2) and are added to in pieces of the width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+ACCUMULATOR = 64 << 10
+LEAST = 16  # of every axis of a product on the matrix units
+
+
+class Config(NamedTuple):
+    """rows and keys of a tile, warps of a program, stages of the pipelined loop over tiles."""
+
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# By kernel and width of the widest head; by kernel and heads in the tile. The next larger is taken.
+ONE_HEAD: dict[tuple[str, int], Config] = {
+    ("forward", 64): Config(128, 64, 4, 3),
+    ("forward", 128): Config(128, 64, 8, 3),
+    ("forward", 256): Config(64, 64, 8, 2),
+    ("rows", 64): Config(128, 64, 8, 2),
+    ("rows", 128): Config(64, 64, 8, 2),
+    ("rows", 256): Config(64, 32, 8, 1),
+    ("keys", 64): Config(64, 128, 8, 2),
+    ("keys", 128): Config(64, 64, 8, 2),
+    ("keys", 256): Config(32, 64, 8, 1),
+}
+ALL_HEADS: dict[tuple[str, int], Config] = {
+    ("forward", 8): Config(32, 32, 8, 2),
+    ("forward", 16): Config(16, 32, 8, 2),
+    ("forward", 64): Config(16, 16, 8, 1),
+    ("rows", 8): Config(16, 32, 8, 1),
+    ("rows", 64): Config(16, 16, 8, 1),
+    ("keys", 8): Config(32, 16, 8, 1),
+    ("keys", 64): Config(16, 16, 8, 1),
+}
+_override: list[Config] = []
+
+
+def config(kernel: str, heads: int, width: int, bytes_: int) -> Config:
+    """The sizes for ``kernel``: heads of a tile (0: one a program), widest head, bytes of q."""
+    if _override:
+        return _override[-1]
+    table, size = (ALL_HEADS, heads) if heads else (ONE_HEAD, width)
+    sizes = sorted(s for name, s in table if name == kernel)
+    found = table[kernel, next((s for s in sizes if s >= size), sizes[-1])]
+    if bytes_ == 4 and not heads:  # float32 takes twice the shared memory
+        found = found._replace(rows=max(LEAST, found.rows // 2), stages=1)
+    return found
+
+
+def piece(heads: int, rows: int, width: int) -> int:
+    """How much of the (padded) width is taken at a time: all of it if the accumulator fits."""
+    if not heads:
+        return width
+    while width > LEAST and 4 * heads * rows * width > ACCUMULATOR:
+        width //= 2
+    return width
+
+
+@contextmanager
+def override(rows: int, keys: int, warps: int = 4, stages: int = 1) -> Iterator[None]:
+    """Fixed sizes for every kernel: for tests, and for measuring others."""
+    _override.append(Config(rows, keys, warps, stages))
+    try:
+        yield
+    finally:
+        _override.pop()

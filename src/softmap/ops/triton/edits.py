@@ -1,0 +1,64 @@
+"""Which edits have tile code, and how their tensors are handed to it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from softmap.ops.triton import compose, fire, scores, weights
+
+
+@dataclass(frozen=True)
+class TileEdit:
+    """Tile code of one ``Edit.kernel``.
+
+    forward, adjoint: ``triton.jit`` functions. tensors: names of the edit's tensors in the order of
+    the bundles that both take; those that an edit lacks are None. extras: tensors of the call that
+    follow them (rows, cols: positions; count: keys that each row sees). mixes: reads several heads
+    of one cell, so all of them must be in the tile. square: mixes by a matrix product over heads.
+    """
+
+    forward: Any
+    adjoint: Any
+    tensors: tuple[str, ...]
+    extras: tuple[str, ...] = ()
+    mixes: bool = False
+    square: bool = False
+    halves: bool = False
+
+
+EDITS: dict[str, TileEdit] = {
+    "compose": TileEdit(
+        compose.compose, compose.compose_adjoint, ("q1", "q2", "qg", "k1", "k2", "kg", "static"),
+        mixes=True,
+    ),
+    "head_mix": TileEdit(
+        compose.mix, compose.mix_adjoint, ("mix",), mixes=True, square=True
+    ),
+    "subtract_pairs": TileEdit(
+        weights.subtract_pairs, weights.subtract_pairs_adjoint, ("lambda",), halves=True
+    ),
+    "shaped": TileEdit(
+        weights.shaped, weights.shaped_adjoint, ("alpha", "beta", "gamma"), ("count",)
+    ),
+    "temperature": TileEdit(scores.temperature, scores.temperature_adjoint, ("tau",)),
+    "alibi": TileEdit(scores.alibi, scores.alibi_adjoint, ("slopes",), ("rows", "cols")),
+    "kerple": TileEdit(scores.kerple, scores.kerple_adjoint, ("p", "a"), ("rows", "cols")),
+    "fire": TileEdit(
+        fire.fire, fire.fire_adjoint, ("w1", "b1", "w2", "b2", "c", "length"), ("rows", "cols")
+    ),
+}  # fmt: skip
+
+
+def options(kernel: str, heads: int, tensors: dict[str, Any], precision: str) -> tuple[Any, ...]:
+    """The constants that the tile code is compiled for."""
+    if kernel == "compose":
+        rank = next((tensors[n].shape[2] for n in ("q1", "k1") if n in tensors), 0)
+        return heads, precision, rank
+    if kernel == "head_mix":
+        return heads, precision
+    if kernel == "subtract_pairs":
+        return heads, tensors["lambda"].ndim > 0
+    if kernel == "fire":
+        return heads, tensors["b1"].shape[0]
+    return (heads,)

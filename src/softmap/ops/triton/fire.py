@@ -1,0 +1,81 @@
+"""FIRE's bias on a tile: a small network of the relative distance, B = W2 relu(w1 x + b1) + b2.
+
+    x = log(1 + c (i - j)) / log(1 + c max(L, i))
+
+t = (w1, b1, w2, b2, c, L, rows, cols). OPTIONS = (heads, hidden units). The hidden units are walked
+one by one, so that none of them needs a tile of its own.
+"""
+
+import triton
+import triton.language as tl
+
+from softmap.ops.triton.scores import distance, row_position
+from softmap.ops.triton.tiles import heads_of, per_head
+from softmap.ops.triton.weights import add_of_head, of_head
+
+
+@triton.jit
+def number(t, n):
+    return tl.load(t[0] + n).to(tl.float32)
+
+
+@triton.jit
+def head_weight(t, h, n, heads):
+    """w2[h, n] as it broadcasts to the tile."""
+    return tl.load(t[0] + h * t[1] + n, mask=h < heads, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def relative(at, t):
+    """x [rows, keys], and what its gradient needs: the distance, the reach, the denominator."""
+    gap = distance(at, t[6], t[7])
+    reach = tl.maximum(row_position(at, t[6]), number(t[5], 0))
+    below = tl.log(1.0 + number(t[4], 0) * reach)
+    return tl.log(1.0 + number(t[4], 0) * gap) / below, gap, reach, below
+
+
+@triton.jit
+def fire(m, at, t, OPTIONS: tl.constexpr):
+    h = heads_of(m, at)
+    x, _, _, _ = relative(at, t)
+    out = m + of_head(t[3], h, OPTIONS[0])
+    for n in range(OPTIONS[1]):
+        hidden = tl.maximum(x * number(t[0], n) + number(t[1], n), 0.0)
+        out += head_weight(t[2], h, n, OPTIONS[0]) * hidden
+    return out
+
+
+@triton.jit
+def fire_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    if SIDE == "rows" and d[0] is not None:
+        h = heads_of(m, at)
+        x, gap, reach, below = relative(at, t)
+        add_of_head(d[3], at, h, OPTIONS[0], per_head(g))
+        dx = tl.zeros_like(x)
+        for n in range(OPTIONS[1]):
+            before = x * number(t[0], n) + number(t[1], n)
+            hidden = tl.maximum(before, 0.0)
+            place = d[2][0] + at[8] * d[2][1] + h * d[2][2] + n
+            tl.atomic_add(place, per_head(g * hidden), mask=h < OPTIONS[0], sem="relaxed")
+            back = g * head_weight(t[2], h, n, OPTIONS[0])
+            if len(m.shape) == 3:
+                back = tl.sum(back, 0)
+            back = tl.where(before > 0.0, back, 0.0)
+            tl.atomic_add(d[0][0] + at[8] * d[0][1] + n, tl.sum(back * x), sem="relaxed")
+            tl.atomic_add(d[1][0] + at[8] * d[1][1] + n, tl.sum(back), sem="relaxed")
+            dx += back * number(t[0], n)
+        add_scales(x, dx, gap, reach, below, at, t, d)
+    return g
+
+
+@triton.jit
+def add_scales(x, dx, gap, reach, below, at, t, d):
+    """Gradients of c and L. A tie of L and the row is split in two, as ``torch.maximum`` does."""
+    c, L = number(t[4], 0), number(t[5], 0)
+    far = 1.0 + c * reach
+    dc = dx * (gap / (1.0 + c * gap) - x * reach / far) / below
+    row = row_position(at, t[6])
+    longer = tl.where(row < L, 1.0, tl.where(row == L, 0.5, 0.0))
+    dl = -dx * x * (c / far) * longer / below
+    tl.atomic_add(d[4][0] + at[8] * d[4][1], tl.sum(dc), sem="relaxed")
+    tl.atomic_add(d[5][0] + at[8] * d[5][1], tl.sum(dl), sem="relaxed")

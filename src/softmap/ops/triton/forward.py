@@ -1,0 +1,96 @@
+"""The forward kernel: a tile of query rows, all heads at once or one head a program.
+
+One head (HT = 0): the online softmax, one pass over the keys. All heads: an edit of the weights
+needs them normalised, so a first pass finds each row's log-sum-exp, a second one computes the
+scores again, edits, and multiplies. PHASE: "all"; or, where the keys are split among programs,
+"stats" and then "edit".
+"""
+
+import triton
+import triton.language as tl
+
+from softmap.ops.triton.tiles import (
+    LOG2E,
+    accumulate,
+    edited,
+    finish,
+    head_tile,
+    held,
+    key_head,
+    load_row,
+    product,
+    start,
+    store_row,
+    visible,
+    zeros,
+)  # fmt: skip
+
+
+@triton.jit
+def forward(
+    q, k, v, o, lse, until, first, score_args, weight_args, T, S, D, DV, scale, share,
+    HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
+    WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr,
+    PHASE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr,
+    VP: tl.constexpr, VC: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """o and lse of a row tile: grid (row tiles, B or B * heads, splits of ``share`` keys)."""
+    H: tl.constexpr = HEADS[0]
+    offset = S - T
+    # The last rows see most keys: they begin first.
+    i = ((tl.num_programs(0) - 1 - tl.program_id(0)) * BM + tl.arange(0, BM))[:, None]
+    b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)
+    one = tl.program_id(1) % H
+    h, out = head_tile(HT, one), head_tile(HTO, one)
+    kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
+    split = tl.program_id(2)
+    o = (o[0] + split * o[4], o[1], o[2], o[3])
+    begin = tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S)) // BN * BN
+    begin = tl.maximum(begin, split * share)
+    end = tl.minimum(tl.minimum(tl.max(i) + offset + 1, S), (split + 1) * share)
+    qt = held(q, b, h, i, H, T, D, DP, DC)
+    top = zeros(HT, BM, 1) - float("inf")
+    total = zeros(HT, BM, 1)
+    acc = start(HTO, BM, VP, VC)
+
+    if HT == 0 or PHASE != "edit":
+        for at_key in range(begin, end, BN):
+            j = at_key + tl.arange(0, BN)
+            see = visible(until, b, i, j[None, :], offset, S)
+            at = (b, h, i, j[None, :], see, T, S, offset, 0)
+            s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
+                        PRECISION) * scale  # fmt: skip
+            s = edited(SCORES, SCORE_OPTIONS, score_args, s, at)
+            s = tl.where(see, s * LOG2E, -float("inf"))
+            above = tl.maximum(top, tl.max(s, len(s.shape) - 1, keep_dims=True))
+            safe = tl.where(above == -float("inf"), 0.0, above)
+            p = tl.exp2(s - safe)
+            shrink = tl.exp2(top - safe)
+            total = total * shrink + tl.sum(p, len(s.shape) - 1, keep_dims=True)
+            top = above
+            if HT == 0:
+                acc = accumulate(acc * shrink, o, out, i, p, v, vh, j[:, None], b, OUT, HEADS[2],
+                                 T, S, DV, VP, VC, PRECISION)  # fmt: skip
+        empty = total == 0.0
+        log = tl.where(empty, -float("inf"), top + tl.log2(tl.where(empty, 1.0, total)))
+        store_row((lse[0] + split * lse[3], lse[1], lse[2]), b, h, i, H, T, log)
+        if HT == 0:
+            acc = acc / tl.where(empty, 1.0, total)
+    else:
+        log = load_row(lse, b, h, i, H, T)
+
+    if HT != 0 and PHASE != "stats":
+        for at_key in range(begin, end, BN):
+            j = at_key + tl.arange(0, BN)
+            see = visible(until, b, i, j[None, :], offset, S)
+            at = (b, h, i, j[None, :], see, T, S, offset, 0)
+            s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
+                        PRECISION) * scale  # fmt: skip
+            s = edited(SCORES, SCORE_OPTIONS, score_args, s, at)
+            p = tl.where(see, tl.exp2(s * LOG2E - log), 0.0)
+            p = edited(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
+            p = tl.where(see, p, 0.0)
+            acc = accumulate(acc, o, out, i, p, v, vh, j[:, None], b, OUT, HEADS[2], T, S, DV,
+                             VP, VC, PRECISION)  # fmt: skip
+    if HT == 0 or PHASE != "stats":
+        finish(acc, o, out, i, b, OUT, T, DV, VP, VC)

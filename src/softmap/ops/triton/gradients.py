@@ -1,0 +1,142 @@
+"""The backward kernels launched, and the gradients put into the shapes of what they belong to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.ops.triton import backward as kernels
+from softmap.ops.triton.common import bundle
+from softmap.ops.triton.launch import (
+    accumulator,
+    chains,
+    constants_of,
+    edits,
+    grid_of,
+    launch_sized,
+    mask,
+)
+from softmap.ops.triton.plan import FIXED, Grads, Spec, named
+
+
+class Backward:
+    """One backward pass. needs: which of the flat tensors a gradient is wanted of."""
+
+    def __init__(
+        self, grad: Tensor, o: Tensor, lse: Tensor, flat: list[Tensor], spec: Spec
+    ) -> None:
+        self.flat, self.spec, self.t = flat, spec, named(flat)
+        self.o, self.lse, self.delta = o, lse, torch.empty_like(lse)
+        self.grad = grad.to(self.t["v"].dtype)
+        (self.B, self.H, self.T, self.d), self.S = self.t["q"].shape, self.t["k"].shape[2]
+        self.dv = self.t["v"].shape[3]
+
+    def run(self, needs: list[bool]) -> list[Tensor]:
+        """The gradients that are needed, in order, each in its tensor's shape and dtype."""
+        grads, places = self._sums(needs)
+        found = {0: self._rows(grads)}
+        if needs[1] or needs[2] or self._wants_keys(needs):
+            found[1], found[2] = self._keys(grads)
+        for links, at in zip(grads, places, strict=True):
+            for link, place in zip(links, at, strict=True):
+                found |= {place[name]: g for name, g in link.items()}
+        wanted = [n for n, need in enumerate(needs) if need]
+        return [_shaped(found[n], self.flat[n]).to(self.flat[n].dtype) for n in wanted]
+
+    def _wants_keys(self, needs: list[bool]) -> bool:
+        links = self.spec.scores + self.spec.weights
+        kinds = [kind for link in links for _, kind in link.tensors]
+        wanted = zip(needs[len(FIXED) :], kinds, strict=True)
+        return any(need and kind == "key" for need, kind in wanted)
+
+    def _sums(self, needs: list[bool]) -> tuple[Grads, list[list[dict[str, int]]]]:
+        """Zeros in float32 for each edit's tensors, and their places in the flat list.
+
+        A tensor that all tokens share gets one copy for each program of ``rows``.
+        """
+        sizes, _ = constants_of("rows", self.spec, self.t)
+        tiles, others = grid_of(self.T, sizes.rows, self.B, self.spec)
+        place, grads, places = len(FIXED), ([], []), ([], [])  # type: ignore[var-annotated]
+        for n, links in enumerate((self.spec.scores, self.spec.weights)):
+            for link in links:
+                at = {name: place + k for k, (name, _) in enumerate(link.tensors)}
+                place += len(at)
+                grads[n].append({})
+                places[n].append(at)
+                # FIRE's are computed together.
+                every = link.kernel == "fire" and any(needs[p] for p in at.values())
+                for name, kind in link.tensors:
+                    if needs[at[name]] or every:
+                        size = self.flat[at[name]].shape
+                        parts = (tiles * others, *(size or (1,)))
+                        shape = parts if kind == "layer" else (self.B, *size[1:])
+                        grads[n][-1][name] = torch.zeros(shape, device=self.lse.device)
+        wanted = [[{k: v for k, v in at.items() if needs[v]} for at in side] for side in places]
+        return grads, wanted
+
+    def _rows(self, grads: Grads) -> Tensor:
+        sizes, constants = constants_of("rows", self.spec, self.t)
+        kept = constants["DP"] == constants["DC"]
+        dq = accumulator((self.B, self.H, self.T, self.d), self.t["q"].dtype, kept, self.lse)
+        self._launch(
+            kernels.rows, grid_of(self.T, sizes.rows, self.B, self.spec), sizes, constants, grads,
+            bundle(self.o), bundle(self.grad), *self._statistics(), bundle(dq), *mask(self.t),
+        )  # fmt: skip
+        return dq
+
+    def _keys(self, grads: Grads) -> tuple[Tensor, Tensor]:
+        """dk and dv. Maps that share a key head write each its own, in float32."""
+        sizes, constants = constants_of("keys", self.spec, self.t)
+        maps, keys, values, _ = self.spec.heads
+        outputs = self.spec.outputs
+        kind = self.t["k"].dtype if maps == keys else torch.float32
+        kept = constants["DP"] == constants["DC"]
+        dk = accumulator((self.B, maps, self.S, self.d), kind, kept, self.lse)
+        kind = self.t["v"].dtype if outputs == values else torch.float32
+        kept = constants["VP"] == constants["VC"]
+        dv = accumulator((self.B, outputs, self.S, self.dv), kind, kept, self.lse)
+        self._launch(
+            kernels.keys, grid_of(self.S, sizes.keys, self.B, self.spec), sizes, constants, grads,
+            bundle(self.grad), *self._statistics(), bundle(dk), bundle(dv), mask(self.t)[0],
+        )  # fmt: skip
+        if outputs != values:
+            dv = dv.view(self.B, values, -1, self.S, self.dv).sum(2)
+        return self._per_key_head(dk), dv
+
+    def _per_key_head(self, dk: Tensor) -> Tensor:
+        """Added up over the maps that read one key head: ``ops.heads.Heads``."""
+        maps, keys, values, outputs = self.spec.heads
+        if maps == keys:
+            return dk
+        r, c, group = maps // outputs, keys // values, outputs // values
+        parts = dk.view(self.B, values, group, r // c, c, self.S, self.d)
+        return parts.sum((2, 3)).view(self.B, keys, self.S, self.d)
+
+    def _statistics(self) -> tuple[Any, Any]:
+        strides = self.lse.stride()[:2]
+        return (self.lse, *strides), (self.delta, *strides)
+
+    def _launch(self, kernel, grid, sizes, constants, grads, *between) -> None:  # type: ignore[no-untyped-def]
+        scores, weights = chains(self.spec, self.t, self.flat, grads)
+        launch_sized(
+            kernel, grid, sizes, *(bundle(self.t[n]) for n in "qkv"), *between, scores.args,
+            weights.args, scores.grads, weights.grads, self.T, self.S, self.d, self.dv,
+            self.spec.scale, **constants, **edits(scores, "SCORE", True),
+            **edits(weights, "WEIGHT", True),
+        )  # fmt: skip
+
+
+def _shaped(grad: Tensor, like: Tensor) -> Tensor:
+    """Copies of the programs, or the sequences that share a tensor, added up."""
+    if grad.shape == like.shape:
+        return grad
+    return grad.sum(0, keepdim=grad.ndim == like.ndim).view(like.shape)
+
+
+def backward(
+    grad: Tensor, o: Tensor, lse: Tensor, flat: list[Tensor], spec: Spec, needs: list[bool]
+) -> list[Tensor]:
+    """Gradients of the flat tensors that ``needs`` names, in order."""
+    return Backward(grad, o, lse, flat, spec).run(needs)

@@ -1,0 +1,129 @@
+"""The forward kernel launched, its keys split among programs where rows are few."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.ops.triton.common import LOG2E, bundle, dot_precision, launch, next_power
+from softmap.ops.triton.configs import LEAST, Config, config, piece
+from softmap.ops.triton.forward import forward as forward_kernel
+from softmap.ops.triton.plan import Chain, Grads, Spec, chain_of, named, own_tensors
+
+# Programs that fill a GPU; where row tiles are fewer, the keys are split among several.
+PROGRAMS, LEAST_SHARE = 132, 256
+
+
+def forward(flat: list[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
+    """o (B, outputs, T, d') in the dtype of v, and lse (B, H, T): log2 of each row's sum."""
+    t = named(flat)
+    (B, H, T, d), S, dv = t["q"].shape, t["k"].shape[2], t["v"].shape[3]
+    sizes, constants = constants_of("forward", spec, t)
+    scores, weights = chains(spec, t, flat)
+    grid = grid_of(T, sizes.rows, B, spec)
+    splits, share = _splits(grid, S, sizes)
+    kept = constants["VP"] == constants["VC"]
+    kind = t["v"].dtype if kept and splits == 1 else torch.float32
+    o = accumulator((splits, B, spec.outputs, T, dv), kind, kept, t["q"])
+    lse = torch.empty((splits, B, H, T), dtype=torch.float32, device=o.device)
+
+    def run(phase: str, lse: Tensor) -> None:
+        launch_sized(
+            forward_kernel, (*grid, splits), sizes,
+            *(bundle(t[n]) for n in "qkv"), (o, *o.stride()[1:4], o.stride(0)),
+            (lse, *lse.stride()[1:3], lse.stride(0)), *mask(t), scores.args, weights.args,
+            T, S, d, dv, spec.scale, share, **constants, **edits(scores, "SCORE"),
+            **edits(weights, "WEIGHT"), PHASE=phase,
+        )  # fmt: skip
+
+    if splits == 1:
+        run("all", lse)
+        return o[0].to(t["v"].dtype), lse[0]
+    o, lse = _merged(run, o, lse, spec.mixes)
+    return o.to(t["v"].dtype), lse
+
+
+def _merged(
+    run: Callable[[str, Tensor], None], o: Tensor, lse: Tensor, mixes: bool
+) -> tuple[Tensor, Tensor]:
+    """The splits put together: each o is normalised by its own sum or, two passes, by the whole."""
+    run("stats" if mixes else "all", lse)
+    whole = torch.logsumexp(lse / LOG2E, 0) * LOG2E
+    if mixes:
+        run("edit", whole.expand_as(lse))
+        return o.sum(0), whole
+    share = torch.exp2(lse - whole.clamp(min=torch.finfo(whole.dtype).min))
+    return (o * share[..., None]).sum(0), whole
+
+
+def _splits(grid: tuple[int, int], keys: int, sizes: Config) -> tuple[int, int]:
+    """(splits, keys of each): so many that all of the GPU works where query rows are few."""
+    splits = 1
+    if grid[0] == 1:
+        splits = max(1, min(PROGRAMS // grid[1], keys // LEAST_SHARE))
+    share = _up(_up(keys, splits) // splits, sizes.keys)
+    return _up(keys, share) // share, share
+
+
+def _up(n: int, step: int) -> int:
+    return (n + step - 1) // step * step
+
+
+def grid_of(tokens: int, tile: int, batch: int, spec: Spec) -> tuple[int, int]:
+    """(tiles, sequences, or sequences * heads where a program takes one head)."""
+    return _up(tokens, tile) // tile, batch * (1 if spec.mixes else spec.heads[0])
+
+
+def accumulator(shape: tuple[int, ...], dtype: torch.dtype, kept: bool, like: Tensor) -> Tensor:
+    """What a kernel writes once, or (not ``kept`` in registers) adds to, in float32."""
+    if kept:
+        return torch.empty(shape, dtype=dtype, device=like.device)
+    return torch.zeros(shape, dtype=torch.float32, device=like.device)
+
+
+def launch_sized(
+    kernel: Any, grid: tuple[int, ...], sizes: Config, *args: Any, **names: Any
+) -> None:
+    launch(
+        kernel, grid, *args, **names, BM=sizes.rows, BN=sizes.keys, num_warps=sizes.warps,
+        num_stages=sizes.stages,
+    )  # fmt: skip
+
+
+def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config, dict[str, Any]]:
+    """Tile sizes, and the constants that a kernel is compiled for."""
+    heads, after = spec.tile_heads()
+    DP, VP = (max(LEAST, next_power(t[n].shape[3])) for n in "qv")
+    sizes = config(kernel, heads, max(DP, VP), t["q"].element_size())
+    held = sizes.keys if kernel == "keys" else sizes.rows
+    return sizes, {
+        "HEADS": spec.heads, "OUT": spec.outputs, "HT": heads, "HTO": after, "DP": DP, "VP": VP,
+        "DC": piece(heads, held, DP), "VC": piece(after, held, VP),
+        "PRECISION": dot_precision(t["q"].dtype),
+    }  # fmt: skip
+
+
+def chains(
+    spec: Spec, t: dict[str, Tensor], flat: list[Tensor], grads: Grads | None = None
+) -> tuple[Chain, Chain]:
+    """Both stages as kernel arguments."""
+    own, H = own_tensors(spec, flat), spec.heads[0]
+    into = grads or (None, None)
+    return (
+        chain_of(spec.scores, H, t, own[0], into[0]),
+        chain_of(spec.weights, H, t, own[1], into[1]),
+    )
+
+
+def edits(chain: Chain, name: str, adjoints: bool = False) -> dict[str, Any]:
+    """The constants of a stage."""
+    found = {f"{name}S": chain.edits, f"{name}_OPTIONS": chain.options}
+    return found | ({f"{name}_ADJOINTS": chain.adjoints} if adjoints else {})
+
+
+def mask(t: dict[str, Tensor]) -> tuple[Any, Any]:
+    batch = t["q"].shape[0]
+    return bundle(t["until"], batch), bundle(t["first"], batch)

@@ -1,0 +1,165 @@
+"""A call as kernels see it: what is compiled for it, and what is handed over."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from softmap.maps import chain
+from softmap.ops.call import Call
+from softmap.ops.heads import Heads
+from softmap.ops.triton.common import bundle, counts, dot_precision, limits, next_power
+from softmap.ops.triton.edits import EDITS, options
+
+Grads = tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]
+FIXED = ("q", "k", "v", "until", "first", "rows", "cols", "count")
+
+
+class Link(NamedTuple):
+    """One edit of a chain: its tile code by name, and (name, kind) of its tensors."""
+
+    kernel: str
+    tensors: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A call without its tensors. A string of it is what an operator of torch is given."""
+
+    heads: tuple[int, int, int, int]
+    scale: float
+    scores: tuple[Link, ...]
+    weights: tuple[Link, ...]
+
+    def dumps(self) -> str:
+        return json.dumps([self.heads, self.scale, self.scores, self.weights])
+
+    @property
+    def mixes(self) -> bool:
+        """Whether some edit needs all heads of a cell at once."""
+        return any(
+            EDITS[link.kernel].mixes or ("static", "layer") in link.tensors
+            for link in self.scores + self.weights
+        )
+
+    @cached_property
+    def square(self) -> bool:
+        names = {n for link in self.scores + self.weights for n, _ in link.tensors}
+        return any(EDITS[link.kernel].square for link in self.scores + self.weights) or (
+            "static" in names
+        )
+
+    @property
+    def outputs(self) -> int:
+        """Maps that the kernel multiplies with values: where no edit mixes, closed forms follow."""
+        return self.heads[3] if self.mixes else self.heads[0]
+
+    def tile_heads(self) -> tuple[int, int]:
+        """Heads of a tile before and after the weights edits, powers of two; 0: one a program."""
+        if not self.mixes:
+            return 0, 0
+        halved = sum(EDITS[link.kernel].halves for link in self.weights)
+        least = 16 if self.square else 1
+        heads = max(next_power(self.heads[0]), least << halved, 1 << halved)
+        return heads, heads >> halved
+
+
+@lru_cache(maxsize=512)
+def loads(text: str) -> Spec:
+    heads, scale, scores, weights = json.loads(text)
+
+    def links(rows: Any) -> tuple[Link, ...]:
+        return tuple(Link(k, tuple((n, kind) for n, kind in t)) for k, t in rows)
+
+    return Spec(tuple(heads), scale, links(scores), links(weights))
+
+
+def spec_of(call: Call) -> Spec:
+    """The chains of a call. Where no edit mixes heads, those of the weights have closed forms: they
+    act on the output, and no tile code runs for them."""
+    h: Heads = call.heads
+    heads = (h.maps, h.keys, h.values, h.outputs)
+    spec = Spec(heads, call.scale, _links(call, "scores"), _links(call, "weights"))
+    return spec if spec.mixes else Spec(heads, call.scale, spec.scores, ())
+
+
+def _links(call: Call, stage: str) -> tuple[Link, ...]:
+    links = []
+    for n, edit in chain(call.edits, stage):
+        t = call.tensors[n]
+        named = [(name, kind) for kind, d in zip(t._fields, t, strict=True) for name in d]
+        assert edit.kernel is not None
+        links.append(Link(edit.kernel, tuple(named)))
+    return tuple(links)
+
+
+def tensors_of_call(call: Call, spec: Spec) -> list[Tensor]:
+    """All tensors that the kernels read: ``FIXED``, then those of the links in their order."""
+    mask = limits(call)
+    flat = [call.q, call.k, call.v, mask.until, mask.first, call.rows, call.cols]
+    flat.append(counts(call, mask) if _counted(spec) else call.q.new_empty(0))
+    stages = ("scores", "weights") if spec.weights else ("scores",)
+    for stage in stages:
+        for n, _ in chain(call.edits, stage):
+            for group in call.tensors[n]:
+                flat += group.values()
+    return flat
+
+
+def _counted(spec: Spec) -> bool:
+    return any("count" in EDITS[link.kernel].extras for link in spec.weights)
+
+
+class Chain(NamedTuple):
+    """One stage as kernel arguments: constants, bundles of tensors, and of their gradients."""
+
+    edits: tuple[Any, ...]
+    adjoints: tuple[Any, ...]
+    options: tuple[Any, ...]
+    args: tuple[Any, ...]
+    grads: tuple[Any, ...]
+
+
+def chain_of(
+    links: tuple[Link, ...],
+    heads: int,
+    tensors: dict[str, Tensor],
+    own: list[dict[str, Tensor]],
+    grads: list[dict[str, Tensor]] | None,
+) -> Chain:
+    """A stage of the call; ``own`` and ``grads`` hold the tensors and gradients of each link."""
+    batch = tensors["q"].shape[0]
+    precision = dot_precision(tensors["q"].dtype)
+    rows: list[tuple[Any, ...]] = []
+    for n, (link, t) in enumerate(zip(links, own, strict=True)):
+        tile = EDITS[link.kernel]
+        args = [_bundle(t.get(name), link, name, batch) for name in tile.tensors]
+        args += [bundle(tensors[name], batch) for name in tile.extras]
+        into = [bundle(grads[n].get(name)) if grads else None for name in tile.tensors]
+        constants = options(link.kernel, heads, t, precision)
+        rows.append((tile.forward, tile.adjoint, constants, tuple(args), tuple(into)))
+        heads = heads // 2 if tile.halves else heads
+    return Chain(*(tuple(row[n] for row in rows) for n in range(5)))
+
+
+def _bundle(t: Tensor | None, link: Link, name: str, batch: int) -> Any:
+    kind = dict(link.tensors).get(name)
+    return bundle(t, 1 if kind == "layer" else batch)
+
+
+def own_tensors(spec: Spec, flat: list[Tensor]) -> tuple[list[dict[str, Tensor]], ...]:
+    """The tensors of each link by name, for the scores and for the weights stage."""
+    it = iter(flat[len(FIXED) :])
+    return tuple(
+        [{name: next(it) for name, _ in link.tensors} for link in links]
+        for links in (spec.scores, spec.weights)
+    )
+
+
+def named(flat: list[Tensor]) -> dict[str, Tensor]:
+    """The tensors of :data:`FIXED` by name."""
+    return dict(zip(FIXED, flat, strict=False))
