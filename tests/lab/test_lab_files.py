@@ -26,7 +26,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(
     path = tmp_path / "a.json"
     files.write_json(path, {"old": 1})
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(SoftmapError, match=r"a\.json: could not be written: No space left"):
         files.write_json(path, {"new": 2})
     assert files.read_json(path) == {"old": 1}
     assert os.listdir(tmp_path) == ["a.json"]
@@ -39,7 +39,7 @@ def test_a_folder_takes_its_place_only_when_whole(tmp_path: Path) -> None:
 
     target = tmp_path / "model"
     files.write_folder(target, lambda folder: (folder / "old").touch())
-    with pytest.raises(OSError):
+    with pytest.raises(SoftmapError, match="model: could not be written: No space left"):
         files.write_folder(target, half)
     assert os.listdir(tmp_path) == ["model"] and os.listdir(target) == ["old"]
     files.write_folder(target, lambda folder: (folder / "new").touch())

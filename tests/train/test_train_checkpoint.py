@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from train_stub import Stub, batches, same, weights
 
 from softmap.errors import SoftmapError
+from softmap.files import write
 from softmap.train import BrokenCheckpoint, Checkpoints, checkpoint
-from softmap.train.files import write_text
 from softmap.train.optim import adamw
 from softmap.train.tensors import load_weights, save_weights
 
@@ -164,10 +164,10 @@ def test_a_full_disk_leaves_the_old_one_and_no_temporary(tmp_path, monkeypatch, 
 
 
 def test_a_text_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
-    write_text(tmp_path / "a.json", "old")
-    monkeypatch.setattr("softmap.train.files.os.replace", full_disk)
+    write(tmp_path / "a.json", "old")
+    monkeypatch.setattr("softmap.files.os.replace", full_disk)
     with pytest.raises(SoftmapError, match=r"a\.json: could not be written: No space left"):
-        write_text(tmp_path / "a.json", "new")
+        write(tmp_path / "a.json", "new")
     assert (tmp_path / "a.json").read_text() == "old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
 
 from softmap.errors import SoftmapError, nearest
+from softmap.files import whole_folder
 from softmap.hf import SoftmapForCausalLM
 from softmap.interop import dcformer, diffllama
 from softmap.interop.checkpoint import TOKENIZER_FILES, find_folder, read_checkpoint
@@ -50,32 +48,11 @@ def _check_vacant(dest: Path) -> None:
 
 
 def _write(model: SoftmapForCausalLM, source: Path, dest: Path) -> None:
-    with _whole_folder(dest) as folder:
-        model.save_pretrained(folder)
+    with whole_folder(dest) as folder:
+        try:
+            model.save_pretrained(folder)
+        except SafetensorError as error:
+            raise SoftmapError(f"{dest}: could not be written: {error}") from error
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, folder / name)
-
-
-@contextmanager
-def _whole_folder(dest: Path) -> Iterator[Path]:
-    """A folder beside ``dest`` that takes its name when the block ends, or is gone."""
-    partial = dest.parent / f".{dest.name}.{os.getpid()}.partial"
-    try:
-        partial.mkdir(parents=True)
-        yield partial
-        for path in [*partial.iterdir(), partial]:
-            _fsync(path)
-        os.replace(partial, dest)
-    except (OSError, SafetensorError) as error:
-        raise SoftmapError(f"{dest}: could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and one process at a time in a run's folder."""
+"""What a run writes and reads, and one process at a time in a run's folder."""
 
 from __future__ import annotations
 
@@ -9,34 +9,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from softmap.errors import SoftmapError
-
-
-def write(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Let ``fill`` write ``path`` through a temporary name in the same folder.
-
-    After a failure (a full disk, an interrupt) the old file is intact and nothing is left over.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+from softmap.files import whole_folder, write
 
 
 def write_json(path: Path, value: Any) -> None:
     """``value`` as indented JSON; numbers that JSON does not know (nan, inf) become null."""
     text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write(path, lambda file: file.write(text.encode() + b"\n"))
+    write(path, text + "\n")
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -46,15 +30,8 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
     """Let ``fill`` write a folder under a temporary name; it takes ``path``'s place when whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        fill(temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with whole_folder(path, replace=True) as folder:
+        fill(folder)
 
 
 def read_json(path: Path) -> Any:

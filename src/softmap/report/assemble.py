@@ -9,11 +9,13 @@ from typing import Any
 
 import vl_convert
 
-from softmap.report import compare, files, theme
+from softmap.files import write
+from softmap.report import compare, theme
 from softmap.report.charts import charts
 from softmap.report.load import Run, load
 from softmap.report.page import VEGA_LITE, render
 from softmap.report.style import Chart
+from softmap.report.table import as_csv
 from softmap.report.verdict import verdict
 
 FORMAT = 1
@@ -63,13 +65,13 @@ def build(run_dir: str | Path) -> Path:
     report = _summary(run)
     drawn = charts(run, report["variants"])
     data = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    table = files.table(report["variants"])
+    table = as_csv(report["variants"])
     page = render(run, report, drawn, table)
-    files.write(directory / "report.json", data)
-    files.write(directory / "report.csv", table)
+    write(directory / "report.json", data)
+    write(directory / "report.csv", table)
     for chart in drawn:
         _pictures(chart, len(run.labels), directory / "charts")
-    files.write(directory / "report.html", page)
+    write(directory / "report.html", page)
     return directory / "report.html"
 
 
@@ -93,8 +95,8 @@ def _pictures(chart: Chart, variants: int, folder: Path) -> None:
     config = theme.config(variants, "light", theme.PRINT_FONTS) | {"background": "#ffffff"}
     options: dict[str, Any] = {"vl_version": VEGA_LITE, "config": config}
     svg = vl_convert.vegalite_to_svg(spec, **options)
-    files.write(folder / f"{chart.key}.svg", svg)
-    files.write(folder / f"{chart.key}.png", vl_convert.svg_to_png(svg, scale=2))
+    write(folder / f"{chart.key}.svg", svg)
+    write(folder / f"{chart.key}.png", vl_convert.svg_to_png(svg, scale=2))
 
 
 def _lines(text: str, width: int = 105) -> list[str]:

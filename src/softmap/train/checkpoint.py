@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from softmap.errors import SoftmapError
+from softmap.files import fsync
 from softmap.train import rng
-from softmap.train.files import fsync
 from softmap.train.plan import Position
 from softmap.train.tensors import load_optimizer, load_weights, save_optimizer, save_weights
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from softmap.errors import SoftmapError
+from softmap.files import writing
 from softmap.train import rng
 from softmap.train.checkpoint import Checkpoints
-from softmap.train.files import writing
 from softmap.train.optim import adamw
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process

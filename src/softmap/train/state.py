@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from softmap.errors import SoftmapError
-from softmap.train.files import write_text
+from softmap.files import write
 from softmap.train.options import Options
 from softmap.train.plan import Position
 
@@ -99,7 +99,7 @@ class BudgetsDone:
 
     def add(self, index: int) -> None:
         self._done.append(index)
-        write_text(self._path, json.dumps({"done": self._done}))
+        write(self._path, json.dumps({"done": self._done}))
 
     def _read(self) -> list[int]:
         try:

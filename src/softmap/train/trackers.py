@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from softmap.errors import SoftmapError, nearest
-from softmap.train.files import write_text, writing
+from softmap.files import write, writing
 from softmap.train.plan import Position
 
 Metrics = Mapping[str, float]
@@ -35,7 +35,7 @@ class JsonlTracker:
     def __init__(self, path: Path, resume_at: Position) -> None:
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         kept = [line for line in lines if _not_after(line, resume_at)]
-        write_text(path, "".join(f"{line}\n" for line in kept))
+        write(path, "".join(f"{line}\n" for line in kept))
         self._path = path
         self._file = path.open("ab", buffering=0)  # no buffer that a full disk leaves half written
 

@@ -1,44 +1,10 @@
-"""Writing beside a run without ever leaving half a file under a final name."""
+"""The final results as a table."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
-
-from softmap.errors import SoftmapError
-
-
-def write(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content`` in one step; on any failure the old file stays.
-
-    Raises:
-        SoftmapError: the folder is not writable, or the disk is full.
-    """
-    data = content.encode("utf-8") if isinstance(content, str) else content
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, data)
-    except OSError as error:
-        raise SoftmapError(f"{path}: cannot write it: {error.strerror or error}") from None
-
-
-def _replace(path: Path, data: bytes) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
 
 CSV_COLUMNS = (
     "variant",
@@ -70,7 +36,7 @@ CSV_COLUMNS = (
 )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def as_csv(rows: list[dict[str, Any]]) -> str:
     """The final results as CSV: one line per variant, empty cells where nothing was measured."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
