@@ -18,7 +18,7 @@ from softmap.ops.triton.score_conv_tiles import (
 def hidden_sums(q, k, w1, b1, bias, at, size, P: tl.constexpr):
     """(M, R C) the hidden map before its LeakyReLU, K of the H heads at a time.
 
-    With one group of heads also their scores and bias, (K, R, C), else zeros.
+    With one group of heads also the sum of scores and bias, (K, R, C).
     """
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
@@ -60,8 +60,8 @@ def edited_scores(q, k, w2, bias, hidden, x, n, at, size, P: tl.constexpr):
 
 
 @triton.jit
-def slope_of(z, at, size, P: tl.constexpr):
-    """(M, R C) derivative of the hidden map by z, zero where the hidden map is.
+def slope_of(z, at, size):
+    """(M, R C) derivative of the hidden map by z, which may be the hidden map itself.
 
     Beyond the diagonal the hidden map goes on; where a row's keys have not begun it is zero.
     """
@@ -101,7 +101,7 @@ def forward_kernel(q, k, v, w1, b1, w2, bias, until, first, rows, cols, o, lse, 
         j = c0 - HALO + tl.arange(0, C)
         at = place_tile(until, rows, cols, b, i, j, T, S)
         z, x = hidden_sums(q, k, w1, b1, bias, at, size, P)
-        z *= slope_of(z, at, size, P)
+        z *= slope_of(z, at, size)
         hidden = tl.reshape(z.to(w2.dtype.element_ty), (M, R, C))
         s = edited_scores(q, k, w2, bias, hidden, x, group, at, size, P) * LOG2E
         mine = at[3] & ((j >= c0) & (j < c0 + USE))[None, :]

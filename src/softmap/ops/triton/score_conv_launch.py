@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from softmap.ops.triton.common import bundle, launch
-from softmap.ops.triton.score_conv_backward import backward_kernel
+from softmap.ops.triton.score_conv_backward import gradients_kernel, weights_kernel
 from softmap.ops.triton.score_conv_forward import forward_kernel
 from softmap.ops.triton.score_conv_plan import (
     Packed,
@@ -74,7 +74,7 @@ def forward(q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where) -> tuple[Tens
     launch(
         forward_kernel, (blocks, B * groups, splits),
         *(bundle(t) for t in (q, k, v)), p.w1, p.b, p.w2, p.bias, *places, o, lse,
-        size_of(q, k, v, at.scale), splits, plan, num_warps=tile.warps, num_stages=tile.stages,
+        size_of(q, k, v, at.scale), splits, plan, **tile.hardware(),
     )  # fmt: skip
     return (o[0], lse[0]) if splits == 1 else merge(o, lse, q.dtype)
 
@@ -141,17 +141,22 @@ def band_maps(
     """P and dS of a band, (B', H, rows, keys), in q's dtype; the parameters' part goes to sums."""
     part = slice(band.begin, band.end)
     shape = (band.end - band.begin, q.shape[1], band.stop - band.row, band.last - band.first)
-    maps = q.new_empty(shape), q.new_empty(shape)
-    each = (*(t[part] for t in (q, k, v, do)),)
+    maps = tuple(q.new_empty(shape) for _ in range(3))
+    q, k, v, do = (bundle(t[part]) for t in (q, k, v, do))
     places = [t if t.shape[0] == 1 else t[part] for t in (at.until, at.rows, at.cols)]
+    rest = (*p, *(bundle(t, shape[0]) for t in places))
+    numbers = (size_of(q[0], k[0], v[0], at.scale), (*band[:4], shape[0], 0), plan)
+    use = plan.cols - plan.taps // 2 * 4
+    tiles = shape[0] * -(-shape[2] // plan.rows) * -(-shape[3] // use)
     launch(
-        backward_kernel, (sums.shape[0],),
-        *(bundle(t) for t in each), p.w1, p.b, p.w2, p.bias,
-        *(bundle(t, shape[0]) for t in places), lse[part], delta[part], maps, bundle(sums),
-        size_of(q, k, v, at.scale), (*band[:4], shape[0]), plan,
-        num_warps=tile.warps, num_stages=tile.stages,
+        weights_kernel, (tiles,), q, k, v, do, *rest, lse[part], delta[part], maps, *numbers,
+        **tile.hardware(),
     )  # fmt: skip
-    return maps
+    launch(
+        gradients_kernel, (sums.shape[0],), q, k, *rest, maps, bundle(sums), *numbers,
+        **tile.hardware(),
+    )  # fmt: skip
+    return maps[0], maps[2]
 
 
 def add_products(

@@ -44,6 +44,11 @@ class Tile(NamedTuple):
     warps: int
     stages: int = 1
 
+    def hardware(self) -> dict[str, int]:
+        """Options of the launch. Without the last one ptxas may take 32 registers and spill all."""
+        registers = min(255, 2048 // self.warps)
+        return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
+
 
 class Packed(NamedTuple):
     """w1 (taps, M, N), b (M + H: b1, b2), w2 (taps, H, M), bias (flat): padded with zeros to powers

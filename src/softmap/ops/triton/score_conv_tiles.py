@@ -52,11 +52,15 @@ def seen_scores(q, k, h, at, size, P: tl.constexpr):
 
 
 @triton.jit
-def shift(x, BY: tl.constexpr):
-    """(K, R, C): column c of the result is column c + BY of x, counted around the end."""
+def shift(x, nil, BY: tl.constexpr):
+    """(K, R, C): column c of the result is column c + BY of x, counted around the end.
+
+    nil is zero. Where it is not a constant the compiler shifts x again, instead of holding a copy
+    from an earlier use in registers until then.
+    """
     if BY != 0:
         C: tl.constexpr = x.shape[2]
-        c = (tl.arange(0, C) + (BY + C)) & (C - 1)
+        c = (tl.arange(0, C) + (nil + BY + C)) & (C - 1)
         x = tl.gather(x, tl.broadcast_to(c[None, None, :], x.shape), 2)
     return x
 
@@ -72,21 +76,25 @@ def convolve(acc, x, w, sn, sk, st, WAY: tl.constexpr, P: tl.constexpr):
     n, k = tl.arange(0, acc.shape[0]), tl.arange(0, x.shape[0])
     x = x.to(w.dtype.element_ty)
     for t in tl.static_range(TAPS):
-        moved = tl.reshape(shift(x, WAY * (t - TAPS // 2)), (x.shape[0], acc.shape[1]))
+        moved = tl.reshape(shift(x, 0, WAY * (t - TAPS // 2)), (x.shape[0], acc.shape[1]))
         w_t = tl.load(w + t * st + n[:, None] * sn + k[None, :] * sk)
         acc = tl.dot(w_t, moved, acc, input_precision=P.precision)
     return acc
 
 
 @triton.jit
-def add_weights(to, dy, x, sn, sk, st, P: tl.constexpr):
-    """The weights' gradient: to_t[n, k] += sum_c dy[n, c] x_t[k, c], dy (N, R C), x (K, R, C)."""
+def add_weights(to, dy, x, sn, sk, st, nil, P: tl.constexpr):
+    """The weights' gradient: to_t[n, k] += sum_rc dy[n, r, c] x_t[k, r, c], dy (N, R, C).
+
+    A product for every row, then their sum: one long product would have each warp hold all of dy.
+    """
     TAPS: tl.constexpr = P.taps
     n, k = tl.arange(0, dy.shape[0]), tl.arange(0, x.shape[0])
     x = x.to(dy.dtype)
+    dy = tl.permute(dy, (1, 0, 2))
     for t in tl.static_range(TAPS):
-        moved = tl.reshape(shift(x, t - TAPS // 2), (x.shape[0], dy.shape[1]))
-        part = tl.dot(dy, tl.trans(moved), input_precision=P.precision)
+        moved = tl.permute(shift(x, nil, t - TAPS // 2), (1, 2, 0))
+        part = tl.sum(tl.dot(dy, moved, input_precision=P.precision), 0)
         add_to(to + t * st + n[:, None] * sn + k[None, :] * sk, part)
 
 
