@@ -17,8 +17,10 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
+from softmap.bench.commands import Bench
 from softmap.errors import SoftmapError
 from softmap.lab.interrupts import sigterm_raises
+from softmap.lab.names import split_variants
 
 
 @dataclass
@@ -244,6 +246,7 @@ COMMANDS: dict[str, type] = {
     "generate": Generate,
     "report": Report,
     "import": Import,
+    "bench": Bench,
 }
 
 
@@ -253,31 +256,18 @@ def _seeds(given: Sequence[int]) -> list[int] | None:
     return list(given) or None
 
 
-def split_variants(given: Sequence[str]) -> list[str]:
-    """``["a", "b,c(x=1,y=2)"]`` to ``["a", "b", "c(x=1,y=2)"]``: commas in brackets stay."""
-    found, part, depth = [], "", 0
-    for char in ",".join(given):
-        depth += (char in "([") - (char in ")]")
-        if char == "," and depth == 0:
-            found.append(part.strip())
-            part = ""
-        else:
-            part += char
-    return [name for name in [*found, part.strip()] if name]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done; 2 bad input or a file that cannot be read or written, said in one line on stderr;
-    130 after Ctrl-C and 143 after SIGTERM. SOFTMAP_TRACEBACK=1 shows where an error came from.
+    0 done; 1 the bench found wrong results; 2 bad input or a file that cannot be read or written,
+    said in one line on stderr; 130 after Ctrl-C and 143 after SIGTERM. SOFTMAP_TRACEBACK=1 shows
+    where an error came from.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
         command = _parse(argv)
         with sigterm_raises():
-            command.run(argv)
-        return 0
+            return command.run(argv) or 0
     except (SoftmapError, OSError, KeyboardInterrupt) as error:
         if os.environ.get("SOFTMAP_TRACEBACK") == "1":
             raise

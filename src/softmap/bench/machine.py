@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from softmap.bench.arithmetic import Work
 from softmap.bench.clock import Clock
+from softmap.bench.work import Work
 
-EXPS_PER_SM = 16  # a clock, compute capability 9.0: CUDA C++ programming guide, arithmetic throughput
-REPEATS = 25
-FLOPS_PER_SM = 256  # 128 multiply-adds a clock, same table
+# Results a clock at compute capability 9.0, CUDA C++ programming guide, arithmetic throughput:
+# 16 of exp2, 128 float32 multiply-adds.
+EXPS_PER_SM, FLOPS_PER_SM = 16, 256
+REPEATS = 25  # of exp on one block
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def _gpu(device: torch.device, products: float, moved: float) -> Machine:
     sms = found.multi_processor_count * clock
     return Machine(
         found.name, products, sms * FLOPS_PER_SM, sms * EXPS_PER_SM, moved, False, False,
-        "products and bytes measured in the same run; vector and exp: SMs x clock x the CUDA guide's "
-        "results a clock",
+        "products and bytes measured in the same run; vector and exp: SMs x clock x the "
+        "CUDA guide's results a clock",
     )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ class Run:
             entry.step()
 
     def _foresee(self, entry: Entry) -> None:
-        """A CPU does not refuse memory, it kills: guess a dense map's need from the smaller one's."""
+        """A CPU does not refuse memory, it kills: a dense map's need is guessed first."""
         assert entry.parity is not None
         checked = entry.parity.batch * entry.parity.tokens**2
         if not entry.candidate.dense or self._device.type != "cpu" or self.case.cells <= checked:

@@ -148,7 +148,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("torch", "transformers", "tokenizers", "numpy"):
+    for name in ("torch", "triton", "transformers", "tokenizers", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found

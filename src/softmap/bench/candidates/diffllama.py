@@ -52,18 +52,18 @@ class DiffLlama(Candidate):
 
 
 def _layer(problem: Problem) -> Any:
-    from transformers.models.diffllama.modeling_diffllama import DiffLlamaAttention
     from transformers.models.diffllama.configuration_diffllama import DiffLlamaConfig
+    from transformers.models.diffllama.modeling_diffllama import DiffLlamaAttention
 
     case = problem.case
     norm: Any = problem.call.edits[1]
-    config = DiffLlamaConfig(
+    config: Any = DiffLlamaConfig(  # type: ignore[call-arg]
         hidden_size=case.heads * case.head_dim, num_attention_heads=case.heads,
         num_key_value_heads=case.heads, head_dim=case.head_dim, rms_norm_eps=norm.eps,
         attn_implementation="sdpa",
     )  # fmt: skip
     with torch.device("meta"):
-        layer = DiffLlamaAttention(config, 0)
+        layer: Any = DiffLlamaAttention(config, 0)
     layer.lambda_init = problem.call.edits[0].lambda_init  # type: ignore[assignment]
     layer.groupnorm = nn.RMSNorm(2 * case.head_dim, eps=norm.eps, elementwise_affine=False)
     layer.o_proj = nn.Identity()

@@ -35,7 +35,7 @@ class Sdpa(Candidate):
     def applies(self, problem: Problem) -> str | None:
         device = problem.call.q.device.type
         if device not in self._devices:
-            return f"{self.name} runs on {' and '.join(self._devices)} alone"
+            return f"runs on {' and '.join(self._devices)} alone"
         if problem.call.window is not None and self.name == "sdpa flash" and device == "cuda":
             return "takes no mask, and a window needs one"
         return None
@@ -46,8 +46,9 @@ class Sdpa(Candidate):
 
         def run(leaves: Leaves) -> Tensor:
             with sdpa_kernel(self._kernel):
+                q, k, v = leaves
                 return sdpa(
-                    *leaves, attn_mask=mask, is_causal=mask is None, scale=call.scale,
+                    q, k, v, attn_mask=mask, is_causal=mask is None, scale=call.scale,
                     enable_gqa=grouped,
                 )  # fmt: skip
 

@@ -1,0 +1,193 @@
+"""The commands of ``softmap bench``: dataclasses whose fields are the flags.
+
+Heavy modules are imported inside ``run``, as in ``softmap.cli``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
+
+from softmap.errors import SoftmapError
+
+DECODED = ("diff", "diff2", "dcmha", "dape", "sas", "talking-heads")
+
+
+@dataclass
+class Op:
+    """Time one attention call: our backends beside SDPA, FlexAttention, dense forms and peers.
+
+    Every candidate is first compared with the float64 reference, output and gradients; one that
+    differs gets no speed, and the exit status is 1. Candidates run in interleaved rounds.
+
+    For example:
+      softmap bench op diff dcmha --batch 4 --heads 8 --tokens 512 --head-dim 32
+      softmap bench op dape --tokens 1024 2048 4096 --direction forward --impl chunked
+    """
+
+    variants: Positional[tuple[str, ...]]
+    """Names or compositions, by spaces or commas."""
+    batch: int = 1
+    heads: int = 8
+    """Heads of a plain Transformer of that width; the variant derives its own."""
+    kv_heads: int | None = None
+    tokens: tuple[int, ...] = (512,)
+    """One or more sequence lengths."""
+    head_dim: int = 64
+    dtype: str = "float32"
+    """float32, bfloat16 or float16 (or fp32, bf16, fp16)."""
+    window: int | None = None
+    """Keys that a row sees, its own included."""
+    direction: str = "both"
+    """forward, backward, or both."""
+    impl: tuple[str, ...] = ()
+    """Backends of softmap; by default every one that does not refuse."""
+    peers: tuple[str, ...] = ()
+    """Peers by the beginning of their names, or none; by default all. SDPA is always there."""
+    rounds: int = 20
+    seconds: float = 20.0
+    """After three rounds a candidate takes part in no more once it has taken so long."""
+    out: Path | None = None
+    """A JSON file, written after each case."""
+    device: str = "auto"
+
+    def run(self, argv: Sequence[str]) -> int:
+        from softmap.bench.drive import run_op
+
+        return run_op(self, argv)
+
+
+@dataclass
+class Step:
+    """Time one training step of whole models, forward, backward and AdamW, beside transformer++.
+
+    The models of a recipe, of equal parameters, built and trained by the code of softmap compare;
+    tokens at random. Each model's gradients are first compared with float64.
+
+    For example:
+      softmap bench step
+      softmap bench step dcmha diff --set model.context=512 --impl chunked
+    """
+
+    variants: Positional[tuple[str, ...]] = ()
+    """Variants instead of the recipe's; its control stays."""
+    recipe: str = "demo"
+    """A recipe file, or the name of one that comes with softmap."""
+    set: tuple[str, ...] = ()
+    """Any other value of the recipe, as key.path=value."""
+    impl: str = "auto"
+    rounds: int = 10
+    steps: int = 2
+    """Steps of a model in each round."""
+    out: Path | None = None
+    device: str = "auto"
+
+    def run(self, argv: Sequence[str]) -> int:
+        from softmap.bench.drive import run_step
+
+        return run_step(self, argv)
+
+
+@dataclass
+class Decode:
+    """Time a prompt and new tokens with the cache, and one token at several cache lengths.
+
+    Decoded logits are first compared with the whole dense map in float64. Sizes that are not given
+    are small on a CPU, and 1024 + 128 on a model of width 2048 on a GPU.
+    """
+
+    variants: Positional[tuple[str, ...]] = DECODED
+    """Variants beside transformer++."""
+    hidden_size: int | None = None
+    heads: int | None = None
+    layers: int | None = None
+    batch: int = 1
+    prompt: int | None = None
+    new: int | None = None
+    lengths: tuple[int, ...] = ()
+    """Cache lengths at which one token is timed."""
+    vocab: int = 4096
+    dtype: str | None = None
+    impl: str = "auto"
+    rounds: int = 5
+    out: Path | None = None
+    device: str = "auto"
+
+    def run(self, argv: Sequence[str]) -> int:
+        from softmap.bench.drive import run_decode
+
+        return run_decode(self, argv)
+
+
+@dataclass
+class Plot:
+    """Draw time and memory against the number of tokens.
+
+    One picture for each variant, light and dark.
+
+    For example:
+      softmap bench plot results/op-cpu.json --out docs/images
+    """
+
+    files: Positional[tuple[Path, ...]]
+    """Results of softmap bench op with several --tokens."""
+    out: Path = Path("docs/images")
+
+    def run(self, argv: Sequence[str]) -> int:
+        from softmap.bench.plot import plot
+
+        for file in self.files:
+            for path in plot(file, self.out):
+                print(path)
+        return 0
+
+
+@dataclass
+class Pages:
+    """Write the tables of Markdown pages again from the results that their markers name."""
+
+    files: Positional[tuple[Path, ...]] = (Path("docs/performance.md"), Path("README.md"))
+    check: bool = False
+    """Change nothing; fail where a table is not what its results give."""
+
+    def run(self, argv: Sequence[str]) -> int:
+        from softmap.bench.pages import fill
+        from softmap.files import write
+
+        for path in self.files:
+            before = path.read_text(encoding="utf-8")
+            after = fill(before, path.resolve().parent, str(path))
+            if self.check and after != before:
+                raise SoftmapError(f"{path}: tables differ from the results; softmap bench pages")
+            if not self.check and after != before:
+                write(path, after)
+                print(path, file=sys.stderr)
+        return 0
+
+
+KINDS: dict[str, type] = {
+    "op": Op,
+    "step": Step,
+    "decode": Decode,
+    "plot": Plot,
+    "pages": Pages,
+}
+_Kinds: Any = Union[  # noqa: UP007  # made at run time
+    tuple(Annotated[kind, subcommand(name)] for name, kind in KINDS.items())
+]
+
+
+@dataclass
+class Bench:
+    """Measure speed and memory beside peers, after checking that the numbers are right."""
+
+    what: Annotated[OmitArgPrefixes[OmitSubcommandPrefixes[_Kinds]], arg(name="")]
+
+    def run(self, argv: Sequence[str]) -> int:
+        """Do what was chosen; the exit status."""
+        return self.what.run(argv)  # type: ignore[no-any-return]

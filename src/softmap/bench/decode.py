@@ -1,0 +1,186 @@
+"""``softmap bench decode``: a prompt and new tokens with the cache, and the cost of one token.
+
+The model is called as ``generate`` calls it, with its cache, without its sampling.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.bench.case import DTYPES
+from softmap.bench.clock import synchronize
+from softmap.bench.failure import one_line
+from softmap.bench.models import decoding_error, perturbed
+from softmap.bench.stats import ratios, spread
+from softmap.errors import SoftmapError
+from softmap.hf import SoftmapConfig, SoftmapForCausalLM
+from softmap.hf.cache import SoftmapCache
+from softmap.lab.explain import chosen
+from softmap.nn import accounting
+
+Say = Callable[[str], None]
+CHECKED = 64  #: tokens of prompt, and a quarter as many new, on which decoding is checked
+BURST = 8  #: tokens timed at a cache length
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of the model and of what is decoded. lengths: cache lengths at which a token is timed."""
+
+    hidden_size: int
+    heads: int
+    layers: int
+    batch: int
+    prompt: int
+    new: int
+    lengths: tuple[int, ...]
+    vocab: int
+    dtype: str
+
+    def __post_init__(self) -> None:
+        for name in ("hidden_size", "heads", "layers", "batch", "prompt", "new", "vocab"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise SoftmapError(f"--{flag}: expected 1 or more, found {getattr(self, name)}")
+        if min(self.lengths, default=1) < 1:
+            raise SoftmapError(f"--lengths: expected 1 or more, found {min(self.lengths)}")
+
+    @property
+    def longest(self) -> int:
+        return max(self.prompt + self.new, *(n + BURST for n in self.lengths))
+
+
+@dataclass
+class Model:
+    """One variant on its way."""
+
+    variant: str
+    impl: str = "auto"
+    net: Any = None
+    config: Any = None
+    parity: dict[str, Any] | None = None
+    reason: str = ""
+    prompt: list[float] = field(default_factory=list)  #: seconds
+    new: list[float] = field(default_factory=list)
+    at: dict[int, list[float]] = field(default_factory=dict)  #: seconds a token by cache length
+
+
+class Run:
+    """Models of one size, decoding in turn; :meth:`record` at any moment."""
+
+    def __init__(
+        self, variants: Sequence[str], sizes: Sizes, impl: str, device: torch.device, say: Say
+    ) -> None:
+        self.sizes, self.device, self._say = sizes, device, say
+        self.models = [self._model(v, impl) for v in variants]
+        self.control = variants[0]
+
+    def _model(self, variant: str, impl: str) -> Model:
+        s = self.sizes
+        config = SoftmapConfig(
+            variant=variant, vocab_size=s.vocab, hidden_size=s.hidden_size, impl=impl,
+            num_hidden_layers=s.layers, num_attention_heads=s.heads,
+            max_position_embeddings=s.longest,
+        )  # fmt: skip
+        taken = impl if impl != "auto" else chosen(config, s.prompt, self.device)
+        return Model(variant, taken, config=config, at={n: [] for n in s.lengths})
+
+    @torch.no_grad()
+    def measure(self, rounds: int) -> None:
+        """Parity, a warm-up, then rounds of a whole generation and of tokens at each length."""
+        for model in self.models:
+            self._say(f"{model.variant}: decoding against float64, warm-up")
+            try:
+                self._prepare(model)
+            except Exception as error:  # that variant's row says it; the others go on
+                model.reason = one_line(error)
+        for n in range(rounds):
+            for model in self.models:
+                if not model.reason:
+                    self._say(f"round {n + 1} of {rounds}: {model.variant}")
+                    self._generate(model)
+                    for length in self.sizes.lengths:
+                        model.at[length].append(self._tokens_at(model, length))
+
+    def _prepare(self, model: Model) -> None:
+        torch.manual_seed(0)
+        dtype = DTYPES[self.sizes.dtype]
+        # Moved off its start, where attention adds nothing to the logits.
+        net = perturbed(SoftmapForCausalLM(model.config))
+        model.net = net.to(self.device, dtype).eval()
+        prompt = min(CHECKED, self.sizes.prompt)
+        ids = self._ids(prompt + max(1, prompt // 4))
+        logits = [self._logits(model.net, ids[:, :prompt], cache := SoftmapCache(model.net.model))]
+        for n in range(prompt, ids.shape[1]):
+            logits.append(self._logits(model.net, ids[:, n : n + 1], cache))
+        model.parity = decoding_error(model.net, ids, torch.cat(logits, 1), dtype)
+        if not model.parity["ok"]:
+            model.reason = "decoded logits are wrong"
+
+    def _ids(self, tokens: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.sizes.batch, tokens)
+        return torch.randint(0, self.sizes.vocab, shape, generator=generator).to(self.device)
+
+    @staticmethod
+    def _logits(net: Any, ids: Tensor, cache: Any) -> Tensor:
+        out = net(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return out.logits  # type: ignore[no-any-return]
+
+    def _generate(self, model: Model) -> None:
+        """Greedy: the prompt at once, then token after token."""
+        cache = SoftmapCache(model.net.model)
+        ids, start = self._ids(self.sizes.prompt), self._now()
+        last = self._logits(model.net, ids, cache).argmax(-1)
+        middle = self._now()
+        for _ in range(self.sizes.new):
+            last = self._logits(model.net, last, cache).argmax(-1)
+        model.prompt.append(middle - start)
+        model.new.append(self._now() - middle)
+
+    def _tokens_at(self, model: Model, length: int) -> float:
+        """Seconds of one token with about ``length`` tokens in the cache."""
+        cache = SoftmapCache(model.net.model)
+        last = self._logits(model.net, self._ids(length), cache).argmax(-1)
+        start = self._now()
+        for _ in range(BURST):
+            last = self._logits(model.net, last, cache).argmax(-1)
+        return (self._now() - start) / BURST
+
+    def _now(self) -> float:
+        synchronize(self.device)
+        return time.perf_counter()
+
+    def record(self) -> dict[str, Any]:
+        """Sizes, and a row for every model."""
+        base = self.models[0]
+        return {
+            **vars(self.sizes),
+            "control": base.variant,
+            "rows": [self._row(model, base) for model in self.models],
+        }
+
+    def _row(self, model: Model, base: Model) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "variant": model.variant, "impl": model.impl, "parity": model.parity,
+            "reason": model.reason,
+        }  # fmt: skip
+        if model.reason or not model.new:
+            return found
+        tokens = self.sizes.batch * self.sizes.new
+        speed = [tokens / (a + b) for a, b in zip(model.prompt, model.new, strict=True)]
+        own = [tokens / (a + b) for a, b in zip(base.prompt, base.new, strict=True)]
+        size = torch.empty((), dtype=DTYPES[self.sizes.dtype]).element_size()
+        return found | {
+            "tokens_per_second": spread(speed),
+            "over_control": None if base.reason else ratios(speed, own),
+            "prompt_seconds": spread(model.prompt),
+            "token_seconds": {str(n): spread(s) for n, s in model.at.items() if s},
+            "cache_bytes_per_token": accounting.cache_bytes_per_token(model.config, size),
+        }

@@ -1,0 +1,187 @@
+"""From flags to measured, printed and saved cases; an interrupt leaves what was measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from softmap.bench import decode, rows, step, text
+from softmap.bench.case import DTYPES, PLAIN, SHORT, Case
+from softmap.bench.entry import choose_candidates
+from softmap.bench.machine import measured
+from softmap.bench.op import Run
+from softmap.bench.progress import Progress
+from softmap.bench.save import Report
+from softmap.errors import SoftmapError, nearest
+from softmap.lab import bench, recipe
+from softmap.lab.names import split_variants
+from softmap.ops import BACKENDS
+from softmap.variants import load
+
+if TYPE_CHECKING:
+    from softmap.bench.commands import Decode, Op, Step
+
+WRONG = 1
+#: A candidate is compiled anew for each case; dynamo would stop after eight.
+MANY: dict[str, Any] = {"recompile_limit": 1 << 12, "accumulated_recompile_limit": 1 << 16}
+
+
+def run_op(flags: Op, argv: Sequence[str]) -> int:
+    """``softmap bench op``; the exit status."""
+    device = _device(flags.device)
+    cases = _cases(flags, str(device))
+    chosen = choose_candidates(flags.impl, flags.peers)
+    say = Progress()
+    say("rates of this machine")
+    machine = measured(device, DTYPES[cases[0].dtype])
+    for case in cases:  # a refusal is said before anything is timed
+        Run(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, machine, say)
+    report = Report("op", argv, device, flags.out, rounds=flags.rounds, machine=machine.record())
+    wrong: list[str] = []
+
+    def measure(case: Case) -> None:
+        run = Run(case, chosen, flags.impl, machine, say)
+        try:
+            run.measure(flags.rounds, flags.seconds)
+        finally:
+            found = rows.record(run)
+            report.add(found)
+            say.clear()
+            print("\n".join(text.op_lines(found, case.title)), flush=True)
+            wrong.extend(_wrong(found))
+
+    with torch._dynamo.config.patch(MANY):
+        status = _all(cases, measure, report)
+    return status or _verdict(wrong)
+
+
+def run_step(flags: Step, argv: Sequence[str]) -> int:
+    """``softmap bench step``; the exit status."""
+    overrides: dict[str, str] = {}
+    for item in flags.set:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise SoftmapError(f"--set: expected key.path=value, found {item!r}")
+        overrides[key] = value
+    plan = recipe.load(flags.recipe, overrides)
+    if flags.variants:
+        plan = recipe.with_variants(plan, split_variants(flags.variants))
+    _at_least_one(rounds=flags.rounds, steps=flags.steps)
+    device, say = _device(flags.device), Progress()
+    run = step.Run(plan, _impl(flags.impl), device, say)
+    report = Report("step", argv, device, flags.out, rounds=flags.rounds)
+    return _one(run, lambda: run.measure(flags.rounds, flags.steps), report, say, text.step_lines)
+
+
+def run_decode(flags: Decode, argv: Sequence[str]) -> int:
+    """``softmap bench decode``; the exit status."""
+    device, say = _device(flags.device), Progress()
+    large = device.type == "cuda"
+    defaults: dict[str, Any] = {
+        "hidden_size": 2048 if large else 256, "heads": 16 if large else 8,
+        "layers": 16 if large else 4, "prompt": 1024 if large else 256,
+        "new": 128 if large else 64, "dtype": "bfloat16" if large else "float32",
+        "lengths": (512, 2048, 8192) if large else (128, 512, 2048),
+    }  # fmt: skip
+    given = {name: getattr(flags, name) or value for name, value in defaults.items()}
+    given["dtype"] = SHORT.get(given["dtype"], given["dtype"])
+    Case(dtype=given["dtype"])  # refuses what is none
+    sizes = decode.Sizes(batch=flags.batch, vocab=flags.vocab, **given)
+    variants = list(dict.fromkeys([PLAIN, *_variants(flags.variants)]))
+    _at_least_one(rounds=flags.rounds)
+    run = decode.Run(variants, sizes, _impl(flags.impl), device, say)
+    report = Report("decode", argv, device, flags.out, rounds=flags.rounds)
+    return _one(run, lambda: run.measure(flags.rounds), report, say, text.decode_lines)
+
+
+def _one(
+    run: Any, measure: Callable[[], None], report: Report, say: Progress, lines: Callable[..., Any]
+) -> int:
+    """Whole models are one case."""
+    wrong: list[str] = []
+
+    def measured_case(_: Any) -> None:
+        try:
+            measure()
+        finally:
+            found = run.record()
+            report.add(found)
+            say.clear()
+            print("\n".join(lines(found)), flush=True)
+            wrong.extend(f"{r['variant']}: {r['reason']}" for r in found["rows"] if r["reason"])
+
+    return _all([run], measured_case, report) or _verdict(wrong)
+
+
+def _all(cases: Sequence[Any], measure: Callable[[Any], None], report: Report) -> int:
+    """Measure them all; 130 (143 after SIGTERM) where a signal ended it, else 0."""
+    try:
+        for case in cases:
+            measure(case)
+    except KeyboardInterrupt as stopped:
+        place = f"in {report.out}" if report.out else "above"
+        print(f"softmap: stopped; what was measured is {place}", file=sys.stderr)
+        return 128 + getattr(stopped, "signal", 2)
+    return 0
+
+
+def _verdict(wrong: Sequence[str]) -> int:
+    for line in wrong:
+        print(f"softmap: {line}", file=sys.stderr)
+    return WRONG if wrong else 0
+
+
+def _wrong(case: dict[str, Any]) -> list[str]:
+    """Wrong results of anybody, and failures of ours."""
+    return [
+        f"{case['variant']} T={case['tokens']}: {row['candidate']}: {text.said(row)}"
+        for row in case["rows"]
+        if row["status"] == "wrong" or (row["status"] == "failed" and row["ours"])
+    ]
+
+
+def _cases(flags: Op, device: str) -> list[Case]:
+    _at_least_one(rounds=flags.rounds)
+    common = {"batch": flags.batch, "heads": flags.heads, "kv_heads": flags.kv_heads}
+    common |= {"head_dim": flags.head_dim, "window": flags.window}
+    return [
+        Case(
+            variant=variant, tokens=tokens, dtype=SHORT.get(flags.dtype, flags.dtype),
+            direction=flags.direction, device=device, **common,  # type: ignore[arg-type]
+        )
+        for variant in _variants(flags.variants)
+        for tokens in flags.tokens
+    ]  # fmt: skip
+
+
+def _variants(given: Sequence[str]) -> list[str]:
+    """Canonical names. Raises for an unknown one, and where there is none."""
+    found = [load(name).label for name in split_variants(given)]
+    if not found:
+        raise SoftmapError("bench: expected at least one variant, found none")
+    return found
+
+
+def _impl(name: str) -> str:
+    if name not in ("auto", *BACKENDS):
+        known = ", ".join(["auto", *BACKENDS])
+        raise SoftmapError(
+            f"--impl: expected one of {known}, found {name!r}{nearest(name, BACKENDS)}"
+        )
+    return name
+
+
+def _at_least_one(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise SoftmapError(f"--{name}: expected 1 or more, found {count}")
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return bench.choose_device(name)
+    except SoftmapError as error:
+        raise SoftmapError(str(error).replace("training.device", "--device")) from None

@@ -1,0 +1,109 @@
+"""Time and memory against the number of tokens, from a result of ``softmap bench op``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from softmap.bench import save
+from softmap.errors import SoftmapError
+from softmap.files import write
+from softmap.lab.plan import slug
+from softmap.report import theme
+from softmap.report.page import VEGA_LITE
+
+Row = dict[str, Any]
+PAPER = {"light": "#ffffff", "dark": "#15191e"}
+SDPA = "SDPA, plain attention"
+
+
+def plot(file: Path, folder: Path) -> list[Path]:
+    """An SVG for each variant and theme: ``STEM-VARIANT.svg``, ``STEM-VARIANT-dark.svg``.
+
+    Also a PNG of the light one. Raises ``SoftmapError`` where nothing was timed at two lengths.
+    """
+    found = save.load(file)
+    points = list(_points(found))
+    written: list[Path] = []
+    for variant in dict.fromkeys(p["variant"] for p in points):
+        mine = [p for p in points if p["variant"] == variant]
+        if len({p["tokens"] for p in mine}) > 1:
+            written += _draw(mine, _title(found, variant), folder, f"{file.stem}-{slug(variant)}")
+    if not written:
+        raise SoftmapError(f"{file}: expected a result of bench op with several --tokens")
+    return written
+
+
+def _points(found: dict[str, Any]) -> Iterator[Row]:
+    for case in found["cases"] if found["kind"] == "op" else []:
+        for row in case["rows"]:
+            if row["status"] != "timed" or (row["plain"] and row["candidate"] != row["sdpa"]):
+                continue
+            yield {
+                "variant": case["variant"],
+                "tokens": case["tokens"],
+                "series": SDPA if row["plain"] else row["candidate"],
+                "ms": 1e3 * row["seconds"]["median"],
+                "low": 1e3 * row["seconds"]["low"],
+                "high": 1e3 * row["seconds"]["high"],
+                "MB": (row["peak_bytes"] or 0) / 1e6 or None,
+            }
+
+
+def _title(found: dict[str, Any], variant: str) -> dict[str, Any]:
+    case = next(c for c in found["cases"] if c["variant"] == variant)
+    words = {"both": "forward + backward"}.get(case["direction"], case["direction"])
+    device = found["device"]
+    threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
+    sizes = f"B{case['batch']} H{case['heads']} d{case['head_dim']} {case['dtype']}"
+    return {"text": f"{variant}: {words}", "subtitle": f"{sizes}; {device['name']}{threads}"}
+
+
+def _draw(points: list[Row], title: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+    labels = sorted(dict.fromkeys(p["series"] for p in points), key=lambda name: name != SDPA)
+    written = []
+    for name in ("light", "dark"):
+        config = theme.config(len(labels), name, theme.PRINT_FONTS) | {"background": PAPER[name]}
+        spec = _spec(points, labels) | {"title": title, "padding": 16}
+        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config)
+        path = folder / f"{stem}{'' if name == 'light' else '-dark'}.svg"
+        write(path, svg)
+        written.append(path)
+        if name == "light":
+            write(path.with_suffix(".png"), vl_convert.svg_to_png(svg, scale=2))
+            written.append(path.with_suffix(".png"))
+    return written
+
+
+def _spec(points: list[Row], labels: list[str]) -> dict[str, Any]:
+    panels = [
+        _panel(points, labels, "ms", "Time (ms)", spread=True),
+        _panel([p for p in points if p["MB"]], labels, "MB", "Peak memory (MB)", spread=False),
+    ]
+    spec: dict[str, Any] = alt.hconcat(*panels, spacing=40).to_dict()
+    return spec
+
+
+def _panel(points: list[Row], labels: list[str], field: str, title: str, *, spread: bool) -> Any:
+    ticks = sorted({p["tokens"] for p in points})
+    base = alt.Chart(alt.Data(values=points)).encode(
+        x=alt.X("tokens:Q", title="Tokens",
+                scale=alt.Scale(type="log", base=2, nice=False, padding=16), axis=alt.Axis(values=ticks, format="d")),
+        y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(type="log"),
+                axis=alt.Axis(format="~g", tickCount=3)),
+        color=alt.Color("series:N", title=None, scale=alt.Scale(domain=labels),
+                        legend=alt.Legend(orient="bottom", columns=4)),
+    )  # fmt: skip
+    scale = alt.Scale(domain=labels, range=theme.shapes(len(labels)))
+    points_ = base.mark_point(filled=True, size=70, opacity=1)
+    layers = [
+        base.mark_line(strokeWidth=2),
+        points_.encode(shape=alt.Shape("series:N", title=None, scale=scale)),
+    ]
+    if spread:
+        layers.append(base.mark_rule(strokeWidth=1.5).encode(y="low:Q", y2="high:Q"))
+    return alt.layer(*layers).properties(width=330, height=260)

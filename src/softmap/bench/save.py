@@ -1,0 +1,86 @@
+"""A result file: what was measured, where, when, with what; written after every case."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softmap.errors import SoftmapError
+from softmap.lab import files
+from softmap.lab.measure import provenance
+
+FORMAT = 1
+KINDS = ("op", "step", "decode")
+
+
+class Report:
+    """The file of one call of the bench; whole on disk after each :meth:`add`."""
+
+    def __init__(
+        self, kind: str, argv: Sequence[str], device: torch.device, out: Path | None, **facts: Any
+    ) -> None:
+        assert kind in KINDS
+        self.out = out
+        self.content: dict[str, Any] = {
+            "format": FORMAT,
+            "kind": kind,
+            "command": "softmap " + shlex.join(argv),
+            **environment(device),
+            **facts,
+            "cases": [],
+        }
+
+    def add(self, case: dict[str, Any]) -> None:
+        self.content["cases"].append(case)
+        if self.out is not None:
+            files.write_json(self.out, self.content)
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """When, from which commit, on what, with which versions, compilers among them."""
+    found = provenance(device)
+    found["versions"] |= {n: v for n, v in _compilers().items() if v}
+    found["load_average"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return found
+
+
+def _compilers() -> dict[str, str | None]:
+    try:
+        triton: str | None = metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        triton = None
+    return {"triton": triton, "cuda": torch.version.cuda, "compiler": _compiler()}
+
+
+def _compiler() -> str | None:
+    """First line of what the C++ compiler says of itself."""
+    name = os.environ.get("CXX") or next(
+        (c for c in ("c++", "g++", "clang++") if shutil.which(c)), ""
+    )
+    try:
+        said = subprocess.run(
+            [name, "--version"], capture_output=True, text=True, check=True
+        ).stdout
+        return said.splitlines()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return None
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A result file. Raises ``SoftmapError`` for one that is missing or not ours."""
+    found = files.read_json(path)
+    if found is None:
+        raise SoftmapError(f"{path}: no such file; softmap bench op|step|decode --out writes one")
+    if not isinstance(found, dict) or found.get("kind") not in KINDS:
+        raise SoftmapError(f"{path}: expected a result of softmap bench, found something else")
+    if found.get("format") != FORMAT:
+        raise SoftmapError(f"{path}: expected format {FORMAT}, found {found.get('format')}")
+    return found

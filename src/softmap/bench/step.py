@@ -1,0 +1,154 @@
+"""``softmap bench step``: one training step of whole models, in interleaved rounds.
+
+Models, optimiser and step are those of ``softmap compare``; the tokens are drawn at random, since
+no speed depends on what they say.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmap.bench.clock import synchronize
+from softmap.bench.failure import one_line
+from softmap.bench.models import gradient_error, with_impl
+from softmap.bench.stats import ratios, spread
+from softmap.errors import SoftmapError
+from softmap.lab.explain import chosen
+from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.recipe import Recipe
+from softmap.lab.trial import build
+from softmap.train.optim import adamw
+from softmap.train.parallel import single_process
+from softmap.train.step import train_step
+
+Say = Callable[[str], None]
+WARM_UP = 2  # steps; the optimiser's state is made in the first
+
+
+@dataclass
+class Model:
+    """One variant on its way; ``parity`` as ``models.gradient_error`` gives it."""
+
+    candidate: Candidate
+    impl: str
+    step: Callable[[], Any] = lambda: None
+    parity: dict[str, Any] | None = None
+    reason: str = ""
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        return self.candidate.label
+
+
+def vocabulary(recipe: Recipe) -> int:
+    """Tokens of the recipe's tokenizer, without making it. Raises where it must be loaded."""
+    kind, _, size = recipe.data.tokenizer.partition(":")
+    if kind == "bytes":
+        return 257
+    if kind == "bpe" and size.isdigit():
+        return int(size)
+    raise SoftmapError(
+        f"bench step needs a tokenizer of known size: bytes or bpe:SIZE, found "
+        f"{recipe.data.tokenizer!r}"
+    )
+
+
+class Run:
+    """The models of a recipe, each training on its own; :meth:`record` at any moment."""
+
+    def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
+        plan = make_plan(recipe, vocabulary(recipe))
+        self.recipe, self.device, self._say = recipe, device, say
+        self.control, self.vocab = plan.control, vocabulary(recipe)
+        self.models = [self._model(c, impl) for c in plan.candidates]
+
+    def _model(self, candidate: Candidate, impl: str) -> Model:
+        taken = impl
+        if impl == "auto":
+            taken = chosen(candidate.config, self.recipe.model.context, self.device)
+        return Model(candidate, taken)
+
+    def measure(self, rounds: int, steps: int) -> None:
+        """``steps`` steps of each model in each round."""
+        for model in self.models:
+            self._say(f"{model.label}: gradients against float64, warm-up")
+            try:
+                self._prepare(model)
+            except Exception as error:  # that variant's row says it; the others go on
+                model.reason = one_line(error)
+        for n in range(rounds):
+            self._say(f"round {n + 1} of {rounds}")
+            for model in self.models:
+                if not model.reason:
+                    model.seconds.append(self._timed(model, steps))
+
+    def _prepare(self, model: Model) -> None:
+        mine = model.candidate
+        net = with_impl(build(mine, 0, self.device), model.impl)
+        given = options(self.recipe, mine.peak_lr, 0, mine.label)
+        dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
+
+        def forward(net: nn.Module, ids: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype != torch.float32):
+                return net(input_ids=ids, labels=ids).loss.float()  # type: ignore[no-any-return]
+
+        ids = self._ids(2, min(given.context, 256))
+        model.parity = gradient_error(net.train(), ids.to(self.device), forward, dtype)
+        if not model.parity["ok"]:
+            model.reason = "its gradients are wrong"
+            return
+        optimizer = adamw(net, lr=given.peak_lr, weight_decay=given.weight_decay, betas=given.betas)
+        run: Any = torch.compile(net) if given.compile else net
+        parallel, batch = single_process(net), self._ids(given.batch_size, given.context + 1)
+        model.step = lambda: train_step(run, optimizer, batch, given.peak_lr, given, parallel)
+        for _ in range(WARM_UP):
+            model.step()
+
+    def _ids(self, rows: int, tokens: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, self.vocab, (rows, tokens), generator=generator)
+
+    def _timed(self, model: Model, steps: int) -> float:
+        synchronize(self.device)
+        start = time.perf_counter()
+        for _ in range(steps):
+            model.step()
+        synchronize(self.device)
+        return (time.perf_counter() - start) / steps
+
+    def record(self) -> dict[str, Any]:
+        """Sizes, and a row for every model."""
+        base = next(m for m in self.models if m.label == self.control)
+        tokens = self.recipe.training.batch_size * self.recipe.model.context
+        return {
+            "recipe": self.recipe.name,
+            "batch_tokens": tokens,
+            "precision": self.recipe.training.precision,
+            "control": self.control,
+            "rows": [_row(m, base, tokens, self.recipe.model.context) for m in self.models],
+        }
+
+
+def _row(model: Model, base: Model, tokens: int, context: int) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "variant": model.label,
+        "impl": model.impl,
+        "parity": model.parity,
+        "reason": model.reason,
+        **model.candidate.costs(context),
+    }
+    if not model.seconds or model.reason:
+        return found
+    speed = [tokens / s for s in model.seconds]
+    own = [tokens / s for s in base.seconds] if not base.reason else []
+    return found | {
+        "tokens_per_second": spread(speed),
+        "over_control": ratios(speed, own) if own else None,
+    }
