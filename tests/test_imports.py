@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"*", "lab", "report", "interop", "variants", "bench"},
 }  # fmt: skip
 FREE = ("errors", "files")
+KERNELS = ROOT / "ops" / "triton"
 TORCH_ONLY = (*FREE, "maps", "variants", "ops", "nn")
 
 
@@ -94,6 +95,6 @@ def test_no_cycle_is_allowed() -> None:
 
 def test_import_is_light() -> None:
     """``import softmap`` brings torch and nothing of the extras."""
-    heavy = "transformers", "datasets", "tokenizers", "altair", "pyarrow", "yaml"
+    heavy = "transformers", "datasets", "tokenizers", "altair", "pyarrow", "yaml", "triton"
     code = f"import softmap, softmap.nn, sys; sys.exit(any(m in sys.modules for m in {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -18,6 +18,7 @@ from softmap.maps import Edit
 from softmap.ops.call import Call
 from softmap.ops.triton.common import DTYPES, interpreting
 
+NAMED_ONLY = "its kernels have not been run on a GPU yet, so it has to be named"
 MOST_HEADS, MOST_WIDTH, MOST_RANK = 64, 256, 4
 
 
@@ -78,8 +79,8 @@ def _edits(call: Call) -> str | None:
 
 def _rank(call: Call, n: int) -> int:
     t = call.tensors[n]
-    low = [a for group in (t.query, t.key) for name, a in group.items() if name in ("q1", "k1")]
-    return max((a.shape[2] for a in low), default=0)
+    ranks = [a.shape[2] for d in (t.query, t.key) for name, a in d.items() if name in ("q1", "k1")]
+    return max([0, *ranks])
 
 
 def _convolves(call: Call) -> bool:

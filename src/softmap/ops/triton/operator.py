@@ -1,7 +1,8 @@
 """The kernels as operators of torch, so that ``torch.compile`` takes a call whole.
 
-``softmap::edited_attention`` and its gradient take tensors and a string (``plan.Spec``); fake kernels
-say what comes out. Torch's own operators around them (masks, closed forms) are compiled as usual.
+``softmap::edited_attention`` and its gradient take tensors and a string (``plan.Spec``); fake
+kernels say what comes out. Torch's own operators around them (masks, closed forms) are compiled as
+usual.
 """
 
 from __future__ import annotations

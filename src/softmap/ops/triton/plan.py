@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -36,7 +35,10 @@ class Spec:
     weights: tuple[Link, ...]
 
     def dumps(self) -> str:
-        return json.dumps([self.heads, self.scale, self.scores, self.weights])
+        """``maps keys values outputs|scale|kernel name=kind name=kind;kernel ...|...``, which a
+        compiler that traces this function can form (it cannot call ``json``)."""
+        heads = " ".join([str(n) for n in self.heads])
+        return "|".join([heads, repr(self.scale), _written(self.scores), _written(self.weights)])
 
     @property
     def mixes(self) -> bool:
@@ -68,14 +70,27 @@ class Spec:
         return heads, heads >> halved
 
 
+def _written(links: tuple[Link, ...]) -> str:
+    words = [[link.kernel, *[f"{name}={kind}" for name, kind in link.tensors]] for link in links]
+    return ";".join([" ".join(row) for row in words])
+
+
+def _read(text: str) -> tuple[Link, ...]:
+    rows = [row.split() for row in text.split(";") if row]
+    return tuple(Link(row[0], tuple(_pair(word) for word in row[1:])) for row in rows)
+
+
+def _pair(word: str) -> tuple[str, str]:
+    name, kind = word.split("=")
+    return name, kind
+
+
 @lru_cache(maxsize=512)
 def loads(text: str) -> Spec:
-    heads, scale, scores, weights = json.loads(text)
-
-    def links(rows: Any) -> tuple[Link, ...]:
-        return tuple(Link(k, tuple((n, kind) for n, kind in t)) for k, t in rows)
-
-    return Spec(tuple(heads), scale, links(scores), links(weights))
+    """The inverse of ``Spec.dumps``."""
+    heads, scale, scores, weights = text.split("|")
+    maps, keys, values, outputs = (int(n) for n in heads.split())
+    return Spec((maps, keys, values, outputs), float(scale), _read(scores), _read(weights))
 
 
 def spec_of(call: Call) -> Spec:

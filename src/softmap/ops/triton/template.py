@@ -1,4 +1,4 @@
-"""A call run by the template: masks and tensors gathered, the operator, closed forms on its output."""
+"""A call run by the template: tensors gathered, the operator, closed forms on its output."""
 
 from __future__ import annotations
 
