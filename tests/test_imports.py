@@ -34,7 +34,6 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"*", "lab", "report", "interop", "variants", "bench"},
 }  # fmt: skip
 FREE = ("errors", "files")
-KERNELS = ROOT / "ops" / "triton"
 TORCH_ONLY = (*FREE, "maps", "variants", "ops", "nn")
 
 
