@@ -83,7 +83,7 @@ def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta,
 
 
 @triton.jit
-def hidden_adjoint(maps, w2, to_w2, hidden, band, used, at, size, P: tl.constexpr):
+def hidden_adjoint(maps, w2, to_w2, hidden, nil, band, used, at, size, P: tl.constexpr):
     """(M, R C) gradient of the hidden map; adds to the gradient of w2."""
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
@@ -96,13 +96,13 @@ def hidden_adjoint(maps, w2, to_w2, hidden, band, used, at, size, P: tl.constexp
         ds = tl.load(maps[1] + to, mask=mask, other=0.0)
         dz = convolve(dz, ds, w2 + n * K * M, 1, M, H * M, -1, P)
         own = tl.where(used[None, None, :], ds, 0.0).to(ds.dtype)
-        add_weights(to_w2 + n * K * M, own, hidden, M, 1, H * M, band[5], P)
+        add_weights(to_w2 + n * K * M, own, hidden, M, 1, H * M, nil, P)
     return dz
 
 
 @triton.jit
-def scores_adjoint(q, k, w1, bias, maps, to_w1, to_bias, dz, own, band, used, at, size,
-                   P: tl.constexpr):  # fmt: skip
+def scores_adjoint(q, k, w1, bias, maps, to_w1, to_bias, dz, own, nil, band, used, at,
+                   size, P: tl.constexpr):  # fmt: skip
     """Writes dS, adds to the gradients of w1 and of the bias. dz, own: (M, R, C)."""
     H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
@@ -113,11 +113,11 @@ def scores_adjoint(q, k, w1, bias, maps, to_w1, to_bias, dz, own, band, used, at
     mine = (at[3] & used[None, :])[None]
     for n in tl.static_range(H // K):
         h = n * K + tl.arange(0, K)
-        add_weights(to_w1 + n * K, own, seen_scores(q, k, h, at, size, P), N, 1, M * N, band[5], P)
+        add_weights(to_w1 + n * K, own, seen_scores(q, k, h, at, size, P), N, 1, M * N, nil, P)
         to, mask = band_place(h, at, band, size)
         ds = tl.reshape(tl.load(maps[1] + to, mask=mask, other=0.0).to(tl.float32), (K, R * C))
         if N > H:
-            add_weights(to_w1 + H + n * K, own, seen_bias(bias, h, at, P), N, 1, M * N, band[5], P)
+            add_weights(to_w1 + H + n * K, own, seen_bias(bias, h, at, P), N, 1, M * N, nil, P)
             db = convolve(ds, dz, w1 + H + n * K, 1, N, M * N, -1, P)
             db = tl.where(mine, tl.reshape(db, (K, R, C)), 0.0)
             bias_adjoint(to_bias, bias, h, db, at, P)
@@ -145,17 +145,23 @@ def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size
     # The hidden map has a gradient some columns beyond the last key too.
     across = tl.cdiv(band[3] + TAPS // 2 - band[2], C - TAPS // 2 * 4)
     tiles = band[4] * tl.cdiv(band[1] - band[0], R) * across
+    T, S = size[2], size[3]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        at, used = band_tile(until, rows, cols, band, tile, across, size[2], size[3], P)
-        z, _ = hidden_sums(q, k, w1, b1, bias, at, size, P)
+        # A zero that the compiler cannot know: it then computes indices again, instead of holding
+        # them in registers from phase to phase and from tile to tile.
+        nil = tile * band[5]
+        at, used = band_tile(until, rows, cols, band, tile, across, T, S, P)
+        z, _ = hidden_sums(q, k, w1 + nil, b1, bias, at, size, P)
         z *= slope_of(z, at, size)
         hidden = tl.reshape(z.to(w2.dtype.element_ty), (M, R, C))
-        dz = hidden_adjoint(maps, w2, to_w2, hidden, band, used, at, size, P)
-        dz *= slope_of(z, at, size)
+        at, used = band_tile(until, rows, cols, band, tile + nil, across, T, S, P)
+        dz = hidden_adjoint(maps, w2 + nil, to_w2 + nil, hidden, nil, band, used, at, size, P)
+        dz *= slope_of(tl.reshape(hidden, (M, R * C)), at, size)
         own = of_columns(tl.broadcast_to(used[None, :], (R, C)), dz)
         add_to(to_b1 + tl.arange(0, M), tl.sum(own, 1))
         own = tl.reshape(own.to(w1.dtype.element_ty), (M, R, C))
         dz = tl.reshape(dz.to(w1.dtype.element_ty), (M, R, C))
-        scores_adjoint(q, k, w1, bias, maps, to_w1, to_w2 + TAPS * H * M, dz, own, band, used, at,
-                       size, P)  # fmt: skip
+        at, used = band_tile(until, rows, cols, band, tile + 2 * nil, across, T, S, P)
+        scores_adjoint(q, k, w1 + 2 * nil, bias, maps, to_w1 + nil, to_w2 + TAPS * H * M + nil,
+                       dz, own, nil, band, used, at, size, P)  # fmt: skip
         tl.debug_barrier()  # the next tile's sums are read by other threads
