@@ -9,7 +9,7 @@ from torch import Tensor
 import softmap
 from softmap.errors import SoftmapError
 from softmap.maps import Edit
-from softmap.ops import BACKENDS, make_call
+from softmap.ops import AUTOMATIC, make_call
 from softmap.ops.documents import starts_of
 from softmap.testing import bands
 
@@ -31,15 +31,15 @@ def one_hot(queries: int = 7) -> tuple[Tensor, Tensor, Tensor]:
     return q[:, :, :queries], q, v
 
 
-@pytest.mark.parametrize("impl", BACKENDS)
+@pytest.mark.parametrize("impl", AUTOMATIC)
 @pytest.mark.parametrize("window", [None, 2])
 @pytest.mark.parametrize("queries", [7, 4, 1])
 def test_a_row_sees_its_own_document(impl: str, window: int | None, queries: int) -> None:
     call = make_call(*one_hot(queries), documents=DOCUMENTS, window=window)
-    if why := BACKENDS[impl].refuses(call):
+    if why := AUTOMATIC[impl].refuses(call):
         pytest.skip(why)
     with bands(3):
-        got = BACKENDS[impl].run(call)
+        got = AUTOMATIC[impl].run(call)
     for b in range(2):
         for row, i in zip(got[b, 1], range(7 - queries, 7), strict=True):
             seen = range(max(FIRST[b][i], 0 if window is None else i - window + 1), i + 1)
@@ -50,7 +50,7 @@ def test_a_row_sees_its_own_document(impl: str, window: int | None, queries: int
 def test_one_row_of_documents_is_all_sequences() -> None:
     torch.manual_seed(0)
     qkv = [torch.randn(2, 2, 7, 4) for _ in range(3)]
-    for backend in BACKENDS.values():
+    for backend in AUTOMATIC.values():
         one = make_call(*qkv, documents=DOCUMENTS[:1])
         each = make_call(*qkv, documents=DOCUMENTS[:1].expand(2, -1))
         if backend.refuses(one) is None:

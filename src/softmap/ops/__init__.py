@@ -1,6 +1,7 @@
 """Attention with an edited map: one function, several exact backends."""
 
 from softmap.ops.attention import (
+    AUTOMATIC,
     BACKENDS,
     attention,
     attention_map,
@@ -10,4 +11,13 @@ from softmap.ops.attention import (
 )
 from softmap.ops.options import Options
 
-__all__ = ["BACKENDS", "Options", "attention", "attention_map", "choose", "explain", "make_call"]
+__all__ = [
+    "AUTOMATIC",
+    "BACKENDS",
+    "Options",
+    "attention",
+    "attention_map",
+    "choose",
+    "explain",
+    "make_call",
+]

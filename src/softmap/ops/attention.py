@@ -11,14 +11,21 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
-from softmap.ops import checks, chunked, folded, reference
+from softmap.ops import checks, chunked, compiled, folded, reference
 from softmap.ops.call import Call, bag
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
 
 # In order of preference; ``auto`` takes the first that does not refuse.
-BACKENDS: dict[str, ModuleType] = {"folded": folded, "chunked": chunked, "reference": reference}
+BACKENDS: dict[str, ModuleType] = {
+    "folded": folded,
+    "compiled": compiled,
+    "chunked": chunked,
+    "reference": reference,
+}
+# Those that ``auto`` may take; another says in NAMED_ONLY why it has to be named.
+AUTOMATIC = {name: b for name, b in BACKENDS.items() if not hasattr(b, "NAMED_ONLY")}
 
 
 def attention(
@@ -141,7 +148,7 @@ def _positions(
 def choose(call: Call, impl: str = "auto") -> str:
     """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
     if impl == "auto":
-        return next(name for name, b in BACKENDS.items() if b.refuses(call) is None)
+        return next(name for name, b in AUTOMATIC.items() if b.refuses(call) is None)
     if impl not in BACKENDS:
         known = ", ".join(["auto", *BACKENDS])
         raise SoftmapError(f"impl must be one of {known}, found {impl!r}{nearest(impl, BACKENDS)}")
@@ -152,8 +159,11 @@ def choose(call: Call, impl: str = "auto") -> str:
 
 
 def explain(call: Call) -> list[tuple[str, str | None]]:
-    """Every backend in order of preference with the reason why it refuses the call, or None."""
-    return [(name, backend.refuses(call)) for name, backend in BACKENDS.items()]
+    """Every backend in order of preference with the reason why ``auto`` passes it over, or None."""
+    return [
+        (name, backend.refuses(call) or getattr(backend, "NAMED_ONLY", None))
+        for name, backend in BACKENDS.items()
+    ]
 
 
 def apply_output(o: Tensor, call: Call) -> Tensor:

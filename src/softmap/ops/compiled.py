@@ -1,0 +1,213 @@
+"""The bands of ``chunked``, each compiled: for any edit, at tens of seconds for the first call.
+
+A band's shape is one of few: its rows are always R, its key columns are rounded up to one of four
+lengths, and what is beyond its last key is masked like every later key. So a model compiles at most
+four forward functions and four that recompute a band and return its gradients. Windows,
+documents and the band's place are inputs, and layers with equal edits share what is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from softmap.maps import Band, compute_dtype, make_band
+from softmap.ops import chunked
+from softmap.ops.call import Call, Span, of_batch, run_band, widened
+from softmap.ops.graphs import compiled, meta, missing_compiler, nature
+
+NAMED_ONLY = "it compiles for tens of seconds before its first result; name it to have it"
+
+BAND_BYTES = 1 << 21
+MIN_ROWS, MAX_ROWS = 16, 64
+LENGTHS = 4  # at most so many key lengths
+MIN_STEP = 16
+
+_ROW_KINDS, _KEY_KINDS = ("q", "query"), ("k", "v", "key")
+
+
+def refuses(call: Call) -> str | None:
+    """Why nothing can be compiled here, or None."""
+    return missing_compiler(call.q.device.type)
+
+
+def run(call: Call) -> Tensor:
+    """Attention (B, H', T, d') by compiled bands; exact, with every gradient of the reference."""
+    if not call.batch:
+        return chunked.run(call)
+    spans = bands(call)
+    laid = _laid_out(call, spans)
+    out = chunked.evaluate(laid, spans, Compiled(call, laid))
+    return out[:, :, : call.queries]
+
+
+def bands(call: Call) -> list[Span]:
+    """Bands of R rows, the last one beyond the call's end, over one of ``LENGTHS`` key lengths."""
+    rows, sequences = _size(call)
+    whole = [call.span(i, min(i + rows, call.queries)) for i in range(0, call.queries, rows)]
+    step = max(MIN_STEP, _power(-(-max(s.last - s.first for s in whole) // LENGTHS)))
+    return [
+        s._replace(
+            stop=s.start + rows, last=s.first + -(-(s.last - s.first) // step) * step,
+            begin=b, end=b + sequences,
+        )
+        for b in range(0, call.batch, sequences)
+        for s in whole
+    ]  # fmt: skip
+
+
+def _size(call: Call) -> tuple[int, int]:
+    """Rows of a band, a power of two, and its sequences, a divisor of the batch."""
+    keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
+    row_bytes = call.heads.maps * keys * compute_dtype(call.q).itemsize
+    rows = max(MIN_ROWS, min(MAX_ROWS, _power(BAND_BYTES // row_bytes + 1) // 2))
+    rows = min(rows, _power(call.queries))
+    fitting = max(1, BAND_BYTES // (row_bytes * rows))
+    return rows, max(n for n in range(1, call.batch + 1) if call.batch % n == 0 and n <= fitting)
+
+
+def _power(n: int) -> int:
+    """The power of two at or above n."""
+    return 1 << max(0, n - 1).bit_length()
+
+
+def _laid_out(call: Call, spans: list[Span]) -> Call:
+    """The call with zeros after its last row and key, as far as the bands reach."""
+    T, S = max(s.stop for s in spans), max(s.last for s in spans)
+    kinds, flat = call.flatten()
+    sizes = dict.fromkeys(_ROW_KINDS, T) | dict.fromkeys(_KEY_KINDS, S)
+    laid = call.unflatten(
+        [_arranged(t, kind, sizes.get(kind)) for kind, t in zip(kinds, flat, strict=True)]
+    )
+    cols, valid = widened(call.cols, call.valid, S - call.keys)
+    rows, starts = widened(call.rows, None, T - call.queries)[0], call.starts
+    if starts is not None:
+        starts = starts[:, call.keys - call.queries :]
+        starts = torch.cat([starts, starts[:, -1:].expand(-1, T - call.queries)], 1)
+    starts = None if starts is None else starts.int()
+    return replace(laid, rows=rows.int(), cols=cols.int(), valid=valid, starts=starts)
+
+
+def _arranged(t: Tensor, kind: str, tokens: int | None = None) -> Tensor:
+    """``t``, with zeros up to ``tokens``, in the layout in memory that is compiled for its kind.
+
+    Tensors of tokens have these innermost, as the maps have: with heads innermost, as the edits
+    give them, Inductor would vectorise over the heads and turn every map round.
+    """
+    if kind not in ("query", "key"):
+        return _longer(t, tokens, 2).contiguous()
+    return _longer(t, tokens, 1).movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def _longer(t: Tensor, tokens: int | None, axis: int) -> Tensor:
+    if tokens is None or tokens == t.shape[axis]:
+        return t
+    shape = list(t.shape)
+    shape[axis] = tokens - t.shape[axis]
+    return torch.cat([t, t.new_zeros(shape)], axis)
+
+
+class Compiled(chunked.Eager):
+    """Bands of a call that is laid out, by compiled functions."""
+
+    def __init__(self, call: Call, laid: Call) -> None:
+        kinds, flat = laid.flatten()
+        names = [[tuple(group) for group in t] for t in call.tensors]
+        self.offset, self.window = call.keys - call.queries, call.window or call.keys + MAX_ROWS
+        self.kinds = kinds
+        grad = torch.is_grad_enabled()
+        self.wanted = [n for n, t in enumerate(flat) if grad and t.requires_grad]
+        edits = tuple(
+            nature(e, t.layer.values()) for e, t in zip(call.edits, call.tensors, strict=True)
+        )
+        self.key = (edits, nature(names), call.heads, call.scale, torch.get_num_threads())
+        self.what = " + ".join(type(e).__name__ for e in call.edits) or "plain attention"
+
+    def forward(self, call: Call, span: Span, parts: Sequence[Tensor]) -> Tensor:
+        out = self._run(call, span, parts, ())[0]
+        assert out is not None
+        if self.wanted:  # compiled here, since autograd's threads are no place for it
+            self._function(call, span, self._inputs(call, span, parts, out), tuple(self.wanted))
+        return out
+
+    def backward(
+        self, call: Call, span: Span, parts: Sequence[Tensor], wanted: Sequence[int], grad: Tensor
+    ) -> Sequence[Tensor | None]:
+        return self._run(call, span, parts, tuple(wanted), grad)
+
+    def _run(
+        self,
+        call: Call,
+        span: Span,
+        parts: Sequence[Tensor],
+        wanted: tuple[int, ...],
+        grad: Tensor | None = None,
+    ) -> Sequence[Tensor | None]:
+        inputs = self._inputs(call, span, parts, grad)
+        with torch.no_grad():
+            return self._function(call, span, inputs, wanted)(*inputs)
+
+    def _inputs(
+        self, call: Call, span: Span, parts: Sequence[Tensor], grad: Tensor | None
+    ) -> list[Tensor]:
+        """Where the band lies, then its gradient, then its parts."""
+        rows = slice(span.start - span.lead, span.stop)
+        keys = slice(span.first, span.last)
+        device = call.q.device
+        place = self.offset + rows.start - span.first
+        at = torch.tensor([place, self.window], dtype=torch.int32, device=device)
+        where = [at, of_batch(call.rows, span)[:, rows], of_batch(call.cols, span)[:, keys]]
+        if call.valid is not None:
+            where.append(of_batch(call.valid, span)[:, keys])
+        if call.starts is not None:
+            where.append(of_batch(call.starts, span)[:, rows] - span.first)
+        where += [] if grad is None else [grad]
+        parts = [
+            _arranged(t, kind) if kind in _ROW_KINDS else t
+            for t, kind in zip(parts, self.kinds, strict=True)
+        ]
+        return [*(t.contiguous() for t in where), *parts]
+
+    def _function(
+        self, call: Call, span: Span, inputs: list[Tensor], wanted: tuple[int, ...]
+    ) -> Callable[..., Sequence[Tensor | None]]:
+        masks = (call.valid is not None, call.starts is not None)
+        key: Hashable = (self.key, span.lead, masks, wanted, tuple(map(meta, inputs)))
+        return compiled(key, _band(call, span.lead, masks, wanted), inputs, self.what)
+
+
+def _band(
+    call: Call, lead: int, masks: tuple[bool, bool], wanted: tuple[int, ...]
+) -> Callable[..., Sequence[Tensor | None]]:
+    """A function of :meth:`Compiled._inputs`: the band, or the gradients of the wanted parts."""
+
+    def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:
+        left = list(rest)
+        valid, starts = (left.pop(0) if given else None for given in masks)
+        band_at = _band_at(at, rows, cols, valid, starts)
+        if not wanted:
+            return [run_band(call.unflatten(left), band_at, lead)]
+        grad = left.pop(0)
+        leaves = [t.detach().requires_grad_(n in wanted) for n, t in enumerate(left)]
+        with torch.enable_grad():
+            out = run_band(call.unflatten(leaves), band_at, lead)
+        if not out.requires_grad:
+            return [None] * len(wanted)
+        return torch.autograd.grad(out, [leaves[n] for n in wanted], grad, allow_unused=True)
+
+    return run
+
+
+def _band_at(
+    at: Tensor, rows: Tensor, cols: Tensor, valid: Tensor | None, starts: Tensor | None
+) -> Callable[[int], Band]:
+    def place(pad: int) -> Band:
+        wide, mask = widened(cols, valid, pad)
+        row_index = torch.arange(rows.shape[1], dtype=at.dtype, device=at.device) + at[0]
+        col_index = torch.arange(wide.shape[1], dtype=at.dtype, device=at.device)
+        return make_band(rows, wide, row_index, col_index, at[1], mask, starts)  # type: ignore[arg-type]
+
+    return place
