@@ -152,6 +152,6 @@ class Run:
         return [e for e in self.entries if e.alive]
 
     def _tidy(self) -> None:
-        gc.collect()
         if self._device.type == "cuda":
+            gc.collect()
             torch.cuda.empty_cache()

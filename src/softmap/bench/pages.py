@@ -58,7 +58,7 @@ def _of_results(kind: str, path: Path, argument: str) -> Iterator[str]:
 
 def _source(found: dict[str, Any], argument: str) -> str:
     device, versions = found["device"], found["versions"]
-    threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
+    threads = f", threads: {device['threads']}" if device["kind"] == "cpu" else ""
     return (
         f"{device['name']}{threads}; torch {versions.get('torch')}; commit "
         f"{(found['commit'] or 'unknown')[:12]}; medians of at most {found['rounds']} interleaved "

@@ -58,7 +58,7 @@ def _title(found: dict[str, Any], variant: str) -> dict[str, Any]:
     case = next(c for c in found["cases"] if c["variant"] == variant)
     words = {"both": "forward + backward"}.get(case["direction"], case["direction"])
     device = found["device"]
-    threads = f", {device['threads']} threads" if device["kind"] == "cpu" else ""
+    threads = f", threads: {device['threads']}" if device["kind"] == "cpu" else ""
     sizes = f"B{case['batch']} H{case['heads']} d{case['head_dim']} {case['dtype']}"
     return {"text": f"{variant}: {words}", "subtitle": f"{sizes}; {device['name']}{threads}"}
 
@@ -92,7 +92,8 @@ def _panel(points: list[Row], labels: list[str], field: str, title: str, *, spre
     ticks = sorted({p["tokens"] for p in points})
     base = alt.Chart(alt.Data(values=points)).encode(
         x=alt.X("tokens:Q", title="Tokens",
-                scale=alt.Scale(type="log", base=2, nice=False, padding=16), axis=alt.Axis(values=ticks, format="d")),
+                scale=alt.Scale(type="log", base=2, nice=False, padding=16),
+                axis=alt.Axis(values=ticks, format="d")),
         y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(type="log"),
                 axis=alt.Axis(format="~g", tickCount=3)),
         color=alt.Color("series:N", title=None, scale=alt.Scale(domain=labels),

@@ -57,6 +57,7 @@ def _yardstick(entries: list[Entry]) -> Entry | None:
 
 def _smaller(entries: list[Entry], entry: Entry) -> dict[str, Any]:
     """The candidate of the same maths that took the least memory in this run."""
-    same = [e for e in entries if e.candidate.plain == entry.candidate.plain and e.peak_bytes]
-    least = min(same, key=lambda e: e.peak_bytes or 0, default=None)
-    return {} if least is None else {"instead": least.name, "instead_bytes": least.peak_bytes}
+    same = [e for e in entries if e.candidate.plain == entry.candidate.plain]
+    sizes = {e.name: e.peak_bytes for e in same if e.peak_bytes is not None}
+    least = min(sizes, key=sizes.__getitem__, default=None)
+    return {} if least is None else {"instead": least, "instead_bytes": sizes[least]}
