@@ -18,7 +18,6 @@ from softmap.ops.triton.tiles import (
     LOG2E,
     accumulate,
     finish,
-    flip,
     head_tile,
     held,
     key_head,
@@ -127,32 +126,33 @@ def keys(
     begin = tl.maximum(tl.program_id(0) * BN - offset, 0) // BM * BM
     last = tl.max(tl.load(until[0] + b * until[1] + j, mask=j < S, other=0))
     end = tl.minimum(last - offset, T)
-    # Held are the keys, so products come as [keys, rows] and are flipped for the edits.
-    kt = held(k, b, kh, j[:, None], HEADS[1], S, D, DP, DC)
-    vt = held(v, b, vh, j[:, None], HEADS[2], S, DV, VP, VC)
+    # Held are the keys: here tiles of the map are [keys, rows], and all index tensors so.
+    jt = j[:, None]
+    kt = held(k, b, kh, jt, HEADS[1], S, D, DP, DC)
+    vt = held(v, b, vh, jt, HEADS[2], S, DV, VP, VC)
     k_acc = start(HT, BN, DP, DC)
     v_acc = start(HTO, BN, VP, VC)
     for at_row in range(begin, end, BM):
         n = at_row + tl.arange(0, BM)
-        i = n[:, None]
-        see = visible(until, b, i, j[None, :], offset, S)
-        at = (b, h, i, j[None, :], see, T, S, offset, 0)
+        i = n[None, :]
+        see = visible(until, b, i, jt, offset, S)
+        at = (b, h, i, jt, see, T, S, offset, 0)
         log = load_row(lse, b, h, i, H, T)
         less = load_row(delta, b, h, i, H, T)
-        s = product(kt, k, kh, j[:, None], q, h, n[None, :], b, HEADS[1], H, S, T, D, HT, DP, DC,
+        s = product(kt, k, kh, jt, q, h, i, b, HEADS[1], H, S, T, D, HT, DP, DC,
                     PRECISION) * scale  # fmt: skip
-        steps, p = recomputed(flip(s), log, at, score_args, SCORES, SCORE_OPTIONS)
+        steps, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
         w = tl.where(see, tiles[len(WEIGHTS)], 0.0)
-        v_acc = accumulate(v_acc, dv, out, j[:, None], flip(w), do, out, i, b, OUT, OUT, S, T, DV,
-                           VP, VC, PRECISION)  # fmt: skip
-        g = product(vt, v, vh, j[:, None], do, out, n[None, :], b, HEADS[2], OUT, S, T, DV, HTO,
-                    VP, VC, PRECISION)  # fmt: skip
+        v_acc = accumulate(v_acc, dv, out, jt, w, do, out, n[:, None], b, OUT, OUT, S, T, DV, VP,
+                           VC, PRECISION)  # fmt: skip
+        g = product(vt, v, vh, jt, do, out, i, b, HEADS[2], OUT, S, T, DV, HTO, VP, VC,
+                    PRECISION)  # fmt: skip
         g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                   tl.where(see, flip(g), 0.0), at, "keys")  # fmt: skip
+                   tl.where(see, g, 0.0), at, "keys")  # fmt: skip
         g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
                    at, "keys")  # fmt: skip
-        k_acc = accumulate(k_acc, dk, h, j[:, None], flip(g * scale), q, h, i, b, H, H, S, T, D,
-                           DP, DC, PRECISION)  # fmt: skip
-    finish(k_acc, dk, h, j[:, None], b, H, S, D, DP, DC)
-    finish(v_acc, dv, out, j[:, None], b, OUT, S, DV, VP, VC)
+        k_acc = accumulate(k_acc, dk, h, jt, g * scale, q, h, n[:, None], b, H, H, S, T, D, DP,
+                           DC, PRECISION)  # fmt: skip
+    finish(k_acc, dk, h, jt, b, H, S, D, DP, DC)
+    finish(v_acc, dv, out, jt, b, OUT, S, DV, VP, VC)

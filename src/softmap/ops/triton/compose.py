@@ -11,7 +11,7 @@ write to one place, so results are the same in every run.
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.tiles import heads_of, per_key, per_row
+from softmap.ops.triton.tiles import along, heads_of
 
 
 @triton.jit
@@ -121,9 +121,9 @@ def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     if t[6] is not None:
         dm += mix_adjoint(m, g, at, (t[6],), (d[6],), OPTIONS, SIDE)
     if SIDE == "rows" and d[2] is not None:
-        add_gate(d[2], b, i, h, T, H, per_row(m * g))
+        add_gate(d[2], b, i, h, T, H, along(m * g))
     if SIDE == "keys" and d[5] is not None:
-        add_gate(d[5], b, j, h, S, H, per_key(m * g))
+        add_gate(d[5], b, j, h, S, H, along(m * g))
     for r in tl.static_range(OPTIONS[2]):
         if t[0] is not None:
             w1 = factor(t[0], b, i, r, h, T, H)
@@ -132,9 +132,9 @@ def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
             if SIDE == "rows":
                 down = tl.sum(m * w1, 0)
                 if d[0] is not None:
-                    add_factor(d[0], b, i, r, h, T, H, per_row(m * up))
+                    add_factor(d[0], b, i, r, h, T, H, along(m * up))
                 if d[1] is not None:
-                    add_factor(d[1], b, i, r, h, T, H, per_row(g * down))
+                    add_factor(d[1], b, i, r, h, T, H, along(g * down))
         if t[3] is not None:
             w1 = factor(t[3], b, j, r, h, S, H)
             up = tl.sum(g * factor(t[4], b, j, r, h, S, H), 0)
@@ -142,7 +142,7 @@ def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
             if SIDE == "keys":
                 down = tl.sum(m * w1, 0)
                 if d[3] is not None:
-                    add_factor(d[3], b, j, r, h, S, H, per_key(m * up))
+                    add_factor(d[3], b, j, r, h, S, H, along(m * up))
                 if d[4] is not None:
-                    add_factor(d[4], b, j, r, h, S, H, per_key(g * down))
+                    add_factor(d[4], b, j, r, h, S, H, along(g * down))
     return dm

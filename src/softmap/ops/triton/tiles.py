@@ -1,8 +1,9 @@
 """Tile functions that every kernel is made of: loads, the mask, scores, chains of edits.
 
 A tile of the map is [H, rows, keys] where edits mix heads and [rows, keys], one head a program,
-where they do not. All index tensors have the rank of the tile and broadcast: h is [H, 1, 1] or
-[1, 1], i is [rows, 1], j is [1, keys]. So one tile function serves both.
+where they do not; ``backward.keys`` has the last two axes exchanged. All index tensors broadcast:
+h is [H, 1, 1] or [1, 1], i is [rows, 1], j is [1, keys] (or [1, rows] and [keys, 1]). So one
+tile function serves all.
 
 ``at`` is where a tile lies: (b, h, i, j, see, T, S, offset, part). see: what is visible; offset:
 place of query 0 among the keys; part: number of the program among those that add up the gradients
@@ -50,15 +51,6 @@ def key_head(h, HEADS: tl.constexpr):
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b on the matrix units, in the dtype of b, which came from memory."""
     return tl.dot(a.to(b.dtype), b, acc, input_precision=PRECISION)
-
-
-@triton.jit
-def flip(m):
-    """The last two axes exchanged."""
-    if len(m.shape) == 3:
-        return tl.permute(m, (0, 2, 1))
-    else:
-        return tl.trans(m)
 
 
 @triton.jit
@@ -171,13 +163,9 @@ def per_head(m):
 
 
 @triton.jit
-def per_row(m):
+def along(m):
+    """The tile summed over the axis that its kernel walks: keys of a row, or rows of a key."""
     return tl.sum(m, len(m.shape) - 1, keep_dims=True)
-
-
-@triton.jit
-def per_key(m):
-    return tl.sum(m, len(m.shape) - 2, keep_dims=True)
 
 
 @triton.jit

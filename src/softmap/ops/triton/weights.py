@@ -7,7 +7,7 @@ softmax gives each map's output, and the edit's closed form acts on that (``temp
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.tiles import heads_of, per_head, per_row
+from softmap.ops.triton.tiles import along, heads_of, per_head
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def subtract_pairs_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.const
         if OPTIONS[1]:
             place = d[0][0] + at[0] * d[0][1] + at[2] * d[0][2] + h
             mask = (at[2] < at[5]) & (h < OPTIONS[0] // 2)
-            tl.atomic_add(place, -per_row(g * odd), mask=mask, sem="relaxed")
+            tl.atomic_add(place, -along(g * odd), mask=mask, sem="relaxed")
         else:
             tl.atomic_add(d[0][0] + at[8] * d[0][1], -tl.sum(g * odd), sem="relaxed")
     return join_pairs(g, -share(t[0], at, h, OPTIONS) * g)
