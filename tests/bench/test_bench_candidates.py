@@ -36,9 +36,7 @@ def test_ours_come_first_and_all_of_them() -> None:
     assert {"sdpa flash", "sdpa math", "flex", "dense compiled", "hf diffllama"} <= set(ALL)
 
 
-def test_a_file_in_the_folder_is_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_the_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.py").write_text(
         "from softmap.bench.candidates import Candidate\n"
         "class Mine(Candidate):\n"

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from bench_backend import AddBackend
 from torch import Tensor
 
 from softmap.bench import op, parity
 from softmap.cli import main
 from softmap.ops.call import Call
-
-from bench_backend import AddBackend
 
 SMALL = ["--batch", "2", "--heads", "4", "--head-dim", "8", "--tokens", "24", "--rounds", "3"]
 SMALL += ["--peers", "none"]

@@ -4,7 +4,7 @@
     ...written by softmap bench pages...
     <!-- /bench -->
 
-KIND is ``op``, ``step`` or ``decode`` with a result file (relative to the page), ``formulas`` with
+KIND is ``op``, ``step`` or ``decode`` with result files (relative to the page), ``formulas`` with
 streamed, held or bytes, or ``floors`` with a machine. A result that does not exist yet says so.
 """
 
@@ -41,19 +41,23 @@ def _table(kind: str, argument: str, folder: Path, name: str) -> Iterator[str]:
     if kind not in _TABLES:
         known = ", ".join([*_TABLES, *floors.TABLES])
         raise SoftmapError(f"{name}: expected a table of {known}, found {kind!r}")
-    return _of_results(kind, folder / argument, argument)
+    return _of_results(kind, folder, argument.split())
 
 
-def _of_results(kind: str, path: Path, argument: str) -> Iterator[str]:
-    if not path.exists():
-        yield f"Not measured yet: `{argument}` does not exist."
-        return
-    found = save.load(path)
-    if found["kind"] != kind:
-        raise SoftmapError(f"{path}: expected a result of bench {kind}, found {found['kind']}")
-    yield from _TABLES[kind](found)
-    yield ""
-    yield _source(found, argument)
+def _of_results(kind: str, folder: Path, names: list[str]) -> Iterator[str]:
+    """One table for each file, with the sentence that says where it comes from."""
+    for n, name in enumerate(names):
+        if n:
+            yield ""
+        if not (folder / name).exists():
+            yield f"Not measured yet: `{Path(name).name}` does not exist."
+            continue
+        found = save.load(folder / name)
+        if found["kind"] != kind:
+            raise SoftmapError(f"{name}: expected a result of bench {kind}, found {found['kind']}")
+        yield from _TABLES[kind](found)
+        yield ""
+        yield _source(found, name)
 
 
 def _source(found: dict[str, Any], argument: str) -> str:
