@@ -53,7 +53,7 @@ def band_place(h, at, band, size):
     return to, (h < size[0]) & (i < height) & (j >= 0) & (j < width)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["band"])
 def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta, maps, size, band,
                    P: tl.constexpr):  # fmt: skip
     """P and dS' of one tile of a band, into maps[0] and maps[1], each (B, heads, rows, keys)."""
@@ -125,7 +125,7 @@ def scores_adjoint(q, k, w1, bias, maps, to_w1, to_bias, dz, own, nil, band, use
         tl.store(maps[2] + to, tl.where(mine, ds, 0.0), mask=mask & used[None, None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["band"])
 def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size, band,
                      P: tl.constexpr):  # fmt: skip
     """dS of every n-th tile of a band, n programs in all, from maps[1] into maps[2].

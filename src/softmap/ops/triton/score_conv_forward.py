@@ -69,7 +69,7 @@ def slope_of(z, at, size):
     return of_columns(at[3] | (at[2][None, :] > place[:, None]), tl.where(z > 0, 1.0, SLOPE))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def forward_kernel(q, k, v, w1, b1, w2, bias, until, first, rows, cols, o, lse, size, splits,
                    P: tl.constexpr):  # fmt: skip
     """One block of rows, one group of heads (all heads for the convolutions), a share of the keys.
