@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
-from softmap.ops import checks, chunked, compiled, folded, reference
+from softmap.ops import checks, chunked, compiled, folded, reference, triton
 from softmap.ops.call import Call, bag
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
@@ -20,6 +20,7 @@ from softmap.ops.options import Options, check_names
 # In order of preference; ``auto`` takes the first that does not refuse.
 BACKENDS: dict[str, ModuleType] = {
     "folded": folded,
+    "triton": triton,
     "compiled": compiled,
     "chunked": chunked,
     "reference": reference,

@@ -45,8 +45,9 @@ class _Absent:
 def compiling(capability: int = 90) -> Iterator[list[dict[str, Any]]]:
     """Every launch inside only compiles its kernel; yields what each needs, in order.
 
-    kernel, heads (of a tile), rows, keys, warps, stages; registers (a thread), spilled (bytes a
-    thread: the local memory that ptxas reserved), shared (bytes a program), seconds.
+    kernel, phase, heads (of a tile), rows, keys, piece (of the width), warps, stages; registers
+    (a thread), spilled (bytes a thread: the local memory that ptxas reserved), shared (bytes a program), loops (instructions of
+    a warp in a turn of each loop over tiles), seconds.
     """
     found: list[dict[str, Any]] = []
 
@@ -58,6 +59,7 @@ def compiling(capability: int = 90) -> Iterator[list[dict[str, Any]]]:
                  "stages": "num_stages"}  # fmt: skip
         row |= {name: options.get(key) for name, key in sizes.items()}
         row |= usage(binary.asm["cubin"]) | {"shared": binary.metadata.shared}
+        row["loops"] = loops(binary.asm["cubin"])
         found.append(row | {"seconds": round(time.perf_counter() - begin, 2)})
 
     with warnings.catch_warnings(), launching(compile_):
@@ -73,13 +75,34 @@ def compiling(capability: int = 90) -> Iterator[list[dict[str, Any]]]:
 
 def usage(cubin: bytes) -> dict[str, int]:
     """Registers and bytes of local memory (spills) per thread, by Triton's own ``cuobjdump``."""
+    text = _tool("-res-usage", cubin)
+    numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {"registers": numbers["REG"], "spilled": numbers["STACK"] + numbers["LOCAL"]}
+
+
+def _tool(option: str, cubin: bytes) -> str:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(TOOLS / "cuobjdump"), "-res-usage", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    numbers = {name: int(n) for name, n in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
-    return {"registers": numbers["REG"], "spilled": numbers["STACK"] + numbers["LOCAL"]}
+        command = [str(TOOLS / "cuobjdump"), option, file.name]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+# In the assembler's listing: every instruction's place, and every branch with where it goes.
+PLACE = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/", re.M)
+BRANCH = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\d+ )?BRA[^;]*?0x([0-9a-f]+) ;")
+
+
+def loops(cubin: bytes) -> list[int]:
+    """Instructions of a warp in one turn of each outer loop, in order, inner loops counted once."""
+    text = _tool("-sass", cubin)
+    places = [int(at, 16) for at in PLACE.findall(text)]
+    jumps = [(int(to, 16), int(at, 16)) for at, to in BRANCH.findall(text)]
+    outer: list[tuple[int, int]] = []
+    for first, last in sorted((to, at) for to, at in jumps if to < at):
+        if not outer or first > outer[-1][1]:
+            outer.append((first, last))
+    return [sum(first <= at <= last for at in places) for first, last in outer]
 
 
 def available() -> bool:

@@ -67,14 +67,15 @@ def product(xt, x, xh, i, y, yh, j, b, NX, NY, TX, TY, W, HT: tl.constexpr, WP: 
             WC: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """x y^T, a tile of the map, the width W in pieces of WC; xt is ``held``. i [M, 1], j [1, N]."""
     s = zeros(HT, i.shape[0], j.shape[1])
-    for start in tl.static_range(0, WP, WC):
-        c = start + tl.arange(0, WC)
-        yt = load(y, b, yh, j, c[:, None], NY, TY, W)
-        if WP == WC:
-            s = dot(xt, yt, s, PRECISION)
-        else:
+    if WP == WC:
+        yt = load(y, b, yh, j, tl.arange(0, WC)[:, None], NY, TY, W)
+        return dot(xt, yt, s, PRECISION)
+    else:
+        for begin in tl.range(0, WP, WC, num_stages=1):
+            c = begin + tl.arange(0, WC)
+            yt = load(y, b, yh, j, c[:, None], NY, TY, W)
             s = dot(load(x, b, xh, i, c[None, :], NX, TX, W), yt, s, PRECISION)
-    return s
+        return s
 
 
 @triton.jit
@@ -97,7 +98,7 @@ def accumulate(acc, out, oh, i, m, y, yh, j, b, NO, NY, TO, TY, W, WP: tl.conste
         yt = load(y, b, yh, j, tl.arange(0, WC)[None, :], NY, TY, W)
         return dot(m, yt, acc, PRECISION)
     else:
-        for begin in tl.static_range(0, WP, WC):
+        for begin in tl.range(0, WP, WC, num_stages=1):
             c = (begin + tl.arange(0, WC))[None, :]
             part = load(out, b, oh, i, c, NO, TO, W)
             part = dot(m, load(y, b, yh, j, c, NY, TY, W), part, PRECISION)

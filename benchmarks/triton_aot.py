@@ -1,0 +1,94 @@
+"""What the Triton kernels need of an H100, from code compiled for sm_90; no GPU is needed.
+
+    python benchmarks/triton_aot.py --out results/triton-sm90.json
+
+For each variant and size: registers and spilled bytes a thread, shared memory a program, instructions
+of a warp in a turn of each loop over tiles and, from those, lane-instructions a cell of one head. A
+program may have 255 registers a thread and 227 KiB of shared memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softmap.lab.measure import provenance
+from softmap.maps import tensors_of
+from softmap.nn import Attention
+from softmap.nn.positions import Positions
+from softmap.ops import make_call
+from softmap.ops.call import Call
+
+MIXING = ("dcmha", "dcmha(static=true)", "talking-heads")
+APART = ("transformer++", "kerple", "fire", "diff")
+SIZES = ((8, 64), (16, 64), (32, 64), (8, 128), (16, 128), (32, 128))
+LIMIT = 227 << 10
+TOKENS = 512
+
+
+def call_of(variant: str, heads: int, width: int) -> Call:
+    """A training call in bfloat16; parameters keep float32, as under autocast."""
+    layer = Attention(heads * width, heads, variant, head_dim=width)
+    x = torch.zeros(1, TOKENS, heads * width)
+    with torch.no_grad():
+        q, k, v = layer.project(x, Positions.of(TOKENS, None, x.device).cols)
+        tensors: list[Any] = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
+    q, k, v = (t.bfloat16() for t in (q, k, v))
+    for n, t in enumerate(tensors):
+        query, key = ({m: a.bfloat16() for m, a in d.items()} for d in (t.query, t.key))
+        tensors[n] = t._replace(query=query, key=key)
+    return make_call(q, k, v, list(layer.edits), tensors=tensors)  # type: ignore[arg-type]
+
+
+def compile_all(call: Call) -> list[dict[str, Any]]:
+    """Forward and backward of a call, compiled and not run."""
+    from softmap.ops.triton.aot import compiling
+    from softmap.ops.triton.gradients import backward
+    from softmap.ops.triton.launch import forward
+    from softmap.ops.triton.plan import FIXED, spec_of, tensors_of_call
+
+    spec = spec_of(call)
+    flat = tensors_of_call(call, spec)
+    needs = [n < 3 or n >= len(FIXED) for n in range(len(flat))]
+    with compiling(90) as found, torch.no_grad():
+        o, lse = forward(flat, spec)
+        backward(torch.zeros_like(o), o, lse, flat, spec, needs)
+    return found
+
+
+def measure(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
+    rows = compile_all(call_of(variant, heads, width))
+    for row in rows:
+        cells = max(1, row["heads"]) * row["rows"] * row["keys"]
+        row["lane_instructions_per_cell"] = [
+            round(n * 32 * row["warps"] / cells, 1) for n in row["loops"]
+        ]
+        row["fits"] = row["shared"] <= LIMIT
+    return [{"variant": variant, "H": heads, "d": width} | row for row in rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--variants", nargs="*", default=[*APART, *MIXING])
+    parser.add_argument("--out", type=Path, default=Path("results/triton-sm90.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for variant in options.variants:
+        # Where heads are apart a program takes one, whatever their number.
+        sizes = SIZES if variant in MIXING else ((4, 64), (4, 128))
+        for heads, width in sizes:
+            for row in measure(variant, heads, width):
+                rows.append(row)
+                print(*(f"{name} {value}" for name, value in row.items()), flush=True)
+    head = {"what": __doc__.splitlines()[0], "capability": 90, "limit_shared": LIMIT}
+    found = head | {"provenance": provenance(torch.device("cpu")), "kernels": rows}
+    options.out.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
