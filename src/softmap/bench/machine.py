@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from statistics import median
 from typing import Any
 
 import torch
@@ -81,12 +80,12 @@ def measured(device: torch.device, dtype: torch.dtype) -> Machine:
         products = _products(device, dtype)
         copy = torch.empty(1 << 26, dtype=torch.float32, device=device)
         into = torch.empty_like(copy)
-        moved = 2 * copy.numel() * 4 / _best(lambda: into.copy_(copy), device, 5)
+        moved = 2 * copy.numel() * 4 / _best(lambda: into.copy_(copy), device, 20)
         if device.type == "cuda":
             return _gpu(device, products, moved)
         vector = _products(device, torch.float32)
         block = torch.rand(1 << 17)  # enough for torch to use its threads
-        exps = REPEATS * block.numel() / _best(lambda: _repeat(block), device, 5)
+        exps = REPEATS * block.numel() / _best(lambda: _repeat(block), device, 20)
     return Machine(
         "this machine", products, vector, exps, moved, True, True,
         "measured in the same run; vector: the rate of a float32 product",
@@ -108,7 +107,7 @@ def _products(device: torch.device, dtype: torch.dtype) -> float:
     n = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     out = torch.empty(n, n, device=device, dtype=dtype)
-    return 2 * n**3 / _best(lambda: torch.matmul(a, b, out=out), device, 9)
+    return 2 * n**3 / _best(lambda: torch.matmul(a, b, out=out), device, 40)
 
 
 def _repeat(block: torch.Tensor) -> None:
@@ -118,14 +117,14 @@ def _repeat(block: torch.Tensor) -> None:
 
 
 def _best(run: Callable[[], Any], device: torch.device, count: int) -> float:
-    """The median over a few calls, after two to warm up."""
+    """The fastest of some calls: a floor must not be raised by what else the machine does."""
     if device.type == "cuda":
+        run()
         clock = Clock(device)
-        times = [clock.seconds(lambda _: run()) for _ in range(count + 2)]
-    else:
-        times = []
-        for _ in range(count + 2):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-    return median(times[2:])
+        return min(clock.seconds(lambda _: run()) for _ in range(count))
+    times = []
+    for _ in range(count):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -23,6 +23,7 @@ from softmap.ops import choose
 
 Say = Callable[[str], None]
 MIN_ROUNDS = 3
+SETTLED = 1.0  #: seconds; a first call as long as that has warmed up what it will
 #: Guessed need over free memory at which a dense map is not tried: swapping would stop the machine.
 FULL = 0.8
 
@@ -96,7 +97,7 @@ class Run:
         entry.first_seconds = time.perf_counter() - begin
         self._last_rows(entry, out)
         del out
-        if entry.alive:
+        if entry.alive and entry.first_seconds < SETTLED:
             entry.step()
 
     def _foresee(self, entry: Entry) -> None:

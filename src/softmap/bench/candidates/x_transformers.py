@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from softmap.bench.candidates._base import Candidate, Leaves, Runner
@@ -13,7 +14,11 @@ from softmap.variants.talking_heads import HeadMix
 
 
 class XTransformers(Candidate):
-    """``x_transformers.attend.Attend`` with talking heads before and after the softmax."""
+    """``x_transformers.attend.Attend`` with talking heads before and after the softmax.
+
+    Its mix before the softmax is added to the scores (as of 2.31), so it is given ours less the
+    identity. Earlier versions replace the scores; they would fail the parity check.
+    """
 
     name = "x-transformers"
     dense = True
@@ -45,8 +50,9 @@ class XTransformers(Candidate):
             del mix.weight
 
         def run(leaves: Leaves) -> Tensor:
-            q, k, v, *weights = leaves
-            for mix, weight in zip(mixes, weights, strict=True):
+            q, k, v, pre, post = leaves
+            added = pre - torch.eye(len(pre), dtype=pre.dtype, device=pre.device)
+            for mix, weight in zip(mixes, (added, post), strict=True):
                 mix.weight = weight.T[:, :, None, None]
             return attend(q, k, v)[0]  # type: ignore[no-any-return]
 
