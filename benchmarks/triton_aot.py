@@ -2,9 +2,9 @@
 
     python benchmarks/triton_aot.py --out results/triton-sm90.json
 
-For each variant and size: registers and spilled bytes a thread, shared memory a program, instructions
-of a warp in a turn of each loop over tiles and, from those, lane-instructions a cell of one head. A
-program may have 255 registers a thread and 227 KiB of shared memory.
+For each variant and size: registers and spilled bytes a thread, shared memory a program,
+instructions of a warp in a turn of each loop over tiles and, from those, lane-instructions a cell
+of one head. A program may have 255 registers a thread and 227 KiB of shared memory.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def compiling(capability: int = 90) -> Iterator[list[dict[str, Any]]]:
     """Every launch inside only compiles its kernel; yields what each needs, in order.
 
     kernel, phase, heads (of a tile), rows, keys, piece (of the width), warps, stages; registers
-    (a thread), spilled (bytes a thread: the local memory that ptxas reserved), shared (bytes a program), loops (instructions of
-    a warp in a turn of each loop over tiles), seconds.
+    (a thread), spilled (bytes a thread: the local memory that ptxas reserved), shared (bytes a
+    program), loops (instructions of a warp in a turn of each loop over tiles), seconds.
     """
     found: list[dict[str, Any]] = []
 

@@ -20,6 +20,7 @@ from softmap.ops.triton.tiles import (
     finish,
     head_tile,
     held,
+    hide,
     key_head,
     load,
     load_row,
@@ -34,11 +35,19 @@ from softmap.ops.triton.tiles import (
 
 
 @triton.jit
-def recomputed(s, log, at, scores, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
+def recomputed(s, log, at, until, args, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
     """The tiles of the scores edits, and the weights P."""
-    tiles = trace(SCORES, OPTIONS, scores, s, at)
-    p = tl.where(at[4], tl.exp2(tiles[len(SCORES)] * LOG2E - log), 0.0)
-    return tiles, p
+    tiles = trace(SCORES, OPTIONS, args, s, at)
+    p = tl.exp2(tiles[len(SCORES)] * LOG2E - log)
+    return tiles, hide(p, until, at[0], at[2], at[3], at[7], at[6], 0.0)
+
+
+@triton.jit
+def seen(g, see, WEIGHTS: tl.constexpr):
+    """Weights edits see zeros, forward and backward, where nothing is visible; else P hides it."""
+    if len(WEIGHTS) > 0:
+        g = tl.where(see, g, 0.0)
+    return g
 
 
 @triton.jit
@@ -76,12 +85,12 @@ def rows(
             at = (b, h, i, j[None, :], see, T, S, offset, part)
             s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
                         PRECISION) * scale  # fmt: skip
-            _, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
+            _, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
             tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
             g = product(gt, do, out, i, v, vh, j[None, :], b, OUT, HEADS[2], T, S, DV, HTO, VP, VC,
                         PRECISION)  # fmt: skip
             g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                       tl.where(see, g, 0.0), at, "")  # fmt: skip
+                       seen(g, see, WEIGHTS), at, "")  # fmt: skip
             less += tl.sum(p * g, 2, keep_dims=True)
     store_row(delta, b, h, i, H, T, less)
 
@@ -92,12 +101,12 @@ def rows(
         at = (b, h, i, j[None, :], see, T, S, offset, part)
         s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
                     PRECISION) * scale  # fmt: skip
-        steps, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
+        steps, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
         g = product(gt, do, out, i, v, vh, j[None, :], b, OUT, HEADS[2], T, S, DV, HTO, VP, VC,
                     PRECISION)  # fmt: skip
         g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                   tl.where(see, g, 0.0), at, "rows")  # fmt: skip
+                   seen(g, see, WEIGHTS), at, "rows")  # fmt: skip
         g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
                    at, "rows")  # fmt: skip
         acc = accumulate(acc, dq, h, i, g * scale, k, kh, j[:, None], b, H, HEADS[1], T, S, D,
@@ -141,15 +150,15 @@ def keys(
         less = load_row(delta, b, h, i, H, T)
         s = product(kt, k, kh, jt, q, h, i, b, HEADS[1], H, S, T, D, HT, DP, DC,
                     PRECISION) * scale  # fmt: skip
-        steps, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
+        steps, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
-        w = tl.where(see, tiles[len(WEIGHTS)], 0.0)
+        w = seen(tiles[len(WEIGHTS)], see, WEIGHTS)
         v_acc = accumulate(v_acc, dv, out, jt, w, do, out, n[:, None], b, OUT, OUT, S, T, DV, VP,
                            VC, PRECISION)  # fmt: skip
         g = product(vt, v, vh, jt, do, out, i, b, HEADS[2], OUT, S, T, DV, HTO, VP, VC,
                     PRECISION)  # fmt: skip
         g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                   tl.where(see, g, 0.0), at, "keys")  # fmt: skip
+                   seen(g, see, WEIGHTS), at, "keys")  # fmt: skip
         g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
                    at, "keys")  # fmt: skip
         k_acc = accumulate(k_acc, dk, h, jt, g * scale, q, h, n[:, None], b, H, H, S, T, D, DP,

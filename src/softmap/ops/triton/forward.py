@@ -16,6 +16,7 @@ from softmap.ops.triton.tiles import (
     finish,
     head_tile,
     held,
+    hide,
     key_head,
     load_row,
     product,
@@ -56,12 +57,15 @@ def forward(
     if HT == 0 or PHASE != "edit":
         for at_key in range(begin, end, BN):
             j = at_key + tl.arange(0, BN)
-            see = visible(until, b, i, j[None, :], offset, S)
-            at = (b, h, i, j[None, :], see, T, S, offset, 0)
             s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
-                        PRECISION) * scale  # fmt: skip
-            s = edited(SCORES, SCORE_OPTIONS, score_args, s, at)
-            s = tl.where(see, s * LOG2E, -float("inf"))
+                        PRECISION)  # fmt: skip
+            if len(SCORES) == 0:
+                s *= scale * LOG2E
+            else:
+                # No scores edit asks what is visible.
+                at = (b, h, i, j[None, :], 0, T, S, offset, 0)
+                s = edited(SCORES, SCORE_OPTIONS, score_args, s * scale, at) * LOG2E
+            s = hide(s, until, b, i, j[None, :], offset, S, -float("inf"))
             above = tl.maximum(top, tl.max(s, len(s.shape) - 1, keep_dims=True))
             safe = tl.where(above == -float("inf"), 0.0, above)
             p = tl.exp2(s - safe)

@@ -39,6 +39,15 @@ def visible(until, b, i, j, offset, S):
 
 
 @triton.jit
+def hide(m, until, b, i, j, offset, S, fill):
+    """``fill`` where the tile is not visible; tiles that are seen whole cost no comparison."""
+    end = tl.load(until[0] + b * until[1] + j, mask=j < S, other=0)
+    if (tl.max(j) > tl.min(i) + offset) | (tl.max(i) + offset >= tl.min(end)):
+        m = tl.where((j <= i + offset) & (i + offset < end), m, fill)
+    return m
+
+
+@triton.jit
 def key_head(h, HEADS: tl.constexpr):
     """The key head that map h reads: ``ops.heads.Heads.key_of_map``."""
     maps: tl.constexpr = HEADS[0] // HEADS[3]
