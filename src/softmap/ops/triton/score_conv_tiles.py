@@ -86,14 +86,19 @@ def convolve(acc, x, w, sn, sk, st, WAY: tl.constexpr, P: tl.constexpr):
 def add_weights(to, dy, x, sn, sk, st, nil, P: tl.constexpr):
     """The weights' gradient: to_t[n, k] += sum_rc dy[n, r, c] x_t[k, r, c], dy (N, R, C).
 
-    A product for every row, then their sum: one long product would have each warp hold all of dy.
+    A product for every two rows, then their sum: in one long product each warp would hold all of
+    dy.
     """
     TAPS: tl.constexpr = P.taps
-    n, k = tl.arange(0, dy.shape[0]), tl.arange(0, x.shape[0])
+    N: tl.constexpr = dy.shape[0]
+    K: tl.constexpr = x.shape[0]
+    PAIRS: tl.constexpr = dy.shape[1] // 2
+    LONG: tl.constexpr = dy.shape[2] * 2
+    n, k = tl.arange(0, N), tl.arange(0, K)
     x = x.to(dy.dtype)
-    dy = tl.permute(dy, (1, 0, 2))
+    dy = tl.permute(tl.reshape(dy, (N, PAIRS, LONG)), (1, 0, 2))
     for t in tl.static_range(TAPS):
-        moved = tl.permute(shift(x, nil, t - TAPS // 2), (1, 2, 0))
+        moved = tl.permute(tl.reshape(shift(x, nil, t - TAPS // 2), (K, PAIRS, LONG)), (1, 2, 0))
         part = tl.sum(tl.dot(dy, moved, input_precision=P.precision), 0)
         add_to(to + t * st + n[:, None] * sn + k[None, :] * sk, part)
 
