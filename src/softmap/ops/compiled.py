@@ -29,11 +29,13 @@ MIN_STEP = 16
 _ROW_KINDS, _KEY_KINDS = ("q", "query"), ("k", "v", "key")
 
 
+@torch._disable_dynamo
 def refuses(call: Call) -> str | None:
     """Why nothing can be compiled here, or None."""
     return missing_compiler(call.q.device.type)
 
 
+@torch._disable_dynamo  # a graph break under torch.compile; compiler.disable imports dynamo now
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') by compiled bands; exact, with every gradient of the reference."""
     if not call.batch:
