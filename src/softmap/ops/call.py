@@ -73,7 +73,7 @@ class Call:
 
     @property
     def pad(self) -> int:
-        return max((e.pad for _, e in chain(self.edits, "scores")), default=0)
+        return max([0, *(e.pad for _, e in chain(self.edits, "scores"))])  # no default=: dynamo
 
     @property
     def batch(self) -> int:
