@@ -1,12 +1,12 @@
-"""Score convolution, backward: the weights and the scores' gradients of a band, and the parameters'.
+"""Score convolution, backward: weights and score gradients of a band, and the parameters' sums.
 
 Two kernels write maps of a band of rows; products with q, k, v and do follow outside of them.
 
     weights    P = softmax(S'), dS' = P (do v - delta)
     gradients  dS from dS' through both convolutions; sums for the parameters
 
-So no program holds sums for the queries, keys or values of all heads beside a tile, and all sums are
-formed in a fixed order. One kernel for both would hold twice as much, and twice the halo.
+So no program holds sums for the queries, keys or values of all heads beside a tile, and all sums
+are formed in a fixed order. One kernel for both would hold twice as much, and twice the halo.
 """
 
 import triton

@@ -95,7 +95,7 @@ def merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float, ...]:
     H, S = q.shape[1], k.shape[2]
-    return (H, H // k.shape[1], q.shape[2], S, q.shape[3], v.shape[3], scale)
+    return (H, H // k.shape[1], q.shape[2], S, q.shape[3], v.shape[3], scale, 0)
 
 
 def backward(

@@ -7,7 +7,7 @@ convolution spoils taps // 2 more columns at each side, which nobody reads.
 ``at`` is where a tile lies: (b, i, j, see, gap, row). b: sequence; i (R), j (C): numbers of its
 queries and keys; see (R, C): what is visible; gap (R, C) float32: distance in tokens, 0 beyond the
 diagonal; row (R) float32: positions of the queries. ``size`` is (heads, heads of a key head, T, S,
-d, d', scale); q, k, v are (pointer, strides of batch, head, token).
+d, d', scale, 0); q, k, v are (pointer, strides of batch, head, token).
 """
 
 import triton
