@@ -23,9 +23,18 @@ from softmap.nn.positions import Positions
 from softmap.ops import make_call
 from softmap.ops.call import Call
 
-MIXING = ("dcmha", "dcmha(static=true)", "talking-heads")
-APART = ("transformer++", "kerple", "fire", "diff")
+# Where heads are apart a program takes one, whatever their number.
+APART = ((4, 64), (4, 128))
 SIZES = ((8, 64), (16, 64), (32, 64), (8, 128), (16, 128), (32, 128))
+VARIANTS = {
+    "transformer++": APART,
+    "kerple": APART,
+    "fire": APART,
+    "diff": APART,
+    "dcmha": SIZES,
+    "dcmha(static=true)": ((16, 64), (32, 128)),
+    "talking-heads": ((16, 64), (32, 128)),
+}
 LIMIT = 227 << 10
 TOKENS = 512
 
@@ -73,15 +82,13 @@ def measure(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--variants", nargs="*", default=[*APART, *MIXING])
+    parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("results/triton-sm90.json"))
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for variant in options.variants:
-        # Where heads are apart a program takes one, whatever their number.
-        sizes = SIZES if variant in MIXING else ((4, 64), (4, 128))
-        for heads, width in sizes:
+        for heads, width in VARIANTS.get(variant, SIZES):
             for row in measure(variant, heads, width):
                 rows.append(row)
                 print(*(f"{name} {value}" for name, value in row.items()), flush=True)
