@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
-from softmap.ops import checks, chunked, compiled, folded, reference, triton
+from softmap.ops import checks, chunked, compiled, folded, native, reference, triton
 from softmap.ops.call import Call, bag
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
@@ -19,6 +19,7 @@ from softmap.ops.options import Options, check_names
 
 # In order of preference; ``auto`` takes the first that does not refuse.
 BACKENDS: dict[str, ModuleType] = {
+    "native": native,
     "folded": folded,
     "triton": triton,
     "compiled": compiled,
@@ -149,7 +150,7 @@ def _positions(
 def choose(call: Call, impl: str = "auto") -> str:
     """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
     if impl == "auto":
-        return next(name for name, b in AUTOMATIC.items() if b.refuses(call) is None)
+        return next(name for name, b in AUTOMATIC.items() if _passed_over(b, call) is None)
     if impl not in BACKENDS:
         known = ", ".join(["auto", *BACKENDS])
         raise SoftmapError(f"impl must be one of {known}, found {impl!r}{nearest(impl, BACKENDS)}")
@@ -161,10 +162,13 @@ def choose(call: Call, impl: str = "auto") -> str:
 
 def explain(call: Call) -> list[tuple[str, str | None]]:
     """Every backend in order of preference with the reason why ``auto`` passes it over, or None."""
-    return [
-        (name, backend.refuses(call) or getattr(backend, "NAMED_ONLY", None))
-        for name, backend in BACKENDS.items()
-    ]
+    return [(name, _passed_over(backend, call)) for name, backend in BACKENDS.items()]
+
+
+def _passed_over(backend: ModuleType, call: Call) -> str | None:
+    """It refuses, has to be named, or leaves such calls to a faster one (``skipped``)."""
+    why = backend.refuses(call) or getattr(backend, "NAMED_ONLY", None)
+    return why or (backend.skipped(call) if hasattr(backend, "skipped") else None)
 
 
 def apply_output(o: Tensor, call: Call) -> Tensor:

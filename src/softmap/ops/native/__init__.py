@@ -8,19 +8,19 @@ order, so a result does not change from run to run on the same number of threads
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from softmap.maps import Edit, chain
+from softmap.ops import folded
 from softmap.ops.call import Call
-from softmap.ops.native import build
+from softmap.ops.native import build, operator
 
 KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
 #: Edits of these read the distance of two tokens as that of their places.
 BY_DISTANCE = {"alibi", "kerple", "fire"}
 KERNELS |= BY_DISTANCE | {"score_conv"} | {f"score_conv+{name}" for name in BY_DISTANCE}
+LONG = 1024  # keys from which SDPA's blocks of one head beat bands of all heads
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -55,12 +55,35 @@ def _irregular(call: Call) -> str | None:
     return None
 
 
+def skipped(call: Call) -> str | None:
+    """Why ``auto`` passes it over although it could run the call, or None."""
+    if not _edits(call):
+        return "plain attention is scaled_dot_product_attention's own"
+    if call.keys >= LONG and _only_shaped(call) and folded.refuses(call) is None:
+        return f"with {LONG} keys or more the closed form on SDPA is faster"
+    return None
+
+
+def _only_shaped(call: Call) -> bool:
+    """The weights edits cost nothing as a change of the output. (A subtraction of pairs does too,
+    but halves the products with the values when it is made on the map.)"""
+    return all(e.kernel == "shaped" for _, e in chain(call.edits, "weights"))
+
+
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d'); exact, with every gradient of the reference."""
     build.load()
-    _register()
-    plan, tensors = [], []
-    for stage in ("scores", "weights"):
+    operator.register()
+    if not chain(call.edits, "weights") or not _only_shaped(call):
+        return _attend(call, ("scores", "weights"), call.heads.key_of_map)
+    o = _attend(call, ("scores",), call.heads.key_of_map)
+    return folded.finish(call, o).to(call.v.dtype)
+
+
+def _attend(call: Call, stages: tuple[str, ...], key_of_map: list[int]) -> Tensor:
+    plan: list[str] = []
+    tensors: list[Tensor] = []
+    for stage in stages:
         for n, edit in chain(call.edits, stage):
             group = call.tensors[n]
             named = {**group.layer, **_whole(group.query, call), **_whole(group.key, call)}
@@ -69,7 +92,7 @@ def run(call: Call) -> Tensor:
     first, last = visible_range(call)
     positions = call.rows.expand(call.batch, -1)
     out, _ = torch.ops.softmap_native.forward(
-        call.q, call.k, call.v, tensors, "; ".join(plan), call.heads.key_of_map, call.scale, first, last,
+        call.q, call.k, call.v, tensors, "; ".join(plan), key_of_map, call.scale, first, last,
         positions,
     )  # fmt: skip
     return out  # type: ignore[no-any-return]
@@ -92,60 +115,3 @@ def visible_range(call: Call) -> tuple[Tensor, Tensor]:
         first, last = torch.maximum(first, begin), torch.minimum(last, begin + count)
     first, last = torch.broadcast_tensors(first, last)
     return first.expand(call.batch, -1), last.expand(call.batch, -1)
-
-
-_registered = False
-
-
-def _register() -> None:
-    """Shapes for tracing, and the backward; once, after the library is loaded."""
-    global _registered
-    if _registered:
-        return
-    _registered = True
-    library = "softmap_native"
-    torch.library.register_fake(f"{library}::forward", _fake_forward)
-    torch.library.register_fake(f"{library}::backward", _fake_backward)
-    torch.library.register_autograd(f"{library}::forward", _backward, setup_context=_remember)
-    torch.library.register_autograd(f"{library}::backward", _no_second, setup_context=_nothing)
-
-
-def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -> Any:
-    heads = q.shape[1] >> plan.count(" subtract_pairs ")
-    B, _, T, _ = q.shape
-    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    out = v.new_empty(B, T, heads, v.shape[3]).transpose(1, 2)
-    return out, q.new_empty(B, q.shape[1], T, dtype=wide)
-
-
-def _fake_backward(grad: Any, sums: Any, q: Any, k: Any, v: Any, tensors: Any, *rest: Any) -> Any:
-    def like(t: Tensor) -> Tensor:
-        B, H, T, d = t.shape
-        return t.new_empty(B, T, H, d).transpose(1, 2)
-
-    return [like(q), like(k), like(v), *(torch.empty_like(t) for t in tensors)]
-
-
-def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, tensors, *ctx.rest, first, last, positions = inputs
-    ctx.set_materialize_grads(True)
-    ctx.mark_non_differentiable(output[1])
-    ctx.count = len(tensors)
-    ctx.save_for_backward(q, k, v, *tensors, first, last, positions, output[1])
-
-
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-    q, k, v, *others = ctx.saved_tensors
-    tensors, (first, last, positions, sums) = others[: ctx.count], others[ctx.count :]
-    dq, dk, dv, *rest = torch.ops.softmap_native.backward(
-        grad, sums, q, k, v, tensors, *ctx.rest, first, last, positions
-    )
-    return dq, dk, dv, rest, *([None] * len(ctx.rest)), None, None, None
-
-
-def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
-    """Nothing is kept: there is no second derivative."""
-
-
-def _no_second(ctx: Any, *grads: Any) -> Any:
-    raise NotImplementedError("the native backend has no second derivatives: impl='reference' has")

@@ -1,4 +1,4 @@
-"""Compile the C++ edits once, with the compiler at hand, into a cache; load them as torch operators.
+"""Compile the C++ edits once, with the compiler at hand, into a cache; load them in torch.
 
 The cache is ``$SOFTMAP_CACHE``, else ``softmap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. A build is
 named by the hash of the sources, the flags, the compiler and PyTorch's version, so a new version of

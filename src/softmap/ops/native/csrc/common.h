@@ -13,6 +13,9 @@
 #include <string>
 #include <vector>
 
+// Inner loops keep their vectors in registers only if nothing in them is a call.
+#define SOFTMAP_INLINE inline __attribute__((always_inline))
+
 namespace softmap {
 
 using at::Tensor;

@@ -1,6 +1,7 @@
 // The bands: forward, and backward with everything recomputed from q, k, v and log-sums.
 #pragma once
 
+#include "memory.h"
 #include "problem.h"
 #include "softmax.h"
 
@@ -13,14 +14,13 @@ struct Worker {
   int64_t id, width = 0, tiles = 0, rows = 0, begin = 0, end = 0;
   Schedule::Item item{};
   int64_t widest = 0;  // columns of the widest band, in whole vectors
-  int64_t scratch_size = 0;
-  Tensor memory, scratch_memory, spare_memory;
 
+  // In the thread that does the work.
   Worker(const Problem<T>& p, int64_t id, int64_t maps, int64_t spares) : p(p), id(id) {
     int64_t most = 0, tall = 1;
     for (const auto& i : p.schedule.workers[id]) {
       const auto [from, to] = p.reach(i.batch, i.row, i.rows);
-      most = std::max(most, to - from);
+      most = std::max(most, to - p.align(from));
       tall = std::max(tall, i.rows);
     }
     widest = round_up(std::max<int64_t>(most, 1), LANES<T>);
@@ -28,19 +28,23 @@ struct Worker {
     const int64_t across = p.tile ? p.tile : widest;
     const int64_t heads = std::max(p.H, p.outputs);
     one = Buffer<T>::size(heads, tall, across);
+    int64_t scratch_size = 0;
     for (const auto* edits : {&p.scores, &p.weights}) {
-      for (const auto& e : *edits) scratch_size = std::max(scratch_size, e->scratch(heads, across));
+      for (const auto& e : *edits) {
+        scratch_size = std::max(scratch_size, e->scratch(heads, tall, across));
+      }
     }
-    const auto options = at::TensorOptions().dtype(dtype_of<T>);
-    memory = at::zeros({maps, widest / across * one}, options);  // zeros: stale cells stay finite
-    spare_memory = at::zeros({spares, one}, options);
-    scratch_memory = at::empty({scratch_size}, options);
+    map = widest / across * one;
+    memory = arena<T>(maps * map + spares * one + scratch_size);
+    spares_from = memory + maps * map;
+    scratch = spares_from + spares * one;
   }
 
   // Turns to a band; false if no row of it sees anything.
   bool take(const Schedule::Item& next) {
     item = next;
     std::tie(begin, end) = p.reach(item.batch, item.row, item.rows);
+    begin = p.align(begin);
     rows = item.rows;
     width = p.tile ? p.tile : round_up(end - begin, LANES<T>);
     tiles = end > begin ? (end - begin + width - 1) / width : 0;
@@ -55,35 +59,40 @@ struct Worker {
   }
   // The n-th map of the band, one tile of it.
   Maps<T> maps(int64_t n, int64_t tile, int64_t heads) const {
-    T* data = memory.mutable_data_ptr<T>() + n * memory.size(1) + tile * one;
-    return Buffer<T>::maps(data, heads, rows, width);
+    return Buffer<T>::maps(memory + n * map + tile * one, heads, rows, width);
   }
   Maps<T> spare(int64_t n, int64_t heads) const {
-    return Buffer<T>::maps(spare_memory.mutable_data_ptr<T>() + n * one, heads, rows, width);
+    return Buffer<T>::maps(spares_from + n * one, heads, rows, width);
   }
-  T* scratch() const { return scratch_memory.mutable_data_ptr<T>(); }
+
+  T* scratch = nullptr;
 
  private:
-  int64_t one = 0;  // numbers of one tile of all heads
+  T *memory = nullptr, *spares_from = nullptr;
+  int64_t one = 0, map = 0;  // numbers of one tile, and of a band, of all heads
 };
 
-template <typename T>
-const T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t n) {
-  return t.const_data_ptr<T>() + b * t.stride(0) + h * t.stride(1) + n * t.stride(2);
-}
-template <typename T>
-T* mutable_row(const Tensor& t, int64_t b, int64_t h, int64_t n) {
-  return t.mutable_data_ptr<T>() + b * t.stride(0) + h * t.stride(1) + n * t.stride(2);
+// Every worker's bands, each worker on one thread.
+template <typename T, typename F>
+void each_band(const Problem<T>& p, int64_t maps, int64_t spares, F band) {
+  at::parallel_for(0, int64_t(p.schedule.workers.size()), 1, [&](int64_t from, int64_t to) {
+    for (int64_t id = from; id < to; ++id) {
+      Worker<T> me(p, id, maps, spares);
+      for (const auto& item : p.schedule.workers[id]) {
+        if (me.take(item)) band(me);
+      }
+    }
+  });
 }
 
 // out[h] = scale * left[h] right[source(h)]^T over the tile's rows and columns.
 template <typename T, typename F>
-void products(const Region& w, const Tensor& left, const Tensor& right, F source, T scale,
+void products(const Region& w, const Tensor& left, const Columns<T>& right, F source, T scale,
               Maps<T> out, int64_t width) {
   for (int64_t h = 0; h < out.heads; ++h) {
-    const T *a = row_of<T>(left, w.batch, h, w.row), *b = row_of<T>(right, w.batch, source(h), w.col);
-    gemm<T>(false, true, w.rows, w.cols, left.size(3), scale, a, left.stride(2), b,
-            right.stride(2), 0, out.at(h, 0), out.row_stride);
+    gemm<T>(false, right.transpose, w.rows, w.cols, left.size(3), scale,
+            row_of<T>(left, w.batch, h, w.row), left.stride(2), right.at(w.batch, source(h), w.col),
+            right.stride, 0, out.at(h, 0), out.row_stride);
     if (w.cols < width) {
       for (int64_t r = 0; r < w.rows; ++r) clear(out.at(h, r), w.cols, width);
     }
@@ -96,22 +105,12 @@ struct Forward {
   Tensor out, log_sums;  // (B, H', T, d'), (B, H, T)
 
   explicit Forward(Problem<T>& p) : p(p) {
-    const auto options = p.q.options();
-    out = at::zeros({p.B, p.queries, p.outputs, p.dv}, options).transpose(1, 2);
-    log_sums = at::full({p.B, p.H, p.queries}, std::numeric_limits<T>::infinity(), options);
+    out = at::zeros({p.B, p.outputs, p.queries, p.dv}, dtype_of<T>);
+    log_sums = at::full({p.B, p.H, p.queries}, std::numeric_limits<T>::infinity(), out.options());
   }
 
   void run() {
-    const int64_t n = int64_t(p.schedule.workers.size());
-    std::vector<Worker<T>> workers;
-    for (int64_t id = 0; id < n; ++id) workers.emplace_back(p, id, 1, 2);
-    at::parallel_for(0, n, 1, [&](int64_t from, int64_t to) {
-      for (int64_t id = from; id < to; ++id) {
-        for (const auto& item : p.schedule.workers[id]) {
-          if (workers[id].take(item)) band(workers[id]);
-        }
-      }
-    });
+    each_band(p, 1, 2, [&](Worker<T>& me) { band(me); });
   }
 
  private:
@@ -129,8 +128,9 @@ struct Forward {
     }
     for (int64_t t = 0; t < me.tiles; ++t) {
       const auto w = me.region(t);
-      normalise_tile(w, me.maps(0, t, p.H), me.width, stats, t);
-      multiply(w, edited_weights(me, w, t));
+      const auto weights = me.spare(0, p.H);  // the band's own memory is read once, not written again
+      normalise_tile(w, me.maps(0, t, p.H), weights, stats, t);
+      multiply(w, edited_weights(me, w, weights));
     }
   }
 
@@ -140,23 +140,22 @@ struct Forward {
     int64_t moves = 0;
     for (const auto& e : p.scores) moves += !e->in_place();
     auto now = moves % 2 ? me.spare(0, p.H) : home;
-    products(w, p.q, p.k, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, now, me.width);
+    products(w, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, now, me.width);
     for (const auto& e : p.scores) {
       auto next = e->in_place() ? now : now.data == home.data ? me.spare(0, p.H) : home;
-      e->forward(w, now, next, me.scratch());
+      e->forward(w, now, next, me.scratch);
       now = next;
     }
     return now;
   }
 
-  Maps<T> edited_weights(Worker<T>& me, const Region& w, int64_t t) {
-    auto now = me.maps(0, t, p.H);
+  Maps<T> edited_weights(Worker<T>& me, const Region& w, Maps<T> now) {
     int64_t spare = 0;
     for (const auto& e : p.weights) {
       const int64_t heads = e->heads_out(now.heads);
       auto next = e->in_place() ? Maps<T>{now.data, heads, now.head_stride, now.row_stride}
                                 : me.spare(spare ^= 1, heads);
-      e->forward(w, now, next, me.scratch());
+      e->forward(w, now, next, me.scratch);
       now = next;
     }
     return now;
@@ -179,27 +178,16 @@ struct Backward {
   Tensor dq, dk, dv;  // dk, dv with a slot for each sequence and each sharing worker
 
   Backward(Problem<T>& p, const Tensor& g, const Tensor& log_sums)
-      : p(p), grad(g.to(dtype_of<T>)), log_sums(log_sums.contiguous()) {
-    if (grad.stride(3) != 1) grad = grad.contiguous();
-    const auto options = p.q.options();
+      : p(p), grad(g.to(dtype_of<T>).contiguous()), log_sums(log_sums.contiguous()) {
     const auto slots = p.schedule.slots();
-    dq = at::zeros({p.B, p.queries, p.H, p.d}, options).transpose(1, 2);
-    dk = at::zeros({slots, p.keys, p.k.size(1), p.d}, options).transpose(1, 2);
-    dv = at::zeros({slots, p.keys, p.values, p.dv}, options).transpose(1, 2);
+    dq = at::zeros({p.B, p.H, p.queries, p.d}, dtype_of<T>);
+    dk = at::zeros({slots, p.k.size(1), p.keys, p.d}, dtype_of<T>);
+    dv = at::zeros({slots, p.values, p.keys, p.dv}, dtype_of<T>);
   }
 
   void run() {
-    const int64_t n = int64_t(p.schedule.workers.size());
     const int64_t maps = int64_t(p.scores.size()) + 2, spares = 2 + int64_t(p.weights.size());
-    std::vector<Worker<T>> workers;
-    for (int64_t id = 0; id < n; ++id) workers.emplace_back(p, id, maps, spares);
-    at::parallel_for(0, n, 1, [&](int64_t from, int64_t to) {
-      for (int64_t id = from; id < to; ++id) {
-        for (const auto& item : p.schedule.workers[id]) {
-          if (workers[id].take(item)) band(workers[id]);
-        }
-      }
-    });
+    each_band(p, maps, spares, [&](Worker<T>& me) { band(me); });
   }
 
  private:
@@ -214,26 +202,39 @@ struct Backward {
   int64_t grad_at() const { return weights_at() + 1; }
 
   void through_weights(Worker<T>& me, const Region& w, int64_t t, std::vector<T>& row_sums) {
-    products(w, p.q, p.k, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, me.maps(0, t, p.H),
+    products(w, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, me.maps(0, t, p.H),
              me.width);
     for (int64_t n = 0; n < weights_at(); ++n) {
-      p.scores[n]->forward(w, me.maps(n, t, p.H), me.maps(n + 1, t, p.H), me.scratch());
+      p.scores[n]->forward(w, me.maps(n, t, p.H), me.maps(n + 1, t, p.H), me.scratch);
     }
     const auto a = me.maps(weights_at(), t, p.H);
     exponentiate(w, a, me.width);
     const auto chain = edited_weights(me, w, a);
     values_grad(w, chain.back());
-    auto g = me.spare(0, p.outputs);  // chain maps lie from spare 2 on
+    add_row_sums(w, a, weights_grad(me, w, t, chain), row_sums);
+  }
+
+  // d/dA in its place among the band's maps: an adjoint that works in place is given that memory,
+  // others a spare.
+  Maps<T> weights_grad(Worker<T>& me, const Region& w, int64_t t, const std::vector<Maps<T>>& chain) {
+    const auto home = me.maps(grad_at(), t, p.H);
+    int64_t n = int64_t(p.weights.size());
+    const auto stays = [&](int64_t from) {  // all adjoints from here on work in place
+      bool all = true;
+      for (int64_t i = 0; i < from; ++i) all = all && p.weights[i]->adjoint_in_place();
+      return all;
+    };
+    int64_t spare = 0;
+    auto g = stays(n) ? home : me.spare(spare, p.outputs);
     const int64_t share = p.outputs / p.values;
-    if (p.weights.empty()) g = me.maps(grad_at(), t, p.H);
-    products(w, grad, p.v, [&](int64_t h) { return h / share; }, T(1), g, me.width);
-    for (int64_t n = int64_t(p.weights.size()) - 1; n >= 0; --n) {
-      const auto to = n ? me.spare((int64_t(p.weights.size()) - n) % 2, chain[n].heads)
-                        : me.maps(grad_at(), t, p.H);
-      p.weights[n]->backward(w, chain[n], g, to, me.scratch());
+    products(w, grad, p.values_across, [&](int64_t h) { return h / share; }, T(1), g, me.width);
+    for (--n; n >= 0; --n) {
+      const bool move = !p.weights[n]->adjoint_in_place();
+      const auto to = !move ? g : stays(n) ? home : me.spare(spare ^= 1, chain[n].heads);
+      p.weights[n]->backward(w, chain[n], g, to, me.scratch);
       g = to;
     }
-    add_row_sums(w, a, g, row_sums);
+    return g;
   }
 
   void through_scores(Worker<T>& me, const Region& w, int64_t t, const std::vector<T>& row_sums) {
@@ -241,8 +242,8 @@ struct Backward {
     softmax_grad(w, me.maps(weights_at(), t, p.H), g, me.width, row_sums);
     int64_t spare = 0;
     for (int64_t n = weights_at() - 1; n >= 0; --n) {
-      const auto to = me.spare(spare ^= 1, p.H);
-      p.scores[n]->backward(w, me.maps(n, t, p.H), g, to, me.scratch());
+      const auto to = p.scores[n]->adjoint_in_place() ? g : me.spare(spare ^= 1, p.H);
+      p.scores[n]->backward(w, me.maps(n, t, p.H), g, to, me.scratch);
       g = to;
     }
     for (int64_t h = 0; h < p.H; ++h) {
@@ -271,7 +272,7 @@ struct Backward {
     std::vector<Maps<T>> chain{a};
     for (size_t n = 0; n < p.weights.size(); ++n) {
       chain.push_back(me.spare(2 + int64_t(n), p.weights[n]->heads_out(chain.back().heads)));
-      p.weights[n]->forward(w, chain[n], chain[n + 1], me.scratch());
+      p.weights[n]->forward(w, chain[n], chain[n + 1], me.scratch);
     }
     return chain;
   }

@@ -17,15 +17,17 @@ struct Edit {
   // Reads neighbouring columns: the tile must hold every column that its rows see.
   virtual bool whole_rows() const { return false; }
 
-  // Scratch of one worker, in numbers, for tiles of `cells` cells a head.
-  virtual int64_t scratch(int64_t heads, int64_t cells) const { return 0; }
+  // Scratch of one worker, in numbers, for a tile.
+  virtual int64_t scratch(int64_t heads, int64_t rows, int64_t columns) const { return 0; }
 
-  // `in` to `out`; the two may be the same memory when in_place().
+  // `in` to `out`, every cell of a row up to row_stride; cells that the row does not see may hold
+  // anything finite (zeros after the softmax). The two may be the same memory when in_place().
   virtual bool in_place() const { return true; }
   virtual void forward(const Region& w, Maps<T> in, Maps<T> out, T* scratch) const = 0;
 
-  // From d/d`out` in `grad` to d/d`in` in `to` (never the same memory); adds up the gradients of
-  // the edit's own tensors. Cells that a row does not see hold zeros in `grad` or in `in`.
+  // From d/d`out` in `grad` to d/d`in` in `to`, the same memory when adjoint_in_place(); adds up the
+  // gradients of the edit's own tensors. Cells that a row does not see hold zeros in `grad` or `in`.
+  virtual bool adjoint_in_place() const { return in_place(); }
   virtual void backward(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, T* scratch) = 0;
 
   // The gradients of its own tensors, by their names.

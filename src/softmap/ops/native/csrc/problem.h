@@ -29,8 +29,60 @@ struct Arguments {
 };
 
 template <typename T>
+const T* row_of(const Tensor& t, int64_t b, int64_t h, int64_t n) {
+  return t.const_data_ptr<T>() + b * t.stride(0) + h * t.stride(1) + n * t.stride(2);
+}
+template <typename T>
+T* mutable_row(const Tensor& t, int64_t b, int64_t h, int64_t n) {
+  return t.mutable_data_ptr<T>() + b * t.stride(0) + h * t.stride(1) + n * t.stride(2);
+}
+
+// Keys or values as the columns of a product: turned once where many rows meet them, and cut into
+// blocks of the tiles' width, each of which lies in one piece (the hardware fetches ahead there).
+template <typename T>
+struct Columns {
+  Tensor data;
+  bool transpose;  // they lie as rows
+  int64_t stride, block = 0;
+
+  Columns() = default;
+  // block 0: one for all keys.
+  Columns(const Tensor& t, bool turn, int64_t block)
+      : data(t), transpose(!turn), stride(t.size(3)), block(block) {
+    if (!turn) return;
+    const int64_t keys = t.size(2), d = t.size(3);
+    if (!block) this->block = block = keys + LANES<T>;
+    stride = block;
+    data = at::empty({t.size(0), t.size(1), (keys + block - 1) / block, d, block}, dtype_of<T>);
+    const T* from = t.const_data_ptr<T>();
+    T* to = data.mutable_data_ptr<T>();
+    at::parallel_for(0, t.size(0) * t.size(1), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t h = begin; h < end; ++h) turn_one(from + h * keys * d, to + h * data.stride(1), keys, d);
+    });
+  }
+  const T* at(int64_t b, int64_t h, int64_t key) const {
+    const T* from = data.const_data_ptr<T>() + b * data.stride(0) + h * data.stride(1);
+    return from + (transpose ? key * stride : key / block * data.stride(2) + key % block);
+  }
+
+ private:
+  // A few keys at a time, so that what is read stays near.
+  void turn_one(const T* from, T* to, int64_t keys, int64_t d) const {
+    constexpr int64_t few = 16;
+    for (int64_t key = 0; key < keys; key += few) {
+      const int64_t n = std::min(few, keys - key);
+      T* place = to + key / block * d * block + key % block;
+      for (int64_t x = 0; x < d; ++x) {
+        for (int64_t y = 0; y < n; ++y) place[x * stride + y] = from[(key + y) * d + x];
+      }
+    }
+  }
+};
+
+template <typename T>
 struct Problem {
-  Tensor q, k, v;
+  Tensor q, k, v;  // contiguous: rows that are far apart would fall on the same cache sets
+  Columns<T> keys_across, values_across;
   int64_t B, H, queries, keys, d, dv, values, outputs;
   std::vector<int64_t> key_of_map;
   T scale;
@@ -42,20 +94,29 @@ struct Problem {
   std::vector<std::vector<std::string>> names;  // of each edit's tensors, in the caller's order
 
   Problem(const Arguments& a, bool with_grad)
-      : q(rows_of(a.q)), k(rows_of(a.k)), v(rows_of(a.v)), B(q.size(0)), H(q.size(1)),
+      : q(wide(a.q)), k(wide(a.k)), v(wide(a.v)), B(q.size(0)), H(q.size(1)),
         queries(q.size(2)), keys(k.size(2)), d(q.size(3)), dv(v.size(3)), values(v.size(1)),
         key_of_map(a.key_of_map), scale(T(a.scale)), first(a.first.contiguous()),
         last(a.last.contiguous()) {
     const bool conv = std::any_of(a.edits.begin(), a.edits.end(), [](const std::string& e) {
       return e.find(" score_conv") != std::string::npos;
     });
-    rows = conv ? 16 : band_rows();
+    // More rows read keys and values less often; fewer keep a tile of all heads in a core's cache.
+    rows = conv ? 16 : keys >= 1024 ? 64 : 32;
     tile = conv ? 0 : 128;
+    keys_across = Columns<T>(k, queries >= TURN, tile);
+    if (with_grad) values_across = Columns<T>(v, queries >= TURN, tile);
     schedule = make_schedule(at::get_num_threads());
     make_edits(a, with_grad);
   }
 
   int64_t offset() const { return keys - queries; }
+
+  // Where a band's first tile begins: keys come in blocks, tensors of keys in vectors.
+  int64_t align(int64_t key) const {
+    const int64_t step = tile ? tile : LANES<T>;
+    return key / step * step;
+  }
 
   // Keys that any row of [row, row + n) of sequence b sees: [begin, end).
   std::pair<int64_t, int64_t> reach(int64_t b, int64_t row, int64_t n) const {
@@ -71,63 +132,38 @@ struct Problem {
   }
 
  private:
-  // Any strides, as long as a row's numbers are neighbours.
-  static Tensor rows_of(const Tensor& t) {
-    const auto wide = t.to(dtype_of<T>);
-    return wide.stride(3) == 1 ? wide : wide.contiguous();
-  }
+  static constexpr int64_t TURN = 32;  // queries that make turning the keys worth it
 
-  // More rows read keys and values less often; fewer keep the band's maps in cache.
-  int64_t band_rows() const {
-    const int64_t numbers = H * keys * 3;
-    int64_t n = 64;
-    while (n > 32 && n * numbers * int64_t(sizeof(T)) > (int64_t(8) << 20)) n /= 2;
-    return n;
-  }
+  static Tensor wide(const Tensor& t) { return t.to(dtype_of<T>).contiguous(); }
 
+  // Each worker takes as many whole sequences as all can have; those left over are shared by groups
+  // of workers, whose bands are dealt to and fro: long rows and short ones to each.
   Schedule make_schedule(int64_t workers) const {
-    struct Cost {
-      Schedule::Item item;
-      double cost;
-    };
-    std::vector<Cost> all;
-    double total = 0;
-    for (int64_t b = 0; b < B; ++b) {
-      for (int64_t row = 0; row < queries; row += rows) {
-        const int64_t n = std::min(rows, queries - row);
-        const auto [begin, end] = reach(b, row, n);
-        const double cost = double(n) * double(end - begin + 16);
-        all.push_back({{b, row, n, b}, cost});
-        total += cost;
-      }
-    }
+    const int64_t bands = (queries + rows - 1) / rows;
+    workers = std::max<int64_t>(1, std::min(workers, B * bands));
+    const int64_t whole = B / workers, left = B - whole * workers;
     Schedule s;
     s.batch = B;
-    workers = std::max<int64_t>(1, std::min<int64_t>(workers, int64_t(all.size())));
     s.workers.resize(workers);
-    double done = 0;
-    for (auto& [item, cost] : all) {
-      const auto w = std::min<int64_t>(workers - 1, int64_t((done + cost / 2) / total * workers));
-      s.workers[w].push_back(item);
-      done += cost;
+    for (int64_t b = 0; b < whole * workers; ++b) deal(s, b, b / whole, 1);
+    for (int64_t n = 0; n < left; ++n) {
+      const int64_t from = n * workers / left, to = (n + 1) * workers / left;
+      deal(s, whole * workers + n, from, to - from);
     }
-    share(s);
     return s;
   }
 
-  // A sequence that an earlier worker has begun is added up in a slot of the later one's own.
-  static void share(Schedule& s) {
-    int64_t seen = -1;
-    for (auto& items : s.workers) {
-      if (items.empty()) continue;
-      if (items.front().batch == seen) {
-        const int64_t slot = s.slots();
-        s.extra.push_back(seen);
-        for (auto& item : items) {
-          if (item.batch == seen) item.slot = slot;
-        }
-      }
-      seen = items.back().batch;
+  // The bands of sequence b to the workers [from, from + n), long ones first.
+  void deal(Schedule& s, int64_t b, int64_t from, int64_t n) const {
+    std::vector<int64_t> slots{b};  // the first adds up in place, the others in slots of their own
+    for (int64_t w = 1; w < n; ++w) {
+      slots.push_back(s.slots());
+      s.extra.push_back(b);
+    }
+    const int64_t bands = (queries + rows - 1) / rows;
+    for (int64_t i = 0; i < bands; ++i) {
+      const int64_t w = i / n % 2 ? n - 1 - i % n : i % n, row = (bands - 1 - i) * rows;
+      s.workers[from + w].push_back({b, row, std::min(rows, queries - row), slots[w]});
     }
   }
 

@@ -77,16 +77,18 @@ void softmax_tile(const Region& w, Maps<T> s, int64_t width, Statistics<T>& stat
 
 // ... and then to weights, once all tiles are known.
 template <typename T>
-void normalise_tile(const Region& w, Maps<T> s, int64_t width, const Statistics<T>& stats,
+void normalise_tile(const Region& w, Maps<T> s, Maps<T> to, const Statistics<T>& stats,
                     int64_t tile) {
   for (int64_t h = 0; h < s.heads; ++h) {
     for (int64_t r = 0; r < w.rows; ++r) {
-      const int64_t n = h * stats.rows + r;
-      if (w.begin(r) == w.end(r)) continue;
-      const Vec<T> gain(std::exp(stats.at_tile[tile][n] - stats.largest[n]) / stats.sum[n]);
-      T* row = s.at(h, r);
-      const int64_t end = round_up(w.end(r), LANES<T>);
-      for (int64_t c = 0; c < end; c += LANES<T>) (Vec<T>::loadu(row + c) * gain).store(row + c);
+      const int64_t n = h * stats.rows + r, end = round_up(w.end(r), LANES<T>);
+      const bool seen = w.begin(r) < w.end(r);
+      const Vec<T> gain(seen ? std::exp(stats.at_tile[tile][n] - stats.largest[n]) / stats.sum[n]
+                             : T(0));
+      for (int64_t c = 0; seen && c < end; c += LANES<T>) {
+        (Vec<T>::loadu(s.at(h, r) + c) * gain).store(to.at(h, r) + c);
+      }
+      clear(to.at(h, r), seen ? end : 0, to.row_stride);
     }
   }
 }

@@ -36,53 +36,66 @@ struct Schedule {
 template <typename T>
 struct QueryTensor {
   Tensor value, grad;
-  int64_t size = 0;
+  const T* data = nullptr;  // asking a tensor for its pointer costs more than a row of work
+  T* grad_data = nullptr;
+  int64_t size = 0, queries = 0;
 
   QueryTensor() = default;
   QueryTensor(const Tensor& t, bool with_grad) : value(t.to(dtype_of<T>).contiguous()) {
-    size = value.numel() / std::max<int64_t>(1, value.size(0) * value.size(1));
-    if (with_grad) grad = at::zeros_like(value);
+    queries = value.size(1);
+    size = value.numel() / std::max<int64_t>(1, value.size(0) * queries);
+    data = value.const_data_ptr<T>();
+    if (!with_grad) return;
+    grad = at::zeros_like(value);
+    grad_data = grad.mutable_data_ptr<T>();
   }
-  bool defined() const { return value.defined(); }
+  bool defined() const { return data != nullptr; }
   const T* row(int64_t b, int64_t t) const {
-    return value.const_data_ptr<T>() + (b * value.size(1) + t) * size;
+    return data + (b * queries + t) * size;
   }
   T* grad_row(int64_t b, int64_t t) const {
-    return grad.mutable_data_ptr<T>() + (b * value.size(1) + t) * size;
+    return grad_data + (b * queries + t) * size;
   }
 };
 
-// (B, S, n...) turned to (B, N, S'), keys innermost, padded so that whole vectors can be read.
+// (B, S, n...) turned to (B, S / LANES, N, LANES): one vector of keys after another, and all that an
+// edit reads of them next to each other.
 template <typename T>
 struct KeyTensor {
-  Tensor value, grad;  // grad (slots, N, S')
+  Tensor value, grad;  // grad (slots, S / LANES, N, LANES)
+  const T* data = nullptr;
+  T* grad_data = nullptr;
   std::vector<int64_t> inner;
-  int64_t keys = 0, size = 0, stride = 0;
+  int64_t keys = 0, size = 0, blocks = 0;
 
   KeyTensor() = default;
   KeyTensor(const Tensor& t, const Schedule& schedule, bool with_grad) {
     keys = t.size(1);
     inner = t.sizes().slice(2).vec();
-    const auto flat = t.reshape({t.size(0), keys, -1});
-    size = flat.size(2);
-    stride = round_up(keys, LANES<T>) + LANES<T>;
-    value = at::empty({t.size(0), size, stride}, t.options().dtype(dtype_of<T>));
-    value.narrow(2, keys, stride - keys).zero_();
-    value.narrow(2, 0, keys).copy_(flat.transpose(1, 2));
-    if (with_grad) grad = at::zeros({schedule.slots(), size, stride}, value.options());
+    size = t.numel() / std::max<int64_t>(1, t.size(0) * keys);
+    blocks = (keys + LANES<T> - 1) / LANES<T> + 1;  // one more: blocks are read in pairs
+    const auto flat = t.to(dtype_of<T>).reshape({t.size(0), keys, size});
+    const auto padded = at::constant_pad_nd(flat, {0, 0, 0, blocks * LANES<T> - keys});
+    value = padded.view({t.size(0), blocks, LANES<T>, size}).transpose(2, 3).contiguous();
+    data = value.const_data_ptr<T>();
+    if (!with_grad) return;
+    grad = at::zeros({schedule.slots(), blocks, size, LANES<T>}, value.options());
+    grad_data = grad.mutable_data_ptr<T>();
   }
-  bool defined() const { return value.defined(); }
-  const T* at(const Region& w, int64_t n) const {
-    return value.const_data_ptr<T>() + (w.batch * size + n) * stride + w.col;
+  bool defined() const { return data != nullptr; }
+  // The vector that holds column c of the tile, whose first column begins a vector; number n of
+  // it lies n * LANES further, the next vector of keys size * LANES further.
+  const T* at(const Region& w, int64_t c) const {
+    return data + (w.batch * blocks + (w.col + c) / LANES<T>) * size * LANES<T>;
   }
-  T* grad_at(const Region& w, int64_t n) const {
-    return grad.mutable_data_ptr<T>() + (w.slot * size + n) * stride + w.col;
+  T* grad_at(const Region& w, int64_t c) const {
+    return grad_data + (w.slot * blocks + (w.col + c) / LANES<T>) * size * LANES<T>;
   }
   Tensor take_grad(const Schedule& schedule) const {
-    auto total = schedule.reduce(grad).narrow(2, 0, keys).transpose(1, 2);
+    const auto total = schedule.reduce(grad).transpose(2, 3);
     std::vector<int64_t> shape{total.size(0), keys};
     shape.insert(shape.end(), inner.begin(), inner.end());
-    return total.reshape(shape);
+    return total.reshape({total.size(0), blocks * LANES<T>, size}).narrow(1, 0, keys).reshape(shape);
   }
 };
 
@@ -90,18 +103,22 @@ struct KeyTensor {
 template <typename T>
 struct LayerTensor {
   Tensor value, grad;
+  const T* numbers = nullptr;
+  T* grad_data = nullptr;
+  int64_t size = 0;
 
   LayerTensor() = default;
   LayerTensor(const Tensor& t, const Schedule& schedule, bool with_grad)
-      : value(t.to(dtype_of<T>).contiguous()) {
-    if (with_grad) {
-      grad = at::zeros({int64_t(schedule.workers.size()), value.numel()}, value.options());
-    }
+      : value(t.to(dtype_of<T>).contiguous()), numbers(value.const_data_ptr<T>()),
+        size(value.numel()) {
+    if (!with_grad) return;
+    grad = at::zeros({int64_t(schedule.workers.size()), size}, value.options());
+    grad_data = grad.mutable_data_ptr<T>();
   }
-  bool defined() const { return value.defined(); }
-  const T* data() const { return value.const_data_ptr<T>(); }
+  bool defined() const { return numbers != nullptr; }
+  const T* data() const { return numbers; }
   T* grad_of(int64_t worker) const {
-    return grad.mutable_data_ptr<T>() + worker * value.numel();
+    return grad_data + worker * size;
   }
   Tensor take_grad() const { return grad.sum(0).view(value.sizes()); }
 };

@@ -195,7 +195,7 @@ struct AddBias : Edit<T> {
 
   AddBias(const Setup<T>& setup, const std::string& name) : bias(make_bias(name, setup, "")) {}
 
-  int64_t scratch(int64_t heads, int64_t columns) const override {
+  int64_t scratch(int64_t heads, int64_t, int64_t columns) const override {
     return heads * columns + bias->scratch(columns);
   }
 
@@ -206,7 +206,9 @@ struct AddBias : Edit<T> {
       for (int64_t h = 0; h < in.heads; ++h) {
         const T *from = in.at(h, r), *add = scratch + h * step;
         T* to = out.at(h, r);
+        clear(to, 0, w.begin(r));
         for (int64_t c = w.begin(r); c < w.end(r); ++c) to[c] = from[c] + add[c];
+        clear(to, w.end(r), out.row_stride);
       }
     }
   }
@@ -215,6 +217,7 @@ struct AddBias : Edit<T> {
     for (int64_t r = 0; r < w.rows; ++r) {
       bias->row_grad(w, r, grad.at(0, r), grad.head_stride, scratch);
       for (int64_t h = 0; h < in.heads; ++h) {
+        if (to.data == grad.data) break;
         std::copy(grad.at(h, r), grad.at(h, r) + grad.row_stride, to.at(h, r));
       }
     }

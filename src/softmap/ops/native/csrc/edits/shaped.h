@@ -43,21 +43,23 @@ struct Shaped : Edit<T> {
     for (int64_t h = 0; h < in.heads; ++h) {
       const auto gain = Vec<T>(beta.data()[h]);
       for (int64_t r = 0; r < w.rows; ++r) {
-        const T *a = in.at(h, r), *g = grad.at(h, r);
-        Vec<T> dot(0);
+        add_grads(w, h, r, in.at(h, r), grad.at(h, r));
         for (int64_t c = 0; c < in.row_stride; c += LANES<T>) {
-          dot = fmadd(Vec<T>::loadu(a + c), Vec<T>::loadu(g + c), dot);
-          (Vec<T>::loadu(g + c) * gain).store(to.at(h, r) + c);
-        }
-        beta.grad_of(w.worker)[h] += sum_lanes(dot);
-        if (own(w, r) >= 0) alpha.grad_of(w.worker)[h] += g[own(w, r)];
-        if (gamma.defined()) {
-          T sum = 0;
-          for (int64_t c = w.begin(r); c < w.end(r); ++c) sum += g[c];
-          gamma.grad_of(w.worker)[h] -= sum * share(w, r);
+          (Vec<T>::loadu(grad.at(h, r) + c) * gain).store(to.at(h, r) + c);
         }
       }
     }
+  }
+
+  void add_grads(const Region& w, int64_t h, int64_t r, const T* a, const T* g) {
+    T dot = 0, sum = 0;
+    for (int64_t c = w.begin(r); c < w.end(r); ++c) {
+      dot += a[c] * g[c];
+      sum += g[c];
+    }
+    beta.grad_of(w.worker)[h] += dot;
+    if (own(w, r) >= 0) alpha.grad_of(w.worker)[h] += g[own(w, r)];
+    if (gamma.defined()) gamma.grad_of(w.worker)[h] -= sum * share(w, r);
   }
 
   Bag gradients(const Schedule&) const override {

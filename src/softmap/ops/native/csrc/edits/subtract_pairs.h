@@ -17,6 +17,7 @@ struct SubtractPairs : Edit<T> {
   }
 
   int64_t heads_out(int64_t heads) const override { return heads / 2; }
+  bool adjoint_in_place() const override { return false; }
 
   T weight(const Region& w, int64_t r, int64_t h) const {
     return layer.defined() ? layer.data()[0] : query.row(w.batch, w.row + r)[h];

@@ -1,0 +1,55 @@
+"""The C++ library's operators as PyTorch sees them: shapes for tracing, and the backward."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@cache
+def register() -> None:
+    """Once, after the library is loaded."""
+    library = "softmap_native"
+    torch.library.register_fake(f"{library}::forward", _fake_forward)
+    torch.library.register_fake(f"{library}::backward", _fake_backward)
+    torch.library.register_autograd(f"{library}::forward", _backward, setup_context=_remember)
+    torch.library.register_autograd(f"{library}::backward", _no_second, setup_context=_nothing)
+
+
+def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -> Any:
+    heads = q.shape[1] >> plan.count(" subtract_pairs ")
+    B, _, T, _ = q.shape
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    return v.new_empty(B, heads, T, v.shape[3]), q.new_empty(B, q.shape[1], T, dtype=wide)
+
+
+def _fake_backward(grad: Any, sums: Any, q: Any, k: Any, v: Any, tensors: Any, *rest: Any) -> Any:
+    return [t.new_empty(t.shape) for t in (q, k, v, *tensors)]
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, tensors, *ctx.rest, first, last, positions = inputs
+    ctx.set_materialize_grads(True)
+    ctx.mark_non_differentiable(output[1])
+    ctx.count = len(tensors)
+    ctx.save_for_backward(q, k, v, *tensors, first, last, positions, output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    q, k, v, *others = ctx.saved_tensors
+    tensors, (first, last, positions, sums) = others[: ctx.count], others[ctx.count :]
+    dq, dk, dv, *rest = torch.ops.softmap_native.backward(
+        grad, sums, q, k, v, tensors, *ctx.rest, first, last, positions
+    )
+    return dq, dk, dv, rest, *([None] * len(ctx.rest)), None, None, None
+
+
+def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    """Nothing is kept: there is no second derivative."""
+
+
+def _no_second(ctx: Any, *grads: Any) -> Any:
+    raise NotImplementedError("the native backend has no second derivatives: impl='reference' has")
