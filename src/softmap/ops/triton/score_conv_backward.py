@@ -53,18 +53,39 @@ def band_place(h, at, band, size):
     return to, (h < size[0]) & (i < height) & (j >= 0) & (j < width)
 
 
+@triton.jit
+def clear(x, at, band, used, size, P: tl.constexpr):
+    """Zeros in a band's map, where a tile has no visible cell."""
+    K: tl.constexpr = P.group
+    zero = tl.zeros((P.group, P.rows, P.cols), x.dtype.element_ty)
+    for n in tl.static_range(P.heads // P.group):
+        to, mask = band_place(n * K + tl.arange(0, K), at, band, size)
+        tl.store(x + to, zero, mask=mask & used[None, None, :])
+
+
 @triton.jit(do_not_specialize=["band"])
 def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta, maps, size, band,
                    P: tl.constexpr):  # fmt: skip
     """P and dS' of one tile of a band, into maps[0] and maps[1], each (B, heads, rows, keys)."""
+    C: tl.constexpr = P.cols
+    across = tl.cdiv(band[3] - band[2], C - P.taps // 2 * 4)
+    at, used = band_tile(until, rows, cols, band, tl.program_id(0), across, size[2], size[3], P)
+    if tl.max(at[3].to(tl.int32)) > 0:
+        write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, at, size, P)
+    else:
+        clear(maps[0], at, band, used, size, P)
+        clear(maps[1], at, band, used, size, P)
+
+
+@triton.jit
+def write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, at, size,
+                  P: tl.constexpr):  # fmt: skip
     M: tl.constexpr = P.hidden
     R: tl.constexpr = P.rows
     C: tl.constexpr = P.cols
     K: tl.constexpr = P.group
     V: tl.constexpr = P.value_width
     heads, T, S = size[0], size[2], size[3]
-    across = tl.cdiv(band[3] - band[2], C - P.taps // 2 * 4)
-    at, used = band_tile(until, rows, cols, band, tl.program_id(0), across, T, S, P)
     z, x = hidden_sums(q, k, w1, b1, bias, at, size, P)
     z *= slope_of(z, at, size)
     hidden = tl.reshape(z.to(w2.dtype.element_ty), (M, R, C))
@@ -133,35 +154,48 @@ def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size
     sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part of
     their gradients, flat and in this order.
     """
-    M: tl.constexpr = P.hidden
-    H: tl.constexpr = P.heads
-    R: tl.constexpr = P.rows
-    C: tl.constexpr = P.cols
-    N: tl.constexpr = P.channels
     TAPS: tl.constexpr = P.taps
-    to_b1 = sums[0] + tl.program_id(0).to(tl.int64) * sums[1]
-    to_w1 = to_b1 + M
-    to_w2 = to_w1 + TAPS * M * N
+    sums = sums[0] + tl.program_id(0).to(tl.int64) * sums[1]
     # The hidden map has a gradient some columns beyond the last key too.
-    across = tl.cdiv(band[3] + TAPS // 2 - band[2], C - TAPS // 2 * 4)
-    tiles = band[4] * tl.cdiv(band[1] - band[0], R) * across
+    across = tl.cdiv(band[3] + TAPS // 2 - band[2], P.cols - TAPS // 2 * 4)
+    tiles = band[4] * tl.cdiv(band[1] - band[0], P.rows) * across
     T, S = size[2], size[3]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
-        # A zero that the compiler cannot know: it then computes indices again, instead of holding
-        # them in registers from phase to phase and from tile to tile.
-        nil = tile * band[5]
         at, used = band_tile(until, rows, cols, band, tile, across, T, S, P)
-        z, _ = hidden_sums(q, k, w1 + nil, b1, bias, at, size, P)
-        z *= slope_of(z, at, size)
-        hidden = tl.reshape(z.to(w2.dtype.element_ty), (M, R, C))
-        at, used = band_tile(until, rows, cols, band, tile + nil, across, T, S, P)
-        dz = hidden_adjoint(maps, w2 + nil, to_w2 + nil, hidden, nil, band, used, at, size, P)
-        dz *= slope_of(tl.reshape(hidden, (M, R * C)), at, size)
-        own = of_columns(tl.broadcast_to(used[None, :], (R, C)), dz)
-        add_to(to_b1 + tl.arange(0, M), tl.sum(own, 1))
-        own = tl.reshape(own.to(w1.dtype.element_ty), (M, R, C))
-        dz = tl.reshape(dz.to(w1.dtype.element_ty), (M, R, C))
-        at, used = band_tile(until, rows, cols, band, tile + 2 * nil, across, T, S, P)
-        scores_adjoint(q, k, w1 + 2 * nil, bias, maps, to_w1 + nil, to_w2 + TAPS * H * M + nil,
-                       dz, own, nil, band, used, at, size, P)  # fmt: skip
-        tl.debug_barrier()  # the next tile's sums are read by other threads
+        if tl.max(at[3].to(tl.int32)) > 0:
+            add_tile(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, tile, across, band, at,
+                     used, size, P)  # fmt: skip
+        else:
+            clear(maps[2], at, band, used, size, P)
+
+
+@triton.jit
+def add_tile(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, tile, across, band, at, used,
+             size, P: tl.constexpr):  # fmt: skip
+    """One tile of :func:`gradients_kernel`, all phases.
+
+    ``nil`` is a zero that the compiler cannot know: it then computes indices again, instead of
+    holding them in registers from phase to phase and from tile to tile.
+    """
+    M: tl.constexpr = P.hidden
+    R: tl.constexpr = P.rows
+    C: tl.constexpr = P.cols
+    W1: tl.constexpr = P.taps * P.hidden * P.channels
+    W2: tl.constexpr = P.taps * P.hidden * P.heads
+    T, S = size[2], size[3]
+    nil = tile * band[5]
+    sums += nil
+    z, _ = hidden_sums(q, k, w1 + nil, b1, bias, at, size, P)
+    z *= slope_of(z, at, size)
+    hidden = tl.reshape(z.to(w2.dtype.element_ty), (M, R, C))
+    at, used = band_tile(until, rows, cols, band, tile + nil, across, T, S, P)
+    dz = hidden_adjoint(maps, w2 + nil, sums + M + W1, hidden, nil, band, used, at, size, P)
+    dz *= slope_of(tl.reshape(hidden, (M, R * C)), at, size)
+    own = of_columns(tl.broadcast_to(used[None, :], (R, C)), dz)
+    add_to(sums + tl.arange(0, M), tl.sum(own, 1))
+    own = tl.reshape(own.to(w1.dtype.element_ty), (M, R, C))
+    dz = tl.reshape(dz.to(w1.dtype.element_ty), (M, R, C))
+    at, used = band_tile(until, rows, cols, band, tile + 2 * nil, across, T, S, P)
+    scores_adjoint(q, k, w1 + 2 * nil, bias, maps, sums + M, sums + M + W1 + W2, dz, own, nil, band,
+                   used, at, size, P)  # fmt: skip
+    tl.debug_barrier()  # the next tile's sums are read by other threads

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,8 @@ BIASES = ("none", "alibi", "kerple", "fire")
 MOST_HEADS, MOST_HIDDEN, MOST_TAPS, MOST_WIDTH = 64, 64, 7, 128
 # What the matrix units take at least in one product; the interpreter takes anything.
 LEAST = 16
+# Heads whose map is in registers at once.
+GROUP = 16
 
 
 class Plan(NamedTuple):
@@ -48,6 +52,9 @@ class Tile(NamedTuple):
         """Options of the launch. Without the last one ptxas may take 32 registers and spill all."""
         registers = min(255, 2048 // self.warps)
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
+
+
+_override: list[Tile] = []
 
 
 class Packed(NamedTuple):
@@ -106,12 +113,23 @@ def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
     )  # fmt: skip
 
 
-def forward_tile(heads: int, width: int, taps: int) -> Tile:
-    """Not measured on a GPU: the largest that its compiler fits without many spills (AOT)."""
-    cols = 32 if taps <= 3 else 64
-    return Tile(16, cols, 16, 8)
+def tile_of(heads: int, width: int, taps: int) -> Tile:
+    """Not measured on a GPU: what the compiler for sm_90 fits (results/triton-score-conv-sm90.json).
+
+    16 rows are the least that the matrix units take and all that the registers hold; every column
+    more is less halo. Two groups of wide heads need the shared memory of 16 columns.
+    """
+    if _override:
+        return _override[-1]
+    wide = heads > GROUP and width > 64 and taps <= 3
+    return Tile(16, 16 if wide else 32, GROUP, 8)
 
 
-def backward_tile(heads: int, width: int, taps: int) -> Tile:
-    """As :func:`forward_tile`; its halo is twice as wide."""
-    return Tile(16, 32 if taps <= 3 else 64, 16, 8)
+@contextmanager
+def tiles(rows: int, cols: int, group: int = GROUP, warps: int = 8) -> Iterator[None]:
+    """Fixed sizes for every kernel: for tests, and for measuring others."""
+    _override.append(Tile(rows, cols, group, warps))
+    try:
+        yield
+    finally:
+        _override.pop()
