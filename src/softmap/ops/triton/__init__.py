@@ -44,6 +44,9 @@ def _machine(call: Call) -> str | None:
     device = call.q.device.type
     if device != "cuda" and not interpreting():
         return f"Triton kernels need tensors on a GPU, found them on {device!r}"
+    # Properties, since a compiler that traces this takes them for constants.
+    if device == "cuda" and torch.cuda.get_device_properties(call.q.device).major < 8:
+        return "kernels need a GPU of compute capability 8.0 or newer"
     if interpreting() and call.q.dtype == torch.bfloat16:
         return "Triton's interpreter computes bfloat16 wrongly"
     return None

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from softmap.errors import SoftmapError
 from softmap.ops.call import Call
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
@@ -80,12 +81,20 @@ _launch: list[Launch] = []
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
     """Run a kernel; inside :func:`launching` whatever is given there is done instead."""
+    from triton.runtime.errors import OutOfResources
+
     if _launch:
         _launch[-1](kernel, grid, *args, **options)
     elif interpreting():
         kernel[grid](*args, **{n: v for n, v in options.items() if n not in _HARDWARE})
     else:
-        kernel[grid](*args, **options)
+        try:
+            kernel[grid](*args, **options)
+        except OutOfResources as error:
+            raise SoftmapError(
+                f"the Triton kernel {kernel.fn.__name__} needs more than this GPU has "
+                f"({error.name}: {error.required}, limit {error.limit}); impl='chunked' can run it"
+            ) from error
 
 
 _HARDWARE = ("num_warps", "num_stages", "num_ctas", "maxnreg")

@@ -11,9 +11,16 @@ memory (L2) and are added to in pieces of the width.
 
 from __future__ import annotations
 
+import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 ACCUMULATOR = 64 << 10
 LEAST = 16  # of every axis of a product on the matrix units
@@ -49,13 +56,21 @@ ALL_HEADS: dict[tuple[str, int], Config] = {
     ("keys", 8): Config(16, 16, 4, 1),
     ("keys", 64): Config(16, 16, 8, 1),
 }
-_override: list[Config] = []
+_override: list[tuple[str | None, Config]] = []
 
 
 def config(kernel: str, heads: int, width: int, bytes_: int) -> Config:
-    """The sizes for ``kernel``: heads of a tile (0: one a program), widest head, bytes of q."""
-    if _override:
-        return _override[-1]
+    """The sizes for ``kernel``: heads of a tile (0: one a program), widest head, bytes of q.
+
+    An override, else what ``tune`` found on this machine, else the tables.
+    """
+    for name, sizes in reversed(_override):
+        if name in (None, kernel):
+            return sizes
+    return tuned().get(key(kernel, heads, width, bytes_)) or _shipped(kernel, heads, width, bytes_)
+
+
+def _shipped(kernel: str, heads: int, width: int, bytes_: int) -> Config:
     table, size = (ALL_HEADS, heads) if heads else (ONE_HEAD, width)
     sizes = sorted(s for name, s in table if name == kernel)
     found = table[kernel, next((s for s in sizes if s >= size), sizes[-1])]
@@ -73,10 +88,34 @@ def piece(heads: int, rows: int, width: int) -> int:
     return width
 
 
+def key(kernel: str, heads: int, width: int, bytes_: int) -> str:
+    """What sizes are looked up by."""
+    return f"{kernel} heads {heads} width {width} bytes {bytes_}"
+
+
+def cache_file() -> Path:
+    """Where ``tune`` keeps what it found: one file for each model of GPU."""
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "softmap" / f"triton-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
+
+
+@lru_cache(maxsize=1)
+def tuned() -> dict[str, Config]:
+    """Sizes that ``tune`` found here before; none where the file is missing or unreadable."""
+    try:
+        rows = json.loads(cache_file().read_text(encoding="utf-8"))
+        return {name: Config(*(int(n) for n in row)) for name, row in rows.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 @contextmanager
-def override(rows: int, keys: int, warps: int = 4, stages: int = 1) -> Iterator[None]:
-    """Fixed sizes for every kernel: for tests, and for measuring others."""
-    _override.append(Config(rows, keys, warps, stages))
+def override(
+    rows: int, keys: int, warps: int = 4, stages: int = 1, kernel: str | None = None
+) -> Iterator[None]:
+    """Fixed sizes for one kernel, or for every one: for tests, and for measuring others."""
+    _override.append((kernel, Config(rows, keys, warps, stages)))
     try:
         yield
     finally:

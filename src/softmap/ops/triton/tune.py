@@ -1,0 +1,88 @@
+"""Tile sizes measured on the GPU at hand: a few for each kernel, the fastest kept on disk.
+
+    from softmap.ops.triton.tune import tune
+    tune(make_call(q, k, v, edits, x=x))      # once for a shape; later calls find the sizes
+
+Bounded: six sizes for each of three kernels. Nothing tunes by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+
+from softmap.errors import SoftmapError
+from softmap.ops.call import Call
+from softmap.ops.triton.configs import Config, cache_file, key, override, tuned
+from softmap.ops.triton.gradients import backward
+from softmap.ops.triton.launch import constants_of, forward
+from softmap.ops.triton.plan import FIXED, named, spec_of, tensors_of_call
+
+KERNELS = ("forward", "rows", "keys")
+ONE_HEAD = (
+    Config(128, 64, 4, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(64, 128, 8, 2),
+    Config(64, 64, 8, 2), Config(64, 32, 4, 2),
+)  # fmt: skip
+ALL_HEADS = (
+    Config(16, 16, 4, 1), Config(16, 16, 8, 1), Config(16, 32, 8, 1), Config(32, 16, 8, 1),
+    Config(32, 32, 8, 1), Config(16, 16, 8, 2),
+)  # fmt: skip
+
+
+Timer = Callable[[Callable[[], object]], float]
+
+
+def tune(call: Call, timer: Timer | None = None) -> dict[str, Config]:
+    """Measure the sizes for the shapes and edits of ``call``, keep and return the fastest by key.
+
+    timer: milliseconds of a function; by default ``triton.testing.do_bench``, the median. Sizes
+    that do not fit the GPU are passed over.
+    """
+    spec = spec_of(call)
+    flat = [t.detach() for t in tensors_of_call(call, spec)]
+    needs = [n < 3 or n >= len(FIXED) for n in range(len(flat))]
+    o, lse = forward(flat, spec)
+
+    def both() -> None:
+        backward(o, o, lse, flat, spec, needs)
+
+    found: dict[str, Config] = {}
+    for kernel in KERNELS:
+        run = (lambda: forward(flat, spec)) if kernel == "forward" else both
+        t = named(flat)
+        width = max(constants_of(kernel, spec, t)[1][n] for n in ("DP", "VP"))
+        name = key(kernel, spec.tile_heads()[0], width, t["q"].element_size())
+        found[name] = _fastest(kernel, run, timer or _median, spec.mixes)
+    _keep(found)
+    return found
+
+
+def _fastest(kernel: str, run: Callable[[], object], timer: Timer, mixes: bool) -> Config:
+    times: dict[Config, float] = {}
+    for sizes in ALL_HEADS if mixes else ONE_HEAD:
+        with override(*sizes, kernel=kernel):
+            try:
+                times[sizes] = timer(run)
+            except SoftmapError:  # it does not fit
+                continue
+    if not times:
+        raise SoftmapError(f"none of the sizes for the Triton kernel {kernel} fits this GPU")
+    return min(times, key=times.__getitem__)
+
+
+def _median(run: Callable[[], object]) -> float:
+    from triton.testing import do_bench
+
+    return float(do_bench(run, warmup=20, rep=100, return_mode="median"))
+
+
+def _keep(found: dict[str, Config]) -> None:
+    """Beside what is there already, whole or not at all."""
+    path = cache_file()
+    rows = {name: list(sizes) for name, sizes in (tuned() | found).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    os.replace(part, path)
+    tuned.cache_clear()
