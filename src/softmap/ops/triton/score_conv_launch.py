@@ -141,18 +141,19 @@ def band_maps(
     part = slice(band.begin, band.end)
     shape = (band.end - band.begin, q.shape[1], band.stop - band.row, band.last - band.first)
     maps = tuple(q.new_empty(shape) for _ in range(3))
-    q, k, v, do = (bundle(t[part]) for t in (q, k, v, do))
+    size = size_of(q, k, v, at.scale)
+    queries, keys, values, upstream = (bundle(t[part]) for t in (q, k, v, do))
     places = [t if t.shape[0] == 1 else t[part] for t in (at.until, at.rows, at.cols)]
     rest = (*p, *(bundle(t, shape[0]) for t in places))
-    numbers = (size_of(q[0], k[0], v[0], at.scale), (*band[:4], shape[0], 0), plan)
+    numbers = (size, (*band[:4], shape[0], 0), plan)
     use = plan.cols - plan.taps // 2 * 4
     tiles = shape[0] * -(-shape[2] // plan.rows) * -(-shape[3] // use)
     launch(
-        weights_kernel, (tiles,), q, k, v, do, *rest, lse[part], delta[part], maps, *numbers,
-        **tile.hardware(),
+        weights_kernel, (tiles,), queries, keys, values, upstream, *rest, lse[part], delta[part],
+        maps, *numbers, **tile.hardware(),
     )  # fmt: skip
     launch(
-        gradients_kernel, (sums.shape[0],), q, k, *rest, maps, bundle(sums), *numbers,
+        gradients_kernel, (sums.shape[0],), queries, keys, *rest, maps, bundle(sums), *numbers,
         **tile.hardware(),
     )  # fmt: skip
     return maps[0], maps[2]

@@ -114,7 +114,7 @@ def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
 
 
 def tile_of(heads: int, width: int, taps: int) -> Tile:
-    """Not measured on a GPU: what the compiler for sm_90 fits (results/triton-score-conv-sm90.json).
+    """Not measured on a GPU: what fits sm_90 when compiled (results/triton-score-conv-sm90.json).
 
     16 rows are the least that the matrix units take and all that the registers hold; every column
     more is less halo. Two groups of wide heads need the shared memory of 16 columns.
