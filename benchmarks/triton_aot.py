@@ -80,11 +80,40 @@ def measure(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
     return [{"variant": variant, "H": heads, "d": width} | row for row in rows]
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, a line for each call: what its three kernels need."""
+    lines = [
+        "| variant | H | d | tile, warps | registers | spilled bytes a thread | shared KiB | "
+        "lane-instructions a cell |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        if row["kernel"] != "forward":
+            continue
+        three = [r for r in rows if all(r[n] == row[n] for n in ("variant", "H", "d"))]
+        tiles = ", ".join(f"{r['rows']} x {r['keys']}, {r['warps']}" for r in three)
+        heads = row["H"] if row["heads"] else "any"
+        shared = ", ".join(str(round(r["shared"] / 1024)) for r in three)
+        cells = [
+            f"{r['kernel']} {' + '.join(map(str, r['lane_instructions_per_cell']))}" for r in three
+        ]
+        numbers = [", ".join(str(r[n]) for r in three) for n in ("registers", "spilled")]
+        lines.append(
+            f"| {row['variant']} | {heads} | {row['d']} | {tiles} | {' | '.join(numbers)} | "
+            f"{shared} | {', '.join(cells)} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("results/triton-sm90.json"))
+    parser.add_argument("--table", action="store_true", help="only print the table of --out")
     options = parser.parse_args()
+    if options.table:
+        print(table(json.loads(options.out.read_text())["kernels"]))
+        return
     torch.set_num_threads(1)
     rows = []
     for variant in options.variants:

@@ -14,24 +14,18 @@ dO . o of each head, and needs a pass of its own.
 import triton
 import triton.language as tl
 
+from softmap.ops.triton.chains import pulled, trace
+from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
 from softmap.ops.triton.tiles import (
     LOG2E,
-    accumulate,
-    finish,
     head_tile,
-    held,
     hide,
     key_head,
     load,
     load_row,
-    product,
-    pulled,
-    start,
     store_row,
-    trace,
     visible,
-    zeros,
-)  # fmt: skip
+)
 
 
 @triton.jit

@@ -11,7 +11,7 @@ write to one place, so results are the same in every run.
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.tiles import along, heads_of
+from softmap.ops.triton.chains import along, heads_of
 
 
 @triton.jit

@@ -9,8 +9,8 @@ one by one, so that none of them needs a tile of its own.
 import triton
 import triton.language as tl
 
+from softmap.ops.triton.chains import heads_of, per_head
 from softmap.ops.triton.scores import distance, row_position
-from softmap.ops.triton.tiles import heads_of, per_head
 from softmap.ops.triton.weights import add_of_head, of_head
 
 

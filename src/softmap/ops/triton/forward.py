@@ -9,22 +9,9 @@ scores again, edits, and multiplies. PHASE: "all"; or, where the keys are split 
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.tiles import (
-    LOG2E,
-    accumulate,
-    edited,
-    finish,
-    head_tile,
-    held,
-    hide,
-    key_head,
-    load_row,
-    product,
-    start,
-    store_row,
-    visible,
-    zeros,
-)  # fmt: skip
+from softmap.ops.triton.chains import edited
+from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
+from softmap.ops.triton.tiles import LOG2E, head_tile, hide, key_head, load_row, store_row, visible
 
 
 @triton.jit

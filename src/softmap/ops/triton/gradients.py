@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from softmap.ops.triton import backward as kernels
+from softmap.ops.triton.arguments import Grads
 from softmap.ops.triton.common import bundle
 from softmap.ops.triton.launch import (
     accumulator,
@@ -18,7 +19,7 @@ from softmap.ops.triton.launch import (
     launch_sized,
     mask,
 )
-from softmap.ops.triton.plan import FIXED, Grads, Spec, named
+from softmap.ops.triton.plan import FIXED, Spec, named
 
 
 class Backward:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmap.ops.triton.arguments import Chain, Grads, chain_of, own_tensors
 from softmap.ops.triton.common import LOG2E, bundle, dot_precision, launch, next_power
 from softmap.ops.triton.configs import LEAST, Config, config, piece
 from softmap.ops.triton.forward import forward as forward_kernel
-from softmap.ops.triton.plan import Chain, Grads, Spec, chain_of, named, own_tensors
+from softmap.ops.triton.plan import Spec, named
 
 # Programs that fill a GPU; where row tiles are fewer, the keys are split among several.
 PROGRAMS, LEAST_SHARE = 132, 256

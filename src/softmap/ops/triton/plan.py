@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from softmap.maps import chain
 from softmap.ops.call import Call
 from softmap.ops.heads import Heads
-from softmap.ops.triton.common import bundle, counts, dot_precision, limits, next_power
-from softmap.ops.triton.edits import EDITS, options
+from softmap.ops.triton.common import counts, limits, next_power
+from softmap.ops.triton.edits import EDITS
 
-Grads = tuple[list[dict[str, Tensor]], list[dict[str, Tensor]]]
 FIXED = ("q", "k", "v", "until", "first", "rows", "cols", "count")
 
 
@@ -127,52 +126,6 @@ def tensors_of_call(call: Call, spec: Spec) -> list[Tensor]:
 
 def _counted(spec: Spec) -> bool:
     return any("count" in EDITS[link.kernel].extras for link in spec.weights)
-
-
-class Chain(NamedTuple):
-    """One stage as kernel arguments: constants, bundles of tensors, and of their gradients."""
-
-    edits: tuple[Any, ...]
-    adjoints: tuple[Any, ...]
-    options: tuple[Any, ...]
-    args: tuple[Any, ...]
-    grads: tuple[Any, ...]
-
-
-def chain_of(
-    links: tuple[Link, ...],
-    heads: int,
-    tensors: dict[str, Tensor],
-    own: list[dict[str, Tensor]],
-    grads: list[dict[str, Tensor]] | None,
-) -> Chain:
-    """A stage of the call; ``own`` and ``grads`` hold the tensors and gradients of each link."""
-    batch = tensors["q"].shape[0]
-    precision = dot_precision(tensors["q"].dtype)
-    rows: list[tuple[Any, ...]] = []
-    for n, (link, t) in enumerate(zip(links, own, strict=True)):
-        tile = EDITS[link.kernel]
-        args = [_bundle(t.get(name), link, name, batch) for name in tile.tensors]
-        args += [bundle(tensors[name], batch) for name in tile.extras]
-        into = [bundle(grads[n].get(name)) if grads else None for name in tile.tensors]
-        constants = options(link.kernel, heads, t, precision)
-        rows.append((tile.forward, tile.adjoint, constants, tuple(args), tuple(into)))
-        heads = heads // 2 if tile.halves else heads
-    return Chain(*(tuple(row[n] for row in rows) for n in range(5)))
-
-
-def _bundle(t: Tensor | None, link: Link, name: str, batch: int) -> Any:
-    kind = dict(link.tensors).get(name)
-    return bundle(t, 1 if kind == "layer" else batch)
-
-
-def own_tensors(spec: Spec, flat: list[Tensor]) -> tuple[list[dict[str, Tensor]], ...]:
-    """The tensors of each link by name, for the scores and for the weights stage."""
-    it = iter(flat[len(FIXED) :])
-    return tuple(
-        [{name: next(it) for name, _ in link.tensors} for link in links]
-        for links in (spec.scores, spec.weights)
-    )
 
 
 def named(flat: list[Tensor]) -> dict[str, Tensor]:

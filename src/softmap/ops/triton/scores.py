@@ -6,7 +6,7 @@ Tiles are [rows, keys] of one head, or [H, rows, keys] beside an edit that mixes
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.tiles import heads_of, per_head
+from softmap.ops.triton.chains import heads_of, per_head
 from softmap.ops.triton.weights import add_of_head, of_head
 
 

@@ -7,7 +7,7 @@ softmax gives each map's output, and the edit's closed form acts on that (``temp
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.tiles import along, heads_of, per_head
+from softmap.ops.triton.chains import along, heads_of, per_head
 
 
 @triton.jit

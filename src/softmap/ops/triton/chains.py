@@ -1,0 +1,58 @@
+"""Chains of edits on a tile, forward and through the adjoints, and sums that adjoints need."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def heads_of(m, at):
+    """Head numbers of the tile ``m``, as they broadcast to it."""
+    if len(m.shape) == 3:
+        return tl.arange(0, m.shape[0])[:, None, None]
+    else:
+        return at[1]
+
+
+@triton.jit
+def per_head(m):
+    """The tile summed over its cells."""
+    if len(m.shape) == 3:
+        return tl.sum(tl.sum(m, 2, keep_dims=True), 1, keep_dims=True)
+    else:
+        return tl.sum(tl.sum(m, 1, keep_dims=True), 0, keep_dims=True)
+
+
+@triton.jit
+def along(m):
+    """The tile summed over the axis that its kernel walks: keys of a row, or rows of a key."""
+    return tl.sum(m, len(m.shape) - 1, keep_dims=True)
+
+
+@triton.jit
+def trace(EDITS: tl.constexpr, OPTIONS: tl.constexpr, args, m, at):
+    """The tile before, between and after the edits of a chain."""
+    tiles = (m,)
+    for n in tl.static_range(len(EDITS)):
+        m = EDITS[n](m, at, args[n], OPTIONS[n])
+        tiles = tiles + (m,)  # type: ignore[assignment]  # noqa: RUF005
+    return tiles
+
+
+@triton.jit
+def edited(EDITS: tl.constexpr, OPTIONS: tl.constexpr, args, m, at):
+    """The tile after the chain."""
+    return trace(EDITS, OPTIONS, args, m, at)[len(EDITS)]
+
+
+@triton.jit
+def pulled(ADJOINTS: tl.constexpr, OPTIONS: tl.constexpr, args, grads, tiles, g, at,
+           SIDE: tl.constexpr):  # fmt: skip
+    """The gradient of the chain's input from that of its output, through the adjoints.
+
+    SIDE: whose gradients are added up on the way: "rows" (tensors of queries and of the layer),
+    "keys", or "" (none).
+    """
+    for n in tl.static_range(len(ADJOINTS)):
+        k: tl.constexpr = len(ADJOINTS) - 1 - n
+        g = ADJOINTS[k](tiles[k], g, at, args[k], grads[k], OPTIONS[k], SIDE)
+    return g
