@@ -9,11 +9,11 @@ import pytest
 import torch
 from triton_cases import Case, off, results, truth
 
-from softmap.ops import triton
+from softmap.ops import reference, triton
 from softmap.testing.precision import GRADIENT, OUTPUT, eager
 
 # Float32 sums in another order, through an exponential.
-EXACT = 2e-5
+EXACT = 1e-5
 
 
 @pytest.fixture(autouse=True)
@@ -70,12 +70,14 @@ def test_every_gradient_of_more(case: Case, device: str) -> None:
 
 
 def _check(case: Case, device: str) -> None:
+    """Near to float64, or where scores are large, so that float32 is not, near to what it gives: the
+    saved sums of rows are rounded at the size of the scores, which the dense map does not do."""
     call = case.call(torch.float32, device)
     assert triton.refuses(call) is None
-    ours, want = results(triton.run, call), truth(call)
+    ours, want, dense = results(triton.run, call), truth(call), results(reference.run, call)
     assert ours.keys() == want.keys()
     for name, t in want.items():
-        assert off(ours[name], t) < EXACT, name
+        assert off(ours[name], t) < max(EXACT, 8 * off(dense[name], t)), name
 
 
 HALF = [Case("dcmha", batch=1, tokens=33), Case("diff", batch=1, tokens=17)]
