@@ -59,28 +59,38 @@ def skipped(call: Call) -> str | None:
     """Why ``auto`` passes it over although it could run the call, or None."""
     if not _edits(call):
         return "plain attention is scaled_dot_product_attention's own"
-    if call.keys >= LONG and _only_shaped(call) and folded.refuses(call) is None:
+    if (
+        call.keys >= LONG
+        and (not chain(call.edits, "weights") or _only_shaped(call))
+        and folded.refuses(call) is None
+    ):
         return f"with {LONG} keys or more the closed form on SDPA is faster"
     return None
 
 
 def _only_shaped(call: Call) -> bool:
-    """The weights edits cost nothing as a change of the output. (A subtraction of pairs does too,
-    but halves the products with the values when it is made on the map.)"""
-    return all(e.kernel == "shaped" for _, e in chain(call.edits, "weights"))
+    """One Shaped after the softmax costs nothing as a change of the output. (A subtraction of pairs
+    has such a form too, but halves the products with the values when it is made on the map.)"""
+    edits = chain(call.edits, "weights")
+    return len(edits) == 1 and edits[0][1].kernel == "shaped"
 
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d'); exact, with every gradient of the reference."""
     build.load()
     operator.register()
-    if not chain(call.edits, "weights") or not _only_shaped(call):
-        return _attend(call, ("scores", "weights"), call.heads.key_of_map)
-    o = _attend(call, ("scores",), call.heads.key_of_map)
-    return folded.finish(call, o).to(call.v.dtype)
+    first, last = visible_range(call)
+    if not _only_shaped(call):
+        return _attend(call, ("scores", "weights"), first, last)
+    o = _attend(call, ("scores",), first, last)
+    t = call.tensors[chain(call.edits, "weights")[0][0]].layer
+    gamma = t.get("gamma", o.new_empty(0))
+    return torch.ops.softmap_native.shaped_forward(  # type: ignore[no-any-return]
+        o, call.v, t["alpha"], t["beta"], gamma, first, last
+    )
 
 
-def _attend(call: Call, stages: tuple[str, ...], key_of_map: list[int]) -> Tensor:
+def _attend(call: Call, stages: tuple[str, ...], first: Tensor, last: Tensor) -> Tensor:
     plan: list[str] = []
     tensors: list[Tensor] = []
     for stage in stages:
@@ -89,11 +99,10 @@ def _attend(call: Call, stages: tuple[str, ...], key_of_map: list[int]) -> Tenso
             named = {**group.layer, **_whole(group.query, call), **_whole(group.key, call)}
             plan.append(f"{stage} {edit.kernel} {','.join(named)}")
             tensors += named.values()
-    first, last = visible_range(call)
     positions = call.rows.expand(call.batch, -1)
     out, _ = torch.ops.softmap_native.forward(
-        call.q, call.k, call.v, tensors, "; ".join(plan), key_of_map, call.scale, first, last,
-        positions,
+        call.q, call.k, call.v, tensors, "; ".join(plan), call.heads.key_of_map, call.scale,
+        first, last, positions,
     )  # fmt: skip
     return out  # type: ignore[no-any-return]
 

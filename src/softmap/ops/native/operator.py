@@ -17,6 +17,14 @@ def register() -> None:
     torch.library.register_fake(f"{library}::backward", _fake_backward)
     torch.library.register_autograd(f"{library}::forward", _backward, setup_context=_remember)
     torch.library.register_autograd(f"{library}::backward", _no_second, setup_context=_nothing)
+    torch.library.register_fake(f"{library}::shaped_forward", lambda o, *rest: o.new_empty(o.shape))
+    torch.library.register_fake(f"{library}::shaped_backward", _fake_shaped_backward)
+    torch.library.register_autograd(
+        f"{library}::shaped_forward", _shaped_backward, setup_context=_remember_all
+    )
+    torch.library.register_autograd(
+        f"{library}::shaped_backward", _no_second, setup_context=_nothing
+    )
 
 
 def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -> Any:
@@ -53,3 +61,16 @@ def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _no_second(ctx: Any, *grads: Any) -> Any:
     raise NotImplementedError("the native backend has no second derivatives: impl='reference' has")
+
+
+def _fake_shaped_backward(grad: Any, *inputs: Any) -> Any:
+    return [t.new_empty(t.shape) for t in inputs[:5]]
+
+
+def _remember_all(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _shaped_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    grads = torch.ops.softmap_native.shaped_backward(grad, *ctx.saved_tensors)
+    return *grads, None, None

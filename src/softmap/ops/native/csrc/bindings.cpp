@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "driver.h"
+#include "shaped_output.h"
 
 namespace softmap {
 
@@ -60,6 +61,24 @@ std::vector<Tensor> native_backward(
                                         : backward<float>(a, grad, log_sums);
 }
 
+Tensor shaped_forward(const Tensor& o, const Tensor& v, const Tensor& alpha, const Tensor& beta,
+                      const Tensor& gamma, const Tensor& first, const Tensor& last) {
+  return o.scalar_type() == at::kDouble
+             ? ShapedOutput<double>(o, v, alpha, beta, gamma, first, last).forward()
+             : ShapedOutput<float>(o, v, alpha, beta, gamma, first, last).forward().to(o.scalar_type());
+}
+
+std::vector<Tensor> shaped_backward(const Tensor& grad, const Tensor& o, const Tensor& v,
+                                    const Tensor& alpha, const Tensor& beta, const Tensor& gamma,
+                                    const Tensor& first, const Tensor& last) {
+  auto grads = o.scalar_type() == at::kDouble
+                   ? ShapedOutput<double>(o, v, alpha, beta, gamma, first, last).backward(grad)
+                   : ShapedOutput<float>(o, v, alpha, beta, gamma, first, last).backward(grad);
+  const Tensor* like[] = {&o, &v, &alpha, &beta, &gamma};
+  for (size_t n = 0; n < grads.size(); ++n) grads[n] = grads[n].to(like[n]->scalar_type());
+  return grads;
+}
+
 }  // namespace softmap
 
 TORCH_LIBRARY(softmap_native, m) {
@@ -70,9 +89,17 @@ TORCH_LIBRARY(softmap_native, m) {
       "backward(Tensor grad, Tensor log_sums, Tensor q, Tensor k, Tensor v, Tensor[] tensors, "
       "str edits, int[] key_of_map, float scale, Tensor first, Tensor last, Tensor positions) "
       "-> Tensor[]");
+  m.def(
+      "shaped_forward(Tensor o, Tensor v, Tensor alpha, Tensor beta, Tensor gamma, Tensor first, "
+      "Tensor last) -> Tensor");
+  m.def(
+      "shaped_backward(Tensor grad, Tensor o, Tensor v, Tensor alpha, Tensor beta, Tensor gamma, "
+      "Tensor first, Tensor last) -> Tensor[]");
 }
 
 TORCH_LIBRARY_IMPL(softmap_native, CPU, m) {
   m.impl("forward", &softmap::native_forward);
   m.impl("backward", &softmap::native_backward);
+  m.impl("shaped_forward", &softmap::shaped_forward);
+  m.impl("shaped_backward", &softmap::shaped_backward);
 }

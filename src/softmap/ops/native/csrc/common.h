@@ -77,6 +77,26 @@ inline T sum_lanes(Vec<T> x) {
   return at::vec::vec_reduce_all<T>([](Vec<T> a, Vec<T> b) { return a + b; }, x);
 }
 
+// Sums in vectors: the compiler may not reorder them itself.
+template <typename T>
+inline T dot(const T* a, const T* b, int64_t n) {
+  Vec<T> sum(0);
+  int64_t x = 0;
+  for (; x + LANES<T> <= n; x += LANES<T>) sum = fmadd(Vec<T>::loadu(a + x), Vec<T>::loadu(b + x), sum);
+  T rest = 0;
+  for (; x < n; ++x) rest += a[x] * b[x];
+  return sum_lanes(sum) + rest;
+}
+template <typename T>
+inline T total(const T* a, int64_t n) {
+  Vec<T> sum(0);
+  int64_t x = 0;
+  for (; x + LANES<T> <= n; x += LANES<T>) sum = sum + Vec<T>::loadu(a + x);
+  T rest = 0;
+  for (; x < n; ++x) rest += a[x];
+  return sum_lanes(sum) + rest;
+}
+
 template <typename T>
 inline void clear(T* row, int64_t begin, int64_t end) {
   std::fill(row + begin, row + std::max(begin, end), T(0));

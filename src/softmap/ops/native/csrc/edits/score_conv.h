@@ -174,12 +174,6 @@ struct ScoreConv : Edit<T> {
     for (int64_t x = 0; x < n; ++x) to[x] += from[x];
   }
 
-  static T total(const T* from, int64_t n) {
-    T sum = 0;
-    for (int64_t x = 0; x < n; ++x) sum += from[x];
-    return sum;
-  }
-
   // out[tap * width + first + h][x] = from[h][c + x + side (tap - pad)], zero outside the row.
   void spread(const T* from, int64_t step, const Row& row, int64_t c, int64_t n, T* out,
               int64_t width, int64_t first, int64_t side) const {

@@ -52,14 +52,10 @@ struct Shaped : Edit<T> {
   }
 
   void add_grads(const Region& w, int64_t h, int64_t r, const T* a, const T* g) {
-    T dot = 0, sum = 0;
-    for (int64_t c = w.begin(r); c < w.end(r); ++c) {
-      dot += a[c] * g[c];
-      sum += g[c];
-    }
-    beta.grad_of(w.worker)[h] += dot;
+    const int64_t from = w.begin(r), n = w.end(r) - from;
+    beta.grad_of(w.worker)[h] += dot(a + from, g + from, n);
     if (own(w, r) >= 0) alpha.grad_of(w.worker)[h] += g[own(w, r)];
-    if (gamma.defined()) gamma.grad_of(w.worker)[h] -= sum * share(w, r);
+    if (gamma.defined()) gamma.grad_of(w.worker)[h] -= total(g + from, n) * share(w, r);
   }
 
   Bag gradients(const Schedule&) const override {
