@@ -105,14 +105,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def filled(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with the table between its two marks."""
+    before, rest = page.split("<!-- table -->")
+    return f"{before}<!-- table -->\n{table(rows)}\n<!-- end -->{rest.split('<!-- end -->')[1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="*", default=list(VARIANTS))
     parser.add_argument("--out", type=Path, default=Path("results/triton-sm90.json"))
-    parser.add_argument("--table", action="store_true", help="only print the table of --out")
+    parser.add_argument("--page", type=Path, help="only write the table of --out into this page")
     options = parser.parse_args()
-    if options.table:
-        print(table(json.loads(options.out.read_text())["kernels"]))
+    if options.page:
+        rows = json.loads(options.out.read_text())["kernels"]
+        options.page.write_text(filled(options.page.read_text(), rows))
         return
     torch.set_num_threads(1)
     rows = []
