@@ -10,7 +10,7 @@ from softmap.errors import SoftmapError
 from softmap.maps import Edit, Tensors, heads_after, tensors_of
 from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
-from softmap.nn.layers import RMSNorm, make_projection
+from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
@@ -103,7 +103,7 @@ class Attention(nn.Module):
             raise SoftmapError(f"x must be (batch, tokens, {self.dim}), found {tuple(x.shape)}")
         if cache is not None and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
-        T = x.shape[1]
+        x, T = narrowed(x), x.shape[1]
         if positions is None:
             seen = 0 if cache is None else cache.seen
             positions = Positions.of(seen + T, key_mask, x.device, documents)

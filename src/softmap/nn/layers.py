@@ -36,6 +36,14 @@ def make_norm(kind: str, dim: int, eps: float, eps_outside: bool = False) -> nn.
     return nn.LayerNorm(dim, eps=eps) if kind == "layernorm" else RMSNorm(dim, eps, eps_outside)
 
 
+def narrowed(x: Tensor) -> Tensor:
+    """x in the dtype that autocast gives to products: cast once, not once for each of them."""
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return x
+    return x.to(torch.get_autocast_dtype(kind))
+
+
 class MLP(nn.Module):
     """SwiGLU: W_d (silu(W_g x) * W_u x); gelu, relu: W_d f(W_u x). x (..., D)."""
 
@@ -48,6 +56,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(width, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = narrowed(x)
         up = self.up_proj(x)
         if self.kind == "swiglu":
             return self.down_proj(F.silu(self.gate_proj(x)) * up)
