@@ -59,7 +59,7 @@ def compile_all(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
 
 
 def cleaned(row: dict[str, Any]) -> dict[str, Any]:
-    names = ("kernel", "registers", "spilled", "shared", "loops", "seconds")
+    names = ("kernel", "registers", "spilled", "shared", "loops")
     return {name: row[name] for name in names} | {"fits": row["shared"] <= LIMIT}
 
 
