@@ -1,0 +1,24 @@
+"""Without a compiler there is nothing to test here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from softmap.ops.native import build
+
+
+@pytest.fixture(autouse=True)
+def _compiler() -> None:
+    if build.find_compiler() is None:
+        pytest.skip("no C++ compiler is installed")
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    """Tests may set the number of threads."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
