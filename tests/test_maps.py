@@ -8,6 +8,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError
 from softmap.maps import (
+from softmap.variants.diff import Difference
     Edit,
     chain,
     compute_dtype,
@@ -121,3 +122,11 @@ def test_compute_dtype() -> None:
     pairs += [(torch.float32, torch.float32), (torch.float64, torch.float64)]
     for given, used in pairs:
         assert compute_dtype(torch.ones(1, dtype=given)) is used
+
+
+def test_a_subclass_does_not_inherit_a_kernel() -> None:
+    class Other(Difference):
+        def edit(self, m: torch.Tensor, band: Band, t: dict[str, torch.Tensor]) -> torch.Tensor:
+            return m[:, 0::2]
+
+    assert Difference.kernel == "subtract_pairs" and Other.kernel is None

@@ -91,6 +91,7 @@ class Edit(nn.Module):
     needs_mean: :meth:`fold_output` reads the running mean of the values (the cache then keeps it).
     kernel: name of a hand-written form of :meth:`edit` and its adjoint, known to ``ops.native`` and
         ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
+        A subclass does not inherit it: its maths may be another.
     """
 
     stage: str = "scores"
@@ -100,6 +101,10 @@ class Edit(nn.Module):
     keeps_zeros: bool = False
     needs_mean: bool = False
     kernel: str | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.kernel = cls.__dict__.get("kernel")
 
     def heads_out(self, heads: int) -> int:
         """Maps that leave the edit when ``heads`` enter it. Raises ``ValueError`` if it cannot."""

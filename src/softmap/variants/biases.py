@@ -108,7 +108,7 @@ class Fire(Bias):
         self.c = nn.Parameter(torch.tensor(0.1))
         self.multiplier = nn.Parameter(torch.tensor(1.0))
         self.start, self.slope, self.eps = start, slope, eps
-        plain = slope == 0 and eps == 0
+        plain = slope == 0 and eps == 0 and type(self) is Fire
         self.kernel = "fire" if plain else None
 
     def layer_tensors(self) -> dict[str, Tensor]:

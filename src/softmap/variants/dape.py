@@ -43,6 +43,8 @@ class ScoreConv(Edit):
 
     def _kernel(self) -> str | None:
         """``score_conv``, with the name of the bias after a plus."""
+        if type(self) is not ScoreConv:
+            return None
         if self.bias is None:
             return "score_conv"
         return None if self.bias.kernel is None else f"score_conv+{self.bias.kernel}"

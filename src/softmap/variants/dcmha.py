@@ -54,9 +54,7 @@ class Factors(nn.Module):
             hidden = F.gelu(x @ self.w1)
             low = (hidden @ self.w2.flatten(1)).unflatten(-1, self.w2.shape[1:])
             first, second = low.split(self.rank, dim=-2)
-            wide = first.to(torch.promote_types(first.dtype, torch.float32))
-            norm = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + 1e-6)
-            out |= {"1": (wide * norm).to(x.dtype), "2": second}
+            out |= {"1": F.rms_norm(first, first.shape[-1:], eps=1e-6), "2": second}
         if hasattr(self, "wg"):
             out["g"] = torch.tanh(x @ self.wg)
         return out
