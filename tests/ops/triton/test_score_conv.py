@@ -215,3 +215,11 @@ def test_refused(variant: str, why: str, device: str) -> None:
     found = triton.refuses(Case(variant, heads=2, tokens=4).call(torch.float32, device))
     assert found is not None
     assert why in found
+
+
+def test_a_sequence_beyond_32_bits_is_refused(device: str) -> None:
+    call = Case("dape", heads=2, tokens=4).call(torch.float32, device)
+    q, k, v = (torch.empty(2, 2, n, 1 << 10, device="meta") for n in (4, (1 << 20) + 1, 8))
+    from softmap.ops.triton import score_conv
+
+    assert "found 2147485695" in (score_conv.refuses(replace(call, q=q, k=k, v=v)) or "")

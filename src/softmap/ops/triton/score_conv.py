@@ -27,6 +27,9 @@ def refuses(call: Call) -> str | None:
         return f"no kernel for the bias {kind_of(kernel)}"
     if call.q.dtype not in DTYPES:
         return f"no kernel for {call.q.dtype}"
+    reach = max(reach_of(t) for t in (call.q, call.k, call.v))
+    if reach >= 1 << 31:
+        return f"places within a sequence have 32 bits, at most {(1 << 31) - 1}, found {reach}"
     hidden, _, _, taps = layer_tensors(call)["w1"].shape
     for what, found, most in (
         ("heads", call.heads.maps, MOST_HEADS),
@@ -37,6 +40,11 @@ def refuses(call: Call) -> str | None:
         if found > most:
             return f"at most {most} {what}, found {found}"
     return None
+
+
+def reach_of(t: Tensor) -> int:
+    """The last place in memory of a sequence of t, from its first."""
+    return sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True))
 
 
 def kind_of(kernel: str) -> str:
