@@ -8,7 +8,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError
 from softmap.maps import (
-from softmap.variants.diff import Difference
+    Band,
     Edit,
     chain,
     compute_dtype,
@@ -17,6 +17,7 @@ from softmap.variants.diff import Difference
     needs_input,
     tensors_of,
 )
+from softmap.variants.diff import Difference
 
 
 def band(rows: list[int], cols: list[int], window: int | None = None, valid: object = None):
