@@ -33,14 +33,14 @@ def chain_of(
 ) -> Chain:
     """A stage of the call; ``own`` and ``grads`` hold the tensors and gradients of each link."""
     batch = tensors["q"].shape[0]
-    precision = dot_precision(tensors["q"].dtype)
+    exact = dot_precision(tensors["q"].dtype) == "ieee"
     rows: list[tuple[Any, ...]] = []
     for n, (link, t) in enumerate(zip(links, own, strict=True)):
         tile = EDITS[link.kernel]
         args = [_bundle(t.get(name), link, name, batch) for name in tile.tensors]
         args += [bundle(tensors[name], batch) for name in tile.extras]
         into = [bundle(grads[n].get(name)) if grads else None for name in tile.tensors]
-        constants = options(link.kernel, heads, t, precision)
+        constants = options(link.kernel, heads, t, exact)
         rows.append((tile.forward, tile.adjoint, constants, tuple(args), tuple(into)))
         heads = heads // 2 if tile.halves else heads
     return Chain(*(tuple(row[n] for row in rows) for n in range(5)))

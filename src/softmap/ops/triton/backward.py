@@ -52,7 +52,7 @@ def rows(
     SCORE_ADJOINTS: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
     WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, CODE: tl.constexpr,
 ):  # fmt: skip
     """delta, dq and the gradients of queries and layer: grid (row tiles, B or B * heads)."""
     H: tl.constexpr = HEADS[0]
@@ -116,7 +116,7 @@ def keys(
     SCORE_ADJOINTS: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
     WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, CODE: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of each map and output, gradients of keys: grid (key tiles, B or B * heads)."""
     H: tl.constexpr = HEADS[0]
@@ -139,7 +139,7 @@ def keys(
         n = at_row + tl.arange(0, BM)
         i = n[None, :]
         see = visible(until, b, i, jt, offset, S)
-        at = (b, h, i, jt, see, T, S, offset, 0)
+        at = (b, h, i, jt, see, T, S, offset, one)
         log = load_row(lse, b, h, i, H, T)
         less = load_row(delta, b, h, i, H, T)
         s = product(kt, k, kh, jt, q, h, i, b, HEADS[1], H, S, T, D, HT, DP, DC,

@@ -53,6 +53,14 @@ def pulled(ADJOINTS: tl.constexpr, OPTIONS: tl.constexpr, args, grads, tiles, g,
     "keys", or "" (none).
     """
     for n in tl.static_range(len(ADJOINTS)):
-        k: tl.constexpr = len(ADJOINTS) - 1 - n
-        g = ADJOINTS[k](tiles[k], g, at, args[k], grads[k], OPTIONS[k], SIDE)
+        # The last edit first; a constant cannot be named anew in each turn.
+        g = ADJOINTS[len(ADJOINTS) - 1 - n](
+            tiles[len(ADJOINTS) - 1 - n],
+            g,
+            at,
+            args[len(ADJOINTS) - 1 - n],
+            grads[len(ADJOINTS) - 1 - n],
+            OPTIONS[len(ADJOINTS) - 1 - n],
+            SIDE,
+        )
     return g

@@ -49,19 +49,19 @@ def square(t, HT: tl.constexpr, heads):
 
 
 @triton.jit
-def over_heads(w, m, PRECISION: tl.constexpr):
+def over_heads(w, m, EXACT: tl.constexpr):
     """sum_h w[., h] m[h] as one matrix product over all cells of the tile."""
     flat = tl.reshape(m, (m.shape[0], m.shape[1] * m.shape[2]))
-    return tl.reshape(tl.dot(w, flat, input_precision=PRECISION), m.shape)
+    return tl.reshape(tl.dot(w, flat, input_precision="ieee" if EXACT else "tf32"), m.shape)
 
 
 @triton.jit
-def add_square(t, m, g, part, heads, PRECISION: tl.constexpr):
+def add_square(t, m, g, part, heads, EXACT: tl.constexpr):
     """dW[h, g] = sum of m[h] g[g] over the cells, into this program's own part."""
     cells: tl.constexpr = m.shape[1] * m.shape[2]
     a = tl.reshape(m, (m.shape[0], cells))
     b = tl.reshape(g, (g.shape[0], cells))
-    w = tl.dot(a, tl.trans(b), input_precision=PRECISION)
+    w = tl.dot(a, tl.trans(b), input_precision="ieee" if EXACT else "tf32")
     h = tl.arange(0, m.shape[0])
     mask = (h[:, None] < heads) & (h[None, :] < heads)
     at = t[0] + part * t[1] + h[:, None] * t[2] + h[None, :]
@@ -71,15 +71,15 @@ def add_square(t, m, g, part, heads, PRECISION: tl.constexpr):
 @triton.jit
 def mix(m, at, t, OPTIONS: tl.constexpr):
     """m'_g = sum_h W[h, g] m_h. t = (W,)."""
-    w = square(t[0], m.shape[0], OPTIONS[0])
-    return over_heads(tl.trans(w), m, OPTIONS[1])
+    w = square(t[0], m.shape[0], OPTIONS % 256)
+    return over_heads(tl.trans(w), m, OPTIONS // 256 % 256)
 
 
 @triton.jit
 def mix_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     if SIDE == "rows" and d[0] is not None:
-        add_square(d[0], m, g, at[8], OPTIONS[0], OPTIONS[1])
-    return over_heads(square(t[0], m.shape[0], OPTIONS[0]), g, OPTIONS[1])
+        add_square(d[0], m, g, at[8], OPTIONS % 256, OPTIONS // 256 % 256)
+    return over_heads(square(t[0], m.shape[0], OPTIONS % 256), g, OPTIONS // 256 % 256)
 
 
 @triton.jit
@@ -94,14 +94,14 @@ def gain(b, h, i, j, T, S, t, H):
 
 @triton.jit
 def compose(m, at, t, OPTIONS: tl.constexpr):
-    """t = (q1, q2, qg, k1, k2, kg, W), bundles or None. OPTIONS = (heads, precision, rank)."""
+    """t = (q1, q2, qg, k1, k2, kg, W), bundles or None. OPTIONS: ``edits.options``."""
     b, i, j, T, S = at[0], at[2], at[3], at[5], at[6]
-    H: tl.constexpr = OPTIONS[0]
+    H: tl.constexpr = OPTIONS % 256
     h = heads_of(m, at)
     out = m * gain(b, h, i, j, T, S, t, H)
     if t[6] is not None:
         out += mix(m, at, (t[6],), OPTIONS)
-    for r in tl.static_range(OPTIONS[2]):
+    for r in tl.static_range(OPTIONS // 65536):
         if t[0] is not None:
             down = tl.sum(m * factor(t[0], b, i, r, h, T, H), 0)
             out += down * factor(t[1], b, i, r, h, T, H)
@@ -115,7 +115,7 @@ def compose(m, at, t, OPTIONS: tl.constexpr):
 def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     """d: where the gradients go, a bundle for each of t, or None."""
     b, i, j, T, S = at[0], at[2], at[3], at[5], at[6]
-    H: tl.constexpr = OPTIONS[0]
+    H: tl.constexpr = OPTIONS % 256
     h = heads_of(m, at)
     dm = g * gain(b, h, i, j, T, S, t, H)
     if t[6] is not None:
@@ -124,7 +124,7 @@ def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
         add_gate(d[2], b, i, h, T, H, along(m * g))
     if SIDE == "keys" and d[5] is not None:
         add_gate(d[5], b, j, h, S, H, along(m * g))
-    for r in tl.static_range(OPTIONS[2]):
+    for r in tl.static_range(OPTIONS // 65536):
         if t[0] is not None:
             w1 = factor(t[0], b, i, r, h, T, H)
             up = tl.sum(g * factor(t[1], b, i, r, h, T, H), 0)

@@ -50,15 +50,17 @@ EDITS: dict[str, TileEdit] = {
 }  # fmt: skip
 
 
-def options(kernel: str, heads: int, tensors: dict[str, Any], precision: str) -> tuple[Any, ...]:
-    """The constants that the tile code is compiled for."""
+def options(kernel: str, heads: int, tensors: dict[str, Any], exact: bool) -> int:
+    """The constants of the tile code: heads + 256 a + 65536 b, as one number for Triton 3.6.
+
+    a: whether mixes over heads are exact float32 products; of pairs, whether lambda is per token.
+    b: the rank, or FIRE's hidden units.
+    """
+    a, b = int(exact), 0
     if kernel == "compose":
-        rank = next((tensors[n].shape[2] for n in ("q1", "k1") if n in tensors), 0)
-        return heads, precision, rank
-    if kernel == "head_mix":
-        return heads, precision
-    if kernel == "subtract_pairs":
-        return heads, tensors["lambda"].ndim > 0
-    if kernel == "fire":
-        return heads, tensors["b1"].shape[0]
-    return (heads,)
+        b = next((tensors[n].shape[2] for n in ("q1", "k1") if n in tensors), 0)
+    elif kernel == "subtract_pairs":
+        a = int(tensors["lambda"].ndim > 0)
+    elif kernel == "fire":
+        b = tensors["b1"].shape[0]
+    return heads + 256 * a + 65536 * b

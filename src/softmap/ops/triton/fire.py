@@ -2,7 +2,7 @@
 
     x = log(1 + c (i - j)) / log(1 + c max(L, i))
 
-t = (w1, b1, w2, b2, c, L, rows, cols). OPTIONS = (heads, hidden units). The hidden units are walked
+t = (w1, b1, w2, b2, c, L, rows, cols). The hidden units are walked
 one by one, so that none of them needs a tile of its own.
 """
 
@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from softmap.ops.triton.chains import heads_of, per_head
-from softmap.ops.triton.scores import distance, row_position
+from softmap.ops.triton.scores import distance, log, row_position
 from softmap.ops.triton.weights import add_of_head, of_head
 
 
@@ -30,18 +30,18 @@ def relative(at, t):
     """x [rows, keys], and what its gradient needs: the distance, the reach, the denominator."""
     gap = distance(at, t[6], t[7])
     reach = tl.maximum(row_position(at, t[6]), number(t[5], 0))
-    below = tl.log(1.0 + number(t[4], 0) * reach)
-    return tl.log(1.0 + number(t[4], 0) * gap) / below, gap, reach, below
+    below = log(1.0 + number(t[4], 0) * reach)
+    return log(1.0 + number(t[4], 0) * gap) / below, gap, reach, below
 
 
 @triton.jit
 def fire(m, at, t, OPTIONS: tl.constexpr):
     h = heads_of(m, at)
     x, _, _, _ = relative(at, t)
-    out = m + of_head(t[3], h, OPTIONS[0])
-    for n in range(OPTIONS[1]):
+    out = m + of_head(t[3], h, OPTIONS % 256)
+    for n in range(OPTIONS // 65536):
         hidden = tl.maximum(x * number(t[0], n) + number(t[1], n), 0.0)
-        out += head_weight(t[2], h, n, OPTIONS[0]) * hidden
+        out += head_weight(t[2], h, n, OPTIONS % 256) * hidden
     return out
 
 
@@ -50,14 +50,14 @@ def fire_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     if SIDE == "rows" and d[0] is not None:
         h = heads_of(m, at)
         x, gap, reach, below = relative(at, t)
-        add_of_head(d[3], at, h, OPTIONS[0], per_head(g))
+        add_of_head(d[3], at, h, OPTIONS % 256, per_head(g))
         dx = tl.zeros_like(x)
-        for n in range(OPTIONS[1]):
+        for n in range(OPTIONS // 65536):
             before = x * number(t[0], n) + number(t[1], n)
             hidden = tl.maximum(before, 0.0)
             place = d[2][0] + at[8] * d[2][1] + h * d[2][2] + n
-            tl.atomic_add(place, per_head(g * hidden), mask=h < OPTIONS[0], sem="relaxed")
-            back = g * head_weight(t[2], h, n, OPTIONS[0])
+            tl.atomic_add(place, per_head(g * hidden), mask=h < OPTIONS % 256, sem="relaxed")
+            back = g * head_weight(t[2], h, n, OPTIONS % 256)
             if len(m.shape) == 3:
                 back = tl.sum(back, 0)
             back = tl.where(before > 0.0, back, 0.0)

@@ -20,7 +20,7 @@ def forward(
     HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
     WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr,
     PHASE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr,
-    VP: tl.constexpr, VC: tl.constexpr, PRECISION: tl.constexpr,
+    VP: tl.constexpr, VC: tl.constexpr, PRECISION: tl.constexpr, CODE: tl.constexpr,
 ):  # fmt: skip
     """o and lse of a row tile: grid (row tiles, B or B * heads, splits of ``share`` keys)."""
     H: tl.constexpr = HEADS[0]
@@ -50,7 +50,7 @@ def forward(
                 s *= scale * LOG2E
             else:
                 # No scores edit asks what is visible.
-                at = (b, h, i, j[None, :], 0, T, S, offset, 0)
+                at = (b, h, i, j[None, :], i, T, S, offset, split)
                 s = edited(SCORES, SCORE_OPTIONS, score_args, s * scale, at) * LOG2E
             s = hide(s, until, b, i, j[None, :], offset, S, -float("inf"))
             above = tl.maximum(top, tl.max(s, len(s.shape) - 1, keep_dims=True))
@@ -74,7 +74,7 @@ def forward(
         for at_key in range(begin, end, BN):
             j = at_key + tl.arange(0, BN)
             see = visible(until, b, i, j[None, :], offset, S)
-            at = (b, h, i, j[None, :], see, T, S, offset, 0)
+            at = (b, h, i, j[None, :], see, T, S, offset, split)
             s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
                         PRECISION) * scale  # fmt: skip
             s = edited(SCORES, SCORE_OPTIONS, score_args, s, at)

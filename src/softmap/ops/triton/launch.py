@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -85,12 +88,23 @@ def accumulator(shape: tuple[int, ...], dtype: torch.dtype, kept: bool, like: Te
     return torch.zeros(shape, dtype=torch.float32, device=like.device)
 
 
+@lru_cache(maxsize=1)
+def code() -> str:
+    """A digest of this folder's sources, a constant of every kernel.
+
+    Triton keeps compiled kernels on disk by their own source and by the names of functions that are
+    handed to them: a changed edit would be missed.
+    """
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:16]
+
+
 def launch_sized(
     kernel: Any, grid: tuple[int, ...], sizes: Config, *args: Any, **names: Any
 ) -> None:
     launch(
-        kernel, grid, *args, **names, BM=sizes.rows, BN=sizes.keys, num_warps=sizes.warps,
-        num_stages=sizes.stages,
+        kernel, grid, *args, **names, CODE=code(), BM=sizes.rows, BN=sizes.keys,
+        num_warps=sizes.warps, num_stages=sizes.stages,
     )  # fmt: skip
 
 

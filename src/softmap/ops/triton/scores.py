@@ -3,25 +3,30 @@
 Tiles are [rows, keys] of one head, or [H, rows, keys] beside an edit that mixes heads.
 """
 
+import torch
 import triton
 import triton.language as tl
 
 from softmap.ops.triton.chains import heads_of, per_head
+from softmap.ops.triton.common import interpreting
 from softmap.ops.triton.weights import add_of_head, of_head
+
+# NVIDIA's own instruction for log2, off by at most 2^-22: the library's takes twenty.
+APPROXIMATE: tl.constexpr = tl.constexpr(not interpreting() and torch.version.hip is None)
 
 
 @triton.jit
 def temperature(m, at, t, OPTIONS: tl.constexpr):
-    """m' = tau m. t = (tau,). OPTIONS = (heads,)."""
-    return m * of_head(t[0], heads_of(m, at), OPTIONS[0])
+    """m' = tau m. t = (tau,)."""
+    return m * of_head(t[0], heads_of(m, at), OPTIONS % 256)
 
 
 @triton.jit
 def temperature_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     h = heads_of(m, at)
     if SIDE == "rows" and d[0] is not None:
-        add_of_head(d[0], at, h, OPTIONS[0], per_head(m * g))
-    return g * of_head(t[0], h, OPTIONS[0])
+        add_of_head(d[0], at, h, OPTIONS % 256, per_head(m * g))
+    return g * of_head(t[0], h, OPTIONS % 256)
 
 
 @triton.jit
@@ -41,24 +46,36 @@ def distance(at, rows, cols):
 
 @triton.jit
 def alibi(m, at, t, OPTIONS: tl.constexpr):
-    """m' = m - slope_h (i - j). t = (slopes, rows, cols). OPTIONS = (heads,)."""
-    return m - of_head(t[0], heads_of(m, at), OPTIONS[0]) * distance(at, t[1], t[2])
+    """m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
+    return m - of_head(t[0], heads_of(m, at), OPTIONS % 256) * distance(at, t[1], t[2])
 
 
 @triton.jit
 def alibi_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     if SIDE == "rows" and d[0] is not None:
         gap = distance(at, t[1], t[2])
-        add_of_head(d[0], at, heads_of(m, at), OPTIONS[0], -per_head(g * gap))
+        add_of_head(d[0], at, heads_of(m, at), OPTIONS % 256, -per_head(g * gap))
     return g
 
 
 @triton.jit
+def log(x):
+    """The natural logarithm of a float32 tile."""
+    if APPROXIMATE:
+        two = tl.inline_asm_elementwise(
+            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+        return two * 0.6931471805599453
+    else:
+        return tl.log(x)
+
+
+@triton.jit
 def kerple(m, at, t, OPTIONS: tl.constexpr):
-    """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols). OPTIONS = (heads,)."""
+    """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
     h = heads_of(m, at)
-    reach = 1.0 + of_head(t[1], h, OPTIONS[0]) * distance(at, t[2], t[3])
-    return m - of_head(t[0], h, OPTIONS[0]) * tl.log(reach)
+    reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * distance(at, t[2], t[3])
+    return m - of_head(t[0], h, OPTIONS % 256) * log(reach)
 
 
 @triton.jit
@@ -66,10 +83,10 @@ def kerple_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     if SIDE == "rows":
         h = heads_of(m, at)
         gap = distance(at, t[2], t[3])
-        reach = 1.0 + of_head(t[1], h, OPTIONS[0]) * gap
+        reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * gap
         if d[0] is not None:
-            add_of_head(d[0], at, h, OPTIONS[0], -per_head(g * tl.log(reach)))
+            add_of_head(d[0], at, h, OPTIONS % 256, -per_head(g * log(reach)))
         if d[1] is not None:
-            slope = of_head(t[0], h, OPTIONS[0]) * gap / reach
-            add_of_head(d[1], at, h, OPTIONS[0], -per_head(g * slope))
+            slope = of_head(t[0], h, OPTIONS % 256) * gap / reach
+            add_of_head(d[1], at, h, OPTIONS % 256, -per_head(g * slope))
     return g

@@ -26,9 +26,9 @@ def join_pairs(even, odd):
 @triton.jit
 def share(t, at, h, OPTIONS: tl.constexpr):
     """lambda as it broadcasts to the pairs: one number, or one for each token and pair."""
-    if OPTIONS[1]:
+    if OPTIONS // 256 % 256:
         place = t[0] + at[0] * t[1] + at[2] * t[2] + h
-        return tl.load(place, mask=(at[2] < at[5]) & (h < OPTIONS[0] // 2), other=0.0).to(
+        return tl.load(place, mask=(at[2] < at[5]) & (h < OPTIONS % 256 // 2), other=0.0).to(
             tl.float32
         )
     else:
@@ -37,7 +37,7 @@ def share(t, at, h, OPTIONS: tl.constexpr):
 
 @triton.jit
 def subtract_pairs(m, at, t, OPTIONS: tl.constexpr):
-    """m'[h] = m[2h] - lambda m[2h+1]. t = (lambda,). OPTIONS = (maps that enter, per token)."""
+    """m'[h] = m[2h] - lambda m[2h+1]. t = (lambda,)."""
     even, odd = split_pairs(m)
     return even - share(t[0], at, heads_of(even, at), OPTIONS) * odd
 
@@ -47,9 +47,9 @@ def subtract_pairs_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.const
     even, odd = split_pairs(m)
     h = heads_of(even, at)
     if SIDE == "rows" and d[0] is not None:
-        if OPTIONS[1]:
+        if OPTIONS // 256 % 256:
             place = d[0][0] + at[0] * d[0][1] + at[2] * d[0][2] + h
-            mask = (at[2] < at[5]) & (h < OPTIONS[0] // 2)
+            mask = (at[2] < at[5]) & (h < OPTIONS % 256 // 2)
             tl.atomic_add(place, -along(g * odd), mask=mask, sem="relaxed")
         else:
             tl.atomic_add(d[0][0] + at[8] * d[0][1], -tl.sum(g * odd), sem="relaxed")
@@ -83,11 +83,11 @@ def uniform(at, count):
 
 @triton.jit
 def shaped(m, at, t, OPTIONS: tl.constexpr):
-    """m' = beta m + alpha I - gamma C. t = (alpha, beta, gamma or None, count). OPTIONS = (H,)."""
+    """m' = beta m + alpha I - gamma C. t = (alpha, beta, gamma or None, count)."""
     h = heads_of(m, at)
-    out = of_head(t[1], h, OPTIONS[0]) * m + of_head(t[0], h, OPTIONS[0]) * diagonal(at)
+    out = of_head(t[1], h, OPTIONS % 256) * m + of_head(t[0], h, OPTIONS % 256) * diagonal(at)
     if t[2] is not None:
-        out -= of_head(t[2], h, OPTIONS[0]) * uniform(at, t[3])
+        out -= of_head(t[2], h, OPTIONS % 256) * uniform(at, t[3])
     return out
 
 
@@ -96,9 +96,9 @@ def shaped_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     h = heads_of(m, at)
     if SIDE == "rows":
         if d[0] is not None:
-            add_of_head(d[0], at, h, OPTIONS[0], per_head(g * diagonal(at)))
+            add_of_head(d[0], at, h, OPTIONS % 256, per_head(g * diagonal(at)))
         if d[1] is not None:
-            add_of_head(d[1], at, h, OPTIONS[0], per_head(g * m))
+            add_of_head(d[1], at, h, OPTIONS % 256, per_head(g * m))
         if d[2] is not None:
-            add_of_head(d[2], at, h, OPTIONS[0], -per_head(g * uniform(at, t[3])))
-    return of_head(t[1], h, OPTIONS[0]) * g
+            add_of_head(d[2], at, h, OPTIONS % 256, -per_head(g * uniform(at, t[3])))
+    return of_head(t[1], h, OPTIONS % 256) * g
