@@ -1,7 +1,7 @@
 """C++ bands on the CPU: every edit that names a kernel, forward and backward, in cache.
 
 A band of query rows and all heads is held as tiles of columns. Forward: products, scores edits,
-softmax, weights edits, products. Backward: the same again from q, k, v and each row's log-sum, then
+softmax, weights edits, products. Backward: the same again from q, k, v and two numbers a row, then
 the adjoints. Each thread takes bands of about equal cost; the sums over bands are made in a fixed
 order, so a result does not change from run to run on the same number of threads.
 """

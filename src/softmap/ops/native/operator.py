@@ -31,10 +31,12 @@ def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -
     heads = q.shape[1] >> plan.count(" subtract_pairs ")
     B, _, T, _ = q.shape
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return v.new_empty(B, heads, T, v.shape[3]), q.new_empty(B, q.shape[1], T, dtype=wide)
+    return v.new_empty(B, heads, T, v.shape[3]), q.new_empty(B, q.shape[1], T, 2, dtype=wide)
 
 
-def _fake_backward(grad: Any, sums: Any, q: Any, k: Any, v: Any, tensors: Any, *rest: Any) -> Any:
+def _fake_backward(
+    grad: Any, statistics: Any, q: Any, k: Any, v: Any, tensors: Any, *rest: Any
+) -> Any:
     return [t.new_empty(t.shape) for t in (q, k, v, *tensors)]
 
 
@@ -48,9 +50,9 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     q, k, v, *others = ctx.saved_tensors
-    tensors, (first, last, positions, sums) = others[: ctx.count], others[ctx.count :]
+    tensors, (first, last, positions, statistics) = others[: ctx.count], others[ctx.count :]
     dq, dk, dv, *rest = torch.ops.softmap_native.backward(
-        grad, sums, q, k, v, tensors, *ctx.rest, first, last, positions
+        grad, statistics, q, k, v, tensors, *ctx.rest, first, last, positions
     )
     return dq, dk, dv, rest, *([None] * len(ctx.rest)), None, None, None
 

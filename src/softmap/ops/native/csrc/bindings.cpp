@@ -11,14 +11,14 @@ std::tuple<Tensor, Tensor> forward(const Arguments& a) {
   Problem<T> problem(a, /*with_grad=*/false);
   Forward<T> run(problem);
   run.run();
-  return {run.out.to(a.v.scalar_type()), run.log_sums};
+  return {run.out.to(a.v.scalar_type()), run.statistics};
 }
 
 // Gradients of q, k, v and of every tensor, in the caller's order and dtypes.
 template <typename T>
-std::vector<Tensor> backward(const Arguments& a, const Tensor& grad, const Tensor& log_sums) {
+std::vector<Tensor> backward(const Arguments& a, const Tensor& grad, const Tensor& statistics) {
   Problem<T> problem(a, /*with_grad=*/true);
-  Backward<T> run(problem, grad, log_sums);
+  Backward<T> run(problem, grad, statistics);
   run.run();
   const auto& schedule = problem.schedule;
   std::vector<Tensor> grads{run.dq, schedule.reduce(run.dk), schedule.reduce(run.dv)};
@@ -32,7 +32,8 @@ std::vector<Tensor> backward(const Arguments& a, const Tensor& grad, const Tenso
   const auto to = [](Tensor& g, const Tensor& like) { g = g.to(like.scalar_type()); };
   to(grads[0], a.q), to(grads[1], a.k), to(grads[2], a.v);
   for (size_t n = 0; n < a.tensors.size(); ++n) {
-    grads[n + 3] = grads[n + 3].to(a.tensors[n].scalar_type()).reshape(a.tensors[n].sizes());
+    const auto g = grads[n + 3].to(a.tensors[n].scalar_type());
+    grads[n + 3] = g.reshape(a.tensors[n].sizes()).contiguous();
   }
   return grads;
 }
@@ -53,12 +54,12 @@ std::tuple<Tensor, Tensor> native_forward(
 }
 
 std::vector<Tensor> native_backward(
-    const Tensor& grad, const Tensor& log_sums, const Tensor& q, const Tensor& k, const Tensor& v,
+    const Tensor& grad, const Tensor& statistics, const Tensor& q, const Tensor& k, const Tensor& v,
     at::TensorList tensors, const std::string& edits, at::IntArrayRef key_of_map,
     double scale, const Tensor& first, const Tensor& last, const Tensor& positions) {
   const auto a = gather(q, k, v, tensors, edits, key_of_map, scale, first, last, positions);
-  return q.scalar_type() == at::kDouble ? backward<double>(a, grad, log_sums)
-                                        : backward<float>(a, grad, log_sums);
+  return q.scalar_type() == at::kDouble ? backward<double>(a, grad, statistics)
+                                        : backward<float>(a, grad, statistics);
 }
 
 Tensor shaped_forward(const Tensor& o, const Tensor& v, const Tensor& alpha, const Tensor& beta,
@@ -86,7 +87,7 @@ TORCH_LIBRARY(softmap_native, m) {
       "forward(Tensor q, Tensor k, Tensor v, Tensor[] tensors, str edits, int[] key_of_map, "
       "float scale, Tensor first, Tensor last, Tensor positions) -> (Tensor, Tensor)");
   m.def(
-      "backward(Tensor grad, Tensor log_sums, Tensor q, Tensor k, Tensor v, Tensor[] tensors, "
+      "backward(Tensor grad, Tensor statistics, Tensor q, Tensor k, Tensor v, Tensor[] tensors, "
       "str edits, int[] key_of_map, float scale, Tensor first, Tensor last, Tensor positions) "
       "-> Tensor[]");
   m.def(

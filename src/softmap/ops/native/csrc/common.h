@@ -47,6 +47,7 @@ struct Maps {
 // Where a tile lies. Row r sees the keys [first[r], last[r]), by their places; nothing else.
 struct Region {
   int64_t batch;  // sequence of the batch
+  int64_t head;  // the tile's first map among all that enter the edit
   int64_t row, rows;  // queries [row, row + rows)
   int64_t col, cols;  // keys [col, col + cols)
   const int64_t* first;

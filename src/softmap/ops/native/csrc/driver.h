@@ -1,4 +1,4 @@
-// The bands: forward, and backward with everything recomputed from q, k, v and log-sums.
+// The bands: forward, and backward with everything recomputed from q, k, v and two numbers a row.
 #pragma once
 
 #include "memory.h"
@@ -26,7 +26,7 @@ struct Worker {
     widest = round_up(std::max<int64_t>(most, 1), LANES<T>);
     if (p.tile) widest = round_up(widest, p.tile);
     const int64_t across = p.tile ? p.tile : widest;
-    const int64_t heads = std::max(p.H, p.outputs);
+    const int64_t heads = p.group;
     one = Buffer<T>::size(heads, tall, across);
     int64_t scratch_size = 0;
     for (const auto* edits : {&p.scores, &p.weights}) {
@@ -53,7 +53,7 @@ struct Worker {
 
   Region region(int64_t tile) const {
     const int64_t at = item.batch * p.queries + item.row, col = begin + tile * width;
-    return {item.batch, item.row, rows, col, std::min(width, end - col),
+    return {item.batch, item.group * p.group, item.row, rows, col, std::min(width, end - col),
             p.first.template const_data_ptr<int64_t>() + at,
             p.last.template const_data_ptr<int64_t>() + at, p.offset(), id, item.slot};
   }
@@ -85,13 +85,20 @@ void each_band(const Problem<T>& p, int64_t maps, int64_t spares, F band) {
   });
 }
 
-// out[h] = scale * left[h] right[source(h)]^T over the tile's rows and columns.
+// The same tile for an edit that `maps` enter, of a group of so many: its first map there.
+inline Region entering(Region w, int64_t maps, int64_t group) {
+  w.head = w.head / group * maps;
+  return w;
+}
+
+// out[h] = scale * left[first + h] right[source(first + h)]^T over the tile's rows and columns.
 template <typename T, typename F>
-void products(const Region& w, const Tensor& left, const Columns<T>& right, F source, T scale,
-              Maps<T> out, int64_t width) {
+void products(const Region& w, int64_t first, const Tensor& left, const Columns<T>& right, F source,
+              T scale, Maps<T> out, int64_t width) {
   for (int64_t h = 0; h < out.heads; ++h) {
     gemm<T>(false, right.transpose, w.rows, w.cols, left.size(3), scale,
-            row_of<T>(left, w.batch, h, w.row), left.stride(2), right.at(w.batch, source(h), w.col),
+            row_of<T>(left, w.batch, first + h, w.row), left.stride(2),
+            right.at(w.batch, source(first + h), w.col),
             right.stride, 0, out.at(h, 0), out.row_stride);
     if (w.cols < width) {
       for (int64_t r = 0; r < w.rows; ++r) clear(out.at(h, r), w.cols, width);
@@ -102,11 +109,11 @@ void products(const Region& w, const Tensor& left, const Columns<T>& right, F so
 template <typename T>
 struct Forward {
   Problem<T>& p;
-  Tensor out, log_sums;  // (B, H', T, d'), (B, H, T)
+  Tensor out, statistics;  // (B, H', T, d'), (B, H, T, 2)
 
   explicit Forward(Problem<T>& p) : p(p) {
     out = at::zeros({p.B, p.outputs, p.queries, p.dv}, dtype_of<T>);
-    log_sums = at::full({p.B, p.H, p.queries}, std::numeric_limits<T>::infinity(), out.options());
+    statistics = at::zeros({p.B, p.H, p.queries, 2}, out.options());
   }
 
   void run() {
@@ -115,35 +122,37 @@ struct Forward {
 
  private:
   void band(Worker<T>& me) {
-    Statistics<T> stats(p.H, me.rows);
+    Statistics<T> stats(p.group, me.rows);
     for (int64_t t = 0; t < me.tiles; ++t) {
       const auto w = me.region(t);
       softmax_tile(w, edited_scores(me, w, t), me.width, stats);
     }
-    for (int64_t h = 0; h < p.H; ++h) {
+    for (int64_t h = 0; h < p.group; ++h) {
       for (int64_t r = 0; r < me.rows; ++r) {
-        *(log_sums.template mutable_data_ptr<T>() +
-          (me.item.batch * p.H + h) * p.queries + me.item.row + r) = stats.log_sum(h * me.rows + r);
+        T* of_row = mutable_row<T>(statistics, me.item.batch, me.item.group * p.group + h,
+                                   me.item.row + r);
+        const int64_t n = h * me.rows + r;
+        of_row[0] = stats.largest[n], of_row[1] = stats.one_over_sum(n);
       }
     }
     for (int64_t t = 0; t < me.tiles; ++t) {
       const auto w = me.region(t);
-      const auto weights = me.spare(0, p.H);  // the band's own memory is read once, not written again
-      normalise_tile(w, me.maps(0, t, p.H), weights, stats, t);
+      const auto weights = me.spare(0, p.group);  // the band's own memory is read once, not written again
+      normalise_tile(w, me.maps(0, t, p.group), weights, stats, t);
       multiply(w, edited_weights(me, w, weights));
     }
   }
 
   // Into the band's own memory, whatever edits work in place or not.
   Maps<T> edited_scores(Worker<T>& me, const Region& w, int64_t t) {
-    const auto home = me.maps(0, t, p.H);
+    const auto home = me.maps(0, t, p.group);
     int64_t moves = 0;
     for (const auto& e : p.scores) moves += !e->in_place();
-    auto now = moves % 2 ? me.spare(0, p.H) : home;
-    products(w, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, now, me.width);
+    auto now = moves % 2 ? me.spare(0, p.group) : home;
+    products(w, w.head, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, now, me.width);
     for (const auto& e : p.scores) {
-      auto next = e->in_place() ? now : now.data == home.data ? me.spare(0, p.H) : home;
-      e->forward(w, now, next, me.scratch);
+      auto next = e->in_place() ? now : now.data == home.data ? me.spare(0, p.group) : home;
+      e->forward(entering(w, now.heads, p.group), now, next, me.scratch);
       now = next;
     }
     return now;
@@ -155,17 +164,17 @@ struct Forward {
       const int64_t heads = e->heads_out(now.heads);
       auto next = e->in_place() ? Maps<T>{now.data, heads, now.head_stride, now.row_stride}
                                 : me.spare(spare ^= 1, heads);
-      e->forward(w, now, next, me.scratch);
+      e->forward(entering(w, now.heads, p.group), now, next, me.scratch);
       now = next;
     }
     return now;
   }
 
   void multiply(const Region& w, Maps<T> m) {
-    const int64_t share = p.outputs / p.values;
-    for (int64_t h = 0; h < p.outputs; ++h) {
-      gemm<T>(false, false, w.rows, p.dv, w.cols, 1, m.at(h, 0), m.row_stride,
-              row_of<T>(p.v, w.batch, h / share, w.col), p.v.stride(2), 1,
+    for (int64_t n = 0; n < p.group_outputs(); ++n) {
+      const int64_t h = p.first_output(w) + n;
+      gemm<T>(false, false, w.rows, p.dv, w.cols, 1, m.at(n, 0), m.row_stride,
+              row_of<T>(p.v, w.batch, p.value_of(h), w.col), p.v.stride(2), 1,
               mutable_row<T>(out, w.batch, h, w.row), out.stride(2));
     }
   }
@@ -174,11 +183,13 @@ struct Forward {
 template <typename T>
 struct Backward {
   Problem<T>& p;
-  Tensor grad, log_sums;  // (B, H', T, d'), (B, H, T)
+  // (B, H', T, d'); (B, H, T, 2) the largest score and one over the sum of exp(score - largest): their
+  // logarithm's sum would round large scores.
+  Tensor grad, statistics;
   Tensor dq, dk, dv;  // dk, dv with a slot for each sequence and each sharing worker
 
-  Backward(Problem<T>& p, const Tensor& g, const Tensor& log_sums)
-      : p(p), grad(g.to(dtype_of<T>).contiguous()), log_sums(log_sums.contiguous()) {
+  Backward(Problem<T>& p, const Tensor& g, const Tensor& statistics)
+      : p(p), grad(g.to(dtype_of<T>).contiguous()), statistics(statistics.contiguous()) {
     const auto slots = p.schedule.slots();
     dq = at::zeros({p.B, p.H, p.queries, p.d}, dtype_of<T>);
     dk = at::zeros({slots, p.k.size(1), p.keys, p.d}, dtype_of<T>);
@@ -192,7 +203,7 @@ struct Backward {
 
  private:
   void band(Worker<T>& me) {
-    std::vector<T> row_sums(p.H * me.rows, T(0));  // sum_j A dA: the softmax's backward needs it
+    std::vector<T> row_sums(p.group * me.rows, T(0));  // sum_j A dA: the softmax's backward needs it
     for (int64_t t = 0; t < me.tiles; ++t) through_weights(me, me.region(t), t, row_sums);
     for (int64_t t = 0; t < me.tiles; ++t) through_scores(me, me.region(t), t, row_sums);
   }
@@ -202,12 +213,12 @@ struct Backward {
   int64_t grad_at() const { return weights_at() + 1; }
 
   void through_weights(Worker<T>& me, const Region& w, int64_t t, std::vector<T>& row_sums) {
-    products(w, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, me.maps(0, t, p.H),
+    products(w, w.head, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, me.maps(0, t, p.group),
              me.width);
     for (int64_t n = 0; n < weights_at(); ++n) {
-      p.scores[n]->forward(w, me.maps(n, t, p.H), me.maps(n + 1, t, p.H), me.scratch);
+      p.scores[n]->forward(w, me.maps(n, t, p.group), me.maps(n + 1, t, p.group), me.scratch);
     }
-    const auto a = me.maps(weights_at(), t, p.H);
+    const auto a = me.maps(weights_at(), t, p.group);
     exponentiate(w, a, me.width);
     const auto chain = edited_weights(me, w, a);
     values_grad(w, chain.back());
@@ -217,7 +228,7 @@ struct Backward {
   // d/dA in its place among the band's maps: an adjoint that works in place is given that memory,
   // others a spare.
   Maps<T> weights_grad(Worker<T>& me, const Region& w, int64_t t, const std::vector<Maps<T>>& chain) {
-    const auto home = me.maps(grad_at(), t, p.H);
+    const auto home = me.maps(grad_at(), t, p.group);
     int64_t n = int64_t(p.weights.size());
     const auto stays = [&](int64_t from) {  // all adjoints from here on work in place
       bool all = true;
@@ -225,44 +236,43 @@ struct Backward {
       return all;
     };
     int64_t spare = 0;
-    auto g = stays(n) ? home : me.spare(spare, p.outputs);
-    const int64_t share = p.outputs / p.values;
-    products(w, grad, p.values_across, [&](int64_t h) { return h / share; }, T(1), g, me.width);
+    auto g = stays(n) ? home : me.spare(spare, p.group_outputs());
+    products(w, p.first_output(w), grad, p.values_across, [&](int64_t h) { return p.value_of(h); },
+             T(1), g, me.width);
     for (--n; n >= 0; --n) {
       const bool move = !p.weights[n]->adjoint_in_place();
       const auto to = !move ? g : stays(n) ? home : me.spare(spare ^= 1, chain[n].heads);
-      p.weights[n]->backward(w, chain[n], g, to, me.scratch);
+      p.weights[n]->backward(entering(w, chain[n].heads, p.group), chain[n], g, to, me.scratch);
       g = to;
     }
     return g;
   }
 
   void through_scores(Worker<T>& me, const Region& w, int64_t t, const std::vector<T>& row_sums) {
-    auto g = me.maps(grad_at(), t, p.H);
-    softmax_grad(w, me.maps(weights_at(), t, p.H), g, me.width, row_sums);
+    auto g = me.maps(grad_at(), t, p.group);
+    softmax_grad(w, me.maps(weights_at(), t, p.group), g, me.width, row_sums);
     int64_t spare = 0;
     for (int64_t n = weights_at() - 1; n >= 0; --n) {
-      const auto to = p.scores[n]->adjoint_in_place() ? g : me.spare(spare ^= 1, p.H);
-      p.scores[n]->backward(w, me.maps(n, t, p.H), g, to, me.scratch);
+      const auto to = p.scores[n]->adjoint_in_place() ? g : me.spare(spare ^= 1, p.group);
+      p.scores[n]->backward(w, me.maps(n, t, p.group), g, to, me.scratch);
       g = to;
     }
-    for (int64_t h = 0; h < p.H; ++h) {
-      const int64_t key = p.key_of_map[h];
-      gemm<T>(false, false, w.rows, p.d, w.cols, p.scale, g.at(h, 0), g.row_stride,
+    for (int64_t n = 0; n < p.group; ++n) {
+      const int64_t h = w.head + n, key = p.key_of_map[h];
+      gemm<T>(false, false, w.rows, p.d, w.cols, p.scale, g.at(n, 0), g.row_stride,
               row_of<T>(p.k, w.batch, key, w.col), p.k.stride(2), 1,
               mutable_row<T>(dq, w.batch, h, w.row), dq.stride(2));
-      gemm<T>(true, false, w.cols, p.d, w.rows, p.scale, g.at(h, 0), g.row_stride,
+      gemm<T>(true, false, w.cols, p.d, w.rows, p.scale, g.at(n, 0), g.row_stride,
               row_of<T>(p.q, w.batch, h, w.row), p.q.stride(2), 1,
               mutable_row<T>(dk, w.slot, key, w.col), dk.stride(2));
     }
   }
 
   void exponentiate(const Region& w, Maps<T> m, int64_t width) {
-    const T* sums = log_sums.template const_data_ptr<T>();
     for (int64_t h = 0; h < m.heads; ++h) {
       for (int64_t r = 0; r < w.rows; ++r) {
-        row_exp(m.at(h, r), w.begin(r), w.end(r), width,
-                sums[(w.batch * p.H + h) * p.queries + w.row + r]);
+        const T* of_row = row_of<T>(statistics, w.batch, w.head + h, w.row + r);
+        row_exp(m.at(h, r), w.begin(r), w.end(r), width, of_row[0], of_row[1]);
       }
     }
   }
@@ -272,17 +282,17 @@ struct Backward {
     std::vector<Maps<T>> chain{a};
     for (size_t n = 0; n < p.weights.size(); ++n) {
       chain.push_back(me.spare(2 + int64_t(n), p.weights[n]->heads_out(chain.back().heads)));
-      p.weights[n]->forward(w, chain[n], chain[n + 1], me.scratch);
+      p.weights[n]->forward(entering(w, chain[n].heads, p.group), chain[n], chain[n + 1], me.scratch);
     }
     return chain;
   }
 
   void values_grad(const Region& w, Maps<T> m) {
-    const int64_t share = p.outputs / p.values;
-    for (int64_t h = 0; h < p.outputs; ++h) {
-      gemm<T>(true, false, w.cols, p.dv, w.rows, 1, m.at(h, 0), m.row_stride,
+    for (int64_t n = 0; n < p.group_outputs(); ++n) {
+      const int64_t h = p.first_output(w) + n;
+      gemm<T>(true, false, w.cols, p.dv, w.rows, 1, m.at(n, 0), m.row_stride,
               row_of<T>(grad, w.batch, h, w.row), grad.stride(2), 1,
-              mutable_row<T>(dv, w.slot, h / share, w.col), dv.stride(2));
+              mutable_row<T>(dv, w.slot, p.value_of(h), w.col), dv.stride(2));
     }
   }
 

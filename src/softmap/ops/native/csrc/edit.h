@@ -14,9 +14,6 @@ struct Edit {
   // Maps that leave when `heads` enter.
   virtual int64_t heads_out(int64_t heads) const { return heads; }
 
-  // Reads neighbouring columns: the tile must hold every column that its rows see.
-  virtual bool whole_rows() const { return false; }
-
   // Scratch of one worker, in numbers, for a tile.
   virtual int64_t scratch(int64_t heads, int64_t rows, int64_t columns) const { return 0; }
 

@@ -87,6 +87,7 @@ struct Problem {
   std::vector<int64_t> key_of_map;
   T scale;
   Tensor first, last;
+  int64_t group = 1;  // maps that have to be computed together
   int64_t rows;  // of a band
   int64_t tile;  // columns; 0: as many as a band sees
   Schedule schedule;
@@ -98,17 +99,16 @@ struct Problem {
         queries(q.size(2)), keys(k.size(2)), d(q.size(3)), dv(v.size(3)), values(v.size(1)),
         key_of_map(a.key_of_map), scale(T(a.scale)), first(a.first.contiguous()),
         last(a.last.contiguous()) {
-    const bool conv = std::any_of(a.edits.begin(), a.edits.end(), [](const std::string& e) {
-      return e.find(" score_conv") != std::string::npos;
-    });
-    // More rows read keys and values less often; fewer keep a tile of all heads in a core's cache.
-    rows = conv ? 16 : keys >= 1024 ? 64 : 32;
-    tile = conv ? 0 : 128;
+    make_plan(a);
     keys_across = Columns<T>(k, queries >= TURN, tile);
     if (with_grad) values_across = Columns<T>(v, queries >= TURN, tile);
-    schedule = make_schedule(at::get_num_threads());
     make_edits(a, with_grad);
   }
+
+  int64_t groups() const { return H / group; }
+  int64_t group_outputs() const { return outputs / groups(); }
+  int64_t first_output(const Region& w) const { return w.head / group * group_outputs(); }
+  int64_t value_of(int64_t output) const { return output / (outputs / values); }
 
   int64_t offset() const { return keys - queries; }
 
@@ -136,16 +136,37 @@ struct Problem {
 
   static Tensor wide(const Tensor& t) { return t.to(dtype_of<T>).contiguous(); }
 
-  // Each worker takes as many whole sequences as all can have; those left over are shared by groups
-  // of workers, whose bands are dealt to and fro: long rows and short ones to each.
+  // Group, bands and schedule.
+  void make_plan(const Arguments& a) {
+    bool whole = false;
+    group = H / values;  // maps that share keys or values add up in one place
+    int64_t heads = H;
+    for (const auto& text : a.edits) {
+      const auto kernel = split(text, " ")[1];
+      const auto needs = needs_of(kernel, heads);
+      whole = whole || needs.whole_rows;
+      group = std::lcm(group, needs.group * (H / heads));
+      if (kernel == "subtract_pairs") heads /= 2;
+    }
+    outputs = heads;
+    if (H % group) group = H;
+    // More rows read keys and values less often; fewer keep a tile of all its maps in a core's cache.
+    rows = whole ? 16 : group <= 4 || keys >= 1024 ? 64 : 32;
+    tile = whole ? 0 : 128;
+    schedule = make_schedule(at::get_num_threads());
+  }
+
+  // A unit is a group of maps of one sequence. Each worker takes as many whole units as all can have;
+  // those left over are shared by sets of workers, whose bands are dealt to and fro: long rows and
+  // short ones to each.
   Schedule make_schedule(int64_t workers) const {
-    const int64_t bands = (queries + rows - 1) / rows;
-    workers = std::max<int64_t>(1, std::min(workers, B * bands));
-    const int64_t whole = B / workers, left = B - whole * workers;
+    const int64_t bands = (queries + rows - 1) / rows, units = B * groups();
+    workers = std::max<int64_t>(1, std::min(workers, units * bands));
+    const int64_t whole = units / workers, left = units - whole * workers;
     Schedule s;
     s.batch = B;
     s.workers.resize(workers);
-    for (int64_t b = 0; b < whole * workers; ++b) deal(s, b, b / whole, 1);
+    for (int64_t u = 0; u < whole * workers; ++u) deal(s, u, u / whole, 1);
     for (int64_t n = 0; n < left; ++n) {
       const int64_t from = n * workers / left, to = (n + 1) * workers / left;
       deal(s, whole * workers + n, from, to - from);
@@ -153,8 +174,9 @@ struct Problem {
     return s;
   }
 
-  // The bands of sequence b to the workers [from, from + n), long ones first.
-  void deal(Schedule& s, int64_t b, int64_t from, int64_t n) const {
+  // The bands of a unit to the workers [from, from + n), long ones first.
+  void deal(Schedule& s, int64_t unit, int64_t from, int64_t n) const {
+    const int64_t b = unit / groups(), g = unit % groups();
     std::vector<int64_t> slots{b};  // the first adds up in place, the others in slots of their own
     for (int64_t w = 1; w < n; ++w) {
       slots.push_back(s.slots());
@@ -163,7 +185,7 @@ struct Problem {
     const int64_t bands = (queries + rows - 1) / rows;
     for (int64_t i = 0; i < bands; ++i) {
       const int64_t w = i / n % 2 ? n - 1 - i % n : i % n, row = (bands - 1 - i) * rows;
-      s.workers[from + w].push_back({b, row, std::min(rows, queries - row), slots[w]});
+      s.workers[from + w].push_back({b, g, row, std::min(rows, queries - row), slots[w]});
     }
   }
 
@@ -180,7 +202,6 @@ struct Problem {
       heads = edit->heads_out(heads);
       (stage == "scores" ? scores : weights).push_back(std::move(edit));
     }
-    outputs = heads;
   }
 
 };

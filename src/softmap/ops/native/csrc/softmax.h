@@ -16,8 +16,8 @@ struct Statistics {
       : rows(rows), largest(heads * rows, -std::numeric_limits<T>::infinity()),
         sum(heads * rows, T(0)) {}
 
-  T log_sum(int64_t n) const {  // +inf where the row sees nothing: its weights become zeros
-    return sum[n] > 0 ? largest[n] + std::log(sum[n]) : std::numeric_limits<T>::infinity();
+  T one_over_sum(int64_t n) const {  // 0 where the row sees nothing
+    return sum[n] > 0 ? T(1) / sum[n] : T(0);
   }
 };
 
@@ -33,20 +33,20 @@ T row_max(const T* row, int64_t begin, int64_t end) {
   return at::vec::vec_reduce_all<T>([](Vec<T> a, Vec<T> b) { return at::vec::maximum(a, b); }, most);
 }
 
-// row = exp(row - shift) in [begin, end), zero elsewhere up to `width`; returns the sum.
+// row = gain exp(row - shift) in [begin, end), zero elsewhere up to `width`; returns the sum.
 template <typename T>
-T row_exp(T* row, int64_t begin, int64_t end, int64_t width, T shift) {
-  const Vec<T> minus(shift);
+T row_exp(T* row, int64_t begin, int64_t end, int64_t width, T shift, T gain = T(1)) {
+  const Vec<T> minus(shift), times(gain);
   Vec<T> sum(0);
   clear(row, 0, begin);
   int64_t c = begin;
   for (; c + LANES<T> <= end; c += LANES<T>) {
-    const auto e = fast_exp<T>(Vec<T>::loadu(row + c) - minus);
+    const auto e = fast_exp<T>(Vec<T>::loadu(row + c) - minus) * times;
     e.store(row + c);
     sum = sum + e;
   }
   if (c < end) {
-    auto e = fast_exp<T>(Vec<T>::loadu(row + c, end - c) - minus);
+    auto e = fast_exp<T>(Vec<T>::loadu(row + c, end - c) - minus) * times;
     e = Vec<T>::set(Vec<T>(0), e, end - c);
     e.store(row + c, end - c);
     sum = sum + e;

@@ -14,7 +14,7 @@ namespace softmap {
 // Who works on what: bands in order of sequence and row, cut into runs of equal cost.
 struct Schedule {
   struct Item {
-    int64_t batch, row, rows, slot;
+    int64_t batch, group, row, rows, slot;
   };
   std::vector<std::vector<Item>> workers;
   std::vector<int64_t> extra;  // extra slot n (number batch + n) belongs to sequence extra[n]

@@ -11,6 +11,20 @@
 
 namespace softmap {
 
+// What an edit asks of the plan of a call, before it is made.
+struct Needs {
+  int64_t group = 1;  // neighbouring maps that it has to see together
+  bool whole_rows = false;  // reads neighbouring columns: tiles hold all that their rows see
+};
+
+inline Needs needs_of(const std::string& kernel, int64_t heads) {
+  const auto name = kernel.substr(0, kernel.find('+'));
+  if (name == "compose" || name == "head_mix") return {heads, false};
+  if (name == "score_conv") return {heads, true};
+  if (name == "subtract_pairs") return {2, false};
+  return {};
+}
+
 template <typename T>
 std::unique_ptr<Edit<T>> make_edit(const std::string& kernel, const Setup<T>& setup) {
   const auto plus = kernel.find('+');

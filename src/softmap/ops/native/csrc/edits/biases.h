@@ -5,14 +5,16 @@
 
 namespace softmap {
 
-// B[h, i, j] for one row at a time. `out` and `grad` hold the columns [begin(r), end(r)) of the
-// tile at their own places, head h from h * step.
+// B[h, i, j] of the tile's heads for one row at a time. `out` and `grad` hold the columns
+// [begin(r), end(r)) of the tile at their own places, head h from h * step.
 template <typename T>
 struct Bias {
   virtual ~Bias() = default;
   virtual int64_t scratch(int64_t columns) const { return 0; }
-  virtual void row(const Region& w, int64_t r, T* out, int64_t step, T* scratch) const = 0;
-  virtual void row_grad(const Region& w, int64_t r, const T* grad, int64_t step, T* scratch) = 0;
+  virtual void row(const Region& w, int64_t r, int64_t heads, T* out, int64_t step,
+                   T* scratch) const = 0;
+  virtual void row_grad(const Region& w, int64_t r, int64_t heads, const T* grad, int64_t step,
+                        T* scratch) = 0;
   virtual void add_gradients(Bag& bag, const std::string& prefix) const = 0;
 };
 
@@ -43,16 +45,17 @@ struct DistanceBias : Bias<T> {
     return h * stride + keys - 1 - (w.offset + w.row + r) + w.col;
   }
 
-  void row(const Region& w, int64_t r, T* out, int64_t step, T*) const override {
-    for (int64_t h = 0; h < slope.size(0); ++h) {
-      const T* from = table.data() + place(w, r, h);
+  void row(const Region& w, int64_t r, int64_t heads, T* out, int64_t step, T*) const override {
+    for (int64_t h = 0; h < heads; ++h) {
+      const T* from = table.data() + place(w, r, w.head + h);
       std::copy(from + w.begin(r), from + w.end(r), out + h * step + w.begin(r));
     }
   }
 
-  void row_grad(const Region& w, int64_t r, const T* grad, int64_t step, T*) override {
-    for (int64_t h = 0; h < slope.size(0); ++h) {
-      T* to = table.grad_of(w.worker) + place(w, r, h);
+  void row_grad(const Region& w, int64_t r, int64_t heads, const T* grad, int64_t step,
+                T*) override {
+    for (int64_t h = 0; h < heads; ++h) {
+      T* to = table.grad_of(w.worker) + place(w, r, w.head + h);
       const T* from = grad + h * step;
       for (int64_t c = w.begin(r); c < w.end(r); ++c) to[c] += from[c];
     }
@@ -76,14 +79,14 @@ template <typename T>
 struct Fire : Bias<T> {
   LayerTensor<T> w1, b1, w2, b2, c, length;
   Tensor positions;
-  int64_t hidden, heads;
+  int64_t hidden;
   std::string prefix;
 
   Fire(const Setup<T>& setup, const std::string& prefix)
       : w1(setup.layer(prefix + "w1")), b1(setup.layer(prefix + "b1")),
         w2(setup.layer(prefix + "w2")), b2(setup.layer(prefix + "b2")),
         c(setup.layer(prefix + "c")), length(setup.layer(prefix + "length")),
-        positions(setup.positions.contiguous()), hidden(w1.value.numel()), heads(setup.heads),
+        positions(setup.positions.contiguous()), hidden(w1.value.numel()),
         prefix(prefix) {}
 
   int64_t scratch(int64_t columns) const override {
@@ -112,31 +115,35 @@ struct Fire : Bias<T> {
     return n;
   }
 
-  void row(const Region& w, int64_t r, T* out, int64_t step, T* scratch) const override {
+  void row(const Region& w, int64_t r, int64_t heads, T* out, int64_t step,
+           T* scratch) const override {
     T* units = scratch + round_up(w.cols, LANES<T>);
     const int64_t n = fill(w, r, scratch, units);
     if (n == 0) return;
     for (int64_t h = 0; h < heads; ++h) {
       T* to = out + h * step + w.begin(r);
-      std::fill(to, to + n, b2.data()[h]);
+      std::fill(to, to + n, b2.data()[w.head + h]);
     }
-    gemm<T>(false, false, heads, n, hidden, 1, w2.data(), hidden, units, n, 1, out + w.begin(r),
-            step);
+    gemm<T>(false, false, heads, n, hidden, 1, w2.data() + w.head * hidden, hidden, units, n, 1,
+            out + w.begin(r), step);
   }
 
-  void row_grad(const Region& w, int64_t r, const T* grad, int64_t step, T* scratch) override {
+  void row_grad(const Region& w, int64_t r, int64_t heads, const T* grad, int64_t step,
+                T* scratch) override {
     const int64_t width = round_up(w.cols, LANES<T>);
     T *z = scratch, *z_grad = z + width, *units = z_grad + width, *pull = units + hidden * width;
     const int64_t n = fill(w, r, z, units);
     if (n == 0) return;
     const T* from = grad + w.begin(r);
-    gemm<T>(false, true, heads, hidden, n, 1, from, step, units, n, 1, w2.grad_of(w.worker), hidden);
+    gemm<T>(false, true, heads, hidden, n, 1, from, step, units, n, 1,
+            w2.grad_of(w.worker) + w.head * hidden, hidden);
     for (int64_t h = 0; h < heads; ++h) {
       T sum = 0;
       for (int64_t x = 0; x < n; ++x) sum += from[h * step + x];
-      b2.grad_of(w.worker)[h] += sum;
+      b2.grad_of(w.worker)[w.head + h] += sum;
     }
-    gemm<T>(true, false, hidden, n, heads, 1, w2.data(), hidden, from, step, 0, pull, n);
+    gemm<T>(true, false, hidden, n, heads, 1, w2.data() + w.head * hidden, hidden, from, step, 0,
+            pull, n);
     clear(z_grad, 0, n);
     for (int64_t u = 0; u < hidden; ++u) unit_grad(w, u, n, z, units + u * n, pull + u * n, z_grad);
     place_grad(w, r, n, z, z_grad);
@@ -202,7 +209,7 @@ struct AddBias : Edit<T> {
   void forward(const Region& w, Maps<T> in, Maps<T> out, T* scratch) const override {
     const int64_t step = round_up(w.cols, LANES<T>);
     for (int64_t r = 0; r < w.rows; ++r) {
-      bias->row(w, r, scratch, step, scratch + in.heads * step);
+      bias->row(w, r, in.heads, scratch, step, scratch + in.heads * step);
       for (int64_t h = 0; h < in.heads; ++h) {
         const T *from = in.at(h, r), *add = scratch + h * step;
         T* to = out.at(h, r);
@@ -215,7 +222,7 @@ struct AddBias : Edit<T> {
 
   void backward(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, T* scratch) override {
     for (int64_t r = 0; r < w.rows; ++r) {
-      bias->row_grad(w, r, grad.at(0, r), grad.head_stride, scratch);
+      bias->row_grad(w, r, in.heads, grad.at(0, r), grad.head_stride, scratch);
       for (int64_t h = 0; h < in.heads; ++h) {
         if (to.data == grad.data) break;
         std::copy(grad.at(h, r), grad.at(h, r) + grad.row_stride, to.at(h, r));

@@ -33,7 +33,6 @@ struct ScoreConv : Edit<T> {
   }
 
   bool in_place() const override { return false; }
-  bool whole_rows() const override { return true; }
 
   int64_t scratch(int64_t, int64_t, int64_t columns) const override {
     return 2 * H * round_up(columns, LANES<T>) + (C + H) * taps * CHUNK + 2 * M * CHUNK +
@@ -58,7 +57,7 @@ struct ScoreConv : Edit<T> {
     row.units = scratch, scratch += M * CHUNK;
     row.pull = scratch, scratch += M * CHUNK;
     row.rest = scratch;
-    if (bias) bias->row(w, r, row.bias, row.step, row.rest);
+    if (bias) bias->row(w, r, H, row.bias, row.step, row.rest);
     return row;
   }
 
@@ -83,7 +82,7 @@ struct ScoreConv : Edit<T> {
         b2.grad_of(w.worker)[h] += total(grad.at(h, r) + row.begin, row.end - row.begin);
       }
       each_chunk(row, [&](int64_t c, int64_t n) { chunk_grad(row, c, n, grad, to); });
-      if (bias) bias->row_grad(w, r, row.bias_grad, row.step, row.rest);
+      if (bias) bias->row_grad(w, r, H, row.bias_grad, row.step, row.rest);
     }
   }
 

@@ -25,23 +25,23 @@ struct Shaped : Edit<T> {
 
   void forward(const Region& w, Maps<T> in, Maps<T> out, T*) const override {
     for (int64_t h = 0; h < in.heads; ++h) {
-      const auto gain = Vec<T>(beta.data()[h]);
+      const auto gain = Vec<T>(beta.data()[w.head + h]);
       for (int64_t r = 0; r < w.rows; ++r) {
         const T* from = in.at(h, r);
         T* to = out.at(h, r);
         for (int64_t c = 0; c < in.row_stride; c += LANES<T>) (Vec<T>::loadu(from + c) * gain).store(to + c);
         if (gamma.defined()) {
-          const T minus = gamma.data()[h] * share(w, r);
+          const T minus = gamma.data()[w.head + h] * share(w, r);
           for (int64_t c = w.begin(r); c < w.end(r); ++c) to[c] -= minus;
         }
-        if (own(w, r) >= 0) to[own(w, r)] += alpha.data()[h];
+        if (own(w, r) >= 0) to[own(w, r)] += alpha.data()[w.head + h];
       }
     }
   }
 
   void backward(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, T*) override {
     for (int64_t h = 0; h < in.heads; ++h) {
-      const auto gain = Vec<T>(beta.data()[h]);
+      const auto gain = Vec<T>(beta.data()[w.head + h]);
       for (int64_t r = 0; r < w.rows; ++r) {
         add_grads(w, h, r, in.at(h, r), grad.at(h, r));
         for (int64_t c = 0; c < in.row_stride; c += LANES<T>) {
@@ -53,9 +53,9 @@ struct Shaped : Edit<T> {
 
   void add_grads(const Region& w, int64_t h, int64_t r, const T* a, const T* g) {
     const int64_t from = w.begin(r), n = w.end(r) - from;
-    beta.grad_of(w.worker)[h] += dot(a + from, g + from, n);
-    if (own(w, r) >= 0) alpha.grad_of(w.worker)[h] += g[own(w, r)];
-    if (gamma.defined()) gamma.grad_of(w.worker)[h] -= total(g + from, n) * share(w, r);
+    beta.grad_of(w.worker)[w.head + h] += dot(a + from, g + from, n);
+    if (own(w, r) >= 0) alpha.grad_of(w.worker)[w.head + h] += g[own(w, r)];
+    if (gamma.defined()) gamma.grad_of(w.worker)[w.head + h] -= total(g + from, n) * share(w, r);
   }
 
   Bag gradients(const Schedule&) const override {

@@ -20,10 +20,10 @@ struct SubtractPairs : Edit<T> {
   bool adjoint_in_place() const override { return false; }
 
   T weight(const Region& w, int64_t r, int64_t h) const {
-    return layer.defined() ? layer.data()[0] : query.row(w.batch, w.row + r)[h];
+    return layer.defined() ? layer.data()[0] : query.row(w.batch, w.row + r)[w.head / 2 + h];
   }
   T* weight_grad(const Region& w, int64_t r, int64_t h) const {
-    return layer.defined() ? layer.grad_of(w.worker) : query.grad_row(w.batch, w.row + r) + h;
+    return layer.defined() ? layer.grad_of(w.worker) : query.grad_row(w.batch, w.row + r) + w.head / 2 + h;
   }
 
   // In place: head h is written only after 2h and 2h+1 were read.

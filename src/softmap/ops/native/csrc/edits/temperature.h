@@ -23,7 +23,7 @@ struct Temperature : Edit<T> {
           dot = fmadd(Vec<T>::loadu(in.at(h, r) + c), Vec<T>::loadu(grad.at(h, r) + c), dot);
         }
       }
-      tau.grad_of(w.worker)[h] += sum_lanes(dot);
+      tau.grad_of(w.worker)[w.head + h] += sum_lanes(dot);
       scale(w, grad, to, h);
     }
   }
@@ -32,7 +32,7 @@ struct Temperature : Edit<T> {
 
  private:
   void scale(const Region& w, Maps<T> from, Maps<T> to, int64_t h) const {
-    const auto gain = Vec<T>(tau.data()[h]);
+    const auto gain = Vec<T>(tau.data()[w.head + h]);
     for (int64_t r = 0; r < w.rows; ++r) {
       for (int64_t c = 0; c < from.row_stride; c += LANES<T>) {
         (Vec<T>::loadu(from.at(h, r) + c) * gain).store(to.at(h, r) + c);
