@@ -36,14 +36,16 @@ SIZES = [
 ]
 
 
-def compile_all(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
+def compile_all(
+    variant: str, heads: int, width: int, dtype: torch.dtype = torch.bfloat16
+) -> list[dict[str, Any]]:
     """Forward and backward, compiled and not run."""
     from softmap.ops.triton import score_conv_launch as impl
     from softmap.ops.triton.common import limits
     from softmap.ops.triton.score_conv_plan import pack, tile_of
 
     layer = Attention(heads * width, heads, variant, head_dim=width)
-    q, k, v = (torch.zeros(1, heads, TOKENS, width, dtype=torch.bfloat16) for _ in range(3))
+    q, k, v = (torch.zeros(1, heads, TOKENS, width, dtype=dtype) for _ in range(3))
     tensors: Any = [tensors_of(e, None) for e in layer.edits]  # type: ignore[arg-type]
     call = make_call(q, k, v, list(layer.edits), tensors=tensors)  # type: ignore[arg-type]
     kind = score_conv.kind_of(call.edits[0].kernel or "")
@@ -52,7 +54,7 @@ def compile_all(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
         at = impl.Where(*mask, call.rows.int(), call.cols.int(), kind, call.scale, 0)
         o, lse = impl.forward(q, k, v, packed, at)
         impl.backward(q, o, lse, q, k, v, packed, at)
-    tile = tile_of(heads, width, packed.w1.shape[0])._asdict()
+    tile = tile_of(heads, width, packed.w1.shape[0], q.element_size())._asdict()
     kernels = {row["kernel"]: row for row in found}  # a kernel is launched once a band
     head = {"variant": variant, "H": heads, "d": width} | tile
     return [head | cleaned(row) for row in kernels.values()]

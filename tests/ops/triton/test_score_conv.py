@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,3 +226,27 @@ def test_a_sequence_beyond_32_bits_is_refused(device: str) -> None:
     from softmap.ops.triton import score_conv
 
     assert "found 2147485695" in (score_conv.refuses(replace(call, q=q, k=k, v=v)) or "")
+
+
+COMPILE = """
+import sys, torch
+sys.path.insert(0, "benchmarks")
+from triton_score_conv import compile_all
+for row in compile_all("dape(hidden=16)", 4, 24, torch.float16):
+    print(row["kernel"], row["fits"])
+"""
+
+
+@pytest.mark.slow
+def test_kernels_compile_for_an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of its own: this one may have the interpreter."""
+    from softmap.ops.triton.aot import available
+
+    if not available():
+        pytest.skip("no ptxas or cuobjdump beside Triton")
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    command = [sys.executable, "-W", "ignore", "-c", COMPILE]
+    root = Path(__file__).parents[3]
+    found = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
+    kernels = ("forward_kernel", "weights_kernel", "gradients_kernel")
+    assert found.split("\n")[:-1] == [f"{name} True" for name in kernels]

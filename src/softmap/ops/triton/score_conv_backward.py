@@ -56,9 +56,12 @@ def band_place(h, at, band, size):
 @triton.jit
 def clear(x, at, band, used, size, P: tl.constexpr):
     """Zeros in a band's map, where a tile has no visible cell."""
+    H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
-    zero = tl.zeros((P.group, P.rows, P.cols), x.dtype.element_ty)
-    for n in tl.static_range(P.heads // P.group):
+    R: tl.constexpr = P.rows
+    C: tl.constexpr = P.cols
+    zero = tl.zeros((K, R, C), x.dtype.element_ty)
+    for n in tl.static_range(H // K):
         to, mask = band_place(n * K + tl.arange(0, K), at, band, size)
         tl.store(x + to, zero, mask=mask & used[None, None, :])
 
@@ -67,8 +70,8 @@ def clear(x, at, band, used, size, P: tl.constexpr):
 def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta, maps, size, band,
                    P: tl.constexpr):  # fmt: skip
     """P and dS' of one tile of a band, into maps[0] and maps[1], each (B, heads, rows, keys)."""
-    C: tl.constexpr = P.cols
-    across = tl.cdiv(band[3] - band[2], C - P.taps // 2 * 4)
+    USE: tl.constexpr = P.cols - P.taps // 2 * 4
+    across = tl.cdiv(band[3] - band[2], USE)
     at, used = band_tile(until, rows, cols, band, tl.program_id(0), across, size[2], size[3], P)
     if tl.max(at[3].to(tl.int32)) > 0:
         write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, at, size, P)
@@ -83,20 +86,21 @@ def write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, a
     M: tl.constexpr = P.hidden
     R: tl.constexpr = P.rows
     C: tl.constexpr = P.cols
+    H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
     V: tl.constexpr = P.value_width
     heads, T, S = size[0], size[2], size[3]
     z, x = hidden_sums(q, k, w1, b1, bias, at, size, P)
     z *= slope_of(z, at, size)
     hidden = tl.reshape(z.to(w2.dtype.element_ty), (M, R, C))
-    for n in tl.static_range(P.heads // P.group):
+    for n in tl.static_range(H // K):
         h = n * K + tl.arange(0, K)
         s = edited_scores(q, k, w2, bias, hidden, x, n, at, size, P)
         to = (at[0].to(tl.int64) * heads + h[:, None]) * T + at[1][None, :]
         real = (h < heads)[:, None] & (at[1] < T)[None, :]
         low = tl.load(lse + to, mask=real, other=0.0)
         p = tl.where(at[3][None], tl.exp2(s * LOG2E - low[:, :, None]), 0.0)
-        dp = products(do, v, h, at, heads, size[1], T, S, size[5], V, P.precision)
+        dp = products(do, v, h, at, heads, size[1], T, S, size[5], V, P)
         ds = p * (dp - tl.load(delta + to, mask=real, other=0.0)[:, :, None])
         to, mask = band_place(h, at, band, size)
         tl.store(maps[0] + to, p, mask=mask & used[None, None, :])
@@ -154,11 +158,13 @@ def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size
     sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part of
     their gradients, flat and in this order.
     """
-    TAPS: tl.constexpr = P.taps
+    R: tl.constexpr = P.rows
+    SPILL: tl.constexpr = P.taps // 2
+    USE: tl.constexpr = P.cols - P.taps // 2 * 4
     sums = sums[0] + tl.program_id(0).to(tl.int64) * sums[1]
     # The hidden map has a gradient some columns beyond the last key too.
-    across = tl.cdiv(band[3] + TAPS // 2 - band[2], P.cols - TAPS // 2 * 4)
-    tiles = band[4] * tl.cdiv(band[1] - band[0], P.rows) * across
+    across = tl.cdiv(band[3] + SPILL - band[2], USE)
+    tiles = band[4] * tl.cdiv(band[1] - band[0], R) * across
     T, S = size[2], size[3]
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         at, used = band_tile(until, rows, cols, band, tile, across, T, S, P)

@@ -50,10 +50,11 @@ def edited_scores(q, k, w2, bias, hidden, x, n, at, size, P: tl.constexpr):
     K: tl.constexpr = P.group
     R: tl.constexpr = P.rows
     C: tl.constexpr = P.cols
+    N: tl.constexpr = P.channels
     if H > K:
         h = n * K + tl.arange(0, K)
         x = seen_scores(q, k, h, at, size, P)
-        if P.channels > H:
+        if N > H:
             x += seen_bias(bias, h, at, P)
     s = convolve(tl.reshape(x, (K, R * C)), hidden, w2 + n * K * M, M, 1, H * M, 1, P)
     return tl.reshape(s, (K, R, C))

@@ -61,7 +61,7 @@ def processors(device: torch.device) -> int:
 
 def forward(q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where) -> tuple[Tensor, Tensor]:
     """o (B, H, T, d') in q's dtype and lse (B, H, T), base 2."""
-    tile = tile_of(q.shape[1], q.shape[3], p.w1.shape[0])
+    tile = tile_of(q.shape[1], q.shape[3], p.w1.shape[0], q.element_size())
     plan = plan_of(q, v, p, at.kind, tile)
     B, H, T, _ = q.shape
     blocks, groups = -(-T // plan.rows), plan.heads // plan.group
@@ -101,7 +101,7 @@ def backward(
     do: Tensor, o: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where
 ) -> tuple[Tensor, ...]:
     """The gradients of q, k, v, w1, b, w2 and bias, band by band in a fixed order."""
-    tile = tile_of(q.shape[1], q.shape[3], p.w1.shape[0])
+    tile = tile_of(q.shape[1], q.shape[3], p.w1.shape[0], q.element_size())
     plan = plan_of(q, v, p, at.kind, tile)
     do = do if do.stride(-1) == 1 else do.contiguous()
     delta = (do.float() * o.float()).sum(-1)

@@ -113,14 +113,17 @@ def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
     )  # fmt: skip
 
 
-def tile_of(heads: int, width: int, taps: int) -> Tile:
+def tile_of(heads: int, width: int, taps: int, itemsize: int = 2) -> Tile:
     """Not measured on a GPU: what fits sm_90 when compiled (results/triton-score-conv-sm90.json).
 
     16 rows are the least that the matrix units take and all that the registers hold; every column
-    more is less halo. Two groups of wide heads need the shared memory of 16 columns.
+    more is less halo. Two groups of wide heads need the shared memory of 16 columns, and so does
+    float32, with half the heads.
     """
     if _override:
         return _override[-1]
+    if itemsize == 4:
+        return Tile(16, 16, GROUP // 2, 8)
     wide = heads > GROUP and width > 64 and taps <= 3
     return Tile(16, 16 if wide else 32, GROUP, 8)
 

@@ -31,7 +31,7 @@ def place_tile(until, rows, cols, b, i, j, T, S):
 
 
 @triton.jit
-def products(x, y, h, at, NX, NY, TX, TY, D, DP: tl.constexpr, PRECISION: tl.constexpr):
+def products(x, y, h, at, NX, NY, TX, TY, D, DP: tl.constexpr, P: tl.constexpr):
     """(K, R, C): <x[h, i], y[g, j]>, g = h // NY the key head of h; zero outside of the arrays."""
     b, i, j = at[0].to(tl.int64), at[1][None, :, None], at[2][None, None, :]
     h = h[:, None, None]
@@ -40,14 +40,14 @@ def products(x, y, h, at, NX, NY, TX, TY, D, DP: tl.constexpr, PRECISION: tl.con
     left = tl.load(to, mask=(h < NX) & (i < TX) & (c[None, None, :] < D), other=0.0)
     to = y[0] + b * y[1] + h // NY * y[2] + j * y[3] + c[None, :, None]
     mask = (h < NX) & (j >= 0) & (j < TY) & (c[None, :, None] < D)
-    return tl.dot(left, tl.load(to, mask=mask, other=0.0), input_precision=PRECISION)
+    return tl.dot(left, tl.load(to, mask=mask, other=0.0), input_precision=P.precision)
 
 
 @triton.jit
 def seen_scores(q, k, h, at, size, P: tl.constexpr):
     """(K, R, C) scaled scores of heads h, zero where not seen."""
     D: tl.constexpr = P.width
-    s = products(q, k, h, at, size[0], size[1], size[2], size[3], size[4], D, P.precision)
+    s = products(q, k, h, at, size[0], size[1], size[2], size[3], size[4], D, P)
     return tl.where(at[3][None], s * size[6], 0.0)
 
 
