@@ -97,7 +97,7 @@ for variant in sys.argv[1:] if available() else []:
     assert [row["kernel"] for row in found] == ["forward", "rows", "keys"], found
     assert all(row["registers"] > 16 and row["shared"] > 0 for row in found), found
 """
-# In several of these a stage is a chain of two edits, which compiles otherwise than it is interpreted.
+# Here a stage is a chain of two edits, which compiles otherwise than it is interpreted.
 CHAINS = ("dcmha(static=true)+sas+kerple", "talking-heads+diff2+fire", "diff+talking-heads+alibi")
 
 
