@@ -20,7 +20,6 @@ KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
 #: Edits of these read the distance of two tokens as that of their places.
 BY_DISTANCE = {"alibi", "kerple", "fire"}
 KERNELS |= BY_DISTANCE | {"score_conv"} | {f"score_conv+{name}" for name in BY_DISTANCE}
-LONG = 1024  # keys from which SDPA's blocks of one head beat bands of all heads
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -59,12 +58,6 @@ def skipped(call: Call) -> str | None:
     """Why ``auto`` passes it over although it could run the call, or None."""
     if not _edits(call):
         return "plain attention is scaled_dot_product_attention's own"
-    if (
-        call.keys >= LONG
-        and (not chain(call.edits, "weights") or _only_shaped(call))
-        and folded.refuses(call) is None
-    ):
-        return f"with {LONG} keys or more the closed form on SDPA is faster"
     return None
 
 

@@ -151,8 +151,9 @@ struct Problem {
     outputs = heads;
     if (H % group) group = H;
     // More rows read keys and values less often; fewer keep a tile of all its maps in a core's cache.
-    rows = whole ? 16 : group <= 4 || keys >= 1024 ? 64 : 32;
-    tile = whole ? 0 : 128;
+    const bool small = group <= 4, wide = keys >= 1024;
+    rows = whole ? 16 : small ? (wide ? 128 : 64) : (wide ? 64 : 32);
+    tile = whole ? 0 : small && wide ? 256 : 128;
     schedule = make_schedule(at::get_num_threads());
   }
 
