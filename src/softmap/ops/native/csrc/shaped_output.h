@@ -103,6 +103,10 @@ struct ShapedOutput {
     for (int64_t i = 0; i < queries; ++i) {
       const int64_t from = first_of(b, i), to = last_of(b, i);
       if (to <= from) continue;
+      if (from >= end) {  // padding and earlier documents leave not even their rounding
+        sum.assign(d, 0);
+        begin = end = from;
+      }
       for (; end < to; ++end) add(sum, row(v, b, g, end), 1);
       for (; begin < from; ++begin) add(sum, row(v, b, g, begin), -1);
       const double part = 1.0 / double(to - from);
