@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from softmap.maps import Edit, chain
-from softmap.ops import folded
 from softmap.ops.call import Call
 from softmap.ops.native import build, operator
 

@@ -192,7 +192,7 @@ struct Backward {
       : p(p), grad(g.to(dtype_of<T>).contiguous()), statistics(statistics.contiguous()) {
     const auto slots = p.schedule.slots();
     dq = at::zeros({p.B, p.H, p.queries, p.d}, dtype_of<T>);
-    dk = at::zeros({slots, p.k.size(1), p.keys, p.d}, dtype_of<T>);
+    dk = at::zeros({slots, p.key_heads, p.keys, p.d}, dtype_of<T>);
     dv = at::zeros({slots, p.values, p.keys, p.dv}, dtype_of<T>);
   }
 

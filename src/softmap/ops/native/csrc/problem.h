@@ -42,23 +42,34 @@ T* mutable_row(const Tensor& t, int64_t b, int64_t h, int64_t n) {
 template <typename T>
 struct Columns {
   Tensor data;
-  bool transpose;  // they lie as rows
-  int64_t stride, block = 0;
+  bool transpose = false;  // they lie as rows
+  int64_t stride = 0, block = 0;
 
   Columns() = default;
-  // block 0: one for all keys.
-  Columns(const Tensor& t, bool turn, int64_t block)
-      : data(t), transpose(!turn), stride(t.size(3)), block(block) {
-    if (!turn) return;
+  // From rows (B, G, S, d) of any dtype. block 0: one for all keys.
+  static Columns turned(const Tensor& rows, int64_t block) {
+    const auto t = rows.contiguous();
     const int64_t keys = t.size(2), d = t.size(3);
-    if (!block) this->block = block = keys + LANES<T>;
-    stride = block;
-    data = at::empty({t.size(0), t.size(1), (keys + block - 1) / block, d, block}, dtype_of<T>);
-    const T* from = t.const_data_ptr<T>();
-    T* to = data.mutable_data_ptr<T>();
-    at::parallel_for(0, t.size(0) * t.size(1), 1, [&](int64_t begin, int64_t end) {
-      for (int64_t h = begin; h < end; ++h) turn_one(from + h * keys * d, to + h * data.stride(1), keys, d);
+    Columns c;
+    c.transpose = false;
+    c.block = c.stride = block ? block : keys + LANES<T>;
+    c.data = at::empty({t.size(0), t.size(1), (keys + c.block - 1) / c.block, d, c.block}, dtype_of<T>);
+    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, t.scalar_type(), "turn", [&] {
+      const scalar_t* from = t.const_data_ptr<scalar_t>();
+      T* to = c.data.template mutable_data_ptr<T>();
+      at::parallel_for(0, t.size(0) * t.size(1), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t h = begin; h < end; ++h) {
+          c.turn_one(from + h * keys * d, to + h * c.data.stride(1), keys, d);
+        }
+      });
     });
+    return c;
+  }
+  // Rows as they lie, of this dtype.
+  static Columns as_rows(const Tensor& t) {
+    Columns c;
+    c.data = t, c.transpose = true, c.stride = t.size(3);
+    return c;
   }
   const T* at(int64_t b, int64_t h, int64_t key) const {
     const T* from = data.const_data_ptr<T>() + b * data.stride(0) + h * data.stride(1);
@@ -67,13 +78,14 @@ struct Columns {
 
  private:
   // A few keys at a time, so that what is read stays near.
-  void turn_one(const T* from, T* to, int64_t keys, int64_t d) const {
+  template <typename From>
+  void turn_one(const From* from, T* to, int64_t keys, int64_t d) const {
     constexpr int64_t few = 16;
     for (int64_t key = 0; key < keys; key += few) {
       const int64_t n = std::min(few, keys - key);
       T* place = to + key / block * d * block + key % block;
       for (int64_t x = 0; x < d; ++x) {
-        for (int64_t y = 0; y < n; ++y) place[x * stride + y] = from[(key + y) * d + x];
+        for (int64_t y = 0; y < n; ++y) place[x * stride + y] = T(from[(key + y) * d + x]);
       }
     }
   }
@@ -81,9 +93,9 @@ struct Columns {
 
 template <typename T>
 struct Problem {
-  Tensor q, k, v;  // contiguous: rows that are far apart would fall on the same cache sets
+  Tensor q, k, v;  // those that are met as rows; contiguous: rows that are far apart would fall on the same cache sets
   Columns<T> keys_across, values_across;
-  int64_t B, H, queries, keys, d, dv, values, outputs;
+  int64_t B, H, queries, keys, d, dv, key_heads, values, outputs;
   std::vector<int64_t> key_of_map;
   T scale;
   Tensor first, last;
@@ -95,13 +107,18 @@ struct Problem {
   std::vector<std::vector<std::string>> names;  // of each edit's tensors, in the caller's order
 
   Problem(const Arguments& a, bool with_grad)
-      : q(wide(a.q)), k(wide(a.k)), v(wide(a.v)), B(q.size(0)), H(q.size(1)),
-        queries(q.size(2)), keys(k.size(2)), d(q.size(3)), dv(v.size(3)), values(v.size(1)),
+      : q(wide(a.q)), B(q.size(0)), H(q.size(1)), queries(q.size(2)), keys(a.k.size(2)),
+        d(q.size(3)), dv(a.v.size(3)), key_heads(a.k.size(1)), values(a.v.size(1)),
         key_of_map(a.key_of_map), scale(T(a.scale)), first(a.first.contiguous()),
         last(a.last.contiguous()) {
     make_plan(a);
-    keys_across = Columns<T>(k, queries >= TURN, tile);
-    if (with_grad) values_across = Columns<T>(v, queries >= TURN, tile);
+    // Forward meets the keys as columns and the values as rows, backward each in both ways but the
+    // values, which it meets as columns alone.
+    const bool turn = queries >= TURN;
+    if (!turn || with_grad) k = wide(a.k);
+    if (!turn || !with_grad) v = wide(a.v);
+    keys_across = turn ? Columns<T>::turned(a.k, tile) : Columns<T>::as_rows(k);
+    if (with_grad) values_across = turn ? Columns<T>::turned(a.v, tile) : Columns<T>::as_rows(v);
     make_edits(a, with_grad);
   }
 
