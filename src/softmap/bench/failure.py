@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-import torch
+from softmap.ops import memory
 
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _TRIED = re.compile(r"ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB|TiB)")
@@ -15,11 +15,8 @@ class TooLarge(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU torch's own error, on a CPU the allocator's message."""
-    texts = ("can't allocate memory", "out of memory")
-    return isinstance(error, torch.OutOfMemoryError | TooLarge | MemoryError) or (
-        isinstance(error, RuntimeError) and any(t in str(error) for t in texts)
-    )
+    """It was, or was foreseen."""
+    return isinstance(error, TooLarge) or memory.is_out_of_memory(error)
 
 
 def tried_bytes(error: BaseException) -> int | None:

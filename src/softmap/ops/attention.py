@@ -11,7 +11,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
-from softmap.ops import checks, chunked, compiled, folded, native, reference, triton
+from softmap.ops import checks, chunked, compiled, folded, memory, native, reference, triton
 from softmap.ops.call import Call, bag
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
@@ -53,12 +53,23 @@ def attention(
 
     Returns (B, H', T, d'), H' = heads left by the edits. Rows of padding tokens are undefined.
     Raises ``ValueError`` in one line for shapes that do not fit, an unknown option, an unknown or
-    refusing ``impl``.
+    refusing ``impl``. Running out of memory raises torch's own error, with the call, the bytes and
+    the backend that would take fewer.
     """
     call = make_call(q, k, v, edits, **options)
     with torch.autocast(q.device.type, enabled=False):
-        o = BACKENDS[choose(call, impl)].run(call)
-        return apply_output(o, call)
+        return apply_output(_run(call, choose(call, impl)), call)
+
+
+def _run(call: Call, impl: str) -> Tensor:
+    """By the backend of that name; running out of memory says what would take less."""
+    try:
+        return BACKENDS[impl].run(call)  # type: ignore[no-any-return]
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        # The same kind of error: those who try a smaller batch upon it still can.
+        raise type(error)(memory.message(call, impl, BACKENDS)) from error
 
 
 def attention_map(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softmap.maps import compute_dtype
+from softmap.ops import memory
 from softmap.ops.call import Call, Span, cut, run_span
 
 # One map tensor of a band should stay in a core's cache between the steps of an edit, yet be large
@@ -30,6 +31,11 @@ def bands(call: Call) -> list[Span]:
     rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // (row_bytes * max(1, call.batch)) // 16 * 16))
     sequences = max(1, BAND_BYTES // (row_bytes * min(rows, call.queries)))
     return call.spans(rows, sequences)
+
+
+def map_bytes(call: Call) -> int:
+    """Of the largest map tensor that a band makes."""
+    return memory.map_bytes(call, bands(call))
 
 
 def run(call: Call) -> Tensor:

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from softmap.ops import memory
 from softmap.ops.call import Call, cut, run_span
 
 
 def refuses(call: Call) -> str | None:
     """It never refuses; it only needs memory for T x S maps of every head."""
     return None
+
+
+def map_bytes(call: Call) -> int:
+    """Of one map tensor: all of it."""
+    return memory.map_bytes(call, [call.span(0, call.queries)])
 
 
 def run(call: Call, *, weights: bool = False) -> Tensor:

@@ -1,0 +1,41 @@
+"""Out of memory: which call it was, and what a smaller choice would take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+
+import torch
+
+from softmap.maps import compute_dtype
+from softmap.ops.call import Call, Span
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On a GPU torch's own error, on a CPU the allocator's message."""
+    texts = ("can't allocate memory", "out of memory", "bytes not available")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(t in str(error) for t in texts)
+    )
+
+
+def map_bytes(call: Call, spans: list[Span]) -> int:
+    """Of the largest map tensor among the bands ``spans``: sequences x maps x rows x keys."""
+    cells = (
+        (s.end - s.begin) * (s.stop - s.start + s.lead) * (s.last - s.first + call.pad)
+        for s in spans
+    )
+    return max(cells) * call.heads.maps * compute_dtype(call.q).itemsize
+
+
+def message(call: Call, impl: str, backends: Mapping[str, ModuleType]) -> str:
+    """One line: the call, the bytes of one map in ``impl``, and the backend that takes least."""
+    B, H, T, d = call.q.shape
+    found = {name: b.map_bytes(call) for name, b in backends.items() if hasattr(b, "map_bytes")}
+    own = f", one map tensor takes {found[impl]:,} bytes" if impl in found else ""
+    least = min(found, key=found.__getitem__)
+    smaller = f"; impl={least!r} takes {found[least]:,} a map tensor" if least != impl else ""
+    return (
+        f"out of memory in attention with impl={impl!r}: batch {B}, {H} maps of {T} x {call.keys}, "
+        f"width {d}{own}{smaller or '; a smaller batch takes less'}"
+    )
