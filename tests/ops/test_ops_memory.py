@@ -46,5 +46,5 @@ def test_another_error_goes_through_unchanged(monkeypatch: pytest.MonkeyPatch) -
         raise RuntimeError("something else")
 
     monkeypatch.setattr(reference, "run", run)
-    with pytest.raises(RuntimeError, match="^something else$"):
+    with pytest.raises(RuntimeError, match=r"^something else$"):
         attention(*(torch.randn(1, 2, 4, 8),) * 3, impl="reference")
