@@ -7,13 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from softmap.errors import SoftmapError
 from softmap.ops.native import build
 
 
 @pytest.fixture(autouse=True)
 def _compiler() -> None:
-    if build.find_compiler() is None:
-        pytest.skip("no C++ compiler is installed")
+    try:
+        build.compiler()
+    except SoftmapError as error:
+        pytest.skip(str(error))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ import torch
 from native_cases import Case, same_as_reference
 
 from softmap.maps import chain
-from softmap.ops import native
+from softmap.ops.native import limits
 
 RANKS = [f"dcmha(rank={rank})" for rank in (1, 2, 3, 4)]
 SWITCHES = [
@@ -83,7 +83,7 @@ def test_every_kernel_is_among_them() -> None:
         for stage in ("scores", "weights")
         for _, edit in chain(Case(variant).edits(torch.float64), stage)
     }
-    assert used == native.KERNELS
+    assert used == limits.KERNELS
 
 
 ONE_OF_EACH = [

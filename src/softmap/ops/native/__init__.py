@@ -11,51 +11,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmap.maps import Edit, chain
+from softmap.maps import chain
 from softmap.ops.call import Call
-from softmap.ops.native import build, operator
-
-KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
-#: Edits of these read the distance of two tokens as that of their places.
-BY_DISTANCE = {"alibi", "kerple", "fire"}
-KERNELS |= BY_DISTANCE | {"score_conv"} | {f"score_conv+{name}" for name in BY_DISTANCE}
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from softmap.ops.native import build, limits
 
 
 def refuses(call: Call) -> str | None:
     """Why the call cannot run here, or None."""
-    if call.q.device.type != "cpu":
-        return f"it runs on the CPU, found tensors on {call.q.device}"
-    if call.q.dtype not in _DTYPES:
-        return f"it takes float16, bfloat16, float32 and float64, found {call.q.dtype}"
-    for edit in _edits(call):
-        if edit.kernel not in KERNELS:
-            return f"{type(edit).__name__} has no native kernel"
-        if edit.stage == "scores" and edit.kernel in ("shaped", "subtract_pairs"):
-            return f"{type(edit).__name__} has no native kernel for scores"
-    return _irregular(call) or build.missing()
-
-
-def _edits(call: Call) -> list[Edit]:
-    return [e for stage in ("scores", "weights") for _, e in chain(call.edits, stage)]
-
-
-def _irregular(call: Call) -> str | None:
-    """Rows must see a run of neighbouring keys, and distances must be those of the places."""
-    if call.valid is not None:
-        starts = call.valid[:, 1:] & ~call.valid[:, :-1]
-        if bool((starts.sum(1) + call.valid[:, 0] > 1).any()):
-            return "a key_mask hides keys in the middle of a row"
-    if any((e.kernel or "").split("+")[-1] in BY_DISTANCE for e in _edits(call)):
-        gap = call.cols - torch.arange(call.keys)
-        if call.starts is None and call.valid is None and bool((gap != gap[:, :1]).any()):
-            return "positions skip tokens, and a bias counts them"
-    return None
+    return limits.unsupported(call) or limits.irregular(call) or build.missing()
 
 
 def skipped(call: Call) -> str | None:
     """Why ``auto`` passes it over although it could run the call, or None."""
-    if not _edits(call):
+    if not limits.edits_of(call):
         return "plain attention is scaled_dot_product_attention's own"
     return None
 
@@ -69,8 +37,8 @@ def _only_shaped(call: Call) -> bool:
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d'); exact, with every gradient of the reference."""
-    build.load()
-    operator.register()
+    build.ready()
+    limits.insist(call)
     first, last = visible_range(call)
     if not _only_shaped(call):
         return _attend(call, ("scores", "weights"), first, last)
@@ -91,7 +59,7 @@ def _attend(call: Call, stages: tuple[str, ...], first: Tensor, last: Tensor) ->
             named = {**group.layer, **_whole(group.query, call), **_whole(group.key, call)}
             plan.append(f"{stage} {edit.kernel} {','.join(named)}")
             tensors += named.values()
-    positions = call.rows.expand(call.batch, -1)
+    positions = call.rows.long().expand(call.batch, -1)
     out, _ = torch.ops.softmap_native.forward(
         call.q, call.k, call.v, tensors, "; ".join(plan), call.heads.key_of_map, call.scale,
         first, last, positions,

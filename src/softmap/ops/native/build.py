@@ -1,28 +1,25 @@
 """Compile the C++ edits once, with the compiler at hand, into a cache; load them in torch.
 
-The cache is ``$SOFTMAP_CACHE``, else ``softmap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``. A build is
-named by the hash of the sources, the flags, the compiler and PyTorch's version, so a new version of
-any of them makes a new one. Processes that race for a build wait for the one that makes it; a build
-that is killed leaves nothing that another would take for a library.
+A build is named by the hash of the sources, the flags, the compiler and PyTorch's version, so a new
+version of any of them makes a new one. Where builds are kept, and what happens when processes race
+for one or are killed, is ``store``'s.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
+import threading
 from functools import cache
 from pathlib import Path
 
 import torch
 
 from softmap.errors import SoftmapError
+from softmap.ops.native import operator, store
 
 SOURCES = Path(__file__).parent / "csrc"
 # PyTorch's portable vectors take the width that they are compiled for.
@@ -30,11 +27,25 @@ _VECTORS = {
     "AVX512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"],
     "AVX2": ["-mavx2", "-mfma", "-mf16c"],
 }
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def missing() -> str | None:
+    """Why nothing can be built or loaded here, or None: then the operators are ready."""
+    with _ONE_AT_A_TIME:
+        return _missing()
+
+
+def ready() -> None:
+    """Raises ``ValueError`` if the operators cannot be had."""
+    why = missing()
+    if why is not None:
+        raise SoftmapError(why)
 
 
 @cache
-def missing() -> str | None:
-    """Why nothing can be built or loaded here, or None."""
+def _missing() -> str | None:
     if sys.platform != "linux":
         return f"native code is built on Linux only, found {sys.platform}"
     try:
@@ -44,58 +55,43 @@ def missing() -> str | None:
     return None
 
 
-@cache
 def load() -> Path:
     """Build the library if need be, and register its operators. Raises ``ValueError`` if it
     cannot: there is no compiler, it fails, or the cache cannot be written."""
-    compiler = find_compiler()
-    if compiler is None:
-        raise SoftmapError("native code needs a C++ compiler: set CXX, or install g++ or clang++")
-    path = build(compiler)
+    command = [*compiler(), *flags()]
     try:
+        path = store.library(f"native-{fingerprint(command)}", lambda to: _compile(command, to))
         torch.ops.load_library(str(path))
-    except OSError as error:
-        raise SoftmapError(f"cannot load {path}: {error}") from error
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        why = " ".join(str(error).split())
+        raise SoftmapError(f"cannot build native code: {why}") from error
+    operator.register()
     return path
 
 
-def find_compiler() -> str | None:
-    """``$CXX`` if it is set, else g++ or clang++."""
+def compiler() -> list[str]:
+    """``$CXX``, which may hold options, else g++ or clang++."""
     named = os.environ.get("CXX")
-    if named is not None:
-        return shutil.which(named)
-    return shutil.which("g++") or shutil.which("clang++")
+    if named is None:
+        found = shutil.which("g++") or shutil.which("clang++")
+        if found is None:
+            raise SoftmapError("native code needs a C++ compiler: install g++ or clang++")
+        return [found]
+    words = named.split()
+    if not words or shutil.which(words[0]) is None:
+        raise SoftmapError(f"native code needs a C++ compiler: CXX={named!r} is none")
+    return words
 
 
-def build(compiler: str) -> Path:
-    """The library's path; compiled first where the cache lacks it."""
-    command = [compiler, *flags()]
-    path = cache_folder() / f"native-{fingerprint(command)}.so"
-    if path.exists():
-        return path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with locked(path.with_suffix(".lock")):
-            if not path.exists():  # another process may have made it while this one waited
-                _compile(command, path)
-    except OSError as error:
-        raise SoftmapError(f"cannot build native code in {path.parent}: {error}") from error
-    return path
-
-
-def _compile(command: list[str], path: Path) -> None:
-    print(
-        f"softmap: compiling native code once into {path.parent} ...", file=sys.stderr, flush=True
-    )
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        made = Path(folder) / path.name
-        whole = [*command, str(SOURCES / "bindings.cpp"), "-o", str(made), *_libraries()]
-        done = subprocess.run(whole, capture_output=True, text=True, check=False)
-        if done.returncode:
-            lines = [line for line in done.stderr.splitlines() if "error" in line]
-            why = (lines or done.stderr.splitlines() or [f"exit code {done.returncode}"])[0]
-            raise SoftmapError(f"{command[0]} could not compile native code: {why.strip()}")
-        os.replace(made, path)
+def _compile(command: list[str], to: Path) -> None:
+    at = store.folder()
+    print(f"softmap: compiling native code once into {at} ...", file=sys.stderr, flush=True)
+    whole = [*command, str(SOURCES / "bindings.cpp"), "-o", str(to), *_libraries()]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if "error" in line]
+        why = (lines or done.stderr.splitlines() or [f"exit code {done.returncode}"])[0]
+        raise SoftmapError(f"{command[0]} could not compile native code: {why.strip()}")
 
 
 def flags() -> list[str]:
@@ -119,22 +115,6 @@ def fingerprint(command: list[str]) -> str:
     for source in sorted(SOURCES.rglob("*.*")):
         found.update(source.read_bytes())
     return found.hexdigest()[:16]
-
-
-def cache_folder() -> Path:
-    """Where builds are kept."""
-    own = os.environ.get("SOFTMAP_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softmap"
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel lets go of it when that process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _torch() -> Path:

@@ -49,7 +49,7 @@ struct QueryTensor {
     grad = at::zeros_like(value);
     grad_data = grad.mutable_data_ptr<T>();
   }
-  bool defined() const { return data != nullptr; }
+  bool defined() const { return value.defined(); }  // data may be null: an empty batch
   const T* row(int64_t b, int64_t t) const {
     return data + (b * queries + t) * size;
   }
@@ -82,7 +82,7 @@ struct KeyTensor {
     grad = at::zeros({schedule.slots(), blocks, size, LANES<T>}, value.options());
     grad_data = grad.mutable_data_ptr<T>();
   }
-  bool defined() const { return data != nullptr; }
+  bool defined() const { return value.defined(); }  // data may be null: an empty batch
   // The vector that holds column c of the tile, whose first column begins a vector; number n of
   // it lies n * LANES further, the next vector of keys size * LANES further.
   const T* at(const Region& w, int64_t c) const {

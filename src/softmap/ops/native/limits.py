@@ -1,0 +1,87 @@
+"""What the native kernels take for granted of a call: checked before, or while it runs compiled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from softmap.maps import Edit, chain
+from softmap.ops.call import Call
+
+KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
+#: Edits of these read the distance of two tokens as that of their places.
+BY_DISTANCE = {"alibi", "kerple", "fire"}
+KERNELS |= BY_DISTANCE | {"score_conv"} | {f"score_conv+{name}" for name in BY_DISTANCE}
+MAX_RANK = 4  # of compose
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def edits_of(call: Call) -> list[Edit]:
+    """Those of the map."""
+    return [e for stage in ("scores", "weights") for _, e in chain(call.edits, stage)]
+
+
+def unsupported(call: Call) -> str | None:
+    """What of the call has no kernel, or None."""
+    if call.q.device.type != "cpu":
+        return f"it runs on the CPU, found tensors on {call.q.device}"
+    if call.q.dtype not in _DTYPES:
+        return f"it takes float16, bfloat16, float32 and float64, found {call.q.dtype}"
+    if getattr(forward_ad, "_current_level", -1) >= 0:
+        return "it has no forward-mode derivatives"
+    for edit in edits_of(call):
+        if edit.kernel not in KERNELS:
+            return f"{type(edit).__name__} has no native kernel"
+        if edit.stage == "scores" and edit.kernel in ("shaped", "subtract_pairs"):
+            return f"{type(edit).__name__} has no native kernel for scores"
+        if edit.kernel == "compose" and getattr(edit, "rank", 0) > MAX_RANK:
+            return f"{type(edit).__name__} has native kernels up to rank {MAX_RANK}"
+    return None
+
+
+def irregular(call: Call) -> str | None:
+    """Which number of the call does not suit, or None. Under ``torch.compile`` no number can be
+    read: :func:`insist` checks when the compiled code runs."""
+    if _by_distance(call) and call.rows.is_floating_point():
+        return f"a bias needs positions in integers, found {call.rows.dtype}"
+    if torch.compiler.is_compiling():
+        return None
+    return next((why for holds, why in conditions(call) if not bool(holds)), None)
+
+
+def insist(call: Call) -> None:
+    """In compiled code: ``RuntimeError`` for what :func:`irregular` could not see."""
+    if torch.compiler.is_compiling():
+        for holds, why in conditions(call):
+            torch._assert_async(holds, f"impl='native' cannot run this: {why}; 'chunked' can")
+
+
+def conditions(call: Call) -> Iterator[tuple[Tensor, str]]:
+    """What must hold, as a boolean, and what is wrong where it does not."""
+    if call.valid is not None:
+        starts = call.valid[:, 1:] & ~call.valid[:, :-1]
+        runs = starts.sum(1) + call.valid[:, 0]
+        yield (runs <= 1).all(), "a key_mask hides keys in the middle of a row"
+    if _by_distance(call):
+        yield _counted(call), "positions skip tokens, and a bias counts them"
+
+
+def _by_distance(call: Call) -> bool:
+    return any((e.kernel or "").split("+")[-1] in BY_DISTANCE for e in edits_of(call))
+
+
+def _counted(call: Call) -> Tensor:
+    """Whether two tokens that may meet are as far apart by position as by place."""
+    first = call.keys - call.queries
+    places = torch.arange(call.keys)
+    shift = call.cols - places
+    same, own = shift[:, 1:] == shift[:, :-1], call.rows - places[first:] == shift[:, first:]
+    if call.valid is not None:
+        same = same | ~(call.valid[:, 1:] & call.valid[:, :-1])
+        own = own | ~call.valid[:, first:]
+    if call.starts is not None:
+        same = same | (call.starts[:, 1:] != call.starts[:, :-1])
+    return same.all() & own.all()

@@ -1,0 +1,76 @@
+"""The folder of built libraries: whole or absent, one builder at a time, the newest few."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+KEPT = 8  # builds; each version of PyTorch, the compiler and the sources makes one
+
+
+def folder() -> Path:
+    """``$SOFTMAP_CACHE``, else ``softmap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    own = os.environ.get("SOFTMAP_CACHE")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softmap"
+
+
+def library(name: str, make: Callable[[Path], None]) -> Path:
+    """The path of the library ``name``; where the folder lacks it, or holds a part of it,
+    ``make(path)`` is called first. Raises ``OSError`` where the folder cannot be written."""
+    path = folder() / f"{name}.so"
+    if not _whole(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path.parent / "native.lock"):
+            if not _whole(path):  # another process may have made it while this one waited
+                _make(path, make)
+    with contextlib.suppress(OSError):  # a folder that may only be read will do
+        os.utime(path)
+    return path
+
+
+def _make(path: Path, make: Callable[[Path], None]) -> None:
+    for left in path.parent.glob("building-*"):  # by a builder that was killed: the lock is ours
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix="building-") as at:
+        made, mark = Path(at) / path.name, Path(at) / "sha256"
+        make(made)
+        mark.write_text(_digest(made))
+        os.replace(made, path)
+        os.replace(mark, path.with_suffix(".sha256"))
+    _forget_old(path.parent)
+
+
+def _whole(path: Path) -> bool:
+    """A library that was cut short would end the process when it is used, so its sum is kept."""
+    try:
+        return path.with_suffix(".sha256").read_text() == _digest(path)
+    except OSError:
+        return False
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _forget_old(at: Path) -> None:
+    """A process that uses one of them keeps it until it ends."""
+    by_use = sorted(at.glob("native-*.so"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in by_use[KEPT:]:
+        path.unlink(missing_ok=True)
+        path.with_suffix(".sha256").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Held by one process at a time; the kernel lets go of it when that process dies."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
