@@ -45,7 +45,7 @@ class Heads:
                     f"values {self.values}, outputs {self.outputs})"
                 )
 
-    @cached_property
+    @property  # not cached: Python 3.11 would lock, which torch.compile cannot trace
     def key_of_map(self) -> list[int]:
         """For each map, the key head it reads."""
         r, c = self.maps // self.outputs, self.keys // self.values
@@ -55,7 +55,7 @@ class Heads:
     @cached_property
     def by_key(self) -> list[int] | None:
         """Order of the maps in which those of a key head are neighbours; None if they are."""
-        order = sorted(range(self.maps), key=lambda m: self.key_of_map[m])
+        order = sorted(range(self.maps), key=self.key_of_map.__getitem__)
         return None if order == list(range(self.maps)) else order
 
     @cached_property

@@ -63,7 +63,8 @@ struct ShapedOutput {
       if (gamma.numel()) spread(b, pulls, mutable_row<T>(by_v, b, g, 0));
     });
     const auto sums = gains.sum(0);
-    return {by_o, by_v, sums[0], sums[1], gamma.numel() ? sums[2] : at::empty_like(gamma)};
+    const auto of_gamma = gamma.numel() ? sums[2].clone() : at::empty_like(gamma);
+    return {by_o, by_v, sums[0].clone(), sums[1].clone(), of_gamma};  // an operator's may not overlap
   }
 
  private:
