@@ -99,6 +99,15 @@ inline T total(const T* a, int64_t n) {
   return sum_lanes(sum) + rest;
 }
 
+// (rows, columns) to (columns, rows).
+template <typename T>
+inline void transpose(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows,
+                      int64_t columns) {
+  if (rows > 0 && columns > 0) {
+    at::vec::transpose_mxn<T>(from, from_stride, to, to_stride, int(rows), int(columns));
+  }
+}
+
 template <typename T>
 inline void clear(T* row, int64_t begin, int64_t end) {
   std::fill(row + begin, row + std::max(begin, end), T(0));

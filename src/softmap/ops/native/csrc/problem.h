@@ -81,11 +81,15 @@ struct Columns {
   template <typename From>
   void turn_one(const From* from, T* to, int64_t keys, int64_t d) const {
     constexpr int64_t few = 16;
+    std::vector<T> near(few * d);
     for (int64_t key = 0; key < keys; key += few) {
       const int64_t n = std::min(few, keys - key);
       T* place = to + key / block * d * block + key % block;
-      for (int64_t x = 0; x < d; ++x) {
-        for (int64_t y = 0; y < n; ++y) place[x * stride + y] = T(from[(key + y) * d + x]);
+      if constexpr (std::is_same_v<From, T>) {
+        softmap::transpose<T>(from + key * d, d, place, stride, n, d);
+      } else {
+        std::copy_n(from + key * d, n * d, near.data());
+        softmap::transpose<T>(near.data(), d, place, stride, n, d);
       }
     }
   }

@@ -74,10 +74,15 @@ struct KeyTensor {
     inner = t.sizes().slice(2).vec();
     size = t.numel() / std::max<int64_t>(1, t.size(0) * keys);
     blocks = (keys + LANES<T> - 1) / LANES<T> + 1;  // one more: blocks are read in pairs
-    const auto flat = t.to(dtype_of<T>).reshape({t.size(0), keys, size});
-    const auto padded = at::constant_pad_nd(flat, {0, 0, 0, blocks * LANES<T> - keys});
-    value = padded.view({t.size(0), blocks, LANES<T>, size}).transpose(2, 3).contiguous();
+    const Tensor flat = t.to(dtype_of<T>).contiguous();
+    value = at::empty({t.size(0), blocks, size, LANES<T>}, flat.options());
     data = value.const_data_ptr<T>();
+    const T* from = flat.const_data_ptr<T>();
+    each_block(t.size(0), [&](int64_t b, int64_t block, int64_t n) {
+      T* to = value.mutable_data_ptr<T>() + (b * blocks + block) * size * LANES<T>;
+      if (n < LANES<T>) std::fill_n(to, size * LANES<T>, T(0));
+      transpose(from + (b * keys + block * LANES<T>) * size, size, to, LANES<T>, n, size);
+    });
     if (!with_grad) return;
     grad = at::zeros({schedule.slots(), blocks, size, LANES<T>}, value.options());
     grad_data = grad.mutable_data_ptr<T>();
@@ -92,10 +97,29 @@ struct KeyTensor {
     return grad_data + (w.slot * blocks + (w.col + c) / LANES<T>) * size * LANES<T>;
   }
   Tensor take_grad(const Schedule& schedule) const {
-    const auto total = schedule.reduce(grad).transpose(2, 3);
+    const Tensor total = schedule.reduce(grad);
     std::vector<int64_t> shape{total.size(0), keys};
     shape.insert(shape.end(), inner.begin(), inner.end());
-    return total.reshape({total.size(0), blocks * LANES<T>, size}).narrow(1, 0, keys).reshape(shape);
+    auto out = at::empty(shape, total.options());
+    T* to = out.mutable_data_ptr<T>();
+    each_block(total.size(0), [&](int64_t b, int64_t block, int64_t n) {
+      const T* from = total.const_data_ptr<T>() + (b * blocks + block) * size * LANES<T>;
+      transpose(from, LANES<T>, to + (b * keys + block * LANES<T>) * size, size, size, n);
+    });
+    return out;
+  }
+
+ private:
+  // f(sequence, block, keys in it), in parallel over the sequences.
+  template <typename F>
+  void each_block(int64_t batch, F f) const {
+    at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) {
+        for (int64_t n = 0; n < blocks; ++n) {
+          f(b, n, std::clamp<int64_t>(keys - n * LANES<T>, 0, LANES<T>));
+        }
+      }
+    });
   }
 };
 
