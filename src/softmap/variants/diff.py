@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
 from softmap.maps import Band, Edit
@@ -80,8 +81,8 @@ class HeadNorm(Edit):
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         wide = m.to(torch.promote_types(m.dtype, torch.float32))
-        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
-        return (normed * t["weight"] * self.scale).to(m.dtype)
+        weight = (t["weight"] * self.scale).to(wide.dtype)
+        return F.rms_norm(wide, wide.shape[-1:], weight, self.eps).to(m.dtype)
 
 
 @variant(
