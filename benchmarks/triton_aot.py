@@ -108,7 +108,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def filled(page: str, rows: list[dict[str, Any]]) -> str:
     """The page with the table between its two marks."""
     before, rest = page.split("<!-- table -->")
-    return f"{before}<!-- table -->\n{table(rows)}\n<!-- end -->{rest.split('<!-- end -->')[1]}"
+    return f"{before}<!-- table -->\n{table(rows)}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,55 @@ def cleaned(row: dict[str, Any]) -> dict[str, Any]:
     return {name: row[name] for name in names} | {"fits": row["shared"] <= LIMIT}
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown, a line for each size: what its three kernels need."""
+    lines = [
+        "| variant | H | d | columns | registers | spilled bytes a thread | shared KiB | "
+        "lane-instructions a cell |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for three in (rows[n : n + 3] for n in range(0, len(rows), 3)):
+        head = three[0]
+        cols, used = head["cols"], columns_used(head)
+        shared = ", ".join(str(round(r["shared"] / 1024)) for r in three)
+        numbers = [", ".join(str(r[n]) for r in three) for n in ("registers", "spilled")]
+        costs = [f"{r['kernel'].removesuffix('_kernel')} {lanes(r)}" for r in three if r["loops"]]
+        lines.append(
+            f"| {head['variant']} | {head['H']} | {head['d']} | {cols} ({used}) | "
+            f"{' | '.join(numbers)} | {shared} | {', '.join(costs)} |"
+        )
+    return "\n".join(lines)
+
+
+def columns_used(row: dict[str, Any]) -> int:
+    """Columns of a tile that its neighbours do not compute too."""
+    option = re.search(r"kernel=(\d+)", row["variant"])
+    taps = 1 if "version=1" in row["variant"] else int(option[1]) if option else 3
+    return int(row["cols"]) - taps // 2 * 4
+
+
+def lanes(row: dict[str, Any]) -> int:
+    """Lane-instructions of the loop over tiles for a cell of one head, of columns that count."""
+    heads = min(row["H"], row["group"]) if row["kernel"] == "forward_kernel" else row["H"]
+    cells = heads * row["rows"] * columns_used(row)
+    return round(row["loops"][0] * 32 * row["warps"] / cells)
+
+
+def filled(page: str, rows: list[dict[str, Any]]) -> str:
+    """The page with the table between its two marks."""
+    before, rest = page.split("<!-- dape -->")
+    return f"{before}<!-- dape -->\n{table(rows)}\n<!-- end -->{rest.split('<!-- end -->', 1)[1]}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/triton-score-conv-sm90.json"))
+    parser.add_argument("--page", type=Path, help="only write the table of --out into this page")
     options = parser.parse_args()
+    if options.page:
+        rows = json.loads(options.out.read_text())["kernels"]
+        options.page.write_text(filled(options.page.read_text(), rows))
+        return
     torch.set_num_threads(1)
     rows = []
     for size in SIZES:
