@@ -30,11 +30,14 @@ _VECTORS = {
 _ONE_AT_A_TIME = threading.Lock()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def missing() -> str | None:
     """Why nothing can be built or loaded here, or None: then the operators are ready."""
     with _ONE_AT_A_TIME:
         return _missing()
+
+
+# As torch.compiler.assume_constant_result does; that would import the compiler now.
+missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def ready() -> None:
