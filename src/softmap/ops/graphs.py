@@ -34,7 +34,7 @@ def missing_compiler(device: str) -> str | None:
 
         try:
             get_cpp_compiler()
-        except InvalidCxxCompiler:
+        except (InvalidCxxCompiler, OSError, RuntimeError):
             return "it needs a C++ compiler (g++ or clang++; CXX names another), found none"
         return None
     from torch.utils._triton import has_triton

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,9 @@ def test_a_compiler_that_fails(
 
 
 @pytest.mark.usefixtures("folder")
-@pytest.mark.parametrize("does", ["exit 0", 'for to; do :; done; echo half > "$4"'])
+@pytest.mark.parametrize(
+    "does", ["exit 0", 'while [ "$1" ]; do [ "$1" = -o ] && echo half > "$2"; shift; done; exit 0']
+)
 def test_a_compiler_that_makes_nothing(
     does: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,3 +210,11 @@ def test_other_vectors(capability: str, tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_the_sources_are_shipped() -> None:
+    project = Path(__file__).parents[3] / "pyproject.toml"
+    shipped = tomllib.loads(project.read_text())["tool"]["setuptools"]["package-data"]["softmap"]
+    package = build.SOURCES.parents[2]
+    found = {path for pattern in shipped for path in package.glob(pattern)}
+    assert {p for p in build.SOURCES.rglob("*") if p.is_file()} <= found
