@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+import torch._inductor.config  # reads CXX when it is imported: before a test sets it
 
 from softmap.errors import SoftmapError
 from softmap.ops.native import build
