@@ -72,4 +72,4 @@ def test_large_scores(variant: str, size: float) -> None:
     plain = errors(results(eager, call), truth)
     for name, off in errors(ours, truth).items():
         if name != "few numbers":  # one alone is at times right by luck
-            assert max(off) <= 5 * max(*plain[name], torch.finfo(torch.float32).eps), name
+            assert max(off) <= 8 * max(*plain[name], torch.finfo(torch.float32).eps), name

@@ -96,14 +96,21 @@ template <typename T, typename F>
 void products(const Region& w, int64_t first, const Tensor& left, const Columns<T>& right, F source,
               T scale, Maps<T> out, int64_t width) {
   for (int64_t h = 0; h < out.heads; ++h) {
+    const bool more = h + 1 < out.heads;
     gemm<T>(false, right.transpose, w.rows, w.cols, left.size(3), scale,
             row_of<T>(left, w.batch, first + h, w.row), left.stride(2),
-            right.at(w.batch, source(first + h), w.col),
-            right.stride, 0, out.at(h, 0), out.row_stride);
+            right.at(w.batch, source(first + h), w.col), right.stride, false, out.at(h, 0),
+            out.row_stride, more ? right.next(w.batch, source(first + h + 1), w.col) : Next());
     if (w.cols < width) {
       for (int64_t r = 0; r < w.rows; ++r) clear(out.at(h, r), w.cols, width);
     }
   }
+}
+
+// The tile's columns of one head, as the next product meets them: rows of keys.
+template <typename T>
+Next next_rows(bool more, const Tensor& t, int64_t b, int64_t h, const Region& w) {
+  return more ? Next(row_of<T>(t, b, h, w.col), w.cols * t.stride(2)) : Next();
 }
 
 template <typename T>
@@ -174,8 +181,9 @@ struct Forward {
     for (int64_t n = 0; n < p.group_outputs(); ++n) {
       const int64_t h = p.first_output(w) + n;
       gemm<T>(false, false, w.rows, p.dv, w.cols, 1, m.at(n, 0), m.row_stride,
-              row_of<T>(p.v, w.batch, p.value_of(h), w.col), p.v.stride(2), 1,
-              mutable_row<T>(out, w.batch, h, w.row), out.stride(2));
+              row_of<T>(p.v, w.batch, p.value_of(h), w.col), p.v.stride(2), true,
+              mutable_row<T>(out, w.batch, h, w.row), out.stride(2),
+              next_rows<T>(n + 1 < p.group_outputs(), p.v, w.batch, p.value_of(h + 1), w));
     }
   }
 };
@@ -260,11 +268,13 @@ struct Backward {
     for (int64_t n = 0; n < p.group; ++n) {
       const int64_t h = w.head + n, key = p.key_of_map[h];
       gemm<T>(false, false, w.rows, p.d, w.cols, p.scale, g.at(n, 0), g.row_stride,
-              row_of<T>(p.k, w.batch, key, w.col), p.k.stride(2), 1,
-              mutable_row<T>(dq, w.batch, h, w.row), dq.stride(2));
+              row_of<T>(p.k, w.batch, key, w.col), p.k.stride(2), true,
+              mutable_row<T>(dq, w.batch, h, w.row), dq.stride(2),
+              next_rows<T>(true, dk, w.slot, key, w));
       gemm<T>(true, false, w.cols, p.d, w.rows, p.scale, g.at(n, 0), g.row_stride,
-              row_of<T>(p.q, w.batch, h, w.row), p.q.stride(2), 1,
-              mutable_row<T>(dk, w.slot, key, w.col), dk.stride(2));
+              row_of<T>(p.q, w.batch, h, w.row), p.q.stride(2), true,
+              mutable_row<T>(dk, w.slot, key, w.col), dk.stride(2),
+              n + 1 < p.group ? next_rows<T>(true, p.k, w.batch, p.key_of_map[h + 1], w) : Next());
     }
   }
 
@@ -291,8 +301,9 @@ struct Backward {
     for (int64_t n = 0; n < p.group_outputs(); ++n) {
       const int64_t h = p.first_output(w) + n;
       gemm<T>(true, false, w.cols, p.dv, w.rows, 1, m.at(n, 0), m.row_stride,
-              row_of<T>(grad, w.batch, h, w.row), grad.stride(2), 1,
-              mutable_row<T>(dv, w.slot, p.value_of(h), w.col), dv.stride(2));
+              row_of<T>(grad, w.batch, h, w.row), grad.stride(2), true,
+              mutable_row<T>(dv, w.slot, p.value_of(h), w.col), dv.stride(2),
+              next_rows<T>(n + 1 < p.group_outputs(), dv, w.slot, p.value_of(h + 1), w));
     }
   }
 

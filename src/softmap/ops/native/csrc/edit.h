@@ -35,7 +35,7 @@ struct Edit {
 template <typename T>
 struct Setup {
   Bag tensors;
-  int64_t heads;  // maps that enter
+  int64_t batch, heads;  // sequences; maps that enter
   int64_t queries, keys;
   const Schedule* schedule;
   bool with_grad;
@@ -45,10 +45,6 @@ struct Setup {
   QueryTensor<T> query(const std::string& name) const {
     const auto t = (*this)[name];
     return t.defined() ? QueryTensor<T>(t, with_grad) : QueryTensor<T>();
-  }
-  KeyTensor<T> key(const std::string& name) const {
-    const auto t = (*this)[name];
-    return t.defined() ? KeyTensor<T>(t, *schedule, with_grad) : KeyTensor<T>();
   }
   LayerTensor<T> layer(const std::string& name) const {
     const auto t = (*this)[name];

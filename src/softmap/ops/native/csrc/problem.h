@@ -42,7 +42,7 @@ T* mutable_row(const Tensor& t, int64_t b, int64_t h, int64_t n) {
 template <typename T>
 struct Columns {
   Tensor data;
-  bool transpose = false;  // they lie as rows
+  bool transpose = false, tiled = false;  // they lie as rows; in blocks
   int64_t stride = 0, block = 0;
 
   Columns() = default;
@@ -51,7 +51,7 @@ struct Columns {
     const auto t = rows.contiguous();
     const int64_t keys = t.size(2), d = t.size(3);
     Columns c;
-    c.transpose = false;
+    c.tiled = block > 0;
     c.block = c.stride = block ? block : keys + LANES<T>;
     c.data = at::empty({t.size(0), t.size(1), (keys + c.block - 1) / c.block, d, c.block}, dtype_of<T>);
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, t.scalar_type(), "turn", [&] {
@@ -74,6 +74,10 @@ struct Columns {
   const T* at(int64_t b, int64_t h, int64_t key) const {
     const T* from = data.const_data_ptr<T>() + b * data.stride(0) + h * data.stride(1);
     return from + (transpose ? key * stride : key / block * data.stride(2) + key % block);
+  }
+  // The tile of columns that begins with this key, if there are tiles.
+  Next next(int64_t b, int64_t h, int64_t key) const {
+    return tiled ? Next(at(b, h, key), data.stride(2)) : Next();
   }
 
  private:
@@ -217,7 +221,7 @@ struct Problem {
     for (const auto& text : a.edits) {
       const auto one = text.find(' '), two = text.find(' ', one + 1);
       const auto stage = text.substr(0, one), kernel = text.substr(one + 1, two - one - 1);
-      Setup<T> setup{{}, heads, queries, keys, &schedule, with_grad, a.positions};
+      Setup<T> setup{{}, B, heads, queries, keys, &schedule, with_grad, a.positions};
       names.push_back(split(text.substr(two + 1), ","));
       for (const auto& name : names.back()) setup.tensors[name] = a.tensors[next++];
       auto edit = make_edit<T>(kernel, setup);
@@ -231,7 +235,7 @@ struct Problem {
 // A tile buffer: heads x rows x columns. The heads are kept off each other's cache sets.
 template <typename T>
 struct Buffer {
-  static int64_t head_stride(int64_t rows, int64_t width) { return rows * width + 16; }
+  static int64_t head_stride(int64_t rows, int64_t width) { return rows * width + 48; }
   static int64_t size(int64_t heads, int64_t rows, int64_t width) {
     return heads * head_stride(rows, width);
   }

@@ -32,6 +32,13 @@ struct Schedule {
   }
 };
 
+using Bag = std::map<std::string, Tensor>;
+
+inline Tensor find(const Bag& bag, const std::string& name) {
+  const auto it = bag.find(name);
+  return it == bag.end() ? Tensor() : it->second;
+}
+
 // (B, T, ...) as it is, contiguous: row(b, t) points at the numbers of one query.
 template <typename T>
 struct QueryTensor {
@@ -58,65 +65,102 @@ struct QueryTensor {
   }
 };
 
-// (B, S, n...) turned to (B, S / LANES, N, LANES): one vector of keys after another, and all that an
-// edit reads of them next to each other.
+// Tensors (B, S, n, H) or (B, S, H) of the same keys, packed as (B, S / LANES, H, N, LANES): all that
+// an edit reads of 16 keys and a head lies in one piece, and is one address in its loops. Numbers of
+// a tensor that is not given are zero.
 template <typename T>
-struct KeyTensor {
-  Tensor value, grad;  // grad (slots, S / LANES, N, LANES)
+struct KeyTensors {
+  struct Part {
+    std::string name;
+    Tensor given;
+    int64_t count;  // n
+  };
+  std::vector<Part> parts;
+  Tensor value, grad;  // grad (slots, S / LANES, H, N, LANES)
   const T* data = nullptr;
   T* grad_data = nullptr;
-  std::vector<int64_t> inner;
-  int64_t keys = 0, size = 0, blocks = 0;
+  int64_t keys = 0, heads = 0, width = 0, blocks = 0;
 
-  KeyTensor() = default;
-  KeyTensor(const Tensor& t, const Schedule& schedule, bool with_grad) {
-    keys = t.size(1);
-    inner = t.sizes().slice(2).vec();
-    size = t.numel() / std::max<int64_t>(1, t.size(0) * keys);
+  KeyTensors() = default;
+  KeyTensors(std::vector<Part> given, int64_t batch, int64_t keys, int64_t heads,
+             const Schedule& schedule, bool with_grad)
+      : parts(std::move(given)), keys(keys), heads(heads) {
+    for (const auto& part : parts) width += part.count;
     blocks = (keys + LANES<T> - 1) / LANES<T> + 1;  // one more: blocks are read in pairs
-    const Tensor flat = t.to(dtype_of<T>).contiguous();
-    value = at::empty({t.size(0), blocks, size, LANES<T>}, flat.options());
+    value = at::empty({batch, blocks, heads, width, LANES<T>}, dtype_of<T>);
     data = value.const_data_ptr<T>();
-    const T* from = flat.const_data_ptr<T>();
-    each_block(t.size(0), [&](int64_t b, int64_t block, int64_t n) {
-      T* to = value.mutable_data_ptr<T>() + (b * blocks + block) * size * LANES<T>;
-      if (n < LANES<T>) std::fill_n(to, size * LANES<T>, T(0));
-      transpose(from + (b * keys + block * LANES<T>) * size, size, to, LANES<T>, n, size);
-    });
+    int64_t first = 0;
+    for (const auto& part : parts) {
+      pack(part, first);
+      first += part.count;
+    }
     if (!with_grad) return;
-    grad = at::zeros({schedule.slots(), blocks, size, LANES<T>}, value.options());
+    grad = at::zeros({schedule.slots(), blocks, heads, width, LANES<T>}, value.options());
     grad_data = grad.mutable_data_ptr<T>();
   }
-  bool defined() const { return value.defined(); }  // data may be null: an empty batch
-  // The vector that holds column c of the tile, whose first column begins a vector; number n of
-  // it lies n * LANES further, the next vector of keys size * LANES further.
-  const T* at(const Region& w, int64_t c) const {
-    return data + (w.batch * blocks + (w.col + c) / LANES<T>) * size * LANES<T>;
-  }
-  T* grad_at(const Region& w, int64_t c) const {
-    return grad_data + (w.slot * blocks + (w.col + c) / LANES<T>) * size * LANES<T>;
-  }
-  Tensor take_grad(const Schedule& schedule) const {
+
+  int64_t size() const { return heads * width; }  // numbers of a key
+  // The vector that holds column c of the tile, whose first column begins a vector. The next vector
+  // of keys lies size() * LANES further.
+  const T* at(const Region& w, int64_t c) const { return data + place(w.batch, w.col + c); }
+  T* grad_at(const Region& w, int64_t c) const { return grad_data + place(w.slot, w.col + c); }
+
+  void take_grads(const Schedule& schedule, Bag& bag) const {
     const Tensor total = schedule.reduce(grad);
-    std::vector<int64_t> shape{total.size(0), keys};
-    shape.insert(shape.end(), inner.begin(), inner.end());
-    auto out = at::empty(shape, total.options());
-    T* to = out.mutable_data_ptr<T>();
-    each_block(total.size(0), [&](int64_t b, int64_t block, int64_t n) {
-      const T* from = total.const_data_ptr<T>() + (b * blocks + block) * size * LANES<T>;
-      transpose(from, LANES<T>, to + (b * keys + block * LANES<T>) * size, size, size, n);
+    int64_t first = 0;
+    for (const auto& part : parts) {
+      if (part.given.defined()) bag[part.name] = unpacked(total, part, first);
+      first += part.count;
+    }
+  }
+
+ private:
+  int64_t place(int64_t b, int64_t key) const {
+    return (b * blocks + key / LANES<T>) * size() * LANES<T>;
+  }
+  // Number n of head h in a block.
+  int64_t within(int64_t h, int64_t n) const { return (h * width + n) * LANES<T>; }
+
+  void pack(const Part& part, int64_t first) {
+    const int64_t n = part.count * heads;
+    const Tensor flat = part.given.defined() ? part.given.to(dtype_of<T>).contiguous() : Tensor();
+    const T* from = flat.defined() ? flat.const_data_ptr<T>() : nullptr;
+    T* to = value.mutable_data_ptr<T>();
+    each_block(value.size(0), [&](int64_t b, int64_t block, int64_t count, T* turned) {
+      if (!from || count < LANES<T>) std::fill_n(turned, n * LANES<T>, T(0));
+      if (from) {
+        transpose(from + (b * keys + block * LANES<T>) * n, n, turned, LANES<T>, count, n);
+      }
+      T* at = to + (b * blocks + block) * size() * LANES<T>;
+      for (int64_t i = 0; i < n; ++i) {
+        std::copy_n(turned + i * LANES<T>, LANES<T>, at + within(i % heads, first + i / heads));
+      }
+    });
+  }
+
+  Tensor unpacked(const Tensor& total, const Part& part, int64_t first) const {
+    const int64_t n = part.count * heads;
+    Tensor out = at::empty(part.given.sizes(), total.options());
+    const T* from = total.const_data_ptr<T>();
+    T* to = out.template mutable_data_ptr<T>();
+    each_block(total.size(0), [&](int64_t b, int64_t block, int64_t count, T* turned) {
+      const T* at = from + (b * blocks + block) * size() * LANES<T>;
+      for (int64_t i = 0; i < n; ++i) {
+        std::copy_n(at + within(i % heads, first + i / heads), LANES<T>, turned + i * LANES<T>);
+      }
+      transpose(turned, LANES<T>, to + (b * keys + block * LANES<T>) * n, n, n, count);
     });
     return out;
   }
 
- private:
-  // f(sequence, block, keys in it), in parallel over the sequences.
+  // f(sequence, block, keys in it, memory for a block), in parallel over the sequences.
   template <typename F>
   void each_block(int64_t batch, F f) const {
     at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
+      std::vector<T> memory(size() * LANES<T>);
       for (int64_t b = begin; b < end; ++b) {
         for (int64_t n = 0; n < blocks; ++n) {
-          f(b, n, std::clamp<int64_t>(keys - n * LANES<T>, 0, LANES<T>));
+          f(b, n, std::clamp<int64_t>(keys - n * LANES<T>, 0, LANES<T>), memory.data());
         }
       }
     });
@@ -146,12 +190,5 @@ struct LayerTensor {
   }
   Tensor take_grad() const { return grad.sum(0).view(value.sizes()); }
 };
-
-using Bag = std::map<std::string, Tensor>;
-
-inline Tensor find(const Bag& bag, const std::string& name) {
-  const auto it = bag.find(name);
-  return it == bag.end() ? Tensor() : it->second;
-}
 
 }  // namespace softmap

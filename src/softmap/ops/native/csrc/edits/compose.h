@@ -8,56 +8,90 @@
 
 namespace softmap {
 
+// N vectors of columns of one row, `apart` numbers from one to the next.
+template <typename T, int N>
+struct Vectors {
+  Vec<T> v[N];
+  SOFTMAP_INLINE explicit Vectors(T x = T(0)) {
+    for (auto& y : v) y = Vec<T>(x);
+  }
+  SOFTMAP_INLINE static Vectors load(const T* from, int64_t apart = LANES<T>) {
+    Vectors b;
+    for (int n = 0; n < N; ++n) b.v[n] = Vec<T>::loadu(from + n * apart);
+    return b;
+  }
+  SOFTMAP_INLINE void store(T* to, int64_t apart = LANES<T>) const {
+    for (int n = 0; n < N; ++n) v[n].store(to + n * apart);
+  }
+  SOFTMAP_INLINE void add(const Vectors& a, const Vectors& b) {  // += a b
+    for (int n = 0; n < N; ++n) v[n] = fmadd(a.v[n], b.v[n], v[n]);
+  }
+  SOFTMAP_INLINE void add(const Vectors& a, T b) { add(a, Vectors(b)); }
+  SOFTMAP_INLINE void add_dot_to(T* to, const Vectors& b) const {
+    auto sum = Vec<T>::loadu(to);
+    for (int n = 0; n < N; ++n) sum = fmadd(v[n], b.v[n], sum);
+    sum.store(to);
+  }
+  SOFTMAP_INLINE void add_product_to(T* to, const Vectors& b, int64_t apart) const {
+    auto sum = load(to, apart);
+    sum.add(*this, b);
+    sum.store(to, apart);
+  }
+};
+
 template <typename T>
 struct Compose : Edit<T> {
   static constexpr int64_t MAX_RANK = 4;
-  static constexpr int64_t BLOCK = 4 * LANES<T>;  // columns
+  static constexpr int64_t BLOCK = 4 * LANES<T>;  // columns taken at a time
   QueryTensor<T> q1, q2, qg;  // (B, T, R, H), (B, T, H)
-  KeyTensor<T> k1, k2, kg;
+  KeyTensors<T> k;  // a key's numbers of a head: k1, k2, gate
   std::unique_ptr<HeadMix<T>> fixed;
-  std::vector<T> nothing;  // zero gates of a query, and of two vectors of keys
+  std::vector<T> nothing;  // of a row without query factors
   int64_t H, R = 0;
+  bool low_q, low_k;
 
   explicit Compose(const Setup<T>& setup)
-      : q1(setup.query("q1")), q2(setup.query("q2")), qg(setup.query("qg")),
-        k1(setup.key("k1")), k2(setup.key("k2")), kg(setup.key("kg")), H(setup.heads) {
+      : q1(setup.query("q1")), q2(setup.query("q2")), qg(setup.query("qg")), H(setup.heads),
+        low_q(q1.defined()), low_k(setup["k1"].defined()) {
     if (setup["static"].defined()) fixed = std::make_unique<HeadMix<T>>(setup, "static");
-    if (q1.defined()) R = q1.size / H;
-    if (k1.defined()) R = k1.size / H;
+    if (low_q) R = q1.size / H;
+    if (low_k) R = setup["k1"].size(2);
     TORCH_CHECK_VALUE(R <= MAX_RANK, "compose: rank ", R, " is more than ", MAX_RANK);
-    nothing.assign((H + 1) * 2 * LANES<T>, T(0));
+    k = KeyTensors<T>({{"k1", setup["k1"], R}, {"k2", setup["k2"], R}, {"kg", setup["kg"], 1}},
+                      setup.batch, setup.keys, H, *setup.schedule, setup.with_grad);
+    nothing.assign(H, T(0));
   }
 
   bool in_place() const override { return !fixed; }
 
   // The vectors that the query gradients of a tile's rows are added up in.
-  int64_t scratch(int64_t heads, int64_t rows, int64_t) const override {
-    return rows * heads * (2 * R + 1) * LANES<T>;
-  }
+  int64_t scratch(int64_t, int64_t rows, int64_t) const override { return rows * sums_of_row(); }
 
   void forward(const Region& w, Maps<T> in, Maps<T> out, T*) const override {
     // The plain part goes first: it reads what the static map adds to.
     dispatch([&](auto rank, auto query, auto key) {
-      by_blocks(w, [&](auto vectors, int64_t r, int64_t c) {
-        up<rank(), query(), key(), vectors()>(w, in, out, r, c);
+      by_blocks(w, [&](auto vectors, int64_t r, int64_t c, const T* at_key, T*) {
+        up<rank(), query(), key(), vectors()>(at_row(w, r), at_key, in.at(0, r) + c,
+                                              out.at(0, r) + c, in.head_stride);
       });
     });
     if (in.data != out.data) clear_rest(w, out);
-    if (fixed) fixed->apply(w, in, out, true, 1);
+    if (fixed) fixed->apply(w, in, out, true, true);
   }
 
   void backward(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, T* scratch) override {
     std::fill_n(scratch, w.rows * sums_of_row(), T(0));
     dispatch([&](auto rank, auto query, auto key) {
-      by_blocks(w, [&](auto vectors, int64_t r, int64_t c) {
-        T* sums = scratch + r * sums_of_row();
-        adjoint<rank(), query(), key(), vectors()>(w, in, grad, to, r, c, sums);
+      by_blocks(w, [&](auto vectors, int64_t r, int64_t c, const T* at_key, T* key_grad) {
+        adjoint<rank(), query(), key(), vectors()>(
+            at_row(w, r), at_key, in.at(0, r) + c, grad.at(0, r) + c, to.at(0, r) + c,
+            in.head_stride, scratch + r * sums_of_row(), key_grad);
       });
     });
     for (int64_t r = 0; r < w.rows; ++r) add_query_grads(w, r, scratch + r * sums_of_row());
     clear_rest(w, to);
     if (fixed) {
-      fixed->apply(w, grad, to, false, 1);
+      fixed->apply(w, grad, to, false, true);
       fixed->add_grad(w, in, grad);
     }
   }
@@ -66,21 +100,31 @@ struct Compose : Edit<T> {
     Bag bag;
     if (q1.defined()) bag["q1"] = q1.grad, bag["q2"] = q2.grad;
     if (qg.defined()) bag["qg"] = qg.grad;
-    if (k1.defined()) bag["k1"] = k1.take_grad(schedule), bag["k2"] = k2.take_grad(schedule);
-    if (kg.defined()) bag["kg"] = kg.take_grad(schedule);
+    k.take_grads(schedule, bag);
     if (fixed) bag["static"] = fixed->mix.take_grad();
     return bag;
   }
 
  private:
+  // Of one query: q1 and q2 of rank n and head h at n * H + h.
+  struct Row {
+    const T *q1, *q2, *gate;
+  };
+  Row at_row(const Region& w, int64_t r) const {
+    const auto row = [&](const QueryTensor<T>& t) {
+      return t.defined() ? t.row(w.batch, w.row + r) : nothing.data();
+    };
+    return {row(q1), row(q2), row(qg)};
+  }
+
   // Calls f with the rank and the sides as constants, so that the loops below unroll.
   template <typename F>
   void dispatch(F f) const {
     const auto sides = [&](auto rank) {
       const auto yes = std::true_type();
       const auto no = std::false_type();
-      if (q1.defined() && k1.defined()) f(rank, yes, yes);
-      else if (q1.defined()) f(rank, yes, no);
+      if (low_q && low_k) f(rank, yes, yes);
+      else if (low_q) f(rank, yes, no);
       else f(rank, no, yes);
     };
     switch (R) {
@@ -92,19 +136,21 @@ struct Compose : Edit<T> {
     }
   }
 
-  const T* gate_q(const Region& w, int64_t r) const {
-    return qg.defined() ? qg.row(w.batch, w.row + r) : nothing.data();
-  }
   // A few columns of all rows, then the next: the keys' factors and gradients stay in the nearest
   // cache. Two vectors at a time: one would wait for each sum, more would not fit the registers.
   template <typename F>
-  static void by_blocks(const Region& w, F f) {
+  void by_blocks(const Region& w, F f) const {
     for (int64_t start = 0; start < w.cols; start += BLOCK) {
       for (int64_t r = 0; r < w.rows; ++r) {
         const int64_t end = std::min(w.end(r), start + BLOCK);
         int64_t c = start;
-        for (; c + LANES<T> < end; c += 2 * LANES<T>) f(std::integral_constant<int, 2>(), r, c);
-        if (c < end) f(std::integral_constant<int, 1>(), r, c);
+        const T* at_key = k.at(w, c);
+        T* grad = k.grad_at(w, c);
+        for (; c + LANES<T> < end; c += 2 * LANES<T>) {
+          f(std::integral_constant<int, 2>(), r, c, at_key, grad);
+          at_key += 2 * k.size() * LANES<T>, grad += 2 * k.size() * LANES<T>;
+        }
+        if (c < end) f(std::integral_constant<int, 1>(), r, c, at_key, grad);
       }
     }
   }
@@ -117,85 +163,38 @@ struct Compose : Edit<T> {
     }
   }
 
-  // N vectors of columns of one row, `apart` numbers from one to the next.
-  template <int N>
-  struct Block {
-    Vec<T> v[N];
-    SOFTMAP_INLINE explicit Block(T x = T(0)) {
-      for (auto& y : v) y = Vec<T>(x);
-    }
-    SOFTMAP_INLINE static Block load(const T* from, int64_t apart = LANES<T>) {
-      Block b;
-      for (int n = 0; n < N; ++n) b.v[n] = Vec<T>::loadu(from + n * apart);
-      return b;
-    }
-    SOFTMAP_INLINE void store(T* to, int64_t apart = LANES<T>) const {
-      for (int n = 0; n < N; ++n) v[n].store(to + n * apart);
-    }
-    SOFTMAP_INLINE void add(const Block& a, const Block& b) {  // += a b
-      for (int n = 0; n < N; ++n) v[n] = fmadd(a.v[n], b.v[n], v[n]);
-    }
-    SOFTMAP_INLINE void add(const Block& a, T b) { add(a, Block(b)); }
-    SOFTMAP_INLINE void add_dot_to(T* to, const Block& b) const {
-      auto sum = Vec<T>::loadu(to);
-      for (int n = 0; n < N; ++n) sum = fmadd(v[n], b.v[n], sum);
-      sum.store(to);
-    }
-    SOFTMAP_INLINE void add_product_to(T* to, const Block& b, int64_t apart) const {
-      auto sum = load(to, apart);
-      sum.add(*this, b);
-      sum.store(to, apart);
-    }
-  };
-
-  template <int RANK, bool Q, bool K, int N>
-  void up(const Region& w, Maps<T> in, Maps<T> out, int64_t r, int64_t c) const {
-    Block<N> dq[RANK + 1], dk[RANK + 1];
-    down<RANK, Q, K, N>(w, in, r, c, q1, k1, dq, dk);
-    const T* q = Q ? q2.row(w.batch, w.row + r) : nullptr;
-    const T *k = K ? k2.at(w, c) : nullptr, *gq = gate_q(w, r), *gk = gate_k(w, c);
-    const T* from = in.at(0, r) + c;
-    T* to = out.at(0, r) + c;
-    const int64_t ranks = RANK * H, apart = ranks * LANES<T>;
-    for (int64_t h = 0; h < H; ++h, from += in.head_stride, to += out.head_stride) {
-      Block<N> sum;
-      sum.add(Block<N>::load(from), gain<N>(gq[h], gk + h * LANES<T>));
-      for (int n = 0; n < RANK; ++n) {
-        if (Q) sum.add(dq[n], q[n * H + h]);
-        if (K) sum.add(dk[n], Block<N>::load(k + (n * H + h) * LANES<T>, apart));
-      }
-      sum.store(to);
-    }
-  }
-
-  // Gates of head 0 at the tile's column c; zeros where there are none.
-  const T* gate_k(const Region& w, int64_t c) const {
-    return kg.defined() ? kg.at(w, c) : nothing.data();
-  }
   // 1 + g_q + g_k.
   template <int N>
-  SOFTMAP_INLINE Block<N> gain(T gate_q, const T* gate_k) const {
-    auto sum = Block<N>::load(gate_k, H * LANES<T>);
+  static SOFTMAP_INLINE Vectors<T, N> gain(T gate_q, const T* gate_k, int64_t apart) {
+    auto sum = Vectors<T, N>::load(gate_k, apart);
     for (auto& x : sum.v) x = x + Vec<T>(1 + gate_q);
     return sum;
   }
 
-  // dq[n] = sum_h m_h wq[n,h], dk[n] = sum_h m_h wk[n,h].
+  // One cell's heads lie `stride` apart, one head's numbers of a key are WIDTH vectors.
   template <int RANK, bool Q, bool K, int N>
-  SOFTMAP_INLINE void down(const Region& w, Maps<T> m, int64_t r, int64_t c, const QueryTensor<T>& wq,
-            const KeyTensor<T>& wk, Block<N>* dq, Block<N>* dk) const {
-    if constexpr (RANK > 0) {
-      const T* q = Q ? wq.row(w.batch, w.row + r) : nullptr;
-      const T* k = K ? wk.at(w, c) : nullptr;
-      const T* from = m.at(0, r) + c;
-      const int64_t apart = RANK * H * LANES<T>;
-      for (int64_t h = 0; h < H; ++h, from += m.head_stride) {
-        const auto a = Block<N>::load(from);
-        for (int n = 0; n < RANK; ++n) {
-          if (Q) dq[n].add(a, q[n * H + h]);
-          if (K) dk[n].add(a, Block<N>::load(k + (n * H + h) * LANES<T>, apart));
-        }
+  SOFTMAP_INLINE void up(Row q, const T* key, const T* from, T* to, int64_t stride) const {
+    constexpr int64_t step = LANES<T>, WIDTH = 2 * RANK + 1;
+    const int64_t heads = H, apart = heads * WIDTH * step;
+    Vectors<T, N> dq[RANK + 1], dk[RANK + 1];
+    for (int64_t h = 0; h < heads && RANK > 0; ++h) {
+      const auto a = Vectors<T, N>::load(from + h * stride);
+      const T* f = key + h * WIDTH * step;
+      for (int n = 0; n < RANK; ++n) {
+        if (Q) dq[n].add(a, q.q1[n * heads + h]);
+        if (K) dk[n].add(a, Vectors<T, N>::load(f + n * step, apart));
       }
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+      const T* f = key + h * WIDTH * step;
+      Vectors<T, N> sum;
+      sum.add(Vectors<T, N>::load(from + h * stride),
+              gain<N>(q.gate[h], f + 2 * RANK * step, apart));
+      for (int n = 0; n < RANK; ++n) {
+        if (Q) sum.add(dq[n], q.q2[n * heads + h]);
+        if (K) sum.add(dk[n], Vectors<T, N>::load(f + (RANK + n) * step, apart));
+      }
+      sum.store(to + h * stride);
     }
   }
 
@@ -206,50 +205,53 @@ struct Compose : Edit<T> {
     for (int64_t h = 0; h < H; ++h) {
       const T* s = sums + h * (2 * R + 1) * LANES<T>;
       const auto sum = [&](int64_t n) { return sum_lanes(Vec<T>::loadu(s + n * LANES<T>)); };
-      if (qg.defined()) qg.grad_row(b, t)[h] += sum(0);
+      if (qg.defined()) qg.grad_row(b, t)[h] += sum(2 * R);
       for (int64_t n = 0; q1.defined() && n < R; ++n) {
-        q1.grad_row(b, t)[n * H + h] += sum(1 + n);
-        q2.grad_row(b, t)[n * H + h] += sum(1 + R + n);
+        q1.grad_row(b, t)[n * H + h] += sum(n);
+        q2.grad_row(b, t)[n * H + h] += sum(R + n);
       }
     }
   }
 
   // With d = down-products of the input and e = those of the gradient (through the up-weights).
   template <int RANK, bool Q, bool K, int N>
-  void adjoint(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, int64_t r, int64_t c,
-               T* sums) {
-    constexpr int64_t step = LANES<T>;
-    const int64_t apart = RANK * H * step;
-    Block<N> dq[RANK + 1], dk[RANK + 1], eq[RANK + 1], ek[RANK + 1];
-    down<RANK, Q, K, N>(w, in, r, c, q1, k1, dq, dk);
-    down<RANK, Q, K, N>(w, grad, r, c, q2, k2, eq, ek);
-    const T *q = Q ? q1.row(w.batch, w.row + r) : nullptr, *k = K ? k1.at(w, c) : nullptr;
-    T *k1_grad = K ? k1.grad_at(w, c) : nullptr, *k2_grad = K ? k2.grad_at(w, c) : nullptr;
-    T* kg_grad = kg.defined() ? kg.grad_at(w, c) : nullptr;
-    const T *gq = gate_q(w, r), *gk = gate_k(w, c), *a_at = in.at(0, r) + c;
-    const T* g_at = grad.at(0, r) + c;
-    T* to_at = to.at(0, r) + c;
-    for (int64_t h = 0; h < H; ++h, sums += (2 * RANK + 1) * step) {
-      const auto a = Block<N>::load(a_at + h * in.head_stride);
-      const auto g = Block<N>::load(g_at + h * grad.head_stride);
-      Block<N> sum;
-      sum.add(g, gain<N>(gq[h], gk + h * step));
-      a.add_dot_to(sums, g);
-      if (kg_grad) a.add_product_to(kg_grad + h * step, g, H * step);
+  SOFTMAP_INLINE void adjoint(Row q, const T* key, const T* in, const T* grad, T* to,
+                              int64_t stride, T* sums, T* key_grad) const {
+    constexpr int64_t step = LANES<T>, WIDTH = 2 * RANK + 1;
+    const int64_t heads = H, apart = heads * WIDTH * step;
+    Vectors<T, N> dq[RANK + 1], dk[RANK + 1], eq[RANK + 1], ek[RANK + 1];
+    for (int64_t h = 0; h < heads && RANK > 0; ++h) {
+      const auto a = Vectors<T, N>::load(in + h * stride);
+      const auto g = Vectors<T, N>::load(grad + h * stride);
+      const T* f = key + h * WIDTH * step;
       for (int n = 0; n < RANK; ++n) {
-        const int64_t at = n * H + h;
+        if (Q) dq[n].add(a, q.q1[n * heads + h]), eq[n].add(g, q.q2[n * heads + h]);
+        if (K) dk[n].add(a, Vectors<T, N>::load(f + n * step, apart));
+        if (K) ek[n].add(g, Vectors<T, N>::load(f + (RANK + n) * step, apart));
+      }
+    }
+    for (int64_t h = 0; h < heads; ++h) {
+      const auto a = Vectors<T, N>::load(in + h * stride);
+      const auto g = Vectors<T, N>::load(grad + h * stride);
+      const T* f = key + h * WIDTH * step;
+      T *of_row = sums + h * WIDTH * step, *of_key = key_grad + h * WIDTH * step;
+      Vectors<T, N> sum;
+      sum.add(g, gain<N>(q.gate[h], f + 2 * RANK * step, apart));
+      a.add_dot_to(of_row + 2 * RANK * step, g);
+      a.add_product_to(of_key + 2 * RANK * step, g, apart);
+      for (int n = 0; n < RANK; ++n) {
         if (Q) {
-          sum.add(eq[n], q[at]);
-          a.add_dot_to(sums + (1 + n) * step, eq[n]);
-          g.add_dot_to(sums + (1 + RANK + n) * step, dq[n]);
+          sum.add(eq[n], q.q1[n * heads + h]);
+          a.add_dot_to(of_row + n * step, eq[n]);
+          g.add_dot_to(of_row + (RANK + n) * step, dq[n]);
         }
         if (K) {
-          sum.add(ek[n], Block<N>::load(k + at * step, apart));
-          a.add_product_to(k1_grad + at * step, ek[n], apart);
-          g.add_product_to(k2_grad + at * step, dk[n], apart);
+          sum.add(ek[n], Vectors<T, N>::load(f + n * step, apart));
+          a.add_product_to(of_key + n * step, ek[n], apart);
+          g.add_product_to(of_key + (RANK + n) * step, dk[n], apart);
         }
       }
-      sum.store(to_at + h * to.head_stride);
+      sum.store(to + h * stride);
     }
   }
 };
