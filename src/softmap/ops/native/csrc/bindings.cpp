@@ -11,7 +11,7 @@ std::tuple<Tensor, Tensor> forward(const Arguments& a) {
   Problem<T> problem(a, /*with_grad=*/false);
   Forward<T> run(problem);
   run.run();
-  return {run.out.to(a.v.scalar_type()), run.statistics};
+  return {run.out, run.statistics};
 }
 
 // Gradients of q, k, v and of every tensor, in the caller's order and dtypes.
@@ -29,10 +29,10 @@ std::vector<Tensor> backward(const Arguments& a, const Tensor& grad, const Tenso
       for (const auto& name : problem.names[edit++]) grads.push_back(bag.at(name));
     }
   }
-  const auto to = [](Tensor& g, const Tensor& like) { g = g.to(like.scalar_type()); };
+  const auto to = [](Tensor& g, const Tensor& like) { g = converted(g, like.scalar_type()); };
   to(grads[0], a.q), to(grads[1], a.k), to(grads[2], a.v);
   for (size_t n = 0; n < a.tensors.size(); ++n) {
-    const auto g = grads[n + 3].to(a.tensors[n].scalar_type());
+    const auto g = converted(grads[n + 3], a.tensors[n].scalar_type());
     grads[n + 3] = g.reshape(a.tensors[n].sizes()).contiguous();
   }
   return grads;
@@ -66,7 +66,8 @@ Tensor shaped_forward(const Tensor& o, const Tensor& v, const Tensor& alpha, con
                       const Tensor& gamma, const Tensor& first, const Tensor& last) {
   return o.scalar_type() == at::kDouble
              ? ShapedOutput<double>(o, v, alpha, beta, gamma, first, last).forward()
-             : ShapedOutput<float>(o, v, alpha, beta, gamma, first, last).forward().to(o.scalar_type());
+             : converted(ShapedOutput<float>(o, v, alpha, beta, gamma, first, last).forward(),
+                         o.scalar_type());
 }
 
 std::vector<Tensor> shaped_backward(const Tensor& grad, const Tensor& o, const Tensor& v,
@@ -76,7 +77,9 @@ std::vector<Tensor> shaped_backward(const Tensor& grad, const Tensor& o, const T
                    ? ShapedOutput<double>(o, v, alpha, beta, gamma, first, last).backward(grad)
                    : ShapedOutput<float>(o, v, alpha, beta, gamma, first, last).backward(grad);
   const Tensor* like[] = {&o, &v, &alpha, &beta, &gamma};
-  for (size_t n = 0; n < grads.size(); ++n) grads[n] = grads[n].to(like[n]->scalar_type());
+  for (size_t n = 0; n < grads.size(); ++n) {
+    grads[n] = converted(grads[n], like[n]->scalar_type());
+  }
   return grads;
 }
 

@@ -16,7 +16,8 @@ struct Worker {
   int64_t widest = 0;  // columns of the widest band, in whole vectors
 
   // In the thread that does the work.
-  Worker(const Problem<T>& p, int64_t id, int64_t maps, int64_t spares) : p(p), id(id) {
+  Worker(const Problem<T>& p, int64_t id, int64_t maps, int64_t spares, const std::vector<Rows<T>>& own)
+      : p(p), id(id), own(own) {
     int64_t most = 0, tall = 1;
     for (const auto& i : p.schedule.workers[id]) {
       const auto [from, to] = p.reach(i.batch, i.row, i.rows);
@@ -35,9 +36,16 @@ struct Worker {
       }
     }
     map = widest / across * one;
-    memory = arena<T>(maps * map + spares * one + scratch_size);
+    int64_t of_rows = 0;
+    for (const auto& r : own) of_rows += round_up(r.heads * tall * r.width, LANES<T>);
+    memory = arena<T>(maps * map + spares * one + of_rows + scratch_size);
     spares_from = memory + maps * map;
-    scratch = spares_from + spares * one;
+    T* next = spares_from + spares * one;
+    for (auto& r : this->own) {
+      r.data = next;
+      next += round_up(r.heads * tall * r.width, LANES<T>);
+    }
+    scratch = next;
   }
 
   // Turns to a band; false if no row of it sees anything.
@@ -46,6 +54,7 @@ struct Worker {
     std::tie(begin, end) = p.reach(item.batch, item.row, item.rows);
     begin = p.align(begin);
     rows = item.rows;
+    for (auto& r : own) r.rows = rows;
     width = p.tile ? p.tile : round_up(end - begin, LANES<T>);
     tiles = end > begin ? (end - begin + width - 1) / width : 0;
     return tiles > 0;
@@ -66,6 +75,7 @@ struct Worker {
   }
 
   T* scratch = nullptr;
+  std::vector<Rows<T>> own;  // rows of the band itself
 
  private:
   T *memory = nullptr, *spares_from = nullptr;
@@ -74,10 +84,11 @@ struct Worker {
 
 // Every worker's bands, each worker on one thread.
 template <typename T, typename F>
-void each_band(const Problem<T>& p, int64_t maps, int64_t spares, F band) {
+void each_band(const Problem<T>& p, int64_t maps, int64_t spares, const std::vector<Rows<T>>& own,
+               F band) {
   at::parallel_for(0, int64_t(p.schedule.workers.size()), 1, [&](int64_t from, int64_t to) {
     for (int64_t id = from; id < to; ++id) {
-      Worker<T> me(p, id, maps, spares);
+      Worker<T> me(p, id, maps, spares, own);
       for (const auto& item : p.schedule.workers[id]) {
         if (me.take(item)) band(me);
       }
@@ -91,14 +102,13 @@ inline Region entering(Region w, int64_t maps, int64_t group) {
   return w;
 }
 
-// out[h] = scale * left[first + h] right[source(first + h)]^T over the tile's rows and columns.
+// out[h] = scale * left[h] right[source(first + h)]^T over the tile's rows and columns.
 template <typename T, typename F>
-void products(const Region& w, int64_t first, const Tensor& left, const Columns<T>& right, F source,
-              T scale, Maps<T> out, int64_t width) {
+void products(const Region& w, int64_t first, Rows<T> left, const Columns<T>& right, F source, T scale,
+              Maps<T> out, int64_t width) {
   for (int64_t h = 0; h < out.heads; ++h) {
     const bool more = h + 1 < out.heads;
-    gemm<T>(false, right.transpose, w.rows, w.cols, left.size(3), scale,
-            row_of<T>(left, w.batch, first + h, w.row), left.stride(2),
+    gemm<T>(false, right.transpose, w.rows, w.cols, left.width, scale, left.at(h), left.width,
             right.at(w.batch, source(first + h), w.col), right.stride, false, out.at(h, 0),
             out.row_stride, more ? right.next(w.batch, source(first + h + 1), w.col) : Next());
     if (w.cols < width) {
@@ -119,16 +129,22 @@ struct Forward {
   Tensor out, statistics;  // (B, H', T, d'), (B, H, T, 2)
 
   explicit Forward(Problem<T>& p) : p(p) {
-    out = at::zeros({p.B, p.outputs, p.queries, p.dv}, dtype_of<T>);
-    statistics = at::zeros({p.B, p.H, p.queries, 2}, out.options());
+    out = at::zeros({p.B, p.outputs, p.queries, p.dv}, p.dtype);
+    statistics = at::zeros({p.B, p.H, p.queries, 2}, dtype_of<T>);
   }
 
   void run() {
-    each_band(p, 1, 2, [&](Worker<T>& me) { band(me); });
+    each_band<T>(p, 1, 2, {p.own_queries(), p.own_outputs()}, [&](Worker<T>& me) { band(me); });
   }
 
  private:
+  static constexpr int QUERIES = 0, OUT = 1;  // own rows
+
   void band(Worker<T>& me) {
+    const auto& item = me.item;
+    const int64_t head = item.group * p.group;
+    me.own[QUERIES].take(p.q, item.batch, head, item.row);
+    std::fill_n(me.own[OUT].data, me.own[OUT].size(), T(0));
     Statistics<T> stats(p.group, me.rows);
     for (int64_t t = 0; t < me.tiles; ++t) {
       const auto w = me.region(t);
@@ -136,8 +152,7 @@ struct Forward {
     }
     for (int64_t h = 0; h < p.group; ++h) {
       for (int64_t r = 0; r < me.rows; ++r) {
-        T* of_row = mutable_row<T>(statistics, me.item.batch, me.item.group * p.group + h,
-                                   me.item.row + r);
+        T* of_row = mutable_row<T>(statistics, item.batch, head + h, item.row + r);
         const int64_t n = h * me.rows + r;
         of_row[0] = stats.largest[n], of_row[1] = stats.one_over_sum(n);
       }
@@ -146,8 +161,9 @@ struct Forward {
       const auto w = me.region(t);
       const auto weights = me.spare(0, p.group);  // the band's own memory is read once, not written again
       normalise_tile(w, me.maps(0, t, p.group), weights, stats, t);
-      multiply(w, edited_weights(me, w, weights));
+      multiply(w, edited_weights(me, w, weights), me.own[OUT]);
     }
+    me.own[OUT].put(out, item.batch, item.group * p.group_outputs(), item.row);
   }
 
   // Into the band's own memory, whatever edits work in place or not.
@@ -156,7 +172,8 @@ struct Forward {
     int64_t moves = 0;
     for (const auto& e : p.scores) moves += !e->in_place();
     auto now = moves % 2 ? me.spare(0, p.group) : home;
-    products(w, w.head, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, now, me.width);
+    products(w, w.head, me.own[QUERIES], p.keys_across, [&](int64_t h) { return p.key_of_map[h]; },
+             p.scale, now, me.width);
     for (const auto& e : p.scores) {
       auto next = e->in_place() ? now : now.data == home.data ? me.spare(0, p.group) : home;
       e->forward(entering(w, now.heads, p.group), now, next, me.scratch);
@@ -177,12 +194,11 @@ struct Forward {
     return now;
   }
 
-  void multiply(const Region& w, Maps<T> m) {
+  void multiply(const Region& w, Maps<T> m, Rows<T> sums) {
     for (int64_t n = 0; n < p.group_outputs(); ++n) {
       const int64_t h = p.first_output(w) + n;
       gemm<T>(false, false, w.rows, p.dv, w.cols, 1, m.at(n, 0), m.row_stride,
-              row_of<T>(p.v, w.batch, p.value_of(h), w.col), p.v.stride(2), true,
-              mutable_row<T>(out, w.batch, h, w.row), out.stride(2),
+              row_of<T>(p.v, w.batch, p.value_of(h), w.col), p.v.stride(2), true, sums.at(n), p.dv,
               next_rows<T>(n + 1 < p.group_outputs(), p.v, w.batch, p.value_of(h + 1), w));
     }
   }
@@ -197,23 +213,31 @@ struct Backward {
   Tensor dq, dk, dv;  // dk, dv with a slot for each sequence and each sharing worker
 
   Backward(Problem<T>& p, const Tensor& g, const Tensor& statistics)
-      : p(p), grad(g.to(dtype_of<T>).contiguous()), statistics(statistics.contiguous()) {
+      : p(p), grad(row_wise(g)), statistics(statistics.contiguous()) {
     const auto slots = p.schedule.slots();
-    dq = at::zeros({p.B, p.H, p.queries, p.d}, dtype_of<T>);
+    dq = at::zeros({p.B, p.H, p.queries, p.d}, p.dtype);
     dk = at::zeros({slots, p.key_heads, p.keys, p.d}, dtype_of<T>);
     dv = at::zeros({slots, p.values, p.keys, p.dv}, dtype_of<T>);
   }
 
   void run() {
     const int64_t maps = int64_t(p.scores.size()) + 2, spares = 2 + int64_t(p.weights.size());
-    each_band(p, maps, spares, [&](Worker<T>& me) { band(me); });
+    each_band<T>(p, maps, spares, {p.own_queries(), p.own_queries(), p.own_outputs()},
+                 [&](Worker<T>& me) { band(me); });
   }
 
  private:
+  static constexpr int QUERIES = 0, DQ = 1, GRAD = 2;  // own rows
+
   void band(Worker<T>& me) {
+    const auto& item = me.item;
+    me.own[QUERIES].take(p.q, item.batch, item.group * p.group, item.row);
+    me.own[GRAD].take(grad, item.batch, item.group * p.group_outputs(), item.row);
+    std::fill_n(me.own[DQ].data, me.own[DQ].size(), T(0));
     std::vector<T> row_sums(p.group * me.rows, T(0));  // sum_j A dA: the softmax's backward needs it
     for (int64_t t = 0; t < me.tiles; ++t) through_weights(me, me.region(t), t, row_sums);
     for (int64_t t = 0; t < me.tiles; ++t) through_scores(me, me.region(t), t, row_sums);
+    me.own[DQ].put(dq, item.batch, item.group * p.group, item.row);
   }
 
   // Maps of a band: the scores entering each edit, then the weights, then the gradient.
@@ -221,15 +245,15 @@ struct Backward {
   int64_t grad_at() const { return weights_at() + 1; }
 
   void through_weights(Worker<T>& me, const Region& w, int64_t t, std::vector<T>& row_sums) {
-    products(w, w.head, p.q, p.keys_across, [&](int64_t h) { return p.key_of_map[h]; }, p.scale, me.maps(0, t, p.group),
-             me.width);
+    products(w, w.head, me.own[QUERIES], p.keys_across, [&](int64_t h) { return p.key_of_map[h]; },
+             p.scale, me.maps(0, t, p.group), me.width);
     for (int64_t n = 0; n < weights_at(); ++n) {
       p.scores[n]->forward(w, me.maps(n, t, p.group), me.maps(n + 1, t, p.group), me.scratch);
     }
     const auto a = me.maps(weights_at(), t, p.group);
     exponentiate(w, a, me.width);
     const auto chain = edited_weights(me, w, a);
-    values_grad(w, chain.back());
+    values_grad(w, chain.back(), me.own[GRAD]);
     add_row_sums(w, a, weights_grad(me, w, t, chain), row_sums);
   }
 
@@ -245,8 +269,8 @@ struct Backward {
     };
     int64_t spare = 0;
     auto g = stays(n) ? home : me.spare(spare, p.group_outputs());
-    products(w, p.first_output(w), grad, p.values_across, [&](int64_t h) { return p.value_of(h); },
-             T(1), g, me.width);
+    products(w, p.first_output(w), me.own[GRAD], p.values_across,
+             [&](int64_t h) { return p.value_of(h); }, T(1), g, me.width);
     for (--n; n >= 0; --n) {
       const bool move = !p.weights[n]->adjoint_in_place();
       const auto to = !move ? g : stays(n) ? home : me.spare(spare ^= 1, chain[n].heads);
@@ -269,10 +293,10 @@ struct Backward {
       const int64_t h = w.head + n, key = p.key_of_map[h];
       gemm<T>(false, false, w.rows, p.d, w.cols, p.scale, g.at(n, 0), g.row_stride,
               row_of<T>(p.k, w.batch, key, w.col), p.k.stride(2), true,
-              mutable_row<T>(dq, w.batch, h, w.row), dq.stride(2),
+              me.own[DQ].at(n), p.d,
               next_rows<T>(true, dk, w.slot, key, w));
       gemm<T>(true, false, w.cols, p.d, w.rows, p.scale, g.at(n, 0), g.row_stride,
-              row_of<T>(p.q, w.batch, h, w.row), p.q.stride(2), true,
+              me.own[QUERIES].at(n), p.d, true,
               mutable_row<T>(dk, w.slot, key, w.col), dk.stride(2),
               n + 1 < p.group ? next_rows<T>(true, p.k, w.batch, p.key_of_map[h + 1], w) : Next());
     }
@@ -297,11 +321,11 @@ struct Backward {
     return chain;
   }
 
-  void values_grad(const Region& w, Maps<T> m) {
+  void values_grad(const Region& w, Maps<T> m, Rows<T> grad) {
     for (int64_t n = 0; n < p.group_outputs(); ++n) {
       const int64_t h = p.first_output(w) + n;
       gemm<T>(true, false, w.cols, p.dv, w.rows, 1, m.at(n, 0), m.row_stride,
-              row_of<T>(grad, w.batch, h, w.row), grad.stride(2), true,
+              grad.at(n), p.dv, true,
               mutable_row<T>(dv, w.slot, p.value_of(h), w.col), dv.stride(2),
               next_rows<T>(n + 1 < p.group_outputs(), dv, w.slot, p.value_of(h + 1), w));
     }

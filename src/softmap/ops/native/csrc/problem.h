@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "edits/all.h"
+#include "rows.h"
 
 namespace softmap {
 
@@ -48,18 +49,20 @@ struct Columns {
   Columns() = default;
   // From rows (B, G, S, d) of any dtype. block 0: one for all keys.
   static Columns turned(const Tensor& rows, int64_t block) {
-    const auto t = rows.contiguous();
+    const auto t = row_wise(rows);
     const int64_t keys = t.size(2), d = t.size(3);
     Columns c;
     c.tiled = block > 0;
     c.block = c.stride = block ? block : keys + LANES<T>;
     c.data = at::empty({t.size(0), t.size(1), (keys + c.block - 1) / c.block, d, c.block}, dtype_of<T>);
-    AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, t.scalar_type(), "turn", [&] {
-      const scalar_t* from = t.const_data_ptr<scalar_t>();
+    with_type<T>(t, [&](auto* type) {
+      auto* from = static_cast<decltype(type)>(t.data_ptr());
       T* to = c.data.template mutable_data_ptr<T>();
       at::parallel_for(0, t.size(0) * t.size(1), 1, [&](int64_t begin, int64_t end) {
-        for (int64_t h = begin; h < end; ++h) {
-          c.turn_one(from + h * keys * d, to + h * c.data.stride(1), keys, d);
+        for (int64_t n = begin; n < end; ++n) {
+          const int64_t b = n / t.size(1), h = n % t.size(1);
+          c.turn_one(from + b * t.stride(0) + h * t.stride(1), t.stride(2), to + n * c.data.stride(1),
+                     keys, d);
         }
       });
     });
@@ -83,16 +86,16 @@ struct Columns {
  private:
   // A few keys at a time, so that what is read stays near.
   template <typename From>
-  void turn_one(const From* from, T* to, int64_t keys, int64_t d) const {
+  void turn_one(const From* from, int64_t apart, T* to, int64_t keys, int64_t d) const {
     constexpr int64_t few = 16;
     std::vector<T> near(few * d);
-    for (int64_t key = 0; key < keys; key += few) {
+    for (int64_t key = 0; key < keys; key += few, from += few * apart) {
       const int64_t n = std::min(few, keys - key);
       T* place = to + key / block * d * block + key % block;
       if constexpr (std::is_same_v<From, T>) {
-        softmap::transpose<T>(from + key * d, d, place, stride, n, d);
+        softmap::transpose<T>(from, apart, place, stride, n, d);
       } else {
-        std::copy_n(from + key * d, n * d, near.data());
+        for (int64_t i = 0; i < n; ++i) convert(from + i * apart, near.data() + i * d, d);
         softmap::transpose<T>(near.data(), d, place, stride, n, d);
       }
     }
@@ -101,7 +104,9 @@ struct Columns {
 
 template <typename T>
 struct Problem {
-  Tensor q, k, v;  // those that are met as rows; contiguous: rows that are far apart would fall on the same cache sets
+  Tensor q;
+  at::ScalarType dtype;  // the caller's
+  Tensor k, v;  // if met as rows; contiguous: rows far apart would fall on the same cache sets
   Columns<T> keys_across, values_across;
   int64_t B, H, queries, keys, d, dv, key_heads, values, outputs;
   std::vector<int64_t> key_of_map;
@@ -115,7 +120,7 @@ struct Problem {
   std::vector<std::vector<std::string>> names;  // of each edit's tensors, in the caller's order
 
   Problem(const Arguments& a, bool with_grad)
-      : q(wide(a.q)), B(q.size(0)), H(q.size(1)), queries(q.size(2)), keys(a.k.size(2)),
+      : q(row_wise(a.q)), dtype(a.v.scalar_type()), B(q.size(0)), H(q.size(1)), queries(q.size(2)), keys(a.k.size(2)),
         d(q.size(3)), dv(a.v.size(3)), key_heads(a.k.size(1)), values(a.v.size(1)),
         key_of_map(a.key_of_map), scale(T(a.scale)), first(a.first.contiguous()),
         last(a.last.contiguous()) {
@@ -123,12 +128,15 @@ struct Problem {
     // Forward meets the keys as columns and the values as rows, backward each in both ways but the
     // values, which it meets as columns alone.
     const bool turn = queries >= TURN;
-    if (!turn || with_grad) k = wide(a.k);
-    if (!turn || !with_grad) v = wide(a.v);
+    if (!turn || with_grad) k = wide<T>(a.k);
+    if (!turn || !with_grad) v = wide<T>(a.v);
     keys_across = turn ? Columns<T>::turned(a.k, tile) : Columns<T>::as_rows(k);
     if (with_grad) values_across = turn ? Columns<T>::turned(a.v, tile) : Columns<T>::as_rows(v);
     make_edits(a, with_grad);
   }
+
+  Rows<T> own_queries() const { return {nullptr, group, rows, d}; }
+  Rows<T> own_outputs() const { return {nullptr, group_outputs(), rows, dv}; }
 
   int64_t groups() const { return H / group; }
   int64_t group_outputs() const { return outputs / groups(); }
@@ -158,8 +166,6 @@ struct Problem {
 
  private:
   static constexpr int64_t TURN = 32;  // queries that make turning the keys worth it
-
-  static Tensor wide(const Tensor& t) { return t.to(dtype_of<T>).contiguous(); }
 
   // Group, bands and schedule.
   void make_plan(const Arguments& a) {

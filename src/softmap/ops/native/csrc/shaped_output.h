@@ -15,7 +15,7 @@ struct ShapedOutput {
 
   ShapedOutput(const Tensor& o, const Tensor& v, const Tensor& alpha, const Tensor& beta,
                const Tensor& gamma, const Tensor& first, const Tensor& last)
-      : o(wide(o)), v(wide(v)), alpha(wide(alpha)), beta(wide(beta)), gamma(wide(gamma)),
+      : o(wide<T>(o)), v(wide<T>(v)), alpha(wide<T>(alpha)), beta(wide<T>(beta)), gamma(wide<T>(gamma)),
         first(first.contiguous()), last(last.contiguous()), B(o.size(0)), H(o.size(1)),
         queries(o.size(2)), keys(v.size(2)), d(o.size(3)), share(H / v.size(1)) {}
 
@@ -38,7 +38,7 @@ struct ShapedOutput {
 
   // Of o, v, alpha, beta, gamma.
   std::vector<Tensor> backward(const Tensor& out_grad) const {
-    const auto grad = wide(out_grad);
+    const auto grad = wide<T>(out_grad);
     auto by_o = at::empty_like(o), by_v = at::zeros_like(v);
     auto gains = at::zeros({B, 3, H}, v.options());  // one for each sequence, then added
     each_value_head([&](int64_t b, int64_t g) {
@@ -68,7 +68,6 @@ struct ShapedOutput {
   }
 
  private:
-  static Tensor wide(const Tensor& t) { return t.to(dtype_of<T>).contiguous(); }
   static const T* row(const Tensor& t, int64_t b, int64_t h, int64_t n) {
     return row_of<T>(t, b, h, n);
   }

@@ -7,7 +7,7 @@
 
 #include <map>
 
-#include "common.h"
+#include "dtypes.h"
 
 namespace softmap {
 
@@ -48,7 +48,7 @@ struct QueryTensor {
   int64_t size = 0, queries = 0;
 
   QueryTensor() = default;
-  QueryTensor(const Tensor& t, bool with_grad) : value(t.to(dtype_of<T>).contiguous()) {
+  QueryTensor(const Tensor& t, bool with_grad) : value(wide<T>(t)) {
     queries = value.size(1);
     size = value.numel() / std::max<int64_t>(1, value.size(0) * queries);
     data = value.const_data_ptr<T>();
@@ -123,7 +123,7 @@ struct KeyTensors {
 
   void pack(const Part& part, int64_t first) {
     const int64_t n = part.count * heads;
-    const Tensor flat = part.given.defined() ? part.given.to(dtype_of<T>).contiguous() : Tensor();
+    const Tensor flat = part.given.defined() ? wide<T>(part.given) : Tensor();
     const T* from = flat.defined() ? flat.const_data_ptr<T>() : nullptr;
     T* to = value.mutable_data_ptr<T>();
     each_block(value.size(0), [&](int64_t b, int64_t block, int64_t count, T* turned) {
@@ -177,7 +177,7 @@ struct LayerTensor {
 
   LayerTensor() = default;
   LayerTensor(const Tensor& t, const Schedule& schedule, bool with_grad)
-      : value(t.to(dtype_of<T>).contiguous()), numbers(value.const_data_ptr<T>()),
+      : value(wide<T>(t)), numbers(value.const_data_ptr<T>()),
         size(value.numel()) {
     if (!with_grad) return;
     grad = at::zeros({int64_t(schedule.workers.size()), size}, value.options());
