@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -80,6 +81,44 @@ def test_halo_and_running_mean_decode_together(variant: str) -> None:
     cache = layer.new_cache()
     steps = [layer(part, cache=cache) for part in x.split([4, 1, 4], 1)]
     torch.testing.assert_close(torch.cat(steps, 1), layer(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_token_is_written_into_room_kept_for_it(window: int | None) -> None:
+    layer = Attention(16, 4, "dcmha", window=window)
+    cache, x = layer.new_cache(), torch.randn(1, 60, 16)
+    places = set()
+    for n in range(60):
+        layer(x[:, n : n + 1], cache=cache)
+        places.add(tuple(t.untyped_storage().data_ptr() for _, t in cache.tensors()))
+    assert len(places) < 20
+
+
+@torch.no_grad()
+def test_two_caches_that_went_apart_do_not_write_over_each_other() -> None:
+    layer, x = perturb(Attention(16, 4, "dcmha")), torch.randn(1, 12, 16)
+    one = layer.new_cache()
+    layer(x[:, :6], cache=one)
+    layer(x[:, 6:7], cache=one)
+    other = copy.copy(one)
+    layer(-x[:, 7:9], cache=other)
+    got = layer(x[:, 7:12], cache=one)
+    torch.testing.assert_close(got, layer(x)[:, 7:], rtol=1e-4, atol=1e-5)
+    one.crop(9)
+    torch.testing.assert_close(layer(x[:, 9:], cache=one), got[:, 2:], rtol=1e-4, atol=1e-5)
+    assert other.seen == 9 and other.k is not None and other.k.shape[2] == 9
+
+
+def test_what_was_cached_in_inference_mode_can_be_added_to() -> None:
+    layer, x = Attention(16, 4, "dcmha"), torch.randn(1, 9, 16)
+    cache = layer.new_cache()
+    with torch.inference_mode():
+        layer(x[:, :5], cache=cache)
+        layer(x[:, 5:6], cache=cache)
+    with torch.no_grad():
+        got = torch.cat([layer(x[:, n : n + 1], cache=cache) for n in range(6, 9)], 1)
+        torch.testing.assert_close(got, layer(x)[:, 6:], rtol=1e-4, atol=1e-5)
 
 
 def test_rows_can_be_picked_and_repeated() -> None:

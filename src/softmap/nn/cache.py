@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +43,54 @@ class _Tokens(NamedTuple):
         return _Tokens(q, k, v, tensors, None if self.valid is None else self.valid[:, :n])
 
 
+class _Growing:
+    """A tensor that grows along one axis, into room kept behind it: a token costs no copy of those
+    before. What was handed out is never written again."""
+
+    def __init__(self, axis: int) -> None:
+        self.axis = axis
+        self.end = 0
+        self.store: Tensor | None = None
+        self.held: Tensor | None = None
+
+    def append(self, held: Tensor, new: Tensor) -> Tensor:
+        """``held`` and ``new`` as one; a copy where gradients have to flow."""
+        if torch.is_grad_enabled() and (held.requires_grad or new.requires_grad):
+            return torch.cat([held, new], self.axis)
+        before, more = held.shape[self.axis], new.shape[self.axis]
+        if not self._fits(held, new):
+            self._move(held, new)
+        assert self.store is not None
+        self.store.narrow(self.axis, self.end, more).copy_(new)
+        self.end += more
+        self.held = self.store.narrow(self.axis, self.end - before - more, before + more)
+        return self.held
+
+    def last(self, held: Tensor, n: int) -> Tensor:
+        """The last ``n`` of what was appended."""
+        if n == held.shape[self.axis]:
+            return held
+        cut = held.narrow(self.axis, held.shape[self.axis] - n, n)
+        if held is self.held:
+            self.held = cut
+        return cut
+
+    def _fits(self, held: Tensor, new: Tensor) -> bool:
+        """Whether ``held`` ends where the room begins, and the room will do."""
+        if self.store is None or self.held is not held or self.store.dtype != new.dtype:
+            return False
+        if self.store.is_inference() and not torch.is_inference_mode_enabled():
+            return False  # may not be written
+        return self.end + new.shape[self.axis] <= self.store.shape[self.axis]
+
+    def _move(self, held: Tensor, new: Tensor) -> None:
+        self.end = held.shape[self.axis]
+        shape = list(held.shape)
+        shape[self.axis] = 2 * (self.end + new.shape[self.axis])
+        self.store = held.new_empty(shape, dtype=torch.promote_types(held.dtype, new.dtype))
+        self.store.narrow(self.axis, 0, self.end).copy_(held)
+
+
 class LayerCache:
     """Grows with the tokens, or holds the last ``window - 1`` of them where the layer is local.
 
@@ -61,6 +111,8 @@ class LayerCache:
         self.key: list[dict[str, Tensor]] = []
         self.tail: tuple[Tensor, list[dict[str, Tensor]]] | None = None
         self.running: tuple[Tensor, Tensor] | None = None
+        self._rooms: defaultdict[str, _Growing] = defaultdict(partial(_Growing, 1))
+        self._rooms |= {"k": _Growing(2), "v": _Growing(2)}
         self.recording = False
         self._undo: list[tuple[_State, _Tokens]] = []
 
@@ -79,17 +131,20 @@ class LayerCache:
         before = self._running(v, valid)
         self.seen += k.shape[2]
         q, tensors = self._with_tail(q, tensors)
+        room = self._rooms
         if self.k is not None and self.v is not None:
-            k, v = torch.cat([self.k, k], 2), torch.cat([self.v, v], 2)
+            k, v = room["k"].append(self.k, k), room["v"].append(self.v, v)
             joined = [
-                {n: torch.cat([old[n], t], 1) for n, t in new.key.items()}
-                for old, new in zip(self.key, tensors, strict=True)
+                {name: room[f"{n}.{name}"].append(old[name], t) for name, t in new.key.items()}
+                for n, (old, new) in enumerate(zip(self.key, tensors, strict=True))
             ]
             tensors = [t._replace(key=key) for t, key in zip(tensors, joined, strict=True)]
         keep = k.shape[2] if self.window is None else min(self.window - 1 + self.halo, k.shape[2])
-        start = k.shape[2] - keep
-        self.k, self.v = k[:, :, start:], v[:, :, start:]
-        self.key = [{n: t[:, start:] for n, t in group.key.items()} for group in tensors]
+        self.k, self.v = room["k"].last(k, keep), room["v"].last(v, keep)
+        self.key = [
+            {name: room[f"{n}.{name}"].last(t, keep) for name, t in group.key.items()}
+            for n, group in enumerate(tensors)
+        ]
         return q, k, v, tensors, before
 
     def _with_tail(self, q: Tensor, tensors: list[Tensors]) -> tuple[Tensor, list[Tensors]]:

@@ -69,7 +69,8 @@ def _attend(call: Call, stages: tuple[str, ...], first: Tensor, last: Tensor) ->
 
 def _whole(group: dict[str, Tensor], call: Call) -> dict[str, Tensor]:
     """Tensors that all sequences share, once for each."""
-    return {n: t.expand(call.batch, *t.shape[1:]) for n, t in group.items()}
+    B = call.batch
+    return {n: t if t.shape[0] == B else t.expand(B, *t.shape[1:]) for n, t in group.items()}
 
 
 def visible_range(call: Call) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,7 @@ struct Columns {
   // Rows as they lie, of this dtype.
   static Columns as_rows(const Tensor& t) {
     Columns c;
-    c.data = t, c.transpose = true, c.stride = t.size(3);
+    c.data = t, c.transpose = true, c.stride = t.stride(2);
     return c;
   }
   const T* at(int64_t b, int64_t h, int64_t key) const {
@@ -106,7 +106,7 @@ template <typename T>
 struct Problem {
   Tensor q;
   at::ScalarType dtype;  // the caller's
-  Tensor k, v;  // if met as rows; contiguous: rows far apart would fall on the same cache sets
+  Tensor k, v;  // if met as rows. Where often, contiguous: rows far apart fall on the same cache sets
   Columns<T> keys_across, values_across;
   int64_t B, H, queries, keys, d, dv, key_heads, values, outputs;
   std::vector<int64_t> key_of_map;
@@ -128,8 +128,8 @@ struct Problem {
     // Forward meets the keys as columns and the values as rows, backward each in both ways but the
     // values, which it meets as columns alone.
     const bool turn = queries >= TURN;
-    if (!turn || with_grad) k = wide<T>(a.k);
-    if (!turn || !with_grad) v = wide<T>(a.v);
+    if (!turn || with_grad) k = turn ? wide<T>(a.k) : near_rows(a.k);
+    if (!turn || !with_grad) v = turn ? wide<T>(a.v) : near_rows(a.v);
     keys_across = turn ? Columns<T>::turned(a.k, tile) : Columns<T>::as_rows(k);
     if (with_grad) values_across = turn ? Columns<T>::turned(a.v, tile) : Columns<T>::as_rows(v);
     make_edits(a, with_grad);
@@ -165,6 +165,10 @@ struct Problem {
   }
 
  private:
+  // Read once: not worth a copy of a cache.
+  static Tensor near_rows(const Tensor& t) {
+    return t.scalar_type() == dtype_of<T> ? row_wise(t) : wide<T>(t);
+  }
   static constexpr int64_t TURN = 32;  // queries that make turning the keys worth it
 
   // Group, bands and schedule.

@@ -118,22 +118,20 @@ struct KeyTensors {
   int64_t place(int64_t b, int64_t key) const {
     return (b * blocks + key / LANES<T>) * size() * LANES<T>;
   }
-  // Number n of head h in a block.
-  int64_t within(int64_t h, int64_t n) const { return (h * width + n) * LANES<T>; }
-
   void pack(const Part& part, int64_t first) {
     const int64_t n = part.count * heads;
     const Tensor flat = part.given.defined() ? wide<T>(part.given) : Tensor();
     const T* from = flat.defined() ? flat.const_data_ptr<T>() : nullptr;
     T* to = value.mutable_data_ptr<T>();
-    each_block(value.size(0), [&](int64_t b, int64_t block, int64_t count, T* turned) {
-      if (!from || count < LANES<T>) std::fill_n(turned, n * LANES<T>, T(0));
-      if (from) {
-        transpose(from + (b * keys + block * LANES<T>) * n, n, turned, LANES<T>, count, n);
-      }
-      T* at = to + (b * blocks + block) * size() * LANES<T>;
-      for (int64_t i = 0; i < n; ++i) {
-        std::copy_n(turned + i * LANES<T>, LANES<T>, at + within(i % heads, first + i / heads));
+    each_block(value.size(0), [&](int64_t b, int64_t block, int64_t count) {
+      for (int64_t i = 0; i < part.count; ++i) {
+        T* at = to + ((b * blocks + block) * size() + first + i) * LANES<T>;
+        for (int64_t h = 0; h < heads && (!from || count < LANES<T>); ++h) {
+          std::fill_n(at + h * width * LANES<T>, LANES<T>, T(0));
+        }
+        if (!from) continue;
+        const T* rows = from + (b * keys + block * LANES<T>) * n + i * heads;
+        transpose(rows, n, at, width * LANES<T>, count, heads);
       }
     });
   }
@@ -143,25 +141,24 @@ struct KeyTensors {
     Tensor out = at::empty(part.given.sizes(), total.options());
     const T* from = total.const_data_ptr<T>();
     T* to = out.template mutable_data_ptr<T>();
-    each_block(total.size(0), [&](int64_t b, int64_t block, int64_t count, T* turned) {
-      const T* at = from + (b * blocks + block) * size() * LANES<T>;
-      for (int64_t i = 0; i < n; ++i) {
-        std::copy_n(at + within(i % heads, first + i / heads), LANES<T>, turned + i * LANES<T>);
+    each_block(total.size(0), [&](int64_t b, int64_t block, int64_t count) {
+      for (int64_t i = 0; i < part.count; ++i) {
+        const T* at = from + ((b * blocks + block) * size() + first + i) * LANES<T>;
+        T* rows = to + (b * keys + block * LANES<T>) * n + i * heads;
+        transpose(at, width * LANES<T>, rows, n, heads, count);
       }
-      transpose(turned, LANES<T>, to + (b * keys + block * LANES<T>) * n, n, n, count);
     });
     return out;
   }
 
-  // f(sequence, block, keys in it, memory for a block), in parallel over the sequences.
+  // f(sequence, block, keys in it), in parallel.
   template <typename F>
   void each_block(int64_t batch, F f) const {
-    at::parallel_for(0, batch, 1, [&](int64_t begin, int64_t end) {
-      std::vector<T> memory(size() * LANES<T>);
-      for (int64_t b = begin; b < end; ++b) {
-        for (int64_t n = 0; n < blocks; ++n) {
-          f(b, n, std::clamp<int64_t>(keys - n * LANES<T>, 0, LANES<T>), memory.data());
-        }
+    constexpr int64_t grain = 64;
+    at::parallel_for(0, batch * blocks, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t n = i % blocks;
+        f(i / blocks, n, std::clamp<int64_t>(keys - n * LANES<T>, 0, LANES<T>));
       }
     });
   }
