@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
 from softmap.nn.layers import MLP, Gain, ReparameterisedLinear, RMSNorm, make_norm, make_projection
-from softmap.nn.positions import Positions, rotate, sinusoidal
+from softmap.nn.positions import Positions, angles, rotate, sinusoidal
 from softmap.testing.subject import perturb, seeded
 
 
@@ -73,7 +73,8 @@ def test_rope_depends_on_distance_alone(interleaved: bool, fraction: float) -> N
     def score(i: int, j: int) -> float:
         at = [torch.tensor([[n]]) for n in (i, j)]
         turned = (
-            rotate(t, p, 100.0, fraction, interleaved) for t, p in zip((q, k), at, strict=True)
+            rotate(t, angles(p, int(8 * fraction), 100.0), interleaved)
+            for t, p in zip((q, k), at, strict=True)
         )
         one, two = turned
         return float((one * two).sum())
@@ -87,11 +88,11 @@ def test_rope_depends_on_distance_alone(interleaved: bool, fraction: float) -> N
 def test_rope_angles_pairs_and_rest() -> None:
     """Angle position * theta^(-2m/r) on pairs (m, m + r/2), or neighbours when interleaved."""
     x = torch.tensor([[[[1.0, 1.0, 0.0, 0.0, 7.0, 7.0, 7.0, 7.0]]]]).double()
-    at = torch.tensor([[3]])
-    halves = rotate(x, at, 100.0, 0.5)[0, 0, 0]
+    at = angles(torch.tensor([[3]]), 4, 100.0)
+    halves = rotate(x, at)[0, 0, 0]
     want = [math.cos(3), math.cos(0.3), math.sin(3), math.sin(0.3), 7, 7, 7, 7]
     assert halves.tolist() == pytest.approx(want)
-    neighbours = rotate(x, at, 100.0, 0.5, True)[0, 0, 0]
+    neighbours = rotate(x, at, True)[0, 0, 0]
     want = [math.cos(3) - math.sin(3), math.cos(3) + math.sin(3), 0, 0, 7, 7, 7, 7]
     assert neighbours.tolist() == pytest.approx(want)
 

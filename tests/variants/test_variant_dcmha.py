@@ -11,6 +11,7 @@ from torch.nn.functional import gelu
 
 from softmap.errors import SoftmapError
 from softmap.nn import Attention, Decoder, ModelConfig, accounting
+from softmap.nn.positions import Positions
 from softmap.testing.subject import perturb, seeded
 from softmap.variants import load
 from softmap.variants.dcmha import Compose, Factors
@@ -138,7 +139,7 @@ def test_dcpythia_backbone() -> None:
     assert isinstance(block.attention_norm, torch.nn.LayerNorm)
     # 25 % rotary: of d = 8 channels the first two turn, with the position.
     x = torch.randn(1, 1, 32).expand(1, 2, 32)
-    q, _, _ = block.attention.project(x, torch.arange(2)[None])
+    q, _, _ = block.attention.project(x, Positions.of(2, None, x.device))
     turned = (q[0, :, 0] - q[0, :, 1]).abs() > 1e-4
     assert turned[:, :2].all() and not turned[:, 2:].any()
 

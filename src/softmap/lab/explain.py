@@ -30,7 +30,7 @@ def backends(
             depth=model.num_hidden_layers, **model.backbone,
         )  # fmt: skip
         x = torch.zeros(batch, context, model.hidden_size)
-        q, k, v = attention.project(x, Positions.of(context, None, x.device).cols)
+        q, k, v = attention.project(x, Positions.of(context, None, x.device))
         edits: list[Any] = list(attention.edits)
         tensors = [tensors_of(edit, x) for edit in edits]
         call = ops.make_call(q, k, v, edits, tensors=tensors, window=attention.window)

@@ -107,7 +107,7 @@ class Attention(nn.Module):
         if positions is None:
             seen = 0 if cache is None else cache.seen
             positions = Positions.of(seen + T, key_mask, x.device, documents)
-        q, k, v = self.project(x, positions.last(T).cols)
+        q, k, v = self.project(x, positions)
         tensors = [tensors_of(e, x) for e in self._edits]
         running = None
         if cache is not None:
@@ -120,21 +120,23 @@ class Attention(nn.Module):
         )  # fmt: skip
         return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
 
-    def project(self, x: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q (B, H, T, d), k (B, G, T, d), v (B, G', T, d'), normed and rotated."""
+    def project(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
+        """q (B, H, T, d), k (B, G, T, d), v (B, G', T, d') of the last T positions, normed and
+        rotated."""
         b, d = self.backbone, self.head_dim
         q = self.q_norm(_split(self.q_proj(x), d))
         k = self.k_norm(_split(self.k_proj(x), d))
         if b.position == "rope":
-            turn = (b.rope_theta, b.rotary_fraction, b.rotary_interleaved)
-            q, k = rotate(q, positions, *turn), rotate(k, positions, *turn)
+            width = int(d * b.rotary_fraction) // 2 * 2  # an even number of channels
+            by = positions.angles(x.shape[1], width, b.rope_theta)
+            q, k = rotate(q, by, b.rotary_interleaved), rotate(k, by, b.rotary_interleaved)
         v = _split(self.v_proj(x), self.value_dim)
         return q, k, v.to(k.dtype)
 
     def maps(self, x: Tensor) -> Tensor:
         """The edited weights for x (B, T, D): (B, H', T, T)."""
         positions = Positions.of(x.shape[1], None, x.device)
-        q, k, _ = self.project(x, positions.cols)
+        q, k, _ = self.project(x, positions)
         tensors: list[Tensors] = [tensors_of(e, x) for e in self._edits]
         values = self.heads.values
         return attention_map(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,6 +10,8 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
 from softmap.ops.documents import starts_of
+
+Angles = tuple[Tensor, Tensor]  # cos, sin
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Positions:
     cols: Tensor
     valid: Tensor | None
     starts: Tensor | None = None
+    _angles: dict[tuple[int, int, float], Angles] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @classmethod
     def of(
@@ -61,6 +66,13 @@ class Positions:
         valid = None if self.valid is None else self.valid[:, -tokens:]
         return Positions(self.cols[:, -tokens:], valid)
 
+    def angles(self, tokens: int, width: int, theta: float) -> Angles:
+        """:func:`angles` of the last ``tokens``, once for all layers."""
+        key = (tokens, width, theta)
+        if key not in self._angles:
+            self._angles[key] = angles(self.last(tokens).cols, width, theta)
+        return self._angles[key]
+
 
 def _check_mask(mask: Tensor, total: int) -> None:
     if mask.ndim != 2 or mask.shape[1] != total:
@@ -75,19 +87,25 @@ def _check_mask(mask: Tensor, total: int) -> None:
         )
 
 
-def rotate(
-    x: Tensor, positions: Tensor, theta: float, fraction: float = 1.0, interleaved: bool = False
-) -> Tensor:
-    """Rotary positions (RoFormer, arXiv 2104.09864) on x (B, H, T, d), positions (b, T).
+def angles(positions: Tensor, width: int, theta: float) -> Angles:
+    """cos and sin of position * theta^(-2m/width), m < width / 2: (b, 1, T, width / 2), float64.
 
-    Angles position * theta^(-2m/r) over the first r = fraction * d channels (rounded to even);
-    pairs are (m, m + r/2), or neighbours (2m, 2m+1) when interleaved.
+    positions: (b, T).
     """
-    width = int(x.shape[-1] * fraction) // 2 * 2
-    dtype = compute_dtype(x)
-    exponent = torch.arange(0, width, 2, device=x.device, dtype=torch.float64) / width
+    exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
     angle = positions[:, None, :, None].double() * theta**-exponent
-    cos, sin = angle.cos().to(dtype), angle.sin().to(dtype)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, by: Angles, interleaved: bool = False) -> Tensor:
+    """Rotary positions (RoFormer, arXiv 2104.09864) on x (B, H, T, d), ``by`` their angles.
+
+    The first channels are turned, as many as there are angles for; pairs are (m, m + width/2), or
+    neighbours (2m, 2m+1) when interleaved.
+    """
+    dtype = compute_dtype(x)
+    cos, sin = (t.to(dtype) for t in by)
+    width = 2 * cos.shape[-1]
     part, rest = x[..., :width].to(dtype), x[..., width:]
     one, two = (part[..., 0::2], part[..., 1::2]) if interleaved else part.chunk(2, -1)
     turned = (one * cos - two * sin, two * cos + one * sin)

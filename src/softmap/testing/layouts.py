@@ -105,7 +105,7 @@ def forward(layer: Attention, x: Tensor, layout: Layout) -> Tensor:
     if layout.queries is None:
         return layer(x, key_mask=layout.mask(), documents=layout.documents())
     first, documents = layout.tokens - layout.queries, layout.documents()
-    q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device, documents).cols)
+    q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device, documents))
     tensors = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
     tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
     o = attention(
