@@ -36,7 +36,7 @@ class Case:
         s = Subject(self.variant, self.heads, self.kv_heads, self.head_dim, seed)
         with torch.no_grad():
             layer, x = s.layer(dtype), s.input(self.batch, self.tokens, dtype)
-            q, k, v = layer.project(x, Positions.of(self.tokens, None, x.device).cols)
+            q, k, v = layer.project(x, Positions.of(self.tokens, None, x.device))
             tensors: Any = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
         first = 0 if self.queries is None else self.tokens - self.queries
         tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
