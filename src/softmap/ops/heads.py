@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -45,25 +44,27 @@ class Heads:
                     f"values {self.values}, outputs {self.outputs})"
                 )
 
-    @property  # not cached: Python 3.11 would lock, which torch.compile cannot trace
+    # Not cached: Python 3.11 would lock, which torch.compile cannot trace.
+    @property
     def key_of_map(self) -> list[int]:
         """For each map, the key head it reads."""
         r, c = self.maps // self.outputs, self.keys // self.values
         group = self.outputs // self.values
         return [(m // r // group) * c + (m % r) % c for m in range(self.maps)]
 
-    @cached_property
+    @property
     def by_key(self) -> list[int] | None:
         """Order of the maps in which those of a key head are neighbours; None if they are."""
-        order = sorted(range(self.maps), key=self.key_of_map.__getitem__)
-        return None if order == list(range(self.maps)) else order
+        key = self.key_of_map
+        if key == sorted(key):
+            return None
+        return sorted(range(self.maps), key=lambda m: key[m])
 
-    @cached_property
+    @property
     def from_key(self) -> list[int] | None:
         """The inverse of :attr:`by_key`."""
-        return (
-            None if self.by_key is None else sorted(range(self.maps), key=self.by_key.__getitem__)
-        )
+        order = self.by_key
+        return None if order is None else sorted(range(self.maps), key=lambda m: order[m])
 
 
 def scores(q_BHRd: Tensor, k_BGCd: Tensor, heads: Heads, scale: float) -> Tensor:

@@ -10,6 +10,8 @@ from native_cases import Case, results, same_as_reference
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from softmap.nn import Attention
+from softmap.nn.positions import Positions
 from softmap.ops import attention, native, reference
 from softmap.ops.call import Call
 from softmap.testing.compare import assert_same
@@ -69,6 +71,22 @@ def test_compiled_whole(variant: str, layout: dict) -> None:
     got = results(lambda c: compiled(c.q, c.k, c.v, c.tensors, c.valid), call)
     for name, value in want.items():
         assert_same(got[name], value, f"{name} of {case}, compiled")
+
+
+@pytest.mark.parametrize("variant", ["transformer++", "dcmha", "diff"])
+def test_layers_are_captured_whole(variant: str) -> None:
+    """Two layers, projections and positions included, as one graph."""
+    torch.compiler.reset()
+    layers, x = [Attention(16, 4, variant, layer=n) for n in range(2)], torch.randn(2, 9, 16)
+
+    def run(x: Tensor) -> Tensor:
+        positions = Positions.of(x.shape[1], None, x.device)
+        for layer in layers:
+            x = x + layer(x, positions)
+        return x
+
+    captured = torch.compile(run, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(captured(x), run(x))
 
 
 @pytest.mark.slow
