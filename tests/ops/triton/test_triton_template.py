@@ -36,6 +36,7 @@ FAST = [
     Case("talking-heads+diff", heads=6, head_dim=5, batch=1),
     Case("dcmha(low_rank=false)+sas", heads=2, batch=1, documents=True),
     Case("dcmha", heads=2, tokens=37, queries=3),
+    Case("dcmha(rank=5,static=true)", heads=20, head_dim=4, tokens=17, batch=1),
     Case("kerple", heads=2, batch=1, tokens=37, queries=1, window=20),
 ]
 SLOW = [
@@ -121,12 +122,15 @@ def _check_half(case: Case, device: str) -> None:
             assert a <= GRADIENT * max(b, torch.finfo(dtype).eps / 2)
 
 
-def test_wide_heads_are_taken_in_pieces(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the accumulators of all heads do not fit in registers they stay in memory."""
+@pytest.mark.parametrize(("limit", "head_dim"), [(1, 40), (1 << 20, 72)])
+def test_wide_heads(
+    limit: int, head_dim: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the accumulators of all heads do not fit in registers, pieces of them lie in memory."""
     from softmap.ops.triton import configs
 
-    monkeypatch.setattr(configs, "ACCUMULATOR", 1)
-    _check(Case("dcmha", heads=2, kv_heads=1, head_dim=40, batch=1), device)
+    monkeypatch.setattr(configs, "ACCUMULATOR", limit)
+    _check(Case("dcmha(pre=false)", heads=2, kv_heads=1, head_dim=head_dim, batch=1), device)
 
 
 @pytest.mark.parametrize("variant", ["kerple", "dcmha"])

@@ -19,7 +19,7 @@ from softmap.ops.call import Call
 from softmap.ops.triton.common import DTYPES, interpreting
 
 NAMED_ONLY = "its kernels have not been run on a GPU yet, so it has to be named"
-MOST_HEADS, MOST_WIDTH, MOST_RANK = 64, 256, 4
+MOST_HEADS, MOST_WIDTH = 64, 256
 
 
 def refuses(call: Call) -> str | None:
@@ -66,24 +66,15 @@ def _shapes(call: Call) -> str | None:
 
 
 def _edits(call: Call) -> str | None:
-    edits = [(n, e) for n, e in enumerate(call.edits) if e.stage != "output"]
-    if any((e.kernel or "").startswith("score_conv") for _, e in edits):
+    edits = [e for e in call.edits if e.stage != "output"]
+    if any((e.kernel or "").startswith("score_conv") for e in edits):
         return _convolution(call)
     from softmap.ops.triton.edits import EDITS
 
-    for n, edit in edits:
+    for edit in edits:
         if edit.kernel not in EDITS or edit.halo or edit.pad:
             return f"{type(edit).__name__} has no tile code"
-        rank = _rank(call, n)
-        if rank > MOST_RANK:
-            return f"kernels take rank at most {MOST_RANK}, found {rank} ({type(edit).__name__})"
     return None
-
-
-def _rank(call: Call, n: int) -> int:
-    t = call.tensors[n]
-    ranks = [a.shape[2] for d in (t.query, t.key) for name, a in d.items() if name in ("q1", "k1")]
-    return max([0, *ranks])
 
 
 def _convolves(call: Call) -> bool:

@@ -24,7 +24,6 @@ from softmap.ops.triton.tiles import (
     load,
     load_row,
     store_row,
-    visible,
 )
 
 
@@ -37,19 +36,12 @@ def recomputed(s, log, at, until, args, SCORES: tl.constexpr, OPTIONS: tl.conste
 
 
 @triton.jit
-def seen(g, see, WEIGHTS: tl.constexpr):
-    """Weights edits see zeros, forward and backward, where nothing is visible; else P hides it."""
-    if len(WEIGHTS) > 0:
-        g = tl.where(see, g, 0.0)
-    return g
-
-
-@triton.jit
 def rows(
     q, k, v, o, do, lse, delta, dq, until, first, score_args, weight_args, score_grads,
-    weight_grads, T, S, D, DV, scale,
-    HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
-    SCORE_ADJOINTS: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
+    weight_grads, T, S, scale,
+    D: tl.constexpr, DV: tl.constexpr, HEADS: tl.constexpr, OUT: tl.constexpr,
+    SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr, SCORE_ADJOINTS: tl.constexpr,
+    WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
     WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
     PRECISION: tl.constexpr, CODE: tl.constexpr,
@@ -57,7 +49,8 @@ def rows(
     """delta, dq and the gradients of queries and layer: grid (row tiles, B or B * heads)."""
     H: tl.constexpr = HEADS[0]
     offset = S - T
-    i = ((tl.num_programs(0) - 1 - tl.program_id(0)) * BM + tl.arange(0, BM))[:, None]
+    at_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM
+    i = (at_row + tl.arange(0, BM))[:, None]
     b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)
     one = tl.program_id(1) % H
     part = tl.program_id(0) + tl.num_programs(0) * tl.program_id(1)
@@ -65,55 +58,56 @@ def rows(
     kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
     begin = tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S)) // BN * BN
     end = tl.minimum(tl.max(i) + offset + 1, S)
-    qt = held(q, b, h, i, H, T, D, DP, DC)
-    gt = held(do, b, out, i, OUT, T, DV, VP, VC)
+    qt = held(q, b, h, at_row, H, T, D, BM, DP, DC)
+    gt = held(do, b, out, at_row, OUT, T, DV, BM, VP, VC)
     log = load_row(lse, b, h, i, H, T)
     if HT == 0:
         ot = load(o, b, out, i, tl.arange(0, VP)[None, :], OUT, T, DV)
         less = tl.sum(ot.to(tl.float32) * gt.to(tl.float32), 1, keep_dims=True)
     else:
-        less = zeros(HT, BM, 1)
+        less = zeros(HT, BM, BN)
         for at_key in range(begin, end, BN):
             j = at_key + tl.arange(0, BN)
-            see = visible(until, b, i, j[None, :], offset, S)
-            at = (b, h, i, j[None, :], see, T, S, offset, part)
-            s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
-                        PRECISION) * scale  # fmt: skip
+            at = (b, h, i, j[None, :], until, T, S, offset, part, at_row, at_key)
+            s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP,
+                        DC, PRECISION, False) * scale  # fmt: skip
             _, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
             tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
-            g = product(gt, do, out, i, v, vh, j[None, :], b, OUT, HEADS[2], T, S, DV, HTO, VP, VC,
-                        PRECISION)  # fmt: skip
+            g = product(gt, do, out, at_row, v, vh, at_key, b, OUT, HEADS[2], T, S, DV, HTO, BM,
+                        BN, VP, VC, PRECISION, False)  # fmt: skip
             g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                       seen(g, see, WEIGHTS), at, "")  # fmt: skip
-            less += tl.sum(p * g, 2, keep_dims=True)
+                       g, at, "")  # fmt: skip
+            less += p * g
+        less = tl.sum(less, 2, keep_dims=True)
     store_row(delta, b, h, i, H, T, less)
 
     acc = start(HT, BM, DP, DC)
     for at_key in range(begin, end, BN):
         j = at_key + tl.arange(0, BN)
-        see = visible(until, b, i, j[None, :], offset, S)
-        at = (b, h, i, j[None, :], see, T, S, offset, part)
-        s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
-                    PRECISION) * scale  # fmt: skip
+        at = (b, h, i, j[None, :], until, T, S, offset, part, at_row, at_key)
+        s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP, DC,
+                    PRECISION, False) * scale  # fmt: skip
         steps, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
-        g = product(gt, do, out, i, v, vh, j[None, :], b, OUT, HEADS[2], T, S, DV, HTO, VP, VC,
-                    PRECISION)  # fmt: skip
+        g = product(gt, do, out, at_row, v, vh, at_key, b, OUT, HEADS[2], T, S, DV, HTO, BM, BN,
+                    VP, VC, PRECISION, False)  # fmt: skip
         g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                   seen(g, see, WEIGHTS), at, "rows")  # fmt: skip
+                   g, at, "rows")  # fmt: skip
         g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
                    at, "rows")  # fmt: skip
-        acc = accumulate(acc, dq, h, i, g * scale, k, kh, j[:, None], b, H, HEADS[1], T, S, D,
-                         DP, DC, PRECISION)  # fmt: skip
-    finish(acc, dq, h, i, b, H, T, D, DP, DC)
+        g = g if DP == DC else g * scale
+        acc = accumulate(acc, dq, h, at_row, g, k, kh, at_key, b, H, HEADS[1], T, S, D, DP, DC,
+                         PRECISION)  # fmt: skip
+    finish(acc * scale, dq, h, at_row, b, H, T, D, BM, DP, DC)
 
 
 @triton.jit
 def keys(
     q, k, v, do, lse, delta, dk, dv, until, score_args, weight_args, score_grads, weight_grads,
-    T, S, D, DV, scale,
-    HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
-    SCORE_ADJOINTS: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
+    T, S, scale,
+    D: tl.constexpr, DV: tl.constexpr, HEADS: tl.constexpr, OUT: tl.constexpr,
+    SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr, SCORE_ADJOINTS: tl.constexpr,
+    WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
     WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
     PRECISION: tl.constexpr, CODE: tl.constexpr,
@@ -121,7 +115,8 @@ def keys(
     """dk and dv of each map and output, gradients of keys: grid (key tiles, B or B * heads)."""
     H: tl.constexpr = HEADS[0]
     offset = S - T
-    j = tl.program_id(0) * BN + tl.arange(0, BN)
+    at_key = tl.program_id(0) * BN
+    j = at_key + tl.arange(0, BN)
     b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)
     one = tl.program_id(1) % H
     h, out = head_tile(HT, one), head_tile(HTO, one)
@@ -131,31 +126,31 @@ def keys(
     end = tl.minimum(last - offset, T)
     # Held are the keys: here tiles of the map are [keys, rows], and all index tensors so.
     jt = j[:, None]
-    kt = held(k, b, kh, jt, HEADS[1], S, D, DP, DC)
-    vt = held(v, b, vh, jt, HEADS[2], S, DV, VP, VC)
+    kt = held(k, b, kh, at_key, HEADS[1], S, D, BN, DP, DC)
+    vt = held(v, b, vh, at_key, HEADS[2], S, DV, BN, VP, VC)
     k_acc = start(HT, BN, DP, DC)
     v_acc = start(HTO, BN, VP, VC)
     for at_row in range(begin, end, BM):
         n = at_row + tl.arange(0, BM)
         i = n[None, :]
-        see = visible(until, b, i, jt, offset, S)
-        at = (b, h, i, jt, see, T, S, offset, one)
+        at = (b, h, i, jt, until, T, S, offset, one, at_row, at_key)
         log = load_row(lse, b, h, i, H, T)
         less = load_row(delta, b, h, i, H, T)
-        s = product(kt, k, kh, jt, q, h, i, b, HEADS[1], H, S, T, D, HT, DP, DC,
-                    PRECISION) * scale  # fmt: skip
+        s = product(kt, k, kh, at_key, q, h, at_row, b, HEADS[1], H, S, T, D, HT, BN, BM, DP, DC,
+                    PRECISION, True) * scale  # fmt: skip
         steps, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
-        w = seen(tiles[len(WEIGHTS)], see, WEIGHTS)
-        v_acc = accumulate(v_acc, dv, out, jt, w, do, out, n[:, None], b, OUT, OUT, S, T, DV, VP,
+        w = tiles[len(WEIGHTS)]
+        v_acc = accumulate(v_acc, dv, out, at_key, w, do, out, at_row, b, OUT, OUT, S, T, DV, VP,
                            VC, PRECISION)  # fmt: skip
-        g = product(vt, v, vh, jt, do, out, i, b, HEADS[2], OUT, S, T, DV, HTO, VP, VC,
-                    PRECISION)  # fmt: skip
+        g = product(vt, v, vh, at_key, do, out, at_row, b, HEADS[2], OUT, S, T, DV, HTO, BN, BM,
+                    VP, VC, PRECISION, True)  # fmt: skip
         g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
-                   seen(g, see, WEIGHTS), at, "keys")  # fmt: skip
+                   g, at, "keys")  # fmt: skip
         g = pulled(SCORE_ADJOINTS, SCORE_OPTIONS, score_args, score_grads, steps, p * (g - less),
                    at, "keys")  # fmt: skip
-        k_acc = accumulate(k_acc, dk, h, jt, g * scale, q, h, n[:, None], b, H, H, S, T, D, DP,
-                           DC, PRECISION)  # fmt: skip
-    finish(k_acc, dk, h, jt, b, H, S, D, DP, DC)
-    finish(v_acc, dv, out, jt, b, OUT, S, DV, VP, VC)
+        g = g if DP == DC else g * scale
+        k_acc = accumulate(k_acc, dk, h, at_key, g, q, h, at_row, b, H, H, S, T, D, DP, DC,
+                           PRECISION)  # fmt: skip
+    finish(k_acc * scale, dk, h, at_key, b, H, S, D, BN, DP, DC)
+    finish(v_acc, dv, out, at_key, b, OUT, S, DV, BN, VP, VC)

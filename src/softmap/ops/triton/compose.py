@@ -1,148 +1,92 @@
 """DCMHA's composition of heads and talking heads' static mix, on a tile [H, rows, keys].
 
-    a' = a (1 + g_q + g_k) + sum_r (a . w1_q,r) w2_q,r + sum_r (a . w1_k,r) w2_k,r + a W
-    da = da' (1 + g_q + g_k) + sum_r (da' . w2_r) w1_r + da' W^T
+    a'[., i, j] = (1 + M_i + N_j)^T a[., i, j],      M_i, N_j: matrices over heads
+    da[., i, j] = (1 + M_i + N_j) da'[., i, j],   dM_i = sum_j a[., i, j] da'[., i, j]^T
 
-Gradients of a query's factors are sums over keys, and the other way round: the kernel that walks
-a row's keys adds up the former, the kernel that walks a key's rows the latter. No two programs
-write to one place, so results are the same in every run.
+With one matrix for each row (or key) a mix is a product on the matrix units, one for each row of
+the tile. The tile's own float32 numbers pass untouched; what the matrices add is half precision
+where the inputs are.
+
+The kernel that walks a row's keys adds up dM_i, the kernel that walks a key's rows dN_j. No two
+programs write to one place, so results are the same in every run.
 """
 
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.chains import along, heads_of
+from softmap.ops.triton.fragments import add_matrices, anchored, cells, matrices, tile_of
 
 
 @triton.jit
-def factor(t, b, n, rank, h, tokens, heads):
-    """w[b, n, rank, h] as a tile, in float32."""
-    at = t[0] + b * t[1] + n * t[2] + rank * t[3] + h
-    return tl.load(at, mask=(n < tokens) & (h < heads), other=0.0).to(tl.float32)
+def dot(x, y, s, OPTIONS: tl.constexpr):
+    return tl.dot(x, y, s, input_precision="ieee" if OPTIONS // 256 % 256 else "tf32")
 
 
 @triton.jit
-def gate(t, b, n, h, tokens, heads):
-    """g[b, n, h] as a tile, in float32."""
-    at = t[0] + b * t[1] + n * t[2] + h
-    return tl.load(at, mask=(n < tokens) & (h < heads), other=0.0).to(tl.float32)
+def sides(t, at, H: tl.constexpr, TURNED: tl.constexpr):
+    """Matrices of the tile's rows and keys, or None. t = (M, M^T, N, N^T)."""
+    x, y = None, None
+    if t[TURNED] is not None:
+        x = matrices(t[TURNED], at[0], at[9], at[5], H, at[2].shape[0] * at[2].shape[1])
+    if t[2 + TURNED] is not None:
+        y = matrices(t[2 + TURNED], at[0], at[10], at[6], H, at[3].shape[0] * at[3].shape[1])
+    return x, y
 
 
 @triton.jit
-def add_factor(t, b, n, rank, h, tokens, heads, value):
-    at = t[0] + b * t[1] + n * t[2] + rank * t[3] + h
-    tl.atomic_add(at, value, mask=(n < tokens) & (h < heads), sem="relaxed")
+def by_key(m, dtype: tl.constexpr):
+    """Cells [rows, keys, H] as [keys, rows, H]."""
+    return anchored(tl.permute(m.to(dtype), (1, 0, 2)))
 
 
 @triton.jit
-def add_gate(t, b, n, h, tokens, heads, value):
-    at = t[0] + b * t[1] + n * t[2] + h
-    tl.atomic_add(at, value, mask=(n < tokens) & (h < heads), sem="relaxed")
-
-
-@triton.jit
-def square(t, HT: tl.constexpr, heads):
-    """W [in, out], padded with zeros."""
-    h = tl.arange(0, HT)
-    mask = (h[:, None] < heads) & (h[None, :] < heads)
-    return tl.load(t[0] + h[:, None] * t[1] + h[None, :], mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def over_heads(w, m, EXACT: tl.constexpr):
-    """sum_h w[., h] m[h] as one matrix product over all cells of the tile."""
-    flat = tl.reshape(m, (m.shape[0], m.shape[1] * m.shape[2]))
-    return tl.reshape(tl.dot(w, flat, input_precision="ieee" if EXACT else "tf32"), m.shape)
-
-
-@triton.jit
-def add_square(t, m, g, part, heads, EXACT: tl.constexpr):
-    """dW[h, g] = sum of m[h] g[g] over the cells, into this program's own part."""
-    cells: tl.constexpr = m.shape[1] * m.shape[2]
-    a = tl.reshape(m, (m.shape[0], cells))
-    b = tl.reshape(g, (g.shape[0], cells))
-    w = tl.dot(a, tl.trans(b), input_precision="ieee" if EXACT else "tf32")
-    h = tl.arange(0, m.shape[0])
-    mask = (h[:, None] < heads) & (h[None, :] < heads)
-    at = t[0] + part * t[1] + h[:, None] * t[2] + h[None, :]
-    tl.atomic_add(at, w, mask=mask, sem="relaxed")
-
-
-@triton.jit
-def mix(m, at, t, OPTIONS: tl.constexpr):
-    """m'_g = sum_h W[h, g] m_h. t = (W,)."""
-    w = square(t[0], m.shape[0], OPTIONS % 256)
-    return over_heads(tl.trans(w), m, OPTIONS // 256 % 256)
-
-
-@triton.jit
-def mix_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
-    if SIDE == "rows" and d[0] is not None:
-        add_square(d[0], m, g, at[8], OPTIONS % 256, OPTIONS // 256 % 256)
-    return over_heads(square(t[0], m.shape[0], OPTIONS % 256), g, OPTIONS // 256 % 256)
-
-
-@triton.jit
-def gain(b, h, i, j, T, S, t, H):
-    total = 1.0
-    if t[2] is not None:
-        total += gate(t[2], b, i, h, T, H)
-    if t[5] is not None:
-        total += gate(t[5], b, j, h, S, H)
-    return total
-
-
-@triton.jit
-def compose(m, at, t, OPTIONS: tl.constexpr):
-    """t = (q1, q2, qg, k1, k2, kg, W), bundles or None. OPTIONS: ``edits.options``."""
-    b, i, j, T, S = at[0], at[2], at[3], at[5], at[6]
-    H: tl.constexpr = OPTIONS % 256
-    h = heads_of(m, at)
-    out = m * gain(b, h, i, j, T, S, t, H)
-    if t[6] is not None:
-        out += mix(m, at, (t[6],), OPTIONS)
-    for r in tl.static_range(OPTIONS // 65536):
-        if t[0] is not None:
-            down = tl.sum(m * factor(t[0], b, i, r, h, T, H), 0)
-            out += down * factor(t[1], b, i, r, h, T, H)
-        if t[3] is not None:
-            down = tl.sum(m * factor(t[3], b, j, r, h, S, H), 0)
-            out += down * factor(t[4], b, j, r, h, S, H)
+def mixed(m, x, y, OPTIONS: tl.constexpr):
+    """Cells m [rows, keys, H] with x [rows, H, H] and y [keys, H, H] applied to their heads."""
+    out = m
+    if x is not None:
+        out = dot(m.to(x.dtype), x, out, OPTIONS)
+    if y is not None:
+        other = by_key(m, y.dtype)
+        more = dot(other, y, tl.zeros(other.shape, tl.float32), OPTIONS)
+        out = plus(out, anchored(tl.permute(more.to(y.dtype), (1, 0, 2))), OPTIONS)
     return out
 
 
 @triton.jit
+def plus(m, more, OPTIONS: tl.constexpr):
+    """m + more. A product with the unit matrix adds half precision to float32 where both lie."""
+    if more.dtype == tl.float32:
+        return m + more
+    else:
+        n = tl.arange(0, m.shape[2])
+        same = (n[:, None] == n[None, :])[None].to(more.dtype)
+        same = tl.broadcast_to(same, (m.shape[0], m.shape[2], m.shape[2]))
+        return dot(more, same, m, OPTIONS)
+
+
+@triton.jit
+def compose(m, at, t, OPTIONS: tl.constexpr):
+    KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
+    x, y = sides(t, at, m.shape[0], 0)
+    return tile_of(mixed(cells(m, KEYS_FIRST), x, y, OPTIONS), KEYS_FIRST)
+
+
+@triton.jit
 def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
-    """d: where the gradients go, a bundle for each of t, or None."""
-    b, i, j, T, S = at[0], at[2], at[3], at[5], at[6]
-    H: tl.constexpr = OPTIONS % 256
-    h = heads_of(m, at)
-    dm = g * gain(b, h, i, j, T, S, t, H)
-    if t[6] is not None:
-        dm += mix_adjoint(m, g, at, (t[6],), (d[6],), OPTIONS, SIDE)
-    if SIDE == "rows" and d[2] is not None:
-        add_gate(d[2], b, i, h, T, H, along(m * g))
-    if SIDE == "keys" and d[5] is not None:
-        add_gate(d[5], b, j, h, S, H, along(m * g))
-    for r in tl.static_range(OPTIONS // 65536):
-        if t[0] is not None:
-            w1 = factor(t[0], b, i, r, h, T, H)
-            up = tl.sum(g * factor(t[1], b, i, r, h, T, H), 0)
-            dm += up * w1
-            if SIDE == "rows":
-                down = tl.sum(m * w1, 0)
-                if d[0] is not None:
-                    add_factor(d[0], b, i, r, h, T, H, along(m * up))
-                if d[1] is not None:
-                    add_factor(d[1], b, i, r, h, T, H, along(g * down))
-        if t[3] is not None:
-            w1 = factor(t[3], b, j, r, h, S, H)
-            up = tl.sum(g * factor(t[4], b, j, r, h, S, H), 0)
-            dm += up * w1
-            if SIDE == "keys":
-                down = tl.sum(m * w1, 0)
-                if d[3] is not None:
-                    add_factor(d[3], b, j, r, h, S, H, along(m * up))
-                if d[4] is not None:
-                    add_factor(d[4], b, j, r, h, S, H, along(g * down))
-    return dm
+    """d = (where dM is added up, dN), or None for each."""
+    KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
+    x, y = sides(t, at, m.shape[0], 1)
+    m, g = cells(m, KEYS_FIRST), cells(g, KEYS_FIRST)
+    if SIDE == "rows" and d[0] is not None:
+        add_matrices(d[0], at[0], at[9], outer(m.to(x.dtype), g.to(x.dtype), OPTIONS))
+    if SIDE == "keys" and d[1] is not None:
+        both = outer(by_key(m, y.dtype), by_key(g, y.dtype), OPTIONS)
+        add_matrices(d[1], at[0], at[10], both)
+    return tile_of(mixed(g, x, y, OPTIONS), KEYS_FIRST)
+
+
+@triton.jit
+def outer(m, g, OPTIONS: tl.constexpr):
+    """[A, H, H] sums over the second axis of m [A, W, H] and g [A, W, H]."""
+    zero = tl.zeros((m.shape[0], m.shape[2], m.shape[2]), tl.float32)
+    return dot(tl.permute(m, (0, 2, 1)), g, zero, OPTIONS)

@@ -15,7 +15,8 @@ class TileEdit:
     forward, adjoint: ``triton.jit`` functions. tensors: names of the edit's tensors in the order of
     the bundles that both take; those that an edit lacks are None. extras: tensors of the call that
     follow them (rows, cols: positions; count: keys that each row sees). mixes: reads several heads
-    of one cell, so all of them must be in the tile. square: mixes by a matrix product over heads.
+    of one cell, so all of them must be in the tile: it takes not its tensors but the matrices over
+    the heads that ``matrices`` makes of them. halves: fewer maps leave than enter.
     """
 
     forward: Any
@@ -23,18 +24,12 @@ class TileEdit:
     tensors: tuple[str, ...]
     extras: tuple[str, ...] = ()
     mixes: bool = False
-    square: bool = False
     halves: bool = False
 
 
 EDITS: dict[str, TileEdit] = {
-    "compose": TileEdit(
-        compose.compose, compose.compose_adjoint, ("q1", "q2", "qg", "k1", "k2", "kg", "static"),
-        mixes=True,
-    ),
-    "head_mix": TileEdit(
-        compose.mix, compose.mix_adjoint, ("mix",), mixes=True, square=True
-    ),
+    "compose": TileEdit(compose.compose, compose.compose_adjoint, (), mixes=True),
+    "head_mix": TileEdit(compose.compose, compose.compose_adjoint, (), mixes=True),
     "subtract_pairs": TileEdit(
         weights.subtract_pairs, weights.subtract_pairs_adjoint, ("lambda",), halves=True
     ),
@@ -54,12 +49,10 @@ def options(kernel: str, heads: int, tensors: dict[str, Any], exact: bool) -> in
     """The constants of the tile code: heads + 256 a + 65536 b, as one number for Triton 3.6.
 
     a: whether mixes over heads are exact float32 products; of pairs, whether lambda is per token.
-    b: the rank, or FIRE's hidden units.
+    b: FIRE's hidden units.
     """
     a, b = int(exact), 0
-    if kernel == "compose":
-        b = next((tensors[n].shape[2] for n in ("q1", "k1") if n in tensors), 0)
-    elif kernel == "subtract_pairs":
+    if kernel == "subtract_pairs":
         a = int(tensors["lambda"].ndim > 0)
     elif kernel == "fire":
         b = tensors["b1"].shape[0]

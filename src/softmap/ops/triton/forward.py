@@ -11,22 +11,43 @@ import triton.language as tl
 
 from softmap.ops.triton.chains import edited
 from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
-from softmap.ops.triton.tiles import LOG2E, head_tile, hide, key_head, load_row, store_row, visible
+from softmap.ops.triton.tiles import LOG2E, head_tile, hide, key_head, load_row, store_row
+
+# Finite, so that a row that has seen nothing yet subtracts no infinities.
+LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
+
+
+@triton.jit
+def online(top, total, s):
+    """Each place's largest score and its sum over the tiles so far: no sums across lanes."""
+    more = s - top
+    less = tl.exp2(-tl.abs(more))
+    total = total * tl.where(more > 0, less, 1.0) + tl.where(more > 0, 1.0, less)
+    return tl.maximum(top, s), total
+
+
+@triton.jit
+def of_rows(top, total):
+    """What ``online`` kept for each place, for each row."""
+    above = tl.max(top, 2, keep_dims=True)
+    return above, tl.sum(total * tl.exp2(top - above), 2, keep_dims=True)
 
 
 @triton.jit
 def forward(
-    q, k, v, o, lse, until, first, score_args, weight_args, T, S, D, DV, scale, share,
-    HEADS: tl.constexpr, OUT: tl.constexpr, SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr,
-    WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr,
-    PHASE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr,
-    VP: tl.constexpr, VC: tl.constexpr, PRECISION: tl.constexpr, CODE: tl.constexpr,
+    q, k, v, o, lse, until, first, score_args, weight_args, T, S, scale, share,
+    D: tl.constexpr, DV: tl.constexpr, HEADS: tl.constexpr, OUT: tl.constexpr,
+    SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr, WEIGHTS: tl.constexpr,
+    WEIGHT_OPTIONS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, PHASE: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr,
+    VC: tl.constexpr, PRECISION: tl.constexpr, CODE: tl.constexpr,
 ):  # fmt: skip
     """o and lse of a row tile: grid (row tiles, B or B * heads, splits of ``share`` keys)."""
     H: tl.constexpr = HEADS[0]
     offset = S - T
     # The last rows see most keys: they begin first.
-    i = ((tl.num_programs(0) - 1 - tl.program_id(0)) * BM + tl.arange(0, BM))[:, None]
+    at_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM
+    i = (at_row + tl.arange(0, BM))[:, None]
     b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)
     one = tl.program_id(1) % H
     h, out = head_tile(HT, one), head_tile(HTO, one)
@@ -36,32 +57,34 @@ def forward(
     begin = tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S)) // BN * BN
     begin = tl.maximum(begin, split * share)
     end = tl.minimum(tl.minimum(tl.max(i) + offset + 1, S), (split + 1) * share)
-    qt = held(q, b, h, i, H, T, D, DP, DC)
-    top = zeros(HT, BM, 1) - float("inf")
-    total = zeros(HT, BM, 1)
+    qt = held(q, b, h, at_row, H, T, D, BM, DP, DC)
+    top = zeros(HT, BM, 1 if HT == 0 else BN) + LOWEST
+    total = zeros(HT, BM, 1 if HT == 0 else BN)
     acc = start(HTO, BM, VP, VC)
 
     if HT == 0 or PHASE != "edit":
         for at_key in range(begin, end, BN):
             j = at_key + tl.arange(0, BN)
-            s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
-                        PRECISION)  # fmt: skip
+            s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP,
+                        DC, PRECISION, False)  # fmt: skip
             if len(SCORES) == 0:
                 s *= scale * LOG2E
             else:
                 # No scores edit asks what is visible.
-                at = (b, h, i, j[None, :], i, T, S, offset, split)
+                at = (b, h, i, j[None, :], until, T, S, offset, split, at_row, at_key)
                 s = edited(SCORES, SCORE_OPTIONS, score_args, s * scale, at) * LOG2E
             s = hide(s, until, b, i, j[None, :], offset, S, -float("inf"))
-            above = tl.maximum(top, tl.max(s, len(s.shape) - 1, keep_dims=True))
-            safe = tl.where(above == -float("inf"), 0.0, above)
-            p = tl.exp2(s - safe)
-            shrink = tl.exp2(top - safe)
-            total = total * shrink + tl.sum(p, len(s.shape) - 1, keep_dims=True)
-            top = above
-            if HT == 0:
-                acc = accumulate(acc * shrink, o, out, i, p, v, vh, j[:, None], b, OUT, HEADS[2],
+            if HT != 0:
+                top, total = online(top, total, s)
+            else:
+                above = tl.maximum(top, tl.max(s, 1, keep_dims=True))
+                p, shrink = tl.exp2(s - above), tl.exp2(top - above)
+                total = total * shrink + tl.sum(p, 1, keep_dims=True)
+                top = above
+                acc = accumulate(acc * shrink, o, out, at_row, p, v, vh, at_key, b, OUT, HEADS[2],
                                  T, S, DV, VP, VC, PRECISION)  # fmt: skip
+        if HT != 0:
+            top, total = of_rows(top, total)
         empty = total == 0.0
         log = tl.where(empty, -float("inf"), top + tl.log2(tl.where(empty, 1.0, total)))
         store_row((lse[0] + split * lse[3], lse[1], lse[2]), b, h, i, H, T, log)
@@ -73,15 +96,13 @@ def forward(
     if HT != 0 and PHASE != "stats":
         for at_key in range(begin, end, BN):
             j = at_key + tl.arange(0, BN)
-            see = visible(until, b, i, j[None, :], offset, S)
-            at = (b, h, i, j[None, :], see, T, S, offset, split)
-            s = product(qt, q, h, i, k, kh, j[None, :], b, H, HEADS[1], T, S, D, HT, DP, DC,
-                        PRECISION) * scale  # fmt: skip
+            at = (b, h, i, j[None, :], until, T, S, offset, split, at_row, at_key)
+            s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP,
+                        DC, PRECISION, False) * scale  # fmt: skip
             s = edited(SCORES, SCORE_OPTIONS, score_args, s, at)
-            p = tl.where(see, tl.exp2(s * LOG2E - log), 0.0)
+            p = hide(tl.exp2(s * LOG2E - log), until, b, i, j[None, :], offset, S, 0.0)
             p = edited(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
-            p = tl.where(see, p, 0.0)
-            acc = accumulate(acc, o, out, i, p, v, vh, j[:, None], b, OUT, HEADS[2], T, S, DV,
+            acc = accumulate(acc, o, out, at_row, p, v, vh, at_key, b, OUT, HEADS[2], T, S, DV,
                              VP, VC, PRECISION)  # fmt: skip
     if HT == 0 or PHASE != "stats":
-        finish(acc, o, out, i, b, OUT, T, DV, VP, VC)
+        finish(acc, o, out, at_row, b, OUT, T, DV, BM, VP, VC)

@@ -20,6 +20,7 @@ from softmap.ops.triton.launch import (
     mask,
 )
 from softmap.ops.triton.plan import FIXED, Spec, named
+from softmap.ops.triton.sums import Sums
 
 
 class Backward:
@@ -36,13 +37,11 @@ class Backward:
 
     def run(self, needs: list[bool]) -> list[Tensor]:
         """The gradients that are needed, in order, each in its tensor's shape and dtype."""
-        grads, places = self._sums(needs)
-        found = {0: self._rows(grads)}
+        sums = Sums(self.flat, self.spec, needs)
+        found = {0: self._rows(sums.stages)}
         if needs[1] or needs[2] or self._wants_keys(needs):
-            found[1], found[2] = self._keys(grads)
-        for links, at in zip(grads, places, strict=True):
-            for link, place in zip(links, at, strict=True):
-                found |= {place[name]: g for name, g in link.items()}
+            found[1], found[2] = self._keys(sums.stages)
+        found |= sums.gradients()
         wanted = [n for n, need in enumerate(needs) if need]
         return [_shaped(found[n], self.flat[n]).to(self.flat[n].dtype) for n in wanted]
 
@@ -51,31 +50,6 @@ class Backward:
         kinds = [kind for link in links for _, kind in link.tensors]
         wanted = zip(needs[len(FIXED) :], kinds, strict=True)
         return any(need and kind == "key" for need, kind in wanted)
-
-    def _sums(self, needs: list[bool]) -> tuple[Grads, list[list[dict[str, int]]]]:
-        """Zeros in float32 for each edit's tensors, and their places in the flat list.
-
-        A tensor that all tokens share gets one copy for each program of ``rows``.
-        """
-        sizes, _ = constants_of("rows", self.spec, self.t)
-        tiles, others = grid_of(self.T, sizes.rows, self.B, self.spec)
-        place, grads, places = len(FIXED), ([], []), ([], [])  # type: ignore[var-annotated]
-        for n, links in enumerate((self.spec.scores, self.spec.weights)):
-            for link in links:
-                at = {name: place + k for k, (name, _) in enumerate(link.tensors)}
-                place += len(at)
-                grads[n].append({})
-                places[n].append(at)
-                # FIRE's are computed together.
-                every = link.kernel == "fire" and any(needs[p] for p in at.values())
-                for name, kind in link.tensors:
-                    if needs[at[name]] or every:
-                        size = self.flat[at[name]].shape
-                        parts = (tiles * others, *(size or (1,)))
-                        shape = parts if kind == "layer" else (self.B, *size[1:])
-                        grads[n][-1][name] = torch.zeros(shape, device=self.lse.device)
-        wanted = [[{k: v for k, v in at.items() if needs[v]} for at in side] for side in places]
-        return grads, wanted
 
     def _rows(self, grads: Grads) -> Tensor:
         sizes, constants = constants_of("rows", self.spec, self.t)
@@ -123,7 +97,7 @@ class Backward:
         scores, weights = chains(self.spec, self.t, self.flat, grads)
         launch_sized(
             kernel, grid, sizes, *(bundle(self.t[n]) for n in "qkv"), *between, scores.args,
-            weights.args, scores.grads, weights.grads, self.T, self.S, self.d, self.dv,
+            weights.args, scores.grads, weights.grads, self.T, self.S,
             self.spec.scale, **constants, **edits(scores, "SCORE", True),
             **edits(weights, "WEIGHT", True),
         )  # fmt: skip

@@ -24,7 +24,7 @@ PROGRAMS, LEAST_SHARE = 132, 256
 def forward(flat: list[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
     """o (B, outputs, T, d') in the dtype of v, and lse (B, H, T): log2 of each row's sum."""
     t = named(flat)
-    (B, H, T, d), S, dv = t["q"].shape, t["k"].shape[2], t["v"].shape[3]
+    (B, H, T, _), S, dv = t["q"].shape, t["k"].shape[2], t["v"].shape[3]
     sizes, constants = constants_of("forward", spec, t)
     scores, weights = chains(spec, t, flat)
     grid = grid_of(T, sizes.rows, B, spec)
@@ -39,7 +39,7 @@ def forward(flat: list[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
             forward_kernel, (*grid, splits), sizes,
             *(bundle(t[n]) for n in "qkv"), (o, *o.stride()[1:4], o.stride(0)),
             (lse, *lse.stride()[1:3], lse.stride(0)), *mask(t), scores.args, weights.args,
-            T, S, d, dv, spec.scale, share, **constants, **edits(scores, "SCORE"),
+            T, S, spec.scale, share, **constants, **edits(scores, "SCORE"),
             **edits(weights, "WEIGHT"), PHASE=phase,
         )  # fmt: skip
 
@@ -115,6 +115,7 @@ def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config,
     sizes = config(kernel, heads, max(DP, VP), t["q"].element_size())
     held = sizes.keys if kernel == "keys" else sizes.rows
     return sizes, {
+        "D": t["q"].shape[3], "DV": t["v"].shape[3],
         "HEADS": spec.heads, "OUT": spec.outputs, "HT": heads, "HTO": after, "DP": DP, "VP": VP,
         "DC": piece(heads, held, DP), "VC": piece(after, held, VP),
         "PRECISION": dot_precision(t["q"].dtype),
@@ -125,11 +126,11 @@ def chains(
     spec: Spec, t: dict[str, Tensor], flat: list[Tensor], grads: Grads | None = None
 ) -> tuple[Chain, Chain]:
     """Both stages as kernel arguments."""
-    own, H = own_tensors(spec, flat), spec.heads[0]
+    own, heads = own_tensors(spec, flat), (spec.heads[0], spec.tile_heads()[0])
     into = grads or (None, None)
     return (
-        chain_of(spec.scores, H, t, own[0], into[0]),
-        chain_of(spec.weights, H, t, own[1], into[1]),
+        chain_of(spec.scores, heads, t, own[0], into[0]),
+        chain_of(spec.weights, heads, t, own[1], into[1]),
     )
 
 

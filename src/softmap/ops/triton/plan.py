@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
@@ -14,6 +14,7 @@ from softmap.ops.heads import Heads
 from softmap.ops.triton.common import counts, limits, next_power
 from softmap.ops.triton.edits import EDITS
 
+LEAST = 16  # heads of a product over heads
 FIXED = ("q", "k", "v", "until", "first", "rows", "cols", "count")
 
 
@@ -42,17 +43,7 @@ class Spec:
     @property
     def mixes(self) -> bool:
         """Whether some edit needs all heads of a cell at once."""
-        return any(
-            EDITS[link.kernel].mixes or ("static", "layer") in link.tensors
-            for link in self.scores + self.weights
-        )
-
-    @cached_property
-    def square(self) -> bool:
-        names = {n for link in self.scores + self.weights for n, _ in link.tensors}
-        return any(EDITS[link.kernel].square for link in self.scores + self.weights) or (
-            "static" in names
-        )
+        return any(EDITS[link.kernel].mixes for link in self.scores + self.weights)
 
     @property
     def outputs(self) -> int:
@@ -64,8 +55,7 @@ class Spec:
         if not self.mixes:
             return 0, 0
         halved = sum(EDITS[link.kernel].halves for link in self.weights)
-        least = 16 if self.square else 1
-        heads = max(next_power(self.heads[0]), least << halved, 1 << halved)
+        heads = max(next_power(self.heads[0]), LEAST << halved)
         return heads, heads >> halved
 
 

@@ -1,19 +1,14 @@
 """Products of tiles on the matrix units, and accumulators in registers or, too wide, in memory.
 
 A width (of a head's channels) is padded to WP and taken in pieces of WC: one piece where the
-accumulators of all heads of a tile fit in registers.
+accumulators of all heads of a tile fit in registers. Tokens of a tile are numbered from i or j on.
 """
 
 import triton
 import triton.language as tl
 
+from softmap.ops.triton.fragments import across, along, anchored, load_sum, settled, store_sum
 from softmap.ops.triton.tiles import load, store
-
-
-@triton.jit
-def dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b on the matrix units, in the dtype of b, which came from memory."""
-    return tl.dot(a.to(b.dtype), b, acc, input_precision=PRECISION)
 
 
 @triton.jit
@@ -26,28 +21,52 @@ def zeros(HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def held(x, b, h, i, heads, tokens, W, WP: tl.constexpr, WC: tl.constexpr):
+def operand(x, b, h, i, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr,
+            C: tl.constexpr, WHOLE: tl.constexpr, SUMMED: tl.constexpr):  # fmt: skip
+    """x[b, h, i:, begin:] as a tile [.., M, C]. SUMMED: "channels" or "tokens"."""
+    if len(h.shape) == 2:
+        i = (i + tl.arange(0, M))[:, None]
+        return load(x, b, h, i, begin + tl.arange(0, C)[None, :], heads, tokens, W)
+    elif SUMMED == "channels":
+        return across(x, b, h, i, begin, heads, tokens, W, M, C, WHOLE)
+    else:
+        return along(x, b, h, i, begin, heads, tokens, W, M, C, WHOLE)
+
+
+@triton.jit
+def held(x, b, h, i, heads, tokens, W: tl.constexpr, M: tl.constexpr,
+         WP: tl.constexpr, WC: tl.constexpr):  # fmt: skip
     """The tile that a program reads in every step, if it is kept: if its width is one piece."""
     if WP == WC:
-        return load(x, b, h, i, tl.arange(0, WC)[None, :], heads, tokens, W)
+        return operand(x, b, h, i, 0, heads, tokens, W, M, WC, False, "channels")
     else:
         return 0
 
 
 @triton.jit
-def product(xt, x, xh, i, y, yh, j, b, NX, NY, TX, TY, W, HT: tl.constexpr, WP: tl.constexpr,
-            WC: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
-    """x y^T, a tile of the map, the width W in pieces of WC; xt is ``held``. i [M, 1], j [1, N]."""
-    s = zeros(HT, i.shape[0], j.shape[1])
+def product(xt, x, xh, i, y, yh, j, b, NX: tl.constexpr, NY: tl.constexpr, TX, TY,
+            W: tl.constexpr, HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WP: tl.constexpr,
+            WC: tl.constexpr, PRECISION: tl.constexpr, KEYS_FIRST: tl.constexpr):  # fmt: skip
+    """x y^T, a tile [.., M, N] of the map, the width W in pieces of WC; xt is ``held``."""
+    WHOLE: tl.constexpr = W == WP and (NX == HT or NY == HT)
+    s = zeros(HT, M, N)
     if WP == WC:
-        yt = load(y, b, yh, j, tl.arange(0, WC)[:, None], NY, TY, W)
-        return dot(xt, yt, s, PRECISION)
+        yt = operand(y, b, yh, j, 0, NY, TY, W, N, WC, WHOLE, "channels")
+        s = across_channels(xt, yt, s, PRECISION)
     else:
         for begin in tl.range(0, WP, WC, num_stages=1):
-            c = begin + tl.arange(0, WC)
-            yt = load(y, b, yh, j, c[:, None], NY, TY, W)
-            s = dot(load(x, b, xh, i, c[None, :], NX, TX, W), yt, s, PRECISION)
-        return s
+            part = operand(x, b, xh, i, begin, NX, TX, W, M, WC, WHOLE, "channels")
+            yt = operand(y, b, yh, j, begin, NY, TY, W, N, WC, WHOLE, "channels")
+            s = across_channels(part, yt, s, PRECISION)
+    if HT != 0:
+        s = settled(s, KEYS_FIRST, y[0].dtype.element_ty)
+    return s
+
+
+@triton.jit
+def across_channels(x, y, s, PRECISION: tl.constexpr):
+    y = tl.permute(y, (0, 2, 1)) if len(y.shape) == 3 else tl.trans(y)
+    return tl.dot(x, y, s, input_precision=PRECISION)
 
 
 @triton.jit
@@ -60,27 +79,36 @@ def start(HT: tl.constexpr, M: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr)
 
 
 @triton.jit
-def accumulate(acc, out, oh, i, m, y, yh, j, b, NO, NY, TO, TY, W, WP: tl.constexpr,
-               WC: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+def accumulate(acc, out, oh, i, m, y, yh, j, b, NO: tl.constexpr, NY: tl.constexpr, TO, TY,
+               W: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr,
+               PRECISION: tl.constexpr):  # fmt: skip
     """acc + m y; where all heads' widths do not fit in registers, in memory, piece by piece.
 
-    i [M, 1] are rows of ``out``, j [N, 1] those of y. The memory is this program's own (float32).
+    i counts rows of ``out``, j those of y. The memory is this program's own (float32).
     """
+    M: tl.constexpr = m.shape[len(m.shape) - 2]
+    N: tl.constexpr = m.shape[len(m.shape) - 1]
+    WHOLE: tl.constexpr = W == WP and m.shape[0] == NO
+    m = m.to(y[0].dtype.element_ty)
+    if len(m.shape) == 3:
+        m = anchored(m)
     if WP == WC:
-        yt = load(y, b, yh, j, tl.arange(0, WC)[None, :], NY, TY, W)
-        return dot(m, yt, acc, PRECISION)
+        yt = operand(y, b, yh, j, 0, NY, TY, W, N, WC, WHOLE, "tokens")
+        return tl.dot(m, yt, acc, input_precision=PRECISION)
     else:
         for begin in tl.range(0, WP, WC, num_stages=1):
-            c = (begin + tl.arange(0, WC))[None, :]
-            part = load(out, b, oh, i, c, NO, TO, W)
-            part = dot(m, load(y, b, yh, j, c, NY, TY, W), part, PRECISION)
-            store(out, b, oh, i, c, NO, TO, W, part)
-        tl.debug_barrier()
+            yt = operand(y, b, yh, j, begin, NY, TY, W, N, WC, WHOLE, "tokens")
+            part = load_sum(out, b, oh, i, begin, NO, TO, W, M, WC)
+            part = tl.dot(m, yt, part, input_precision=PRECISION)
+            store_sum(out, b, oh, i, begin, NO, TO, W, part)
         return acc
 
 
 @triton.jit
-def finish(acc, out, oh, i, b, NO, TO, W, WP: tl.constexpr, WC: tl.constexpr):
+def finish(acc, out, oh, i, b, NO, TO, W: tl.constexpr, M: tl.constexpr,
+           WP: tl.constexpr, WC: tl.constexpr):  # fmt: skip
     """Write an accumulator that was kept in registers."""
-    if WP == WC:
-        store(out, b, oh, i, tl.arange(0, WP)[None, :], NO, TO, W, acc)
+    if len(oh.shape) == 2:
+        store(out, b, oh, (i + tl.arange(0, M))[:, None], tl.arange(0, WP)[None, :], NO, TO, W, acc)
+    elif WP == WC:
+        store_sum(out, b, oh, i, 0, NO, TO, W, acc)

@@ -5,9 +5,9 @@ where they do not; ``backward.keys`` has the last two axes exchanged. All index 
 h is [H, 1, 1] or [1, 1], i is [rows, 1], j is [1, keys] (or [1, rows] and [keys, 1]). So one
 tile function serves all.
 
-``at`` is where a tile lies: (b, h, i, j, see, T, S, offset, part). see: what is visible; offset:
-place of query 0 among the keys; part: number of the program among those that add up the gradients
-of tensors that all tokens share.
+``at`` is where a tile lies: (b, h, i, j, until, T, S, offset, part, row, key). offset: place of
+query 0 among the keys; part: number of the program among those that add up the gradients of tensors
+that all tokens share; row, key: the tile's first ones.
 """
 
 import triton
