@@ -26,6 +26,15 @@ def test_more_threads_than_bands() -> None:
     same_as_reference(Case("dcmha", batch=2, tokens=3))
 
 
+@pytest.mark.parametrize("layout", [{}, {"left": 700}, {"window": 300}, {"batch": 2}], ids=str)
+@pytest.mark.parametrize("queries", [1, 5])
+@pytest.mark.parametrize("variant", ["dcmha(static=true)", "talking-heads", "dape", "diff+kerple"])
+def test_keys_shared_among_threads(variant: str, queries: int, layout: dict) -> None:
+    """Few queries and many keys: parts of the keys, some of which no query sees."""
+    torch.set_num_threads(5)
+    same_as_reference(Case(variant, **{"batch": 1, **layout}, tokens=1100, queries=queries))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("variant", EVERY_KIND)
 def test_a_second_run_gives_the_same_bits(variant: str, threads: int) -> None:

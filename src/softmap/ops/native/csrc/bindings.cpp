@@ -1,7 +1,8 @@
 // The operators softmap::native_forward and softmap::native_backward.
 #include <torch/library.h>
 
-#include "driver.h"
+#include "backward.h"
+#include "forward.h"
 #include "shaped_output.h"
 
 namespace softmap {

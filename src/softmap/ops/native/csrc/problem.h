@@ -145,6 +145,14 @@ struct Problem {
 
   int64_t offset() const { return keys - queries; }
 
+  // Into how many the keys of a band are cut, if the bands alone would leave threads idle. Edits that
+  // need whole rows cannot be cut.
+  int64_t parts_of_keys() const {
+    const int64_t units = B * groups();
+    if (!tile || queries > rows || units == 0) return 1;
+    return std::min<int64_t>(at::get_num_threads() / units, keys / (2 * tile));
+  }
+
   // Where a band's first tile begins: keys come in blocks, tensors of keys in vectors.
   int64_t align(int64_t key) const {
     const int64_t step = tile ? tile : LANES<T>;

@@ -35,6 +35,9 @@ struct Rows {
   T* at(int64_t h) const { return data + h * rows * width; }
   int64_t size() const { return heads * rows * width; }
 
+  void add(const Rows& other) const {
+    for (int64_t n = 0; n < size(); ++n) data[n] += other.data[n];
+  }
   // From and to rows [row, row + rows) of heads [head, head + heads) of t (B, H, T, width).
   void take(const Tensor& t, int64_t b, int64_t head, int64_t row) const {
     each(t, b, head, row, [&](auto* theirs, T* ours, int64_t n) { convert(theirs, ours, n); });

@@ -16,6 +16,19 @@ struct Statistics {
       : rows(rows), largest(heads * rows, -std::numeric_limits<T>::infinity()),
         sum(heads * rows, T(0)) {}
 
+  // With those of other keys of the same rows.
+  void join(const Statistics& other) {
+    for (size_t n = 0; n < sum.size(); ++n) {
+      const T most = std::max(largest[n], other.largest[n]);
+      const auto share = [&](const Statistics& s) {
+        return s.sum[n] > 0 ? s.sum[n] * std::exp(s.largest[n] - most) : T(0);
+      };
+      sum[n] = share(*this) + share(other);
+      largest[n] = most;
+    }
+  }
+  void take(const Statistics& other) { largest = other.largest, sum = other.sum; }
+
   T one_over_sum(int64_t n) const {  // 0 where the row sees nothing
     return sum[n] > 0 ? T(1) / sum[n] : T(0);
   }
