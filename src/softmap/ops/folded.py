@@ -59,11 +59,16 @@ def _plain(call: Call, q: Tensor) -> Tensor:
     heads = call.heads
     q = q if heads.by_key is None else q[:, heads.by_key]
     width = max(q.shape[-1], call.v.shape[-1])
-    # SDPA's fast kernels want one width for queries, keys and values: zeros change nothing.
-    q, k, v = (F.pad(t, (0, width - t.shape[-1])) for t in (q, call.k, call.v))
+    q, k, v = (_widened(t, width) for t in (q, call.k, call.v))
     v = per_map(v, heads.keys)
     o = _attend(call, q, k, v)[..., : call.v.shape[-1]]
     return o if heads.from_key is None else o[:, heads.from_key]
+
+
+def _widened(t: Tensor, width: int) -> Tensor:
+    """SDPA's fast kernels want one width for queries, keys and values: zeros change nothing."""
+    missing = width - t.shape[-1]
+    return F.pad(t, (0, missing)) if missing else t  # F.pad by nothing is a copy
 
 
 def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

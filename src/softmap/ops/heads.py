@@ -85,4 +85,5 @@ def combine(w_BHRC: Tensor, v_BGCd: Tensor, heads: Heads) -> Tensor:
 
 def per_map(v_BGTd: Tensor, maps: int) -> Tensor:
     """Value heads repeated for ``maps`` maps: (B, maps, T, d)."""
-    return v_BGTd.repeat_interleave(maps // v_BGTd.shape[1], dim=1)
+    times = maps // v_BGTd.shape[1]
+    return v_BGTd if times == 1 else v_BGTd.repeat_interleave(times, dim=1)
