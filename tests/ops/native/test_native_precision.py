@@ -61,6 +61,22 @@ def test_errors_against_float64(variant: str, dtype: torch.dtype) -> None:
         assert median(off) <= allowed, f"{name}: {median(off):.1e}, more than {allowed:.1e}"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("variant", ["dcmha(static=true)", "diff", "dape"])
+def test_a_cache_with_room_behind_it(variant: str, dtype: torch.dtype) -> None:
+    """Few queries of keys and values that lie as a cache keeps them: read in place."""
+    call = Case(variant, tokens=300, queries=3).call(dtype)
+    with_room = [
+        torch.cat([t, torch.full_like(t, torch.nan)], 2)[:, :, :300] for t in (call.k, call.v)
+    ]
+    q, _, _, *others = call.flatten()[1]
+    got, want = native.run(call.unflatten([q, *with_room, *others])), reference.run(wide(call))
+    allowed = OUTPUT * max(
+        (eager(call).double() - want).norm(), 8 * torch.finfo(dtype).eps * want.norm()
+    )
+    assert (got.double() - want).norm() <= allowed
+
+
 @pytest.mark.parametrize("size", [10.0, 30.0, 1000.0])
 @pytest.mark.parametrize("variant", ["dcmha", "diff", "alibi"])
 def test_large_scores(variant: str, size: float) -> None:

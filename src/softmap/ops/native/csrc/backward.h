@@ -48,7 +48,7 @@ struct Backward {
 
   void through_weights(Worker<T>& me, const Region& w, int64_t t, std::vector<T>& row_sums) {
     products(w, w.head, me.own[QUERIES], p.keys_across, [&](int64_t h) { return p.key_of_map[h]; },
-             p.scale, me.maps(0, t, p.group), me.width);
+             p.scale, me.maps(0, t, p.group), me.width, me.near);
     for (int64_t n = 0; n < weights_at(); ++n) {
       p.scores[n]->forward(w, me.maps(n, t, p.group), me.maps(n + 1, t, p.group), me.scratch);
     }
@@ -72,7 +72,7 @@ struct Backward {
     int64_t spare = 0;
     auto g = stays(n) ? home : me.spare(spare, p.group_outputs());
     products(w, p.first_output(w), me.own[GRAD], p.values_across,
-             [&](int64_t h) { return p.value_of(h); }, T(1), g, me.width);
+             [&](int64_t h) { return p.value_of(h); }, T(1), g, me.width, me.near);
     for (--n; n >= 0; --n) {
       const bool move = !p.weights[n]->adjoint_in_place();
       const auto to = !move ? g : stays(n) ? home : me.spare(spare ^= 1, chain[n].heads);

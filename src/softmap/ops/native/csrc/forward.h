@@ -58,7 +58,7 @@ struct Forward {
       const auto w = me.region(t);
       const auto weights = me.spare(0, p.group);  // the band's own memory is read once, not written again
       normalise_tile(w, me.maps(0, t, p.group), weights, stats, t);
-      multiply(w, edited_weights(me, w, weights), me.own[OUT]);
+      multiply(w, edited_weights(me, w, weights), me.own[OUT], me.near);
     }
   }
 
@@ -105,7 +105,7 @@ struct Forward {
     for (const auto& e : p.scores) moves += !e->in_place();
     auto now = moves % 2 ? me.spare(0, p.group) : home;
     products(w, w.head, me.own[QUERIES], p.keys_across, [&](int64_t h) { return p.key_of_map[h]; },
-             p.scale, now, me.width);
+             p.scale, now, me.width, me.near);
     for (const auto& e : p.scores) {
       auto next = e->in_place() ? now : now.data == home.data ? me.spare(0, p.group) : home;
       e->forward(entering(w, now.heads, p.group), now, next, me.scratch);
@@ -126,11 +126,12 @@ struct Forward {
     return now;
   }
 
-  void multiply(const Region& w, Maps<T> m, Rows<T> sums) {
+  void multiply(const Region& w, Maps<T> m, Rows<T> sums, T* near) {
     for (int64_t n = 0; n < p.group_outputs(); ++n) {
       const int64_t h = p.first_output(w) + n;
-      gemm<T>(false, false, w.rows, p.dv, w.cols, 1, m.at(n, 0), m.row_stride,
-              row_of<T>(p.v, w.batch, p.value_of(h), w.col), p.v.stride(2), true, sums.at(n), p.dv,
+      const auto [v, stride] = rows_of(p.v, w.batch, p.value_of(h), w.col, w.cols, near);
+      gemm<T>(false, false, w.rows, p.dv, w.cols, 1, m.at(n, 0), m.row_stride, v, stride, true,
+              sums.at(n), p.dv,
               next_rows<T>(n + 1 < p.group_outputs(), p.v, w.batch, p.value_of(h + 1), w));
     }
   }

@@ -128,8 +128,10 @@ struct Problem {
     // Forward meets the keys as columns and the values as rows, backward each in both ways but the
     // values, which it meets as columns alone.
     const bool turn = queries >= TURN;
-    if (!turn || with_grad) k = turn ? wide<T>(a.k) : near_rows(a.k);
-    if (!turn || !with_grad) v = turn ? wide<T>(a.v) : near_rows(a.v);
+    // A cache is read once, where it lies.
+    const bool once = !turn && !with_grad;
+    if (!turn || with_grad) k = once ? row_wise(a.k) : wide<T>(a.k);
+    if (!turn || !with_grad) v = once ? row_wise(a.v) : wide<T>(a.v);
     keys_across = turn ? Columns<T>::turned(a.k, tile) : Columns<T>::as_rows(k);
     if (with_grad) values_across = turn ? Columns<T>::turned(a.v, tile) : Columns<T>::as_rows(v);
     make_edits(a, with_grad);
@@ -144,6 +146,12 @@ struct Problem {
   int64_t value_of(int64_t output) const { return output / (outputs / values); }
 
   int64_t offset() const { return keys - queries; }
+
+  // Numbers of so many keys or values of a head, where they have to be converted near a worker.
+  int64_t near(int64_t columns) const {
+    const bool converted = v.defined() && v.scalar_type() != dtype_of<T>;
+    return converted ? round_up(columns * std::max(d, dv), LANES<T>) : 0;
+  }
 
   // Into how many the keys of a band are cut, if the bands alone would leave threads idle. Edits that
   // need whole rows cannot be cut.
@@ -173,10 +181,6 @@ struct Problem {
   }
 
  private:
-  // Read once: not worth a copy of a cache.
-  static Tensor near_rows(const Tensor& t) {
-    return t.scalar_type() == dtype_of<T> ? row_wise(t) : wide<T>(t);
-  }
   static constexpr int64_t TURN = 32;  // queries that make turning the keys worth it
 
   // Group, bands and schedule.

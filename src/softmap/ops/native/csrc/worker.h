@@ -65,7 +65,7 @@ struct Worker {
     return Buffer<T>::maps(spares_from + n * one, heads, rows, width);
   }
 
-  T* scratch = nullptr;
+  T *scratch = nullptr, *near = nullptr;  // near: keys or values of a tile and head
   std::vector<Rows<T>> own;  // rows of the band itself
 
  private:
@@ -81,7 +81,7 @@ struct Worker {
     const int64_t across = p.tile ? p.tile : widest;
     one = Buffer<T>::size(p.group, tall, across);
     map = widest / across * one;
-    numbers = maps * map + spares * one;
+    numbers = maps * map + spares * one + p.near(across);
     for (const auto& r : own) numbers += own_size(r);
     int64_t most = 0;
     for (const auto* edits : {&p.scores, &p.weights}) {
@@ -96,7 +96,8 @@ struct Worker {
     spares_from = memory + maps * map;
     T* next = spares_from + spares * one;
     for (auto& r : own) r.data = next, next += own_size(r);
-    scratch = next;
+    near = next;
+    scratch = next + p.near(p.tile ? p.tile : widest);
   }
 };
 
@@ -120,15 +121,27 @@ inline Region entering(Region w, int64_t maps, int64_t group) {
   return w;
 }
 
+// Rows [from, from + n) of head h of t: where they lie, or converted to `near`. And their stride.
+template <typename T>
+std::pair<const T*, int64_t> rows_of(const Tensor& t, int64_t b, int64_t h, int64_t from, int64_t n,
+                                     T* near) {
+  if (t.scalar_type() == dtype_of<T>) return {row_of<T>(t, b, h, from), t.stride(2)};
+  Rows<T>{near, 1, n, t.size(3)}.take(t, b, h, from);
+  return {near, t.size(3)};
+}
+
 // out[h] = scale * left[h] right[source(first + h)]^T over the tile's rows and columns.
 template <typename T, typename F>
 void products(const Region& w, int64_t first, Rows<T> left, const Columns<T>& right, F source, T scale,
-              Maps<T> out, int64_t width) {
+              Maps<T> out, int64_t width, T* near) {
   for (int64_t h = 0; h < out.heads; ++h) {
     const bool more = h + 1 < out.heads;
-    gemm<T>(false, right.transpose, w.rows, w.cols, left.width, scale, left.at(h), left.width,
-            right.at(w.batch, source(first + h), w.col), right.stride, false, out.at(h, 0),
-            out.row_stride, more ? right.next(w.batch, source(first + h + 1), w.col) : Next());
+    const int64_t from = source(first + h);
+    const auto [b, stride] = right.transpose ? rows_of(right.data, w.batch, from, w.col, w.cols, near)
+                                             : std::pair(right.at(w.batch, from, w.col), right.stride);
+    gemm<T>(false, right.transpose, w.rows, w.cols, left.width, scale, left.at(h), left.width, b,
+            stride, false, out.at(h, 0), out.row_stride,
+            more ? right.next(w.batch, source(first + h + 1), w.col) : Next());
     if (w.cols < width) {
       for (int64_t r = 0; r < w.rows; ++r) clear(out.at(h, r), w.cols, width);
     }
@@ -138,7 +151,8 @@ void products(const Region& w, int64_t first, Rows<T> left, const Columns<T>& ri
 // The tile's columns of one head, as the next product meets them: rows of keys.
 template <typename T>
 Next next_rows(bool more, const Tensor& t, int64_t b, int64_t h, const Region& w) {
-  return more ? Next(row_of<T>(t, b, h, w.col), w.cols * t.stride(2)) : Next();
+  const bool there = more && t.scalar_type() == dtype_of<T>;
+  return there ? Next(row_of<T>(t, b, h, w.col), w.cols * t.stride(2)) : Next();
 }
 
 }  // namespace softmap
