@@ -52,8 +52,8 @@ class Factors(nn.Module):
         out: dict[str, Tensor] = {}
         if hasattr(self, "w1"):
             hidden = F.gelu(x @ self.w1)
-            low = (hidden @ self.w2.flatten(1)).unflatten(-1, self.w2.shape[1:])
-            first, second = low.split(self.rank, dim=-2)
+            low = (hidden @ self.w2.flatten(1)).view(*x.shape[:-1], *self.w2.shape[1:])
+            first, second = low.narrow(-2, 0, self.rank), low.narrow(-2, self.rank, self.rank)
             out |= {"1": F.rms_norm(first, first.shape[-1:], eps=1e-6), "2": second}
         if hasattr(self, "wg"):
             out["g"] = torch.tanh(x @ self.wg)

@@ -83,5 +83,5 @@ def visible_range(call: Call) -> tuple[Tensor, Tensor]:
         count = call.valid.sum(1, keepdim=True)
         begin = call.valid.int().argmax(1, keepdim=True)
         first, last = torch.maximum(first, begin), torch.minimum(last, begin + count)
-    first, last = torch.broadcast_tensors(first, last)
-    return first.expand(call.batch, -1), last.expand(call.batch, -1)
+    shape = (call.batch, call.queries)
+    return first.expand(shape), last.expand(shape)
