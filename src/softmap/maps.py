@@ -105,6 +105,8 @@ class Edit(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.kernel = cls.__dict__.get("kernel")
+        if "edit" in cls.__dict__ and "edit_eager" not in cls.__dict__:
+            cls.edit_eager = Edit.edit_eager  # type: ignore[method-assign]
 
     def heads_out(self, heads: int) -> int:
         """Maps that leave the edit when ``heads`` enter it. Raises ``ValueError`` if it cannot."""
@@ -131,6 +133,14 @@ class Edit(nn.Module):
         and (B, C, ...). Maps are float32 or wider whatever the model's dtype.
         """
         raise NotImplementedError
+
+    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """:meth:`edit` with its adjoint written by hand, for bands of ``chunked``; optional.
+
+        It need not be differentiable twice. A subclass with an :meth:`edit` of its own does not
+        inherit it.
+        """
+        return self.edit(m, band, t)
 
     # Closed forms, optional: "I need no map".
     def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor | None:

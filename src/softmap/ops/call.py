@@ -105,8 +105,8 @@ class Call:
             self.span(i, min(i + rows, self.queries))._replace(
                 begin=b, end=min(b + step, self.batch)
             )
-            for b in range(0, max(1, self.batch), step)
             for i in range(0, self.queries, rows)
+            for b in range(0, max(1, self.batch), step)
         ]
 
     # The differentiable inputs as a flat list, each with its kind, and back again.
@@ -119,18 +119,30 @@ class Call:
         return kinds, flat
 
     def unflatten(self, flat: Sequence[Tensor]) -> Call:
-        it = iter(flat)
-        q, k, v = next(it), next(it), next(it)
-        tensors = [Tensors(*({n: next(it) for n in d} for d in group)) for group in self.tensors]
-        return replace(self, q=q, k=k, v=v, tensors=tensors)
+        q, k, v = flat[:3]
+        return replace(self, q=q, k=k, v=v, tensors=self.grouped(flat))
+
+    def grouped(self, flat: Sequence[Tensor]) -> list[Tensors]:
+        """The edits' tensors of a flat list."""
+        it = iter(flat[3:])
+        return [Tensors(*({n: next(it) for n in d} for d in group)) for group in self.tensors]
 
 
 def cut(t: Tensor, kind: str, span: Span) -> Tensor:
     """The part of an input (of the given kind) that a band reads: a view."""
+    return cut_tokens(cut_batch(t, kind, span), kind, span)
+
+
+def cut_batch(t: Tensor, kind: str, span: Span) -> Tensor:
+    """The span's sequences of an input."""
+    return of_batch(t, span) if kind in _AXES else t
+
+
+def cut_tokens(t: Tensor, kind: str, span: Span) -> Tensor:
+    """The span's tokens of an input."""
     if kind not in _AXES:
         return t
     axis, of = _AXES[kind]
-    t = of_batch(t, span)
     if of == "row":
         return t.narrow(axis, span.start - span.lead, span.stop - span.start + span.lead)
     return t.narrow(axis, span.first, span.last - span.first)
@@ -169,51 +181,93 @@ def widened(cols: Tensor, valid: Tensor | None, pad: int) -> tuple[Tensor, Tenso
     return cols, None if valid is None else torch.nn.functional.pad(valid, (0, pad))
 
 
+class Place:
+    """Where a band lies; what is made of that is made once."""
+
+    def __init__(
+        self, at: Callable[[int], Band], hidden: Tensor | None = None, seen: int = 0
+    ) -> None:
+        """``at``: the band with so many columns beyond its last key (never visible). seen: how many
+        of the first columns every row sees, as far as is known."""
+        self._at, self._hidden, self.seen = at, hidden, seen
+        self._bands: dict[int, Band] = {}
+
+    def band(self, pad: int = 0) -> Band:
+        if pad not in self._bands:
+            self._bands[pad] = self._at(pad)
+        return self._bands[pad]
+
+    def hidden(self, dtype: torch.dtype) -> Tensor:
+        """What hides cells where it is added to scores: the lowest number there, 0 elsewhere."""
+        if self._hidden is None:
+            visible = self.band().visible
+            hidden = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+            self._hidden = hidden.masked_fill_(~visible, torch.finfo(dtype).min)
+        return self._hidden
+
+
 def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
     """One band from inputs already cut to it: (B, H', R, d'), or the weights (B, H', R, C)."""
-    part = call.unflatten(flat)
-    return run_band(part, partial(band_of, call, span), span.lead, weights=weights)
+    place = Place(partial(band_of, call, span))
+    return run_band(call.unflatten(flat), place, span.lead, weights=weights)
 
 
-def run_band(
-    part: Call, band_at: Callable[[int], Band], lead: int, *, weights: bool = False
-) -> Tensor:
+def run_band(part: Call, place: Place, lead: int, *, weights: bool = False) -> Tensor:
     """The whole mathematics of the map, of a call cut to one band with ``lead`` halo rows above.
 
-    ``band_at(pad)`` is where the band lies. Reference, chunked, compiled and decode all run this.
+    Reference, compiled and decode run this, and chunked its three steps.
     """
-    m = edited_scores(part, band_at)
-    band = band_at(0)
-    m = masked_softmax(m, band, padded=part.valid is not None)
-    for n, edit in chain(part.edits, "weights"):
-        m = edit.edit(m, band, bag(part.tensors[n]))
-        m = m if edit.keeps_zeros else band.zero(m)
-    m = m[:, :, lead:]
+    s = scores(part.q, part.k, part.heads, part.scale)
+    m = edited_map(part, part.tensors, s, place, lead)
     return m if weights else combine(m, part.v, part.heads)
 
 
-def edited_scores(part: Call, band_at: Callable[[int], Band]) -> Tensor:
+def edited_map(
+    call: Call,
+    tensors: Sequence[Tensors],
+    s: Tensor,
+    place: Place,
+    lead: int,
+    *,
+    hidden: bool = False,
+    eager: bool = False,
+) -> Tensor:
+    """From the scores (B, H, lead + R, C) of a band to its edited weights (B, H', R, C).
+
+    ``tensors`` are the edits', cut to the band. hidden: the scores are masked already. eager:
+    edits by their ``edit_eager``.
+    """
+    s = edited_scores(call, tensors, s.to(compute_dtype(s)), place, eager)
+    # Adding the lowest number hides a cell in one pass; masked_fill on the map would take two.
+    w = softmax(s if hidden else s + place.hidden(s.dtype))
+    # A row that sees no key (left padding) is all zeros, not NaN.
+    w = place.band().zero(w) if call.valid is not None else w
+    for n, edit in chain(call.edits, "weights"):
+        w = (edit.edit_eager if eager else edit.edit)(w, place.band(), bag(tensors[n]))
+        w = w if edit.keeps_zeros else place.band().zero(w)
+    return w[:, :, lead:] if lead else w
+
+
+def edited_scores(
+    call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place, eager: bool
+) -> Tensor:
     """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
-    width, pad = part.k.shape[2], part.pad
-    k = torch.nn.functional.pad(part.k, (0, 0, 0, pad)) if pad else part.k
-    s = scores(part.q, k, part.heads, part.scale)
-    s = s.to(compute_dtype(s))
-    edits = chain(part.edits, "scores")
+    edits = chain(call.edits, "scores")
     if not edits:
         return s
-    band = band_at(pad)
+    width, pad = s.shape[-1], call.pad
+    s = torch.nn.functional.pad(s, (0, pad)) if pad else s
     for n, edit in edits:
-        s = edit.edit(s, band, bag(pad_keys(part.tensors[n], pad)))
-    return s[..., :width]
+        form = edit.edit_eager if eager else edit.edit
+        s = form(s, place.band(pad), bag(pad_keys(tensors[n], pad)))
+    return s[..., :width] if pad else s
 
 
-def masked_softmax(s: Tensor, band: Band, padded: bool) -> Tensor:
-    """Softmax over the visible keys; a row that sees none (left padding) is all zeros, not NaN."""
-    hidden = torch.zeros(band.visible.shape, dtype=s.dtype, device=s.device)
-    hidden = hidden.masked_fill(~band.visible, torch.finfo(s.dtype).min)
-    # Adding the lowest number hides a cell in one pass; masked_fill on the map would take two.
-    w = torch.softmax(s + hidden, dim=-1)
-    return band.zero(w) if padded else w
+def softmax(s: Tensor) -> Tensor:
+    """Over the columns; of a map that has rows before heads in memory without a copy first."""
+    if s.stride(1) < s.stride(2):
+        return s.transpose(1, 2).softmax(-1).transpose(1, 2)
+    return s.softmax(-1)
 
 
 def pad_keys(t: Tensors, pad: int) -> Tensors:

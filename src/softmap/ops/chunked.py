@@ -1,21 +1,25 @@
-"""Bands of query rows, recomputed in the backward pass: any device, memory linear in T."""
+"""Bands of query rows, recomputed in the backward pass: any device, memory linear in T.
+
+How one band is computed is in ``tiles``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from softmap.maps import compute_dtype
-from softmap.ops import memory
-from softmap.ops.call import Call, Span, cut, run_span
+from softmap.ops import memory, tiles
+from softmap.ops.call import Call, Span, cut_batch, cut_tokens
+from softmap.ops.tiles import Eager
 
-# One map tensor of a band should stay in a core's cache between the steps of an edit, yet be large
-# enough that the calls do not count: benchmarks/bands.py.
-BAND_BYTES = 1 << 20
-MIN_ROWS, MAX_ROWS = 32, 128
+# A band's map may leave a core's cache, a tile's should not: benchmarks/bands.py.
+BAND_BYTES = 1 << 23
+MIN_ROWS, MAX_ROWS = 16, 64
+SHARED_ROWS = 8
 
 
 def refuses(call: Call) -> str | None:
@@ -24,13 +28,17 @@ def refuses(call: Call) -> str | None:
 
 
 def bands(call: Call) -> list[Span]:
-    """Bands whose map tensors stay within ``BAND_BYTES``: 32 to 128 rows of as many sequences of
-    the batch as fit. Few rows come before few sequences: their keys end sooner."""
+    """Bands of up to ``MAX_ROWS`` rows, of as many sequences as one tile takes of that many rows.
+
+    Where edits have tensors of the layer alone, of as many as it takes of ``SHARED_ROWS``: what
+    they make of the positions (a bias) is made once for the sequences of a tile.
+    """
     keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
     row_bytes = call.heads.maps * keys * compute_dtype(call.q).itemsize
-    rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // (row_bytes * max(1, call.batch)) // 16 * 16))
-    sequences = max(1, BAND_BYTES // (row_bytes * min(rows, call.queries)))
-    return call.spans(rows, sequences)
+    rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // row_bytes, max(1, call.queries)))
+    tokens = any(t.query or t.key for t in call.tensors)
+    fewest = rows if tokens else min(rows, SHARED_ROWS)
+    return call.spans(rows, max(1, tiles.TILE_BYTES // (row_bytes * fewest)))
 
 
 def map_bytes(call: Call) -> int:
@@ -40,29 +48,31 @@ def map_bytes(call: Call) -> int:
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') band by band; exact, with every gradient of the reference."""
-    return evaluate(call, bands(call), Eager())
+    spans = bands(call)
+    return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans)))
 
 
-class Eager:
-    """How one band is computed and differentiated; ``compiled`` has its own way."""
+class Way(Protocol):
+    """How one band is computed and differentiated: ``tiles.Eager``, ``compiled.Compiled``."""
+
+    def more(self, flat: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
+        """What it wants beside the call's inputs, made once, and the kind by which that is cut."""
 
     def forward(self, call: Call, span: Span, parts: Sequence[Tensor]) -> Tensor:
         """The band (B, H', R, d') from the call's inputs cut to it."""
-        return run_span(call, span, parts)
 
-    def backward(
-        self, call: Call, span: Span, parts: Sequence[Tensor], wanted: Sequence[int], grad: Tensor
-    ) -> Sequence[Tensor | None]:
-        """Gradients of the ``wanted`` parts, the band computed again; None where it reads none."""
-        leaves = [t.detach().requires_grad_(n in wanted) for n, t in enumerate(parts)]
-        with torch.enable_grad():
-            out = run_span(call, span, leaves)
-        if not out.requires_grad:  # only tensors of output edits do, and those are not used here
-            return [None] * len(wanted)
-        return torch.autograd.grad(out, [leaves[n] for n in wanted], grad, allow_unused=True)
+    def add_gradients(
+        self,
+        call: Call,
+        span: Span,
+        parts: Sequence[Tensor],
+        sums: Sequence[Tensor | None],
+        grad: Tensor,
+    ) -> None:
+        """Compute the band again and add the gradients of its parts to ``sums``, where given."""
 
 
-def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:
+def evaluate(call: Call, spans: list[Span], way: Way) -> Tensor:
     """All bands of a call in order, (B, H', T, d'), computed and differentiated in that ``way``."""
     kinds, flat = call.flatten()
     if torch.is_grad_enabled() and any(t.requires_grad for t in flat):
@@ -70,11 +80,11 @@ def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:
     return _forward(call, kinds, spans, way, flat)
 
 
-def _forward(call: Call, kinds: list[str], spans: list[Span], way: Eager, flat: Any) -> Tensor:
+def _forward(call: Call, kinds: list[str], spans: list[Span], way: Way, flat: Any) -> Tensor:
     out = None
+    parts = _Parts(*_arranged(kinds, flat, way))
     for span in spans:
-        parts = [cut(t, k, span) for k, t in zip(kinds, flat, strict=True)]
-        part = way.forward(call, span, parts)
+        part = way.forward(call, span, parts.of(span))
         if out is None:
             out = part.new_empty(call.batch, part.shape[1], call.queries, part.shape[3])
         _rows(out, span).copy_(part)
@@ -87,7 +97,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, kinds: list[str], spans: list[Span], way: Eager, *flat: Tensor
+        ctx: Any, call: Call, kinds: list[str], spans: list[Span], way: Way, *flat: Tensor
     ) -> Tensor:
         ctx.save_for_backward(*flat)
         # Shapes without storage: the call must not keep alive what activation checkpointing frees.
@@ -98,30 +108,55 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        flat, needs = ctx.saved_tensors, ctx.needs_input_grad[4:]
+        kinds, needs = ctx.kinds, ctx.needs_input_grad[4:]
+        flat = ctx.saved_tensors
+        more_kinds, more = _arranged(kinds, flat, ctx.way)
         # Bands add up in float32, so half-precision inputs lose nothing to the number of bands.
         sums = [
             torch.zeros_like(t, dtype=compute_dtype(t)) if n else None
-            for t, n in zip(flat, needs, strict=True)
+            for t, n in zip(more, needs, strict=False)
         ]
+        parts, to = _Parts(more_kinds, more), _Parts(kinds, sums)
         # As in the forward pass, also where backward() is called under autocast.
         with torch.autocast(grad.device.type, enabled=False):
             for span in ctx.spans:
-                _add_band(ctx, span, flat, sums, _rows(grad, span))
+                ctx.way.add_gradients(
+                    ctx.call, span, parts.of(span), to.of(span), _rows(grad, span)
+                )
         done = [None if s is None else s.to(t.dtype) for s, t in zip(sums, flat, strict=True)]
         return (None, None, None, None, *done)
 
 
+class _Parts:
+    """Inputs cut to bands. Each sequence is cut out once: bands are many, and so is what is cut."""
+
+    def __init__(self, kinds: list[str], flat: Sequence[Tensor | None]) -> None:
+        self._kinds, self._flat = kinds, flat
+        self._cut: dict[tuple[int, int], list[Tensor | None]] = {}
+
+    def of(self, span: Span) -> list[Any]:
+        if (span.begin, span.end) not in self._cut:
+            self._cut[span.begin, span.end] = [
+                None if t is None else cut_batch(t, kind, span)
+                for t, kind in zip(self._flat, self._kinds, strict=True)
+            ]
+        return [
+            None if t is None else cut_tokens(t, kind, span)
+            for t, kind in zip(self._cut[span.begin, span.end], self._kinds, strict=True)
+        ]
+
+
+def _arranged(kinds: list[str], flat: Sequence[Tensor], way: Way) -> tuple[list[str], list[Tensor]]:
+    """The inputs as bands read them: with what the ``way`` wants beside them, and an edit's tensors
+    of keys with the keys innermost in memory, as the maps have them: with the heads innermost, as
+    the edits give them, a product with a map would not vectorise."""
+    turned = [
+        t.movedim(1, -1).contiguous().movedim(-1, 1) if kind == "key" else t
+        for kind, t in zip(kinds, flat, strict=True)
+    ]
+    more = way.more(flat)
+    return [*kinds, *(kind for kind, _ in more)], [*turned, *(t for _, t in more)]
+
+
 def _rows(out: Tensor, span: Span) -> Tensor:
     return out[span.begin : span.end, :, span.start : span.stop]
-
-
-def _add_band(ctx: Any, span: Span, flat: Any, sums: Any, grad: Tensor) -> None:
-    """Recompute one band with gradients and add them to the sums, in place."""
-    kinds = ctx.kinds
-    wanted = [n for n, s in enumerate(sums) if s is not None]
-    parts = [cut(t, k, span) for k, t in zip(kinds, flat, strict=True)]
-    grads = ctx.way.backward(ctx.call, span, parts, wanted, grad)
-    for n, g in zip(wanted, grads, strict=True):
-        if g is not None:
-            cut(sums[n], kinds[n], span).add_(g)

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from softmap.maps import Band, compute_dtype, make_band
 from softmap.ops import chunked
-from softmap.ops.call import Call, Span, of_batch, run_band, widened
+from softmap.ops.call import Call, Place, Span, edited_map, of_batch, widened
 from softmap.ops.graphs import compiled, meta, missing_compiler, nature
+from softmap.ops.tiles import Eager, rows_of
 
 NAMED_ONLY = "it compiles for tens of seconds before its first result; name it to have it"
 
-BAND_BYTES = 1 << 21
-MIN_ROWS, MAX_ROWS = 16, 64
+TILE_BYTES = 1 << 20  # of one map tensor of a tile, which is compiled
+BAND_BYTES = 1 << 23  # of a band, whose products are not
+MIN_ROWS, MAX_ROWS = 8, 64
 LENGTHS = 4  # at most so many key lengths
 MIN_STEP = 16
 
@@ -112,104 +115,106 @@ def _longer(t: Tensor, tokens: int | None, axis: int) -> Tensor:
     return torch.cat([t, t.new_zeros(shape)], axis)
 
 
-class Compiled(chunked.Eager):
-    """Bands of a call that is laid out, by compiled functions."""
+class Compiled(Eager):
+    """Bands of a call that is laid out, what lies between their products by compiled functions."""
 
     def __init__(self, call: Call, laid: Call) -> None:
-        kinds, flat = laid.flatten()
+        self._kinds, flat = laid.flatten()
         names = [[tuple(group) for group in t] for t in call.tensors]
-        self.offset, self.window = call.keys - call.queries, call.window or call.keys + MAX_ROWS
-        self.kinds = kinds
-        grad = torch.is_grad_enabled()
-        self.wanted = [n for n, t in enumerate(flat) if grad and t.requires_grad]
+        self._offset, self._window = call.keys - call.queries, call.window or call.keys + MAX_ROWS
+        grad = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
+        wanted = [n for n, t in enumerate(flat) if n > 2 and t.requires_grad]
+        self._wanted = wanted if grad else None
         edits = tuple(
             nature(e, t.layer.values()) for e, t in zip(call.edits, call.tensors, strict=True)
         )
-        self.key = (edits, nature(names), call.heads, call.scale, torch.get_num_threads())
-        self.what = " + ".join(type(e).__name__ for e in call.edits) or "plain attention"
+        self._key = (edits, nature(names), call.heads, torch.get_num_threads())
+        self._what = " + ".join(type(e).__name__ for e in call.edits) or "plain attention"
 
-    def forward(self, call: Call, span: Span, parts: Sequence[Tensor]) -> Tensor:
-        out = self._run(call, span, parts, ())[0]
-        assert out is not None
-        if self.wanted:  # compiled here, since autograd's threads are no place for it
-            self._function(call, span, self._inputs(call, span, parts, out), tuple(self.wanted))
-        return out
+    def tiles(self, call: Call, span: Span) -> list[Span]:
+        """Of a power of two of rows, one for each length of the keys."""
+        row_bytes = call.heads.maps * (span.last - span.first) * compute_dtype(call.q).itemsize
+        row_bytes *= span.end - span.begin
+        rows = max(MIN_ROWS, _power(TILE_BYTES // row_bytes + 1) // 2)
+        return rows_of(call, span, min(rows, span.stop - span.start))
 
-    def backward(
-        self, call: Call, span: Span, parts: Sequence[Tensor], wanted: Sequence[int], grad: Tensor
-    ) -> Sequence[Tensor | None]:
-        return self._run(call, span, parts, tuple(wanted), grad)
+    def weights(self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        inputs = self._inputs(call, tile, [s, *parts[3 : len(self._kinds)]])
+        with torch.no_grad():
+            (m,) = self._function(call, tile, inputs, None)(*inputs)
+            assert m is not None
+            if self._wanted is not None:  # here, since autograd's threads are no place for it
+                dw = m.new_empty(m.shape, dtype=s.dtype)
+                inputs = self._inputs(call, tile, [s, dw, *parts[3 : len(self._kinds)]])
+                self._function(call, tile, inputs, tuple(self._wanted))
+        return m
 
-    def _run(
+    def gradients(
         self,
         call: Call,
-        span: Span,
+        tile: Span,
+        s: Tensor,
+        dw: Tensor,
         parts: Sequence[Tensor],
-        wanted: tuple[int, ...],
-        grad: Tensor | None = None,
-    ) -> Sequence[Tensor | None]:
-        inputs = self._inputs(call, span, parts, grad)
+        wanted: Sequence[int],
+    ) -> Sequence[Any]:
+        inputs = self._inputs(call, tile, [s, dw.contiguous(), *parts[3 : len(self._kinds)]])
         with torch.no_grad():
-            return self._function(call, span, inputs, wanted)(*inputs)
+            return self._function(call, tile, inputs, tuple(wanted))(*inputs)
 
-    def _inputs(
-        self, call: Call, span: Span, parts: Sequence[Tensor], grad: Tensor | None
-    ) -> list[Tensor]:
-        """Where the band lies, then its gradient, then its parts."""
-        rows = slice(span.start - span.lead, span.stop)
-        keys = slice(span.first, span.last)
-        device = call.q.device
-        place = self.offset + rows.start - span.first
-        at = torch.tensor([place, self.window], dtype=torch.int32, device=device)
-        where = [at, of_batch(call.rows, span)[:, rows], of_batch(call.cols, span)[:, keys]]
+    def _inputs(self, call: Call, tile: Span, tensors: list[Tensor]) -> list[Tensor]:
+        """Where the tile lies; then its scores, what comes with them, and the edits' tensors."""
+        rows = slice(tile.start - tile.lead, tile.stop)
+        keys = slice(tile.first, tile.last)
+        place = self._offset + rows.start - tile.first
+        at = torch.tensor([place, self._window], dtype=torch.int32, device=call.q.device)
+        where = [at, of_batch(call.rows, tile)[:, rows], of_batch(call.cols, tile)[:, keys]]
         if call.valid is not None:
-            where.append(of_batch(call.valid, span)[:, keys])
+            where.append(of_batch(call.valid, tile)[:, keys])
         if call.starts is not None:
-            where.append(of_batch(call.starts, span)[:, rows] - span.first)
-        where += [] if grad is None else [grad]
-        parts = [
-            _arranged(t, kind) if kind in _ROW_KINDS else t
-            for t, kind in zip(parts, self.kinds, strict=True)
-        ]
-        return [*(t.contiguous() for t in where), *parts]
+            where.append(of_batch(call.starts, tile)[:, rows] - tile.first)
+        return [*(t.contiguous() for t in where), *tensors]
 
     def _function(
-        self, call: Call, span: Span, inputs: list[Tensor], wanted: tuple[int, ...]
+        self, call: Call, tile: Span, inputs: list[Tensor], wanted: tuple[int, ...] | None
     ) -> Callable[..., Sequence[Tensor | None]]:
         masks = (call.valid is not None, call.starts is not None)
-        key: Hashable = (self.key, span.lead, masks, wanted, tuple(map(meta, inputs)))
-        return compiled(key, _band(call, span.lead, masks, wanted), inputs, self.what)
+        key: Hashable = (self._key, tile.lead, masks, wanted, tuple(map(meta, inputs)))
+        return compiled(key, _tile(call, tile.lead, masks, wanted), inputs, self._what)
 
 
-def _band(
-    call: Call, lead: int, masks: tuple[bool, bool], wanted: tuple[int, ...]
+def _tile(
+    call: Call, lead: int, masks: tuple[bool, bool], wanted: tuple[int, ...] | None
 ) -> Callable[..., Sequence[Tensor | None]]:
-    """A function of :meth:`Compiled._inputs`: the band, or the gradients of the wanted parts."""
+    """A function of :meth:`Compiled._inputs`: the tile's weights, and with ``wanted`` the gradients
+    of the scores and of the wanted inputs of the call."""
 
     def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:
         left = list(rest)
         valid, starts = (left.pop(0) if given else None for given in masks)
-        band_at = _band_at(at, rows, cols, valid, starts)
-        if not wanted:
-            return [run_band(call.unflatten(left), band_at, lead)]
-        grad = left.pop(0)
-        leaves = [t.detach().requires_grad_(n in wanted) for n, t in enumerate(left)]
+        place = _place(at, rows, cols, valid, starts)
+        s = left.pop(0)
+        if wanted is None:
+            return [edited_map(call, call.grouped([s, s, s, *left]), s, place, lead)]
+        dw = left.pop(0)
+        leaves = [s.detach().requires_grad_()]
+        leaves += [t.detach().requires_grad_(n in wanted) for n, t in enumerate(left, 3)]
         with torch.enable_grad():
-            out = run_band(call.unflatten(leaves), band_at, lead)
-        if not out.requires_grad:
-            return [None] * len(wanted)
-        return torch.autograd.grad(out, [leaves[n] for n in wanted], grad, allow_unused=True)
+            m = edited_map(call, call.grouped([s, s, *leaves]), leaves[0], place, lead)
+        inputs = [leaves[0], *(leaves[n - 2] for n in wanted)]
+        grads = torch.autograd.grad(m, inputs, dw.to(m.dtype), allow_unused=True)
+        return [m.detach(), *grads]
 
     return run
 
 
-def _band_at(
+def _place(
     at: Tensor, rows: Tensor, cols: Tensor, valid: Tensor | None, starts: Tensor | None
-) -> Callable[[int], Band]:
-    def place(pad: int) -> Band:
+) -> Place:
+    def band(pad: int) -> Band:
         wide, mask = widened(cols, valid, pad)
         row_index = torch.arange(rows.shape[1], dtype=at.dtype, device=at.device) + at[0]
         col_index = torch.arange(wide.shape[1], dtype=at.dtype, device=at.device)
         return make_band(rows, wide, row_index, col_index, at[1], mask, starts)  # type: ignore[arg-type]
 
-    return place
+    return Place(band)

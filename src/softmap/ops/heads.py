@@ -69,18 +69,74 @@ class Heads:
 
 def scores(q_BHRd: Tensor, k_BGCd: Tensor, heads: Heads, scale: float) -> Tensor:
     """(B, H, R, C) scaled products, each map with its key head; keys are never copied per map."""
-    B, H, R, d = q_BHRd.shape
-    q = q_BHRd if heads.by_key is None else q_BHRd[:, heads.by_key]
-    q = (q * scale).reshape(B, heads.keys, H // heads.keys * R, d)
+    B, H, R, _ = q_BHRd.shape
+    q = _of_key(q_BHRd * scale, heads)
     s = torch.matmul(q, k_BGCd.transpose(-1, -2)).view(B, H, R, k_BGCd.shape[2])
     return s if heads.from_key is None else s[:, heads.from_key]
 
 
+def add_scores_gradient(
+    dq: Tensor | None,
+    dk: Tensor | None,
+    ds: Tensor,
+    q: Tensor,
+    k: Tensor,
+    heads: Heads,
+    scale: float,
+) -> None:
+    """The adjoint of :func:`scores`, added to ``dq`` (B, H, R, d) and ``dk`` (B, G, C, d)."""
+    ds = _of_key(ds, heads)
+    if dq is not None and heads.maps == heads.keys:
+        _add_product(dq, ds, k, scale)
+    elif dq is not None:
+        g = torch.matmul(ds, k).view(q.shape)
+        dq.add_(g if heads.from_key is None else g[:, heads.from_key], alpha=scale)
+    if dk is not None:
+        _add_product(dk, ds.transpose(-1, -2), _of_key(q, heads), scale)
+
+
+def _of_key(m: Tensor, heads: Heads) -> Tensor:
+    """(B, H, R, n) to (B, keys, H / keys * R, n): the rows that meet one key head."""
+    B, H, R, n = m.shape
+    m = m if heads.by_key is None else m[:, heads.by_key]
+    return m.reshape(B, heads.keys, H // heads.keys * R, n)
+
+
 def combine(w_BHRC: Tensor, v_BGCd: Tensor, heads: Heads) -> Tensor:
     """(B, H, R, d): the weights of each output head applied to its value head."""
-    B, H, R, C = w_BHRC.shape
-    w = w_BHRC.reshape(B, heads.values, H // heads.values * R, C)
+    B, H, R, _ = w_BHRC.shape
+    w = _of_value(w_BHRC, heads)
     return torch.matmul(w.to(v_BGCd.dtype), v_BGCd).view(B, H, R, v_BGCd.shape[-1])
+
+
+def weights_gradient(do: Tensor, v: Tensor, heads: Heads) -> Tensor:
+    """(B, H, R, C): the adjoint of :func:`combine` for the weights."""
+    B, H, R, _ = do.shape
+    return torch.matmul(_of_value(do, heads), v.transpose(-1, -2)).view(B, H, R, v.shape[2])
+
+
+def add_values_gradient(dv: Tensor, w: Tensor, do: Tensor, heads: Heads) -> None:
+    """The adjoint of :func:`combine` for the values, added to ``dv`` (B, G, C, d)."""
+    w = _of_value(w.to(do.dtype), heads)
+    _add_product(dv, w.transpose(-1, -2), _of_value(do, heads))
+
+
+def _of_value(m: Tensor, heads: Heads) -> Tensor:
+    B, H, R, n = m.shape
+    return m.reshape(B, heads.values, H // heads.values * R, n)
+
+
+def _add_product(to: Tensor, a: Tensor, b: Tensor, scale: float = 1.0) -> None:
+    """to += scale * a @ b, in place, where a product of its own would be one copy more."""
+    if to.dtype != a.dtype or not _one_batch(to):
+        to.add_(torch.matmul(a, b), alpha=scale)
+    else:
+        to.flatten(0, 1).baddbmm_(a.flatten(0, 1), b.flatten(0, 1), alpha=scale)
+
+
+def _one_batch(t: Tensor) -> bool:
+    """Whether the first two axes are one without a copy."""
+    return t.shape[0] == 1 or t.stride(0) == t.shape[1] * t.stride(1)
 
 
 def per_map(v_BGTd: Tensor, maps: int) -> Tensor:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
+from softmap.variants._score_conv import SLOPE, Refinement, conv_in, conv_out
 from softmap.variants.biases import BIASES, Bias
-
-SLOPE = 0.01
 
 
 class ScoreConv(Edit):
@@ -57,94 +54,34 @@ class ScoreConv(Edit):
         return conv | {f"bias.{n}": t for n, t in bias.items()}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        seen, first, offset, second, own = self._given(m, band, t)
+        hidden = conv_out(seen, first).add_(offset)
+        hidden = F.leaky_relu_(hidden, SLOPE)
+        if not band.whole:
+            hidden = hidden.masked_fill(~(band.visible | band.beyond), 0.0)
+        return seen + conv_in(hidden, second) + own
+
+    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        ours = None if band.whole else band.visible | band.beyond
+        return Refinement.apply(*self._given(m, band, t), ours)  # type: ignore[no-any-return]
+
+    def _given(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """The scores seen, the first convolution of them and all that is added to it, the second
+        convolution and all that is added to S beside it."""
         t = {n: x.to(m.dtype) for n, x in t.items()}
         seen = band.zero(m)
         first, offset = t["w1"], t["b1"][:, None, None]
-        own = t["b2"][:, None, None]  # all that is added to S beside the second convolution
+        own = t["b2"][:, None, None]
         if self.bias is not None:
             # The bias channels do not depend on the batch: convolve them once and add.
             names = {n: n.removeprefix("bias.") for n in t if n.startswith("bias.")}
             bias = band.zero(self.bias.values(band, {short: t[n] for n, short in names.items()}))
             offset = offset + conv_out(bias, first[:, self.heads :])
             own = own + bias
-        hidden = conv_out(seen, first[:, : self.heads]).add_(offset)
-        hidden = F.leaky_relu_(hidden, SLOPE)
-        if not band.whole:
-            hidden = hidden.masked_fill(~(band.visible | band.beyond), 0.0)
-        return seen + conv_in(hidden, t["w2"]) + own
+        return seen, first[:, : self.heads], offset, t["w2"], own
 
     def flops_per_cell(self) -> float:
         return 2.0 * (self.up.weight.numel() + self.down.weight.numel())
-
-
-# The same convolution (1, k) along the keys, zero-padded to keep its width, as one matrix product a
-# sequence: with few channels on one side conv2d is much slower on a CPU, forward and backward.
-
-
-def conv_out(m: Tensor, w: Tensor) -> Tensor:
-    """Few channels in: (B, H, R, C) * (M, H, 1, k) -> (B, M, R, C). Shift, then multiply."""
-    flat = w.squeeze(2).permute(0, 2, 1).flatten(1)
-    return _times(flat, _Spread.apply(m, w.shape[3]))
-
-
-def conv_in(m: Tensor, w: Tensor) -> Tensor:
-    """Few channels out: (B, M, R, C) * (H, M, 1, k) -> (B, H, R, C). Multiply, then add shifted."""
-    flat = w.squeeze(2).flip(-1).permute(2, 0, 1).flatten(0, 1)
-    return _Gather.apply(_times(flat, m), w.shape[3])  # type: ignore[no-any-return]
-
-
-def _times(w: Tensor, m: Tensor) -> Tensor:
-    """(M, K) times (B, K, R, C) over the channels. bmm, since matmul would transpose the maps."""
-    out = torch.bmm(w.expand(m.shape[0], -1, -1), m.flatten(2))
-    return out.unflatten(2, m.shape[2:])
-
-
-def spread(m: Tensor, taps: int) -> Tensor:
-    """(B, H, R, C) to (B, taps * H, R, C): tap n holds m[..., c + n - taps // 2], 0 outside."""
-    out = m.new_zeros(m.shape[0], taps, *m.shape[1:])
-    for n, (to, source) in enumerate(_shifts(taps, m.shape[3])):
-        out[:, n, ..., to] = m[..., source]
-    return out.flatten(1, 2)
-
-
-def gather(m: Tensor, taps: int) -> Tensor:
-    """The adjoint of :func:`spread`: every shifted copy moved back, and added up."""
-    m = m.unflatten(1, (taps, -1))
-    out = m[:, taps // 2].clone()
-    for n, (to, source) in enumerate(_shifts(taps, m.shape[4])):
-        if n != taps // 2:
-            out[..., source] += m[:, n, ..., to]
-    return out
-
-
-def _shifts(taps: int, width: int) -> list[tuple[slice, slice]]:
-    """For each tap, the columns written and the columns read; both empty beyond the width."""
-    steps = [max(-width, min(width, n - taps // 2)) for n in range(taps)]
-    return [
-        (slice(max(0, -s), width - max(0, s)), slice(max(0, s), width + min(0, s))) for s in steps
-    ]
-
-
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, taps: int) -> Tensor:
-        ctx.taps = taps
-        return spread(m, taps)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Gather.apply(grad, ctx.taps), None
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, taps: int) -> Tensor:
-        ctx.taps = taps
-        return gather(m, taps)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(grad, ctx.taps), None
 
 
 @variant(

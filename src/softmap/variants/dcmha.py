@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
 from softmap.maps import Band, Edit
+from softmap.variants._compose import Composition
 from softmap.variants._parts import Parts, Place, variant
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -104,6 +105,11 @@ class Compose(Edit):
             if f"{side}1" in t:
                 out = _add_low_rank(out, m, t[f"{side}1"], t[f"{side}2"], side)
         return out
+
+    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        names = ("static", "q1", "q2", "qg", "k1", "k2", "kg")
+        given = (t[n].to(m.dtype) if n in t else None for n in names)
+        return Composition.apply(m, *given)  # type: ignore[no-any-return]
 
     @staticmethod
     def _diagonal(t: dict[str, Tensor]) -> Tensor | float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,27 @@ def halves(heads: int, who: str) -> int:
 def subtract(pairs: Tensor, weight: Tensor) -> Tensor:
     """x[:, 2h] - weight * x[:, 2h+1] for (B, 2H, ...) maps or outputs."""
     return pairs[:, 0::2] - weight * pairs[:, 1::2]
+
+
+class Subtraction(torch.autograd.Function):
+    """:func:`subtract` of maps; autograd would fill a map with zeros for each of the two slices."""
+
+    @staticmethod
+    def forward(ctx: Any, pairs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(pairs, weight)
+        return torch.addcmul(pairs[:, 0::2], pairs[:, 1::2], weight, value=-1)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        pairs, weight = ctx.saved_tensors
+        back = torch.empty_like(pairs)
+        back[:, 0::2] = grad
+        torch.mul(grad, -weight, out=back[:, 1::2])
+        d_weight = None
+        if ctx.needs_input_grad[1]:
+            d_weight = -(grad * pairs[:, 1::2]).sum_to_size(weight.shape)
+        return back, d_weight
 
 
 class Difference(Edit):
@@ -59,6 +81,9 @@ class Difference(Edit):
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return subtract(m, t["lambda"])
 
+    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        return Subtraction.apply(m, t["lambda"])  # type: ignore[no-any-return]
+
     def fold_output(
         self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]
     ) -> Tensor:
@@ -69,6 +94,7 @@ class HeadNorm(Edit):
     """RMSNorm over each head's channels (one affine weight for all heads) times 1 - lambda_init."""
 
     stage = "output"
+    kernel = "head_norm"
 
     def __init__(self, place: Place, lambda_init: float | None = None, eps: float = 1e-5) -> None:
         super().__init__()
