@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -137,10 +138,10 @@ class Problem:
         return Problem(self.case, cut, self.learnt)
 
 
-def run_backend(backend: Callable[[Call], Tensor], call: Call) -> Tensor:
+def run_backend(backend: ModuleType, call: Call) -> Tensor:
     """As ``softmap.attention`` runs it: without autocast, with the output edits."""
     with torch.autocast(call.q.device.type, enabled=False):
-        return apply_output(backend(call), call)
+        return apply_output(backend.run(call), call, backend)
 
 
 @torch.no_grad()

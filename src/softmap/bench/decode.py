@@ -17,7 +17,7 @@ from softmap.bench.case import DTYPES
 from softmap.bench.clock import synchronize
 from softmap.bench.failure import one_line
 from softmap.bench.models import decoding_error, perturbed
-from softmap.bench.stats import ratios, spread
+from softmap.bench.stats import ratios, shuffled, spread
 from softmap.errors import SoftmapError
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.hf.cache import SoftmapCache
@@ -101,7 +101,7 @@ class Run:
             except Exception as error:  # that variant's row says it; the others go on
                 model.reason = one_line(error)
         for n in range(rounds):
-            for model in self.models:
+            for model in shuffled(self.models, n):
                 if not model.reason:
                     self._say(f"round {n + 1} of {rounds}: {model.variant}")
                     self._generate(model)

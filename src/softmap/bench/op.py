@@ -17,6 +17,7 @@ from softmap.bench.clock import Clock, synchronize
 from softmap.bench.entry import Entry
 from softmap.bench.failure import TooLarge, size
 from softmap.bench.machine import Machine
+from softmap.bench.stats import shuffled
 from softmap.errors import SoftmapError
 from softmap.lab.measure import PeakMemory
 from softmap.ops import choose
@@ -129,9 +130,7 @@ class Run:
         clock, took = Clock(self._device), {e.name: 0.0 for e in self.entries}
         for n in range(rounds):
             self._say(f"round {n + 1} of {rounds}")
-            alive = self._alive()
-            first = n % max(1, len(alive))  # another neighbour each round: it leaves the cache warm
-            for entry in alive[first:] + alive[:first]:
+            for entry in shuffled(self._alive(), n):
                 if n < MIN_ROUNDS or took[entry.name] < seconds:
                     begin = time.perf_counter()
                     entry.guard(lambda e=entry: e.seconds.append(self._once(e, clock)))  # type: ignore[misc]

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from softmap.bench.candidates import Runner
-from softmap.bench.case import DTYPES, Case, Problem, run_backend
+from softmap.bench.case import DTYPES, Case, Problem
 from softmap.ops import reference
+from softmap.ops.attention import apply_output
 from softmap.ops.call import Call
 from softmap.testing.precision import FEW, GRADIENT, OUTPUT, ZERO, eager
 
@@ -148,7 +149,9 @@ def results(
 
 
 def _run(backend: Callable[[Call], Tensor], problem: Problem, leaves: Sequence[Tensor]) -> Tensor:
-    return run_backend(backend, problem.at(leaves))
+    call = problem.at(leaves)
+    with torch.autocast(call.q.device.type, enabled=False):
+        return apply_output(backend(call), call)
 
 
 def _errors(

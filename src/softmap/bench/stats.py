@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
+
+
+def shuffled(items: Sequence[T], turn: int) -> list[T]:
+    """The items in an order of that round: each leaves caches warm or cold for the next one, so
+    none may always follow the same. The same round has the same order again."""
+    return random.Random(turn).sample(list(items), len(items))
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:

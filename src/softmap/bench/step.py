@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from softmap.bench.clock import synchronize
 from softmap.bench.failure import one_line
 from softmap.bench.models import gradient_error, with_impl
-from softmap.bench.stats import ratios, spread
+from softmap.bench.stats import ratios, shuffled, spread
 from softmap.errors import SoftmapError
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, make_plan, options
@@ -85,7 +85,7 @@ class Run:
                 model.reason = one_line(error)
         for n in range(rounds):
             self._say(f"round {n + 1} of {rounds}")
-            for model in self.models:
+            for model in shuffled(self.models, n):
                 if not model.reason:
                     model.seconds.append(self._timed(model, steps))
 

@@ -58,7 +58,8 @@ def attention(
     """
     call = make_call(q, k, v, edits, **options)
     with torch.autocast(q.device.type, enabled=False):
-        return apply_output(_run(call, choose(call, impl)), call)
+        name = choose(call, impl)
+        return apply_output(_run(call, name), call, BACKENDS[name])
 
 
 def _run(call: Call, impl: str) -> Tensor:
@@ -182,9 +183,11 @@ def _passed_over(backend: ModuleType, call: Call) -> str | None:
     return why or (backend.skipped(call) if hasattr(backend, "skipped") else None)
 
 
-def apply_output(o: Tensor, call: Call) -> Tensor:
-    """The output edits, in order."""
+def apply_output(o: Tensor, call: Call, backend: ModuleType | None = None) -> Tensor:
+    """The output edits, in order, by the backend's own kernels (``output``) where it has them."""
+    own = getattr(backend, "output", None)
     for n, edit in chain(call.edits, "output"):
-        t = call.tensors[n]
-        o = edit.edit(o, band=None, t=bag(t._replace(key={})))  # type: ignore[arg-type]
+        t = bag(call.tensors[n]._replace(key={}))
+        done = None if own is None else own(edit, o, t)
+        o = edit.edit(o, band=None, t=t) if done is None else done  # type: ignore[arg-type]
     return o

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from torch import Tensor
 
 from softmap.bench.candidates._base import Candidate, Leaves, Runner
 from softmap.bench.case import Problem, run_backend
@@ -26,9 +26,9 @@ class Ours(Candidate):
         return BACKENDS[self.name].refuses(problem.call)  # type: ignore[no-any-return]
 
     def prepare(self, problem: Problem) -> Runner:
-        backend = BACKENDS[self.name].run
-        return Runner(partial(_run, backend, problem))
+        backend = BACKENDS[self.name]
 
+        def run(leaves: Leaves) -> Tensor:
+            return run_backend(backend, problem.at(leaves))
 
-def _run(backend, problem: Problem, leaves: Leaves):  # type: ignore[no-untyped-def]
-    return run_backend(backend, problem.at(leaves))
+        return Runner(run)

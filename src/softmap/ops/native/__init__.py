@@ -8,10 +8,12 @@ order, so a result does not change from run to run on the same number of threads
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from softmap.maps import chain
+from softmap.maps import Edit, chain
 from softmap.ops.call import Call
 from softmap.ops.native import build, limits
 
@@ -48,6 +50,15 @@ def run(call: Call) -> Tensor:
     return torch.ops.softmap_native.shaped_forward(  # type: ignore[no-any-return]
         o, call.v, t["alpha"], t["beta"], gamma, first, last
     )
+
+
+def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
+    """The output edit by its kernel, or None where it has none."""
+    if edit.kernel != "head_norm":
+        return None
+    norm: Any = edit
+    weight = t["weight"] * norm.scale
+    return torch.ops.softmap_native.rms_norm(o, weight, norm.eps)[0]  # type: ignore[no-any-return]
 
 
 def _attend(call: Call, stages: tuple[str, ...], first: Tensor, last: Tensor) -> Tensor:

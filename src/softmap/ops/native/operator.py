@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,14 @@ def register() -> None:
     )
     torch.library.register_autograd(
         f"{library}::shaped_backward", _no_second, setup_context=_nothing
+    )
+    torch.library.register_fake(f"{library}::rms_norm", _fake_rms_norm)
+    torch.library.register_fake(f"{library}::rms_norm_backward", _fake_rms_norm_backward)
+    torch.library.register_autograd(
+        f"{library}::rms_norm", _rms_norm_backward, setup_context=_remember_norm
+    )
+    torch.library.register_autograd(
+        f"{library}::rms_norm_backward", _no_second, setup_context=_nothing
     )
 
 
@@ -76,3 +85,23 @@ def _remember_all(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
 def _shaped_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     grads = torch.ops.softmap_native.shaped_backward(grad, *ctx.saved_tensors)
     return *grads, None, None
+
+
+def _fake_rms_norm(x: Any, weight: Any, eps: float) -> Any:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return x.new_empty(x.shape), x.new_empty(math.prod(x.shape[:-1]), dtype=wide)
+
+
+def _fake_rms_norm_backward(grad: Any, inverse: Any, x: Any, weight: Any) -> Any:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _remember_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], x, weight)
+
+
+def _rms_norm_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+    dx, dw = torch.ops.softmap_native.rms_norm_backward(grad, *ctx.saved_tensors)
+    return dx, dw, None

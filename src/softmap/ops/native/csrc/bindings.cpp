@@ -3,6 +3,7 @@
 
 #include "backward.h"
 #include "forward.h"
+#include "rms_norm.h"
 #include "shaped_output.h"
 
 namespace softmap {
@@ -84,6 +85,19 @@ std::vector<Tensor> shaped_backward(const Tensor& grad, const Tensor& o, const T
   return grads;
 }
 
+std::tuple<Tensor, Tensor> rms_norm(const Tensor& x, const Tensor& weight, double eps) {
+  return x.scalar_type() == at::kDouble ? RmsNorm<double>(x, weight, eps).forward()
+                                        : RmsNorm<float>(x, weight, eps).forward();
+}
+
+std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad, const Tensor& inverse,
+                                             const Tensor& x, const Tensor& weight) {
+  auto [dx, dw] = x.scalar_type() == at::kDouble
+                      ? RmsNorm<double>(x, weight, 0).backward(grad, inverse)
+                      : RmsNorm<float>(x, weight, 0).backward(grad, inverse);
+  return {dx, converted(dw, weight.scalar_type())};
+}
+
 }  // namespace softmap
 
 TORCH_LIBRARY(softmap_native, m) {
@@ -100,6 +114,8 @@ TORCH_LIBRARY(softmap_native, m) {
   m.def(
       "shaped_backward(Tensor grad, Tensor o, Tensor v, Tensor alpha, Tensor beta, Tensor gamma, "
       "Tensor first, Tensor last) -> Tensor[]");
+  m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)");
+  m.def("rms_norm_backward(Tensor grad, Tensor inverse, Tensor x, Tensor weight) -> (Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(softmap_native, CPU, m) {
@@ -107,4 +123,6 @@ TORCH_LIBRARY_IMPL(softmap_native, CPU, m) {
   m.impl("backward", &softmap::native_backward);
   m.impl("shaped_forward", &softmap::shaped_forward);
   m.impl("shaped_backward", &softmap::shaped_backward);
+  m.impl("rms_norm", &softmap::rms_norm);
+  m.impl("rms_norm_backward", &softmap::rms_norm_backward);
 }

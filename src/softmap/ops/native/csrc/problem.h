@@ -54,7 +54,8 @@ struct Columns {
     Columns c;
     c.tiled = block > 0;
     c.block = c.stride = block ? block : keys + LANES<T>;
-    c.data = at::empty({t.size(0), t.size(1), (keys + c.block - 1) / c.block, d, c.block}, dtype_of<T>);
+    c.data = Shared::of_this_thread().empty<T>(
+        {t.size(0), t.size(1), (keys + c.block - 1) / c.block, d, c.block});
     with_type<T>(t, [&](auto* type) {
       auto* from = static_cast<decltype(type)>(t.data_ptr());
       T* to = c.data.template mutable_data_ptr<T>();
@@ -124,6 +125,7 @@ struct Problem {
         d(q.size(3)), dv(a.v.size(3)), key_heads(a.k.size(1)), values(a.v.size(1)),
         key_of_map(a.key_of_map), scale(T(a.scale)), first(a.first.contiguous()),
         last(a.last.contiguous()) {
+    Shared::of_this_thread().begin();
     make_plan(a);
     // Forward meets the keys as columns and the values as rows, backward each in both ways but the
     // values, which it meets as columns alone.

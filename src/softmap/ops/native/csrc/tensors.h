@@ -8,6 +8,7 @@
 #include <map>
 
 #include "dtypes.h"
+#include "memory.h"
 
 namespace softmap {
 
@@ -87,7 +88,7 @@ struct KeyTensors {
       : parts(std::move(given)), keys(keys), heads(heads) {
     for (const auto& part : parts) width += part.count;
     blocks = (keys + LANES<T> - 1) / LANES<T> + 1;  // one more: blocks are read in pairs
-    value = at::empty({batch, blocks, heads, width, LANES<T>}, dtype_of<T>);
+    value = shared().template empty<T>({batch, blocks, heads, width, LANES<T>});
     data = value.const_data_ptr<T>();
     int64_t first = 0;
     for (const auto& part : parts) {
@@ -95,7 +96,7 @@ struct KeyTensors {
       first += part.count;
     }
     if (!with_grad) return;
-    grad = at::zeros({schedule.slots(), blocks, heads, width, LANES<T>}, value.options());
+    grad = shared().template empty<T>({schedule.slots(), blocks, heads, width, LANES<T>}).zero_();
     grad_data = grad.mutable_data_ptr<T>();
   }
 
@@ -115,6 +116,7 @@ struct KeyTensors {
   }
 
  private:
+  static Shared& shared() { return Shared::of_this_thread(); }
   int64_t place(int64_t b, int64_t key) const {
     return (b * blocks + key / LANES<T>) * size() * LANES<T>;
   }
