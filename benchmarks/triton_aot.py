@@ -3,8 +3,10 @@
     python benchmarks/triton_aot.py --out results/triton-sm90.json
 
 For each variant and size: registers and spilled bytes a thread, shared memory a program,
-instructions of a warp in a turn of each loop over tiles and, from those, lane-instructions a cell
-of one head. A program may have 255 registers a thread and 227 KiB of shared memory.
+instructions of a warp and cycles of shared memory in a turn of each loop over tiles and, from
+those, lane-instructions and bytes through shared memory a cell of one head: an SM does 128 of each
+in a cycle, and a conflict of banks counts as bytes. A program may have 255 registers a thread and
+227 KiB of shared memory.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def call_of(variant: str, heads: int, width: int) -> Call:
     layer = Attention(heads * width, heads, variant, head_dim=width)
     x = torch.zeros(1, TOKENS, heads * width)
     with torch.no_grad():
-        q, k, v = layer.project(x, Positions.of(TOKENS, None, x.device).cols)
+        q, k, v = layer.project(x, Positions.of(TOKENS, None, x.device))
         tensors: list[Any] = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
     q, k, v = (t.bfloat16() for t in (q, k, v))
     for n, t in enumerate(tensors):
@@ -72,10 +74,11 @@ def compile_all(call: Call) -> list[dict[str, Any]]:
 def measure(variant: str, heads: int, width: int) -> list[dict[str, Any]]:
     rows = compile_all(call_of(variant, heads, width))
     for row in rows:
-        cells = max(1, row["heads"]) * row["rows"] * row["keys"]
+        cells = (heads if row["heads"] else 1) * row["rows"] * row["keys"]
         row["lane_instructions_per_cell"] = [
             round(n * 32 * row["warps"] / cells, 1) for n in row["loops"]
         ]
+        row["shared_bytes_per_cell"] = [round(n * 128 / cells, 1) for n in row["wavefronts"]]
         row["fits"] = row["shared"] <= LIMIT
     return [{"variant": variant, "H": heads, "d": width} | row for row in rows]
 
@@ -84,8 +87,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, a line for each call: what its three kernels need."""
     lines = [
         "| variant | H | d | tile, warps | registers | spilled bytes a thread | shared KiB | "
-        "lane-instructions a cell |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "lane-instructions a cell | shared bytes a cell |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for row in rows:
         if row["kernel"] != "forward":
@@ -94,13 +97,14 @@ def table(rows: list[dict[str, Any]]) -> str:
         tiles = ", ".join(f"{r['rows']} x {r['keys']}, {r['warps']}" for r in three)
         heads = row["H"] if row["heads"] else "any"
         shared = ", ".join(str(round(r["shared"] / 1024)) for r in three)
-        cells = [
-            f"{r['kernel']} {' + '.join(map(str, r['lane_instructions_per_cell']))}" for r in three
-        ]
+        lanes, moved = (
+            ", ".join(f"{r['kernel']} {' + '.join(map(str, r[name]))}" for r in three)
+            for name in ("lane_instructions_per_cell", "shared_bytes_per_cell")
+        )
         numbers = [", ".join(str(r[n]) for r in three) for n in ("registers", "spilled")]
         lines.append(
             f"| {row['variant']} | {heads} | {row['d']} | {tiles} | {' | '.join(numbers)} | "
-            f"{shared} | {', '.join(cells)} |"
+            f"{shared} | {lanes} | {moved} |"
         )
     return "\n".join(lines)
 

@@ -129,7 +129,7 @@ def test_wide_heads(
     """Where the accumulators of all heads do not fit in registers, pieces of them lie in memory."""
     from softmap.ops.triton import configs
 
-    monkeypatch.setattr(configs, "ACCUMULATOR", limit)
+    monkeypatch.setattr(configs, "ACCUMULATOR", dict.fromkeys(configs.ACCUMULATOR, limit))
     _check(Case("dcmha(pre=false)", heads=2, kv_heads=1, head_dim=head_dim, batch=1), device)
 
 

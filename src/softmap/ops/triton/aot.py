@@ -18,6 +18,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
 from softmap.ops.triton.common import launching
+from softmap.ops.triton.wavefronts import wavefronts
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -47,7 +48,8 @@ def compiling(capability: int = 90) -> Iterator[list[dict[str, Any]]]:
 
     kernel, phase, heads (of a tile), rows, keys, piece (of the width), warps, stages; registers
     (a thread), spilled (bytes a thread: the local memory that ptxas reserved), shared (bytes a
-    program), loops (instructions of a warp in a turn of each loop over tiles), seconds.
+    program), loops (instructions of a warp in a turn of each loop over tiles), wavefronts (cycles
+    of shared memory in such a turn, of all warps), seconds.
     """
     found: list[dict[str, Any]] = []
 
@@ -60,6 +62,7 @@ def compiling(capability: int = 90) -> Iterator[list[dict[str, Any]]]:
         row |= {name: options.get(key) for name, key in sizes.items()}
         row |= usage(binary.asm["cubin"]) | {"shared": binary.metadata.shared}
         row["loops"] = loops(binary.asm["cubin"])
+        row["wavefronts"] = wavefronts(binary.asm["ptx"], 32 * row["warps"])
         found.append(row | {"seconds": round(time.perf_counter() - begin, 2)})
 
     with warnings.catch_warnings(), launching(compile_):

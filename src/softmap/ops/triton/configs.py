@@ -22,7 +22,8 @@ from typing import NamedTuple
 
 import torch
 
-ACCUMULATOR = 64 << 10
+# Bytes of accumulators that each kernel keeps in registers; ``keys`` has two sets.
+ACCUMULATOR = {"forward": 128 << 10, "rows": 64 << 10, "keys": 64 << 10}
 LEAST = 16  # of every axis of a product on the matrix units
 
 
@@ -47,13 +48,10 @@ ONE_HEAD: dict[tuple[str, int], Config] = {
     ("keys", 128): Config(64, 64, 8, 2),
     ("keys", 256): Config(32, 64, 8, 1),
 }
-# Two heads a warp: with one, sums over heads exchange twice as much; with four, registers spill.
+# Fewer warps or larger tiles spill, more warps repeat what is not a part of the tile.
 ALL_HEADS: dict[tuple[str, int], Config] = {
-    ("forward", 8): Config(16, 32, 4, 1),
     ("forward", 64): Config(16, 16, 8, 1),
-    ("rows", 8): Config(16, 16, 4, 1),
     ("rows", 64): Config(16, 16, 8, 1),
-    ("keys", 8): Config(16, 16, 4, 1),
     ("keys", 64): Config(16, 16, 8, 1),
 }
 _override: list[tuple[str | None, Config]] = []
@@ -79,11 +77,11 @@ def _shipped(kernel: str, heads: int, width: int, bytes_: int) -> Config:
     return found
 
 
-def piece(heads: int, rows: int, width: int) -> int:
+def piece(kernel: str, heads: int, rows: int, width: int) -> int:
     """How much of the (padded) width is taken at a time: all of it if the accumulator fits."""
     if not heads:
         return width
-    while width > LEAST and 4 * heads * rows * width > ACCUMULATOR:
+    while width > LEAST and 4 * heads * rows * width > ACCUMULATOR[kernel]:
         width //= 2
     return width
 

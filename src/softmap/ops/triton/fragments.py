@@ -112,10 +112,10 @@ def store_sum(x, b, h, at, begin, heads, tokens, W: tl.constexpr, tile):
 def matrices(x, b, at, tokens, H: tl.constexpr, N: tl.constexpr):
     """[N, H in, H out]: a matrix over the heads for each token, stored by ``matrices.ordered``."""
     K: tl.constexpr = H // 16
-    n = tl.minimum(at + tl.arange(0, N), tokens - 1)[:, None]
-    w = tl.load(x[0] + b * x[1] + n * x[2] + tl.arange(0, H * H)[None, :])
-    w = tl.permute(tl.reshape(w, (N, K, K, 8, 4, 2, 2, 2)), (0, 1, 6, 4, 7, 2, 5, 3))
-    return tl.reshape(w, (N, H, H))
+    n = tl.minimum(at + tl.arange(0, N), tokens - 1)[None, :, None]
+    c = tl.arange(0, K * K)[:, None, None] * 256 + tl.arange(0, 256)[None, None, :]
+    w = tl.reshape(tl.load(x[0] + b * x[1] + n * x[2] + c), (K, K, N, 8, 4, 2, 2, 2))
+    return tl.reshape(tl.permute(w, (2, 0, 6, 4, 7, 1, 5, 3)), (N, H, H))
 
 
 @triton.jit
@@ -124,10 +124,11 @@ def add_matrices(x, b, at, w):
     N: tl.constexpr = w.shape[0]
     H: tl.constexpr = w.shape[1]
     K: tl.constexpr = H // 16
-    n = (at + tl.arange(0, N))[:, None]
-    w = tl.permute(tl.reshape(w, (N, K, 2, 8, K, 2, 4, 2)), (0, 1, 4, 2, 3, 6, 5, 7))
-    place = x[0] + b * x[1] + n * x[2] + tl.arange(0, H * H)[None, :]
-    tl.atomic_add(place, tl.reshape(w, (N, H * H)), sem="relaxed")
+    n = (at + tl.arange(0, N))[None, :, None]
+    c = tl.arange(0, 2 * K * K)[:, None, None] * 128 + tl.arange(0, 128)[None, None, :]
+    w = tl.permute(tl.reshape(w, (N, K, 2, 8, K, 2, 4, 2)), (1, 4, 2, 0, 3, 6, 5, 7))
+    w = tl.reshape(w, (2 * K * K, N, 128))
+    tl.atomic_add(x[0] + b * x[1] + n * x[2] + c, w, sem="relaxed")
 
 
 @triton.jit

@@ -117,7 +117,7 @@ def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config,
     return sizes, {
         "D": t["q"].shape[3], "DV": t["v"].shape[3],
         "HEADS": spec.heads, "OUT": spec.outputs, "HT": heads, "HTO": after, "DP": DP, "VP": VP,
-        "DC": piece(heads, held, DP), "VC": piece(after, held, VP),
+        "DC": piece(kernel, heads, held, DP), "VC": piece(kernel, after, held, VP),
         "PRECISION": dot_precision(t["q"].dtype),
     }  # fmt: skip
 
