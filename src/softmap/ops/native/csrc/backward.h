@@ -35,11 +35,11 @@ struct Backward {
     const auto& item = me.item;
     me.own[QUERIES].take(p.q, item.batch, item.group * p.group, item.row);
     me.own[GRAD].take(grad, item.batch, item.group * p.group_outputs(), item.row);
-    std::fill_n(me.own[DQ].data, me.own[DQ].size(), T(0));
+    me.own[DQ].open(dq, item.batch, item.group * p.group, item.row);
     std::vector<T> row_sums(p.group * me.rows, T(0));  // sum_j A dA: the softmax's backward needs it
     for (int64_t t = 0; t < me.tiles; ++t) through_weights(me, me.region(t), t, row_sums);
     for (int64_t t = 0; t < me.tiles; ++t) through_scores(me, me.region(t), t, row_sums);
-    me.own[DQ].put(dq, item.batch, item.group * p.group, item.row);
+    me.own[DQ].close(dq, item.batch, item.group * p.group, item.row);
   }
 
   // Maps of a band: the scores entering each edit, then the weights, then the gradient.

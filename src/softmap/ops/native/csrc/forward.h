@@ -30,8 +30,10 @@ struct Forward {
     Statistics<T> stats(p.group, me.rows);
     through_scores(me, stats);
     remember(me.item, stats);
+    const int64_t head = me.item.group * p.group_outputs();
+    me.own[OUT].open(out, me.item.batch, head, me.item.row);
     through_weights(me, stats);
-    me.own[OUT].put(out, me.item.batch, me.item.group * p.group_outputs(), me.item.row);
+    me.own[OUT].close(out, me.item.batch, head, me.item.row);
   }
 
   void through_scores(Worker<T>& me, Statistics<T>& stats) {
@@ -53,7 +55,6 @@ struct Forward {
   }
 
   void through_weights(Worker<T>& me, const Statistics<T>& stats) {
-    std::fill_n(me.own[OUT].data, me.own[OUT].size(), T(0));
     for (int64_t t = 0; t < me.tiles; ++t) {
       const auto w = me.region(t);
       const auto weights = me.spare(0, p.group);  // the band's own memory is read once, not written again
@@ -89,12 +90,15 @@ struct Forward {
       for (int64_t i = 1; i < parts; ++i) all[unit * parts + i]->stats.take(all[unit * parts]->stats);
       remember(all[unit * parts]->worker.item, all[unit * parts]->stats);
     }
-    each(units * parts, [&](int64_t i) { through_weights(all[i]->worker, all[i]->stats); });
+    each(units * parts, [&](int64_t i) {
+      all[i]->worker.own[OUT].clear_own();
+      through_weights(all[i]->worker, all[i]->stats);
+    });
     each(units, [&](int64_t unit) {
-      auto& first = all[unit * parts]->worker;
-      Rows<T> sum = first.own[OUT];
+      const auto& first = all[unit * parts]->worker;
+      const Rows<T>& sum = first.own[OUT];
       for (int64_t i = 1; i < parts; ++i) sum.add(all[unit * parts + i]->worker.own[OUT]);
-      sum.put(out, first.item.batch, first.item.group * p.group_outputs(), first.item.row);
+      sum.close(out, first.item.batch, first.item.group * p.group_outputs(), first.item.row);
     });
   }
 

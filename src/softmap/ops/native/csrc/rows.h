@@ -1,5 +1,5 @@
-// A band's own rows (queries, gradients of the output, sums of its results): kept near the worker, in
-// the dtype that it computes in, however the caller's lie.
+// A band's own rows (queries, gradients of the output, sums of its results) in the dtype that is
+// computed in, however the caller's lie.
 #pragma once
 
 #include "dtypes.h"
@@ -26,27 +26,50 @@ void with_type(const Tensor& t, F f) {
 // Numbers of a head next to each other.
 inline Tensor row_wise(const Tensor& t) { return t.stride(3) == 1 ? t : t.contiguous(); }
 
-// heads x rows x width, in one piece.
+// Some rows of some heads of a tensor (B, H, T, width): where they lie, if they lie as T's one after the
+// other, else in the worker's `memory`, heads x rows x width.
 template <typename T>
 struct Rows {
-  T* data;
+  T* memory;
   int64_t heads, rows, width;
+  T* data = nullptr;
+  int64_t apart = 0;  // from one head to the next
 
-  T* at(int64_t h) const { return data + h * rows * width; }
-  int64_t size() const { return heads * rows * width; }
+  T* at(int64_t h) const { return data + h * apart; }
 
-  void add(const Rows& other) const {
-    for (int64_t n = 0; n < size(); ++n) data[n] += other.data[n];
-  }
-  // From and to rows [row, row + rows) of heads [head, head + heads) of t (B, H, T, width).
-  void take(const Tensor& t, int64_t b, int64_t head, int64_t row) const {
+  // To be read: rows [row, row + rows) of heads [head, head + heads).
+  void take(const Tensor& t, int64_t b, int64_t head, int64_t row) {
+    if (borrow(t, b, head, row)) return;
+    keep();
     each(t, b, head, row, [&](auto* theirs, T* ours, int64_t n) { convert(theirs, ours, n); });
   }
-  void put(const Tensor& t, int64_t b, int64_t head, int64_t row) const {
+  // To be added to, from zeros; t holds zeros.
+  void open(const Tensor& t, int64_t b, int64_t head, int64_t row) {
+    if (!borrow(t, b, head, row)) clear_own();
+  }
+  // What was added up, to t.
+  void close(const Tensor& t, int64_t b, int64_t head, int64_t row) const {
+    if (data != memory) return;
     each(t, b, head, row, [&](auto* theirs, T* ours, int64_t n) { convert(ours, theirs, n); });
+  }
+  void clear_own() {
+    keep();
+    std::fill_n(data, heads * rows * width, T(0));
+  }
+  void add(const Rows& other) const {
+    for (int64_t h = 0; h < heads; ++h) {
+      for (int64_t n = 0; n < rows * width; ++n) at(h)[n] += other.at(h)[n];
+    }
   }
 
  private:
+  void keep() { data = memory, apart = rows * width; }
+  bool borrow(const Tensor& t, int64_t b, int64_t head, int64_t row) {
+    if (t.scalar_type() != dtype_of<T> || t.stride(2) != width) return false;
+    data = static_cast<T*>(t.data_ptr()) + b * t.stride(0) + head * t.stride(1) + row * width;
+    apart = t.stride(1);
+    return true;
+  }
   template <typename F>
   void each(const Tensor& t, int64_t b, int64_t head, int64_t row, F f) const {
     with_type<T>(t, [&](auto* type) {

@@ -80,7 +80,7 @@ void softmax_tile(const Region& w, Maps<T> s, int64_t width, Statistics<T>& stat
         continue;
       }
       const T most = std::max(stats.largest[n], row_max(row, begin, end));
-      const T shrink = stats.sum[n] > 0 ? std::exp(stats.largest[n] - most) : T(0);
+      const T shrink = stats.largest[n] == most ? T(1) : std::exp(stats.largest[n] - most);
       stats.sum[n] = stats.sum[n] * shrink + row_exp(row, begin, end, width, most);
       stats.largest[n] = most;
     }
@@ -96,8 +96,8 @@ void normalise_tile(const Region& w, Maps<T> s, Maps<T> to, const Statistics<T>&
     for (int64_t r = 0; r < w.rows; ++r) {
       const int64_t n = h * stats.rows + r, end = round_up(w.end(r), LANES<T>);
       const bool seen = w.begin(r) < w.end(r);
-      const Vec<T> gain(seen ? std::exp(stats.at_tile[tile][n] - stats.largest[n]) / stats.sum[n]
-                             : T(0));
+      const T less = stats.at_tile[tile][n] - stats.largest[n];
+      const Vec<T> gain(seen ? (less == 0 ? T(1) : std::exp(less)) / stats.sum[n] : T(0));
       for (int64_t c = 0; seen && c < end; c += LANES<T>) {
         (Vec<T>::loadu(s.at(h, r) + c) * gain).store(to.at(h, r) + c);
       }

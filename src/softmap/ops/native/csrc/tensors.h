@@ -40,26 +40,34 @@ inline Tensor find(const Bag& bag, const std::string& name) {
   return it == bag.end() ? Tensor() : it->second;
 }
 
-// (B, T, ...) as it is, contiguous: row(b, t) points at the numbers of one query.
+// (B, T, ...) of T's, each token's numbers next to each other: itself, if it is so already.
+template <typename T>
+Tensor by_token(const Tensor& t) {
+  const bool fits = t.scalar_type() == dtype_of<T> && t.numel() > 0 && t[0][0].is_contiguous();
+  return fits ? t : wide<T>(t);
+}
+
+// (B, T, ...): row(b, t) points at the numbers of one query.
 template <typename T>
 struct QueryTensor {
   Tensor value, grad;
   const T* data = nullptr;  // asking a tensor for its pointer costs more than a row of work
   T* grad_data = nullptr;
-  int64_t size = 0, queries = 0;
+  int64_t of_batch = 0, of_query = 0, size = 0, queries = 0;
 
   QueryTensor() = default;
-  QueryTensor(const Tensor& t, bool with_grad) : value(wide<T>(t)) {
+  QueryTensor(const Tensor& t, bool with_grad)
+      : value(by_token<T>(t)), of_batch(value.stride(0)), of_query(value.stride(1)) {
     queries = value.size(1);
     size = value.numel() / std::max<int64_t>(1, value.size(0) * queries);
     data = value.const_data_ptr<T>();
     if (!with_grad) return;
-    grad = at::zeros_like(value);
+    grad = at::zeros(value.sizes(), value.options());
     grad_data = grad.mutable_data_ptr<T>();
   }
   bool defined() const { return value.defined(); }  // data may be null: an empty batch
   const T* row(int64_t b, int64_t t) const {
-    return data + (b * queries + t) * size;
+    return data + b * of_batch + t * of_query;
   }
   T* grad_row(int64_t b, int64_t t) const {
     return grad_data + (b * queries + t) * size;
@@ -121,9 +129,9 @@ struct KeyTensors {
     return (b * blocks + key / LANES<T>) * size() * LANES<T>;
   }
   void pack(const Part& part, int64_t first) {
-    const int64_t n = part.count * heads;
-    const Tensor flat = part.given.defined() ? wide<T>(part.given) : Tensor();
-    const T* from = flat.defined() ? flat.const_data_ptr<T>() : nullptr;
+    const Tensor given = part.given.defined() ? by_token<T>(part.given) : Tensor();
+    const T* from = given.defined() ? given.const_data_ptr<T>() : nullptr;
+    const int64_t of_batch = from ? given.stride(0) : 0, of_key = from ? given.stride(1) : 0;
     T* to = value.mutable_data_ptr<T>();
     each_block(value.size(0), [&](int64_t b, int64_t block, int64_t count) {
       for (int64_t i = 0; i < part.count; ++i) {
@@ -132,8 +140,8 @@ struct KeyTensors {
           std::fill_n(at + h * width * LANES<T>, LANES<T>, T(0));
         }
         if (!from) continue;
-        const T* rows = from + (b * keys + block * LANES<T>) * n + i * heads;
-        transpose(rows, n, at, width * LANES<T>, count, heads);
+        const T* rows = from + b * of_batch + block * LANES<T> * of_key + i * heads;
+        transpose(rows, of_key, at, width * LANES<T>, count, heads);
       }
     });
   }

@@ -95,7 +95,7 @@ struct Worker {
     memory = data;
     spares_from = memory + maps * map;
     T* next = spares_from + spares * one;
-    for (auto& r : own) r.data = next, next += own_size(r);
+    for (auto& r : own) r.memory = next, next += own_size(r);
     near = next;
     scratch = next + p.near(p.tile ? p.tile : widest);
   }
@@ -126,7 +126,8 @@ template <typename T>
 std::pair<const T*, int64_t> rows_of(const Tensor& t, int64_t b, int64_t h, int64_t from, int64_t n,
                                      T* near) {
   if (t.scalar_type() == dtype_of<T>) return {row_of<T>(t, b, h, from), t.stride(2)};
-  Rows<T>{near, 1, n, t.size(3)}.take(t, b, h, from);
+  Rows<T> rows{near, 1, n, t.size(3)};
+  rows.take(t, b, h, from);
   return {near, t.size(3)};
 }
 
