@@ -1,4 +1,4 @@
-"""How large should a band be? Time of one chunked attention, forward + backward, by band size.
+"""How large should a tile be? Time of one chunked attention, forward + backward, by its size.
 
     python benchmarks/bands.py --out results/bands-cpu.json
 
@@ -20,10 +20,10 @@ import torch
 
 from softmap.lab.measure import provenance
 from softmap.nn import Attention
-from softmap.ops import chunked
+from softmap.ops import tiles
 
 SHAPES = ((8, 256, 128, 4), (1, 2048, 1024, 16))  # batch, tokens, width, heads
-SIZES = (18, 19, 20, 21, 22)  # powers of two, bytes of one map tensor of a band
+SIZES = (18, 19, 20, 21, 22)  # powers of two, bytes of one map tensor of a tile
 
 
 def call(variant: str, shape: tuple[int, ...]) -> Callable[[], None]:
@@ -41,14 +41,14 @@ def seconds(run: Callable[[], None]) -> float:
 
 
 def ratios(variant: str, shape: tuple[int, ...], rounds: int) -> dict[str, dict[str, float]]:
-    """Median, lowest and highest ratio for each band size."""
+    """Median, lowest and highest ratio for each tile size."""
     plain, edited = call("transformer++", shape), call(variant, shape)
     found: dict[int, list[float]] = {size: [] for size in SIZES}
     plain(), edited()
     for _ in range(rounds):
         base = seconds(plain)
         for size, values in found.items():
-            chunked.BAND_BYTES = 1 << size
+            tiles.TILE_BYTES = 1 << size
             values.append(seconds(edited) / base)
     return {
         f"{1 << size} bytes": {
