@@ -70,7 +70,6 @@ def forward(
             if len(SCORES) == 0:
                 s *= scale * LOG2E
             else:
-                # No scores edit asks what is visible.
                 at = (b, h, i, j[None, :], until, T, S, offset, split, at_row, at_key)
                 s = edited(SCORES, SCORE_OPTIONS, score_args, s * scale, at) * LOG2E
             s = hide(s, until, b, i, j[None, :], offset, S, -float("inf"))
