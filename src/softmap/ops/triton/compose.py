@@ -23,29 +23,24 @@ def dot(x, y, s, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def sides(t, at, H: tl.constexpr, TURNED: tl.constexpr):
-    """Matrices of the tile's rows and keys, or None. t = (M, M^T, N, N^T)."""
-    x, y = None, None
-    if t[TURNED] is not None:
-        x = matrices(t[TURNED], at[0], at[9], at[5], H, at[2].shape[0] * at[2].shape[1])
-    if t[2 + TURNED] is not None:
-        y = matrices(t[2 + TURNED], at[0], at[10], at[6], H, at[3].shape[0] * at[3].shape[1])
-    return x, y
-
-
-@triton.jit
 def by_key(m, dtype: tl.constexpr):
     """Cells [rows, keys, H] as [keys, rows, H]."""
     return anchored(tl.permute(m.to(dtype), (1, 0, 2)))
 
 
 @triton.jit
-def mixed(m, x, y, OPTIONS: tl.constexpr):
-    """Cells m [rows, keys, H] with x [rows, H, H] and y [keys, H, H] applied to their heads."""
+def mixed(m, at, t, OPTIONS: tl.constexpr, TURNED: tl.constexpr):
+    """Cells m [rows, keys, H] with the matrices of rows and keys, if any, applied to their heads.
+
+    t = (M, M^T, N, N^T), bundles or None. TURNED: 1 for the second and fourth.
+    """
+    H: tl.constexpr = m.shape[2]
     out = m
-    if x is not None:
+    if t[TURNED] is not None:
+        x = matrices(t[TURNED], at[0], at[9], at[5], H, m.shape[0])
         out = dot(m.to(x.dtype), x, out, OPTIONS)
-    if y is not None:
+    if t[2 + TURNED] is not None:
+        y = matrices(t[2 + TURNED], at[0], at[10], at[6], H, m.shape[1])
         other = by_key(m, y.dtype)
         more = dot(other, y, tl.zeros(other.shape, tl.float32), OPTIONS)
         out = plus(out, anchored(tl.permute(more.to(y.dtype), (1, 0, 2))), OPTIONS)
@@ -67,22 +62,22 @@ def plus(m, more, OPTIONS: tl.constexpr):
 @triton.jit
 def compose(m, at, t, OPTIONS: tl.constexpr):
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
-    x, y = sides(t, at, m.shape[0], 0)
-    return tile_of(mixed(cells(m, KEYS_FIRST), x, y, OPTIONS), KEYS_FIRST)
+    return tile_of(mixed(cells(m, KEYS_FIRST), at, t, OPTIONS, 0), KEYS_FIRST)
 
 
 @triton.jit
 def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
     """d = (where dM is added up, dN), or None for each."""
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
-    x, y = sides(t, at, m.shape[0], 1)
     m, g = cells(m, KEYS_FIRST), cells(g, KEYS_FIRST)
     if SIDE == "rows" and d[0] is not None:
-        add_matrices(d[0], at[0], at[9], outer(m.to(x.dtype), g.to(x.dtype), OPTIONS))
+        row_dtype: tl.constexpr = t[0][0].dtype.element_ty
+        add_matrices(d[0], at[0], at[9], outer(m.to(row_dtype), g.to(row_dtype), OPTIONS))
     if SIDE == "keys" and d[1] is not None:
-        both = outer(by_key(m, y.dtype), by_key(g, y.dtype), OPTIONS)
+        key_dtype: tl.constexpr = t[2][0].dtype.element_ty
+        both = outer(by_key(m, key_dtype), by_key(g, key_dtype), OPTIONS)
         add_matrices(d[1], at[0], at[10], both)
-    return tile_of(mixed(g, x, y, OPTIONS), KEYS_FIRST)
+    return tile_of(mixed(g, at, t, OPTIONS, 1), KEYS_FIRST)
 
 
 @triton.jit
