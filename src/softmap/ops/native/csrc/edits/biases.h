@@ -124,7 +124,7 @@ struct Fire : Bias<T> {
       T* to = out + h * step + w.begin(r);
       std::fill(to, to + n, b2.data()[w.head + h]);
     }
-    gemm<T>(false, false, heads, n, hidden, 1, w2.data() + w.head * hidden, hidden, units, n, 1,
+    gemm<T>(false, false, heads, n, hidden, 1, w2.data() + w.head * hidden, hidden, units, n, true,
             out + w.begin(r), step);
   }
 
@@ -135,14 +135,14 @@ struct Fire : Bias<T> {
     const int64_t n = fill(w, r, z, units);
     if (n == 0) return;
     const T* from = grad + w.begin(r);
-    gemm<T>(false, true, heads, hidden, n, 1, from, step, units, n, 1,
+    gemm<T>(false, true, heads, hidden, n, 1, from, step, units, n, true,
             w2.grad_of(w.worker) + w.head * hidden, hidden);
     for (int64_t h = 0; h < heads; ++h) {
       T sum = 0;
       for (int64_t x = 0; x < n; ++x) sum += from[h * step + x];
       b2.grad_of(w.worker)[w.head + h] += sum;
     }
-    gemm<T>(true, false, hidden, n, heads, 1, w2.data() + w.head * hidden, hidden, from, step, 0,
+    gemm<T>(true, false, hidden, n, heads, 1, w2.data() + w.head * hidden, hidden, from, step, false,
             pull, n);
     clear(z_grad, 0, n);
     for (int64_t u = 0; u < hidden; ++u) unit_grad(w, u, n, z, units + u * n, pull + u * n, z_grad);

@@ -16,25 +16,25 @@ struct HeadMix : Edit<T> {
   bool in_place() const override { return false; }
 
   void forward(const Region& w, Maps<T> in, Maps<T> out, T*) const override {
-    apply(w, in, out, /*transpose=*/true, /*beta=*/0);
+    apply(w, in, out, /*transpose=*/true, /*add=*/false);
   }
 
   void backward(const Region& w, Maps<T> in, Maps<T> grad, Maps<T> to, T*) override {
-    apply(w, grad, to, /*transpose=*/false, /*beta=*/0);
+    apply(w, grad, to, /*transpose=*/false, /*add=*/false);
     add_grad(w, in, grad);
   }
 
-  // out = beta out + P^T in, or P in.
-  void apply(const Region& w, Maps<T> in, Maps<T> out, bool transpose, T beta) const {
+  // out = P^T in, or P in (+ out).
+  void apply(const Region& w, Maps<T> in, Maps<T> out, bool transpose, bool add) const {
     const int64_t H = in.heads;
     gemm<T>(transpose, false, H, w.rows * in.row_stride, H, 1, mix.data(), H, in.data,
-            in.head_stride, beta, out.data, out.head_stride);
+            in.head_stride, add, out.data, out.head_stride);
   }
 
   void add_grad(const Region& w, Maps<T> in, Maps<T> grad) {
     const int64_t H = in.heads;
     gemm<T>(false, true, H, H, w.rows * in.row_stride, 1, in.data, in.head_stride, grad.data,
-            grad.head_stride, 1, mix.grad_of(w.worker), H);
+            grad.head_stride, /*add=*/true, mix.grad_of(w.worker), H);
   }
 
   Bag gradients(const Schedule&) const override { return {{name, mix.take_grad()}}; }

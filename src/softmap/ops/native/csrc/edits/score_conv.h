@@ -67,7 +67,7 @@ struct ScoreConv : Edit<T> {
       for (int64_t h = 0; h < H; ++h) start_row(row, h, out.at(h, r), out.row_stride);
       each_chunk(row, [&](int64_t c, int64_t n) {
         activate(row, c, n);
-        gemm<T>(false, false, taps * H, n, M, 1, w2.data(), M, row.units, n, 0, row.outputs, n);
+        gemm<T>(false, false, taps * H, n, M, 1, w2.data(), M, row.units, n, false, row.outputs, n);
         unspread(row.outputs, H, row, c, n, out.at(0, r), out.head_stride);
       });
     }
@@ -122,7 +122,7 @@ struct ScoreConv : Edit<T> {
     spread(row.scores, row.score_step, row, c, n, row.inputs, C, 0, 1);
     if (C > H) spread(row.bias, row.step, row, c, n, row.inputs, C, H, 1);
     start_units(row, c, n);
-    gemm<T>(false, false, M, n, taps * C, 1, w1.data(), taps * C, row.inputs, n, 1, row.units, n);
+    gemm<T>(false, false, M, n, taps * C, 1, w1.data(), taps * C, row.inputs, n, true, row.units, n);
     const auto slope = Vec<T>(SLOPE);
     int64_t x = 0;
     for (; x + LANES<T> <= M * n; x += LANES<T>) {
@@ -145,12 +145,12 @@ struct ScoreConv : Edit<T> {
     const int64_t worker = row.w.worker, K = taps * C;
     activate(row, c, n);
     spread(grad.at(0, row.r), grad.head_stride, row, c, n, row.outputs, H, 0, -1);
-    gemm<T>(false, true, taps * H, M, n, 1, row.outputs, n, row.units, n, 1, w2.grad_of(worker), M);
-    gemm<T>(true, false, M, n, taps * H, 1, w2.data(), M, row.outputs, n, 0, row.pull, n);
+    gemm<T>(false, true, taps * H, M, n, 1, row.outputs, n, row.units, n, true, w2.grad_of(worker), M);
+    gemm<T>(true, false, M, n, taps * H, 1, w2.data(), M, row.outputs, n, false, row.pull, n);
     for (int64_t m = 0; m < M; ++m) gate(row.units + m * n, row.pull + m * n, n);
     start_grad(row, c, n);
-    gemm<T>(false, true, M, K, n, 1, row.pull, n, row.inputs, n, 1, w1.grad_of(worker), K);
-    gemm<T>(true, false, K, n, M, 1, w1.data(), K, row.pull, n, 0, row.inputs, n);
+    gemm<T>(false, true, M, K, n, 1, row.pull, n, row.inputs, n, true, w1.grad_of(worker), K);
+    gemm<T>(true, false, K, n, M, 1, w1.data(), K, row.pull, n, false, row.inputs, n);
     gather(row.inputs, C, 0, row, c, n, to.at(0, row.r), to.head_stride);
     if (C > H) gather(row.inputs, C, H, row, c, n, row.bias_grad, row.step);
   }
