@@ -66,6 +66,10 @@ class Call:
     def keys(self) -> int:
         return self.k.shape[2]
 
+    def row_bytes(self, keys: int) -> int:
+        """Of one row of all maps over so many keys."""
+        return self.heads.maps * keys * compute_dtype(self.q).itemsize
+
     @property
     def halo(self) -> int:
         """Rows above a band that its edits read in all; a chain of halos adds up."""

@@ -6,7 +6,7 @@ How one band is computed is in ``tiles``.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +34,7 @@ def bands(call: Call) -> list[Span]:
     they make of the positions (a bias) is made once for the sequences of a tile.
     """
     keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
-    row_bytes = call.heads.maps * keys * compute_dtype(call.q).itemsize
+    row_bytes = call.row_bytes(keys)
     rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // row_bytes, max(1, call.queries)))
     tokens = any(t.query or t.key for t in call.tensors)
     fewest = rows if tokens else min(rows, SHARED_ROWS)
@@ -52,27 +52,7 @@ def run(call: Call) -> Tensor:
     return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans)))
 
 
-class Way(Protocol):
-    """How one band is computed and differentiated: ``tiles.Eager``, ``compiled.Compiled``."""
-
-    def more(self, flat: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-        """What it wants beside the call's inputs, made once, and the kind by which that is cut."""
-
-    def forward(self, call: Call, span: Span, parts: Sequence[Tensor]) -> Tensor:
-        """The band (B, H', R, d') from the call's inputs cut to it."""
-
-    def add_gradients(
-        self,
-        call: Call,
-        span: Span,
-        parts: Sequence[Tensor],
-        sums: Sequence[Tensor | None],
-        grad: Tensor,
-    ) -> None:
-        """Compute the band again and add the gradients of its parts to ``sums``, where given."""
-
-
-def evaluate(call: Call, spans: list[Span], way: Way) -> Tensor:
+def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:
     """All bands of a call in order, (B, H', T, d'), computed and differentiated in that ``way``."""
     kinds, flat = call.flatten()
     if torch.is_grad_enabled() and any(t.requires_grad for t in flat):
@@ -80,7 +60,7 @@ def evaluate(call: Call, spans: list[Span], way: Way) -> Tensor:
     return _forward(call, kinds, spans, way, flat)
 
 
-def _forward(call: Call, kinds: list[str], spans: list[Span], way: Way, flat: Any) -> Tensor:
+def _forward(call: Call, kinds: list[str], spans: list[Span], way: Eager, flat: Any) -> Tensor:
     out = None
     parts = _Parts(*_arranged(kinds, flat, way))
     for span in spans:
@@ -97,7 +77,7 @@ class _Chunked(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, call: Call, kinds: list[str], spans: list[Span], way: Way, *flat: Tensor
+        ctx: Any, call: Call, kinds: list[str], spans: list[Span], way: Eager, *flat: Tensor
     ) -> Tensor:
         ctx.save_for_backward(*flat)
         # Shapes without storage: the call must not keep alive what activation checkpointing frees.
@@ -146,7 +126,9 @@ class _Parts:
         ]
 
 
-def _arranged(kinds: list[str], flat: Sequence[Tensor], way: Way) -> tuple[list[str], list[Tensor]]:
+def _arranged(
+    kinds: list[str], flat: Sequence[Tensor], way: Eager
+) -> tuple[list[str], list[Tensor]]:
     """The inputs as bands read them: with what the ``way`` wants beside them, and an edit's tensors
     of keys with the keys innermost in memory, as the maps have them: with the heads innermost, as
     the edits give them, a product with a map would not vectorise."""

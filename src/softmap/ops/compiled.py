@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import Band, compute_dtype, make_band
+from softmap.maps import Band, make_band
 from softmap.ops import chunked
 from softmap.ops.call import Call, Place, Span, edited_map, of_batch, widened
 from softmap.ops.graphs import compiled, meta, missing_compiler, nature
@@ -67,7 +67,7 @@ def bands(call: Call) -> list[Span]:
 def _size(call: Call) -> tuple[int, int]:
     """Rows of a band, a power of two, and its sequences, a divisor of the batch."""
     keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
-    row_bytes = call.heads.maps * keys * compute_dtype(call.q).itemsize
+    row_bytes = call.row_bytes(keys)
     rows = max(MIN_ROWS, min(MAX_ROWS, _power(BAND_BYTES // row_bytes + 1) // 2))
     rows = min(rows, _power(call.queries))
     fitting = max(1, BAND_BYTES // (row_bytes * rows))
@@ -133,8 +133,7 @@ class Compiled(Eager):
 
     def tiles(self, call: Call, span: Span) -> list[Span]:
         """Of a power of two of rows, one for each length of the keys."""
-        row_bytes = call.heads.maps * (span.last - span.first) * compute_dtype(call.q).itemsize
-        row_bytes *= span.end - span.begin
+        row_bytes = call.row_bytes(span.last - span.first) * (span.end - span.begin)
         rows = max(MIN_ROWS, _power(TILE_BYTES // row_bytes + 1) // 2)
         return rows_of(call, span, min(rows, span.stop - span.start))
 

@@ -7,7 +7,6 @@ from types import ModuleType
 
 import torch
 
-from softmap.maps import compute_dtype
 from softmap.ops.call import Call, Span
 
 
@@ -25,7 +24,7 @@ def map_bytes(call: Call, spans: list[Span]) -> int:
         (s.end - s.begin) * (s.stop - s.start + s.lead) * (s.last - s.first + call.pad)
         for s in spans
     )
-    return max(cells) * call.heads.maps * compute_dtype(call.q).itemsize
+    return call.row_bytes(max(cells))
 
 
 def message(call: Call, impl: str, backends: Mapping[str, ModuleType]) -> str:

@@ -110,7 +110,7 @@ class Eager:
 
     def tiles(self, call: Call, span: Span) -> list[Span]:
         """The band's rows in parts of as equal size as can be, over the same keys."""
-        row_bytes = call.heads.maps * (span.last - span.first) * compute_dtype(call.q).itemsize
+        row_bytes = call.row_bytes(span.last - span.first)
         most = TILE_BYTES // (row_bytes * max(1, span.end - span.begin))
         rows = span.stop - span.start
         if call.q.device.type != "cpu":  # one kernel after another from the device's own memory
