@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, heads_after, tensors_of
+from softmap.maps import Edit, Tensors, compute_dtype, heads_after, tensors_of
 from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
@@ -128,7 +128,7 @@ class Attention(nn.Module):
         k = self.k_norm(_split(self.k_proj(x), d))
         if b.position == "rope":
             width = int(d * b.rotary_fraction) // 2 * 2  # an even number of channels
-            by = positions.angles(x.shape[1], width, b.rope_theta)
+            by = positions.angles(x.shape[1], width, b.rope_theta, compute_dtype(q))
             q, k = rotate(q, by, b.rotary_interleaved), rotate(k, by, b.rotary_interleaved)
         v = _split(self.v_proj(x), self.value_dim)
         return q, k, v.to(k.dtype)

@@ -27,7 +27,7 @@ class Positions:
     cols: Tensor
     valid: Tensor | None
     starts: Tensor | None = None
-    _angles: dict[tuple[int, int, float], Angles] = field(
+    _angles: dict[tuple[int, int, float, torch.dtype], Angles] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
 
@@ -66,11 +66,12 @@ class Positions:
         valid = None if self.valid is None else self.valid[:, -tokens:]
         return Positions(self.cols[:, -tokens:], valid)
 
-    def angles(self, tokens: int, width: int, theta: float) -> Angles:
-        """:func:`angles` of the last ``tokens``, once for all layers."""
-        key = (tokens, width, theta)
+    def angles(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
+        """:func:`angles` of the last ``tokens`` in this dtype, once for all layers."""
+        key = (tokens, width, theta, dtype)
         if key not in self._angles:
-            self._angles[key] = angles(self.last(tokens).cols, width, theta)
+            cos, sin = angles(self.last(tokens).cols, width, theta)
+            self._angles[key] = cos.to(dtype), sin.to(dtype)
         return self._angles[key]
 
 
