@@ -16,12 +16,12 @@ SLOPE = 0.01
 
 def conv_out(m: Tensor, w: Tensor) -> Tensor:
     """Few channels in: (B, H, R, C) * (M, H, 1, k) -> (B, M, R, C). Shift, then multiply."""
-    return _times(_flat_out(w), _Spread.apply(m, w.shape[3]))
+    return _times(_flat_out(w), _Shift.apply(m, w.shape[3], False))
 
 
 def conv_in(m: Tensor, w: Tensor) -> Tensor:
     """Few channels out: (B, M, R, C) * (H, M, 1, k) -> (B, H, R, C). Multiply, then add shifted."""
-    return _Gather.apply(_times(_flat_in(w), m), w.shape[3])  # type: ignore[no-any-return]
+    return _Shift.apply(_times(_flat_in(w), m), w.shape[3], True)  # type: ignore[no-any-return]
 
 
 def _flat_out(w: Tensor) -> Tensor:
@@ -73,26 +73,17 @@ def _shifts(taps: int, width: int) -> list[tuple[slice, slice]]:
     ]
 
 
-class _Spread(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, taps: int) -> Tensor:
-        ctx.taps = taps
-        return spread(m, taps)
+class _Shift(torch.autograd.Function):
+    """:func:`spread`, or with ``back`` :func:`gather`: each is the other's adjoint."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Gather.apply(grad, ctx.taps), None
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, taps: int) -> Tensor:
-        ctx.taps = taps
-        return gather(m, taps)
+    def forward(ctx: Any, m: Tensor, taps: int, back: bool) -> Tensor:
+        ctx.taps, ctx.back = taps, back
+        return (gather if back else spread)(m, taps)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _Spread.apply(grad, ctx.taps), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Shift.apply(grad, ctx.taps, not ctx.back), None, None
 
 
 class Refinement(torch.autograd.Function):
