@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from softmap.lab.measure import provenance
-from softmap.maps import tensors_of
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
 from softmap.ops import make_call
@@ -47,7 +46,7 @@ def call_of(variant: str, heads: int, width: int) -> Call:
     x = torch.zeros(1, TOKENS, heads * width)
     with torch.no_grad():
         q, k, v = layer.project(x, Positions.of(TOKENS, None, x.device))
-        tensors: list[Any] = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
+        tensors: list[Any] = [e(x) for e in layer.edits]  # type: ignore[arg-type]
     q, k, v = (t.bfloat16() for t in (q, k, v))
     for n, t in enumerate(tensors):
         query, key = ({m: a.bfloat16() for m, a in d.items()} for d in (t.query, t.key))

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from softmap.lab.measure import provenance
-from softmap.maps import tensors_of
 from softmap.nn import Attention
 from softmap.ops import make_call
 from softmap.ops.triton import score_conv
@@ -47,7 +46,7 @@ def compile_all(
 
     layer = Attention(heads * width, heads, variant, head_dim=width)
     q, k, v = (torch.zeros(1, heads, TOKENS, width, dtype=dtype) for _ in range(3))
-    tensors: Any = [tensors_of(e, None) for e in layer.edits]  # type: ignore[arg-type]
+    tensors: Any = [e() for e in layer.edits]  # type: ignore[arg-type]
     call = make_call(q, k, v, list(layer.edits), tensors=tensors)  # type: ignore[arg-type]
     kind = score_conv.kind_of(call.edits[0].kernel or "")
     with compiling(90) as found, torch.no_grad():

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 from softmap.maps import (
     Band,
     Edit,
+    at_least,
     chain,
+    check_declared,
     compute_dtype,
     heads_after,
     make_band,
     needs_input,
-    tensors_of,
 )
 from softmap.variants.diff import Difference
 
@@ -102,14 +103,83 @@ def test_chain_keeps_order_and_places() -> None:
     assert heads_after(edits, 8) == 2
 
 
-def test_tensors_of() -> None:
+def test_a_call_gives_all_tensors() -> None:
     x = torch.ones(1, 2, 3)
-    got = tensors_of(NeedsKeys(), x)
+    got = NeedsKeys()(x)
     assert got.layer == {} and got.query == {} and torch.equal(got.key["k"], 2 * x)
-    assert tensors_of(Halve(), None) == ({}, {}, {})
+    assert Halve()() == ({}, {}, {})
     assert needs_input(NeedsKeys()) and not needs_input(Halve())
     with pytest.raises(SoftmapError, match=r"NeedsKeys .*expected x=\(B, T, D\), found None"):
-        tensors_of(NeedsKeys(), None)
+        NeedsKeys()()
+
+
+@pytest.mark.parametrize("kinds", [("layer", "query"), ("layer", "key"), ("query", "key")])
+def test_two_tensors_of_one_name_are_refused(kinds: tuple[str, str]) -> None:
+    class Both(Edit):
+        def layer_tensors(self) -> dict[str, Tensor]:
+            return {"g": torch.ones(1)} if "layer" in kinds else {}
+
+        def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+            return {"g": x} if "query" in kinds else {}
+
+        def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
+            return {"g": x} if "key" in kinds else {}
+
+    named = f"a {kinds[0]} tensor and a {kinds[1]} tensor named 'g'"
+    with pytest.raises(SoftmapError, match=named):
+        Both()(torch.ones(1, 2, 3))
+
+
+def test_what_no_backend_would_read_is_refused() -> None:
+    def declared(stage: str, **attributes: object) -> None:
+        cls = type("Odd", (Edit,), {"stage": stage, **attributes})
+        check_declared(cls())
+
+    method = lambda self, *a: {}  # noqa: E731
+    for stage, name, value in (
+        ("output", "key_tensors", method),
+        ("output", "halo", 1),
+        ("output", "pad", 1),
+        ("scores", "heads_out", method),
+        ("weights", "fold_query", method),
+        ("scores", "folds_output", True),
+    ):
+        with pytest.raises(SoftmapError, match=f"Odd declares {name}, .* found stage '{stage}'"):
+            declared(stage, **{name: value})
+    declared("scores", pad=1, halo=1, fold_query=method, key_tensors=method)
+    declared("weights", heads_out=method, folds_output=True, halo=2, key_tensors=method)
+
+
+@pytest.mark.parametrize("p", [-3.0, 0.009, 0.01, 0.5])
+def test_a_floor_never_blocks_the_way_back(p: float) -> None:
+    """Above the floor every gradient passes; below, the one that a descent needs to come back."""
+    for upstream in (-2.0, 2.0):
+        x = torch.tensor([p], requires_grad=True)
+        y = at_least(x, 0.01)
+        y.backward(torch.tensor([upstream]))
+        assert y.item() == pytest.approx(max(p, 0.01)) and x.grad is not None
+        assert x.grad.item() == (upstream if p >= 0.01 or upstream < 0 else 0.0)
+
+
+def test_what_a_hook_may_free_is_handed_out_as_a_copy() -> None:
+    """FSDP2 frees the storage of a module's parameters in a hook after its forward."""
+
+    class Own(Edit):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(3))
+
+        def layer_tensors(self) -> dict[str, Tensor]:
+            return {"gain": self.gain}
+
+    edit = Own()
+    assert edit().layer["gain"] is edit.gain
+
+    def free(module: Own, args: object, output: object) -> None:
+        module.gain.data.zero_()
+
+    edit.register_forward_hook(free)
+    assert edit().layer["gain"].tolist() == [1, 1, 1] and edit.gain.tolist() == [0, 0, 0]
 
 
 def test_edit_by_itself_edits_nothing() -> None:

@@ -19,7 +19,7 @@ value heads, R rows of a band, C columns of a band, d head width, D model width,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,7 +79,7 @@ class Edit(nn.Module):
     inside :meth:`edit`: it hands tensors out (:meth:`layer_tensors`, :meth:`query_tensors`,
     :meth:`key_tensors`) and gets them back, sliced to the band, in ``t``. That keeps ``edit`` a
     pure function, which any backend may recompute, and gradients reach the parameters through
-    torch.
+    torch. Calling the edit, ``edit(x)``, gives all of them as :class:`Tensors`.
 
     stage: ``"scores"`` before the softmax, ``"weights"`` after it, ``"output"`` on the result.
     maps: how many maps must enter the edit, where its tensors are sized by them; None: any number.
@@ -89,6 +89,7 @@ class Edit(nn.Module):
     keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
         is spared a second masking.
     needs_mean: :meth:`fold_output` reads the running mean of the values (the cache then keeps it).
+    floors: the least values of parameters, by name: :meth:`floored` reads them.
     kernel: name of a hand-written form of :meth:`edit` and its adjoint, known to ``ops.native`` and
         ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
         A subclass does not inherit it: its maths may be another.
@@ -100,6 +101,7 @@ class Edit(nn.Module):
     pad: int = 0
     keeps_zeros: bool = False
     needs_mean: bool = False
+    floors: Mapping[str, float] = {}
     kernel: str | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -107,6 +109,35 @@ class Edit(nn.Module):
         cls.kernel = cls.__dict__.get("kernel")
         if "edit" in cls.__dict__ and "edit_eager" not in cls.__dict__:
             cls.edit_eager = Edit.edit_eager  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor | None = None) -> Tensors:
+        """All tensors that the edit declares for the tokens of x (B, T, D), before any slicing.
+
+        x may be None where the edit has no tensors of tokens. Parameters are read in here and
+        nowhere else, and submodules are called: hooks which bring parameters to where they are
+        needed (offloading, sharding) see only what is called. Raises ``ValueError`` where x is
+        missing, and for two tensors of one name.
+        """
+        layer = self.layer_tensors()
+        if x is not None:
+            made = Tensors(layer, self.query_tensors(x), self.key_tensors(x))
+        elif needs_input(self):
+            raise SoftmapError(
+                f"{type(self).__name__} computes tensors from the layer's input: "
+                "expected x=(B, T, D), found None"
+            )
+        else:
+            made = Tensors(layer, {}, {})
+        check_names(self, made)
+        return made._replace(layer=outliving(self, layer))
+
+    def floored(self, name: str) -> Tensor:
+        """The parameter ``name``, at least as large as :attr:`floors` says.
+
+        max(p, floor), but the gradient that would bring p back above its floor is let through: a
+        plain clamp would hold a parameter below it for ever.
+        """
+        return at_least(getattr(self, name), self.floors[name])
 
     def heads_out(self, heads: int) -> int:
         """Maps that leave the edit when ``heads`` enter it. Raises ``ValueError`` if it cannot."""
@@ -175,17 +206,50 @@ class Tensors(NamedTuple):
     key: dict[str, Tensor]
 
 
-def tensors_of(edit: Edit, x: Tensor | None) -> Tensors:
-    """All that ``edit`` declares for the tokens of x (B, T, D); None will do if it needs none."""
-    layer = edit.layer_tensors()
-    if x is not None:
-        return Tensors(layer, edit.query_tensors(x), edit.key_tensors(x))
-    if needs_input(edit):
-        raise SoftmapError(
-            f"{type(edit).__name__} computes tensors from the layer's input: "
-            "expected x=(B, T, D), found None"
-        )
-    return Tensors(layer, {}, {})
+def check_names(edit: Edit, t: Tensors) -> None:
+    """Raise ``ValueError`` where two tensors share a name: :meth:`Edit.edit` would get only one."""
+    seen: dict[str, str] = {}
+    for kind, group in zip(t._fields, t, strict=True):
+        for name in group:
+            if name in seen:
+                raise SoftmapError(
+                    f"{type(edit).__name__} has a {seen[name]} tensor and a {kind} tensor named "
+                    f"{name!r}: expected a name of its own for each"
+                )
+            seen[name] = kind
+
+
+def outliving(module: nn.Module, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, where a hook may free the module's parameters as soon as its forward is over
+    (FSDP2 does); else the tensors themselves."""
+    return {n: t.clone() for n, t in tensors.items()} if module._forward_hooks else tensors
+
+
+class _AtLeast(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(p: Tensor, floor: float) -> Tensor:
+        return p.clamp(min=floor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.floor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (p,) = ctx.saved_tensors
+        # A step goes against the gradient: a negative one leads upwards.
+        return torch.where((p >= ctx.floor) | (grad < 0), grad, torch.zeros_like(grad)), None
+
+
+def at_least(p: Tensor, floor: float) -> Tensor:
+    """max(p, floor) elementwise; below the floor, a gradient that leads upwards passes.
+
+    So an optimiser never pushes a parameter further below its floor, and always brings it back.
+    """
+    return _AtLeast.apply(p, floor)  # type: ignore[no-any-return]
 
 
 def needs_input(edit: Edit) -> bool:
@@ -194,6 +258,39 @@ def needs_input(edit: Edit) -> bool:
         type(edit).query_tensors is not Edit.query_tensors
         or type(edit).key_tensors is not Edit.key_tensors
     )
+
+
+def check_declared(edit: Edit) -> None:
+    """Raise ``ValueError`` for a declaration that no backend would read in the edit's stage."""
+    cls, stage = type(edit), edit.stage
+    if stage not in STAGES:
+        raise SoftmapError(
+            f"{cls.__name__}.stage must be one of {', '.join(STAGES)}, found {stage!r}"
+        )
+    for name, stages in _READ_IN.items():
+        if stage not in stages and _declares(edit, name):
+            raise SoftmapError(
+                f"{cls.__name__} declares {name}, which is read of {' and '.join(stages)} edits "
+                f"alone: found stage {stage!r}"
+            )
+
+
+# What is read of the edits of some stages only.
+_READ_IN = {
+    "key_tensors": ("scores", "weights"),
+    "halo": ("scores", "weights"),
+    "pad": ("scores", "weights"),  # weights beyond the diagonal are zeros without it
+    "heads_out": ("weights",),
+    "fold_query": ("scores",),
+    "folds_output": ("weights",),
+}
+
+
+def _declares(edit: Edit, name: str) -> bool:
+    default = getattr(Edit, name)
+    if callable(default):
+        return getattr(type(edit), name) is not default
+    return bool(getattr(edit, name) != default)
 
 
 def chain(edits: Iterable[Any], stage: str) -> list[tuple[int, Edit]]:

@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 import softmap
 from softmap.errors import SoftmapError
-from softmap.maps import tensors_of
 from softmap.ops import AUTOMATIC, attention_map, choose, explain, make_call, native
 from softmap.testing import bands
 from softmap.variants import Place, build, load
@@ -63,7 +62,7 @@ def test_more_keys_than_queries_are_the_past(qkv: tuple[torch.Tensor, ...], impl
 def test_edits_take_x_or_their_tensors(qkv: tuple[torch.Tensor, ...]) -> None:
     chain, x = edits("dcmha"), torch.randn(2, 7, 16, dtype=torch.float64)
     with_x = softmap_attention(*qkv, chain, x=x)
-    tensors = [tensors_of(e, x) for e in chain]
+    tensors = [e(x) for e in chain]
     assert torch.equal(with_x, softmap_attention(*qkv, chain, tensors=tensors))
     q, k, v = qkv
     torch.testing.assert_close(softmap_attention(q[:, :, 5:], k, v, chain, x=x), with_x[:, :, 5:])

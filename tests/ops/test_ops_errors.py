@@ -11,7 +11,7 @@ from torch import Tensor
 
 import softmap
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, tensors_of
+from softmap.maps import Edit, Tensors
 from softmap.ops import attention_map, make_call
 from softmap.variants import Place
 from softmap.variants.biases import Alibi
@@ -105,10 +105,10 @@ def edits() -> dict[str, Case]:
         "input": ([Compose(place(), "scores")], {}, "Compose computes tensors from the layer's"),
         "no tensors": (two, {"tensors": []}, "one entry for each edit, expected 2, found 0"),
         "more": (two[:1], {"tensors": [NONE] * 2}, "one entry for each edit, expected 1, found 2"),
-        "dict": (two[:1], {"tensors": [{}]}, "made by maps.tensors_of, found dict for Alibi"),
-        "query": (factor, {"tensors": [tensors_of(factor[0], short)]},
+        "dict": (two[:1], {"tensors": [{}]}, "gives for each, found dict for Alibi"),
+        "query": (factor, {"tensors": [factor[0](short)]},
                   r"Factor: query tensor 'q' must be \(2, 7, ...\), found \(2, 6, 1\)"),
-        "key": (factor, {"tensors": [Tensors({}, {}, tensors_of(factor[0], long).key)]},
+        "key": (factor, {"tensors": [Tensors({}, {}, factor[0](long).key)]},
                 r"Factor: key tensor 'k' must be \(2, 7, ...\), found \(2, 8, 1\)"),
     }  # fmt: skip
     return {name: ((T, T, T, chain), option, m) for name, (chain, option, m) in given.items()}
@@ -141,4 +141,4 @@ def test_good_calls_are_let_through() -> None:
     x, factor = torch.zeros(2, 7, 8), torch.nn.ModuleList([Factor()])
     call = make_call(T[:, :, :2], T, T, factor, x=x)  # type: ignore[arg-type]
     assert call.tensors[0].query["q"].shape == (2, 2, 1) and call.valid is None
-    make_call(T, T, T, factor, tensors=[tensors_of(Factor(), x[:1])])  # type: ignore[arg-type]
+    make_call(T, T, T, factor, tensors=[Factor()(x[:1])])  # type: ignore[arg-type]

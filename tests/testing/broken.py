@@ -50,6 +50,41 @@ class Detached(Scores):
         return m * t["w"].detach()[:, None, None]
 
 
+class Behind(Scores):
+    """Reads a submodule's weight from outside: hooks that load it never see a call."""
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.mix = nn.Linear(place.heads, 1)
+
+    def layer_tensors(self):
+        return {"w": self.weight * self.mix.weight[0]}
+
+    def edit(self, m, band, t):
+        return m * t["w"][:, None, None]
+
+
+class Stuck(Scores):
+    """A clamp that a parameter never comes back from."""
+
+    def layer_tensors(self):
+        return {"w": self.weight.clamp(min=0.5)}
+
+    def edit(self, m, band, t):
+        return m * t["w"][:, None, None]
+
+
+class Scalar(Scores):
+    """A parameter without an axis."""
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def edit(self, m, band, t):
+        return m * t["w"]
+
+
 class NoHalo(Scores):
     """Reads the row above and does not say so."""
 
@@ -126,3 +161,4 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
     _make,
     (Leak, Length, Hidden, Detached, NoHalo, NoPad, Places, Across, Unmasked, WrongFold, Unsaved),
 )
+behind, stuck, scalar = map(_make, (Behind, Stuck, Scalar))

@@ -30,6 +30,9 @@ from softmap.testing import CHECKS, Subject, check
         ("unmasked", {"map", "causality"}),
         ("wrongfold", {"folded"}),
         ("unsaved", {"saving"}),
+        ("behind", {"parameters"}),
+        ("stuck", {"parameters"}),
+        ("scalar", {"parameters"}),
     ],
 )
 def test_fault_is_found(fault: str, found_by: set[str]) -> None:

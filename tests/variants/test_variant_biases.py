@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import linear
 
 from softmap.maps import Band, make_band
 from softmap.variants import Place
@@ -58,7 +59,7 @@ def test_fire_normalises_by_the_longer_of_row_and_threshold(row: int, reach: flo
     edit = Fire(place(3), start=8.0)
     got = edit.values(band(21), edit.layer_tensors())[0, :, row, row - 2]
     ratio = math.log(1 + 0.1 * 2) / math.log(1 + 0.1 * reach)
-    want = edit.down(torch.relu(edit.up(torch.tensor([ratio]))))
+    want = linear(torch.relu(linear(torch.tensor([ratio]), *edit.up())), *edit.down())
     torch.testing.assert_close(got, want)
 
 
@@ -86,3 +87,10 @@ def test_no_kerple_parameter_starts_without_a_gradient() -> None:
     sum(t.sum() for t in edit.layer_tensors().values()).backward()
     for parameter in (edit.p, edit.a):
         assert torch.equal(parameter.grad, torch.ones_like(parameter))
+
+
+def test_files_with_scalars_still_load_into_fire() -> None:
+    edit, old = Fire(place(3)), Fire(place(3)).state_dict()
+    old |= {"c": torch.tensor(0.3), "multiplier": torch.tensor(2.0)}
+    edit.load_state_dict(old)
+    assert (edit.c.tolist(), edit.multiplier.tolist()) == ([pytest.approx(0.3)], [2.0])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, tensors_of
+from softmap.maps import Edit, Tensors
 from softmap.nn import Attention
 from softmap.ops import make_call
 from softmap.ops.attention import apply_output
@@ -158,7 +158,7 @@ def make_problem(case: Case) -> Problem:
     q, k, v = (_normal(case, (case.batch, *s), 2 + n).to(dtype) for n, s in enumerate(shapes))
     x = _normal(case, (case.batch, keys, case.heads * d), 5).to(dtype)
     with torch.enable_grad():
-        tensors = [_cut(tensors_of(e.to(device, dtype), x), case.tokens) for e in edits]
+        tensors = [_cut(e.to(device, dtype)(x), case.tokens) for e in edits]
     call = make_call(q, k, v, edits, tensors=tensors, window=case.window)
     flat = call.flatten()[1]
     learnt = (True, True, True, *(t.requires_grad for t in flat[3:]))

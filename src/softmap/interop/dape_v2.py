@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 from softmap.interop.options import Options
 from softmap.interop.source import Rule, Source, fill, flat
-from softmap.maps import Edit, make_band, tensors_of
+from softmap.maps import Edit, make_band
 from softmap.variants import Place
 from softmap.variants.biases import Alibi, Bias, Fire, Kerple
 from softmap.variants.dape import ScoreConv
@@ -41,7 +41,7 @@ class ScoresEdit(nn.Module):
         rows = cols[S - T : S]
         band = make_band(rows[None], cols[None], rows, cols, None, None)
         padded = nn.functional.pad(scores, (0, self.edit.pad))
-        edited = self.edit.edit(padded, band, tensors_of(self.edit, None).layer)
+        edited = self.edit.edit(padded, band, self.edit().layer)
         return band.zero(edited)[..., :S]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from softmap import ops
-from softmap.maps import tensors_of
 from softmap.nn import Attention, ModelConfig, accounting
 from softmap.nn.positions import Positions
 from softmap.variants import load, names
@@ -32,7 +31,7 @@ def backends(
         x = torch.zeros(batch, context, model.hidden_size)
         q, k, v = attention.project(x, Positions.of(context, None, x.device))
         edits: list[Any] = list(attention.edits)
-        tensors = [tensors_of(edit, x) for edit in edits]
+        tensors = [edit(x) for edit in edits]
         call = ops.make_call(q, k, v, edits, tensors=tensors, window=attention.window)
     return ops.explain(call)
 

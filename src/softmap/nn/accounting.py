@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, tensors_of
+from softmap.maps import Edit
 from softmap.nn.attention import Attention
 from softmap.nn.config import ModelConfig
 from softmap.nn.decoder import Decoder
@@ -87,7 +87,7 @@ def elements_per_token(attention: Attention, dim: int) -> int:
     """Numbers that the cache of one layer keeps for each token."""
     h = attention.heads
     x = torch.empty(1, 1, dim, device="meta")
-    declared = [tensors_of(e, x).key for e in attention.edits]  # type: ignore[arg-type]
+    declared = [e(x).key for e in attention.edits]  # type: ignore[arg-type]
     extra = sum(t.numel() for group in declared for t in group.values())
     return h.keys * attention.head_dim + h.values * attention.value_dim + extra
 

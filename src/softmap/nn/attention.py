@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, compute_dtype, heads_after, tensors_of
+from softmap.maps import Edit, Tensors, compute_dtype, heads_after
 from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
@@ -108,7 +108,7 @@ class Attention(nn.Module):
             seen = 0 if cache is None else cache.seen
             positions = Positions.of(seen + T, key_mask, x.device, documents)
         q, k, v = self.project(x, positions)
-        tensors = [tensors_of(e, x) for e in self._edits]
+        tensors = [e(x) for e in self._edits]
         running = None
         if cache is not None:
             valid = positions.last(T).valid
@@ -137,7 +137,7 @@ class Attention(nn.Module):
         """The edited weights for x (B, T, D): (B, H', T, T)."""
         positions = Positions.of(x.shape[1], None, x.device)
         q, k, _ = self.project(x, positions)
-        tensors: list[Tensors] = [tensors_of(e, x) for e in self._edits]
+        tensors: list[Tensors] = [e(x) for e in self._edits]
         values = self.heads.values
         return attention_map(
             q, k, self._edits, value_heads=values, tensors=tensors, window=self.window

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
-from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
+from softmap.maps import Edit, Tensors, chain, heads_after
 from softmap.ops import checks, chunked, compiled, folded, memory, native, reference, triton
 from softmap.ops.call import Call, bag
 from softmap.ops.documents import starts_of
@@ -133,7 +133,7 @@ def _tensors(edits: list[Edit], B: int, T: int, S: int, options: Options) -> lis
     if given is None:
         if x is not None:
             checks.check_x(x, B, S)
-        given = [tensors_of(e, x) for e in edits]
+        given = [e(x) for e in edits]
         if S != T:
             given = [t._replace(query={n: a[:, S - T :] for n, a in t.query.items()})
                      for t in given]  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError
-from softmap.maps import STAGES, Edit, Tensors, chain
+from softmap.maps import STAGES, Edit, Tensors, chain, check_declared, check_names
 from softmap.ops.documents import can_look
 
 
@@ -53,9 +53,7 @@ def as_edits(edits: Any) -> list[Edit]:
             found = edit.__name__ if isinstance(edit, type) else type(edit).__name__
             what = "the class " if isinstance(edit, type) else ""
             raise SoftmapError(f"edits must be Edit modules, found {what}{found} among them")
-        if edit.stage not in STAGES:
-            stages = ", ".join(STAGES)
-            raise SoftmapError(f"{_name(edit)}.stage must be one of {stages}, found {edit.stage!r}")
+        check_declared(edit)
     return made
 
 
@@ -91,9 +89,10 @@ def check_tensors(edits: Sequence[Edit], tensors: Any, batch: int, T: int, S: in
     for edit, group in zip(edits, groups, strict=True):
         if not isinstance(group, Tensors):
             raise SoftmapError(
-                f"tensors must be made by maps.tensors_of, found {type(group).__name__} for "
+                f"tensors must be what edit(x) gives for each, found {type(group).__name__} for "
                 f"{_name(edit)}"
             )
+        check_names(edit, group)
         for what, tokens, owned in (("query", T, group.query), ("key", S, group.key)):
             for name, t in owned.items():
                 if t.ndim < 2 or t.shape[0] not in (1, batch) or t.shape[1] != tokens:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import tensors_of
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
 from softmap.ops import attention
@@ -106,7 +105,7 @@ def forward(layer: Attention, x: Tensor, layout: Layout) -> Tensor:
         return layer(x, key_mask=layout.mask(), documents=layout.documents())
     first, documents = layout.tokens - layout.queries, layout.documents()
     q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device, documents))
-    tensors = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
+    tensors = [e(x) for e in layer.edits]  # type: ignore[arg-type]
     tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
     o = attention(
         q[:, :, first:], k, v, list(layer.edits), tensors=tensors,  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmap.maps import Tensors, tensors_of
+from softmap.maps import Edit, Tensors
 from softmap.nn import Attention, Decoder, ModelConfig
 from softmap.nn.positions import Positions
 from softmap.ops import chunked, explain, folded, make_call
@@ -100,7 +100,7 @@ def call_of(layer: Attention, x: Tensor, window: int | None = None) -> Call:
     """The call of ``softmap.attention`` that the layer makes for x."""
     q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device))
     edits: list[Any] = list(layer.edits)
-    tensors: list[Tensors] = [tensors_of(e, x) for e in edits]
+    tensors: list[Tensors] = [e(x) for e in edits]
     return make_call(q, k, v, edits, tensors=tensors, window=window)
 
 
@@ -115,9 +115,13 @@ def seeded(seed: int) -> Iterator[None]:
 @torch.no_grad()
 def perturb(module: nn.Module, std: float = 0.2) -> Any:
     """Add N(0, std) to every parameter: at their start many edits are the identity, and an
-    identity passes every check."""
+    identity passes every check. Those with a floor stay above it: below, the gradient that an
+    optimiser wants is not that of the function."""
     for parameter in module.parameters():
         parameter.add_(torch.randn_like(parameter) * std)
+    for edit in module.modules():
+        for name, floor in edit.floors.items() if isinstance(edit, Edit) else ():
+            getattr(edit, name).clamp_(min=floor + 0.01)
     return module
 
 

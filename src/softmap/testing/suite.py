@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest
-from softmap.testing import layers, models, precision
+from softmap.testing import layers, models, parameters, precision
 from softmap.testing.subject import Subject
 
 Check = Callable[[Subject], str | None]
@@ -17,6 +17,7 @@ CHECKS: dict[str, Check] = {
     "chunked": layers.chunked_is_reference,
     "folded": layers.folded_is_reference,
     "map": layers.map_is_what_is_used,
+    "parameters": parameters.parameters,
     "causality": models.causality,
     "decoding": models.decoding,
     "rollback": models.rollback,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit
+from softmap.maps import Edit, check_declared
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,7 @@ def build(
         value_dim = width // maps if stage == "output" else head_dim
         for builder in getattr(parts, stage):
             edit = builder(Place(maps, dim, head_dim, value_dim, layer, depth))
+            check_declared(edit)
             if edit.stage != stage:
                 raise SoftmapError(
                     f"{type(edit).__name__} is listed under {stage!r} but declares stage "

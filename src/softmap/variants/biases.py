@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
+from softmap.variants._weights import LinearWeights
 
 
 class Bias(Edit):
@@ -72,16 +74,15 @@ class Kerple(Bias):
     """
 
     kernel = "kerple"
-    FLOOR = 0.01
+    floors = {"p": 0.01, "a": 0.01}  # noqa: RUF012
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        # Not below the floor, where a clamp has no gradient and a parameter would stay for ever.
-        self.p = nn.Parameter((torch.rand(place.heads) * 2).clamp(min=self.FLOOR))
-        self.a = nn.Parameter(torch.rand(place.heads).clamp(min=self.FLOOR))
+        self.p = nn.Parameter((torch.rand(place.heads) * 2).clamp(min=self.floors["p"]))
+        self.a = nn.Parameter(torch.rand(place.heads).clamp(min=self.floors["a"]))
 
     def layer_tensors(self) -> dict[str, Tensor]:
-        return {"p": self.p.clamp(min=self.FLOOR), "a": self.a.clamp(min=self.FLOOR)}
+        return {"p": self.floored("p"), "a": self.floored("a")}
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
         p, a = t["p"][:, None, None], t["a"][:, None, None]
@@ -104,17 +105,20 @@ class Fire(Bias):
         eps: float = 0.0,
     ) -> None:
         super().__init__(place)
-        self.up, self.down = nn.Linear(1, hidden), nn.Linear(hidden, place.heads)
-        self.c = nn.Parameter(torch.tensor(0.1))
-        self.multiplier = nn.Parameter(torch.tensor(1.0))
+        self.up, self.down = LinearWeights(1, hidden), LinearWeights(hidden, place.heads)
+        # (1,), not (): FSDP2 shards the first axis.
+        self.c = nn.Parameter(torch.tensor([0.1]))
+        self.multiplier = nn.Parameter(torch.tensor([1.0]))
+        self.register_load_state_dict_pre_hook(_with_axis)
         self.start, self.slope, self.eps = start, slope, eps
         plain = slope == 0 and eps == 0 and type(self) is Fire
         self.kernel = "fire" if plain else None
 
     def layer_tensors(self) -> dict[str, Tensor]:
-        up, down = self.up, self.down
-        mlp = {"w1": up.weight, "b1": up.bias, "w2": down.weight, "b2": down.bias}
-        return {**mlp, "c": self.c.abs(), "length": (self.multiplier * self.start).abs()}
+        (w1, b1), (w2, b2) = self.up(), self.down()
+        c, length = self.c.abs(), (self.multiplier * self.start).abs()
+        mlp = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+        return {**mlp, "c": c.squeeze(0), "length": length.squeeze(0)}
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
         gap = distance(band, t["c"])
@@ -123,6 +127,13 @@ class Fire(Bias):
         hidden = place * t["w1"].view(-1, 1, 1) + t["b1"].view(-1, 1, 1)
         hidden = F.leaky_relu(hidden, self.slope)
         return (t["w2"] @ hidden.flatten(2) + t["b2"][:, None]).unflatten(-1, gap.shape[-2:])
+
+
+def _with_axis(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Files of before have the shape () where there is (1,) now."""
+    for name in ("c", "multiplier"):
+        if (old := state.get(prefix + name)) is not None and old.ndim == 0:
+            state[prefix + name] = old[None]
 
 
 BIASES = {"alibi": Alibi, "kerple": Kerple, "fire": Fire}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 from softmap.variants._score_conv import SLOPE, Refinement, conv_in, conv_out
+from softmap.variants._weights import Conv2dWeights
 from softmap.variants.biases import BIASES, Bias
 
 
@@ -35,8 +36,8 @@ class ScoreConv(Edit):
         self.heads = self.maps = place.heads
         self.kernel = self._kernel()
         channels = place.heads * (1 if bias is None else 2)
-        self.up = nn.Conv2d(channels, hidden, (1, kernel))
-        self.down = nn.Conv2d(hidden, place.heads, (1, kernel))
+        self.up = Conv2dWeights(channels, hidden, (1, kernel))
+        self.down = Conv2dWeights(hidden, place.heads, (1, kernel))
 
     def _kernel(self) -> str | None:
         """``score_conv``, with the name of the bias after a plus."""
@@ -47,10 +48,9 @@ class ScoreConv(Edit):
         return None if self.bias.kernel is None else f"score_conv+{self.bias.kernel}"
 
     def layer_tensors(self) -> dict[str, Tensor]:
-        up, down = self.up, self.down
-        assert up.bias is not None and down.bias is not None
-        conv = {"w1": up.weight, "b1": up.bias, "w2": down.weight, "b2": down.bias}
-        bias = {} if self.bias is None else self.bias.layer_tensors()
+        (w1, b1), (w2, b2) = self.up(), self.down()
+        conv = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
+        bias = {} if self.bias is None else self.bias().layer
         return conv | {f"bias.{n}": t for n, t in bias.items()}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import Edit, heads_after, tensors_of
+from softmap.maps import Edit, heads_after
 from softmap.ops import make_call, native, reference
 from softmap.ops.call import Call
 from softmap.testing.compare import assert_same
@@ -53,7 +53,7 @@ class Case:
             k = torch.randn(self.batch, keys, S, self.width, dtype=torch.float64)
             v = torch.randn(self.batch, values, S, self.value_width, dtype=torch.float64)
             x = torch.randn(self.batch, S, DIM, dtype=torch.float64).to(dtype)
-            tensors = [tensors_of(e, x) for e in edits]
+            tensors = [e(x) for e in edits]
         tensors = [
             t._replace(query={n: a[:, S - T :] for n, a in t.query.items()}) for t in tensors
         ]

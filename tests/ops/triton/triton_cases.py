@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import tensors_of
 from softmap.nn.positions import Positions
 from softmap.ops import make_call, reference
 from softmap.ops.call import Call
@@ -37,7 +36,7 @@ class Case:
         with torch.no_grad():
             layer, x = s.layer(dtype), s.input(self.batch, self.tokens, dtype)
             q, k, v = layer.project(x, Positions.of(self.tokens, None, x.device))
-            tensors: Any = [tensors_of(e, x) for e in layer.edits]  # type: ignore[arg-type]
+            tensors: Any = [e(x) for e in layer.edits]  # type: ignore[arg-type]
         first = 0 if self.queries is None else self.tokens - self.queries
         tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
         call = make_call(
