@@ -138,7 +138,6 @@ def test_what_no_backend_would_read_is_refused() -> None:
     method = lambda self, *a: {}  # noqa: E731
     for stage, name, value in (
         ("output", "key_tensors", method),
-        ("output", "halo", 1),
         ("output", "pad", 1),
         ("scores", "heads_out", method),
         ("weights", "fold_query", method),

@@ -278,7 +278,6 @@ def check_declared(edit: Edit) -> None:
 # What is read of the edits of some stages only.
 _READ_IN = {
     "key_tensors": ("scores", "weights"),
-    "halo": ("scores", "weights"),
     "pad": ("scores", "weights"),  # weights beyond the diagonal are zeros without it
     "heads_out": ("weights",),
     "fold_query": ("scores",),

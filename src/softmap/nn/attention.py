@@ -12,6 +12,7 @@ from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate
+from softmap.nn.tokens import Tokens, taken
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
 from softmap.variants import build, load
@@ -105,20 +106,30 @@ class Attention(nn.Module):
             raise SoftmapError(ONE_DOCUMENT)
         x, T = narrowed(x), x.shape[1]
         if positions is None:
-            seen = 0 if cache is None else cache.seen
-            positions = Positions.of(seen + T, key_mask, x.device, documents)
-        q, k, v = self.project(x, positions)
-        tensors = [e(x) for e in self._edits]
-        running = None
-        if cache is not None:
-            valid = positions.last(T).valid
-            q, k, v, tensors, running = cache.extend(q, k, v, tensors, valid)
-        at = positions.last(k.shape[2])
+            seen = None if cache is None else cache.seen
+            positions = Positions.of((seen or 0) + T, key_mask, x.device, documents, seen)
+            if cache is not None:
+                cache.check_mask(key_mask)
+        tokens = Tokens(*self.project(x, positions), [e(x) for e in self._edits])
+        tokens, at, rows, running = self._held(tokens, positions, cache)
         o = attention(
-            q, k, v, self._edits, tensors=tensors, window=self.window, impl=self.impl,
-            key_mask=at.valid, documents=at.starts, cols=at.cols, running=running,
+            tokens.q, tokens.k, tokens.v, self._edits, tensors=tokens.tensors, window=self.window,
+            impl=self.impl, key_mask=at.key_mask, documents=at.starts, cols=at.cols,
+            running=running,
         )  # fmt: skip
+        o = o if rows is None else taken(o, rows.argsort(1), 2)
         return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
+
+    def _held(
+        self, new: Tokens, at: Positions, cache: LayerCache | None
+    ) -> tuple[Tokens, Positions, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """What the new tokens' rows read, as :meth:`LayerCache.extend` gives it."""
+        if cache is not None:
+            return cache.extend(new, at)
+        if at.padding != "among":
+            return new, at, None, None
+        order = at.order(new.k.shape[2])
+        return new.arranged(order, order), at.arranged(order), order, None
 
     def project(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, H, T, d), k (B, G, T, d), v (B, G', T, d') of the last T positions, normed and

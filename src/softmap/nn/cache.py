@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError
-from softmap.maps import Tensors, compute_dtype
+from softmap.maps import compute_dtype
+from softmap.nn.positions import Positions
+from softmap.nn.tokens import Tokens
 
 ONE_DOCUMENT = "a cache holds one document a sequence: expected documents=None with it, found both"
 
@@ -23,24 +25,6 @@ class _State(NamedTuple):
     key: list[dict[str, Tensor]]
     tail: tuple[Tensor, list[dict[str, Tensor]]] | None
     running: tuple[Tensor, Tensor] | None
-
-
-class _Tokens(NamedTuple):
-    """What :meth:`LayerCache.extend` is given."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    tensors: list[Tensors]
-    valid: Tensor | None
-
-    def first(self, n: int) -> _Tokens:
-        def each(group: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {name: t[:, :n] for name, t in group.items()}
-
-        q, k, v = (t[:, :, :n] for t in (self.q, self.k, self.v))
-        tensors = [t._replace(query=each(t.query), key=each(t.key)) for t in self.tensors]
-        return _Tokens(q, k, v, tensors, None if self.valid is None else self.valid[:, :n])
 
 
 class _Growing:
@@ -114,42 +98,56 @@ class LayerCache:
         self._rooms: defaultdict[str, _Growing] = defaultdict(partial(_Growing, 1))
         self._rooms |= {"k": _Growing(2), "v": _Growing(2)}
         self.recording = False
-        self._undo: list[tuple[_State, _Tokens]] = []
+        self._undo: list[tuple[_State, Tokens, Tensor | None]] = []
+        self._mask: Tensor | None = None  # (B, seen), as it was given; None: all are real
+        self._arranged = 0  # tokens seen when padding among them was last moved
+
+    def check_mask(self, mask: Tensor | None) -> None:
+        """Raise ``ValueError`` for an attention mask (B, S) that says of the tokens held another
+        thing than the one that they came with: their places here, and their positions, are
+        settled."""
+        if torch.compiler.is_compiling() or (mask is None and self._mask is None):
+            return
+        now = None if mask is None else mask[:, : self.seen].bool()
+        then = None if self._mask is None else self._mask[:, : self.seen]
+        if now is None or then is None:
+            same = bool((then if now is None else now).all())  # type: ignore[union-attr]
+        else:
+            same = now.shape == then.shape and bool((now == then).all())
+        if not same:
+            raise SoftmapError(
+                "attention_mask must say of cached tokens what it said when they were read, "
+                f"expected its first {self.seen} columns as before, found others"
+            )
 
     def extend(
-        self, q: Tensor, k: Tensor, v: Tensor, tensors: list[Tensors], valid: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensors], tuple[Tensor, Tensor] | None]:
-        """Add the new tokens; return q (with halo rows), all k, v, tensors, and the sums before."""
+        self, new: Tokens, at: Positions
+    ) -> tuple[Tokens, Positions, Tensor | None, tuple[Tensor, Tensor] | None]:
+        """Add new tokens, ``at`` the positions of all seen so far and of the new ones.
+
+        Returns what is held then, in the order of the places that rows see: padding first, then the
+        real tokens (queries: the new tokens', with the rows of a halo before them); the positions
+        of these keys; the order (B, R) in which the queries now are, None where it has not
+        changed; and the sums of the values before the first query, where they are kept.
+        """
+        self._mask, valid = at.mask, at.last(new.k.shape[2]).valid
         if self.recording and not self._keeps_all:
-            self._undo.append((self._state, _Tokens(q, k, v, tensors, valid)))
-        return self._extend(_Tokens(q, k, v, tensors, valid))
+            self._undo.append((self._state, new, valid))
+        before = self._running(new.v, valid)
+        held = self._joined(new)
+        at, rows = at.last(held.k.shape[2]), None
+        if at.padding == "among":
+            rows, keys = at.order(held.q.shape[2]), at.order(held.k.shape[2])
+            held, at, before = held.arranged(keys, rows), at.arranged(keys), None
+            self._undo.clear()
+            self._arranged = self.seen
+        self._keep(held)
+        return held, at, rows, before
 
-    def _extend(
-        self, new: _Tokens
-    ) -> tuple[Tensor, Tensor, Tensor, list[Tensors], tuple[Tensor, Tensor] | None]:
-        q, k, v, tensors, valid = new
-        before = self._running(v, valid)
-        self.seen += k.shape[2]
-        q, tensors = self._with_tail(q, tensors)
-        room = self._rooms
-        if self.k is not None and self.v is not None:
-            k, v = room["k"].append(self.k, k), room["v"].append(self.v, v)
-            joined = [
-                {name: room[f"{n}.{name}"].append(old[name], t) for name, t in new.key.items()}
-                for n, (old, new) in enumerate(zip(self.key, tensors, strict=True))
-            ]
-            tensors = [t._replace(key=key) for t, key in zip(tensors, joined, strict=True)]
-        keep = k.shape[2] if self.window is None else min(self.window - 1 + self.halo, k.shape[2])
-        self.k, self.v = room["k"].last(k, keep), room["v"].last(v, keep)
-        self.key = [
-            {name: room[f"{n}.{name}"].last(t, keep) for name, t in group.key.items()}
-            for n, group in enumerate(tensors)
-        ]
-        return q, k, v, tensors, before
-
-    def _with_tail(self, q: Tensor, tensors: list[Tensors]) -> tuple[Tensor, list[Tensors]]:
-        if not self.halo:
-            return q, tensors
+    def _joined(self, new: Tokens) -> Tokens:
+        """What was kept, followed by the ``new`` tokens."""
+        self.seen += new.k.shape[2]
+        q, k, v, tensors = new
         if self.tail is not None:
             q = torch.cat([self.tail[0], q], 2)
             joined = [
@@ -157,10 +155,30 @@ class LayerCache:
                 for old, new in zip(self.tail[1], tensors, strict=True)
             ]
             tensors = [t._replace(query=query) for t, query in zip(tensors, joined, strict=True)]
-        keep = min(self.halo, q.shape[2])
-        queries = [{n: t[:, -keep:] for n, t in group.query.items()} for group in tensors]
-        self.tail = (q[:, :, -keep:], queries)
-        return q, tensors
+        if self.k is not None and self.v is not None:
+            room = self._rooms
+            k, v = room["k"].append(self.k, k), room["v"].append(self.v, v)
+            joined = [
+                {name: room[f"{n}.{name}"].append(old[name], t) for name, t in new.key.items()}
+                for n, (old, new) in enumerate(zip(self.key, tensors, strict=True))
+            ]
+            tensors = [t._replace(key=key) for t, key in zip(tensors, joined, strict=True)]
+        return Tokens(q, k, v, tensors)
+
+    def _keep(self, held: Tokens) -> None:
+        """Of all tokens those that later rows read, and of the rows those of a halo."""
+        q, k, v, tensors = held
+        keep = k.shape[2] if self.window is None else min(self.window - 1 + self.halo, k.shape[2])
+        room = self._rooms
+        self.k, self.v = room["k"].last(k, keep), room["v"].last(v, keep)
+        self.key = [
+            {name: room[f"{n}.{name}"].last(t, keep) for name, t in group.key.items()}
+            for n, group in enumerate(tensors)
+        ]
+        if self.halo:
+            rows = min(self.halo, q.shape[2])
+            queries = [{n: t[:, -rows:] for n, t in group.query.items()} for group in tensors]
+            self.tail = (q[:, :, -rows:], queries)
 
     def _running(self, v: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
         """Add the new values to the running sum; return what it was before."""
@@ -199,6 +217,11 @@ class LayerCache:
         """
         if length >= self.seen:
             self._undo.clear()
+        elif length < self._arranged:
+            raise SoftmapError(
+                f"a cache cannot be cropped to {length} tokens: padding lay among the first "
+                f"{self._arranged} and was moved before them"
+            )
         elif self._keeps_all:
             assert self.k is not None and self.v is not None
             self.seen = length
@@ -215,11 +238,13 @@ class LayerCache:
                 f"a cache with a window, a halo or a running mean cannot be cropped from "
                 f"{self.seen} to {length} tokens: expected record() to be called before them"
             )
-        state, fed = reach[-1]
+        state, fed, valid = reach[-1]
         self.seen, self.k, self.v, self.key, self.tail, self.running = state
         self._undo.clear()
-        if length > self.seen:
-            self._extend(fed.first(length - self.seen))
+        if again := length - self.seen:
+            fed = fed.first(again)
+            self._running(fed.v, None if valid is None else valid[:, :again])
+            self._keep(self._joined(fed))
 
     def select(self, index: Tensor) -> None:
         """Keep these rows of the batch, in this order (beam search)."""
@@ -247,6 +272,7 @@ class LayerCache:
             return {n: f(t) for n, t in group.items()}
 
         self._undo.clear()
+        self._mask = None if self._mask is None else f(self._mask)
         self.k, self.v = (None if t is None else f(t) for t in (self.k, self.v))
         self.key = [each(group) for group in self.key]
         if self.tail is not None:

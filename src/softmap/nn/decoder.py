@@ -47,9 +47,11 @@ class Decoder(nn.Module):
             assert input_ids is not None
             inputs_embeds = self.embed_tokens(input_ids)
         assert inputs_embeds is not None
-        seen = caches[0].seen if caches else 0
-        total = seen + inputs_embeds.shape[1]
-        positions = Positions.of(total, attention_mask, inputs_embeds.device, documents)
+        seen = caches[0].seen if caches else None
+        total = (seen or 0) + inputs_embeds.shape[1]
+        positions = Positions.of(total, attention_mask, inputs_embeds.device, documents, seen)
+        if caches:
+            caches[0].check_mask(attention_mask)
         x = self._with_positions(inputs_embeds, positions)
         for n, layer in enumerate(self.layers):
             x = layer(x, positions, caches[n] if caches else None)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
+from softmap.nn.tokens import taken
 from softmap.ops.documents import starts_of
 
 Angles = tuple[Tensor, Tensor]  # cos, sin
@@ -19,14 +20,23 @@ class Positions:
     """Positions of all S tokens so far; the last T are being processed.
 
     cols: (b, S) positions, b = 1 where the batch has no padding. valid: (B, S) True at real
-    tokens, or None. A padded token's position is that of the real token before it, -1 at the left.
-    starts: (b, S) place of the first token of each token's document, where documents are packed;
-    positions then count from there.
+    tokens, or None. A padded token's position is that of the real token before it, -1 at the left;
+    where no row has to be told of the padding, it goes on counting. starts: (b, S) place of the
+    first token of each token's document, where documents are packed; positions then count from
+    there.
+
+    Edits read neighbours by place (a convolution, a window, earlier rows), so real tokens have to
+    be neighbours. padding: where it lies in each document, ``"none"``, ``"left"`` (before the real
+    tokens), ``"right"`` (after them, and nothing is cached: causal rows never see it) or
+    ``"among"`` them. ``"among"``, a layer puts keys and queries in the ``order`` of this first, and
+    its cache keeps them so. mask: (B, S) the attention mask as it was given, or None.
     """
 
     cols: Tensor
     valid: Tensor | None
     starts: Tensor | None = None
+    padding: str = "none"
+    mask: Tensor | None = None
     _angles: dict[tuple[int, int, float, torch.dtype], Angles] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -38,9 +48,11 @@ class Positions:
         mask: Tensor | None,
         device: torch.device,
         documents: Tensor | None = None,
+        cached: int | None = None,
     ) -> Positions:
         """From an attention mask (B, S) of ones and zeros, or None where all tokens are real, and
-        the document (b, S) of each token, or None where a sequence is one document. Raises
+        the document (b, S) of each token, or None where a sequence is one document. cached: how
+        many of the tokens a cache holds already, or None where there is none. Raises
         ``ValueError`` for a mask of another shape, or of numbers to add."""
         if mask is not None:
             _check_mask(mask, total)
@@ -48,15 +60,20 @@ class Positions:
         if documents is not None:
             batch = documents.shape[0] if mask is None else mask.shape[0]
             starts = starts_of(documents, batch, total, wait=True)
-        if mask is None or bool(mask.all()):
-            places = torch.arange(total, device=device)[None]
-            return cls(places if starts is None else places - starts, None, starts)
-        valid = mask.bool()
-        count = valid.long().cumsum(1)
-        if starts is not None:
-            before = (count - valid.long()).gather(1, starts.expand_as(count))
-            count = count - before
-        return cls(count - 1, valid, starts)
+        places = torch.arange(total, device=device)[None]
+        unpadded = places if starts is None else places - starts
+        mask = None if mask is None else mask.bool()
+        valid = None if mask is None else _as_cached(mask, cached or 0)
+        padding = _padding(valid, starts, cached is not None)
+        if valid is None or padding == "none":
+            return cls(unpadded, None, starts)
+        cols = unpadded if padding == "right" else _counted(valid, starts)
+        return cls(cols, valid, starts, padding, mask)
+
+    @property
+    def key_mask(self) -> Tensor | None:
+        """(B, S) what attention has to be told of the padding."""
+        return None if self.padding == "right" else self.valid
 
     def last(self, tokens: int) -> Positions:
         """Only the last ``tokens`` of them: what a bounded cache holds."""
@@ -64,7 +81,19 @@ class Positions:
             return self
         assert self.starts is None, "a cache holds one document"
         valid = None if self.valid is None else self.valid[:, -tokens:]
-        return Positions(self.cols[:, -tokens:], valid)
+        return Positions(self.cols[:, -tokens:], valid, None, self.padding, self.mask)
+
+    def order(self, tokens: int) -> Tensor:
+        """(B, n) of the last n tokens: in each document those of padding first, the rest as it
+        is. Indices count from the first of the n."""
+        assert self.valid is not None
+        return _rank(self.valid, self.starts)[:, -tokens:].argsort(dim=1, stable=True)
+
+    def arranged(self, order: Tensor) -> Positions:
+        """The same tokens in the ``order`` (B, S)."""
+        assert self.valid is not None
+        cols, valid = taken(self.cols, order, 1), taken(self.valid, order, 1)
+        return Positions(cols, valid, self.starts, "left", self.mask)
 
     def angles(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
         """:func:`angles` of the last ``tokens`` in this dtype, once for all layers."""
@@ -73,6 +102,43 @@ class Positions:
             cos, sin = angles(self.last(tokens).cols, width, theta)
             self._angles[key] = cos.to(dtype), sin.to(dtype)
         return self._angles[key]
+
+
+def _as_cached(valid: Tensor, cached: int) -> Tensor:
+    """(B, S) ``valid`` in the order in which a cache holds its tokens: padding first."""
+    if not cached:
+        return valid
+    padded = cached - valid[:, :cached].sum(1, keepdim=True)
+    held = torch.arange(cached, device=valid.device) >= padded
+    return torch.cat([held, valid[:, cached:]], 1)
+
+
+def _rank(valid: Tensor, starts: Tensor | None) -> Tensor:
+    """(B, S) numbers that rise where in each document padding comes before the real tokens."""
+    return valid.long() if starts is None else valid + 2 * starts
+
+
+def _padding(valid: Tensor | None, starts: Tensor | None, cached: bool) -> str:
+    """See :class:`Positions`. A compiler cannot look; to it padding may be anywhere."""
+    if valid is None:
+        return "none"
+    if torch.compiler.is_compiling():
+        return "among"
+    if bool(valid.all()):
+        return "none"
+    if bool((_rank(valid, starts).diff(dim=1) >= 0).all()):
+        return "left"
+    right = not cached and bool((_rank(~valid, starts).diff(dim=1) >= 0).all())
+    return "right" if right else "among"
+
+
+def _counted(valid: Tensor, starts: Tensor | None) -> Tensor:
+    """(B, S) the real tokens before and at each place of its document, less one."""
+    count = valid.long().cumsum(1)
+    if starts is not None:
+        starts = starts.expand_as(count)
+        count = count - (count - valid.long()).gather(1, starts)
+    return count - 1
 
 
 def _check_mask(mask: Tensor, total: int) -> None:

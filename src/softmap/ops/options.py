@@ -20,7 +20,9 @@ class Options(TypedDict, total=False):
         cache keeps: query tensors (B, T, ...), key tensors (B, S, ...).
     window: keys that a row sees, its own included; None: all up to its own.
     scale: what scores are multiplied by; default 1/sqrt(d).
-    key_mask: (B, S) boolean, or ones and zeros as integers: True at real keys, False at padding.
+    key_mask: (B, S) boolean, or ones and zeros as integers: True at real keys, False at padding. A
+        masked key between real ones keeps its place: a window counts it, and an edit that reads
+        neighbours (a convolution, a halo) meets it. ``nn.Attention`` moves such keys away first.
     documents: (B, S) or (1, S) integers, the document of each key token, where several are packed
         in one sequence; a document's tokens are neighbours. A row sees its own document alone, and
         positions count from its start.

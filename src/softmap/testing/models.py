@@ -91,21 +91,39 @@ def rollback(subject: Subject) -> Note:
 
 @torch.no_grad()
 def batching(subject: Subject) -> Note:
-    """A sequence alone gives the rows that it gives in a batch, padded at the left or the right."""
-    model, ids = subject.decoder(), subject.ids(3, 9)
-    lengths = [9, 4, 7]
-    alone = [model(row[None, :n])[0] for row, n in zip(ids, lengths, strict=True)]
-    for side in ("left", "right"):
-        batch, mask = torch.zeros_like(ids), torch.zeros_like(ids, dtype=torch.bool)
-        for row, n in enumerate(lengths):
-            at = slice(9 - n, 9) if side == "left" else slice(0, n)
-            batch[row, at], mask[row, at] = ids[row, :n], True
-        together = model(batch, mask)
-        for row, n in enumerate(lengths):
-            assert_same(together[row][mask[row]], alone[row], f"{side}-padded sequence of {n}")
-    whole = model(ids[:, :4])
-    assert_same(whole[1], alone[1], "sequence in a batch without padding")
+    """A sequence alone gives the rows that it gives in a batch, wherever there is padding: at the
+    left, at the right or among its tokens, as batched chat leaves it; in one pass and in pieces
+    with a cache, without and with a local layer."""
+    ids = subject.ids(3, 9)
+    for window in (None, 4):
+        model = subject.decoder(window=window)
+        alone = [model(row[None, :n])[0] for row, n in zip(ids, LENGTHS, strict=True)]
+        for side, mask in _masks().items():
+            batch = torch.zeros_like(ids).masked_scatter(
+                mask, torch.cat([row[:n] for row, n in zip(ids, LENGTHS, strict=True)])
+            )
+            for how, got in (
+                ("in one pass", model(batch, mask)),
+                ("in pieces", _decode(model, batch, mask, [3, 1, 3, 2])),
+            ):
+                for row, n in enumerate(LENGTHS):
+                    what = f"sequence of {n} with padding {side}, {how} (window {window})"
+                    assert_same(got[row][mask[row]], alone[row], what)
+    whole = subject.decoder()(ids[:, :4])
+    assert_same(whole[1], subject.decoder()(ids[1:2, :4])[0], "sequence in a batch, unpadded")
     return None
+
+
+LENGTHS = (9, 4, 7)
+
+
+def _masks() -> dict[str, Tensor]:
+    """(3, 9) with so many real tokens in each row, for each place where padding may be."""
+    at, n = torch.arange(9), torch.tensor(LENGTHS)[:, None]
+    among = torch.ones(3, 9, dtype=torch.bool)
+    among[1, [0, 2, 3, 6, 8]] = False
+    among[2, [4, 5]] = False
+    return {"at the left": at >= 9 - n, "at the right": at < n, "among its tokens": among}
 
 
 def packing(subject: Subject) -> Note:
