@@ -1,4 +1,4 @@
-"""FSDP2 on one process: each module sharded by itself, which frees its parameters after its call."""
+"""FSDP2 on one process: each module sharded by itself frees its parameters after its call."""
 
 from __future__ import annotations
 
