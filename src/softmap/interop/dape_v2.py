@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 from softmap.interop.options import Options
-from softmap.interop.source import Rule, Source, fill, flat
+from softmap.interop.source import Rule, Source, fill, flat, widest
 from softmap.maps import Edit, make_band, tensors_of
 from softmap.variants import Place
 from softmap.variants.biases import Alibi, Bias, Fire, Kerple
@@ -53,11 +53,10 @@ class Kind(NamedTuple):
 
 
 def _fire(source: Source) -> Callable[[Place], Bias]:
-    # Theirs is 1-32-H with a leaky ReLU here (a plain one without DAPE) and adds 1e-6 below.
-    start = float(source.take("init_L"))
-    hidden = 32
-    if "mlp.0.bias" in source:
-        hidden = source.state["mlp.0.bias"].numel()
+    # Theirs has a leaky ReLU here (a plain one without DAPE), adds 1e-6 below, and keeps L_0 as
+    # an integer.
+    start = float(source.take("init_L", whole=True))
+    hidden = source.length("mlp.0.bias") or 32
     return partial(Fire, hidden=hidden, start=start, slope=0.01, eps=1e-6)
 
 
@@ -112,5 +111,5 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
         sizes["width"] = edit.bias.up.out_features
     weights = source.apply(CONVOLUTIONS + kind.rules, sizes)
     source.finish()
-    fill(edit, weights, weights["up.weight"].dtype)
+    fill(edit, weights, widest(weights.values()))
     return ScoresEdit(edit, heads).eval()
