@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 from softmap.interop.options import Options
-from softmap.interop.source import Rule, Source, fill, flat, widest
+from softmap.interop.source import Rule, Source, fill, flat
 from softmap.maps import Edit, make_band, tensors_of
 from softmap.variants import Place
 from softmap.variants.biases import Alibi, Bias, Fire, Kerple
@@ -75,8 +75,8 @@ BIASES = {
     ),
     "fire": Kind(
         (
+            Rule("mlp.0.bias", "width", ("bias.up.bias",)),  # first: it says how wide the MLP is
             Rule("mlp.0.weight", "width 1", ("bias.up.weight",)),
-            Rule("mlp.0.bias", "width", ("bias.up.bias",)),
             Rule("mlp.2.weight", "heads width", ("bias.down.weight",)),
             Rule("mlp.2.bias", "heads", ("bias.down.bias",)),
             Rule("c", "", ("bias.c",)),
@@ -102,14 +102,13 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
     hidden = options.count("hidden", 32)
     source = Source(WHAT, state)
     bias = kind.build(source)
+    channels = heads if bias is None else 2 * heads
+    width = source.length("mlp.0.bias") or 32
+    sizes = {"heads": heads, "hidden": hidden, "kernel": kernel, "channels": channels}
+    weights = source.apply(CONVOLUTIONS + kind.rules, sizes | {"width": width})
+    source.finish()
     place = Place(heads, heads, 1, 1, 0, 1)
     with torch.device("meta"):
         edit = ScoreConv(place, bias, hidden, kernel)  # type: ignore[arg-type]
-    channels = heads if bias is None else 2 * heads
-    sizes = {"heads": heads, "hidden": hidden, "kernel": kernel, "channels": channels}
-    if isinstance(edit.bias, Fire):
-        sizes["width"] = edit.bias.up.out_features
-    weights = source.apply(CONVOLUTIONS + kind.rules, sizes)
-    source.finish()
-    fill(edit, weights, widest(weights.values()))
+    fill(edit, weights, source.dtype)
     return ScoresEdit(edit, heads).eval()

@@ -61,7 +61,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
     source.finish()
     with torch.device("meta"):
         model = SoftmapForCausalLM(_config(options, sizes, tied=head is None))
-    fill_causal_lm(model, weights, head)
+    fill_causal_lm(model, weights, head, source.dtype)
     return model
 
 
@@ -118,7 +118,7 @@ def _static(
                 "learnt map; set use_sw to load it"
             )
     maps = [eye + t for t in made.values()] or [eye, eye]
-    source.copy(f"{theirs}sw", f"{theirs}pre_proj.w and post_proj.w", torch.stack(maps))
+    source.copy(f"{theirs}sw", f"{theirs}pre_proj.w, {theirs}post_proj.w", torch.stack(maps))
     return made
 
 

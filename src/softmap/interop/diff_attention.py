@@ -10,7 +10,7 @@ from torch import Tensor
 
 from softmap.interop import float32
 from softmap.interop.options import Options
-from softmap.interop.source import Rule, Source, fill, widest
+from softmap.interop.source import Rule, Source, fill
 from softmap.nn import Attention
 
 OPTIONS = ("embed_dim", "depth", "num_heads", "num_kv_heads", "rope", "rope_base", "note")
@@ -51,7 +51,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Attention:
     sizes = {"dim": dim, "kv": 2 * kv_heads * half, "half": half, "head": 2 * half}
     weights = source.apply(RULES, sizes)
     source.finish()
-    dtype = widest(weights.values())
+    dtype = source.dtype
     with torch.device("meta"):
         module = Attention(
             dim, 2 * heads, float32.DIFF if dtype == torch.float64 else "diff",

@@ -15,7 +15,7 @@ from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.interop.causal_lm import fill_causal_lm
 from softmap.interop.checkpoint import read_checkpoint
 from softmap.interop.options import Only, Options
-from softmap.interop.source import Rule, Source, widest
+from softmap.interop.source import Rule, Source
 
 WHAT = "diffllama"
 
@@ -66,13 +66,12 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
     options = _options(config)
     sizes, source = _sizes(options), Source(WHAT, state)
     weights = source.apply(_model_rules(), sizes)
-    dtype = widest(weights.values())
     for n in range(options.count("num_hidden_layers")):
         theirs, ours = f"model.layers.{n}.", f"model.layers.{n}."
         weights |= source.apply(
             NORMS_AND_MLP + _attention_rules(options, sizes), sizes, theirs, ours
         )
-        weights |= {ours + name: t for name, t in _constants(options, sizes, dtype).items()}
+        weights |= {ours + name: t for name, t in _constants(options, sizes).items()}
     head, embedding = None, "model.embed_tokens.weight"
     if options.flag("tie_word_embeddings"):
         source.copy("lm_head.weight", embedding, weights[embedding])
@@ -81,7 +80,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
     source.finish()
     with torch.device("meta"):
         model = SoftmapForCausalLM(_config(options, sizes))
-    fill_causal_lm(model, weights, head)
+    fill_causal_lm(model, weights, head, source.dtype)
     return model
 
 
@@ -148,13 +147,13 @@ def neighbours(t: Tensor, head_dim: int) -> Tensor:
     return t.unflatten(0, (2, -1, head_dim)).transpose(0, 1).flatten(0, 2)
 
 
-def _constants(options: Options, sizes: Mapping[str, int], dtype: torch.dtype) -> dict[str, Tensor]:
+def _constants(options: Options, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Weights of ours that they do not have, at the values that change nothing."""
-    made = {"attention.edits.1.weight": torch.ones(2 * sizes["head"], dtype=dtype)}
+    made = {"attention.edits.1.weight": torch.ones(2 * sizes["head"])}
     if options.flag("attention_bias"):
         # Our bias switch is one for the whole block.
         widths = {"gate": sizes["width"], "up": sizes["width"], "down": sizes["dim"]}
-        made |= {f"mlp.{n}_proj.bias": torch.zeros(w, dtype=dtype) for n, w in widths.items()}
+        made |= {f"mlp.{n}_proj.bias": torch.zeros(w) for n, w in widths.items()}
     return made
 
 

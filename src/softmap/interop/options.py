@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, NoReturn
 from softmap.errors import SoftmapError, nearest
 from softmap.interop import published
 
+LARGEST = 2**40  # of a size or a count; beyond it arithmetic fails before any check of a shape
+
 
 class Only(NamedTuple):
     """The values of an option that can be represented (the first is its default), and why."""
@@ -74,6 +76,8 @@ class Options:
         found = self.get(name, default)
         if not isinstance(found, int) or isinstance(found, bool) or found < least:
             self._wrong(name, f"a whole number >= {least}", found)
+        if found > LARGEST:
+            self._wrong(name, f"a whole number <= {LARGEST}", found)
         return found
 
     def number(

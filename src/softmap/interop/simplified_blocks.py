@@ -14,7 +14,7 @@ from softmap.interop.block_gains import branch_gains, freeze
 from softmap.interop.options import Options
 from softmap.interop.reparameterised import projection_kind, projection_weights
 from softmap.interop.simplified_options import ACTIVATIONS, NORMS, ONLY, OPTIONS, UNREAD
-from softmap.interop.source import Rule, Source, fill, flat, transposed, widest
+from softmap.interop.source import Rule, Source, fill, flat, transposed
 from softmap.nn import Block, LayerCache, ModelConfig
 
 WHAT = "simplified-blocks"
@@ -72,9 +72,8 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
     depth = options.count("n_layer", options.get("num_hidden_layers"))
     pairs = [_block(source, options, n, depth) for n in range(depth)]
     source.finish()
-    dtype = widest(t for _, weights in pairs for t in weights.values())
     for block, weights in pairs:
-        fill(block, weights, dtype)
+        fill(block, weights, source.dtype)
         freeze(block, options)
     return BlockStack([block for block, _ in pairs]).eval()
 

@@ -50,6 +50,7 @@ class Source:
             if not isinstance(key, str) or not key.isprintable():
                 raise SoftmapError(f"{what}: the names of state must be strings, found {key!r}")
         self.what, self.state, self.unread = what, state, set(state)
+        self.dtypes: set[torch.dtype] = set()
 
     def __contains__(self, key: str) -> bool:
         return key in self.state
@@ -77,7 +78,14 @@ class Source:
         if not found.isfinite().all():
             raise SoftmapError(f"{self.what}: {key} must be finite, found NaN or infinity in it")
         self.unread.discard(key)
+        if found.is_floating_point():
+            self.dtypes.add(found.dtype)
         return found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest one that holds every weight taken so far without rounding it."""
+        return functools.reduce(torch.promote_types, self.dtypes)
 
     def _checked(self, key: str, found: object, whole: bool) -> Tensor:
         kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
@@ -121,9 +129,12 @@ class Source:
         return made
 
     def copy(self, key: str, of: str, expected: Tensor) -> None:
-        """``key`` may be there, if it is what follows from the weights ``of``."""
-        if key in self and not (self.take(key, *expected.shape) == expected).all():
-            self.disagree(of, key)
+        """``key`` may be there, if it is what follows from the weights ``of``, rounded."""
+        if key in self:
+            found = self.take(key, *expected.shape)
+            rounding = torch.finfo(found.dtype).eps * expected.abs()
+            if not ((found - expected).abs() <= rounding).all():
+                self.disagree(of, key)
 
     def disagree(self, one: str, two: str) -> NoReturn:
         """Two weights that should say the same do not; only the user knows which is meant."""
@@ -140,11 +151,6 @@ class Source:
             raise SoftmapError(
                 f"{self.what}: found {first}{others}, which a model of this config does not have"
             )
-
-
-def widest(weights: Iterable[Tensor]) -> torch.dtype:
-    """The dtype that holds all ``weights`` without rounding any."""
-    return functools.reduce(torch.promote_types, (t.dtype for t in weights))
 
 
 def fill(module: nn.Module, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
