@@ -165,6 +165,13 @@ def test_static_maps_of_use_sw():
         from_official("dcformer", state, {**config, "use_sw": False})
 
 
+def merged(state: dict[str, Tensor], n: int) -> dict[str, Tensor]:
+    """The copies that their ``merge_weights`` makes: columns of dw1 and dd; qkw, flat."""
+    p = f"layers.{n}.attention.dyn_w_proj."
+    wide = torch.cat([state[f"{p}dw1"].flatten(1), state[f"{p}dd"][:, 0]], 1)
+    return {f"{p}dw_m": wide, f"{p}qkw_m": state[f"{p}qkw"][0].flatten(2)}
+
+
 @torch.no_grad()
 def test_names_that_their_loader_takes_too():
     """Three projections instead of a stacked one; merged weights that are made anew."""
@@ -174,7 +181,7 @@ def test_names_that_their_loader_takes_too():
         stacked = state.pop(f"layers.{n}.attention.wqkv.weight")
         for name, part in zip("qkv", stacked.chunk(3), strict=True):
             state[f"layers.{n}.attention.w{name}.weight"] = part
-        state[f"layers.{n}.attention.dyn_w_proj.dw_m"] = rand(24, 80)
+        state |= merged(state, n)
         state[f"layers.{n}.attention.kv_cache.k_cache"] = rand(1, 4, 8, 6)
         del state[f"layers.{n}.attention.dyn_w_proj.pre_proj.w"]
     assert torch.equal(from_official("dcformer", state, SMALL)(ids).logits, expected)

@@ -159,3 +159,75 @@ def test_destinations(published, tmp_path, monkeypatch):
 
     monkeypatch.setattr("softmap.interop.folder.shutil.copyfile", no_room)
     refused(published, tmp_path / "ours", r"ours: could not be written: .*No space left")
+
+
+def write_index(folder: Path, places: dict[str, str]) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def test_truncated_weights(published, tmp_path):
+    whole = (published / "model.safetensors").read_bytes()
+    for length in (0, 7, 100, len(whole) - 1):
+        (published / "model.safetensors").write_bytes(whole[:length])
+        refused(published, tmp_path / "ours", r"model.safetensors: not a readable safetensors file")
+
+
+def test_a_weight_lies_where_the_index_says_and_only_there(published, tmp_path):
+    state = golden("dcformer_full")[1]
+    name = "norm.weight"
+    (published / "model.safetensors").rename(published / "a.safetensors")
+    save_file({name: state[name] + 1}, published / "b.safetensors")
+    write_index(published, dict.fromkeys(state, "a.safetensors") | {name: "b.safetensors"})
+    refused(published, tmp_path / "ours", r"b.safetensors: expected each weight once, found norm.w")
+    save_file({"norm": state[name]}, published / "b.safetensors")
+    refused(published, tmp_path / "ours", r"index.json: expected the file of each weight, found 'n")
+    write_index(published, dict.fromkeys(state, "a.safetensors"))
+    refused(published, tmp_path / "ours", r"found b.safetensors beside them")
+
+
+def test_other_weights_in_the_folder(published, tmp_path):
+    (published / "adapter_config.json").write_text("{}")
+    refused(published, tmp_path / "ours", r"found adapter_config.json beside them; remove it, or")
+    save_file(golden("dcformer_full")[1], published / "consolidated.safetensors")
+    refused(published, tmp_path / "ours", r"found consolidated.safetensors beside them")
+
+
+class Bomb:
+    """Runs when it is unpickled."""
+
+    def __reduce__(self):
+        return (Path("/tmp/softmap-bomb").touch, ())
+
+
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "model.safetensors"])
+def test_pickled_code_is_not_run(name, published, tmp_path, monkeypatch):
+    monkeypatch.setattr("pickle.Unpickler", None)
+    (published / "model.safetensors").unlink()
+    torch.save({"norm.weight": Bomb()}, published / name)
+    refused(published, tmp_path / "ours", r"only pickled weights|not a readable safetensors file")
+
+
+def test_ambiguous_and_deep_json(published, tmp_path):
+    config = published / "config.json"
+    config.write_text('{"dim": 32, "dim": 64}')
+    refused(published, tmp_path / "ours", r"config.json: .*each name once, found 'dim' twice")
+    config.write_text("[" * 100_000)
+    refused(published, tmp_path / "ours", r"config.json: not a readable JSON file")
+
+
+def test_unknown_fields(published, tmp_path):
+    config = json.loads((published / "config.json").read_text())
+    (published / "config.json").write_text(json.dumps({**config, "rotary_pct": 0.25}))
+    refused(published, tmp_path / "ours", r"unknown option rotary_pct=0.25")
+
+
+def test_generation_config_goes_along(published, tmp_path):
+    theirs = published / "generation_config.json"
+    theirs.write_text('{"do_sample": true, "top_p": 0.9, "eos_token_id": [2, 5]}')
+    dest = import_folder(published, tmp_path / "ours")
+    model = AutoModelForCausalLM.from_pretrained(dest)
+    assert (model.generation_config.top_p, model.generation_config.eos_token_id) == (0.9, [2, 5])
+    theirs.write_text('{"top_pp": 0.9}')
+    refused(published, tmp_path / "new", r"generation_config.json: unknown option top_pp=0.9")
+    theirs.write_text('{"max_new_tokens": -1}')
+    refused(published, tmp_path / "new", r"generation_config.json: transformers refuses it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,23 +27,43 @@ TOKENIZER_FILES = (
     "spiece.model",
     "chat_template.jinja",
 )
+INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise SoftmapError(f"{file}: not a readable safetensors file: {reason}") from error
 
 
 class LazyState(Mapping[str, Tensor]):
     """Weights by name, each read from its file when it is asked for."""
 
     def __init__(self, files: list[Path]) -> None:
-        self._where: dict[str, Any] = {}
+        self._where: dict[str, tuple[Path, Any]] = {}
         for file in files:
-            try:
+            with _reading(file):
                 handle: Any = safe_open(file, framework="pt")
-            except (SafetensorError, OSError) as error:
-                raise SoftmapError(f"{file}: not a readable safetensors file: {error}") from error
-            self._where |= dict.fromkeys(handle.keys(), handle)
+            for name in handle.keys():  # noqa: SIM118  (no mapping)
+                if name in self._where:
+                    other = self._where[name][0].name
+                    raise SoftmapError(
+                        f"{file}: expected each weight once, found {name} in {other}"
+                    )
+                self._where[name] = file, handle
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._where[name].get_tensor(name)
+        file, handle = self._where[name]
+        with _reading(file):
+            return handle.get_tensor(name)  # type: ignore[no-any-return]
+
+    def places(self) -> dict[str, str]:
+        """The file that each weight lies in."""
+        return {name: file.name for name, (file, _) in self._where.items()}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._where)
@@ -72,39 +93,74 @@ def find_folder(source: str | Path) -> Path:
 def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
     """The configuration and the weights of a local folder or a Hub repository."""
     folder = find_folder(source)
-    return read_json(folder / "config.json"), LazyState(_weight_files(folder))
+    config = read_json(folder / "config.json")
+    files, index = _weight_files(folder)
+    _refuse_others(folder, files)
+    state = LazyState(files)
+    if index is not None:
+        _check_index(index, state.places(), folder / INDEX)
+    return config, state
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; absent, unreadable or of another kind is a ``ValueError``."""
+    """A JSON object; absent, unreadable, of another kind or ambiguous is a ``ValueError``."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
     except FileNotFoundError:
         raise SoftmapError(f"{path}: expected, found no such file") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SoftmapError(f"{path}: not a readable JSON file: {error}") from error
     if not isinstance(found, dict):
         raise SoftmapError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"expected each name once, found {name!r} twice")
+        made[name] = value
+    return made
+
+
+def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Any] | None]:
+    """The files, and what the index says of them where there is one."""
+    index = folder / INDEX
     if index.exists():
         shards = read_json(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise SoftmapError(f"{index}: expected a weight_map of names to files, found none")
         names = sorted(set(map(str, shards.values())))
         # A shard is a file of this folder: an index must not lead elsewhere.
-        files = [folder / name for name in names if Path(name).name == name]
-        missing = [n for n in names if not (folder / n).is_file() or Path(n).name != n]
+        missing = [n for n in names if Path(n).name != n or not (folder / n).is_file()]
         if missing:
             raise SoftmapError(f"{index} names {missing[0]}: found no such file in {folder}")
-        return files
+        return [folder / name for name in names], shards
     single = folder / "model.safetensors"
     if single.is_file():
-        return [single]
+        return [single], None
     raise SoftmapError(_no_weights(folder))
+
+
+def _refuse_others(folder: Path, files: list[Path]) -> None:
+    """Weights that nobody names, or an adapter, may be part of the model; which, nobody says."""
+    others = [f for f in sorted(folder.glob("*.safetensors")) if f not in files]
+    others += [f for f in [folder / "adapter_config.json"] if f.exists()]
+    if others:
+        raise SoftmapError(
+            f"{folder}: expected the weights of one model ({files[0].name}), found "
+            f"{others[0].name} beside them; remove it, or merge it into them"
+        )
+
+
+def _check_index(index: dict[str, Any], places: dict[str, str], path: Path) -> None:
+    for name in sorted({*index, *places}):
+        if index.get(name) != places.get(name):
+            raise SoftmapError(
+                f"{path}: expected the file of each weight, found {name!r} in "
+                f"{index.get(name, 'none')}, where it is in {places.get(name, 'none')}"
+            )
 
 
 def _no_weights(folder: Path) -> str:
@@ -114,4 +170,4 @@ def _no_weights(folder: Path) -> str:
             f"{folder}: found only pickled weights ({pickles[0]}), which softmap does not load "
             "because unpickling can run code; convert them to model.safetensors first"
         )
-    return f"{folder}: expected model.safetensors or model.safetensors.index.json, found neither"
+    return f"{folder}: expected model.safetensors or {INDEX}, found neither"

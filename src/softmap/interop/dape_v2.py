@@ -53,11 +53,10 @@ class Kind(NamedTuple):
 
 
 def _fire(source: Source) -> Callable[[Place], Bias]:
-    # Theirs is 1-32-H with a leaky ReLU here (a plain one without DAPE) and adds 1e-6 below.
-    start = float(source.take("init_L"))
-    hidden = 32
-    if "mlp.0.bias" in source:
-        hidden = source.state["mlp.0.bias"].numel()
+    # Theirs has a leaky ReLU here (a plain one without DAPE), adds 1e-6 below, and keeps L_0 as
+    # an integer.
+    start = float(source.take("init_L", whole=True))
+    hidden = source.length("mlp.0.bias") or 32
     return partial(Fire, hidden=hidden, start=start, slope=0.01, eps=1e-6)
 
 
@@ -76,8 +75,8 @@ BIASES = {
     ),
     "fire": Kind(
         (
+            Rule("mlp.0.bias", "width", ("bias.up.bias",)),  # first: it says how wide the MLP is
             Rule("mlp.0.weight", "width 1", ("bias.up.weight",)),
-            Rule("mlp.0.bias", "width", ("bias.up.bias",)),
             Rule("mlp.2.weight", "heads width", ("bias.down.weight",)),
             Rule("mlp.2.bias", "heads", ("bias.down.bias",)),
             Rule("c", "", ("bias.c",)),
@@ -103,14 +102,13 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
     hidden = options.count("hidden", 32)
     source = Source(WHAT, state)
     bias = kind.build(source)
+    channels = heads if bias is None else 2 * heads
+    width = source.length("mlp.0.bias") or 32
+    sizes = {"heads": heads, "hidden": hidden, "kernel": kernel, "channels": channels}
+    weights = source.apply(CONVOLUTIONS + kind.rules, sizes | {"width": width})
+    source.finish()
     place = Place(heads, heads, 1, 1, 0, 1)
     with torch.device("meta"):
         edit = ScoreConv(place, bias, hidden, kernel)  # type: ignore[arg-type]
-    channels = heads if bias is None else 2 * heads
-    sizes = {"heads": heads, "hidden": hidden, "kernel": kernel, "channels": channels}
-    if isinstance(edit.bias, Fire):
-        sizes["width"] = edit.bias.up.out_features
-    weights = source.apply(CONVOLUTIONS + kind.rules, sizes)
-    source.finish()
-    fill(edit, weights, weights["up.weight"].dtype)
+    fill(edit, weights, source.dtype)
     return ScoresEdit(edit, heads).eval()

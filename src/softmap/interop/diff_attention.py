@@ -51,7 +51,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Attention:
     sizes = {"dim": dim, "kv": 2 * kv_heads * half, "half": half, "head": 2 * half}
     weights = source.apply(RULES, sizes)
     source.finish()
-    dtype = weights["q_proj.weight"].dtype
+    dtype = source.dtype
     with torch.device("meta"):
         module = Attention(
             dim, 2 * heads, float32.DIFF if dtype == torch.float64 else "diff",

@@ -23,6 +23,8 @@ ONLY = {
     "hidden_act": Only(("silu",), "softmap's gated MLP is SwiGLU"),
     "attention_dropout": Only((0, None), "softmap has no dropout"),
 }
+OLD_NAMES = ("rope_theta", "rope_scaling")  # of rope_parameters, before transformers 5
+UNREAD = ("initializer_range", "lambda_std_dev", "pretraining_tp")  # a start; a way to compute
 NORMS_AND_MLP = (
     *(Rule(f"mlp.{n}_proj.weight", "width dim", (f"mlp.{n}_proj.weight",)) for n in ("gate", "up")),
     Rule("mlp.down_proj.weight", "dim width", ("mlp.down_proj.weight",)),
@@ -61,9 +63,7 @@ def from_diffllama(source: DiffLlamaForCausalLM | str | Path) -> SoftmapForCausa
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCausalLM:
     """From their weights by name and their configuration."""
-    config = DiffLlamaConfig.from_dict(dict(config)).to_dict()  # fills in defaults, old names
-    options = Options(WHAT, config)
-    options.only(ONLY)
+    options = _options(config)
     sizes, source = _sizes(options), Source(WHAT, state)
     weights = source.apply(_model_rules(), sizes)
     for n in range(options.count("num_hidden_layers")):
@@ -72,16 +72,30 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
             NORMS_AND_MLP + _attention_rules(options, sizes), sizes, theirs, ours
         )
         weights |= {ours + name: t for name, t in _constants(options, sizes).items()}
-    head = None
+    head, embedding = None, "model.embed_tokens.weight"
     if options.flag("tie_word_embeddings"):
-        source.skip("lm_head.weight")
+        source.copy("lm_head.weight", embedding, weights[embedding])
     else:
         head = source.take("lm_head.weight", sizes["vocab"], sizes["dim"])
     source.finish()
     with torch.device("meta"):
         model = SoftmapForCausalLM(_config(options, sizes))
-    fill_causal_lm(model, weights, head)
+    fill_causal_lm(model, weights, head, source.dtype)
     return model
+
+
+def _options(config: Mapping[str, Any]) -> Options:
+    """Their fields with their defaults and under today's names; whatever else is refused."""
+    given = Options(WHAT, config)
+    given.published([*DiffLlamaConfig().to_dict(), *OLD_NAMES], UNREAD)
+    try:
+        filled = DiffLlamaConfig.from_dict(dict(config)).to_dict()
+    except Exception as error:  # transformers' own checks raise many kinds
+        reason = " ".join(str(error).split())
+        raise SoftmapError(f"{WHAT}: transformers refuses this config: {reason}") from error
+    options = Options(WHAT, filled)
+    options.only(ONLY)
+    return options
 
 
 def _sizes(options: Options) -> dict[str, int]:
@@ -144,7 +158,7 @@ def _constants(options: Options, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 
 def _config(options: Options, sizes: Mapping[str, int]) -> SoftmapConfig:
-    eps = options.number("rms_norm_eps", 1e-5)
+    eps = options.number("rms_norm_eps", 1e-5, least=0)
     return SoftmapConfig(
         variant={"diff": {"norm_eps": eps}},
         vocab_size=sizes["vocab"],
@@ -161,13 +175,14 @@ def _config(options: Options, sizes: Mapping[str, int]) -> SoftmapConfig:
             "norm_eps": eps,
             "bias": options.flag("attention_bias"),
         },
-        bos_token_id=options.get("bos_token_id"),
-        eos_token_id=options.get("eos_token_id"),
-        pad_token_id=options.get("pad_token_id"),
+        use_cache=options.flag("use_cache", True),
+        **options.tokens(sizes["vocab"]),
     )
 
 
 def _theta(options: Options) -> float:
     rope = Options(f"{WHAT} rope_parameters", options.get("rope_parameters", {}))
-    rope.only({"rope_type": Only(("default",), "softmap's RoPE angles are not rescaled")})
-    return rope.number("rope_theta", 10000.0)
+    unscaled = Only(("default",), "softmap's RoPE angles are not rescaled")
+    rope.only({"rope_type": unscaled, "type": unscaled})
+    rope.known(("rope_type", "type", "rope_theta"))
+    return rope.number("rope_theta", 10000.0, above=0)

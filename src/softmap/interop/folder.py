@@ -6,12 +6,19 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import GenerationConfig
 
 from softmap.errors import SoftmapError, nearest
 from softmap.files import whole_folder
 from softmap.hf import SoftmapForCausalLM
 from softmap.interop import dcformer, diffllama
-from softmap.interop.checkpoint import TOKENIZER_FILES, find_folder, read_checkpoint
+from softmap.interop.checkpoint import (
+    TOKENIZER_FILES,
+    find_folder,
+    read_checkpoint,
+    read_json,
+)
+from softmap.interop.options import Options
 
 # By the model_type of their config.json.
 KINDS = {"dcformer": dcformer.load, "diffllama": diffllama.load}
@@ -36,7 +43,9 @@ def import_folder(src: str | Path, dest: str | Path, kind: str | None = None) ->
         raise SoftmapError(
             f"{src}: cannot import kind {kind!r}{nearest(kind, KINDS)}; can: {known}"
         )
-    _write(KINDS[kind](state, config), folder, dest)
+    model = KINDS[kind](state, config)
+    _set_generation(model, folder / "generation_config.json")
+    _write(model, folder, dest)
     return dest
 
 
@@ -45,6 +54,20 @@ def _check_vacant(dest: Path) -> None:
         return
     if dest.exists() or dest.is_symlink():
         raise SoftmapError(f"{dest}: expected a new or empty folder to write to, found other files")
+
+
+def _set_generation(model: SoftmapForCausalLM, path: Path) -> None:
+    """Their defaults of ``generate``, which belong to the model."""
+    if not path.exists():
+        return
+    found = read_json(path)
+    Options(str(path), found).known((), {*vars(GenerationConfig()), "_commit_hash"})
+    try:
+        model.generation_config = GenerationConfig.from_dict(found)
+        model.generation_config.validate(strict=True)
+    except Exception as error:  # transformers' own checks raise many kinds
+        reason = " ".join(str(error).split())
+        raise SoftmapError(f"{path}: transformers refuses it: {reason}") from error
 
 
 def _write(model: SoftmapForCausalLM, source: Path, dest: Path) -> None:

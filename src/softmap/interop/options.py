@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from softmap.errors import SoftmapError, nearest
+from softmap.interop import published
+
+LARGEST = 2**40  # of a size or a count; beyond it arithmetic fails before any check of a shape
 
 
 class Only(NamedTuple):
@@ -23,17 +27,34 @@ class Options:
             raise SoftmapError(
                 f"{what}: config must be a mapping of options, found {type(config).__name__}"
             )
+        for name in config:
+            if not isinstance(name, str) or not name.isprintable():
+                raise SoftmapError(f"{what}: the names of options must be strings, found {name!r}")
         self.what, self.config = what, config
 
-    def known(self, names: Iterable[str]) -> None:
-        """Refuse options outside ``names``: one that we do not know may change the result."""
-        names = list(names)
+    def known(self, names: Iterable[str], others: Iterable[str] = ()) -> None:
+        """Refuse options outside of both: one that we do not know may change the result."""
+        names, others = list(names), list(others)
+        known = f"; known: {', '.join(names)}" if names else ""
         for name in self.config:
-            if name not in names:
+            if name not in names and name not in others:
                 raise SoftmapError(
                     f"{self.what}: unknown option {name}={self.config[name]!r}"
-                    f"{nearest(name, names)}; known: {', '.join(names)}"
+                    f"{nearest(name, [*names, *others])}{known}"
                 )
+
+    def published(self, own: Iterable[str], unread: Iterable[str]) -> None:
+        """:meth:`known`, for a config.json: transformers' fields may be there at their defaults.
+
+        own: the model's fields that are read. unread: those that change no output.
+        """
+        fixed = published.FIXED | published.GENERATION
+        self.known([*own, *published.READ], [*unread, *published.NOTES, *fixed])
+        why = "softmap reads it nowhere"
+        generation = "a default of generation, which belongs in generation_config.json"
+        for name, default in fixed.items():
+            reason = generation if name in published.GENERATION else why
+            self.only({name: Only((default, None), reason)})
 
     def only(self, table: Mapping[str, Only]) -> None:
         """Refuse the values that we cannot represent."""
@@ -55,14 +76,25 @@ class Options:
         found = self.get(name, default)
         if not isinstance(found, int) or isinstance(found, bool) or found < least:
             self._wrong(name, f"a whole number >= {least}", found)
+        if found > LARGEST:
+            self._wrong(name, f"a whole number <= {LARGEST}", found)
         return found
 
-    def number(self, name: str, default: float | None = None) -> float:
-        """A finite number; required where there is no default."""
+    def number(
+        self,
+        name: str,
+        default: float | None = None,
+        least: float = -math.inf,
+        above: float = -math.inf,
+    ) -> float:
+        """A finite number in float64; required where there is no default."""
         found = self.get(name, default)
-        finite = isinstance(found, int | float) and abs(found) < float("inf")
-        if not finite or isinstance(found, bool):
+        real = isinstance(found, int | float) and not isinstance(found, bool)
+        if not real or not abs(found) < 2**1023:
             self._wrong(name, "a number", found)
+        if found < least or not found > above:
+            bound = f">= {least:g}" if least > -math.inf else f"> {above:g}"
+            self._wrong(name, f"a number {bound}", found)
         return float(found)
 
     def flag(self, name: str, default: bool = False) -> bool:
@@ -75,12 +107,29 @@ class Options:
     def choice(self, name: str, allowed: Mapping[str, Any], default: str) -> Any:
         """What ``allowed`` holds for the option's value."""
         found = self.get(name, default)
-        if found not in allowed:
+        if not isinstance(found, str) or found not in allowed:
             can = ", ".join(allowed)
             raise SoftmapError(
                 f"{self.what}: option {name}={found!r} cannot be represented; can be: {can}"
             )
         return allowed[found]
+
+    def follows(self, name: str, value: int, why: str) -> None:
+        """The option may be there, if it says what follows from the others."""
+        if (found := self.get(name, value)) != value:
+            self._wrong(name, f"{value}, which is {why}", found)
+
+    def tokens(self, vocabulary: int) -> dict[str, Any]:
+        """The special tokens' ids: each null or one of the vocabulary, the end's also several."""
+        made = {}
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            made[name] = found = self.get(name)
+            several = isinstance(found, list) and name == "eos_token_id"
+            for one in found if several else [found]:
+                whole = isinstance(one, int) and not isinstance(one, bool)
+                if one is not None and not (whole and 0 <= one < vocabulary):
+                    self._wrong(name, f"null or a token id from 0 to {vocabulary - 1}", found)
+        return made
 
     def divisible(self, big: tuple[str, int], small: tuple[str, int]) -> int:
         """big / small, an error naming both where it leaves a rest."""
@@ -91,6 +140,6 @@ class Options:
             )
         return big[1] // small[1]
 
-    def _wrong(self, name: str, expected: str, found: Any) -> None:
+    def _wrong(self, name: str, expected: str, found: Any) -> NoReturn:
         said = "none" if found is None else repr(found)
         raise SoftmapError(f"{self.what}: option {name} must be {expected}, found {said}")

@@ -70,7 +70,7 @@ def _move_bias_inside(weights: dict[str, Tensor], ours: str, where: str) -> None
         return
     if gain.item() == 0:
         raise SoftmapError(f"{where}bias must be zero where resid_gain is, found other numbers")
-    weights[f"{ours}residual.bias"] = bias / gain
+    weights[f"{ours}residual.bias"] = bias.double() / gain.double()
 
 
 def _check_initial(source: Source, where: str) -> None:

@@ -11,24 +11,13 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 from softmap.interop import float32
 from softmap.interop.block_gains import branch_gains, freeze
-from softmap.interop.options import Only, Options
+from softmap.interop.options import Options
 from softmap.interop.reparameterised import projection_kind, projection_weights
+from softmap.interop.simplified_options import ACTIVATIONS, NORMS, ONLY, OPTIONS, UNREAD
 from softmap.interop.source import Rule, Source, fill, flat, transposed
 from softmap.nn import Block, LayerCache, ModelConfig
 
 WHAT = "simplified-blocks"
-
-ONLY = {
-    "norm_position": Only(("pre",), "softmap's blocks norm each branch's input"),
-    "qk_norm_type": Only(("none", None), "their blocks do not define it"),
-    "dot_norm_type": Only(("none", None), "their blocks do not define it"),
-    **{n: Only((0, None), "softmap has no dropout") for n in ("attn_pdrop", "resid_pdrop")},
-    "scale_attn_weights": Only((True,), "softmap's scores are scaled by 1/sqrt(d)"),
-    "scale_attn_by_inverse_layer_idx": Only((False,), "softmap's scores are scaled by 1/sqrt(d)"),
-    "tie_valproj_init": Only((None,), "it sets W_init matrices that their checkpoints do not hold"),
-}
-NORMS = {"rmsnorm": "rmsnorm", "ln": "layernorm", "none": "none"}
-ACTIVATIONS = {"leaky_relu": "relu", "relu": "relu", "gelu": "gelu"}
 
 # Queries and keys lie side by side in one weight, stored (in, out) like all of theirs.
 WEIGHTS = (
@@ -77,15 +66,20 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
     is absent, whatever number its weight has since drifted to. Biases are frozen where theirs are.
     """
     options = Options(WHAT, config)
+    options.published(OPTIONS, UNREAD)
     options.only(ONLY)
     source = Source(WHAT, state)
     depth = options.count("n_layer", options.get("num_hidden_layers"))
-    stack = BlockStack([_block(source, options, n, depth) for n in range(depth)])
+    pairs = [_block(source, options, n, depth) for n in range(depth)]
     source.finish()
-    return stack.eval()
+    for block, weights in pairs:
+        fill(block, weights, source.dtype)
+        freeze(block, options)
+    return BlockStack([block for block, _ in pairs]).eval()
 
 
-def _block(source: Source, options: Options, n: int, depth: int) -> Block:
+def _block(source: Source, options: Options, n: int, depth: int) -> tuple[Block, dict[str, Tensor]]:
+    """The block, empty, and its weights."""
     sizes, prefix = _sizes(source, options, n), f"{n}."
     norms = _norm_rules(options, n)
     weights = source.apply(WEIGHTS + norms, sizes, prefix)
@@ -98,11 +92,10 @@ def _block(source: Source, options: Options, n: int, depth: int) -> Block:
     if block.mlp_norm is not None and not any("mlp_norm" in name for name in weights):
         block.mlp_norm = nn.Identity()
     weights |= maps | branch_gains(source, options, block, prefix)
-    if block.mlp_norm is None or isinstance(block.mlp_norm, nn.Identity):
-        source.skip(rf"{n}\.ln_2\..*")  # there all the same, and unused
-    fill(block, weights, weights["attention.q_proj.weight"].dtype)
-    freeze(block, options)
-    return block
+    if options.flag("parallel_layers"):
+        for name in _norm_names(options):  # there all the same; their forward does not read it
+            source.take(f"{prefix}ln_2.{name}", sizes["dim"])
+    return block, weights
 
 
 def _sizes(source: Source, options: Options, n: int) -> dict[str, int]:
@@ -111,15 +104,20 @@ def _sizes(source: Source, options: Options, n: int) -> dict[str, int]:
     options.divisible(("n_embd", dim), ("n_head", heads))
     width = options.count("n_inner", options.count("mlp_width_mult", 4) * dim)
     # Their launcher turns mlp_width_mult into n_inner; their block alone takes 4 for a null one.
-    found = source.state.get(f"{n}.mlp.c_fc.bias")
-    if options.get("n_inner") is None and found is not None and found.numel() == 4 * dim:
+    if options.get("n_inner") is None and source.length(f"{n}.mlp.c_fc.bias") == 4 * dim:
         width = 4 * dim
     return {"dim": dim, "2dim": 2 * dim, "heads": heads, "width": width}
 
 
+def _norm_names(options: Options) -> dict[str, str]:
+    """Their norms' weights and ours; without norms none, but for the first block's."""
+    names = {"rmsnorm": {"scale": "weight"}, "layernorm": {"weight": "weight", "bias": "bias"}}
+    return names.get(options.choice("norm_type", NORMS, "rmsnorm"), {})
+
+
 def _norm_rules(options: Options, n: int) -> tuple[Rule, ...]:
     kind = options.choice("norm_type", NORMS, "rmsnorm")
-    names = {"rmsnorm": {"scale": "weight"}}.get(kind, {"weight": "weight", "bias": "bias"})
+    names = _norm_names(options) if kind != "none" else {"weight": "weight", "bias": "bias"}
     ours = {"ln_1": "attention_norm", "ln_2": "mlp_norm"}
     if options.flag("parallel_layers") or kind == "none":
         ours.pop("ln_2")
@@ -162,7 +160,7 @@ def _build(
         "block": "parallel" if options.flag("parallel_layers") else "sequential",
         # Without norms theirs keep one, a LayerNorm, at the first block's input.
         "norm": "layernorm" if norm == "none" and n == 0 else norm,
-        "norm_eps": options.number("layer_norm_epsilon", 1e-5),
+        "norm_eps": options.number("layer_norm_epsilon", 1e-5, least=0),
         "eps_outside": True,
         "mlp": options.choice("activation_function", ACTIVATIONS, "leaky_relu"),
         "position": "none",

@@ -6,9 +6,9 @@ the one becomes the others.
 
 from __future__ import annotations
 
-import re
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -35,34 +35,69 @@ def flat(t: Tensor) -> tuple[Tensor]:
     return (t.flatten(),)
 
 
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
 class Source:
-    """The weights of ``what``; each must be taken or skipped before :meth:`finish`."""
+    """The weights of ``what``. Each is read, compared with what it is a copy of, or refused."""
 
     def __init__(self, what: str, state: Mapping[str, Tensor]) -> None:
         if not isinstance(state, Mapping):
             raise SoftmapError(
                 f"{what}: state must map names to tensors, found {type(state).__name__}"
             )
+        for key in state:
+            if not isinstance(key, str) or not key.isprintable():
+                raise SoftmapError(f"{what}: the names of state must be strings, found {key!r}")
         self.what, self.state, self.unread = what, state, set(state)
+        self.dtypes: set[torch.dtype] = set()
 
     def __contains__(self, key: str) -> bool:
         return key in self.state
 
-    def take(self, key: str, *shape: int) -> Tensor:
-        """The tensor ``key``; missing, not floating, or of another shape is a ``ValueError``."""
+    def length(self, key: str) -> int | None:
+        """Length of the one-dimensional tensor ``key``; None where there is no such tensor."""
+        found = self.state.get(key)
+        return len(found) if isinstance(found, Tensor) and found.ndim == 1 else None
+
+    def take(self, key: str, *shape: int | None, whole: bool = False) -> Tensor:
+        """The tensor ``key``, finite and of this shape; None stands for any length.
+
+        whole: integers will do. What does not fit is a ``ValueError`` in one line.
+        """
         if key not in self.state:
             close = nearest(key, sorted(self.unread))
             raise SoftmapError(f"{self.what}: weight {key} {shape} expected, found none{close}")
-        found = self.state[key]
-        if not isinstance(found, Tensor) or not found.is_floating_point():
-            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
-            raise SoftmapError(f"{self.what}: {key} must be a floating-point tensor, found {kind}")
-        if tuple(found.shape) != shape:
+        found = self._checked(key, self.state[key], whole)
+        same = len(found.shape) == len(shape)
+        if not same or any(n not in (None, m) for n, m in zip(shape, found.shape, strict=True)):
+            wanted = str(shape).replace("None", "any")
             raise SoftmapError(
-                f"{self.what}: {key} must have shape {shape}, found {tuple(found.shape)}"
+                f"{self.what}: {key} must have shape {wanted}, found {tuple(found.shape)}"
             )
+        if not found.isfinite().all():
+            raise SoftmapError(f"{self.what}: {key} must be finite, found NaN or infinity in it")
         self.unread.discard(key)
-        return found.detach()
+        if found.is_floating_point():
+            self.dtypes.add(found.dtype)
+        return found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The narrowest one that holds every weight taken so far without rounding it."""
+        return functools.reduce(torch.promote_types, self.dtypes)
+
+    def _checked(self, key: str, found: object, whole: bool) -> Tensor:
+        kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(found, Tensor) or kind not in (*DTYPES, *([torch.int64] * whole)):
+            raise SoftmapError(
+                f"{self.what}: {key} must be a floating-point tensor of 16, 32 or 64 bits, "
+                f"found {kind}"
+            )
+        if found.is_meta or found.layout != torch.strided:
+            where = "on the meta device" if found.is_meta else f"of layout {found.layout}"
+            raise SoftmapError(f"{self.what}: {key} must be a dense tensor, found one {where}")
+        return found.detach().cpu()
 
     def apply(
         self, rules: Iterable[Rule], sizes: Mapping[str, int], theirs: str = "", ours: str = ""
@@ -75,9 +110,38 @@ class Source:
             made |= {ours + n: t for n, t in zip(rule.ours, parts, strict=True)}
         return made
 
-    def skip(self, pattern: str) -> None:
-        """Names (a regular expression) that carry nothing of their own."""
-        self.unread = {key for key in self.unread if not re.fullmatch(pattern, key)}
+    def either(
+        self,
+        tables: Sequence[Sequence[Rule]],
+        sizes: Mapping[str, int],
+        theirs: str = "",
+        ours: str = "",
+    ) -> dict[str, Tensor]:
+        """By whichever table's names are there. Two that are both there must agree exactly."""
+        there = [rules for rules in tables if any(theirs + r.theirs in self for r in rules)]
+        first, *others = there or tables[:1]
+        made = self.apply(first, sizes, theirs, ours)
+        for rules in others:
+            for name, tensor in self.apply(rules, sizes, theirs, ours).items():
+                if not (made[name] == tensor).all():
+                    one, two = (", ".join(theirs + r.theirs for r in t) for t in (first, rules))
+                    self.disagree(one, two)
+        return made
+
+    def copy(self, key: str, of: str, expected: Tensor) -> None:
+        """``key`` may be there, if it is what follows from the weights ``of``, rounded."""
+        if key in self:
+            found = self.take(key, *expected.shape)
+            rounding = torch.finfo(found.dtype).eps * expected.abs()
+            if not ((found - expected).abs() <= rounding).all():
+                self.disagree(of, key)
+
+    def disagree(self, one: str, two: str) -> NoReturn:
+        """Two weights that should say the same do not; only the user knows which is meant."""
+        raise SoftmapError(
+            f"{self.what}: {one} and {two} disagree, though their code makes one from the other: "
+            "expected equal numbers; remove the one that is not meant"
+        )
 
     def finish(self) -> None:
         """Raises ``ValueError`` for a weight that nobody asked for."""
