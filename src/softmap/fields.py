@@ -87,8 +87,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin in (list, tuple, dict):
         items = _items("", value, kind)
         shape = origin is not tuple or ... in inside or len(inside) == _length(value)
-        kinds = Mapping if origin is dict else origin
-        return isinstance(value, kinds) and shape and all(fits(x, one) for _, x, one in items)
+        return _is_shape(value, origin) and shape and all(fits(x, one) for _, x, one in items)
     return _is_one(value, kind)
 
 
@@ -114,6 +113,10 @@ def _within(value: Any, bound: Range) -> bool:
     return value is None or bound.holds(value)
 
 
+def _is_shape(value: Any, origin: Any) -> bool:
+    return isinstance(value, {list: list, tuple: tuple, dict: Mapping}.get(origin, ()))
+
+
 def _length(value: Any) -> int:
     return len(value) if isinstance(value, list | tuple) else -1
 
@@ -122,13 +125,13 @@ def _items(name: str, value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
     """(name, item, kind) of what a list, tuple or mapping holds, where ``kind`` says it."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        arms = [one for one in inside if isinstance(value, get_origin(one) or ())]
+        arms = [one for one in inside if _is_shape(value, get_origin(one))]
         return _items(name, value, arms[0]) if arms else []
-    if origin in (list, tuple) and isinstance(value, origin):
+    if origin in (list, tuple) and _is_shape(value, origin):
         kinds = inside if origin is tuple and ... not in inside else inside[:1] * len(value)
         pairs = zip(value, kinds, strict=False)
         return [(f"{name}[{n}]", item, one) for n, (item, one) in enumerate(pairs)]
-    if origin is dict and isinstance(value, Mapping):
+    if origin is dict and _is_shape(value, dict):
         return [(f"{name}.{key}", item, inside[1]) for key, item in value.items()]
     return []
 
