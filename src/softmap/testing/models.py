@@ -29,8 +29,11 @@ def causality(subject: Subject) -> Note:
                 changed = ids.clone()
                 changed[:, first:] = (changed[:, first:] + 1) % VOCABULARY
                 after = model(changed)
-                what = f"{impl}: rows before token {first}, which was changed"
-                assert_equal(after[:, :first], before[:, :first], what)
+                off = (after != before)[:, :first].any(-1).any(0)
+                assert not off.any(), (
+                    f"{impl}: row {int(off.nonzero()[0])} changed when the tokens from {first} on "
+                    "were changed; a row must not read later tokens"
+                )
     return None
 
 
@@ -102,9 +105,9 @@ def batching(subject: Subject) -> Note:
             batch[row, at], mask[row, at] = ids[row, :n], True
         together = model(batch, mask)
         for row, n in enumerate(lengths):
-            assert_same(together[row][mask[row]], alone[row], f"{side}-padded sequence of {n}")
+            assert_same(together[row][mask[row]], alone[row], f"a sequence of {n}, {side}-padded in a batch, beside itself alone")
     whole = model(ids[:, :4])
-    assert_same(whole[1], alone[1], "sequence in a batch without padding")
+    assert_same(whole[1], alone[1], "a sequence in a batch without padding, beside itself alone")
     return None
 
 
