@@ -4,17 +4,41 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+LONGEST = 1000  #: characters of a message
 
 
 class SoftmapError(ValueError):
     """Bad input. The message is one line: what is wrong, what was expected, what was found.
 
     A ``ValueError``, so that library users need not import it; the command line prints its
-    message alone and exits with status 2.
+    message alone and exits with status 2. Line breaks, control characters and overlong parts of
+    what was found are taken out of the message here, once for all.
     """
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(str(message)))
+
+
+def one_line(text: str, limit: int = LONGEST) -> str:
+    """``text`` with single spaces for all white space, escapes for what cannot be printed, and
+    dots for the middle of what is longer than ``limit``."""
+    text = " ".join(text[: 10 * limit].split())
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    half = limit // 2 - 2
+    return text if len(text) <= limit else f"{text[:half]} ... {text[-half:]}"
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """``repr(value)`` for a message, at most ``limit`` characters of it."""
+    try:
+        return one_line(repr(value), limit)
+    except Exception:  # an integer of 5000 digits, an object whose repr is broken
+        return f"a {type(value).__name__}"
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""

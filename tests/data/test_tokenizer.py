@@ -9,7 +9,8 @@ import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
 from softmap.data import Tokenizer, load_tokenizer_dir, synthetic
-from softmap.data.builders import END, bytes_tokenizer, load_tokenizer, parse_spec, train_bpe
+from softmap.data.builders import END, bytes_tokenizer, load_tokenizer, train_bpe
+from softmap.data.config import parse_spec
 from softmap.data.tokenizer import PIECE, byte_chars
 from softmap.errors import SoftmapError
 
@@ -122,7 +123,7 @@ def test_tokenizers_written_in_python_work_too(tmp_path: Path) -> None:
         ("bep:1024", ["'bep:1024'", "did you mean 'bpe'"]),
         ("bpe", ["bpe:SIZE"]),
         ("bpe:many", ["bpe:SIZE"]),
-        ("bpe:256", ["at least 257", "256"]),
+        ("bpe:256", ["257 to 1,048,576", "256"]),
         ("byte", ["did you mean 'bytes'"]),
         ("bytes:3", ["bytes"]),
         ("hf:", ["hf:NAME_OR_FOLDER"]),

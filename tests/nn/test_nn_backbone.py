@@ -12,18 +12,24 @@ from softmap.nn import Attention, Backbone, Block, Decoder, ModelConfig
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"norm": "rmsnrom"}, "norm must be one of .*found 'rmsnrom' .did you mean 'rmsnorm'"),
+        ({"norm": "rmsnrom"}, "norm: expected one of .*found 'rmsnrom' .did you mean 'rmsnorm'"),
         ({"skip": 1.0}, "no backbone field 'skip'"),
-        ({"first_value": "lineer"}, "first_value must be one of"),
-        ({"pattern": "LX"}, "pattern must be letters L and G, found 'LX'"),
+        ({"first_value": "lineer"}, "first_value: expected one of"),
+        ({"pattern": "LX"}, "pattern: expected letters L and G, found 'LX'"),
         ({"pattern": "LG"}, "expected window >= 1, found None"),
         ({"window": 4}, "window 4 needs local layers: expected L in pattern, found 'G'"),
-        ({"rotary_fraction": 0.0}, r"rotary_fraction must be in \(0, 1\], found 0.0"),
-        ({"bias": 1}, "bias must be true or false, found 1"),
-        ({"mlp_gain": "big"}, "mlp_gain must be a number, found 'big'"),
-        ({"window": 2.5, "pattern": "L"}, "window must be an integer, found 2.5"),
-        ({"query_expansion": True}, "query_expansion must be an integer, found True"),
-        ({"norm": 3}, "norm must be a name, found 3"),
+        ({"rotary_fraction": 0.0}, r"rotary_fraction: expected a number above 0 to 1, found 0.0"),
+        ({"bias": 1}, "bias: expected true or false, found 1"),
+        ({"mlp_gain": "big"}, "mlp_gain: expected a number, found 'big'"),
+        (
+            {"window": 2.5, "pattern": "L"},
+            "window: expected a whole number from 1 to .*, found 2.5",
+        ),
+        (
+            {"query_expansion": True},
+            "query_expansion: expected a whole number from 1 to .*, found True",
+        ),
+        ({"norm": 3}, "norm: expected one of .*, found 3"),
     ],
 )
 def test_bad_field_is_one_line(fields: dict, message: str) -> None:
@@ -81,9 +87,13 @@ def test_a_model_without_a_skip_still_learns(variant: str) -> None:
 
 @pytest.mark.parametrize("name", ["kv_heads", "head_dim", "heads", "window", "query_expansion"])
 def test_bad_sizes_of_a_layer(name: str) -> None:
-    with pytest.raises(SoftmapError, match=f"{name} must be at least 1, found 0"):
+    with pytest.raises(
+        SoftmapError, match=f"{name}: expected a whole number from 1 to .*, found 0"
+    ):
         Attention(**({"dim": 16, "heads": 4} | {name: 0}))
-    with pytest.raises(SoftmapError, match=f"{name} must be an integer, found '4'"):
+    with pytest.raises(
+        SoftmapError, match=f"{name}: expected a whole number from 1 to .*, found '4'"
+    ):
         Attention(**({"dim": 16, "heads": 4} | {name: "4"}))
 
 
@@ -112,19 +122,37 @@ def test_transformer_is_gpt_like() -> None:
     ("sizes", "message"),
     [
         ({"hidden_size": 18}, "hidden_size must be a multiple of num_attention_heads, found 18"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers must be at least 1, found 0"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads must be at least 1, found 0"),
-        ({"head_dim": 0}, "head_dim must be at least 1, found 0"),
-        ({"intermediate_size": 0}, "intermediate_size must be at least 1, found 0"),
-        ({"max_position_embeddings": 0}, "max_position_embeddings must be at least 1, found 0"),
-        ({"hidden_size": "16"}, "hidden_size must be an integer, found '16'"),
-        ({"hidden_size": 16.0}, "hidden_size must be an integer, found 16.0"),
-        ({"num_attention_heads": True}, "num_attention_heads must be an integer, found True"),
-        ({"vocab_size": None}, "vocab_size must be an integer, found None"),
-        ({"initializer_range": 0.0}, "initializer_range must be a number above 0, found 0.0"),
-        ({"tie_word_embeddings": "no"}, "tie_word_embeddings must be true or false, found 'no'"),
-        ({"impl": None}, "impl must be a name, found None"),
-        ({"backbone": "norm"}, "backbone must be a mapping of fields, found 'norm'"),
+        (
+            {"num_hidden_layers": 0},
+            "num_hidden_layers: expected a whole number from 1 to .*, found 0",
+        ),
+        (
+            {"num_key_value_heads": 0},
+            "num_key_value_heads: expected a whole number from 1 to .*, found 0",
+        ),
+        ({"head_dim": 0}, "head_dim: expected a whole number from 1 to .*, found 0"),
+        (
+            {"intermediate_size": 0},
+            "intermediate_size: expected a whole number from 1 to .*, found 0",
+        ),
+        (
+            {"max_position_embeddings": 0},
+            "max_position_embeddings: expected a whole number from 1 to .*, found 0",
+        ),
+        ({"hidden_size": "16"}, "hidden_size: expected a whole number from 1 to .*, found '16'"),
+        ({"hidden_size": 16.0}, "hidden_size: expected a whole number from 1 to .*, found 16.0"),
+        (
+            {"num_attention_heads": True},
+            "num_attention_heads: expected a whole number from 1 to .*, found True",
+        ),
+        ({"vocab_size": None}, "vocab_size: expected a whole number from 1 to .*, found None"),
+        (
+            {"initializer_range": 0.0},
+            "initializer_range: expected a number above 0 or nothing, found 0.0",
+        ),
+        ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false, found 'no'"),
+        ({"impl": None}, "impl: expected text, found None"),
+        ({"backbone": "norm"}, "backbone: expected a mapping, found 'norm'"),
     ],
 )
 def test_bad_sizes(sizes: dict, message: str) -> None:

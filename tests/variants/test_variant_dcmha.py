@@ -146,8 +146,8 @@ def test_dcpythia_backbone() -> None:
 
 def test_bad_options() -> None:
     for variant, message in {
-        "dcmha(backbone=llama)": "backbone must be dcformer\\+\\+ or dcpythia, found 'llama'",
-        "dcmha(rank=0)": "rank must be at least 1, found 0",
+        "dcmha(backbone=llama)": "backbone: expected one of dcformer\\+\\+, dcpythia, found 'llama'",
+        "dcmha(rank=0)": "rank: expected a whole number from 1 to 256, found 0",
         "dcmha(widow=3)": "no option 'widow' \\(did you mean 'window'",
     }.items():
         with pytest.raises(SoftmapError, match=message):

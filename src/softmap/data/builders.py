@@ -6,33 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softmap.data.config import missing_extra, one_line
+from softmap.data.config import missing_extra, reason
 from softmap.data.tokenizer import Tokenizer, byte_chars
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 END = "<|endoftext|>"
-
-
-def parse_spec(spec: str) -> tuple[str, str]:
-    """``(kind, argument)`` of ``"bpe:SIZE"``, ``"bytes"`` or ``"hf:NAME_OR_FOLDER"``.
-
-    Raises:
-        SoftmapError: an unknown kind, a size that is no number or below 257 (256 bytes and the
-            end of a document), a missing name.
-    """
-    kind, _, argument = spec.partition(":")
-    if kind == "bpe" and argument.isdecimal():
-        if int(argument) < 257:
-            raise SoftmapError(f"tokenizer: a BPE vocabulary needs at least 257, found {argument}")
-        return kind, argument
-    if (kind == "hf" and argument) or spec == "bytes":
-        return kind, argument
-    hint = nearest(kind, ["bpe", "bytes", "hf"]) if kind not in {"bpe", "bytes", "hf"} else ""
-    expected = "'bpe:SIZE', 'bytes' or 'hf:NAME_OR_FOLDER'"
-    raise SoftmapError(f"tokenizer: expected {expected}, found {spec!r}{hint}")
 
 
 def _wrap(backend: Backend) -> Tokenizer:
@@ -101,7 +82,7 @@ def load_tokenizer(name: str) -> Tokenizer:
     except SoftmapError:
         raise
     except Exception as error:  # the Hub's, the network's, JSON's and tokenizers' own
-        raise SoftmapError(f"tokenizer {name!r} cannot be loaded ({one_line(error)})") from None
+        raise SoftmapError(f"tokenizer {name!r} cannot be loaded ({reason(error)})") from None
 
 
 def load_tokenizer_dir(folder: str | Path) -> Tokenizer:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, nearest, one_line, shown
+from softmap.fields import Checked, Range
+
+LARGEST_BPE = 2**20
 
 Progress = Callable[[str, int, int | None], None]
 """``progress(stage, done, total)``, in bytes of text; ``total`` is None when nobody knows it."""
 
 
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(Checked):
     """A corpus as data.
 
     Args:
@@ -32,22 +36,53 @@ class DataConfig:
     data: str = "stdlib"
     field: str = "text"
     tokenizer: str = "bpe:1024"
-    heldout: float = 0.05
-    max_bytes: int | None = None
+    heldout: Annotated[float, Range(above=0, below=1)] = 0.05
+    max_bytes: Annotated[int, Range(1)] | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.heldout < 1:
-            raise SoftmapError(f"heldout must lie strictly between 0 and 1, found {self.heldout}")
-        if self.max_bytes is not None and self.max_bytes < 1:
-            raise SoftmapError(f"max_bytes must be at least 1, found {self.max_bytes}")
-        if not self.data:
-            raise SoftmapError("data must be 'stdlib', a path or 'hf:NAME', found an empty string")
+        super().__post_init__()
+        for name in ("data", "field"):
+            value = getattr(self, name)
+            if not value or "\0" in value or not _encodes(value):
+                raise SoftmapError(f"{name}: expected a name, found {shown(value)}")
+        parse_spec(self.tokenizer)
 
 
-def one_line(error: BaseException, limit: int = 200) -> str:
-    """The type and the first line of an error, for a message that stays on one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:limit]}" if lines else type(error).__name__
+def _encodes(text: str) -> bool:
+    """Whether text is valid Unicode: an argument that was not UTF-8 holds lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def parse_spec(spec: str) -> tuple[str, str]:
+    """``(kind, argument)`` of ``"bpe:SIZE"``, ``"bytes"`` or ``"hf:NAME_OR_FOLDER"``.
+
+    Raises:
+        SoftmapError: an unknown kind, a size that is no number or out of range (256 bytes and the
+            end of a document are the least), a missing name.
+    """
+    kind, _, argument = spec.partition(":")
+    if kind == "bpe" and argument.isascii() and argument.isdecimal() and len(argument) < 20:
+        if not 257 <= int(argument) <= LARGEST_BPE:
+            raise SoftmapError(
+                f"tokenizer: a BPE vocabulary has 257 to {LARGEST_BPE:,} tokens, found {argument}"
+            )
+        return kind, argument
+    if (kind == "hf" and argument and _encodes(argument)) or spec == "bytes":
+        return kind, argument
+    hint = nearest(kind, ["bpe", "bytes", "hf"]) if kind not in {"bpe", "bytes", "hf"} else ""
+    expected = "'bpe:SIZE', 'bytes' or 'hf:NAME_OR_FOLDER'"
+    raise SoftmapError(f"tokenizer: expected {expected}, found {shown(spec)}{hint}")
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """The type and the message of somebody else's error, for one line of ours."""
+    text = str(error).strip().split("\n")[0]
+    name = type(error).__name__
+    return f"{name}: {one_line(text, limit)}" if text else name
 
 
 def missing_extra(package: str) -> SoftmapError:

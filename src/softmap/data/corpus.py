@@ -9,8 +9,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from softmap.data.builders import bytes_tokenizer, load_tokenizer, parse_spec, train_bpe
-from softmap.data.config import DataConfig, Progress, missing_extra
+from softmap.data.builders import bytes_tokenizer, load_tokenizer, train_bpe
+from softmap.data.config import DataConfig, Progress, missing_extra, parse_spec
 from softmap.data.shards import Corpus, ShardWriter, read_corpus
 from softmap.data.sources import Source, open_source
 from softmap.data.split import (

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from softmap.data.config import missing_extra, one_line
+from softmap.data.config import missing_extra, reason
 from softmap.errors import SoftmapError, nearest
 
 Document = tuple[str, str]
@@ -39,7 +39,7 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise SoftmapError(f"{where}: not JSON ({one_line(error)})") from None
+        raise SoftmapError(f"{where}: not JSON ({reason(error)})") from None
     if not isinstance(record, dict):
         found = type(record).__name__
         raise SoftmapError(f"{where}: expected a JSON object, found {found}")
@@ -63,7 +63,7 @@ def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
     except UnicodeDecodeError:
         raise SoftmapError(f"{path}: expected utf-8 JSON lines, found other bytes") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise SoftmapError(f"{path}: cannot be read ({one_line(error)})") from None
+        raise SoftmapError(f"{path}: cannot be read ({reason(error)})") from None
 
 
 def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
@@ -89,7 +89,7 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
                     if text is not None:
                         yield f"{name}:{row}", text
     except (pyarrow.ArrowException, OSError) as error:
-        raise SoftmapError(f"{path}: cannot be read as Parquet ({one_line(error)})") from None
+        raise SoftmapError(f"{path}: cannot be read as Parquet ({reason(error)})") from None
 
 
 def parse_hf(spec: str) -> tuple[str, str | None, str]:
@@ -127,4 +127,4 @@ def read_hf(spec: str, field: str) -> Iterator[Document]:
     except SoftmapError:
         raise
     except Exception as error:  # datasets raises its own, the Hub's, the network's and pyarrow's
-        raise SoftmapError(f"hf:{spec}: cannot be loaded ({one_line(error)})") from None
+        raise SoftmapError(f"hf:{spec}: cannot be loaded ({reason(error)})") from None

@@ -11,7 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from softmap.data.config import one_line
+from softmap.data.config import reason
 from softmap.errors import SoftmapError
 
 PIECE = 1 << 20  # characters; the backend needs ~100 bytes of memory for each
@@ -98,7 +98,7 @@ class Tokenizer:
                     os.fsync(file.fileno())
                 os.replace(path, target / path.name)
         except Exception as error:  # tokenizers reports a full disk as a bare Exception
-            raise SoftmapError(f"tokenizer: cannot write {target} ({one_line(error)})") from None
+            raise SoftmapError(f"tokenizer: cannot write {target} ({reason(error)})") from None
         finally:
             if temporary is not None:
                 shutil.rmtree(temporary, ignore_errors=True)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import softmap
-from softmap.data import Corpus, DataConfig, order, prepare
+from softmap.data import Corpus, order, prepare
 from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
 from softmap.lab import measure
@@ -67,8 +67,7 @@ class Bench:
 
 def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
     """The recipe's text as tokens, made once and kept in ``out/.cache``; enough for one batch."""
-    config = DataConfig(**dataclasses.asdict(recipe.data))
-    found = prepare(config, out / ".cache", display.preparing)
+    found = prepare(recipe.data, out / ".cache", display.preparing)
     context = recipe.model.context
     order.require(len(found.train), context, recipe.training.batch_size, "the training text")
     order.require(len(found.heldout), context, what="the held-out text")

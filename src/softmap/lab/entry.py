@@ -7,13 +7,17 @@ from typing import Any
 
 import yaml
 
+from softmap.errors import SoftmapError, shown
+from softmap.fields import Checked
 from softmap.lab import nodes, strict
+from softmap.lab.names import LONGEST
+from softmap.lab.sections import Positive
 
 _OWN: list[tuple[str, Any]] = [("label", str), ("peak_lr", float)]
 
 
 @dataclass
-class Entry:
+class Entry(Checked):
     """One line of ``variants``.
 
     In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
@@ -22,8 +26,16 @@ class Entry:
 
     variant: str
     label: str | None = None
-    peak_lr: float | None = None
+    peak_lr: Positive | None = None
     where: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        label = self.label
+        if label is not None and not (label.isprintable() and 0 < len(label.strip()) <= LONGEST):
+            raise SoftmapError(
+                f"label: expected 1 to {LONGEST} printable characters, found {shown(label)}"
+            )
 
     @classmethod
     def from_node(cls, node: yaml.Node, key: str) -> Entry:
@@ -36,7 +48,11 @@ class Entry:
         spec = _spec(values.pop("variant")[1], f"{key}.variant")
         given = [(name, kind) for name, kind in _OWN if name in values]
         own = {n: strict.convert(values.pop(n)[1], kind, f"{key}.{n}") for n, kind in given}
-        return cls(_with_options(node, spec, values), where=nodes.where(node), **own)
+        spec = _with_options(node, spec, values)
+        try:
+            return cls(spec, where=nodes.where(node), **own)
+        except SoftmapError as error:
+            raise nodes.fail(node, f"{key}.{error}") from None
 
     def plain(self) -> Any:
         """The shortest YAML form."""

@@ -1,8 +1,25 @@
-"""Variants as people type them."""
+"""Names as people type them: of runs, labels and variants."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from softmap.errors import SoftmapError, shown
+
+LONGEST = 100  #: bytes of a name; folders and temporary files of it add their own
+FORBIDDEN = '/\\<>:"|?*'  #: separators, and what Windows and its file systems refuse
+
+
+def check_name(what: str, name: str) -> None:
+    """Raise ``SoftmapError`` unless ``name`` can name a folder on any machine."""
+    plain = bool(name) and name.isprintable() and not set(name) & set(FORBIDDEN)
+    if not plain or name != name.strip(" .") or name.startswith("-"):
+        raise SoftmapError(
+            f"{what}: expected the name of a folder (none of {FORBIDDEN} and no control "
+            f"characters, no dash or point first, no blank at an end), found {shown(name)}"
+        )
+    if len(name.encode()) > LONGEST:
+        raise SoftmapError(f"{what}: expected at most {LONGEST} bytes, found {shown(name)}")
 
 
 def split_variants(given: Sequence[str]) -> list[str]:

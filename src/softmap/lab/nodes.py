@@ -3,32 +3,69 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, shown
+
+LARGEST = 100_000  #: characters of a recipe
+MOST_NODES = 20_000  #: values of a recipe
+DEEPEST = 20
+_TOO_DEEP = f"expected lists and mappings at most {DEEPEST} deep, found more"
+# YAML 1.1 also reads 010 as 8, 1:30 as 90 and 0x10 as 16, and takes 3e-3 for text.
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_NUMBER = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
 
 
 def parse(text: str, name: str) -> yaml.Node | None:
-    """The node tree of one YAML document; ``name`` stands before each complaint's line."""
+    """The node tree of one YAML document; ``name`` stands before each complaint's line.
+
+    Raises ``SoftmapError`` for what is not YAML, and for a text, a nesting or a tree (aliases
+    followed) beyond any recipe's.
+    """
+    if len(text) > LARGEST:
+        raise SoftmapError(f"{name}: expected at most {LARGEST:,} characters, found {len(text):,}")
     stream = io.StringIO(text)
     stream.name = name  # type: ignore[attr-defined]  # PyYAML's marks take the stream's name
     try:
-        return yaml.compose(stream, Loader=yaml.SafeLoader)
+        root = yaml.compose(stream, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise SoftmapError(f"{name}:{line}: not valid YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        problem = str(error).splitlines()[0]
-        raise SoftmapError(f"{name}: not valid YAML: {problem}") from None
+        raise SoftmapError(f"{name}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise SoftmapError(f"{name}: {_TOO_DEEP}") from None
+    if root is not None:
+        _measure(root, name)
+    return root
+
+
+def _measure(root: yaml.Node, name: str) -> None:
+    """Refuse a tree that would be too large once its aliases are written out."""
+    left = [(root, 1)]
+    for _ in range(MOST_NODES):
+        if not left:
+            return
+        node, depth = left.pop()
+        if depth > DEEPEST:
+            raise SoftmapError(f"{name}: {_TOO_DEEP}")
+        if isinstance(node, yaml.CollectionNode):
+            inside = node.value if isinstance(node, yaml.SequenceNode) else sum(node.value, ())
+            left += [(item, depth + 1) for item in inside]
+    raise SoftmapError(f"{name}: expected at most {MOST_NODES:,} values, aliases written out")
 
 
 def read(path: Path) -> yaml.Node | None:
     """The node tree of a file."""
+    with path.open("rb") as file:
+        data = file.read(4 * LARGEST + 1)
     try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
+        return parse(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError:
         raise SoftmapError(f"{path}: not a text file (expected YAML in UTF-8)") from None
 
@@ -39,6 +76,10 @@ def override(root: yaml.Node, key: str, text: str) -> None:
     if value is None:
         raise SoftmapError(f"--set {key}={text}: expected a value, found a comment")
     *sections, last = key.split(".")
+    if not all((*sections, last)):
+        raise SoftmapError(f"--set {key}={text}: expected key.path=value, found {shown(key)}")
+    if not isinstance(root, yaml.MappingNode):
+        raise unexpected(root, "a mapping", "")
     node = root
     for section in sections:
         node = _child(node, section, value)
@@ -99,7 +140,7 @@ def unknown_key(node: yaml.Node, key: str, known: list[str]) -> SoftmapError:
 
 def unexpected(node: yaml.Node, expected: str, key: str) -> SoftmapError:
     """The error for a node that is not what ``key`` takes."""
-    found = repr(node.value) if node.value else "nothing"
+    found = shown(node.value) if node.value else "nothing"
     if isinstance(node, yaml.CollectionNode):
         found = "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
     return fail(node, f"{key or 'the recipe'}: expected {expected}, found {found}")
@@ -111,29 +152,38 @@ def plain(node: yaml.Node) -> Any:
         return {name: plain(value) for name, (_, value) in pairs(node, "").items()}
     if isinstance(node, yaml.SequenceNode):
         return [plain(item) for item in node.value]
-    if is_number(node):
-        return float(node.value)
     return construct(node)
 
 
-def is_number(node: yaml.Node) -> bool:
-    """Whether a plain scalar is a number that YAML 1.1 takes for text (``3e-3``)."""
-    # YAML 1.1 reads 3e-3, without a point, as text; everyone else reads a number.
-    if not node.tag.endswith(":str") or getattr(node, "style", None) is not None:
-        return False
-    try:
-        return node.value[:1] in "+-.0123456789" and float(node.value) == float(node.value)
-    except ValueError:
-        return False
+def tag_of(node: yaml.Node) -> str:
+    """The type of a scalar: ``int``, ``float``, ``bool``, ``str``, ``null``, ...
+
+    Numbers are decimal: ``3e-3``, which YAML 1.1 takes for text, is one; what it reads in another
+    base, NaN and infinity are a ``number`` that nothing takes.
+    """
+    tag, text = node.tag.rsplit(":", 1)[-1], node.value
+    if tag == "str" and getattr(node, "style", None) is None and _NUMBER.fullmatch(text):
+        return "float"
+    if tag not in ("int", "float"):
+        return tag
+    if _WHOLE.fullmatch(text):
+        return "int"
+    return "float" if tag == "float" and _NUMBER.fullmatch(text) else "number"
 
 
 def construct(node: yaml.Node) -> Any:
-    """The Python value of a scalar."""
-    loader = yaml.SafeLoader("")
+    """The Python value of a scalar. Raises ``SoftmapError`` for a number that is not finite."""
+    kind = tag_of(node)
     try:
-        return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
-    except (yaml.YAMLError, ValueError) as error:
-        raise fail(node, f"not a value: {str(error).splitlines()[0]}") from None
+        if kind == "int":
+            return int(node.value)
+        if kind == "float" and math.isfinite(value := float(node.value)):
+            return value
+        if kind in ("float", "number"):
+            raise ValueError(f"expected a finite decimal number, found {shown(node.value)}")
+        return yaml.SafeLoader("").construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise fail(node, f"not a value: {error or shown(node.value)}") from None
 
 
 def join(key: str, name: str) -> str:

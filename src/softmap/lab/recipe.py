@@ -15,36 +15,43 @@ from pathlib import Path
 
 import yaml
 
-from softmap.errors import SoftmapError, nearest
+from softmap.data.config import DataConfig
+from softmap.errors import SoftmapError, nearest, shown
+from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.entry import Entry
-from softmap.lab.sections import Data, Evaluation, Model, Training, Tuning
+from softmap.lab.names import check_name
+from softmap.lab.sections import Evaluation, Model, Positive, Seed, Training, Tuning
+
+MOST_SEEDS = 1000
 
 
 @dataclass
-class Recipe:
+class Recipe(Checked):
     """A whole comparison."""
 
     name: str = "run"
-    data: Data = field(default_factory=Data)
+    data: DataConfig = field(default_factory=DataConfig)
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
     variants: list[Entry] = field(default_factory=lambda: [Entry("transformer++")])
     control: str | None = None  #: what the others are compared with: the first variant
-    seeds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])
     evaluation: Evaluation = field(default_factory=Evaluation)
     tuning: Tuning = field(default_factory=Tuning)
     #: Tuned peaks by variant, or the file that ``--tune`` writes (relative to the recipe).
-    peaks: dict[str, float] | str | None = None
+    peaks: dict[str, Positive] | str | None = None
     path: Path | None = field(default=None, compare=False, metadata={"yaml": False})
 
     def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or self.name.startswith("."):
-            raise SoftmapError(f"name: expected the name of a folder, found {self.name!r}")
+        super().__post_init__()
+        check_name("name", self.name)
         if not self.variants:
             raise SoftmapError("variants: expected at least one, found none")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise SoftmapError(f"seeds: expected different numbers from 0, found {self.seeds}")
+        if len(set(self.seeds)) < len(self.seeds) or not 1 <= len(self.seeds) <= MOST_SEEDS:
+            raise SoftmapError(
+                f"seeds: expected 1 to {MOST_SEEDS} different numbers, found {shown(self.seeds)}"
+            )
         if self.tuning.seed in self.seeds:
             raise SoftmapError(f"tuning.seed: {self.tuning.seed} is one of the run's own seeds")
         self.training.budget_steps()

@@ -9,25 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import types
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
 from softmap.errors import SoftmapError
-from softmap.lab.nodes import (
-    construct,
-    fail,
-    is_number,
-    join,
-    pairs,
-    plain,
-    unexpected,
-    unknown_key,
-)
+from softmap.fields import describe
+from softmap.lab.nodes import construct, fail, join, pairs, plain, tag_of, unexpected, unknown_key
 
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
-_TAGS = {bool: "bool", int: "int", float: "float", str: "str", type(None): "null"}
+_TAGS = {bool: "bool", int: "int", float: "float", type(None): "null"}
 
 
 def convert(node: yaml.Node, kind: Any, key: str) -> Any:
@@ -56,15 +48,15 @@ def _dataclass(node: yaml.Node, kind: Any, key: str) -> Any:
         if name not in known:
             raise unknown_key(name_node, key, list(known))
         values[name] = convert(value, known[name], join(key, name))
+    missing = [f.name for f in dataclasses.fields(kind) if _required(f, values)]
+    if missing:
+        raise fail(node, f"missing key {', '.join(repr(join(key, name)) for name in missing)}")
     try:
         return kind(**values)
-    except TypeError:
-        missing = [f.name for f in dataclasses.fields(kind) if _required(f, values)]
-        keys = ", ".join(repr(join(key, name)) for name in missing)
-        raise fail(node, f"missing key {keys}") from None
     except SoftmapError as error:
-        name = str(error).split(":")[0].rsplit(".")[-1]
-        raise fail(found[name][0] if name in found else node, str(error)) from None
+        names = re.split(r"[.:\[]", str(error))
+        at = found[names[0]][0] if names[0] in found else node
+        raise fail(at, join(key, str(error))) from None
 
 
 @functools.cache
@@ -84,7 +76,7 @@ def _union(node: yaml.Node, kinds: tuple[Any, ...], key: str) -> Any:
     for kind in kinds:
         if _shape_fits(node, kind):
             return convert(node, kind, key)
-    raise unexpected(node, " or ".join(_describe(kind) for kind in kinds), key)
+    raise unexpected(node, " or ".join(describe(kind) for kind in kinds), key)
 
 
 def _shape_fits(node: yaml.Node, kind: Any) -> bool:
@@ -117,18 +109,15 @@ def _dict(node: yaml.Node, kind: Any, key: str) -> dict[str, Any]:
 
 def _scalar(node: yaml.Node, kind: Any, key: str) -> Any:
     if not isinstance(node, yaml.ScalarNode) or not _scalar_fits(node, kind):
-        raise unexpected(node, _describe(kind), key)
-    return float(node.value) if kind is float else construct(node)
+        raise unexpected(node, describe(kind), key)
+    if kind is str:
+        return node.value
+    value = construct(node)
+    return float(value) if kind is float else value
 
 
 def _scalar_fits(node: yaml.Node, kind: Any) -> bool:
-    tag = node.tag.rsplit(":", 1)[-1]
-    return tag == _TAGS.get(kind) or (kind is float and (tag == "int" or is_number(node)))
-
-
-def _describe(kind: Any) -> str:
-    if kind is type(None):
-        return "nothing"
-    if dataclasses.is_dataclass(kind) or get_origin(kind) is dict:
-        return "a mapping"
-    return "a list" if get_origin(kind) is list else _NAMES.get(kind, str(kind))
+    tag = tag_of(node)
+    if kind is str:
+        return node.tag.endswith(":str")
+    return tag == _TAGS.get(kind) or (kind is float and tag == "int")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from softmap.errors import SoftmapError
-from softmap.nn.backbone import Backbone, check_size
+from softmap.fields import Checked, Range
+from softmap.nn.backbone import Backbone, Size
 from softmap.variants import Composition, load
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "max_position_embeddings",
-)
-_OPTIONAL_SIZES = ("num_key_value_heads", "head_dim", "intermediate_size")
+Width = Annotated[int, Range(1, 2**24)]
+Layers = Annotated[int, Range(1, 4096)]
+Heads = Annotated[int, Range(1, 2**14)]
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(Checked):
     """A decoder-only language model. Names follow transformers' LLaMA configuration.
 
     variant: anything :func:`softmap.variants.load` takes. num_attention_heads counts the heads of a
@@ -34,43 +29,26 @@ class ModelConfig:
     """
 
     variant: Any = "transformer++"
-    vocab_size: int = 50304
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int | None = None
-    max_position_embeddings: int = 2048
+    vocab_size: Size = 50304
+    hidden_size: Width = 768
+    num_hidden_layers: Layers = 12
+    num_attention_heads: Heads = 12
+    num_key_value_heads: Heads | None = None
+    head_dim: Width | None = None
+    intermediate_size: Width | None = None
+    max_position_embeddings: Size = 2048
     tie_word_embeddings: bool = True
-    initializer_range: float | None = None
+    initializer_range: Annotated[float, Range(above=0)] | None = None
     impl: str = "auto"
     backbone: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in _SIZES:
-            check_size(name, getattr(self, name))
-        for name in _OPTIONAL_SIZES:
-            if getattr(self, name) is not None:
-                check_size(name, getattr(self, name))
-        self._check_others()
+        super().__post_init__()
         if self.head_dim is None and self.hidden_size % self.num_attention_heads:
             raise SoftmapError(
                 f"hidden_size must be a multiple of num_attention_heads, found {self.hidden_size} "
                 f"and {self.num_attention_heads}; or give head_dim"
             )
-
-    def _check_others(self) -> None:
-        std = self.initializer_range
-        number = isinstance(std, int | float) and not isinstance(std, bool)
-        for name, fits, expected in (
-            ("initializer_range", std is None or (number and std > 0), "a number above 0"),
-            ("tie_word_embeddings", isinstance(self.tie_word_embeddings, bool), "true or false"),
-            ("impl", isinstance(self.impl, str), "a name"),
-            ("backbone", isinstance(self.backbone, Mapping), "a mapping of fields"),
-        ):
-            if not fits:
-                raise SoftmapError(f"{name} must be {expected}, found {getattr(self, name)!r}")
 
     @property
     def composition(self) -> Composition:

@@ -17,10 +17,22 @@ def assert_same(got: Tensor, want: Tensor, what: str, tolerance: float = TOLERAN
     got, want = got.detach().double(), want.detach().double()
     off = (got - want).abs()
     worst, scale = float(off.nan_to_num(torch.inf).max()), max(1.0, float(want.abs().max()))
-    assert worst <= tolerance * scale, f"{what}: off by {worst:.1e} ({int(off.argmax())}th of it)"
+    assert worst <= tolerance * scale, (
+        f"{what}: largest difference {worst:.1e} at {_place(off.nan_to_num(torch.inf))}, "
+        f"expected at most {tolerance * scale:.0e}"
+    )
 
 
 def assert_equal(got: Tensor, want: Tensor, what: str) -> None:
     """Bit for bit."""
-    different = int((got != want).sum()) if got.shape == want.shape else -1
-    assert different == 0, f"{what}: {different} of {want.numel()} numbers are not bitwise equal"
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}"
+    different = got != want
+    assert not different.any(), (
+        f"{what}: {int(different.sum())} of {want.numel()} numbers are not bitwise equal, "
+        f"the first at {_place(different.to(torch.uint8))}"
+    )
+
+
+def _place(off: Tensor) -> tuple[int, ...]:
+    """The index of the largest entry."""
+    return tuple(int(i) for i in torch.unravel_index(off.argmax(), off.shape))

@@ -30,7 +30,13 @@ def gradients(subject: Subject) -> Note:
     for impl in ("reference", "chunked"):
         layer.impl = impl
         with bands(2):
-            torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True, atol=1e-6)
+            try:
+                torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True, atol=1e-6)
+            except torch.autograd.gradcheck.GradcheckError as error:  # type: ignore[attr-defined]
+                raise AssertionError(
+                    f"{impl}: the gradient is not that of the output (something is detached, or "
+                    f"its adjoint is wrong): {error}"
+                ) from None
     return None
 
 
@@ -63,7 +69,8 @@ def _same_as_reference(subject: Subject, impl: str, band_rows: tuple[int, ...]) 
             with bands(rows, apart=rows == 3):
                 got = evaluate(subject, layer, layout)
             for name, value in want.items():
-                assert_same(got[name], value, f"{impl} in bands of {rows}: {name} at {layout}")
+                what = f"{impl} in bands of {rows} beside the whole map: {name} at {layout}"
+                assert_same(got[name], value, what)
 
 
 def map_is_what_is_used(subject: Subject) -> Note:

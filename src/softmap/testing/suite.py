@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest
-from softmap.testing import layers, models, parameters, precision
+from softmap.testing import edits, layers, models, parameters, precision
 from softmap.testing.subject import Subject
 
 Check = Callable[[Subject], str | None]
 
 CHECKS: dict[str, Check] = {
+    "edits": edits.pure_edits,
     "gradients": layers.gradients,
     "chunked": layers.chunked_is_reference,
     "folded": layers.folded_is_reference,
@@ -27,6 +28,9 @@ CHECKS: dict[str, Check] = {
     "accounting": models.accounting_is_true,
     "precision": precision.low_precision,
 }
+# What is asked of everyone's own variant before it is trained: wrong in any of these, a comparison
+# would be of something else. Some seconds; the first that fails is the plainest.
+QUICK = ("edits", "causality", "batching", "map", "gradients", "chunked", "packing", "decoding")
 
 
 @dataclass(frozen=True)
@@ -69,21 +73,28 @@ def check(
     head_dim: int = 8,
     seed: int = 0,
     only: Iterable[str] | None = None,
+    quick: bool = False,
 ) -> Report:
     """Run the conformance suite over a variant; some seconds on a CPU.
 
     variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
     heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. only: names of
-    :data:`CHECKS`, by default all. A check that fails is reported, not raised; a variant that
+    :data:`CHECKS`, by default all; quick: :data:`QUICK`, up to the first that fails, which is what
+    ``softmap compare`` asks of a variant of one's own before it trains it. A check that fails is reported, not raised; a variant that
     cannot be built at these sizes, or an unknown check, is a ``ValueError``.
     """
-    chosen = list(CHECKS if only is None else only)
+    chosen = list((QUICK if quick else CHECKS) if only is None else only)
     for name in chosen:
         if name not in CHECKS:
             raise SoftmapError(f"no check {name!r}{nearest(name, CHECKS)}; {', '.join(CHECKS)}")
     subject = Subject(variant, heads, kv_heads, head_dim, seed)
     subject.layer()
-    return Report(subject.label, tuple(_run(name, subject) for name in chosen))
+    outcomes: list[Outcome] = []
+    for name in chosen:
+        outcomes.append(_run(name, subject))
+        if quick and outcomes[-1].error is not None:
+            break
+    return Report(subject.label, tuple(outcomes))
 
 
 def _run(name: str, subject: Subject) -> Outcome:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
+from softmap.fields import Checked, Range
 from softmap.train.plan import Schedule, Segment, plan
 from softmap.train.schedules import DecayOf, DecayShape, Terms
 
 Precision = Literal["fp32", "bf16"]
+Count = Annotated[int, Range(1, 2**62)]
+Positive = Annotated[float, Range(above=0)]
+Beta = Annotated[float, Range(0, below=1)]
 
 # Changing these on resume changes the work per second or what is printed, not what is learned
 # (a micro-batch size or a compiler may still change the rounding).
@@ -17,7 +21,7 @@ _FREE_ON_RESUME = ("micro_batch_size", "compile", "checkpoint_every", "log_every
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Checked):
     """Options of one training run; lengths are in steps (optimiser updates).
 
     steps: length of the run. budgets: ascending, the last one equal to ``steps``; empty means
@@ -35,54 +39,46 @@ class Options:
     log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
     """
 
-    steps: int
-    batch_size: int
-    context: int
-    peak_lr: float
-    micro_batch_size: int | None = None
+    steps: Count
+    batch_size: Count
+    context: Count
+    peak_lr: Positive
+    micro_batch_size: Count | None = None
     schedule: Schedule = "wsd-s"
-    budgets: tuple[int, ...] = ()
-    warmup: int = 0
-    min_lr_ratio: float = 0.1
-    decay_fraction: float = 0.1
+    budgets: tuple[Count, ...] = ()
+    warmup: Annotated[int, Range(0)] = 0
+    min_lr_ratio: Annotated[float, Range(0, 1)] = 0.1
+    decay_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
     decay_of: DecayOf = "cycle"
     decay_shape: DecayShape = "reciprocal"
-    weight_decay: float = 0.1
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip: float | None = 1.0
+    weight_decay: Annotated[float, Range(0)] = 0.1
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    clip: Positive | None = 1.0
     precision: Precision = "fp32"
     compile: bool = False
-    seed: int = 0
-    checkpoint_every: int = 0
-    log_every: int = 10
-    keep: int = 2
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    checkpoint_every: Annotated[int, Range(0)] = 0
+    log_every: Count = 10
+    keep: Count = 2
     label: str = "model"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "budgets", tuple(self.budgets) or (self.steps,))
-        object.__setattr__(self, "betas", tuple(self.betas))
-        for name in ("steps", "batch_size", "context", "log_every", "keep"):
-            self._at_least(name, 1)
-        for name in ("warmup", "checkpoint_every", "weight_decay", "min_lr_ratio"):
-            self._at_least(name, 0)
+        for name in ("budgets", "betas"):
+            if isinstance(found := getattr(self, name), list):
+                object.__setattr__(self, name, tuple(found))
+        if self.budgets == ():
+            object.__setattr__(self, "budgets", (self.steps,))
+        super().__post_init__()
         if self.budgets[-1] != self.steps:
             raise SoftmapError(
                 f"budgets: expected the last to equal steps ({self.steps}), "
-                f"found {list(self.budgets)}"
+                f"found {shown(list(self.budgets))}"
             )
-        if not 1 <= self.rows <= self.batch_size:
+        if self.rows > self.batch_size:
             raise SoftmapError(
                 f"micro_batch_size: expected 1 to {self.batch_size} (batch_size), found {self.rows}"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise SoftmapError(f"clip: expected a positive number or None, found {self.clip:g}")
-        if self.precision not in get_args(Precision):
-            raise SoftmapError(f"precision: expected fp32 or bf16, found {self.precision!r}")
         self.plan()
-
-    def _at_least(self, name: str, low: int) -> None:
-        if not getattr(self, name) >= low:
-            raise SoftmapError(f"{name}: expected {low} or more, found {getattr(self, name)}")
 
     @property
     def rows(self) -> int:

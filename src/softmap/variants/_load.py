@@ -8,17 +8,22 @@ import importlib.util
 import inspect
 import pkgutil
 import sys
-import typing
+import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, shown
+from softmap.fields import check, hints
+from softmap.maps import STAGES
 from softmap.variants._parts import About, Parts
+
+LONGEST = 1000  #: characters of a variant's text
+DEEPEST = 20  #: lists in lists of a recipe's form
 
 Spec = str | list | tuple | dict
 
@@ -82,13 +87,25 @@ def names() -> list[str]:
 def find(name: str) -> Callable[..., Parts]:
     """The variant function of that name, shipped or ``where:name``."""
     if ":" in name:
-        return _outside(*name.rsplit(":", 1))
+        where, _, own = name.rpartition(":")
+        if not _is_place(where) or not own:
+            raise SoftmapError(
+                f"cannot read variant {shown(name)}: expected FILE.py:NAME or MODULE:NAME"
+            )
+        return _outside(where, own)
     found = _shipped().get(name)
     if found is None:
         raise SoftmapError(
-            f"unknown variant {name!r}{nearest(name, names())}; known: {', '.join(names())}"
+            f"unknown variant {shown(name)}{nearest(name, names())}; known: {', '.join(names())}"
         )
     return found
+
+
+def _is_place(where: str) -> bool:
+    """Whether text can name a Python file or a module."""
+    if where.endswith(".py"):
+        return where.isprintable()
+    return all(part.isidentifier() for part in where.split("."))
 
 
 @cache
@@ -117,18 +134,34 @@ def _outside(where: str, name: str) -> Callable[..., Parts]:
 
 def _import(where: str) -> ModuleType:
     try:
-        if not where.endswith(".py"):
-            return importlib.import_module(where)
-        path = Path(where).resolve()
-        name = f"softmap_user_{path.stem}_{zlib.crc32(bytes(path)):08x}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec and spec.loader
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses and pickle look it up there
+        return _execute(where) if where.endswith(".py") else importlib.import_module(where)
+    except (Exception, SystemExit) as error:  # whatever the user's own code raises
+        at = f" (line {line})" if (line := _line_in(error, where)) else ""
+        reason = f"{type(error).__name__}: {error}"
+        raise SoftmapError(f"cannot load variants from {where}{at}: {reason}") from error
+
+
+def _execute(where: str) -> ModuleType:
+    path = Path(where).resolve()
+    name = f"softmap_user_{path.stem}_{zlib.crc32(bytes(path)):08x}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look it up there
+    try:
         spec.loader.exec_module(module)
-        return module
-    except (ImportError, OSError, SyntaxError) as error:
-        raise SoftmapError(f"cannot load variants from {where}: {error}") from error
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _line_in(error: BaseException, where: str) -> int | None:
+    """The line of the user's file that raised ``error``."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = Path(where).resolve()
+    lines = [frame.lineno for frame in frames if Path(frame.filename) == own]
+    return lines[-1] if lines else None
 
 
 def _call(function: Callable[..., Parts], name: str, options: dict[str, Any]) -> Parts:
@@ -138,31 +171,43 @@ def _call(function: Callable[..., Parts], name: str, options: dict[str, Any]) ->
             if key not in parameters:
                 known = ", ".join(parameters) or "none"
                 raise SoftmapError(
-                    f"variant {name!r} has no option {key!r}{nearest(key, parameters)}; "
+                    f"variant {name!r} has no option {shown(key)}{nearest(key, parameters)}; "
                     f"options: {known}"
                 )
-    try:
-        hints = typing.get_type_hints(function)
-    except NameError:  # a user's file may import types for its checker alone
-        hints = {}
+    declared = _declared(function)
     for key, value in options.items():
-        _check_option(name, key, value, hints.get(key, Any))
+        check(f"variant {name!r}: {key}", value, declared.get(key, Any))
     try:
-        return function(**options)
-    except TypeError as error:
-        raise SoftmapError(f"variant {name!r}: {error}") from error
+        parts = function(**options)
+    except SoftmapError:
+        raise
+    except Exception as error:  # a user's own function
+        raise SoftmapError(f"variant {name!r}: {type(error).__name__}: {error}") from error
+    _check_parts(name, parts)
+    return parts
 
 
-def _check_option(name: str, key: str, value: Any, hint: Any) -> None:
-    """A text such as ``no`` is true in Python: refuse what is not of the declared type."""
-    numbers = (value, float(value)) if type(value) is int else (value,)
+def _declared(function: Callable[..., Parts]) -> dict[str, Any]:
     try:
-        fits = hint is Any or any(isinstance(v, hint) for v in numbers)
-    except TypeError:  # list[int] and the like
-        return
-    if not fits:
-        expected = str(getattr(hint, "__name__", hint))
-        raise SoftmapError(f"variant {name!r}: {key} must be {expected}, found {value!r}")
+        return hints(function)
+    except Exception:  # a user's file may import types for its checker alone
+        return {}
+
+
+def _check_parts(name: str, parts: Any) -> None:
+    """Raise ``SoftmapError`` unless a variant's function returned what it has to."""
+    if not isinstance(parts, Parts):
+        raise SoftmapError(f"variant {name!r}: expected to return Parts, found {shown(parts)}")
+    if not isinstance(parts.backbone, Mapping):
+        found = shown(parts.backbone)
+        raise SoftmapError(f"variant {name!r}: Parts.backbone: expected a mapping, found {found}")
+    for stage in STAGES:
+        builders = getattr(parts, stage)
+        if not isinstance(builders, Sequence) or not all(map(callable, builders)):
+            raise SoftmapError(
+                f"variant {name!r}: Parts.{stage}: expected a list of functions of a Place that "
+                f"return an Edit, found {shown(builders)}"
+            )
 
 
 def _merge(parts: list[Parts], names: list[str]) -> Parts:
@@ -176,34 +221,48 @@ def _merge(parts: list[Parts], names: list[str]) -> Parts:
                     f"{backbone[key]!r} and {value!r}"
                 )
             backbone[key], owner[key] = value, name
-    edits = {s: [e for p in parts for e in getattr(p, s)] for s in ("scores", "weights", "output")}
+    edits = {s: [e for p in parts for e in getattr(p, s)] for s in STAGES}
     return Parts(**edits, backbone=backbone)
 
 
-def _members(spec: Spec) -> list[tuple[str, dict[str, Any]]]:
+def _members(spec: Spec, depth: int = 0) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(spec, str):
+        if len(spec) > LONGEST:
+            raise SoftmapError(
+                f"a variant has at most {LONGEST} characters, found {len(spec)}: {shown(spec)}"
+            )
         return [_parse(part) for part in _split(spec, "+")]
     if isinstance(spec, Mapping):
         for name, options in spec.items():
             if options is not None and not isinstance(options, Mapping):
-                raise SoftmapError(f"options of {name!r} must be a mapping, found {options!r}")
-        return [(str(n), dict(o or {})) for n, o in spec.items()]
-    if isinstance(spec, list | tuple):
-        return [member for item in spec for member in _members(item)]
-    raise SoftmapError(f"a variant is a name, a list or a mapping, found {type(spec).__name__}")
+                raise SoftmapError(
+                    f"options of {shown(name)} must be a mapping, found {shown(options)}"
+                )
+        return [(str(n), {str(k): v for k, v in (o or {}).items()}) for n, o in spec.items()]
+    if isinstance(spec, list | tuple) and depth < DEEPEST:
+        return [member for item in spec for member in _members(item, depth + 1)]
+    found = "lists in lists without end" if depth else type(spec).__name__
+    raise SoftmapError(f"a variant is a name, a list or a mapping, found {found}")
 
 
 def _split(text: str, mark: str) -> Iterator[str]:
-    """Split at ``mark`` outside brackets; the ``++`` of a name is not a separator."""
+    """Split at ``mark`` outside brackets; the ``++`` of a name is not a separator.
+
+    Raises ``SoftmapError`` for brackets that do not match.
+    """
     depth, part = 0, ""
     for n, c in enumerate(text):
         depth += (c in "([{") - (c in ")]}")
+        if depth < 0:
+            break
         doubled = mark == "+" and (text[n + 1 : n + 2] == "+" or text[n - 1 : n] == "+")
         if c == mark and depth == 0 and not (doubled and _ends_name(text, n)):
             yield part.strip()
             part = ""
         else:
             part += c
+    if depth:
+        raise SoftmapError(f"cannot read variant {shown(text)}: its brackets do not match")
     yield part.strip()
 
 
@@ -220,14 +279,18 @@ def _parse(text: str) -> tuple[str, dict[str, Any]]:
     name = name.strip()
     if not name or (bracket and not rest.endswith(")")):
         raise SoftmapError(
-            f"cannot read variant {text!r}: expected name or name(option=value, ...)"
+            f"cannot read variant {shown(text)}: expected name or name(option=value, ...)"
         )
-    options = {}
+    options: dict[str, Any] = {}
     for item in _split(rest[:-1], ",") if rest[:-1].strip() else ():
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise SoftmapError(f"cannot read {item!r} in variant {text!r}: expected option=value")
-        options[key.strip()] = _value(value.strip())
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or not key or not value:
+            raise SoftmapError(
+                f"cannot read {shown(item)} in variant {shown(text)}: expected option=value"
+            )
+        if key in options:
+            raise SoftmapError(f"variant {shown(text)}: option {shown(key)} is given twice")
+        options[key] = _value(value)
     return name, options
 
 
@@ -237,7 +300,7 @@ def _value(text: str) -> Any:
         return words[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
 
 

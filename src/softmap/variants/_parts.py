@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 from softmap.maps import Edit, check_declared
 
 
@@ -88,7 +88,7 @@ def build(
     for stage in ("scores", "weights", "output"):
         value_dim = width // maps if stage == "output" else head_dim
         for builder in getattr(parts, stage):
-            edit = builder(Place(maps, dim, head_dim, value_dim, layer, depth))
+            edit = _made(builder, Place(maps, dim, head_dim, value_dim, layer, depth))
             check_declared(edit)
             if edit.stage != stage:
                 raise SoftmapError(
@@ -96,6 +96,30 @@ def build(
                     f"{edit.stage!r}"
                 )
             if stage == "weights":
-                maps = edit.heads_out(maps)
+                maps = _maps_left(edit, maps)
             edits.append(edit)
     return edits
+
+
+def _made(builder: Builder, place: Place) -> Edit:
+    """What a builder returns; what it raises, or what is no edit, in one line."""
+    try:
+        edit: Any = builder(place)
+    except SoftmapError:
+        raise
+    except Exception as error:  # a user's own class
+        name = getattr(getattr(builder, "func", builder), "__name__", shown(builder))
+        raise SoftmapError(f"{name}: cannot be built: {type(error).__name__}: {error}") from error
+    if not isinstance(edit, Edit):
+        raise SoftmapError(f"a variant's builder: expected to return an Edit, found {shown(edit)}")
+    return edit
+
+
+def _maps_left(edit: Edit, maps: int) -> int:
+    left: Any = edit.heads_out(maps)
+    if type(left) is not int or not 1 <= left <= maps:
+        raise SoftmapError(
+            f"{type(edit).__name__}.heads_out: expected a whole number from 1 to {maps}, "
+            f"found {shown(left)}"
+        )
+    return left

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Annotated, Literal
 
 from torch import Tensor
 from torch.nn import functional as F
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError
+from softmap.fields import Range
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 from softmap.variants._score_conv import SLOPE, Refinement, conv_in, conv_out
@@ -90,7 +92,13 @@ class ScoreConv(Edit):
     paper="arXiv 2410.04798",
     source="https://arxiv.org/abs/2410.04798",
 )
-def dape(*, bias: str = "kerple", kernel: int = 3, hidden: int = 32, version: int = 2) -> Parts:
+def dape(
+    *,
+    bias: Literal["kerple", "alibi", "fire", "rope", "none"] = "kerple",
+    kernel: Annotated[int, Range(1, 255)] = 3,
+    hidden: Annotated[int, Range(1, 4096)] = 32,
+    version: Literal[1, 2] = 2,
+) -> Parts:
     """The scores as a feature map: a small convolution over the keys that mixes all heads.
 
         S' = S + B + f([S; B]),   f = Conv(2H, M, (1,k)) - LeakyReLU - Conv(M, H, (1,k))
@@ -98,15 +106,8 @@ def dape(*, bias: str = "kerple", kernel: int = 3, hidden: int = 32, version: in
     bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version 1 is
     the same with k = 1 (arXiv 2405.14722). hidden is M.
     """
-    known = [*BIASES, "rope", "none"]
-    if bias not in known:
-        raise SoftmapError(
-            f"dape bias must be one of {', '.join(known)}, found {bias!r}{nearest(bias, known)}"
-        )
-    if version not in (1, 2):
-        raise SoftmapError(f"dape version must be 1 or 2, found {version}")
     kernel = 1 if version == 1 else kernel
-    if kernel < 1 or kernel % 2 == 0:
+    if kernel % 2 == 0:
         raise SoftmapError(f"dape kernel must be odd and positive, found {kernel}")
     edit = partial(ScoreConv, bias=BIASES.get(bias), hidden=hidden, kernel=kernel)
     position = "rope" if bias == "rope" else "none"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmap.errors import SoftmapError
+from softmap.fields import Range
 from softmap.maps import Band, Edit
 from softmap.variants._compose import Composition
 from softmap.variants._parts import Parts, Place, variant
@@ -150,7 +150,7 @@ def _add_low_rank(out: Tensor, m: Tensor, w1: Tensor, w2: Tensor, side: str) -> 
 )
 def dcmha(
     *,
-    rank: int = 2,
+    rank: Annotated[int, Range(1, 256)] = 2,
     static: bool = False,
     query: bool = True,
     key: bool = True,
@@ -158,9 +158,9 @@ def dcmha(
     low_rank: bool = True,
     pre: bool = True,
     post: bool = True,
-    backbone: str = "dcformer++",
+    backbone: Literal["dcformer++", "dcpythia"] = "dcformer++",
     pattern: str | None = None,
-    window: int = 256,
+    window: Annotated[int, Range(1, 2**31)] = 256,
     qk_norm: bool | None = None,
 ) -> Parts:
     """Heads composed by weights that depend on the query's and the key's token.
@@ -172,10 +172,6 @@ def dcmha(
     plus an H x H map with static. Switches: query, key, gates, low_rank, pre, post, rank.
     backbone: dcformer++ or dcpythia; pattern: LG or LGLL with windows of ``window`` keys.
     """
-    if backbone not in BACKBONES:
-        raise SoftmapError(f"dcmha backbone must be dcformer++ or dcpythia, found {backbone!r}")
-    if rank < 1:
-        raise SoftmapError(f"dcmha rank must be at least 1, found {rank}")
     options: dict[str, Any] = {"rank": rank, "static": static, "query": query, "key": key}
     options |= {"gates": gates, "low_rank": low_rank}
     fields = dict(BACKBONES[backbone])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
+from softmap.fields import Range
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 
@@ -118,7 +119,10 @@ class HeadNorm(Edit):
     source="https://arxiv.org/abs/2410.05258",
 )
 def diff(
-    *, lambda_init: float | None = None, head_norm: bool = True, norm_eps: float = 1e-5
+    *,
+    lambda_init: Annotated[float, Range(0, below=1)] | None = None,
+    head_norm: bool = True,
+    norm_eps: Annotated[float, Range(above=0, high=1)] = 1e-5,
 ) -> Parts:
     """Two softmax maps a head, subtracted; half the heads, each with a value of twice the width.
 

@@ -1,0 +1,167 @@
+"""Values of a declared type and range: one check for recipes, options, sizes and variants.
+
+    @dataclass
+    class Training(Checked):
+        steps: Annotated[int, Range(1, 10**9)] = 1000
+        clip: Annotated[float, Range(above=0)] | None = 1.0
+
+The types are ``bool int float str``, ``Literal``, unions, ``list``, ``tuple`` and ``dict`` of them,
+and classes. ``True`` is no number, a whole number is a float, and every float is finite.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from softmap.errors import SoftmapError, nearest, shown
+
+_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number: ``low <= x <= high``, ``above < x < below``."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def holds(self, value: float) -> bool:
+        """Whether ``value`` lies within."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+
+    def __str__(self) -> str:
+        if self.low is not None and self.high is None and self.below is None:
+            return f"of {_number(self.low)} or more"
+        bounds = {"from": self.low, "above": self.above, "to": self.high, "below": self.below}
+        return " ".join(f"{word} {_number(x)}" for word, x in bounds.items() if x is not None)
+
+
+class Checked:
+    """A dataclass whose fields are checked when it is made."""
+
+    def __post_init__(self) -> None:
+        for name, kind in hints(type(self)).items():
+            check(name, getattr(self, name), kind)
+
+
+@functools.cache
+def hints(kind: Any) -> dict[str, Any]:
+    """The declared types of a class's or a function's names, ranges included."""
+    return get_type_hints(kind, include_extras=True)
+
+
+def check(name: str, value: Any, kind: Any) -> None:
+    """Raise ``SoftmapError`` naming ``name`` unless ``value`` is of the declared ``kind``."""
+    if fits(value, kind):
+        return
+    inside = _items(name, value, kind)
+    for item in inside:
+        check(*item)
+    choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
+    hint = nearest(value, choices) if isinstance(value, str) else ""
+    raise SoftmapError(f"{name}: expected {describe(kind)}, found {shown(value)}{hint}")
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether ``value`` is of the declared ``kind``; a type that is not known here fits all."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        bounds = [note for note in inside[1:] if isinstance(note, Range)]
+        return fits(value, inside[0]) and all(_within(value, bound) for bound in bounds)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inside)
+    if origin is Literal:
+        return any(type(value) is type(one) and value == one for one in inside)
+    if origin in (list, tuple, dict):
+        items = _items("", value, kind)
+        shape = origin is not tuple or ... in inside or len(inside) == _length(value)
+        return _is_shape(value, origin) and shape and all(fits(x, one) for _, x, one in items)
+    return _is_one(value, kind)
+
+
+def _is_one(value: Any, kind: Any) -> bool:
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and _finite(value)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if kind is None or kind is Any:
+        return kind is Any or value is None
+    return not isinstance(kind, type) or isinstance(value, kind)
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _within(value: Any, bound: Range) -> bool:
+    return value is None or bound.holds(value)
+
+
+def _is_shape(value: Any, origin: Any) -> bool:
+    return isinstance(value, {list: list, tuple: tuple, dict: Mapping}.get(origin, ()))
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple) else -1
+
+
+def _items(name: str, value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
+    """(name, item, kind) of what a list, tuple or mapping holds, where ``kind`` says it."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        arms = [one for one in inside if _is_shape(value, get_origin(one))]
+        return _items(name, value, arms[0]) if arms else []
+    if origin in (list, tuple) and _is_shape(value, origin):
+        kinds = inside if origin is tuple and ... not in inside else inside[:1] * len(value)
+        pairs = zip(value, kinds, strict=False)
+        return [(f"{name}[{n}]", item, one) for n, (item, one) in enumerate(pairs)]
+    if origin is dict and _is_shape(value, dict):
+        return [(f"{name}.{key}", item, inside[1]) for key, item in value.items()]
+    return []
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    if get_origin(kind) in (Union, types.UnionType):
+        return tuple(choice for one in get_args(kind) for choice in _choices(one))
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def describe(kind: Any) -> str:
+    """What ``kind`` takes, in words."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        bounds = [str(note) for note in inside[1:] if isinstance(note, Range)]
+        return " ".join([describe(inside[0]), *bounds])
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(one) for one in inside)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inside))}"
+    if origin is tuple and ... not in inside:
+        return f"{len(inside)} values"
+    if origin in (list, tuple):
+        return "a list"
+    if origin is dict or (isinstance(kind, type) and hasattr(kind, "__dataclass_fields__")):
+        return "a mapping"
+    if kind is None or kind is type(None):
+        return "nothing"
+    return _NAMES.get(kind) or str(getattr(kind, "__name__", kind))
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
