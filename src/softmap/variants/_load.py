@@ -19,6 +19,7 @@ from typing import Any
 
 from softmap.errors import SoftmapError, nearest
 from softmap.variants._parts import About, Parts
+from softmap.variants._trust import Loaded, located
 
 Spec = str | list | tuple | dict
 
@@ -52,18 +53,21 @@ def load(spec: Spec) -> Composition:
 
     Returns edits still to be built for the sizes of a layer (:func:`softmap.variants.build`), and
     the backbone's fields. Raises ``ValueError`` for an unknown name or option (the nearest are
-    offered) and for members that cannot be combined.
+    offered), for members that cannot be combined, and for a text that a file brought
+    (:class:`Loaded`) and nobody trusted.
     """
+    if isinstance(spec, Loaded):
+        spec.check()
     members = _members(spec)
     if not members:
         raise SoftmapError("a variant needs at least one name, found an empty list")
-    made = [(find(name), name, options) for name, options in members]
+    made = [(find(name, spec), name, options) for name, options in members]
     parts = [_call(f, name, options) for f, name, options in made]
     abouts: list[About] = [f.__softmap__ for f, _, _ in made]  # type: ignore[attr-defined]
     own = [a for a in abouts if a.paper] or abouts
     hints = [a.peak_lr_hint for a in abouts if a.peak_lr_hint]
     return Composition(
-        label="+".join(_label(n, o) for n, o in members),
+        label=_spelled(members, spec),
         title=" + ".join(a.title for a in abouts),
         paper=", ".join(dict.fromkeys(a.paper for a in own if a.paper)) or None,
         source=own[0].source,
@@ -79,10 +83,31 @@ def names() -> list[str]:
     return list(_shipped())
 
 
-def find(name: str) -> Callable[..., Parts]:
-    """The variant function of that name, shipped or ``where:name``."""
+def outside(spec: Spec) -> list[tuple[str, str]]:
+    """The (where, name) of the members that run code of the user's own; nothing is run here."""
+    names = [name for name, _ in _members(spec)]
+    return [(where, own) for where, mark, own in (n.rpartition(":") for n in names) if mark]
+
+
+def renamed(spec: Spec, names: Mapping[str, str]) -> str:
+    """The canonical text of ``spec``, its files named otherwise; nothing is run."""
+    members = [(n.rpartition(":"), o) for n, o in _members(spec)]
+    made = [(names.get(where, where) + mark + own, o) for (where, mark, own), o in members]
+    return "+".join(_label(n, o) for n, o in made)
+
+
+def source(where: str, name: str, spec: Spec) -> bytes:
+    """The code that runs, as it was read, of a member ``where:name`` that is a file."""
+    module = sys.modules[find(f"{where}:{name}", spec).__module__]
+    code: bytes = module.__source__  # type: ignore[attr-defined]
+    return code
+
+
+def find(name: str, spec: Spec = "") -> Callable[..., Parts]:
+    """The variant function of that name, shipped or ``where:name``, as ``spec`` may locate it."""
     if ":" in name:
-        return _outside(*name.rsplit(":", 1))
+        where, own = name.rsplit(":", 1)
+        return _outside(where, located(where, spec), own)
     found = _shipped().get(name)
     if found is None:
         raise SoftmapError(
@@ -107,23 +132,24 @@ def _in_module(module: ModuleType) -> dict[str, Callable[..., Parts]]:
 
 
 @cache
-def _outside(where: str, name: str) -> Callable[..., Parts]:
-    found = _in_module(_import(where))
+def _outside(where: str, path: str, name: str) -> Callable[..., Parts]:
+    found = _in_module(_import(where, path))
     if name not in found:
         have = ", ".join(found) or "none"
         raise SoftmapError(f"no variant {name!r} in {where}: found {have}{nearest(name, found)}")
     return found[name]
 
 
-def _import(where: str) -> ModuleType:
+def _import(where: str, at: str) -> ModuleType:
     try:
         if not where.endswith(".py"):
             return importlib.import_module(where)
-        path = Path(where).resolve()
+        path = Path(at).resolve()
         name = f"softmap_user_{path.stem}_{zlib.crc32(bytes(path)):08x}"
         spec = importlib.util.spec_from_file_location(name, path)
         assert spec and spec.loader
         module = importlib.util.module_from_spec(spec)
+        module.__source__ = path.read_bytes()  # type: ignore[attr-defined]  # a saved model takes it
         sys.modules[name] = module  # dataclasses and pickle look it up there
         spec.loader.exec_module(module)
         return module
@@ -239,6 +265,11 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+
+
+def _spelled(members: list[tuple[str, dict[str, Any]]], spec: Spec) -> str:
+    text = "+".join(_label(n, o) for n, o in members)
+    return Loaded(text, spec.folder, spec.trusted) if isinstance(spec, Loaded) else text
 
 
 def _label(name: str, options: dict[str, Any]) -> str:
