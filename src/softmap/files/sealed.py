@@ -62,7 +62,7 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """``value`` as indented JSON with its seal."""
     plain = json.loads(json.dumps(value, allow_nan=False))
     made = {**plain, SEAL: seal(plain)}
-    write(path, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write(path, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from softmap.errors import SoftmapError
+from softmap.files.sealed import parse_json, read_bytes
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -77,11 +78,13 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; absent, unreadable or of another kind is a ``ValueError``."""
+    if not os.path.lexists(path):
+        raise SoftmapError(f"{path}: expected, found no such file")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SoftmapError(f"{path}: expected, found no such file") from None
-    except (OSError, ValueError) as error:
+        found = parse_json(read_bytes(path))
+    except SoftmapError:
+        raise
+    except ValueError as error:
         raise SoftmapError(f"{path}: not a readable JSON file: {error}") from error
     if not isinstance(found, dict):
         raise SoftmapError(f"{path}: expected a JSON object, found {type(found).__name__}")
