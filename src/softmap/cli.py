@@ -190,12 +190,15 @@ class Generate:
     """Sample among the K likeliest tokens; None among all."""
     seed: int = 0
     """Seed of the sampling."""
+    trust_remote_code: bool = False
+    """Run the variant's own file that the folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.generate import generate, model_folder
 
         folder = model_folder(self.where, self.variant, self.of_seed)
         sampling = {"temperature": self.temperature, "top_k": self.top_k, "seed": self.seed}
+        sampling |= {"trust_remote_code": self.trust_remote_code}
         print(generate(folder, self.prompt, max_new_tokens=self.max_new_tokens, **sampling))  # type: ignore[arg-type]
 
 

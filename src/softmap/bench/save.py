@@ -41,7 +41,7 @@ class Report:
     def add(self, case: dict[str, Any]) -> None:
         self.content["cases"].append(case)
         if self.out is not None:
-            files.write_json(self.out, self.content)
+            files.write_json(self.out, self.content, seal=False)
 
 
 def environment(device: torch.device) -> dict[str, Any]:

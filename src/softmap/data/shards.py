@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
 import time
 import uuid
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock
 
+from softmap.data import verified
 from softmap.data.builders import load_tokenizer_dir
 from softmap.data.split import HELDOUT, TRAIN
 from softmap.data.tokenizer import Tokenizer
+from softmap.files.sealed import read_sealed, write_sealed
+from softmap.files.shape import check
 
 FILES = {TRAIN: "train.bin", HELDOUT: "heldout.bin"}
 SIDES = {TRAIN: "train", HELDOUT: "heldout"}
 STALE_SECONDS = 24 * 3600
+_COUNTED = ("tokens", "documents", "bytes")
+META = {
+    "source": str, "field": str, "hash": str, "tokenizer": str, "vocab_size": int,
+    "heldout": float, "max_bytes?": int, "dtype": str, "bytes_per_token": float,
+    **{f"{side}_{what}": int for side in SIDES.values() for what in _COUNTED},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ class ShardWriter:
         self.folder = final.parent / f".{final.name}-{uuid.uuid4().hex}"
         self.folder.mkdir()
         self._files = {side: (self.folder / name).open("wb") for side, name in FILES.items()}
-        self._hashes = {side: blake2b(digest_size=16) for side in FILES}
+        self._hashes = {side: verified.hasher() for side in FILES}
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -83,34 +90,38 @@ class ShardWriter:
             _sync(file)
             file.close()
         tokenizer.save(self.folder / "tokenizer")
-        with (self.folder / "meta.json").open("w") as meta_file:
-            json.dump(meta, meta_file, indent=1)
-            _sync(meta_file)
+        write_sealed(self.folder / "meta.json", meta | {"checks": _checks(tokenizer)})
         _rename(self.folder, self.final)
 
     @property
     def hash(self) -> str:
         """Hash of the token ids of both sides."""
-        joined = f"{self.dtype.str}:{self._hashes[0].hexdigest()}:{self._hashes[1].hexdigest()}"
-        return blake2b(joined.encode(), digest_size=16).hexdigest()
-
-
-_COUNTED = ("tokens", "documents", "bytes")
+        return verified.joined(self.dtype, self._hashes.values())
 
 
 def read_corpus(folder: Path) -> Corpus | None:
-    """The corpus in a folder; None if it is missing or damaged (sizes are held against meta)."""
+    """The corpus in a folder; None if it is missing or anything of it is not as it was written."""
     try:
-        meta = json.loads((folder / "meta.json").read_text())
-        dtype = np.dtype(meta["dtype"])
-        for side, name in FILES.items():
-            if (folder / name).stat().st_size != meta[f"{SIDES[side]}_tokens"] * dtype.itemsize:
-                return None
-        train, heldout = (np.memmap(folder / name, dtype, "r") for name in FILES.values())
+        meta = read_sealed(folder / "meta.json")
+        check(META, meta, "meta.json")
         tokenizer = load_tokenizer_dir(folder / "tokenizer")
-    except (OSError, ValueError, KeyError, TypeError):  # a SoftmapError is a ValueError
+        if not _is_of(tokenizer, meta) or not verified.holds(folder, FILES.values(), meta):
+            return None
+        dtype = np.dtype(meta["dtype"])
+        train, heldout = (np.memmap(folder / name, dtype, "r") for name in FILES.values())
+    except (OSError, ValueError, TypeError):  # a SoftmapError is a ValueError
         return None
-    return Corpus(train, heldout, tokenizer, meta)
+    return Corpus(train, heldout, tokenizer, {k: v for k, v in meta.items() if k != "checks"})
+
+
+def _is_of(tokenizer: Tokenizer, meta: dict[str, Any]) -> bool:
+    """Whether it cuts text as the one did that made the shards (older ones do not say)."""
+    checks = meta.get("checks") or {}
+    return tokenizer.vocab_size == meta["vocab_size"] and checks in ({}, _checks(tokenizer))
+
+
+def _checks(tokenizer: Tokenizer) -> dict[str, Any]:
+    return {"tokenizer": tokenizer.digest, "eod": tokenizer.eod}
 
 
 def _rename(folder: Path, final: Path) -> None:

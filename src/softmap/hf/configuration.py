@@ -8,6 +8,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedConfig
 
 from softmap.errors import SoftmapError, nearest
+from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn import ModelConfig
 
 # Fields of ModelConfig under the same names.
@@ -39,7 +40,7 @@ _THEIRS = (
 )
 
 
-class SoftmapConfig(PreTrainedConfig):
+class SoftmapConfig(ConfigFiles, PreTrainedConfig):
     """Configuration of every variant; the fields are those of :class:`softmap.nn.ModelConfig`.
 
     Saved with its defaults resolved at construction, so that a later change of a default does not
@@ -71,12 +72,17 @@ class SoftmapConfig(PreTrainedConfig):
         _check_names(kwargs, list(type(self).__dataclass_fields__))
         given = {} if self.backbone is None else self.backbone
         self.backbone = dict(given) if isinstance(given, Mapping) else given
+        if not is_sealed(self):
+            self.resolve()
+        super().__post_init__(**kwargs)
+
+    def resolve(self) -> None:
+        """Check the variant and the sizes against each other, and fill in their defaults."""
         config = self.model_config()
         self.variant = config.composition.label
         self.intermediate_size = config.width
         self.initializer_range = config.embedding_std
         config.resolved_backbone  # noqa: B018  (raises for a field that does not exist)
-        super().__post_init__(**kwargs)
 
     def model_config(self) -> ModelConfig:
         """The torch-only configuration that this one stores."""

@@ -13,10 +13,11 @@ from softmap.errors import SoftmapError
 from softmap.hf.cache import SoftmapCache
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.packing import documents_of
+from softmap.hf.trust import ModelFiles
 from softmap.nn import Decoder
 
 
-class SoftmapForCausalLM(PreTrainedModel, GenerationMixin):
+class SoftmapForCausalLM(ModelFiles, PreTrainedModel, GenerationMixin):
     """A decoder with a language-model head.
 
     Modules initialise themselves, each as its method's paper says; loading is strict.

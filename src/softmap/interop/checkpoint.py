@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from softmap.errors import SoftmapError
+from softmap.files.sealed import parse_json, read_bytes
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -103,25 +104,18 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; absent, unreadable, of another kind or ambiguous is a ``ValueError``."""
+    """A JSON object; absent, unreadable or of another kind is a ``ValueError``."""
+    if not os.path.lexists(path):
+        raise SoftmapError(f"{path}: expected, found no such file")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except FileNotFoundError:
-        raise SoftmapError(f"{path}: expected, found no such file") from None
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(read_bytes(path))
+    except SoftmapError:
+        raise
+    except ValueError as error:
         raise SoftmapError(f"{path}: not a readable JSON file: {error}") from error
     if not isinstance(found, dict):
         raise SoftmapError(f"{path}: expected a JSON object, found {type(found).__name__}")
     return found
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in made:
-            raise ValueError(f"expected each name once, found {name!r} twice")
-        made[name] = value
-    return made
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Any] | None]:

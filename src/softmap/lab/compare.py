@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -18,12 +19,14 @@ from typing import Any
 
 from softmap import report
 from softmap.errors import SoftmapError
+from softmap.files import sweep
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
 from softmap.lab.plan import Plan, make_plan, read_peaks, slug
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump
 from softmap.lab.trial import Trial, run_trial
+from softmap.report.load import read_run
 
 OURS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
 
@@ -54,6 +57,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     make_plan(recipe, NOMINAL_VOCABULARY)  # refuses what cannot be built before text is read
     with display, files.lock(folder):
         _check_folder(folder)
+        sweep(folder)
         corpus = bench.corpus(recipe, request.out, display)
         plan = make_plan(recipe, corpus.tokenizer.vocab_size)
         shared = bench.make(recipe, plan, corpus)
@@ -75,8 +79,9 @@ def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display)
             if result is None:
                 display.start(label, trial.seed)
                 result = run_trial(trial, shared, functools.partial(display.step, label))
-                shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
                 page.changed()
+            # Also those that a kill left after the result.
+            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
             display.finish(label, trial.seed, _final_loss(result), skipped=skipped)
     except (KeyboardInterrupt, SoftmapError):
         with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
@@ -128,6 +133,8 @@ def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
 
 def _check_folder(folder: Path) -> None:
     """A folder with other people's files in it is not written to."""
+    for name in OURS:
+        sweep(folder, f".{name}.[0-9]*.tmp")
     strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
     if strange and not (folder / "run.json").exists():
         raise SoftmapError(
@@ -147,13 +154,19 @@ def _clear(folder: Path) -> None:
 
 def _check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
     """What the folder holds must come from the same settings as what would be added to it."""
-    before = files.read_json(folder / "run.json")
+    before = _before(folder)
     if before is not None:
-        _refuse(folder, before.get("settings", {}), shared.settings)
+        _refuse(folder, before.get("settings") or {}, shared.settings)
     for trial in trials:
+        trial.result()  # a damaged one is named before anything is trained
         begun = files.read_json(trial.folder / "trial.json")
         if begun is not None:
             _refuse(trial.folder, begun, trial.identity(shared))
+
+
+def _before(folder: Path) -> dict[str, Any] | None:
+    path = folder / "run.json"
+    return read_run(path) if os.path.lexists(path) else None
 
 
 def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -184,7 +197,7 @@ def _announce(plan: Plan, shared: Bench, trials: list[Trial], display: Display) 
 
 def _run_facts(folder: Path, plan: Plan, shared: Bench, request: Request) -> dict[str, Any]:
     recipe = shared.recipe
-    before = files.read_json(folder / "run.json") or {}
+    before = _before(folder) or {}
     labels = [candidate.label for candidate in plan.candidates]
     return {
         "name": recipe.name,

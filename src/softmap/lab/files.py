@@ -14,13 +14,19 @@ from typing import Any
 import numpy as np
 
 from softmap.errors import SoftmapError
-from softmap.files import whole_folder, write
+from softmap.files import sealed, whole_folder, write
 
 
-def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON; numbers that JSON does not know (nan, inf) become null."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write(path, text + "\n")
+def write_json(path: Path, value: Any, *, seal: bool = True) -> None:
+    """``value`` as indented JSON; numbers that JSON does not know (nan, inf) become null.
+
+    seal: whether an object gets the hash by which :func:`read_json` finds it altered.
+    """
+    if seal:
+        sealed.write_sealed(path, _finite(value))
+    else:
+        text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+        write(path, text + "\n")
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
@@ -35,14 +41,11 @@ def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``, or None where there is no such file; anything else is refused."""
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError as error:
-        problem = str(error).splitlines()[0]
-        raise SoftmapError(f"{path}: broken file: expected JSON, found {problem}") from None
+    """The JSON object in ``path`` as it was written, or None where there is no such file.
+
+    Raises ``SoftmapError`` for anything else.
+    """
+    return sealed.read_sealed(path) if os.path.lexists(path) else None
 
 
 @contextlib.contextmanager
@@ -53,12 +56,12 @@ def lock(folder: Path) -> Iterator[None]:
     holder. Raises ``SoftmapError`` naming the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
+    with (folder / ".lock").open("a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read(20).strip() or "unknown"
             raise SoftmapError(f"{folder}: process {holder} is writing this run") from None
         file.truncate(0)
         file.write(str(os.getpid()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 
 from softmap.data import load_tokenizer_dir
 from softmap.errors import SoftmapError, nearest
-from softmap.hf import SoftmapForCausalLM
+from softmap.files import sealed
+from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.lab import files
 from softmap.lab.plan import slug
+from softmap.report.load import read_result, read_run
 
 
 def model_folder(where: Path, variant: str | None = None, seed: int | None = None) -> Path:
@@ -21,9 +24,8 @@ def model_folder(where: Path, variant: str | None = None, seed: int | None = Non
     """
     if not where.is_dir():
         raise SoftmapError(f"{where}: expected the folder of a run or of a model, found none")
-    run = files.read_json(where / "run.json")
-    if run is not None:
-        return _of_run(where, run, variant, seed)
+    if os.path.lexists(where / "run.json"):
+        return _of_run(where, read_run(where / "run.json"), variant, seed)
     if variant is not None or seed is not None:
         raise SoftmapError(f"{where}: --variant and --seed choose from a run, this is none")
     if not (where / "config.json").is_file():
@@ -33,14 +35,18 @@ def model_folder(where: Path, variant: str | None = None, seed: int | None = Non
     return where
 
 
-def load_model(folder: Path) -> tuple[Any, Any]:
-    """The model and tokenizer of an exported folder.
+def load_model(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
+    """The model and tokenizer of an exported folder, its files as they were written.
 
-    Raises ``SoftmapError`` in one line for a broken folder, or a model that is not softmap's.
+    trust_remote_code: whether a variant's own file in it may run. Raises ``SoftmapError`` in one
+    line for one that may not, for a broken folder, and for a model that is not softmap's.
     """
     _check_kind(folder)
     try:
-        model = SoftmapForCausalLM.from_pretrained(folder)
+        if not trust_remote_code:  # says who would run, before it says what was altered
+            SoftmapConfig.from_pretrained(folder)
+        sealed.verify_folder(folder)
+        model = SoftmapForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except SoftmapError:
         raise
     except Exception as error:  # safetensors', JSON's and transformers' own
@@ -57,13 +63,14 @@ def generate(
     temperature: float = 0.8,
     top_k: int | None = 50,
     seed: int = 0,
+    trust_remote_code: bool = False,
 ) -> str:
     """``prompt`` and its continuation. temperature 0 takes the likeliest token each time.
 
     Raises ``SoftmapError`` for a broken folder, an empty prompt, numbers out of range.
     """
     _check_sampling(max_new_tokens, temperature, top_k)
-    model, tokenizer = load_model(folder)
+    model, tokenizer = load_model(folder, trust_remote_code)
     ids = tokenizer.encode(prompt) or [tokenizer.eod]
     sampling: dict[str, Any] = {"do_sample": temperature > 0}
     if temperature > 0:
@@ -81,7 +88,7 @@ def generate(
 def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | None) -> Path:
     label = variant or run["control"]
     finished = sorted(path.parent for path in where.glob("variants/*/seed*/result.json"))
-    known = sorted({files.read_json(path / "result.json")["variant"] for path in finished})
+    known = sorted({read_result(path / "result.json")["variant"] for path in finished})
     of_label = [path for path in finished if path.parent.name == slug(label)]
     if seed is not None:
         of_label = [path for path in of_label if path.name == f"seed{seed}"]

@@ -1,4 +1,4 @@
-"""Being told to stop: one exception for Ctrl-C and SIGTERM, so that every ``finally`` runs."""
+"""Being told to stop: one exception for Ctrl-C, SIGTERM and SIGHUP: every ``finally`` runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from softmap.train.signals import stops
+
 
 class Interrupted(KeyboardInterrupt):
     """The user or the system asked to stop; what was done so far is on disk.
 
-    signal: SIGINT or SIGTERM; the exit status is 128 more.
+    signal: SIGINT, SIGTERM or SIGHUP; the exit status is 128 more.
     """
 
     def __init__(self, number: int) -> None:
@@ -22,18 +24,19 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM raises :class:`Interrupted`, as Ctrl-C raises KeyboardInterrupt.
+    """SIGTERM and SIGHUP raise :class:`Interrupted`, as Ctrl-C raises KeyboardInterrupt.
 
-    Outside of the main thread, where Python allows no handlers, nothing changes.
+    A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _raise)
+    before = {number: signal.signal(number, _raise) for number in stops()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _raise(number: int, _frame: FrameType | None) -> None:

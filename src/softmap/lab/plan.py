@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest
+from softmap.files.shape import check
 from softmap.hf import SoftmapConfig
 from softmap.lab import files
 from softmap.lab.recipe import Entry, Recipe
@@ -130,11 +131,12 @@ def read_peaks(recipe: Recipe) -> tuple[dict[str, float], str]:
     if found is None:
         raise SoftmapError(f"{path}: no such file of tuned peaks; --tune writes it")
     try:
-        peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
-        here = found["tuned_for"] == tuned_for(recipe)
-        return peaks, "tuned" if here else "tuned elsewhere"
-    except (KeyError, TypeError, ValueError, AttributeError):
+        check({"peaks": dict, "tuned_for": dict}, found, str(path))
+        check([{"peak_lr": float}], list(found["peaks"].values()), str(path))
+    except SoftmapError:
         raise SoftmapError(f"{path}: expected the peaks that --tune writes, found others") from None
+    peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
+    return peaks, "tuned" if found["tuned_for"] == tuned_for(recipe) else "tuned elsewhere"
 
 
 def tuned_for(recipe: Recipe) -> dict[str, Any]:

@@ -1,19 +1,102 @@
-"""A run's page over HTTP, on this machine alone."""
+"""A run's page over HTTP, on this machine alone: the page and its files, nothing else."""
 
 from __future__ import annotations
 
 import functools
 import http.server
+import os
+import re
+import stat
 import threading
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+from urllib.parse import unquote, urlsplit
 
 from softmap.errors import SoftmapError
 
+PAGE = "report.html"
+SERVED = (PAGE, "report.json", "report.csv")
+LOCAL = r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?"
+TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    """The page and its files by GET and HEAD, for those who ask this machine by its own name."""
+
+    timeout = 30
+
+    def __init__(self, folder: Path, *args: Any) -> None:
+        self.folder = folder
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        content = self._answer()
+        if content is not None:
+            self.wfile.write(content)
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
     def log_message(self, format: str, *args: object) -> None:
         """Requests are nobody's news."""
+
+    def _answer(self) -> bytes | None:
+        """Send the head, and return what follows it."""
+        # A foreign name that was made to point here (DNS rebinding) would read it in its own page.
+        if not _is_local(self.headers.get_all("Host") or []):
+            self.send_error(403, "this page is for this machine")
+            return None
+        name = unquote(urlsplit(self.path).path).lstrip("/") or PAGE
+        content = read_served(self.folder, name)
+        if content is None:
+            self.send_error(404)
+            return None
+        self.send_response(200)
+        self.send_header("Content-Type", TYPES[Path(name).suffix])
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Cache-Control", "no-cache")
+        self.end_headers()
+        return content
+
+
+def read_served(folder: Path, name: str) -> bytes | None:
+    """What is served as ``name``: the page, its data and its charts, each a plain file.
+
+    None for everything else: other names, folders, and links, wherever they lead.
+    """
+    *inside, file = name.split("/")
+    charts = inside == ["charts"] and Path(file).suffix in (".svg", ".png")
+    if not (charts or (not inside and file in SERVED)) or "\0" in file:
+        return None
+    try:
+        at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if charts:
+                whole, at = at, os.open("charts", _OPEN | os.O_DIRECTORY, dir_fd=at)
+                os.close(whole)
+            with open(os.open(file, _OPEN, dir_fd=at), "rb") as opened:
+                if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
+                    return opened.read()
+        finally:
+            os.close(at)
+    except OSError:
+        return None
+    return None
+
+
+def _is_local(hosts: list[str]) -> bool:
+    """Whether the one Host header names this machine, with any port."""
+    return len(hosts) == 1 and re.fullmatch(LOCAL, hosts[0].strip().lower()) is not None
 
 
 class Server:
@@ -23,7 +106,7 @@ class Server:
     """
 
     def __init__(self, folder: Path, port: int) -> None:
-        handler = functools.partial(_Quiet, directory=str(folder))
+        handler = functools.partial(_Handler, folder)
         try:
             self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
         except (OSError, OverflowError) as error:
@@ -34,7 +117,7 @@ class Server:
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}/report.html"
+        return f"http://127.0.0.1:{self._server.server_address[1]}/{PAGE}"
 
     def __enter__(self) -> Self:
         self._thread.start()

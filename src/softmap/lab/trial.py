@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.evals.maps import passage_maps
+from softmap.files import sealed
+from softmap.files.shape import check
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
 from softmap.lab.bench import Bench
@@ -32,6 +35,7 @@ from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
 from softmap.lab.recipe import Recipe
+from softmap.report.load import BUDGET, read_log, read_result
 from softmap.train import train
 
 OnStep = Callable[[Mapping[str, float]], Any]
@@ -62,9 +66,14 @@ class Trial:
         }
 
     def result(self) -> dict[str, Any] | None:
-        """The finished result, or None."""
-        found: dict[str, Any] | None = files.read_json(self.folder / "result.json")
-        return found
+        """The finished result, or None. Raises ``SoftmapError`` where a file of it is damaged."""
+        path = self.folder / "result.json"
+        if not os.path.lexists(path):
+            return None
+        try:
+            return read_result(path)
+        except SoftmapError as error:
+            raise SoftmapError(f"{error}; remove {self.folder} to train it again") from None
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
@@ -150,8 +159,7 @@ def _evaluate(
 
 
 def _log(trial: Trial) -> list[dict[str, float]]:
-    text = (trial.folder / "train.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return read_log(trial.folder / "train.jsonl")
 
 
 def _budgets(trial: Trial, count: int) -> list[dict[str, Any]]:
@@ -159,7 +167,13 @@ def _budgets(trial: Trial, count: int) -> list[dict[str, Any]]:
     for path in paths:
         if not path.exists():
             raise SoftmapError(f"{path} is missing: begin the trial again (--fresh)")
-    return [files.read_json(path) for path in paths]
+    return [_budget(path) for path in paths]
+
+
+def _budget(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = files.read_json(path)
+    check({**BUDGET, "peak_memory_bytes": int}, found, str(path))
+    return found
 
 
 def _save_model(model: Any, folder: Path) -> None:
@@ -174,9 +188,16 @@ def _export(trial: Trial, bench: Bench, model: Any) -> None:
     def fill(folder: Path) -> None:
         _save_model(model, folder)
         bench.corpus.tokenizer.save(folder)
+        sealed.seal_folder(folder)
 
     files.write_arrays(trial.folder / "maps.npz", maps=passage_maps(model, bench.passage))
     files.write_folder(trial.folder / "model", fill)
+
+
+def _sums(folder: Path) -> sealed.Sums:
+    """Sizes and hashes of the trial's other files; its folders have their own."""
+    kept = [path for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
+    return sealed.checksums(folder, [path for path in kept if not path.name.startswith(".")])
 
 
 def _result(trial: Trial, bench: Bench, model: Any, identity: dict[str, Any]) -> dict[str, Any]:
@@ -204,4 +225,5 @@ def _result(trial: Trial, bench: Bench, model: Any, identity: dict[str, Any]) ->
         "budgets": budgets,
         "fingerprint": fingerprint(identity),
         "finished": measure.now(),
+        "files": _sums(trial.folder),
     }

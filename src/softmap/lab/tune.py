@@ -22,6 +22,8 @@ import softmap
 from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
+from softmap.files import sweep
+from softmap.files.shape import check
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
 from softmap.lab.compare import NOMINAL_VOCABULARY, Request
@@ -51,6 +53,8 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         shared = bench.make(short, plan, corpus)
         windows = tuning_windows(corpus.heldout, recipe)
         search = _Search(shared, windows, folder / "points", display)
+        sweep(folder, ".peaks.json.[0-9]*.tmp")
+        sweep(search.folder)
         if request.fresh:
             shutil.rmtree(search.folder, ignore_errors=True)
         labels = [_name(c, peak) for c in plan.candidates for peak in recipe.tuning.grid]
@@ -153,8 +157,9 @@ class _Search:
             self.display.start(name, seed)
             found = {"loss": self._train(trial, name)}
             files.write_json(trial.folder / "point.json", found)
-            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
-        loss: float | None = found["loss"]
+        check({"loss?": float}, found, str(trial.folder / "point.json"))
+        shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+        loss: float | None = found.get("loss")
         self.display.finish(name, seed, math.nan if loss is None else loss, skipped=skipped)
         return loss
 

@@ -8,8 +8,6 @@ Shape letters: W held-out windows, T positions, L layers, H heads.
 
 from __future__ import annotations
 
-import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,26 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmap.errors import SoftmapError
+from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
+from softmap.files.shape import check
 
 Array = NDArray[np.floating[Any]]
 
-RUN_KEYS = ("name", "control", "variants", "seeds")
-RESULT_KEYS = (
-    "variant",
-    "seed",
-    "peak_lr",
-    "peak_lr_source",
-    "parameters",
-    "intermediate_size",
-    "flops_per_token",
-    "cache_bytes_per_token",
-    "tokens_per_second",
-    "tokens_per_second_range",
-    "peak_memory_bytes",
-    "train_seconds",
-    "budgets",
-)
-BUDGET_KEYS = ("tokens", "seconds", "flops", "loss", "file")
+RUN = {
+    "name": str, "control": str, "variants": [str], "seeds": [int],
+    "created?": str, "softmap_version?": str, "commit?": str, "command?": str, "recipe?": str,
+    "versions?": dict, "device?": dict, "data?": dict, "model?": dict, "training?": dict,
+    "settings?": dict, "passage?": {"tokens?": [str], "text?": str},
+}  # fmt: skip
+BUDGET = {
+    "tokens": int, "seconds": float, "flops": float, "loss": float, "file": str, "stderr?": float,
+}  # fmt: skip
+RESULT = {
+    "variant": str, "seed": int, "peak_lr": float, "peak_lr_source": str, "parameters": int,
+    "intermediate_size": int, "flops_per_token": float, "cache_bytes_per_token": float,
+    "tokens_per_second": float, "tokens_per_second_range": [float], "peak_memory_bytes": float,
+    "train_seconds": float, "budgets": [BUDGET], "parameters_non_embedding?": int,
+    "title?": str, "paper?": str, "source?": str, "impl?": str, "files?": dict,
+}  # fmt: skip
+ROW = {"step": int, "tokens": float, "seconds": float, "loss": float}
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,7 @@ def load(directory: Path) -> Run:
     Raises:
         SoftmapError: no ``run.json``, nothing finished yet, or a damaged file (named).
     """
-    info = _json(directory / "run.json")
-    _require(info, RUN_KEYS, directory / "run.json")
+    info = read_run(directory / "run.json")
     trials: dict[str, dict[int, Trial]] = {}
     for path in sorted(directory.glob("variants/*/seed*/result.json")):
         trial = _trial(path)
@@ -112,14 +111,55 @@ def load(directory: Path) -> Run:
         )
     run = Run(directory, info, trials)
     _check_same_windows(run)
+    for label, seeds in trials.items():
+        for seed, trial in seeds.items():
+            _check_losses(trial, f"{directory}: {label} seed {seed}")
     return run
 
 
-def _trial(path: Path) -> Trial:
-    result = _json(path)
-    _require(result, RESULT_KEYS, path)
+def read_run(path: Path) -> dict[str, Any]:
+    """A ``run.json``, its seal and its shape checked."""
+    info = read_sealed(path)
+    check(RUN, info, str(path))
+    return info
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A ``result.json``: its seal, its shape, and the checksums of the trial's other files."""
+    result = read_sealed(path)
+    check(RESULT, result, str(path))
     if not result["budgets"]:
         raise SoftmapError(f"{path}: expected at least one evaluated budget, found none")
+    for entry in (result, *result["budgets"]):
+        for key in ("tokens", "seconds", "flops", "flops_per_token", "tokens_per_second"):
+            if entry.get(key, 1) <= 0:
+                raise SoftmapError(f"{path}: {key}: expected above 0, found {entry[key]}")
+    if len(result["tokens_per_second_range"]) != 2:
+        raise SoftmapError(f"{path}: tokens_per_second_range: expected two numbers")
+    verify(path.parent, result.get("files") or {}, path)
+    return result
+
+
+def read_log(path: Path) -> list[dict[str, float]]:
+    """The lines of a ``train.jsonl``; a last one that was cut off is left out."""
+    lines = read_bytes(path).splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = parse_json(line)
+            check(ROW, row, "row")
+        except ValueError as error:  # a SoftmapError is one
+            if number == len(lines):  # the run was killed while it wrote this line
+                break
+            raise SoftmapError(
+                f"{path}: line {number} is not a training-log row: {_one_line(error)}"
+            ) from None
+        rows.append(row)
+    return rows
+
+
+def _trial(path: Path) -> Trial:
+    result = read_result(path)
     budgets = [_budget(entry, path) for entry in result["budgets"]]
     return Trial(
         variant=str(result["variant"]),
@@ -131,10 +171,7 @@ def _trial(path: Path) -> Trial:
     )
 
 
-def _budget(entry: Any, path: Path) -> Budget:
-    if not isinstance(entry, dict):
-        raise SoftmapError(f"{path}: expected every budget to be an object, found {entry!r:.40}")
-    _require(entry, BUDGET_KEYS, path)
+def _budget(entry: dict[str, Any], path: Path) -> Budget:
     # The name alone: a result file must not be able to point outside its own folder.
     losses = _array(path.parent / Path(str(entry["file"])).name, "losses", dimensions=2)
     return Budget(
@@ -150,19 +187,11 @@ def _curve(path: Path) -> list[dict[str, float]]:
     """The training log, one row per step; after a resume the later row of a step wins."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-            rows[int(row["step"])] = {key: float(row[key]) for key in ("tokens", "seconds", "loss")}
-        except (ValueError, KeyError, TypeError) as error:
-            if number == len(lines):  # the run was killed while it wrote this line
-                break
-            raise SoftmapError(
-                f"{path}: line {number} is not a training-log row: {error}"
-            ) from None
-    return [rows[step] for step in sorted(rows)]
+    rows = {int(row["step"]): row for row in read_log(path)}
+    return [
+        {"step": step, **{key: float(rows[step][key]) for key in ("tokens", "seconds", "loss")}}
+        for step in sorted(rows)
+    ]
 
 
 def _maps(path: Path) -> Array | None:
@@ -179,7 +208,7 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
     try:
         with np.load(path, allow_pickle=False) as archive:
             array = np.asarray(archive[key], dtype=np.float64)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of NumPy, zipfile and zlib: damage has many names there
         raise SoftmapError(f"{path}: expected an array {key!r}, found {_one_line(error)}") from None
     if array.ndim != dimensions or array.size == 0:
         raise SoftmapError(
@@ -189,26 +218,6 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
     if not np.isfinite(array).all():
         raise SoftmapError(f"{path}: expected finite numbers in {key!r}, found NaN or infinity")
     return array
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SoftmapError(f"{path}: cannot read it: {error.strerror}") from None
-    except ValueError as error:
-        raise SoftmapError(f"{path}: expected JSON, found {_one_line(error)}") from None
-    if not isinstance(value, dict):
-        raise SoftmapError(f"{path}: expected a JSON object, found {type(value).__name__}")
-    return value
-
-
-def _require(value: dict[str, Any], keys: tuple[str, ...], path: Path) -> None:
-    absent = [key for key in keys if value.get(key) is None]
-    if absent:
-        raise SoftmapError(
-            f"{path}: expected the keys {', '.join(keys)}, found no value for {', '.join(absent)}"
-        )
 
 
 def _check_same_windows(run: Run) -> None:
@@ -221,6 +230,20 @@ def _check_same_windows(run: Run) -> None:
                 f"{run.directory}: {trial.variant} seed {trial.seed} has budgets and windows "
                 f"{_layout(trial)}, expected those of {trials[0].variant}: {expected}"
             )
+
+
+def _check_losses(trial: Trial, where: str) -> None:
+    """What a result says of its loss is what its arrays hold, up to rounding."""
+    for said, budget in zip(_by_tokens(trial.result), trial.budgets, strict=True):
+        if abs(said["loss"] - budget.loss) > 1e-3 * max(1.0, abs(budget.loss)):
+            raise SoftmapError(
+                f"{where}: expected the loss {said['loss']:.6g} of its result.json, found "
+                f"{budget.loss:.6g} in {said['file']}"
+            )
+
+
+def _by_tokens(result: dict[str, Any]) -> list[dict[str, Any]]:
+    return sorted(result["budgets"], key=lambda entry: entry["tokens"])
 
 
 def _layout(trial: Trial) -> list[tuple[int, tuple[int, ...]]]:

@@ -176,7 +176,7 @@ def saving(subject: Subject) -> Note:
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         with seeded(subject.seed + 1):
-            again = SoftmapForCausalLM.from_pretrained(folder).eval()
+            again = SoftmapForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
     assert_equal(again(ids).logits, model(ids).logits, "logits after save and load")
     return None
 

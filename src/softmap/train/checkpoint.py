@@ -13,8 +13,6 @@ record can disagree with it. Damage after that is found by the hashes.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import warnings
@@ -27,7 +25,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from softmap.errors import SoftmapError
-from softmap.files import fsync
+from softmap.files import fsync, sealed, share
 from softmap.train import rng
 from softmap.train.plan import Position
 from softmap.train.tensors import load_optimizer, load_weights, save_optimizer, save_weights
@@ -148,18 +146,9 @@ def verify(path: Path) -> dict[str, Any]:
     """
     state = _read_state(path / _STATE)
     for name, (size, digest) in state["files"].items():
-        file = path / name
-        if not file.is_file():
-            raise BrokenCheckpoint(f"{file}: expected {size} bytes, found no file")
-        if file.stat().st_size != size:
-            raise BrokenCheckpoint(
-                f"{file}: expected {size} bytes, found {file.stat().st_size} (truncated?)"
-            )
-        found = _sha256(file)
-        if found != digest:
-            raise BrokenCheckpoint(
-                f"{file}: expected SHA-256 {digest[:12]}…, found {found[:12]}… (corrupt)"
-            )
+        problem = sealed.difference(path / name, size, digest)
+        if problem is not None:
+            raise BrokenCheckpoint(f"{path / name}: {problem}")
     return state
 
 
@@ -176,34 +165,24 @@ def _write(
 ) -> None:
     save_weights(model, folder / "model.safetensors")
     save_optimizer(model, optimizer, folder / "optimizer.safetensors")
-    files = {path.name: [path.stat().st_size, _sha256(path)] for path in sorted(folder.iterdir())}
+    files = sealed.checksums(folder, folder.iterdir())
     state = {"format": _FORMAT, "files": files, "rng": rng.snapshot(), "record": record}
-    sealed = {"sha256": _seal(state), **state}
-    (folder / _STATE).write_text(json.dumps(sealed), encoding="utf-8")
+    sealed.write_sealed(folder / _STATE, state)
+    share(folder)
     for path in (*folder.iterdir(), folder):
         fsync(path)
 
 
 def _read_state(file: Path) -> dict[str, Any]:
     try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BrokenCheckpoint(f"{file}: expected a file, found {error.strerror}") from error
+        state = sealed.parse_json(sealed.read_bytes(file))
+    except SoftmapError as error:
+        raise BrokenCheckpoint(str(error)) from error
     except ValueError as error:
         raise BrokenCheckpoint(f"{file}: expected JSON, found {error}") from error
     found = state.get("format") if isinstance(state, dict) else None
     if found != _FORMAT:
         raise BrokenCheckpoint(f"{file}: expected format {_FORMAT!r}, found {found!r}")
-    seal = state.pop("sha256", None)
-    if seal != _seal(state):
+    if state.pop(sealed.SEAL, None) != sealed.seal(state):
         raise BrokenCheckpoint(f"{file}: expected the contents as saved, found them altered")
     return state
-
-
-def _seal(state: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -59,7 +59,7 @@ def train(
     on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
         the model in eval mode. What it draws at random does not touch the training. Called again
         after a resume only if it had not returned.
-    should_stop: asked before each step; True saves and returns, as do SIGINT and SIGTERM (a second
+    should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP (a second
         Ctrl-C raises KeyboardInterrupt at once).
     trackers: further receivers of the metrics; the caller closes them.
 
@@ -88,7 +88,8 @@ def train(
         nonlocal saved
         if saved != state.position:
             pins = pinned(segments, state.segment)
-            checkpoints.save(state.position, model, optimizer, state.record(options), pins)
+            record = state.record(options) | {"log": log.sum}
+            checkpoints.save(state.position, model, optimizer, record, pins)
             saved = state.position
 
     def restore(path: Path) -> State:
@@ -100,13 +101,14 @@ def train(
         check_same_run(record["options"], options, str(path))
         state = restore(path)
         saved = state.position
+        log = JsonlTracker(directory / "train.jsonl", state.position, record.get("log"))
     else:
         state = State()
         rng.seed(options.seed)
+        log = JsonlTracker(directory / "train.jsonl", state.position)
         if START in pinned(segments, 0):
             save()
     done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
-    log = JsonlTracker(directory / "train.jsonl", resume_at=state.position)
 
     with StopRequest() as interrupt, closing(log):
         for index in range(state.segment, len(segments)):

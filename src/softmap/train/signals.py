@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request to stop after the current step."""
+"""Ctrl-C, SIGTERM and SIGHUP as a request to stop after the current step."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ from types import FrameType
 from typing import Any
 
 
-class StopRequest:
-    """While entered, SIGINT and SIGTERM set ``signal`` instead of killing the process.
+def stops() -> list[int]:
+    """The signals beside SIGINT that ask a process to stop; an ignored SIGHUP (nohup) does not."""
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+        return [signal.SIGTERM]
+    return [signal.SIGTERM, hangup]
 
-    The second Ctrl-C raises KeyboardInterrupt as usual. Outside of the main thread, where Python
+
+class StopRequest:
+    """While entered, SIGINT, SIGTERM and SIGHUP set ``signal`` instead of killing the process.
+
+    A SIGHUP that is ignored (under ``nohup``) stays so. The second Ctrl-C raises KeyboardInterrupt as usual. Outside of the main thread, where Python
     allows no handlers, it does nothing.
     """
 
@@ -21,7 +29,7 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (signal.SIGINT, *stops()):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from softmap.errors import SoftmapError
-from softmap.files import write
+from softmap.files.sealed import read_sealed, write_sealed
 from softmap.train.options import Options
 from softmap.train.plan import Position
 
@@ -78,7 +77,7 @@ class State:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> State:
-        fields = {name: value for name, value in record.items() if name != "options"}
+        fields = {name: value for name, value in record.items() if name not in ("options", "log")}
         return cls(**{**fields, "meter": Meter(**fields["meter"])})
 
 
@@ -99,11 +98,13 @@ class BudgetsDone:
 
     def add(self, index: int) -> None:
         self._done.append(index)
-        write(self._path, json.dumps({"done": self._done}))
+        write_sealed(self._path, {"done": self._done})
 
     def _read(self) -> list[int]:
         try:
-            return [int(index) for index in json.loads(self._path.read_text())["done"]]
+            return [int(index) for index in read_sealed(self._path)["done"]]
+        except SoftmapError:
+            raise
         except (ValueError, KeyError, TypeError) as error:
             raise SoftmapError(
                 f'{self._path}: expected {{"done": [indices]}}, found other contents'

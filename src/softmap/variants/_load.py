@@ -21,6 +21,7 @@ from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import check, hints
 from softmap.maps import STAGES
 from softmap.variants._parts import About, Parts
+from softmap.variants._trust import Loaded, located
 
 LONGEST = 1000  #: characters of a variant's text
 DEEPEST = 20  #: lists in lists of a recipe's form
@@ -57,18 +58,21 @@ def load(spec: Spec) -> Composition:
 
     Returns edits still to be built for the sizes of a layer (:func:`softmap.variants.build`), and
     the backbone's fields. Raises ``ValueError`` for an unknown name or option (the nearest are
-    offered) and for members that cannot be combined.
+    offered), for members that cannot be combined, and for a text that a file brought
+    (:class:`Loaded`) and nobody trusted.
     """
+    if isinstance(spec, Loaded):
+        spec.check()
     members = _members(spec)
     if not members:
         raise SoftmapError("a variant needs at least one name, found an empty list")
-    made = [(find(name), name, options) for name, options in members]
+    made = [(find(name, spec), name, options) for name, options in members]
     parts = [_call(f, name, options) for f, name, options in made]
     abouts: list[About] = [f.__softmap__ for f, _, _ in made]  # type: ignore[attr-defined]
     own = [a for a in abouts if a.paper] or abouts
     hints = [a.peak_lr_hint for a in abouts if a.peak_lr_hint]
     return Composition(
-        label="+".join(_label(n, o) for n, o in members),
+        label=_spelled(members, spec),
         title=" + ".join(a.title for a in abouts),
         paper=", ".join(dict.fromkeys(a.paper for a in own if a.paper)) or None,
         source=own[0].source,
@@ -84,15 +88,35 @@ def names() -> list[str]:
     return list(_shipped())
 
 
-def find(name: str) -> Callable[..., Parts]:
-    """The variant function of that name, shipped or ``where:name``."""
+def outside(spec: Spec) -> list[tuple[str, str]]:
+    """The (where, name) of the members that run code of the user's own; nothing is run here."""
+    names = [name for name, _ in _members(spec)]
+    return [(where, own) for where, mark, own in (n.rpartition(":") for n in names) if mark]
+
+
+def renamed(spec: Spec, names: Mapping[str, str]) -> str:
+    """The canonical text of ``spec``, its files named otherwise; nothing is run."""
+    members = [(n.rpartition(":"), o) for n, o in _members(spec)]
+    made = [(names.get(where, where) + mark + own, o) for (where, mark, own), o in members]
+    return "+".join(_label(n, o) for n, o in made)
+
+
+def source(where: str, name: str, spec: Spec) -> bytes:
+    """The code that runs, as it was read, of a member ``where:name`` that is a file."""
+    module = sys.modules[find(f"{where}:{name}", spec).__module__]
+    code: bytes = module.__source__  # type: ignore[attr-defined]
+    return code
+
+
+def find(name: str, spec: Spec = "") -> Callable[..., Parts]:
+    """The variant function of that name, shipped or ``where:name``, as ``spec`` may locate it."""
     if ":" in name:
         where, _, own = name.rpartition(":")
         if not _is_place(where) or not own:
             raise SoftmapError(
                 f"cannot read variant {shown(name)}: expected FILE.py:NAME or MODULE:NAME"
             )
-        return _outside(where, own)
+        return _outside(where, located(where, spec), own)
     found = _shipped().get(name)
     if found is None:
         raise SoftmapError(
@@ -124,21 +148,21 @@ def _in_module(module: ModuleType) -> dict[str, Callable[..., Parts]]:
 
 
 @cache
-def _outside(where: str, name: str) -> Callable[..., Parts]:
-    found = _in_module(_import(where))
+def _outside(where: str, path: str, name: str) -> Callable[..., Parts]:
+    found = _in_module(_import(where, path))
     if name not in found:
         have = ", ".join(found) or "none"
         raise SoftmapError(f"no variant {name!r} in {where}: found {have}{nearest(name, found)}")
     return found[name]
 
 
-def _import(where: str) -> ModuleType:
+def _import(where: str, at: str) -> ModuleType:
     try:
-        return _execute(where) if where.endswith(".py") else importlib.import_module(where)
+        return _execute(at) if where.endswith(".py") else importlib.import_module(where)
     except (Exception, SystemExit) as error:  # whatever the user's own code raises
-        at = f" (line {line})" if (line := _line_in(error, where)) else ""
+        place = f" (line {line})" if (line := _line_in(error, at)) else ""
         reason = f"{type(error).__name__}: {error}"
-        raise SoftmapError(f"cannot load variants from {where}{at}: {reason}") from error
+        raise SoftmapError(f"cannot load variants from {where}{place}: {reason}") from error
 
 
 def _execute(where: str) -> ModuleType:
@@ -147,6 +171,7 @@ def _execute(where: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
+    module.__source__ = path.read_bytes()  # type: ignore[attr-defined]  # a saved model takes it
     sys.modules[name] = module  # dataclasses and pickle look it up there
     try:
         spec.loader.exec_module(module)
@@ -302,6 +327,11 @@ def _value(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text
+
+
+def _spelled(members: list[tuple[str, dict[str, Any]]], spec: Spec) -> str:
+    text = "+".join(_label(n, o) for n, o in members)
+    return Loaded(text, spec.folder, spec.trusted) if isinstance(spec, Loaded) else text
 
 
 def _label(name: str, options: dict[str, Any]) -> str:

@@ -43,15 +43,17 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
         made, mark = Path(at) / path.name, Path(at) / "sha256"
         make(made)
         mark.write_text(_digest(made))
-        os.replace(made, path)
-        os.replace(mark, path.with_suffix(".sha256"))
+        for new, old in ((made, path), (mark, path.with_suffix(".sha256"))):
+            if old.is_dir():  # nothing of ours: it would be in the way of every build
+                shutil.rmtree(old)
+            os.replace(new, old)
     _forget_old(path.parent)
 
 
 def _whole(path: Path) -> bool:
     """A library that was cut short would end the process when it is used, so its sum is kept."""
     try:
-        return path.with_suffix(".sha256").read_text() == _digest(path)
+        return path.with_suffix(".sha256").read_bytes() == _digest(path).encode()
     except OSError:
         return False
 

@@ -1,0 +1,77 @@
+"""Are the shards still what was written? Read whole once after each change, and once a day.
+
+``.verified`` in the folder keeps what the files looked like when they were last read: size, times
+and inode. A change of a file changes one of them. What changes a disk's bits behind the system's
+back does not, hence the day.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmap.errors import SoftmapError
+from softmap.files.sealed import read_sealed, write_sealed
+
+STAMP = ".verified"
+SECONDS = 24 * 3600
+PIECE = 1 << 24  # bytes
+
+
+def holds(folder: Path, names: Iterable[str], meta: dict[str, Any]) -> bool:
+    """Whether the shards have the hash of ``meta`` and no id outside of its vocabulary."""
+    paths = [folder / name for name in names]
+    now = _stamp(paths, meta["hash"])
+    if _is_fresh(folder / STAMP, now):
+        return True
+    if _hash(paths, np.dtype(meta["dtype"]), meta["vocab_size"]) != meta["hash"]:
+        return False
+    with contextlib.suppress(SoftmapError):  # a folder that may only be read will do
+        write_sealed(folder / STAMP, {**now, "time": int(time.time())})
+    return True
+
+
+def hasher() -> Any:
+    """The hash of one side, to be fed with its bytes."""
+    return hashlib.blake2b(digest_size=16)
+
+
+def joined(dtype: np.dtype, sides: Iterable[Any]) -> str:
+    """The hash of both sides."""
+    text = ":".join([dtype.str, *(side.hexdigest() for side in sides)])
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _hash(paths: list[Path], dtype: np.dtype, vocab_size: int) -> str | None:
+    """The hash of the files; None where one holds an id outside of the vocabulary."""
+    sides = [hasher() for _ in paths]
+    for path, side in zip(paths, sides, strict=True):
+        with path.open("rb") as file:
+            while piece := file.read(PIECE):
+                side.update(piece)
+                if len(piece) % dtype.itemsize or np.frombuffer(piece, dtype).max() >= vocab_size:
+                    return None
+    return joined(dtype, sides)
+
+
+def _stamp(paths: list[Path], expected: str) -> dict[str, Any]:
+    stats = [os.stat(path) for path in paths]
+    return {
+        "hash": expected,
+        "files": [[s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino] for s in stats],
+    }
+
+
+def _is_fresh(path: Path, now: dict[str, Any]) -> bool:
+    try:
+        before = read_sealed(path)
+        return 0 <= time.time() - before.pop("time") < SECONDS and before == now
+    except (SoftmapError, KeyError, TypeError):
+        return False

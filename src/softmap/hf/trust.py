@@ -1,0 +1,161 @@
+"""What a model's folder may do: its ``config.json`` is data, and its code runs only if trusted.
+
+A configuration that names a variant of somebody's own (``file.py:name``, ``package.module:name``)
+is refused when it is loaded, in one line, unless ``trust_remote_code=True`` is passed. ``AutoConfig``
+keeps that switch to itself: what it reads stays *sealed*, so no code runs, and the model's
+``from_pretrained``, which is given the switch, opens or refuses it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import cached_file
+
+from softmap.errors import SoftmapError
+from softmap.files import sealed
+from softmap.nn import own
+from softmap.nn.own import Loaded
+
+_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
+# transformers fetches a kernel, which is code, for a value with a slash.
+_KERNELS = ("attn_implementation", "experts_implementation")
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is being loaded, and whether its code may run."""
+
+    name: Any = None
+    trusted: bool = False
+    hub: Mapping[str, Any] | None = None
+
+    def variant(self, spec: Any) -> Loaded:
+        """The variant ``spec`` of the file that is read."""
+        wanted = own.files(spec) if self.trusted else []
+        return own.loaded(spec, _folder(self.name, wanted, self.hub or {}), self.trusted)
+
+
+_READING: ContextVar[_Reading | None] = ContextVar("softmap_reading", default=None)
+
+
+class ConfigFiles:
+    """The part of a configuration class that reads and writes ``config.json``."""
+
+    @classmethod
+    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; ``trust_remote_code=True`` lets a variant's own file run."""
+        with _reading(name, kwargs.pop("trust_remote_code", None), kwargs):
+            return super().from_pretrained(name, *args, **kwargs)  # type: ignore[misc]
+
+    @classmethod
+    def from_json_file(cls, name: Any, trust_remote_code: bool = False) -> Any:
+        """As in transformers, for a file that is read as :meth:`from_pretrained` reads it."""
+        with _reading(name, trust_remote_code, {}):
+            return cls.from_dict(cls._dict_from_json_file(name))  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; raises ``ValueError`` for a variant of its own, unless trusted."""
+        reading = _READING.get()
+        by_auto = reading is None and "name_or_path" in kwargs
+        trust = kwargs.pop("trust_remote_code", False)
+        reading = reading or _Reading(kwargs.get("name_or_path"), bool(trust))
+        _check_kernels(reading, config_dict)
+        spec = config_dict.get("variant")
+        if not isinstance(spec, Loaded) and spec is not None and own.names_code(spec):
+            spec = reading.variant(spec)
+            if not by_auto:
+                spec.check()
+            config_dict = {**config_dict, "variant": spec}
+        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers; the files of a variant of one's own are written beside it."""
+        folder = Path(save_directory)
+        (folder / sealed.CHECKSUMS).unlink(missing_ok=True)  # they were of what is replaced now
+        saved = self
+        if own.names_code(self.variant):  # type: ignore[attr-defined]
+            saved = copy.deepcopy(self)
+            saved.variant = own.carry(self.variant, folder)  # type: ignore[attr-defined]
+        super(ConfigFiles, saved).save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
+
+
+class ModelFiles:
+    """The part of a model class that reads folders."""
+
+    @classmethod
+    def from_pretrained(cls, name: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, with safetensors alone.
+
+        trust_remote_code: whether code that the folder names may run. Raises ``ValueError`` where
+        it would have to, or where weights are not what their checksums say.
+        """
+        trust = kwargs.get("trust_remote_code")
+        kwargs |= {"trust_remote_code": bool(trust)}
+        kwargs.setdefault("use_safetensors", True)
+        with _reading(name, trust, kwargs) as reading:
+            if is_sealed(kwargs.get("config")):
+                kwargs["config"] = _opened(kwargs["config"], reading)
+            if name is not None and Path(name).is_dir():
+                sealed.verify_folder(Path(name), "*.safetensors")
+            return super().from_pretrained(name, *args, **kwargs)  # type: ignore[misc]
+
+
+def is_sealed(config: Any) -> bool:
+    """Whether a configuration names code that nobody has trusted yet."""
+    variant = getattr(config, "variant", None)
+    return isinstance(variant, Loaded) and not variant.trusted
+
+
+def _opened(config: Any, reading: _Reading) -> Any:
+    variant = reading.variant(config.variant)
+    variant.check()
+    config = copy.deepcopy(config)
+    config.variant = variant
+    config.resolve()
+    return config
+
+
+@contextmanager
+def _reading(name: Any, trust: Any, options: Mapping[str, Any]) -> Iterator[_Reading]:
+    """The switch for all that is read inside; an inner call without one takes the outer's."""
+    outer = _READING.get() or _Reading()
+    trusted = outer.trusted if trust is None else bool(trust)
+    hub = {key: options[key] for key in _HUB if options.get(key) is not None}
+    token = _READING.set(_Reading(name, trusted, hub))
+    try:
+        yield _READING.get()  # type: ignore[misc]
+    finally:
+        _READING.reset(token)
+
+
+def _check_kernels(reading: _Reading, config: Mapping[str, Any]) -> None:
+    for key in _KERNELS:
+        value = config.get(key) or config.get(f"_{key}")
+        if "/" in str(value) and not reading.trusted:
+            raise SoftmapError(
+                f"{reading.name or 'configuration'}: its {key} {value!r} would run code of the Hub; expected none"
+            )
+
+
+def _folder(name: Any, wanted: list[str], hub: Mapping[str, Any]) -> Path:
+    """The folder of a model's files; those ``wanted`` are fetched where it is on the Hub."""
+    if name is None:
+        return Path()
+    path = Path(str(name))
+    if path.is_file():
+        return path.absolute().parent
+    if path.is_dir():
+        return path.absolute() / hub.get("subfolder", "")
+    for file in wanted:
+        if not Path(file).is_absolute():
+            found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
+            path = path if found is None else Path(str(found).removesuffix(file))
+    return path

@@ -1,0 +1,62 @@
+"""A variant of one's own and the code that it needs, for those who load and save models."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from softmap.files import write
+from softmap.variants._load import outside, renamed, source
+from softmap.variants._trust import Loaded
+
+__all__ = ["Loaded", "carry", "files", "loaded", "names_code"]
+
+
+def names_code(spec: Any) -> bool:
+    """Whether a member of ``spec`` is a file or a module outside of softmap; nothing is run."""
+    return bool(outside(spec))
+
+
+def files(spec: Any) -> list[str]:
+    """The ``.py`` files that ``spec`` names."""
+    return [where for where, _ in outside(spec) if where.endswith(".py")]
+
+
+def loaded(spec: Any, folder: Path, trusted: bool) -> Loaded:
+    """``spec`` as a file in ``folder`` brought it."""
+    return Loaded(renamed(spec, {}), folder, trusted)
+
+
+def carry(spec: Any, folder: Path) -> str:
+    """Write the files that ``spec`` names into ``folder``; the text that names them there.
+
+    A file is written as it was read when it ran. Modules keep their names: they are installed.
+    """
+    names: dict[str, str] = {}
+    for where, name in outside(spec):
+        if where.endswith(".py") and where not in names:
+            code = _code(where, name, spec)
+            names[where] = where if code is None else _place(folder, Path(where).name, code)
+    return renamed(spec, names)
+
+
+def _code(where: str, name: str, spec: Any) -> bytes | None:
+    """What runs as ``where:name``; where nobody trusted it, the file of that name beside it."""
+    if isinstance(spec, Loaded) and not spec.trusted:
+        beside = spec.folder / Path(where).name  # of that folder, and no other
+        return beside.read_bytes() if where == beside.name and beside.is_file() else None
+    return source(where, name, spec)
+
+
+def _place(folder: Path, name: str, code: bytes) -> str:
+    """A name in ``folder`` that is free or holds this code already, and the code under it."""
+    stem = re.sub(r"[^\w.-]", "_", name.removesuffix(".py"))
+    number = 1
+    while True:
+        path = folder / (f"{stem}.py" if number == 1 else f"{stem}_{number}.py")
+        if not path.exists():
+            write(path, code)
+        if path.is_file() and path.read_bytes() == code:
+            return path.name
+        number += 1
