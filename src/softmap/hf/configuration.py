@@ -47,7 +47,7 @@ class SoftmapConfig(PreTrainedConfig):
     """
 
     model_type = "softmap"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  (the Trainer adds a list)
 
     variant: Any = "transformer++"
     vocab_size: int = 50304

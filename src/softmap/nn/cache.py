@@ -120,7 +120,7 @@ class LayerCache:
         self, q: Tensor, k: Tensor, v: Tensor, tensors: list[Tensors], valid: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, list[Tensors], tuple[Tensor, Tensor] | None]:
         """Add the new tokens; return q (with halo rows), all k, v, tensors, and the sums before."""
-        if self.recording and not self._keeps_all:
+        if self.recording and not self.keeps_all:
             self._undo.append((self._state, _Tokens(q, k, v, tensors, valid)))
         return self._extend(_Tokens(q, k, v, tensors, valid))
 
@@ -179,8 +179,14 @@ class LayerCache:
         """A new one for the same layer."""
         return LayerCache(self.edits, self.window)
 
+    def prefill(self, k: Tensor, v: Tensor) -> None:
+        """Begin with keys (B, G, S, d) and values (B, G', S, d') that nothing else belongs to."""
+        self.k, self.v, self.seen = k, v, k.shape[2]
+        self.key = [{} for _ in self.edits]
+
     @property
-    def _keeps_all(self) -> bool:
+    def keeps_all(self) -> bool:
+        """Whether any token can be taken back without having been recorded."""
         return self.window is None and not self.halo and not self.needs_mean
 
     @property
@@ -199,7 +205,7 @@ class LayerCache:
         """
         if length >= self.seen:
             self._undo.clear()
-        elif self._keeps_all:
+        elif self.keeps_all:
             assert self.k is not None and self.v is not None
             self.seen = length
             self.k, self.v = self.k[:, :, :length], self.v[:, :, :length]

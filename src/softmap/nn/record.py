@@ -1,0 +1,27 @@
+"""What a caller may see of a pass: hidden states and edited maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.nn.functional import pad
+
+
+@dataclass
+class Record:
+    """What a caller wants to see of a pass beside its result; the layers fill it in order.
+
+    hidden: the input (B, T, D) of every layer, and last the result. maps: the edited weights of
+    every layer, (B, H', T, S), where ``wants_maps``.
+    """
+
+    wants_maps: bool = False
+    hidden: list[Tensor] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)
+
+    def add_map(self, weights: Tensor, queries: int, keys: int) -> None:
+        """The last ``queries`` rows of ``weights`` (B, H', R, C), over all ``keys`` seen so far:
+        those that a bounded cache has let go have weight zero."""
+        rows = weights[:, :, weights.shape[2] - queries :]
+        self.maps.append(pad(rows, (keys - rows.shape[3], 0)))
