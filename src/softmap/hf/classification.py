@@ -10,7 +10,7 @@ from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from softmap.errors import SoftmapError
-from softmap.hf.arguments import PACKING
+from softmap.hf.arguments import PACKING, check_rest, taken
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.modeling import SoftmapModel
 from softmap.hf.pretrained import SoftmapPreTrainedModel
@@ -48,14 +48,14 @@ class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
         ``config.pad_token_id``. labels (B,) classes, or (B, num_labels) numbers:
         ``config.problem_type`` says which loss, else their type does.
         """
-        for name in ("documents", *PACKING):
-            if kwargs.get(name) is not None:
-                raise SoftmapError(f"a sequence has one label: expected {name}=None, found some")
+        for name in taken(kwargs, ("documents", *PACKING)):
+            raise SoftmapError(f"a sequence has one label: expected {name}=None, found some")
+        check_rest(kwargs, self.forward)
         if use_cache is None and labels is not None:
             use_cache = False
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
-            output_attentions, output_hidden_states, return_dict=True, **kwargs,
+            output_attentions, output_hidden_states, return_dict=True,
         )  # fmt: skip
         hidden = outputs.last_hidden_state
         last = self._last(input_ids, attention_mask, *hidden.shape[:2])

@@ -19,6 +19,13 @@ from softmap.hf.pretrained import SoftmapPreTrainedModel
 from softmap.nn import Record
 from softmap.nn.decoder import Layers
 
+_NOT_GENERATED = {
+    "cache_config": "its cache grows by itself",
+    "max_cache_len": "its cache grows by itself",
+    "compile_config": "its cache grows, and a compiled step wants one of a fixed size",
+    "assistant_early_exit": "all layers run",
+}
+
 logger = logging.get_logger(__name__)
 
 
@@ -111,6 +118,7 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         super().__init__(config)
         self.model = SoftmapModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.generation_config.update(**config.generation)
         self.post_init()
 
     @can_return_tuple
@@ -136,14 +144,15 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         the first token of each. ``num_items_in_batch``: what the loss is divided by.
         logits_to_keep: the last n positions only (0: all), or their indices.
         """
-        loss_arguments = taken(kwargs, LOSS)
+        loss_arguments, packing = taken(kwargs, LOSS), taken(kwargs, PACKING)
+        check_rest(kwargs, self.forward)
         asked = labels is not None or "shift_labels" in loss_arguments
         if use_cache is None and asked:
             use_cache = False
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
             output_attentions, output_hidden_states, cache_position, documents, return_dict=True,
-            **kwargs,
+            **packing,
         )  # fmt: skip
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])
@@ -166,9 +175,9 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic"):
             raise SoftmapError(f"cache_implementation must be dynamic for softmap, found {kind!r}")
-        for name in ("cache_config", "max_cache_len"):
+        for name, why in _NOT_GENERATED.items():
             if getattr(generation_config, name, None) is not None:
-                raise SoftmapError(f"{name} must be None: softmap's cache grows by itself")
+                raise SoftmapError(f"{name} must be None for softmap: {why}")
         given = adopted(model_kwargs.get("past_key_values"), self.model)
         if given is not None:
             given._is_user_defined = True  # type: ignore[attr-defined]
