@@ -48,6 +48,17 @@ def check_rest(kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> None:
             )
 
 
+def real_tokens(mask: Tensor | None) -> Tensor | None:
+    """attention_mask (B, S), whose ones may be floats, as prompt and prefix tuning give them.
+
+    Floats that are not 0 and 1, or are all 0, may be numbers to add: they are left as they are.
+    """
+    if mask is None or mask.ndim != 2 or not mask.is_floating_point():
+        return mask
+    ones = mask == 1
+    return ones if bool((ones | (mask == 0)).all() & ones.any()) else mask
+
+
 def check_places(places: Tensor | None, seen: int, tokens: int) -> None:
     """``cache_position`` (T,) may only repeat what the cache says; else ``ValueError``."""
     if places is None:

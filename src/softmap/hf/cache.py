@@ -124,6 +124,8 @@ class SoftmapCache(Cache):
     model: a :class:`softmap.nn.Decoder`, or a model of transformers' classes.
     """
 
+    max_cache_len = -1  # no limit; PEFT asks
+
     def __init__(self, model: Any) -> None:
         decoder = model if isinstance(model, Layers) else model.model
         super().__init__(layers=[SoftmapCacheLayer(c) for c in decoder.new_caches()])
@@ -160,5 +162,6 @@ def adopted(given: Any, model: Layers) -> SoftmapCache | None:
                 "this variant cannot take a prefix of plain keys and values: its edits keep more "
                 "of each key, a window or a mean, or its values are shaped otherwise"
             )
-        cache.own[n].prefill(given.layers[n].keys, given.layers[n].values)  # type: ignore[arg-type]
+        held: Any = given.layers[n]
+        cache.own[n].prefill(held.keys, held.values)
     return cache

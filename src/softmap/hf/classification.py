@@ -25,7 +25,7 @@ class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
         super().__init__(config)
         self.num_labels = config.num_labels
         self.model = SoftmapModel(config)
-        self.score = nn.Linear(config.hidden_size, config.num_labels, bias=False)
+        self.score = nn.Linear(config.hidden_size, config.num_labels or 2, bias=False)
         self.post_init()
 
     @can_return_tuple

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import GenerationConfig, PreTrainedConfig
 
@@ -64,6 +64,8 @@ class SoftmapConfig(PreTrainedConfig):
     model_type = "softmap"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  (the Trainer adds a list)
 
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of any; saved where it is given
+
     variant: Any = "transformer++"
     vocab_size: int = 50304
     hidden_size: int = 768
@@ -122,7 +124,7 @@ def _generation_names() -> list[str]:
 def _check_values(given: Mapping[str, Any]) -> None:
     for name, allowed in _REFUSED.items():
         value = given.get(name, allowed[0])
-        if not any(value is a or value == a and type(value) is type(a) for a in allowed):
+        if not any(value is a or (value == a and type(value) is type(a)) for a in allowed):
             expected = " or ".join(map(repr, allowed))
             raise SoftmapError(f"{name} must be {expected} for softmap, found {value!r}")
 

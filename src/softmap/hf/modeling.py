@@ -11,7 +11,7 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from softmap.errors import SoftmapError
-from softmap.hf.arguments import LOSS, PACKING, check_places, check_rest, kept, taken
+from softmap.hf.arguments import LOSS, PACKING, check_places, check_rest, kept, real_tokens, taken
 from softmap.hf.cache import SoftmapCache, adopted
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.packing import documents_of
@@ -69,12 +69,11 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
             raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
         tokens = input_ids if inputs_embeds is None else inputs_embeds
         assert tokens is not None
+        attention_mask = real_tokens(attention_mask)
         cache = adopted(past_key_values, self)
         seen = cache.get_seq_length() if cache is not None else 0
         check_places(cache_position, seen, tokens.shape[1])
-        documents = documents_of(
-            position_ids, attention_mask, seen, documents, packing, tokens
-        )
+        documents = documents_of(position_ids, attention_mask, seen, documents, packing, tokens)
         if self._use_cache(use_cache, documents, cache) and cache is None:
             cache = SoftmapCache(self)
         maps = self.config.output_attentions if output_attentions is None else output_attentions
@@ -88,7 +87,7 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=cache,
-            hidden_states=kept(output_hidden_states, record.hidden) if record else None,
+            hidden_states=kept(output_hidden_states, record.hidden) if record else None,  # type: ignore[arg-type]
             attentions=tuple(record.maps) if record and maps else None,
         )
 

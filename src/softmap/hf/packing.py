@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -39,14 +40,12 @@ def documents_of(
             documents = _begun(position_ids)
     elif not said:
         return None
-    first = next(iter(said), None)
-    for name, other in said.items():
-        if not torch.equal(_changes(said[first]).expand_as(_changes(other)), _changes(other)):
+    for (first, one), (second, other) in pairwise(said.items()):
+        if bool((_changes(one) != _changes(other)).any()):
             raise SoftmapError(
-                f"{first} and {name} must name the same documents, found others in each"
+                f"{first} and {second} must name the same documents, found others in each"
             )
-    if first is not None:
-        documents = said[first]
+    documents = next(iter(said.values()), documents)
     if position_ids is not None:
         _check_agreement(position_ids, mask, seen, documents)
     return documents
@@ -73,7 +72,7 @@ def _between(ends: Tensor, tokens: Tensor, name: str) -> Tensor:
     """Documents (1, T) from the places where they begin and end."""
     batch, length = tokens.shape[:2]
     places = ends.tolist()
-    rising = all(a <= b for a, b in zip(places, places[1:], strict=False))
+    rising = all(a <= b for a, b in pairwise(places))
     if batch != 1 or not rising or places[:1] != [0] or places[-1:] != [length]:
         raise SoftmapError(
             f"{name} must rise from 0 to {length} in a batch of one sequence, found "

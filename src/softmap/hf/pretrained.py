@@ -17,6 +17,15 @@ from softmap.nn import Block
 
 HEADS = ("lm_head.", "score.")
 
+_NOT_LOADED = {
+    "quantization_config": "weights stay as they were saved",
+    "tp_plan": "heads that edits mix cannot be split over devices",
+    "tp_size": "heads that edits mix cannot be split over devices",
+    "distributed_config": "heads that edits mix cannot be split over devices",
+    "use_kernels": "its own kernels are chosen by the field impl of the configuration",
+    "gguf_file": "weights are read from safetensors",
+}
+
 
 class SoftmapPreTrainedModel(PreTrainedModel):
     """Base of the model classes. Layers initialise themselves, each as its method's paper says;
@@ -34,24 +43,28 @@ class SoftmapPreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """What starts anew later: a head, embeddings that grow. N(0, initializer_range)."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            initialization.normal_(module.weight, std=self.config.initializer_range)
+            initialization.normal_(module.weight, std=self.config.model_config().embedding_std)
 
     @classmethod
-    def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
+    ) -> Any:
         """As in transformers, but a missing, unexpected or mis-shaped weight is an error.
 
         Except a head's, where another of softmap's classes has saved the folder: a head that is not
         in it starts anew, one that is not wanted is left out. ``ignore_mismatched_sizes=True``
         starts a head of another size anew.
         """
-        if kwargs.get("quantization_config") is not None:
-            raise SoftmapError("quantization_config must be None: softmap's weights stay as saved")
+        name = pretrained_model_name_or_path
+        for option, why in _NOT_LOADED.items():
+            if kwargs.get(option) not in (None, False):
+                raise SoftmapError(f"{option} must be None for softmap: {why}")
         wants_info = kwargs.pop("output_loading_info", False)
         resize = kwargs.pop("ignore_mismatched_sizes", False)
         # "Ignored" shapes come back in the report instead of as an error that does not name them.
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
-            loaded: Any = super().from_pretrained(name, *args, **kwargs)
+            loaded: Any = super().from_pretrained(name, *model_args, **kwargs)
         except (RuntimeError, OSError, SafetensorError) as error:
             raise SoftmapError(f"{name}: {' '.join(str(error).split())}") from error
         model, info = loaded

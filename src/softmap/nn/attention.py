@@ -117,13 +117,13 @@ class Attention(nn.Module):
             valid = positions.last(T).valid
             q, k, v, tensors, running = cache.extend(q, k, v, tensors, valid)
         at = positions.last(k.shape[2])
-        where = {"key_mask": at.valid, "documents": at.starts, "cols": at.cols}
+        where: Any = {"key_mask": at.valid, "documents": at.starts, "cols": at.cols}
         where |= {"tensors": tensors, "window": self.window}
         if record is not None and record.wants_maps:
             groups = self.heads.values
-            weights = attention_map(q, k, self._edits, value_heads=groups, **where)  # type: ignore[arg-type]
+            weights = attention_map(q, k, self._edits, value_heads=groups, **where)
             record.add_map(weights, T, positions.cols.shape[1])
-        o = attention(q, k, v, self._edits, impl=self.impl, running=running, **where)  # type: ignore[arg-type]
+        o = attention(q, k, v, self._edits, impl=self.impl, running=running, **where)
         return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
 
     def project(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
@@ -153,8 +153,10 @@ class Attention(nn.Module):
     def takes_prefix(self) -> bool:
         """Whether keys and values alone are all that its cache would hold of a token."""
         cache, h = self.new_cache(), self.heads
-        own = any(type(e).key_tensors is not Edit.key_tensors for e in self.edits)
-        return cache.keeps_all and not own and h.keys == h.values and self.head_dim == self.value_dim
+        own = any(type(e).key_tensors is not Edit.key_tensors for e in self._edits)
+        return (
+            cache.keeps_all and not own and h.keys == h.values and self.head_dim == self.value_dim
+        )
 
     @property
     def _edits(self) -> list[Edit]:
