@@ -1,12 +1,35 @@
-"""The transformers model class; importing this registers it with ``AutoModelForCausalLM``."""
+"""The transformers model classes; importing this registers them with its Auto classes."""
 
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+)
+from transformers.models.auto import modeling_auto
 
 from softmap.hf.cache import SoftmapCache
+from softmap.hf.classification import SoftmapForSequenceClassification
 from softmap.hf.configuration import SoftmapConfig
-from softmap.hf.modeling import SoftmapForCausalLM
+from softmap.hf.modeling import SoftmapForCausalLM, SoftmapModel
 
 AutoConfig.register("softmap", SoftmapConfig, exist_ok=True)
+AutoModel.register(SoftmapConfig, SoftmapModel, exist_ok=True)
 AutoModelForCausalLM.register(SoftmapConfig, SoftmapForCausalLM, exist_ok=True)
+AutoModelForSequenceClassification.register(
+    SoftmapConfig, SoftmapForSequenceClassification, exist_ok=True
+)
+# By these names alone the Trainer knows whose labels label smoothing must shift, and pipelines
+# which models they can serve; registering does not add to them.
+modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["softmap"] = "SoftmapForCausalLM"
+modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["softmap"] = (
+    "SoftmapForSequenceClassification"
+)
 
-__all__ = ["SoftmapCache", "SoftmapConfig", "SoftmapForCausalLM"]
+__all__ = [
+    "SoftmapCache",
+    "SoftmapConfig",
+    "SoftmapForCausalLM",
+    "SoftmapForSequenceClassification",
+    "SoftmapModel",
+]

@@ -2,60 +2,98 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
 from softmap.errors import SoftmapError
-from softmap.nn import Decoder, LayerCache
+from softmap.nn import LayerCache
+from softmap.nn.decoder import Layers
 
 
 class SoftmapCacheLayer(CacheLayerMixin):
-    """Adapts a layer's cache to the methods that transformers calls. The model fills it itself."""
+    """Adapts a layer's cache to the methods that transformers calls. The model fills it itself.
+
+    Those that would put keys and values in, or move them away, raise ``ValueError``: they know
+    nothing of the tensors that edits keep beside them.
+    """
 
     is_compileable = False
-    is_croppable = True
 
     def __init__(self, own: LayerCache) -> None:
-        super().__init__()
         self.own = own
-        self.is_sliding = own.window is not None
-        self.empty = own.empty_copy
 
-    # transformers reads these two names in places; they are views of what we hold.
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.own.seen} tokens)"
+
     @property
     def keys(self) -> Tensor | None:  # type: ignore[override]
+        """(B, G, S, d), or None while empty; a view of what is held."""
         return self.own.k
-
-    @keys.setter
-    def keys(self, value: Any) -> None: ...
 
     @property
     def values(self) -> Tensor | None:  # type: ignore[override]
+        """(B, G', S, d'), or None while empty."""
         return self.own.v
 
-    @values.setter
-    def values(self, value: Any) -> None: ...
+    @property
+    def is_initialized(self) -> bool:  # type: ignore[override]
+        return self.own.k is not None
 
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+    @property
+    def is_sliding(self) -> bool:
+        return self.own.window is not None
+
+    @property
+    def is_croppable(self) -> bool:  # type: ignore[override]
+        return self.own.keeps_all or self.own.recording
+
+    @property
+    def record_past(self) -> bool:
+        return self.own.recording
+
+    @property
+    def batch_size(self) -> int:
+        """Rows held. ``AttributeError`` while empty, which transformers takes for unknown."""
+        if self.own.k is None:
+            raise AttributeError("an empty cache has no batch size")
+        return self.own.k.shape[0]
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        return None if self.own.k is None else self.own.k.dtype
+
+    @property
+    def device(self) -> torch.device | None:
+        return None if self.own.k is None else self.own.k.device
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> NoReturn:
+        raise SoftmapError("a SoftmapCache is filled by a softmap model, not beforehand")
+
+    def update(self, key_states: Tensor, value_states: Tensor, *a: Any, **k: Any) -> NoReturn:
         raise SoftmapError("a SoftmapCache is filled by a softmap model, not by update()")
 
-    def update(self, key_states: Tensor, value_states: Tensor, *a: Any, **k: Any) -> Any:
-        raise SoftmapError("a SoftmapCache is filled by a softmap model, not by update()")
+    def offload(self) -> NoReturn:
+        raise SoftmapError("a SoftmapCache stays where its model is: it cannot be offloaded")
+
+    prefetch = offload
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.own.seen + query_length, 0
+        """Keys that the next ``query_length`` tokens are given, and the place of the first."""
+        kept = 0 if self.own.k is None else self.own.k.shape[2]
+        return kept + query_length, self.own.seen - kept
 
     def get_seq_length(self) -> int:
         return self.own.seen
 
     def get_max_length(self) -> int:
-        return -1
+        return -1 if self.own.window is None else self.own.window
 
     def reset(self) -> None:
-        self.own = self.empty()
+        recording, self.own = self.own.recording, self.own.empty_copy()
+        self.own.recording = recording
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         self.own.select(beam_idx)
@@ -70,16 +108,60 @@ class SoftmapCacheLayer(CacheLayerMixin):
         self.own.record()
 
     def crop(self, tokens_to_remove: int) -> None:
-        self.own.crop(self.own.seen - abs(tokens_to_remove))
+        """Take back the last ``-tokens_to_remove`` tokens; with 0 only what was recorded is
+        forgotten. ``ValueError`` for a positive number, as in transformers."""
+        if tokens_to_remove > 0:
+            raise SoftmapError(
+                "crop() takes minus the number of tokens to remove: expected 0 or less, "
+                f"found {tokens_to_remove}"
+            )
+        self.own.crop(max(0, self.own.seen + tokens_to_remove))
 
 
 class SoftmapCache(Cache):
-    """K, V and exactly the per-key tensors that the variant declares; windows bound it."""
+    """K, V and exactly the per-key tensors that the variant declares; windows bound it.
 
-    def __init__(self, decoder: Decoder) -> None:
+    model: a :class:`softmap.nn.Decoder`, or a model of transformers' classes.
+    """
+
+    max_cache_len = -1  # no limit; PEFT asks
+
+    def __init__(self, model: Any) -> None:
+        decoder = model if isinstance(model, Layers) else model.model
         super().__init__(layers=[SoftmapCacheLayer(c) for c in decoder.new_caches()])
 
     @property
     def own(self) -> list[LayerCache]:
         """The layers' caches, as :class:`softmap.nn.Decoder` takes them."""
         return [layer.own for layer in self.layers]  # type: ignore[union-attr]
+
+
+def adopted(given: Any, model: Layers) -> SoftmapCache | None:
+    """``past_key_values`` as a cache of ours: itself, or the prefix of prefix tuning.
+
+    A prefix is a ``DynamicCache`` that holds one key and one value (B, G, P, d) a key head, for the
+    first P places. It says nothing of an edit's per-key tensors, nor of a window's or a mean's
+    state, so variants with any of these refuse it; so do those whose values are shaped otherwise
+    than their keys. Raises ``ValueError`` for any other cache, an empty one too: it would not be
+    filled.
+    """
+    if given is None or isinstance(given, SoftmapCache):
+        return given
+    if not isinstance(given, DynamicCache) or not given.get_seq_length():
+        raise SoftmapError(
+            f"past_key_values must be a SoftmapCache, which also holds what edits need of each "
+            f"key, found {type(given).__name__}"
+        )
+    cache = SoftmapCache(model)
+    if len(given) != len(cache):
+        raise SoftmapError(f"the model has {len(cache)} layers, found a prefix for {len(given)}")
+    for n, layer in enumerate(model.layers):
+        plain = layer.attention.takes_prefix  # type: ignore[union-attr]
+        if not plain:
+            raise SoftmapError(
+                "this variant cannot take a prefix of plain keys and values: its edits keep more "
+                "of each key, a window or a mean, or its values are shaped otherwise"
+            )
+        held: Any = given.layers[n]
+        cache.own[n].prefill(held.keys, held.values)
+    return cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import GenerationConfig, PreTrainedConfig
 
@@ -28,16 +28,31 @@ _SHARED = (
     "backbone",
 )
 
-# Read by transformers from any configuration, declared by none of its classes.
+# Read by transformers from any configuration, but fields of none of its classes.
 _THEIRS = (
     "attn_implementation",
     "auto_map",
     "experts_implementation",
-    "loss_type",
-    "per_layer_config",
-    "quantization_config",
+    "name_or_path",
+    "num_labels",
+    "output_attentions",
     "tokenizer_class",
+    "torch_dtype",
 )
+
+# Fields of theirs that ask for what softmap has not; the values that do not ask for it.
+_REFUSED: dict[str, tuple] = {
+    "chunk_size_feed_forward": (0,),
+    "is_encoder_decoder": (False,),
+    "per_layer_config": (None,),
+    "quantization_config": (None,),
+    "problem_type": (
+        None,
+        "regression",
+        "single_label_classification",
+        "multi_label_classification",
+    ),
+}
 
 
 class SoftmapConfig(ConfigFiles, PreTrainedConfig):
@@ -48,7 +63,9 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):
     """
 
     model_type = "softmap"
-    keys_to_ignore_at_inference = ("past_key_values",)
+    keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  (the Trainer adds a list)
+
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of any; saved where it is given
 
     variant: Any = "transformer++"
     vocab_size: int = 50304
@@ -70,6 +87,10 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         _check_names(kwargs, list(type(self).__dataclass_fields__))
+        _check_values({**vars(self), **kwargs})
+        kwargs.pop("per_layer_config", None)
+        kwargs.pop("quantization_config", None)
+        self._generation = {n: kwargs.pop(n) for n in _generation_names() if n in kwargs}
         given = {} if self.backbone is None else self.backbone
         self.backbone = dict(given) if isinstance(given, Mapping) else given
         if not is_sealed(self):
@@ -81,6 +102,8 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):
         config = self.model_config()
         self.variant = config.composition.label
         self.intermediate_size = config.width
+        self.num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
+        self.head_dim = config.head_dim or config.hidden_size // config.num_attention_heads
         self.initializer_range = config.embedding_std
         config.resolved_backbone  # noqa: B018  (raises for a field that does not exist)
 
@@ -88,16 +111,39 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):
         """The torch-only configuration that this one stores."""
         return ModelConfig(**{name: getattr(self, name) for name in _SHARED})
 
+    @property
+    def generation(self) -> dict[str, Any]:
+        """Options of ``generate`` that were given here; the model moves them to its own
+        ``generation_config``, and they are saved with that."""
+        return self._generation
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: value for name, value in super().to_dict().items() if name != "_generation"}
+
+
+def _generation_names() -> list[str]:
+    """Options of ``generate`` alone: some names, as ``output_attentions``, are both's."""
+    both = {*_THEIRS, *PreTrainedConfig.__dataclass_fields__}
+    return [name for name in GenerationConfig().to_dict() if name not in both]
+
+
+def _check_values(given: Mapping[str, Any]) -> None:
+    for name, allowed in _REFUSED.items():
+        value = given.get(name, allowed[0])
+        if not any(value is a or (value == a and type(value) is type(a)) for a in allowed):
+            expected = " or ".join(map(repr, allowed))
+            raise SoftmapError(f"{name} must be {expected} for softmap, found {value!r}")
+
 
 def _check_names(given: dict[str, Any], fields: list[str]) -> None:
     """Raise ``ValueError`` for a name that is neither ours nor transformers' own.
 
-    Theirs are the class's, those of generation (which they move to its own file), those of
-    :data:`_THEIRS`, and private ones. Any other would be stored and never read.
+    Theirs are the fields of its base class, those of generation, those of :data:`_THEIRS`, and
+    private ones. Any other would be stored and never read.
     """
+    theirs = {*_THEIRS, *_REFUSED, *PreTrainedConfig.__dataclass_fields__, *_generation_names()}
     for name in given:
-        own = name.startswith("_") or name in _THEIRS or hasattr(PreTrainedConfig, name)
-        if not own and name not in GenerationConfig().to_dict():
+        if not name.startswith("_") and name not in theirs:
             known = [f for f in fields if not f.startswith("_")]
             raise SoftmapError(
                 f"no configuration field {name!r}{nearest(name, known)}; "

@@ -1,107 +1,171 @@
-"""One model class for every variant, with all that transformers expects of it."""
+"""The base model and the causal language model: one class each for every variant."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+from transformers.utils import logging
+from transformers.utils.generic import can_return_tuple
 
 from softmap.errors import SoftmapError
-from softmap.hf.cache import SoftmapCache
+from softmap.hf.arguments import LOSS, PACKING, check_places, check_rest, kept, real_tokens, taken
+from softmap.hf.cache import SoftmapCache, adopted
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.packing import documents_of
-from softmap.hf.trust import ModelFiles
-from softmap.nn import Decoder
+from softmap.hf.pretrained import SoftmapPreTrainedModel
+from softmap.nn import Record
+from softmap.nn.decoder import Layers
+
+_NOT_GENERATED = {
+    "cache_config": "its cache grows by itself",
+    "max_cache_len": "its cache grows by itself",
+    "compile_config": "its cache grows, and a compiled step wants one of a fixed size",
+    "assistant_early_exit": "all layers run",
+}
+
+logger = logging.get_logger(__name__)
 
 
-class SoftmapForCausalLM(ModelFiles, PreTrainedModel, GenerationMixin):
-    """A decoder with a language-model head.
-
-    Modules initialise themselves, each as its method's paper says; loading is strict.
-    """
-
-    config_class = SoftmapConfig
-    config: SoftmapConfig
-    base_model_prefix = "model"
-    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
-    _no_split_modules = ["Block"]  # noqa: RUF012
-    _supports_cache_class = True
+class SoftmapModel(Layers, SoftmapPreTrainedModel):
+    """The decoder without a head: token ids (B, T) to hidden states (B, T, D)."""
 
     def __init__(self, config: SoftmapConfig) -> None:
-        super().__init__(config)
-        self.model = Decoder(config.model_config())
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        nn.init.normal_(self.lm_head.weight, std=self.model.config.embedding_std)
+        SoftmapPreTrainedModel.__init__(self, config)
+        self._build(config.model_config())
+        for module in self.modules():
+            module._is_hf_initialized = True  # type: ignore[assignment]  # they did it themselves
         self.post_init()
 
-    def _init_weights(self, module: nn.Module) -> None:
-        """Nothing left to do: constructors have initialised everything."""
-
-    @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but a missing, unexpected or mis-shaped weight is an error."""
-        wants_info = kwargs.pop("output_loading_info", False)
-        # "Ignored" shapes come back in the report instead of as an error that does not name them.
-        kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        try:
-            loaded: Any = super().from_pretrained(*args, **kwargs)
-        except (RuntimeError, OSError, SafetensorError) as error:
-            raise SoftmapError(f"{args[0]}: {_one_line(error)}") from error
-        model, info = loaded
-        for what in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            keys = sorted(map(str, info.get(what) or ()))
-            if keys:
-                raise SoftmapError(
-                    f"{args[0]} does not fit a {model.config.variant} model: "
-                    f"{len(keys)} {what.replace('_', ' ')}, the first {keys[0]}"
-                )
-        return (model, info) if wants_info else model
-
+    @can_return_tuple
     def forward(
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: SoftmapCache | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: Any = None,
+        cache_position: Tensor | None = None,
+        documents: Tensor | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPast:
+        """input_ids (B, T) to ``last_hidden_state`` (B, T, D), normed.
+
+        attention_mask (B, S), 1 at real tokens, covers cached tokens too. documents (B, T): the
+        document of each token, where several are packed in a sequence; not with a cache. What
+        collators say instead means the same: position_ids that start again at 0 beside no mask,
+        ``seq_idx`` (B, T), ``cu_seq_lens_q`` (n + 1,). Otherwise position_ids may only repeat what
+        the mask and the documents give. use_cache: None means the configuration's, but no cache in
+        training nor with documents. ``attentions`` are the edited maps, one (B, H', T, S) a layer.
+        """
+        packing = taken(kwargs, PACKING)
+        check_rest(kwargs, self.forward)
+        if (input_ids is None) == (inputs_embeds is None):
+            raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
+        tokens = input_ids if inputs_embeds is None else inputs_embeds
+        assert tokens is not None
+        attention_mask = real_tokens(attention_mask)
+        cache = adopted(past_key_values, self)
+        seen = cache.get_seq_length() if cache is not None else 0
+        check_places(cache_position, seen, tokens.shape[1])
+        documents = documents_of(position_ids, attention_mask, seen, documents, packing, tokens)
+        if self._use_cache(use_cache, documents, cache) and cache is None:
+            cache = SoftmapCache(self)
+        maps = self.config.output_attentions if output_attentions is None else output_attentions
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        # 0 selects the first hidden state; only None and False ask for none.
+        states = output_hidden_states is not None and output_hidden_states is not False
+        record = Record(wants_maps=bool(maps)) if maps or states else None
+        caches = None if cache is None else cache.own
+        hidden = self._run(input_ids, attention_mask, caches, inputs_embeds, documents, record)
+        return BaseModelOutputWithPast(
+            last_hidden_state=hidden,
+            past_key_values=cache,
+            hidden_states=kept(output_hidden_states, record.hidden) if record else None,  # type: ignore[arg-type]
+            attentions=tuple(record.maps) if record and maps else None,
+        )
+
+    def _use_cache(
+        self, asked: bool | None, documents: Tensor | None, cache: SoftmapCache | None
+    ) -> bool:
+        again = self.training and self.is_activation_checkpointing
+        if again and cache is not None:
+            raise SoftmapError(
+                "gradient checkpointing would feed a cache twice: expected past_key_values=None in "
+                f"training, found a cache of {cache.get_seq_length()} tokens"
+            )
+        if again and asked:
+            logger.warning_once("use_cache=True is off: gradient checkpointing has no cache")
+            return False
+        if asked is None:
+            return bool(self.config.use_cache and documents is None and not self.training)
+        return asked
+
+
+class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
+    """A decoder with a language-model head."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
+
+    def __init__(self, config: SoftmapConfig) -> None:
+        super().__init__(config)
+        self.model = SoftmapModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.generation_config.update(**config.generation)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
         inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: Any = None,
+        cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         documents: Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids (B, T) to logits (B, T, vocabulary).
+        """input_ids (B, T) to logits (B, T, vocabulary); other arguments: :class:`SoftmapModel`.
 
-        attention_mask (B, S), 1 at real tokens, covers cached tokens too. labels
-        (B, T), -100 where not asked, are shifted here. logits_to_keep: the last n
-        positions only (0: all), or their indices.
-        documents (B, T): the document of each token, where several are packed in a sequence
-        (labels then want -100 at the first token of each); not with a cache. position_ids that
-        start again at 0, as packing collators give them beside no mask, say the same; otherwise
-        position_ids may only repeat what the mask and the documents give.
+        labels (B, T), -100 where not asked, are shifted here; of packed documents they want -100 at
+        the first token of each. ``num_items_in_batch``: what the loss is divided by.
+        logits_to_keep: the last n positions only (0: all), or their indices.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
-        caches = None if past_key_values is None else _own(past_key_values)
-        # Not a named argument: `generate` would then hand over positions of its own reckoning.
-        if (position_ids := kwargs.pop("position_ids", None)) is not None:
-            seen = caches[0].seen if caches else 0
-            documents = documents_of(position_ids, attention_mask, seen, documents)
-        if use_cache is None:
-            silent = labels is None and documents is None and not self.training
-            use_cache = self.config.use_cache and silent
-        if use_cache and past_key_values is None:
-            past_key_values = SoftmapCache(self.model)
-            caches = past_key_values.own
-        hidden = self.model(input_ids, attention_mask, caches, inputs_embeds, documents)
+        loss_arguments, packing = taken(kwargs, LOSS), taken(kwargs, PACKING)
+        check_rest(kwargs, self.forward)
+        asked = labels is not None or "shift_labels" in loss_arguments
+        if use_cache is None and asked:
+            use_cache = False
+        outputs = self.model(
+            input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
+            output_attentions, output_hidden_states, cache_position, documents, return_dict=True,
+            **packing,
+        )  # fmt: skip
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.lm_head(hidden[:, keep])
+        logits = self.lm_head(outputs.last_hidden_state[:, keep])
         loss = None
-        if labels is not None:
-            loss = self.loss_function(logits, labels, self.config.vocab_size, **kwargs)
-        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+        if asked:
+            size = self.config.vocab_size
+            loss = self.loss_function(logits, labels, vocab_size=size, **loss_arguments)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
@@ -110,22 +174,25 @@ class SoftmapForCausalLM(ModelFiles, PreTrainedModel, GenerationMixin):
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic"):
             raise SoftmapError(f"cache_implementation must be dynamic for softmap, found {kind!r}")
-        if generation_config.use_cache and model_kwargs.get("past_key_values") is None:
+        for name, why in _NOT_GENERATED.items():
+            if getattr(generation_config, name, None) is not None:
+                raise SoftmapError(f"{name} must be None for softmap: {why}")
+        given = adopted(model_kwargs.get("past_key_values"), self.model)
+        if given is not None:
+            given._is_user_defined = True  # type: ignore[attr-defined]
+            model_kwargs["past_key_values"] = given
+        elif generation_config.use_cache:
             generation_config.cache_implementation = None
             cache = model_kwargs["past_key_values"] = SoftmapCache(self.model)
             if generation_config.is_assistant:
                 cache.activate_past_recording()
         return None
 
+    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
+        """None: positions follow from the mask, and need not be checked at every token."""
 
-def _own(cache: Any) -> list:
-    if not isinstance(cache, SoftmapCache):
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
         raise SoftmapError(
-            f"past_key_values must be a SoftmapCache, which also holds what edits need of each "
-            f"key, found {type(cache).__name__}"
+            "continuous batching needs a paged cache of keys and values, which cannot hold what "
+            "edits keep of each key: expected generate()"
         )
-    return cache.own
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -6,7 +6,9 @@ from softmap.nn.backbone import Backbone
 from softmap.nn.block import Block
 from softmap.nn.cache import LayerCache
 from softmap.nn.config import ModelConfig
+from softmap.nn.decay import decays, never_decayed
 from softmap.nn.decoder import Decoder, attention_maps
+from softmap.nn.record import Record
 
 __all__ = [
     "Attention",
@@ -15,6 +17,9 @@ __all__ = [
     "Decoder",
     "LayerCache",
     "ModelConfig",
+    "Record",
     "accounting",
     "attention_maps",
+    "decays",
+    "never_decayed",
 ]

@@ -12,6 +12,7 @@ from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate
+from softmap.nn.record import Record
 from softmap.nn.tokens import Tokens, taken
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
@@ -91,12 +92,14 @@ class Attention(nn.Module):
         cache: LayerCache | None = None,
         key_mask: Tensor | None = None,
         documents: Tensor | None = None,
+        record: Record | None = None,
     ) -> Tensor:
         """x (B, T, D), already normed, to (B, T, D).
 
         positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at real
         tokens) and ``documents`` (B, S: the document of each token, where several are packed) if
-        not given. cache: from :meth:`new_cache`; x then holds only the new tokens.
+        not given. cache: from :meth:`new_cache`; x then holds only the new tokens. record: takes
+        the edited map, where it wants maps.
 
         Raises ``ValueError`` for x of another shape, and for documents beside a cache.
         """
@@ -112,11 +115,15 @@ class Attention(nn.Module):
                 cache.check_mask(key_mask)
         tokens = Tokens(*self.project(x, positions), [e(x) for e in self._edits])
         tokens, at, rows, running = self._held(tokens, positions, cache)
-        o = attention(
-            tokens.q, tokens.k, tokens.v, self._edits, tensors=tokens.tensors, window=self.window,
-            impl=self.impl, key_mask=at.key_mask, documents=at.starts, cols=at.cols,
-            running=running,
-        )  # fmt: skip
+        q, k, v, tensors = tokens
+        where: Any = {"key_mask": at.key_mask, "documents": at.starts, "cols": at.cols}
+        where |= {"tensors": tensors, "window": self.window}
+        if record is not None and record.wants_maps:
+            groups = self.heads.values
+            weights = attention_map(q, k, self._edits, value_heads=groups, **where)
+            weights = weights if rows is None else taken(weights, rows.argsort(1), 2)
+            record.add_map(weights, T, positions.cols.shape[1], positions.held_order)
+        o = attention(q, k, v, self._edits, impl=self.impl, running=running, **where)
         o = o if rows is None else taken(o, rows.argsort(1), 2)
         return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
 
@@ -152,6 +159,15 @@ class Attention(nn.Module):
         values = self.heads.values
         return attention_map(
             q, k, self._edits, value_heads=values, tensors=tensors, window=self.window
+        )
+
+    @property
+    def takes_prefix(self) -> bool:
+        """Whether keys and values alone are all that its cache would hold of a token."""
+        cache, h = self.new_cache(), self.heads
+        own = any(type(e).key_tensors is not Edit.key_tensors for e in self._edits)
+        return (
+            cache.keeps_all and not own and h.keys == h.values and self.head_dim == self.value_dim
         )
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,6 +12,7 @@ from softmap.nn.cache import LayerCache
 from softmap.nn.config import ModelConfig
 from softmap.nn.layers import MLP, Gain, make_norm
 from softmap.nn.positions import Positions
+from softmap.nn.record import Record
 
 
 class Block(nn.Module):
@@ -19,6 +22,10 @@ class Block(nn.Module):
     attention_gain: Gain
     mlp_skip: Gain
     mlp_gain: Gain
+    # transformers' names; its models set them. The backward pass then computes a block once more
+    # from its input, and nothing else of it is kept.
+    gradient_checkpointing = False
+    _gradient_checkpointing_func: Callable[..., Tensor]
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -48,11 +55,26 @@ class Block(nn.Module):
             setattr(self, name, Gain(value, trainable))
 
     def forward(
-        self, x: Tensor, positions: Positions | None = None, cache: LayerCache | None = None
+        self,
+        x: Tensor,
+        positions: Positions | None = None,
+        cache: LayerCache | None = None,
+        record: Record | None = None,
     ) -> Tensor:
-        """x (B, T, D) to (B, T, D)."""
+        """x (B, T, D) to (B, T, D). record: takes the edited maps, where it asks for them."""
+        if self.gradient_checkpointing and self.training:
+            return self._gradient_checkpointing_func(self._run, x, positions, cache, record)
+        return self._run(x, positions, cache, record)
+
+    def _run(
+        self,
+        x: Tensor,
+        positions: Positions | None,
+        cache: LayerCache | None,
+        record: Record | None,
+    ) -> Tensor:
         normed = self.attention_norm(x)
-        attended = self.attention_gain(self.attention(normed, positions, cache))
+        attended = self.attention_gain(self.attention(normed, positions, cache, record=record))
         if self.parallel:
             own = normed if self.mlp_norm is None else self.mlp_norm(x)
             return _join(x, attended + self.mlp_gain(self.mlp(own)), self.mlp_skip)

@@ -131,7 +131,7 @@ class LayerCache:
         changed; and the sums of the values before the first query, where they are kept.
         """
         self._mask, valid = at.mask, at.last(new.k.shape[2]).valid
-        if self.recording and not self._keeps_all:
+        if self.recording and not self.keeps_all:
             self._undo.append((self._state, new, valid))
         before = self._running(new.v, valid)
         held = self._joined(new)
@@ -197,8 +197,14 @@ class LayerCache:
         """A new one for the same layer."""
         return LayerCache(self.edits, self.window)
 
+    def prefill(self, k: Tensor, v: Tensor) -> None:
+        """Begin with keys (B, G, S, d) and values (B, G', S, d') that nothing else belongs to."""
+        self.k, self.v, self.seen = k, v, k.shape[2]
+        self.key = [{} for _ in self.edits]
+
     @property
-    def _keeps_all(self) -> bool:
+    def keeps_all(self) -> bool:
+        """Whether any token can be taken back without having been recorded."""
         return self.window is None and not self.halo and not self.needs_mean
 
     @property
@@ -222,7 +228,7 @@ class LayerCache:
                 f"a cache cannot be cropped to {length} tokens: padding lay among the first "
                 f"{self._arranged} and was moved before them"
             )
-        elif self._keeps_all:
+        elif self.keeps_all:
             assert self.k is not None and self.v is not None
             self.seen = length
             self.k, self.v = self.k[:, :, :length], self.v[:, :, :length]

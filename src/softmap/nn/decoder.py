@@ -11,15 +11,16 @@ from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.config import ModelConfig
 from softmap.nn.layers import make_norm
 from softmap.nn.positions import Positions, sinusoidal
+from softmap.nn.record import Record
 
 
-class Decoder(nn.Module):
-    """Token ids (B, T) to hidden states (B, T, D), normed and ready for the head."""
+class Layers:
+    """Embeddings, blocks and the final norm: what :class:`Decoder` and transformers' base model
+    (``softmap.hf.SoftmapModel``) have in common. Mixed into an ``nn.Module``."""
 
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
+    def _build(self, config: ModelConfig) -> None:
         b, dim = config.resolved_backbone, config.hidden_size
-        self.config, self.position, self.dim = config, b.position, dim
+        self.position, self.dim, self.embedding_std = b.position, dim, config.embedding_std
         self.embed_tokens = nn.Embedding(config.vocab_size, dim)
         nn.init.normal_(self.embed_tokens.weight, std=config.embedding_std)
         if b.position == "learned":
@@ -28,19 +29,15 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Block(config, n) for n in range(config.num_hidden_layers))
         self.norm = make_norm(b.norm if b.final_norm else "none", dim, b.norm_eps, b.eps_outside)
 
-    def forward(
+    def _run(
         self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        caches: list[LayerCache] | None = None,
-        inputs_embeds: Tensor | None = None,
-        documents: Tensor | None = None,
+        input_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        caches: list[LayerCache] | None,
+        inputs_embeds: Tensor | None,
+        documents: Tensor | None,
+        record: Record | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too.
-
-        documents: (B, T) or (1, T) integers, the document of each token, where several are packed
-        in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
-        """
         if caches and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
         if inputs_embeds is None:
@@ -54,15 +51,19 @@ class Decoder(nn.Module):
             caches[0].check_mask(attention_mask)
         x = self._with_positions(inputs_embeds, positions)
         for n, layer in enumerate(self.layers):
-            x = layer(x, positions, caches[n] if caches else None)
-        return self.norm(x)
+            if record is not None:
+                record.hidden.append(x)
+            x = layer(x, positions, caches[n] if caches else None, record)
+        x = self.norm(x)
+        if record is not None:
+            record.hidden.append(x)
+        return x
 
     def _with_positions(self, x: Tensor, positions: Positions) -> Tensor:
         at = positions.last(x.shape[1]).cols.clamp(min=0)
         if self.position == "sinusoidal":
             # Scaled to the embeddings' size at init, so that neither drowns the other.
-            scale = self.config.embedding_std
-            return x + sinusoidal(at, self.dim).to(x.dtype) * scale
+            return x + sinusoidal(at, self.dim).to(x.dtype) * self.embedding_std
         if self.position != "learned":
             return x
         longest = positions.cols.shape[1] if positions.starts is None else int(at.max()) + 1
@@ -76,6 +77,32 @@ class Decoder(nn.Module):
     def new_caches(self) -> list[LayerCache]:
         """Empty caches, one a layer."""
         return [layer.attention.new_cache() for layer in self.layers]  # type: ignore[operator,union-attr]
+
+
+class Decoder(Layers, nn.Module):
+    """Token ids (B, T) to hidden states (B, T, D), normed and ready for the head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self._build(config)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        caches: list[LayerCache] | None = None,
+        inputs_embeds: Tensor | None = None,
+        documents: Tensor | None = None,
+        record: Record | None = None,
+    ) -> Tensor:
+        """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too.
+
+        documents: (B, T) or (1, T) integers, the document of each token, where several are packed
+        in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
+        record: filled with what it asks for.
+        """
+        return self._run(input_ids, attention_mask, caches, inputs_embeds, documents, record)
 
 
 @torch.no_grad()

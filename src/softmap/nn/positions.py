@@ -75,6 +75,13 @@ class Positions:
         """(B, S) what attention has to be told of the padding."""
         return None if self.padding == "right" else self.valid
 
+    @property
+    def held_order(self) -> Tensor | None:
+        """(B, S) the order, of tokens as they were given, in which a layer holds their keys."""
+        if self.mask is None or self.padding == "right":
+            return None
+        return _rank(self.mask, self.starts).argsort(dim=1, stable=True)
+
     def last(self, tokens: int) -> Positions:
         """Only the last ``tokens`` of them: what a bounded cache holds."""
         if tokens == self.cols.shape[1]:

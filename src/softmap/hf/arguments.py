@@ -1,0 +1,87 @@
+"""Keywords that ``forward`` is given beyond its own: known, refused, or unknown."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError, nearest
+
+# What the loss takes; the Trainer passes the first.
+LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
+
+# Where packed sequences begin, as padding-free collators say it; :mod:`softmap.hf.packing`.
+PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
+
+# Others that transformers documents for some decoder: (values that ask for nothing, why not).
+_REFUSED: dict[str, tuple[tuple, str]] = {
+    "is_causal": ((None, True), "every map is causal"),
+    "output_router_logits": ((None, False), "there are no experts"),
+    "token_type_ids": ((None,), "there are no segment embeddings"),
+    "head_mask": ((None,), "heads cannot be masked"),
+    "encoder_hidden_states": ((None,), "there is no cross-attention"),
+    "encoder_attention_mask": ((None,), "there is no cross-attention"),
+}
+
+
+def taken(kwargs: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Those of ``names`` that ``kwargs`` gives, removed from it; None is the same as not given."""
+    found = {name: kwargs.pop(name, None) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def check_rest(kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> None:
+    """Raise ``ValueError`` for a keyword that ``forward`` does not know or cannot honour."""
+    for name, value in kwargs.items():
+        if name not in _REFUSED:
+            known = [*inspect.signature(forward).parameters, *PACKING, *LOSS, "return_dict"]
+            raise SoftmapError(f"forward() has no argument {name!r}{nearest(name, known)}")
+        nothing, why = _REFUSED[name]
+        if not any(value is v for v in nothing):
+            raise SoftmapError(
+                f"softmap does not take {name}: {why}; expected {' or '.join(map(str, nothing))}, "
+                f"found {_short(value)}"
+            )
+
+
+def real_tokens(mask: Tensor | None) -> Tensor | None:
+    """attention_mask (B, S), whose ones may be floats, as prompt and prefix tuning give them.
+
+    Floats that are not 0 and 1, or are all 0, may be numbers to add: they are left as they are.
+    """
+    if mask is None or mask.ndim != 2 or not mask.is_floating_point():
+        return mask
+    ones = mask == 1
+    return ones if bool((ones | (mask == 0)).all() & ones.any()) else mask
+
+
+def check_places(places: Tensor | None, seen: int, tokens: int) -> None:
+    """``cache_position`` (T,) may only repeat what the cache says; else ``ValueError``."""
+    if places is None:
+        return
+    expected = torch.arange(seen, seen + tokens, device=places.device)
+    if places.shape != expected.shape or not torch.equal(places.to(expected.dtype), expected):
+        raise SoftmapError(
+            f"cache_position must be {seen} .. {seen + tokens - 1}, the places after the cache's "
+            "tokens, found others"
+        )
+
+
+def kept(wanted: Any, states: list[Tensor]) -> tuple[Tensor | None, ...] | None:
+    """Hidden states as transformers hands them out: all for True; for a number or a list of
+    numbers, negative ones from the end, those alone and None for the others."""
+    if wanted is None or wanted is False:
+        return None
+    if wanted is True:
+        return tuple(states)
+    chosen = [wanted] if isinstance(wanted, int) else list(wanted)
+    places = {n % len(states) for n in chosen if -len(states) <= n < len(states)}
+    return tuple(state if n in places else None for n, state in enumerate(states))
+
+
+def _short(value: Any) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, Tensor | list | tuple) else repr(value)

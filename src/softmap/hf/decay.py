@@ -1,0 +1,33 @@
+"""transformers' ``Trainer`` decays what softmap's own optimizer decays, and nothing else."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+from torch import nn
+
+from softmap.nn import never_decayed
+
+
+def teach_trainer(of: type[nn.Module]) -> None:
+    """Take from ``Trainer``'s weight decay what :func:`softmap.nn.decays` exempts in ``of`` models.
+
+    Left alone it goes by names (``norm``, ``bias``) and would decay gains, lambdas and head mixes.
+    Its other models, and what wraps one of ours (adapters), keep its rule. Does nothing where the
+    Trainer was never imported.
+    """
+    trainer = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
+    theirs = getattr(trainer, "get_decay_parameter_names", None)
+    if trainer is None or theirs is None or hasattr(theirs, "softmap"):
+        return
+
+    @functools.wraps(theirs)
+    def get_decay_parameter_names(self: Any, model: nn.Module) -> list[str]:
+        exempt = {p for m in model.modules() if isinstance(m, of) for p in never_decayed(m)}
+        free = {n for n, p in model.named_parameters(remove_duplicate=False) if p in exempt}
+        return [name for name in theirs(self, model) if name not in free]
+
+    get_decay_parameter_names.softmap = True  # type: ignore[attr-defined]
+    trainer.get_decay_parameter_names = get_decay_parameter_names  # type: ignore[assignment]
