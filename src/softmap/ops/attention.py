@@ -13,6 +13,7 @@ from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
 from softmap.ops import checks, chunked, compiled, folded, memory, native, reference, triton
 from softmap.ops.call import Call, bag
+from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
@@ -59,7 +60,13 @@ def attention(
     call = make_call(q, k, v, edits, **options)
     with torch.autocast(q.device.type, enabled=False):
         name = choose(call, impl)
-        return apply_output(_run(call, name), call, BACKENDS[name])
+        o = apply_output(_run(call, name), call, BACKENDS[name])
+        return o if name == "reference" else differentiable_again(o, call, _plain)
+
+
+def _plain(call: Call) -> Tensor:
+    """The whole call by plain torch."""
+    return apply_output(reference.run(call), call)
 
 
 def _run(call: Call, impl: str) -> Tensor:
@@ -162,11 +169,11 @@ def _positions(
 def choose(call: Call, impl: str = "auto") -> str:
     """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
     if impl == "auto":
-        return next(name for name, b in AUTOMATIC.items() if _passed_over(b, call) is None)
+        return next(name for name in AUTOMATIC if _passed_over(name, call) is None)
     if impl not in BACKENDS:
         known = ", ".join(["auto", *BACKENDS])
         raise SoftmapError(f"impl must be one of {known}, found {impl!r}{nearest(impl, BACKENDS)}")
-    why = BACKENDS[impl].refuses(call)
+    why = _refusal(impl, call)
     if why:
         raise SoftmapError(f"impl={impl!r} cannot run this: {why}; {choose(call)!r} can")
     return impl
@@ -174,12 +181,19 @@ def choose(call: Call, impl: str = "auto") -> str:
 
 def explain(call: Call) -> list[tuple[str, str | None]]:
     """Every backend in order of preference with the reason why ``auto`` passes it over, or None."""
-    return [(name, _passed_over(backend, call)) for name, backend in BACKENDS.items()]
+    return [(name, _passed_over(name, call)) for name in BACKENDS]
 
 
-def _passed_over(backend: ModuleType, call: Call) -> str | None:
+def _refusal(name: str, call: Call) -> str | None:
+    """Why the backend cannot run the call, or None."""
+    why = None if name == "reference" else transformed()
+    return why or BACKENDS[name].refuses(call)  # type: ignore[no-any-return]
+
+
+def _passed_over(name: str, call: Call) -> str | None:
     """It refuses, has to be named, or leaves such calls to a faster one (``skipped``)."""
-    why = backend.refuses(call) or getattr(backend, "NAMED_ONLY", None)
+    backend = BACKENDS[name]
+    why = _refusal(name, call) or getattr(backend, "NAMED_ONLY", None)
     return why or (backend.skipped(call) if hasattr(backend, "skipped") else None)
 
 

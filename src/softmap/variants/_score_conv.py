@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from softmap.maps import first_order
+
 SLOPE = 0.01
 
 
@@ -76,10 +78,19 @@ def _shifts(taps: int, width: int) -> list[tuple[slice, slice]]:
 class _Shift(torch.autograd.Function):
     """:func:`spread`, or with ``back`` :func:`gather`: each is the other's adjoint."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, m: Tensor, taps: int, back: bool) -> Tensor:
-        ctx.taps, ctx.back = taps, back
+    def forward(m: Tensor, taps: int, back: bool) -> Tensor:
         return (gather if back else spread)(m, taps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, int, bool], output: Tensor) -> None:
+        _, ctx.taps, ctx.back = inputs
+
+    @staticmethod
+    def jvp(ctx: Any, m: Tensor, taps: None, back: None) -> Tensor:
+        return _Shift.apply(m, ctx.taps, ctx.back)  # type: ignore[no-any-return]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
@@ -114,7 +125,7 @@ class Refinement(torch.autograd.Function):
         return gather(_times(_flat_in(w2), hidden), w1.shape[3]).add_(m).add_(own)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w1, w2, ours = ctx.saved_tensors
         wide, hidden = ctx.wide, ctx.hidden

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from softmap.maps import Edit, chain
 from softmap.ops.call import Call
@@ -30,8 +29,6 @@ def unsupported(call: Call) -> str | None:
         return f"it runs on the CPU, found tensors on {call.q.device}"
     if call.q.dtype not in _DTYPES:
         return f"it takes float16, bfloat16, float32 and float64, found {call.q.dtype}"
-    if getattr(forward_ad, "_current_level", -1) >= 0:
-        return "it has no forward-mode derivatives"
     for edit in edits_of(call):
         if edit.kernel not in KERNELS:
             return f"{type(edit).__name__} has no native kernel"
