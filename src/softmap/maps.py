@@ -68,8 +68,8 @@ class Band:
         return (self.gap == 0) & self.visible  # by place: positions repeat across documents
 
     def zero(self, m: Tensor) -> Tensor:
-        """``m`` (B, H, R, C), finite, with zeros wherever the row may not look."""
-        return m * self.visible.to(m.dtype)  # one pass; masked_fill would copy first
+        """``m`` (B, H, R, C) with zeros wherever the row may not look, whatever stands there."""
+        return torch.where(self.visible, m, 0.0)  # not a product: 0 times NaN is NaN
 
 
 class Edit(nn.Module):

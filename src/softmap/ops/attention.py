@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Unpack
 
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after, tensors_of
-from softmap.ops import checks, chunked, compiled, folded, memory, native, reference, triton
-from softmap.ops.call import Call, bag
+from softmap.ops import checks, chunked, compiled, finite, folded, memory, native, reference, triton
+from softmap.ops.call import Call, bag, band_of
 from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
@@ -61,12 +62,21 @@ def attention(
     with torch.autocast(q.device.type, enabled=False):
         name = choose(call, impl)
         o = apply_output(_run(call, name), call, BACKENDS[name])
-        return o if name == "reference" else differentiable_again(o, call, _plain)
+        if finite.suspect(o, call):
+            o = finite.isolated(_in_bands, call)
+        elif name == "reference":
+            return o
+        return differentiable_again(o, call, _whole)
 
 
-def _plain(call: Call) -> Tensor:
-    """The whole call by plain torch."""
+def _whole(call: Call) -> Tensor:
+    """By plain torch, the whole map at once."""
     return apply_output(reference.run(call), call)
+
+
+def _in_bands(call: Call) -> Tensor:
+    """By plain torch, in bands."""
+    return apply_output(chunked.run(call, plain=True), call)
 
 
 def _run(call: Call, impl: str) -> Tensor:
@@ -99,7 +109,11 @@ def attention_map(
     v = k.new_empty(k.shape[0], values, k.shape[2], 0)
     call = make_call(q, k, v, edits, **options)
     with torch.autocast(q.device.type, enabled=False):
-        return reference.run(call, weights=True)
+        weights = reference.run(call, weights=True)
+        if not finite.suspect(weights, call):
+            return weights
+        run = partial(reference.run, weights=True)
+        return finite.isolated_map(run, call, band_of(call, call.span(0, call.queries)))
 
 
 def _value_heads(keys: int, outputs: int) -> int:

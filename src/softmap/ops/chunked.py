@@ -46,10 +46,12 @@ def map_bytes(call: Call) -> int:
     return memory.map_bytes(call, bands(call))
 
 
-def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d') band by band; exact, with every gradient of the reference."""
+def run(call: Call, *, plain: bool = False) -> Tensor:
+    """Attention (B, H', T, d') band by band; exact, with every gradient of the reference.
+
+    plain: with the edits as the reference has them, and hidden cells that may hold anything."""
     spans = bands(call)
-    return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans)))
+    return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans), plain=plain))
 
 
 def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from softmap.errors import SoftmapError
 from softmap.ops.call import Call
 
 # How the reference computes a whole call, output edits included.
@@ -55,10 +56,25 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
-        again = torch.is_grad_enabled() or transformed() is not None
+        batched = grad is not None and _is_batch(grad)
+        again = batched or torch.is_grad_enabled() or transformed() is not None
         if grad is None or not again:
             return grad, None, None, *([None] * len(ctx.needs_input_grad[3:]))
-        return None, None, None, *_gradients(ctx, grad)
+        try:
+            return None, None, None, *_gradients(ctx, grad)
+        except RuntimeError as error:
+            if not batched:
+                raise
+            why = str(error).splitlines()[0][:200]
+            raise SoftmapError(
+                "cannot take this batch of gradients (is_grads_batched, vectorize=True) at once; "
+                f"torch.func.jacrev and hessian can: {why}"
+            ) from error
+
+
+def _is_batch(t: Tensor) -> bool:
+    """Whether ``t`` is several in one for ``torch.autograd``'s own vmap (not ``torch.func``'s)."""
+    return torch._C._dispatch_keys(t).has(torch._C._dispatch_key_parse("Batched"))
 
 
 def _gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
