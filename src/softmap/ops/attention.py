@@ -201,6 +201,8 @@ def explain(call: Call) -> list[tuple[str, str | None]]:
 def _refusal(name: str, call: Call) -> str | None:
     """Why the backend cannot run the call, or None."""
     why = None if name == "reference" else transformed()
+    if name in ("chunked", "compiled") and torch.compiler.is_exporting():
+        why = "its loop over bands has no open length, as torch.export wants it"
     return why or BACKENDS[name].refuses(call)  # type: ignore[no-any-return]
 
 

@@ -118,6 +118,8 @@ class Call:
 
     def spans(self, rows: int, sequences: int | None = None) -> list[Span]:
         """Bands of ``rows`` queries, ``sequences`` of the batch at a time (all by default)."""
+        if sequences is None and self.queries <= rows:  # no loop, which would fix the length
+            return [self.span(0, self.queries)]
         step = max(1, sequences or self.batch)
         return [
             self.span(i, min(i + rows, self.queries))._replace(

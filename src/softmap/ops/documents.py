@@ -53,5 +53,5 @@ def _check_neighbours(documents: Tensor) -> None:
 
 def _begins(documents: Tensor) -> Tensor:
     """(b, S) True at the first token of each run of equal numbers."""
-    change = documents[:, 1:] != documents[:, :-1]
-    return torch.cat([torch.ones_like(documents[:, :1], dtype=torch.bool), change], 1)
+    first = torch.arange(documents.shape[1], device=documents.device) == 0
+    return first | (documents != documents.roll(1, 1))

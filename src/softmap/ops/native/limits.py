@@ -59,8 +59,7 @@ def insist(call: Call) -> None:
 def conditions(call: Call) -> Iterator[tuple[Tensor, str]]:
     """What must hold, as a boolean, and what is wrong where it does not."""
     if call.valid is not None:
-        starts = call.valid[:, 1:] & ~call.valid[:, :-1]
-        runs = starts.sum(1) + call.valid[:, 0]
+        runs = (call.valid & ~(call.valid.roll(1, 1) & (torch.arange(call.keys) > 0))).sum(1)
         yield (runs <= 1).all(), "a key_mask hides keys in the middle of a row"
     if _by_distance(call):
         yield _counted(call), "positions skip tokens, and a bias counts them"
@@ -75,10 +74,11 @@ def _counted(call: Call) -> Tensor:
     first = call.keys - call.queries
     places = torch.arange(call.keys)
     shift = call.cols - places
-    same, own = shift[:, 1:] == shift[:, :-1], call.rows - places[first:] == shift[:, first:]
+    # Rolled, not cut: a tracer would have to know whether length - 1 is 1.
+    same, own = shift == shift.roll(1, 1), call.rows - places[first:] == shift[:, first:]
     if call.valid is not None:
-        same = same | ~(call.valid[:, 1:] & call.valid[:, :-1])
+        same = same | ~(call.valid & call.valid.roll(1, 1))
         own = own | ~call.valid[:, first:]
     if call.starts is not None:
-        same = same | (call.starts[:, 1:] != call.starts[:, :-1])
-    return same.all() & own.all()
+        same = same | (call.starts != call.starts.roll(1, 1))
+    return (same | (places == 0)).all() & own.all()
