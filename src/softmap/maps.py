@@ -19,8 +19,9 @@ value heads, R rows of a band, C columns of a band, d head width, D model width,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, NamedTuple
 
 import torch
@@ -67,8 +68,8 @@ class Band:
         return (self.gap == 0) & self.visible  # by place: positions repeat across documents
 
     def zero(self, m: Tensor) -> Tensor:
-        """``m`` (B, H, R, C), finite, with zeros wherever the row may not look."""
-        return m * self.visible.to(m.dtype)  # one pass; masked_fill would copy first
+        """``m`` (B, H, R, C) with zeros wherever the row may not look, whatever stands there."""
+        return torch.where(self.visible, m, 0.0)  # not a product: 0 times NaN is NaN
 
 
 class Edit(nn.Module):
@@ -327,6 +328,25 @@ def make_band(
         visible = visible & (col_index >= starts[:, None, :, None])
     whole = window is None and valid is None and starts is None
     return Band(rows, cols, gap, visible, whole)
+
+
+def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator for the ``backward`` of an autograd Function that cannot be differentiated itself.
+
+    Torch's ``once_differentiable`` gives wrong second derivatives silently where the gradients
+    lead nowhere else; this raises ``ValueError`` as soon as they are to be recorded.
+    """
+
+    @wraps(backward)
+    def once(ctx: Any, *grads: Any) -> Any:
+        if torch.is_grad_enabled() and any(g is not None for g in grads):
+            raise SoftmapError(
+                "this form of attention has no second derivatives (create_graph=True): "
+                "softmap.attention, impl='reference' and Edit.edit have"
+            )
+        return backward(ctx, *grads)
+
+    return once
 
 
 def compute_dtype(t: Tensor) -> torch.dtype:

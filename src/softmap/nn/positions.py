@@ -104,11 +104,16 @@ class Positions:
 
     def angles(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
         """:func:`angles` of the last ``tokens`` in this dtype, once for all layers."""
+        if torch.compiler.is_compiling():  # it finds what is made twice; a length has no hash there
+            return self._made(tokens, width, theta, dtype)
         key = (tokens, width, theta, dtype)
         if key not in self._angles:
-            cos, sin = angles(self.last(tokens).cols, width, theta)
-            self._angles[key] = cos.to(dtype), sin.to(dtype)
+            self._angles[key] = self._made(*key)
         return self._angles[key]
+
+    def _made(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
+        cos, sin = angles(self.last(tokens).cols, width, theta)
+        return cos.to(dtype), sin.to(dtype)
 
 
 def _as_cached(valid: Tensor, cached: int) -> Tensor:

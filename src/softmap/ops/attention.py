@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
 from typing import Unpack
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
 from softmap.maps import Edit, Tensors, chain, heads_after
-from softmap.ops import checks, chunked, compiled, folded, memory, native, reference, triton
-from softmap.ops.call import Call, bag
+from softmap.ops import checks, chunked, compiled, finite, folded, memory, native, reference, triton
+from softmap.ops.call import Call, bag, band_of
+from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
@@ -59,7 +61,22 @@ def attention(
     call = make_call(q, k, v, edits, **options)
     with torch.autocast(q.device.type, enabled=False):
         name = choose(call, impl)
-        return apply_output(_run(call, name), call, BACKENDS[name])
+        o = apply_output(_run(call, name), call, BACKENDS[name])
+        if finite.suspect(o, call):
+            o = finite.isolated(_in_bands, call)
+        elif name == "reference":
+            return o
+        return differentiable_again(o, call, _whole)
+
+
+def _whole(call: Call) -> Tensor:
+    """By plain torch, the whole map at once."""
+    return apply_output(reference.run(call), call)
+
+
+def _in_bands(call: Call) -> Tensor:
+    """By plain torch, in bands."""
+    return apply_output(chunked.run(call, plain=True), call)
 
 
 def _run(call: Call, impl: str) -> Tensor:
@@ -92,7 +109,11 @@ def attention_map(
     v = k.new_empty(k.shape[0], values, k.shape[2], 0)
     call = make_call(q, k, v, edits, **options)
     with torch.autocast(q.device.type, enabled=False):
-        return reference.run(call, weights=True)
+        weights = reference.run(call, weights=True)
+        if not finite.suspect(weights, call):
+            return weights
+        run = partial(reference.run, weights=True)
+        return finite.isolated_map(run, call, band_of(call, call.span(0, call.queries)))
 
 
 def _value_heads(keys: int, outputs: int) -> int:
@@ -162,11 +183,11 @@ def _positions(
 def choose(call: Call, impl: str = "auto") -> str:
     """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
     if impl == "auto":
-        return next(name for name, b in AUTOMATIC.items() if _passed_over(b, call) is None)
+        return next(name for name in AUTOMATIC if _passed_over(name, call) is None)
     if impl not in BACKENDS:
         known = ", ".join(["auto", *BACKENDS])
         raise SoftmapError(f"impl must be one of {known}, found {impl!r}{nearest(impl, BACKENDS)}")
-    why = BACKENDS[impl].refuses(call)
+    why = _refusal(impl, call)
     if why:
         raise SoftmapError(f"impl={impl!r} cannot run this: {why}; {choose(call)!r} can")
     return impl
@@ -174,12 +195,21 @@ def choose(call: Call, impl: str = "auto") -> str:
 
 def explain(call: Call) -> list[tuple[str, str | None]]:
     """Every backend in order of preference with the reason why ``auto`` passes it over, or None."""
-    return [(name, _passed_over(backend, call)) for name, backend in BACKENDS.items()]
+    return [(name, _passed_over(name, call)) for name in BACKENDS]
 
 
-def _passed_over(backend: ModuleType, call: Call) -> str | None:
+def _refusal(name: str, call: Call) -> str | None:
+    """Why the backend cannot run the call, or None."""
+    why = None if name == "reference" else transformed()
+    if name in ("chunked", "compiled") and torch.compiler.is_exporting():
+        why = "its loop over bands has no open length, as torch.export wants it"
+    return why or BACKENDS[name].refuses(call)  # type: ignore[no-any-return]
+
+
+def _passed_over(name: str, call: Call) -> str | None:
     """It refuses, has to be named, or leaves such calls to a faster one (``skipped``)."""
-    why = backend.refuses(call) or getattr(backend, "NAMED_ONLY", None)
+    backend = BACKENDS[name]
+    why = _refusal(name, call) or getattr(backend, "NAMED_ONLY", None)
     return why or (backend.skipped(call) if hasattr(backend, "skipped") else None)
 
 

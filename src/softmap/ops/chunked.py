@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import compute_dtype
+from softmap.maps import compute_dtype, first_order
 from softmap.ops import memory, tiles
 from softmap.ops.call import Call, Span, cut_batch, cut_tokens
 from softmap.ops.tiles import Eager
@@ -46,10 +46,12 @@ def map_bytes(call: Call) -> int:
     return memory.map_bytes(call, bands(call))
 
 
-def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d') band by band; exact, with every gradient of the reference."""
+def run(call: Call, *, plain: bool = False) -> Tensor:
+    """Attention (B, H', T, d') band by band; exact, with every gradient of the reference.
+
+    plain: with the edits as the reference has them, and hidden cells that may hold anything."""
     spans = bands(call)
-    return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans)))
+    return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans), plain=plain))
 
 
 def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:
@@ -83,12 +85,15 @@ class _Chunked(torch.autograd.Function):
         # Shapes without storage: the call must not keep alive what activation checkpointing frees.
         hollow = call.unflatten([t.new_empty(()).expand(t.shape) for t in flat])
         ctx.call, ctx.kinds, ctx.spans, ctx.way = hollow, kinds, spans, way
+        ctx.set_materialize_grads(False)
         return _forward(call, kinds, spans, way, flat)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    @first_order
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         kinds, needs = ctx.kinds, ctx.needs_input_grad[4:]
+        if grad is None:  # ``derivatives`` has taken another way
+            return (None,) * (4 + len(needs))
         flat = ctx.saved_tensors
         more_kinds, more = _arranged(kinds, flat, ctx.way)
         # Bands add up in float32, so half-precision inputs lose nothing to the number of bands.

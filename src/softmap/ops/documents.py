@@ -29,8 +29,15 @@ def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -
 
 
 def can_look(t: Tensor, wait: bool = False) -> bool:
-    """Whether a number of ``t`` may be read: a GPU would be waited for, a compiler would stop."""
-    return (wait or t.device.type == "cpu") and not torch.compiler.is_compiling()
+    """Whether a number of ``t`` may be read: a GPU would be waited for, a compiler would stop, and
+    what ``vmap`` or a tracer hands out has none."""
+    here = t.device.type == "cpu" or (wait and t.device.type != "meta")
+    return here and not torch.compiler.is_compiling() and not _traced(t)
+
+
+def _traced(t: Tensor) -> bool:
+    modes = torch._C._len_torch_dispatch_stack() > 0 or torch._C._functorch.peek_interpreter_stack()
+    return bool(modes) or type(t) not in (Tensor, torch.nn.Parameter)
 
 
 def _check_neighbours(documents: Tensor) -> None:
@@ -46,5 +53,5 @@ def _check_neighbours(documents: Tensor) -> None:
 
 def _begins(documents: Tensor) -> Tensor:
     """(b, S) True at the first token of each run of equal numbers."""
-    change = documents[:, 1:] != documents[:, :-1]
-    return torch.cat([torch.ones_like(documents[:, :1], dtype=torch.bool), change], 1)
+    first = torch.arange(documents.shape[1], device=documents.device) == 0
+    return first | (documents != documents.roll(1, 1))

@@ -6,6 +6,8 @@ running mean, a temperature is a scaled query. Such chains run at the price of p
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -74,21 +76,24 @@ def _widened(t: Tensor, width: int) -> Tensor:
 def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     gqa = q.shape[1] != k.shape[1]
     plain = call.valid is None and call.window is None and call.starts is None
-    if plain and call.queries in (1, call.keys):
-        causal = call.queries > 1
-        return F.scaled_dot_product_attention(
-            q, k, v, is_causal=causal, scale=call.scale, enable_gqa=gqa
-        )
+    form = partial(F.scaled_dot_product_attention, scale=call.scale, enable_gqa=gqa)
+    # In this order, and each with a constant: then it holds for any length, traced once.
+    if plain and call.queries == call.keys:
+        return form(q, k, v, is_causal=True)
+    if plain and call.queries == 1:
+        return form(q, k, v)
     parts = []
-    for span in call.spans(MASKED_ROWS):
+    for span in _spans(call):
         keys = slice(span.first, span.last)
         mask = _bias(call, span, q.dtype)
-        part = F.scaled_dot_product_attention(
-            q[:, :, span.start : span.stop], k[:, :, keys], v[:, :, keys],
-            attn_mask=mask, scale=call.scale, enable_gqa=gqa,
-        )  # fmt: skip
-        parts.append(part)
+        own = q[:, :, span.start : span.stop]
+        parts.append(form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask))
     return torch.cat(parts, 2)
+
+
+def _spans(call: Call) -> list[Span]:
+    """Bands of ``MASKED_ROWS``; one of all rows for ``torch.export``, which must not count them."""
+    return call.spans(call.queries if torch.compiler.is_exporting() else MASKED_ROWS)
 
 
 def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
@@ -106,7 +111,7 @@ def _mean(call: Call, own: Tensor) -> Tensor:
     if unbroken and (call.queries == call.keys or call.running is not None):
         return _running_mean(call, own)
     parts = []
-    for span in call.spans(MASKED_ROWS):
+    for span in _spans(call):
         visible = band_of(call, span._replace(lead=0)).visible.to(own.dtype)
         share = visible / visible.sum(-1, keepdim=True).clamp(min=1)
         parts.append(share @ call.v[:, :, span.first : span.last].to(own.dtype))

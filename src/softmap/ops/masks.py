@@ -30,7 +30,7 @@ class Masks:
             self._visible &= self._gap < call.window
         dtype = compute_dtype(call.q)
         self._hidden = torch.zeros(self._gap.shape, dtype=dtype, device=device)
-        self._hidden.masked_fill_(~self._visible, torch.finfo(dtype).min)
+        self._hidden.masked_fill_(~self._visible, -torch.inf)
 
     @staticmethod
     def fit(call: Call, rows: int) -> bool:

@@ -31,9 +31,10 @@ MIN_ROWS = 8
 class Eager:
     """How a band is computed and differentiated by torch, one operation after another."""
 
-    def __init__(self, call: Call, rows: int) -> None:
-        """``rows``: the most that a band of the call has."""
+    def __init__(self, call: Call, rows: int, *, plain: bool = False) -> None:
+        """``rows``: the most that a band of the call has. plain: see ``chunked.run``."""
         _keep_memory()
+        self._plain = plain
         self._kinds = call.flatten()[0]
         self._masks = Masks(call, rows) if Masks.fit(call, rows) else None
 
@@ -120,7 +121,7 @@ class Eager:
 
     def weights(self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor]) -> Tensor:
         """The edited weights of a tile from its scores, which may be changed."""
-        return self._edited(call, tile, s, parts, _hide(call, s, self._place(call, tile)))
+        return self._edited(call, tile, s, parts, self._hide(call, s, tile))
 
     def gradients(
         self,
@@ -133,7 +134,7 @@ class Eager:
     ) -> Sequence[Any]:
         """The same, then the gradients of the scores and of the ``wanted`` parts (None: not used),
         from ``dw``, that of the weights."""
-        hidden = _hide(call, s, self._place(call, tile))
+        hidden = self._hide(call, s, tile)
         leaf, leaves = s.detach().requires_grad_(), list(parts)
         for n in wanted:
             leaves[n] = parts[n].detach().requires_grad_()
@@ -146,7 +147,11 @@ class Eager:
         self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor], hidden: bool
     ) -> Tensor:
         place, tensors = self._place(call, tile), call.grouped(parts)
-        return edited_map(call, tensors, s, place, tile.lead, hidden=hidden, eager=True)
+        eager = not self._plain
+        return edited_map(call, tensors, s, place, tile.lead, hidden=hidden, eager=eager)
+
+    def _hide(self, call: Call, s: Tensor, tile: Span) -> bool:
+        return not self._plain and _hide(call, s, self._place(call, tile))
 
     def _parts(self, span: Span, tile: Span, parts: Sequence[Any]) -> Sequence[Any]:
         """The band's parts cut to a tile: what belongs to its rows."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmap.maps import first_order
 from softmap.variants._rows import rows_outer, rows_times
 
 
@@ -34,7 +35,7 @@ class Composition(torch.autograd.Function):
         return out
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         m, static, q1, q2, qg, k1, k2, kg = ctx.saved_tensors
         mix, lows = ctx.mix, ctx.lows

@@ -11,17 +11,26 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from softmap.maps import first_order
+
 SLOPE = 0.01
 
 
 def conv_out(m: Tensor, w: Tensor) -> Tensor:
     """Few channels in: (B, H, R, C) * (M, H, 1, k) -> (B, M, R, C). Shift, then multiply."""
-    return _times(_flat_out(w), _Shift.apply(m, w.shape[3], False))
+    taps, width = w.shape[3], m.shape[3]
+    m = F.pad(m, (taps // 2, taps // 2))
+    return _times(_flat_out(w), torch.cat([m[..., n : n + width] for n in range(taps)], 1))
 
 
 def conv_in(m: Tensor, w: Tensor) -> Tensor:
     """Few channels out: (B, M, R, C) * (H, M, 1, k) -> (B, H, R, C). Multiply, then add shifted."""
-    return _Shift.apply(_times(_flat_in(w), m), w.shape[3], True)  # type: ignore[no-any-return]
+    taps, width = w.shape[3], m.shape[3]
+    parts = F.pad(_times(_flat_in(w), m), (taps // 2, taps // 2)).unflatten(1, (taps, -1))
+    out = parts[:, 0, ..., taps - 1 : taps - 1 + width]
+    for n in range(1, taps):
+        out = out + parts[:, n, ..., taps - 1 - n : taps - 1 - n + width]
+    return out
 
 
 def _flat_out(w: Tensor) -> Tensor:
@@ -73,19 +82,6 @@ def _shifts(taps: int, width: int) -> list[tuple[slice, slice]]:
     ]
 
 
-class _Shift(torch.autograd.Function):
-    """:func:`spread`, or with ``back`` :func:`gather`: each is the other's adjoint."""
-
-    @staticmethod
-    def forward(ctx: Any, m: Tensor, taps: int, back: bool) -> Tensor:
-        ctx.taps, ctx.back = taps, back
-        return (gather if back else spread)(m, taps)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Shift.apply(grad, ctx.taps, not ctx.back), None, None
-
-
 class Refinement(torch.autograd.Function):
     """m + own + conv_in(hidden, w2), hidden = LeakyReLU(conv_out(m, w1) + offset), zero where
     ``ours`` is not.
@@ -114,7 +110,7 @@ class Refinement(torch.autograd.Function):
         return gather(_times(_flat_in(w2), hidden), w1.shape[3]).add_(m).add_(own)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w1, w2, ours = ctx.saved_tensors
         wide, hidden = ctx.wide, ctx.hidden

@@ -57,8 +57,7 @@ class ScoreConv(Edit):
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         seen, first, offset, second, own = self._given(m, band, t)
-        hidden = conv_out(seen, first).add_(offset)
-        hidden = F.leaky_relu_(hidden, SLOPE)
+        hidden = F.leaky_relu(conv_out(seen, first) + offset, SLOPE)
         if not band.whole:
             hidden = hidden.masked_fill(~(band.visible | band.beyond), 0.0)
         return seen + conv_in(hidden, second) + own

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
 from softmap.fields import Range
-from softmap.maps import Band, Edit
+from softmap.maps import Band, Edit, first_order
 from softmap.variants._parts import Parts, Place, variant
 
 
@@ -42,7 +42,7 @@ class Subtraction(torch.autograd.Function):
         return torch.addcmul(pairs[:, 0::2], pairs[:, 1::2], weight, value=-1)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
+    @first_order
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
         pairs, weight = ctx.saved_tensors
         back = torch.empty_like(pairs)

@@ -86,13 +86,9 @@ def _whole(group: dict[str, Tensor], call: Call) -> dict[str, Tensor]:
 
 def visible_range(call: Call) -> tuple[Tensor, Tensor]:
     """(B, T) first and last: query t sees the keys [first, last), by place."""
-    last = torch.arange(call.keys - call.queries + 1, call.keys + 1)[None]
-    first = torch.zeros_like(last) if call.window is None else (last - call.window).clamp(min=0)
-    if call.starts is not None:
-        first = torch.maximum(first, call.starts[:, call.keys - call.queries :])
+    first, last = call.reach
     if call.valid is not None:
         count = call.valid.sum(1, keepdim=True)
         begin = call.valid.int().argmax(1, keepdim=True)
         first, last = torch.maximum(first, begin), torch.minimum(last, begin + count)
-    shape = (call.batch, call.queries)
-    return first.expand(shape), last.expand(shape)
+    return first, last

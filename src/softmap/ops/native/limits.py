@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from softmap.maps import Edit, chain
 from softmap.ops.call import Call
@@ -30,8 +29,6 @@ def unsupported(call: Call) -> str | None:
         return f"it runs on the CPU, found tensors on {call.q.device}"
     if call.q.dtype not in _DTYPES:
         return f"it takes float16, bfloat16, float32 and float64, found {call.q.dtype}"
-    if getattr(forward_ad, "_current_level", -1) >= 0:
-        return "it has no forward-mode derivatives"
     for edit in edits_of(call):
         if edit.kernel not in KERNELS:
             return f"{type(edit).__name__} has no native kernel"
@@ -62,8 +59,7 @@ def insist(call: Call) -> None:
 def conditions(call: Call) -> Iterator[tuple[Tensor, str]]:
     """What must hold, as a boolean, and what is wrong where it does not."""
     if call.valid is not None:
-        starts = call.valid[:, 1:] & ~call.valid[:, :-1]
-        runs = starts.sum(1) + call.valid[:, 0]
+        runs = (call.valid & ~(call.valid.roll(1, 1) & (torch.arange(call.keys) > 0))).sum(1)
         yield (runs <= 1).all(), "a key_mask hides keys in the middle of a row"
     if _by_distance(call):
         yield _counted(call), "positions skip tokens, and a bias counts them"
@@ -78,10 +74,11 @@ def _counted(call: Call) -> Tensor:
     first = call.keys - call.queries
     places = torch.arange(call.keys)
     shift = call.cols - places
-    same, own = shift[:, 1:] == shift[:, :-1], call.rows - places[first:] == shift[:, first:]
+    # Rolled, not cut: a tracer would have to know whether length - 1 is 1.
+    same, own = shift == shift.roll(1, 1), call.rows - places[first:] == shift[:, first:]
     if call.valid is not None:
-        same = same | ~(call.valid[:, 1:] & call.valid[:, :-1])
+        same = same | ~(call.valid & call.valid.roll(1, 1))
         own = own | ~call.valid[:, first:]
     if call.starts is not None:
-        same = same | (call.starts[:, 1:] != call.starts[:, :-1])
-    return same.all() & own.all()
+        same = same | (call.starts != call.starts.roll(1, 1))
+    return (same | (places == 0)).all() & own.all()

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmap.errors import SoftmapError
+
 
 @cache
 def register() -> None:
@@ -51,13 +53,15 @@ def _fake_backward(
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, tensors, *ctx.rest, first, last, positions = inputs
-    ctx.set_materialize_grads(True)
+    ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(output[1])
     ctx.count = len(tensors)
     ctx.save_for_backward(q, k, v, *tensors, first, last, positions, output[1])
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None, [None] * ctx.count, *([None] * (len(ctx.rest) + 3))
     q, k, v, *others = ctx.saved_tensors
     tensors, (first, last, positions, statistics) = others[: ctx.count], others[ctx.count :]
     dq, dk, dv, *rest = torch.ops.softmap_native.backward(
@@ -71,7 +75,9 @@ def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
 
 
 def _no_second(ctx: Any, *grads: Any) -> Any:
-    raise NotImplementedError("the native backend has no second derivatives: impl='reference' has")
+    raise SoftmapError(
+        "native operators have no second derivatives: softmap.attention and impl='reference' have"
+    )
 
 
 def _fake_shaped_backward(grad: Any, *inputs: Any) -> Any:
@@ -79,10 +85,13 @@ def _fake_shaped_backward(grad: Any, *inputs: Any) -> Any:
 
 
 def _remember_all(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*inputs)
 
 
-def _shaped_backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+def _shaped_backward(ctx: Any, grad: Tensor | None) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 7
     grads = torch.ops.softmap_native.shaped_backward(grad, *ctx.saved_tensors)
     return *grads, None, None
 
@@ -99,9 +108,12 @@ def _fake_rms_norm_backward(grad: Any, inverse: Any, x: Any, weight: Any) -> Any
 def _remember_norm(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, weight, _ = inputs
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(output[1], x, weight)
 
 
-def _rms_norm_backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
+def _rms_norm_backward(ctx: Any, grad: Tensor | None, _: Tensor) -> tuple[Any, ...]:
+    if grad is None:
+        return None, None, None
     dx, dw = torch.ops.softmap_native.rms_norm_backward(grad, *ctx.saved_tensors)
     return dx, dw, None

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmap.maps import first_order
 from softmap.ops.triton.plan import FIXED, Spec, loads, named
 
 
@@ -50,10 +51,14 @@ def _(
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     tensors, ctx.spec = inputs
     ctx.needs = [t.requires_grad for t in tensors]
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(*output, *tensors)
 
 
-def _backward(ctx: Any, grad: Tensor, _: Any) -> tuple[list[Tensor | None], None]:
+@first_order
+def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[list[Tensor | None], None]:
+    if grad is None:
+        return [None] * len(ctx.needs), None
     o, lse, *tensors = ctx.saved_tensors
     found = iter(edited_attention_backward(grad, o, lse, tensors, ctx.spec, ctx.needs))
     return [next(found) if need else None for need in ctx.needs], None

@@ -54,9 +54,13 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.save_for_backward(*output, *inputs[:11])
     ctx.rest = inputs[11:]
     ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, do: Tensor, _: Any) -> tuple[Tensor | None, ...]:
+@first_order
+def _backward(ctx: Any, do: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:
+    if do is None:
+        return (None,) * 14
     o, lse, *inputs = ctx.saved_tensors
     grads = score_conv_backward(do, o, lse, *inputs, *ctx.rest)
     return (*grads, *[None] * 7)

@@ -21,7 +21,7 @@ struct Statistics {
     for (size_t n = 0; n < sum.size(); ++n) {
       const T most = std::max(largest[n], other.largest[n]);
       const auto share = [&](const Statistics& s) {
-        return s.sum[n] > 0 ? s.sum[n] * std::exp(s.largest[n] - most) : T(0);
+        return s.sum[n] == 0 ? T(0) : s.sum[n] * std::exp(s.largest[n] - most);
       };
       sum[n] = share(*this) + share(other);
       largest[n] = most;
@@ -30,9 +30,13 @@ struct Statistics {
   void take(const Statistics& other) { largest = other.largest, sum = other.sum; }
 
   T one_over_sum(int64_t n) const {  // 0 where the row sees nothing
-    return sum[n] > 0 ? T(1) / sum[n] : T(0);
+    return sum[n] == 0 ? T(0) : T(1) / sum[n];
   }
 };
+
+// What exp is taken relative to at least: finite.
+template <typename T>
+T lowest() { return std::numeric_limits<T>::lowest(); }
 
 template <typename T>
 T row_max(const T* row, int64_t begin, int64_t end) {
@@ -79,7 +83,8 @@ void softmax_tile(const Region& w, Maps<T> s, int64_t width, Statistics<T>& stat
         clear(row, 0, width);
         continue;
       }
-      const T most = std::max(stats.largest[n], row_max(row, begin, end));
+      // Of -inf alone nothing is seen: exp(-inf - 0) is zero, exp(-inf - -inf) is not.
+      const T most = std::max({stats.largest[n], row_max(row, begin, end), lowest<T>()});
       const T shrink = stats.largest[n] == most ? T(1) : std::exp(stats.largest[n] - most);
       stats.sum[n] = stats.sum[n] * shrink + row_exp(row, begin, end, width, most);
       stats.largest[n] = most;
@@ -95,7 +100,7 @@ void normalise_tile(const Region& w, Maps<T> s, Maps<T> to, const Statistics<T>&
   for (int64_t h = 0; h < s.heads; ++h) {
     for (int64_t r = 0; r < w.rows; ++r) {
       const int64_t n = h * stats.rows + r, end = round_up(w.end(r), LANES<T>);
-      const bool seen = w.begin(r) < w.end(r);
+      const bool seen = w.begin(r) < w.end(r) && stats.sum[n] != 0;
       const T less = stats.at_tile[tile][n] - stats.largest[n];
       const Vec<T> gain(seen ? (less == 0 ? T(1) : std::exp(less)) / stats.sum[n] : T(0));
       for (int64_t c = 0; seen && c < end; c += LANES<T>) {
