@@ -167,3 +167,18 @@ def test_fields_of_transformers_still_work(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(saved | {"hidden_sizes": 24}))
     with pytest.raises(SoftmapError, match="no configuration field 'hidden_sizes'"):
         AutoConfig.from_pretrained(tmp_path)
+
+
+def test_folders_saved_with_scalars_still_load(make: Callable[..., Any], tmp_path: Path) -> None:
+    """FIRE's c and multiplier had the shape () before FSDP2 wanted an axis to shard."""
+    model = make("dape(bias=fire)")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    saved = load_file(file)
+    scalars = [n for n in saved if n.endswith((".c", ".multiplier"))]
+    assert len(scalars) == 2 * model.config.num_hidden_layers
+    assert all(saved[n].shape == (1,) for n in scalars)
+    save_file(saved | {n: saved[n].squeeze(0) for n in scalars}, file, {"format": "pt"})
+    again = SoftmapForCausalLM.from_pretrained(tmp_path)
+    for name, p in model.named_parameters():
+        assert torch.equal(again.get_parameter(name), p), name

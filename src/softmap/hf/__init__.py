@@ -12,6 +12,7 @@ from softmap.hf.cache import SoftmapCache
 from softmap.hf.classification import SoftmapForSequenceClassification
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.modeling import SoftmapForCausalLM, SoftmapModel
+from softmap.hf.scalars import register as register_scalars
 
 AutoConfig.register("softmap", SoftmapConfig, exist_ok=True)
 AutoModel.register(SoftmapConfig, SoftmapModel, exist_ok=True)
@@ -19,6 +20,7 @@ AutoModelForCausalLM.register(SoftmapConfig, SoftmapForCausalLM, exist_ok=True)
 AutoModelForSequenceClassification.register(
     SoftmapConfig, SoftmapForSequenceClassification, exist_ok=True
 )
+register_scalars()
 # By these names alone the Trainer knows whose labels label smoothing must shift, and pipelines
 # which models they can serve; registering does not add to them.
 modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["softmap"] = "SoftmapForCausalLM"
