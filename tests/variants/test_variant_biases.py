@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
+from softmap.errors import SoftmapError
 from softmap.maps import Band, make_band
+from softmap.nn import Attention
 from softmap.variants import Place
 from softmap.variants.biases import Alibi, Fire, Kerple, alibi_slopes
 
@@ -86,3 +88,22 @@ def test_no_kerple_parameter_starts_without_a_gradient() -> None:
     sum(t.sum() for t in edit.layer_tensors().values()).backward()
     for parameter in (edit.p, edit.a):
         assert torch.equal(parameter.grad, torch.ones_like(parameter))
+
+
+def test_the_authors_fire_is_reached_by_options() -> None:
+    """LeakyReLU(0.01), 1e-6 beside the denominator and half of the training length as L_0."""
+    attention = Attention(16, 2, "dape(bias=fire,start=8,slope=0.01,eps=1e-6)")
+    edit = attention.edits[0].bias
+    got = edit.values(band(9), edit.layer_tensors())[0, :, 5, 3]
+    ratio = math.log(1 + 0.1 * 2) / (math.log(1 + 0.1 * 8) + 1e-6)
+    hidden = ratio * edit.up.weight[:, 0] + edit.up.bias
+    hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)
+    torch.testing.assert_close(got, edit.down.weight @ hidden + edit.down.bias)
+    alone = Attention(16, 2, "fire(start=8,slope=0.01,eps=1e-6)").edits[0]
+    assert (alone.start, alone.slope, alone.eps) == (8.0, 0.01, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["dape(start=64)", "fire(start=0)", "fire(eps=-1)"])
+def test_what_fire_refuses(name: str) -> None:
+    with pytest.raises(SoftmapError, match="fire"):
+        Attention(16, 2, name)

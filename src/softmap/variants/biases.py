@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmap.errors import SoftmapError
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 
@@ -155,9 +158,21 @@ def kerple() -> Parts:
 
 
 @variant("fire", "FIRE", paper="arXiv 2310.04418", source="https://arxiv.org/abs/2310.04418")
-def fire() -> Parts:
+def fire(*, start: float = 512.0, slope: float = 0.0, eps: float = 0.0) -> Parts:
     """A learnt function of the relative distance instead of RoPE.
 
-    S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / log(1 + c max(L, i)) )_h
+    S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / (log(1 + c max(L, i)) + eps) )_h
+
+    start: L at the start, before its learnt multiplier. slope: of the MLP's leaky ReLU.
     """
-    return Parts(scores=[Fire], backbone={"position": "none"})
+    return Parts(scores=[fire_bias(start, slope, eps)], backbone={"position": "none"})
+
+
+def fire_bias(start: float, slope: float, eps: float) -> Callable[[Place], Fire]:
+    """:class:`Fire` with these numbers, each finite and not negative, L positive."""
+    for name, value in (("start", start), ("slope", slope), ("eps", eps)):
+        real = isinstance(value, int | float) and not isinstance(value, bool)
+        if not real or not 0 <= value < math.inf or (name == "start" and value == 0):
+            least = "positive" if name == "start" else "not negative"
+            raise SoftmapError(f"fire {name} must be a finite number, {least}, found {value!r}")
+    return partial(Fire, start=float(start), slope=float(slope), eps=float(eps))
