@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch.nn.functional import linear
 
+from softmap.errors import SoftmapError
 from softmap.maps import Band, make_band
+from softmap.nn import Attention
 from softmap.variants import Place
 from softmap.variants.biases import Alibi, Fire, Kerple, alibi_slopes
 
@@ -94,3 +96,22 @@ def test_files_with_scalars_still_load_into_fire() -> None:
     old |= {"c": torch.tensor(0.3), "multiplier": torch.tensor(2.0)}
     edit.load_state_dict(old)
     assert (edit.c.tolist(), edit.multiplier.tolist()) == ([pytest.approx(0.3)], [2.0])
+
+
+def test_the_authors_fire_is_reached_by_options() -> None:
+    """LeakyReLU(0.01), 1e-6 beside the denominator and half of the training length as L_0."""
+    attention = Attention(16, 2, "dape(bias=fire,start=8,slope=0.01,eps=1e-6)")
+    edit = attention.edits[0].bias
+    got = edit.values(band(9), edit.layer_tensors())[0, :, 5, 3]
+    ratio = math.log(1 + 0.1 * 2) / (math.log(1 + 0.1 * 8) + 1e-6)
+    hidden = ratio * edit.up.weight[:, 0] + edit.up.bias
+    hidden = torch.where(hidden > 0, hidden, 0.01 * hidden)
+    torch.testing.assert_close(got, edit.down.weight @ hidden + edit.down.bias)
+    alone = Attention(16, 2, "fire(start=8,slope=0.01,eps=1e-6)").edits[0]
+    assert (alone.start, alone.slope, alone.eps) == (8.0, 0.01, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["dape(start=64)", "fire(start=0)", "fire(eps=-1)"])
+def test_what_fire_refuses(name: str) -> None:
+    with pytest.raises(SoftmapError, match="fire"):
+        Attention(16, 2, name)

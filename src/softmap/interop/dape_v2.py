@@ -109,6 +109,6 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
     source.finish()
     place = Place(heads, heads, 1, 1, 0, 1)
     with torch.device("meta"):
-        edit = ScoreConv(place, bias, hidden, kernel)  # type: ignore[arg-type]
+        edit = ScoreConv(place, bias, hidden, kernel)
     fill(edit, weights, source.dtype)
     return ScoresEdit(edit, heads).eval()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from softmap.fields import Range
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 from softmap.variants._weights import LinearWeights
@@ -136,6 +139,8 @@ def _with_axis(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: Any
             state[prefix + name] = old[None]
 
 
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(0)]
 BIASES = {"alibi": Alibi, "kerple": Kerple, "fire": Fire}
 
 
@@ -166,9 +171,16 @@ def kerple() -> Parts:
 
 
 @variant("fire", "FIRE", paper="arXiv 2310.04418", source="https://arxiv.org/abs/2310.04418")
-def fire() -> Parts:
+def fire(*, start: Positive = 512.0, slope: NotNegative = 0.0, eps: NotNegative = 0.0) -> Parts:
     """A learnt function of the relative distance instead of RoPE.
 
-    S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / log(1 + c max(L, i)) )_h
+    S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / (log(1 + c max(L, i)) + eps) )_h
+
+    start: L at the start, before its learnt multiplier. slope: of the MLP's leaky ReLU.
     """
-    return Parts(scores=[Fire], backbone={"position": "none"})
+    return Parts(scores=[fire_bias(start, slope, eps)], backbone={"position": "none"})
+
+
+def fire_bias(start: float, slope: float, eps: float) -> Callable[[Place], Fire]:
+    """:class:`Fire` with these numbers."""
+    return partial(Fire, start=float(start), slope=float(slope), eps=float(eps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 from softmap.variants._score_conv import SLOPE, Refinement, conv_in, conv_out
 from softmap.variants._weights import Conv2dWeights
-from softmap.variants.biases import BIASES, Bias
+from softmap.variants.biases import BIASES, Bias, NotNegative, Positive, fire_bias
 
 
 class ScoreConv(Edit):
@@ -31,7 +32,9 @@ class ScoreConv(Edit):
 
     stage = "scores"
 
-    def __init__(self, place: Place, bias: type[Bias] | None, hidden: int, kernel: int) -> None:
+    def __init__(
+        self, place: Place, bias: Callable[[Place], Bias] | None, hidden: int, kernel: int
+    ) -> None:
         super().__init__()
         self.bias = None if bias is None else bias(place)
         self.pad = kernel // 2
@@ -97,17 +100,25 @@ def dape(
     kernel: Annotated[int, Range(1, 255)] = 3,
     hidden: Annotated[int, Range(1, 4096)] = 32,
     version: Literal[1, 2] = 2,
+    start: Positive = 512.0,
+    slope: NotNegative = 0.0,
+    eps: NotNegative = 0.0,
 ) -> Parts:
     """The scores as a feature map: a small convolution over the keys that mixes all heads.
 
         S' = S + B + f([S; B]),   f = Conv(2H, M, (1,k)) - LeakyReLU - Conv(M, H, (1,k))
 
     bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version 1 is
-    the same with k = 1 (arXiv 2405.14722). hidden is M.
+    the same with k = 1 (arXiv 2405.14722). hidden is M. start, slope and eps are those of fire.
     """
     kernel = 1 if version == 1 else kernel
     if kernel % 2 == 0:
         raise SoftmapError(f"dape kernel must be odd and positive, found {kernel}")
-    edit = partial(ScoreConv, bias=BIASES.get(bias), hidden=hidden, kernel=kernel)
+    made: Callable[[Place], Bias] | None = BIASES.get(bias)
+    if bias == "fire":
+        made = fire_bias(start, slope, eps)
+    elif (start, slope, eps) != (512.0, 0.0, 0.0):
+        raise SoftmapError(f"dape start, slope and eps belong to bias fire, found bias {bias!r}")
+    edit = partial(ScoreConv, bias=made, hidden=hidden, kernel=kernel)
     position = "rope" if bias == "rope" else "none"
     return Parts(scores=[edit], backbone={"position": position})
