@@ -40,7 +40,7 @@ _THEIRS = (
 )
 
 
-class SoftmapConfig(ConfigFiles, PreTrainedConfig):
+class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its arguments go on
     """Configuration of every variant; the fields are those of :class:`softmap.nn.ModelConfig`.
 
     Saved with its defaults resolved at construction, so that a later change of a default does not

@@ -1,9 +1,9 @@
 """What a model's folder may do: its ``config.json`` is data, and its code runs only if trusted.
 
 A configuration that names a variant of somebody's own (``file.py:name``, ``package.module:name``)
-is refused when it is loaded, in one line, unless ``trust_remote_code=True`` is passed. ``AutoConfig``
-keeps that switch to itself: what it reads stays *sealed*, so no code runs, and the model's
-``from_pretrained``, which is given the switch, opens or refuses it.
+is refused when it is loaded, in one line, unless ``trust_remote_code=True`` is passed.
+``AutoConfig`` keeps that switch to itself: what it reads stays *sealed*, so no code runs, and the
+model's ``from_pretrained``, which is given the switch, opens or refuses it.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _check_kernels(reading: _Reading, config: Mapping[str, Any]) -> None:
         value = config.get(key) or config.get(f"_{key}")
         if "/" in str(value) and not reading.trusted:
             raise SoftmapError(
-                f"{reading.name or 'configuration'}: its {key} {value!r} would run code of the Hub; expected none"
+                f"{reading.name or 'configuration'}: its {key} {value!r} would run code of the Hub"
             )
 
 

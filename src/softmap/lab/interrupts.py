@@ -26,7 +26,8 @@ class Interrupted(KeyboardInterrupt):
 def sigterm_raises() -> Iterator[None]:
     """SIGTERM and SIGHUP raise :class:`Interrupted`, as Ctrl-C raises KeyboardInterrupt.
 
-    A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python allows no handlers, nothing changes.
+    A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python
+    allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

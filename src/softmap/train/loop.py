@@ -59,8 +59,8 @@ def train(
     on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
         the model in eval mode. What it draws at random does not touch the training. Called again
         after a resume only if it had not returned.
-    should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP (a second
-        Ctrl-C raises KeyboardInterrupt at once).
+    should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
+        (a second Ctrl-C raises KeyboardInterrupt at once).
     trackers: further receivers of the metrics; the caller closes them.
 
     An interrupted and resumed run ends with the same bits as an uninterrupted one on the same
