@@ -83,12 +83,13 @@ def train(
     tokens_per_step = options.batch_size * options.context
     checkpoints = Checkpoints(directory / "checkpoints", options.keep)
     saved: Position | None = None
+    log: JsonlTracker | None = None
 
     def save() -> None:
         nonlocal saved
         if saved != state.position:
             pins = pinned(segments, state.segment)
-            record = state.record(options) | {"log": log.sum}
+            record = state.record(options) | {"log": log.sum if log else None}
             checkpoints.save(state.position, model, optimizer, record, pins)
             saved = state.position
 
@@ -100,15 +101,14 @@ def train(
         path, record = latest
         check_same_run(record["options"], options, str(path))
         state = restore(path)
-        saved = state.position
-        log = JsonlTracker(directory / "train.jsonl", state.position, record.get("log"))
+        saved, logged = state.position, record.get("log")
     else:
-        state = State()
+        state, logged = State(), None
         rng.seed(options.seed)
-        log = JsonlTracker(directory / "train.jsonl", state.position)
         if START in pinned(segments, 0):
             save()
     done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
+    log = JsonlTracker(directory / "train.jsonl", state.position, logged)
 
     with StopRequest() as interrupt, closing(log):
         for index in range(state.segment, len(segments)):
