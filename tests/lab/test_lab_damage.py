@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from softmap.cli import main
 
@@ -152,26 +151,21 @@ def test_every_command_on_every_damage(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
-@settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    file=st.sampled_from(FILES), at=st.floats(0, 1, exclude_max=True), data=st.binary(max_size=9)
-)
+@pytest.mark.parametrize("seed", range(150))
 def test_any_bytes_anywhere(
     original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], intact: dict[str, str],
-    file: str, at: float, data: bytes,
+    seed: int,
 ) -> None:  # fmt: skip
     """Bytes put over others, or a cut where there are none."""
+    draw = random.Random(seed)
 
     def damage(path: Path) -> None:
-        before = path.read_bytes()
-        start = int(at * len(before))
+        before, data = path.read_bytes(), draw.randbytes(draw.randrange(9))
+        start = draw.randrange(len(before))
         path.write_bytes(before[:start] + data + (before[start + len(data) :] if data else b""))
 
-    place = tmp_path / "copy"
-    shutil.rmtree(place, ignore_errors=True)
-    check(original, place, file, damage, capsys, ("report", "generate"), intact)
+    names = ("report", "generate")
+    check(original, tmp_path / "copy", draw.choice(FILES), damage, capsys, names, intact)
 
 
 def test_an_older_run_without_seals_is_read_by_its_shape(

@@ -108,9 +108,13 @@ def train(
         if START in pinned(segments, 0):
             save()
     done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
-    log = JsonlTracker(directory / "train.jsonl", state.position, logged)
+    path = directory / "train.jsonl"
 
-    with StopRequest() as interrupt, closing(log):
+    with (
+        StopRequest() as interrupt,
+        closing(JsonlTracker(path, state.position, logged)) as opened,
+    ):
+        log = opened
         for index in range(state.segment, len(segments)):
             segment = segments[index]
             if index > state.segment:
