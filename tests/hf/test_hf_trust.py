@@ -151,6 +151,18 @@ def test_a_saved_model_carries_its_code(
         LOADERS[loader](own / "third")
 
 
+def test_what_was_trusted_once_is_read_again_but_sealed(own: Path) -> None:
+    """As PEFT does when it saves an adapter."""
+    SoftmapForCausalLM(SoftmapConfig(variant="own.py:mine", **SIZES)).save_pretrained(own / "to")
+    model = AutoModelForCausalLM.from_pretrained(own / "to", trust_remote_code=True)
+    again = type(model.config).from_pretrained(model.config.name_or_path)
+    assert again.vocab_size == 32
+    with pytest.raises(SoftmapError, match="trust_remote_code"):
+        SoftmapForCausalLM(again)
+    with pytest.raises(SoftmapError, match="trust_remote_code"):
+        AutoModelForCausalLM.from_pretrained(own / "to")
+
+
 def test_other_files_of_that_name_are_left_alone(own: Path) -> None:
     (own / "to").mkdir()
     (own / "to" / "own.py").write_text("# another\n")

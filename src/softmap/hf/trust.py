@@ -44,6 +44,10 @@ class _Reading:
 
 _READING: ContextVar[_Reading | None] = ContextVar("softmap_reading", default=None)
 
+# Folders and their variants that were trusted before. PEFT reads such a configuration again,
+# without the switch, when it saves an adapter: it gets a sealed one.
+_TRUSTED: set[tuple[Path, str]] = set()
+
 
 class ConfigFiles:
     """The part of a configuration class that reads and writes ``config.json``."""
@@ -71,8 +75,9 @@ class ConfigFiles:
         spec = config_dict.get("variant")
         if not isinstance(spec, Loaded) and spec is not None and own.names_code(spec):
             spec = reading.variant(spec)
-            if not by_auto:
+            if not by_auto and (spec.folder, spec) not in _TRUSTED:
                 spec.check()
+                _TRUSTED.add((spec.folder, spec))
             config_dict = {**config_dict, "variant": spec}
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
@@ -117,6 +122,7 @@ def is_sealed(config: Any) -> bool:
 def _opened(config: Any, reading: _Reading) -> Any:
     variant = reading.variant(config.variant)
     variant.check()
+    _TRUSTED.add((variant.folder, variant))
     config = copy.deepcopy(config)
     config.variant = variant
     config.resolve()
