@@ -263,8 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
     0 done; 1 the bench found wrong results; 2 bad input or a file that cannot be read or written,
-    said in one line on stderr; 130 after Ctrl-C and 143 after SIGTERM. SOFTMAP_TRACEBACK=1 shows
-    where an error came from.
+    said in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    SOFTMAP_TRACEBACK=1 shows where an error came from.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from tokenizers import models
 
-from softmap.data import Corpus, DataConfig, Tokenizer, prepare, synthetic
+from softmap.data import Corpus, DataConfig, Tokenizer, prepare, synthetic, verified
 from softmap.data.builders import END, _byte_level, _wrap
 from softmap.data.shards import ShardWriter
 from softmap.data.tokenizer import byte_chars
@@ -349,3 +349,82 @@ def test_the_standard_library(tmp_path: Path) -> None:
     assert corpus.tokenizer.vocab_size == 1024
     assert corpus.meta["train_tokens"] > 1_000_000
     assert corpus.meta["heldout_documents"] > 5
+
+
+FLIPS: dict[str, Callable[[Path], object]] = {
+    "a bit of the tokens": lambda f: _flip(f / "train.bin"),
+    "zeros": lambda f: (f / "heldout.bin").write_bytes(bytes((f / "heldout.bin").stat().st_size)),
+    "a count": lambda f: _replace(f / "meta.json", '"train_documents": ', '"train_documents": 1'),
+    "the vocabulary": lambda f: _replace(f / "meta.json", '"vocab_size": 257', '"vocab_size": 256'),
+    "the end of a document": lambda f: _replace(
+        f / "tokenizer" / "tokenizer_config.json",
+        '"eos_token": "<|endoftext|>"',
+        '"eos_token": "a"',
+    ),
+    "the tokenizer": lambda f: _replace(f / "tokenizer" / "tokenizer.json", '"b": 98', '"b": 97'),
+    "a link to itself": lambda f: [
+        (f / "train.bin").unlink(),
+        (f / "train.bin").symlink_to("train.bin"),
+    ],
+}
+
+
+def _flip(path: Path) -> None:
+    """One bit, the time of change put back."""
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _replace(path: Path, old: str, new: str) -> None:
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize("damage", FLIPS.values(), ids=FLIPS.keys())
+def test_damage_of_the_right_size_is_found_too(
+    folder: Path, make: Make, tmp_path: Path, damage: Callable[[Path], object]
+) -> None:
+    before = make(folder)
+    train, meta, eod = np.array(before.train), before.meta, before.tokenizer.eod
+    del before
+    damage(only_folder(tmp_path / "cache"))
+    after = make(folder)
+    assert (after.train == train).all() and after.meta == meta and after.tokenizer.eod == eod
+
+
+def test_shards_are_read_whole_once_a_change_and_once_a_day(
+    folder: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    real = verified._hash
+    monkeypatch.setattr(verified, "_hash", lambda *a: read.append(1) or real(*a))
+    make(folder)
+    made = len(read)
+    make(folder)
+    assert len(read) == made
+    cache = only_folder(tmp_path / "cache")
+    os.utime(cache / "train.bin")
+    make(folder)
+    assert len(read) == made + 1
+    monkeypatch.setattr(verified, "SECONDS", 0)
+    make(folder)
+    assert len(read) == made + 2
+    monkeypatch.undo()
+    (cache / verified.STAMP).write_text("junk")
+    assert make(folder).meta["train_tokens"] > 0
+
+
+def test_an_id_outside_of_the_vocabulary(folder: Path, make: Make, tmp_path: Path) -> None:
+    """Even where the hash is right: a cache that somebody else made."""
+    ids = np.array([1, 2, 257], "<u2")
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(ids.tobytes())
+    side = verified.hasher()
+    side.update(ids.tobytes())
+    meta = {"hash": verified.joined(ids.dtype, [side, side]), "dtype": "<u2", "vocab_size": 258}
+    assert verified.holds(tmp_path, ("a", "b"), meta)
+    (tmp_path / verified.STAMP).unlink()
+    assert not verified.holds(tmp_path, ("a", "b"), meta | {"vocab_size": 257})

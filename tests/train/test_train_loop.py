@@ -212,7 +212,7 @@ def test_a_torn_line_and_lines_after_the_checkpoint_are_dropped(tmp_path):
     assert all("lr" in line for line in lines(tmp_path))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_after_the_current_step(tmp_path, number):
     def interrupting(step):
         if step == 5:

@@ -1,8 +1,8 @@
 """Files and folders that are whole or absent under their final name, whatever happens.
 
-After a crash, an interrupt or a full disk the old ones are intact. What a killed process leaves is a
-``.NAME.PID-*.tmp``, which the next call removes: a process holds a lock on its own, and the kernel
-drops it with the process. An ``OSError`` becomes one line that names the path.
+After a crash, an interrupt or a full disk the old ones are intact. What a killed process leaves is
+a ``.NAME.PID-*.tmp``, which the next call removes: a process holds a lock on its own, and the
+kernel drops it with the process. An ``OSError`` becomes one line that names the path.
 ``softmap.files.sealed`` reads what was written, and finds damage.
 """
 

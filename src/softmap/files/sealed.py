@@ -114,7 +114,7 @@ def difference(path: Path, size: Any, expected: Any) -> str | None:
 
 
 def verify(folder: Path, sums: Any, where: Path, pattern: str = "*") -> None:
-    """Hold the files of ``folder`` whose names match ``pattern`` against ``sums`` (of ``where``)."""
+    """Hold the files of ``folder`` whose names match ``pattern`` against ``sums``, of ``where``."""
     if not _are_sums(sums):
         raise SoftmapError(f"{where}: expected sizes and hashes of files, found others")
     for name, (size, expected) in sums.items():

@@ -55,7 +55,7 @@ _REFUSED: dict[str, tuple] = {
 }
 
 
-class SoftmapConfig(ConfigFiles, PreTrainedConfig):
+class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its arguments go on
     """Configuration of every variant; the fields are those of :class:`softmap.nn.ModelConfig`.
 
     Saved with its defaults resolved at construction, so that a later change of a default does not

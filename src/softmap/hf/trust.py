@@ -1,9 +1,9 @@
 """What a model's folder may do: its ``config.json`` is data, and its code runs only if trusted.
 
 A configuration that names a variant of somebody's own (``file.py:name``, ``package.module:name``)
-is refused when it is loaded, in one line, unless ``trust_remote_code=True`` is passed. ``AutoConfig``
-keeps that switch to itself: what it reads stays *sealed*, so no code runs, and the model's
-``from_pretrained``, which is given the switch, opens or refuses it.
+is refused when it is loaded, in one line, unless ``trust_remote_code=True`` is passed.
+``AutoConfig`` keeps that switch to itself: what it reads stays *sealed*, so no code runs, and the
+model's ``from_pretrained``, which is given the switch, opens or refuses it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class _Reading:
 
 _READING: ContextVar[_Reading | None] = ContextVar("softmap_reading", default=None)
 
+# Folders and their variants that were trusted before. PEFT reads such a configuration again,
+# without the switch, when it saves an adapter: it gets a sealed one.
+_TRUSTED: set[tuple[Path, str]] = set()
+
 
 class ConfigFiles:
     """The part of a configuration class that reads and writes ``config.json``."""
@@ -71,8 +75,9 @@ class ConfigFiles:
         spec = config_dict.get("variant")
         if not isinstance(spec, Loaded) and spec is not None and own.names_code(spec):
             spec = reading.variant(spec)
-            if not by_auto:
+            if not by_auto and (spec.folder, spec) not in _TRUSTED:
                 spec.check()
+                _TRUSTED.add((spec.folder, spec))
             config_dict = {**config_dict, "variant": spec}
         return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
 
@@ -117,6 +122,7 @@ def is_sealed(config: Any) -> bool:
 def _opened(config: Any, reading: _Reading) -> Any:
     variant = reading.variant(config.variant)
     variant.check()
+    _TRUSTED.add((variant.folder, variant))
     config = copy.deepcopy(config)
     config.variant = variant
     config.resolve()
@@ -141,7 +147,7 @@ def _check_kernels(reading: _Reading, config: Mapping[str, Any]) -> None:
         value = config.get(key) or config.get(f"_{key}")
         if "/" in str(value) and not reading.trusted:
             raise SoftmapError(
-                f"{reading.name or 'configuration'}: its {key} {value!r} would run code of the Hub; expected none"
+                f"{reading.name or 'configuration'}: its {key} {value!r} would run code of the Hub"
             )
 
 

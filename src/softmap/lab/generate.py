@@ -11,10 +11,11 @@ import torch
 from softmap.data import load_tokenizer_dir
 from softmap.errors import SoftmapError, nearest
 from softmap.files import sealed
-from softmap.hf import SoftmapConfig, SoftmapForCausalLM
+from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files
 from softmap.lab.plan import slug
-from softmap.report.load import read_result, read_run
+from softmap.nn import own
+from softmap.report.load import read_result, read_run, result_files
 
 
 def model_folder(where: Path, variant: str | None = None, seed: int | None = None) -> Path:
@@ -41,14 +42,16 @@ def load_model(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]
     trust_remote_code: whether a variant's own file in it may run. Raises ``SoftmapError`` in one
     line for one that may not, for a broken folder, and for a model that is not softmap's.
     """
-    _check_kind(folder)
+    variant = _check_kind(folder).get("variant")
     try:
-        if not trust_remote_code:  # says who would run, before it says what was altered
-            SoftmapConfig.from_pretrained(folder)
+        if variant is not None and own.names_code(variant):
+            # Says what would run, before what was altered.
+            own.loaded(variant, folder, trust_remote_code).check()
         sealed.verify_folder(folder)
         model = SoftmapForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except SoftmapError:
-        raise
+    except SoftmapError as error:
+        text = str(error)
+        raise error if str(folder) in text else SoftmapError(f"{folder}: {text}") from None
     except Exception as error:  # safetensors', JSON's and transformers' own
         text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
         raise SoftmapError(f"{folder}: broken model: {text}") from None
@@ -87,8 +90,9 @@ def generate(
 
 def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | None) -> Path:
     label = variant or run["control"]
-    finished = sorted(path.parent for path in where.glob("variants/*/seed*/result.json"))
-    known = sorted({read_result(path / "result.json")["variant"] for path in finished})
+    results = result_files(where)
+    known = sorted({read_result(path)["variant"] for path in results})
+    finished = [path.parent for path in results]
     of_label = [path for path in finished if path.parent.name == slug(label)]
     if seed is not None:
         of_label = [path for path in of_label if path.name == f"seed{seed}"]
@@ -101,14 +105,15 @@ def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | N
     return of_label[0] / "model"
 
 
-def _check_kind(folder: Path) -> None:
+def _check_kind(folder: Path) -> dict[str, Any]:
     config = files.read_json(folder / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind != SoftmapForCausalLM.config_class.model_type:
         raise SoftmapError(
-            f"{folder}: expected a softmap model, found model type {kind!r}; "
+            f"{folder / 'config.json'}: expected a softmap model, found model type {kind!r}; "
             "softmap import converts published ones"
         )
+    return dict(config)
 
 
 def _check_sampling(max_new_tokens: int, temperature: float, top_k: int | None) -> None:

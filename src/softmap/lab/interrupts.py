@@ -8,8 +8,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from softmap.train.signals import stops
-
 
 class Interrupted(KeyboardInterrupt):
     """The user or the system asked to stop; what was done so far is on disk.
@@ -26,12 +24,15 @@ class Interrupted(KeyboardInterrupt):
 def sigterm_raises() -> Iterator[None]:
     """SIGTERM and SIGHUP raise :class:`Interrupted`, as Ctrl-C raises KeyboardInterrupt.
 
-    A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python allows no handlers, nothing changes.
+    A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python
+    allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _raise) for number in stops()}
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    heard = [signal.SIGTERM, *hangup]
+    before = {number: signal.signal(number, _raise) for number in heard}
     try:
         yield
     finally:

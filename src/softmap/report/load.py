@@ -8,6 +8,7 @@ Shape letters: W held-out windows, T positions, L layers, H heads.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def load(directory: Path) -> Run:
     """
     info = read_run(directory / "run.json")
     trials: dict[str, dict[int, Trial]] = {}
-    for path in sorted(directory.glob("variants/*/seed*/result.json")):
+    for path in result_files(directory):
         trial = _trial(path)
         if trial.variant in info["variants"] or trial.variant == info["control"]:
             trials.setdefault(trial.variant, {})[trial.seed] = trial
@@ -115,6 +116,12 @@ def load(directory: Path) -> Run:
         for seed, trial in seeds.items():
             _check_losses(trial, f"{directory}: {label} seed {seed}")
     return run
+
+
+def result_files(directory: Path) -> list[Path]:
+    """The ``result.json`` of every finished trial; a broken link is one, to be named later."""
+    found = [folder / "result.json" for folder in directory.glob("variants/*/seed*")]
+    return sorted(path for path in found if os.path.lexists(path))
 
 
 def read_run(path: Path) -> dict[str, Any]:

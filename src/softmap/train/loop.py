@@ -59,8 +59,8 @@ def train(
     on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
         the model in eval mode. What it draws at random does not touch the training. Called again
         after a resume only if it had not returned.
-    should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP (a second
-        Ctrl-C raises KeyboardInterrupt at once).
+    should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
+        (a second Ctrl-C raises KeyboardInterrupt at once).
     trackers: further receivers of the metrics; the caller closes them.
 
     An interrupted and resumed run ends with the same bits as an uninterrupted one on the same
@@ -83,12 +83,13 @@ def train(
     tokens_per_step = options.batch_size * options.context
     checkpoints = Checkpoints(directory / "checkpoints", options.keep)
     saved: Position | None = None
+    log: JsonlTracker | None = None
 
     def save() -> None:
         nonlocal saved
         if saved != state.position:
             pins = pinned(segments, state.segment)
-            record = state.record(options) | {"log": log.sum}
+            record = state.record(options) | {"log": log.sum if log else None}
             checkpoints.save(state.position, model, optimizer, record, pins)
             saved = state.position
 
@@ -100,17 +101,20 @@ def train(
         path, record = latest
         check_same_run(record["options"], options, str(path))
         state = restore(path)
-        saved = state.position
-        log = JsonlTracker(directory / "train.jsonl", state.position, record.get("log"))
+        saved, logged = state.position, record.get("log")
     else:
-        state = State()
+        state, logged = State(), None
         rng.seed(options.seed)
-        log = JsonlTracker(directory / "train.jsonl", state.position)
         if START in pinned(segments, 0):
             save()
     done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
+    path = directory / "train.jsonl"
 
-    with StopRequest() as interrupt, closing(log):
+    with (
+        StopRequest() as interrupt,
+        closing(JsonlTracker(path, state.position, logged)) as opened,
+    ):
+        log = opened
         for index in range(state.segment, len(segments)):
             segment = segments[index]
             if index > state.segment:

@@ -19,8 +19,8 @@ def stops() -> list[int]:
 class StopRequest:
     """While entered, SIGINT, SIGTERM and SIGHUP set ``signal`` instead of killing the process.
 
-    A SIGHUP that is ignored (under ``nohup``) stays so. The second Ctrl-C raises KeyboardInterrupt as usual. Outside of the main thread, where Python
-    allows no handlers, it does nothing.
+    A SIGHUP that is ignored (under ``nohup``) stays so. The second Ctrl-C raises KeyboardInterrupt
+    as usual. Outside of the main thread, where Python allows no handlers, it does nothing.
     """
 
     def __init__(self) -> None:

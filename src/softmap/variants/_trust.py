@@ -31,13 +31,14 @@ class Loaded(str):
         if not self.trusted:
             place = "configuration" if self.folder == Path() else self.folder
             raise SoftmapError(
-                f"{place}: its variant {str(self)!r} would run code of its own; if you trust it, pass "
-                "trust_remote_code=True to from_pretrained (softmap generate: --trust-remote-code)"
+                f"{place}: its variant {str(self)!r} would run code of its own; if you trust it, "
+                "pass trust_remote_code=True to from_pretrained (softmap generate: "
+                "--trust-remote-code)"
             )
 
 
 def located(where: str, spec: Any) -> str:
-    """The path of the file ``where`` that ``spec`` names: beside the loaded file, if it is there."""
+    """The path of a file ``where`` that ``spec`` names: beside the loaded file, if it is there."""
     if not where.endswith(".py"):
         return where
     if isinstance(spec, Loaded) and (spec.folder / where).is_file():

@@ -39,6 +39,20 @@ def test_built_once_and_again_if_it_is_cut_short() -> None:
 
 
 @pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("which", [".so", ".sha256"])
+def test_junk_means_another_build(which: str) -> None:
+    path = store.library("native-a", made("whole"))
+    place = path.with_suffix(which)
+    for junk in (b"", b"\xff\x00", place.read_bytes() + b"\n", place.read_bytes()[::-1]):
+        place.write_bytes(junk)
+        assert store.library("native-a", made("whole")).read_text() == "whole"
+        assert store.library("native-a", never) == path
+    place.unlink()
+    place.mkdir()
+    assert store.library("native-a", made("whole")).read_text() == "whole"
+
+
+@pytest.mark.usefixtures("folder")
 def test_a_build_that_fails_leaves_nothing() -> None:
     def half(path: Path) -> None:
         path.write_text("half")
