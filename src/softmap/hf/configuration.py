@@ -44,6 +44,7 @@ _FIELDS = tuple(f.name for f in dataclasses.fields(PreTrainedConfig))
 
 # Fields of theirs that ask for what softmap has not; the values that do not ask for it.
 _REFUSED: dict[str, tuple] = {
+    "model_type": ("softmap",),
     "chunk_size_feed_forward": (0,),
     "is_encoder_decoder": (False,),
     "per_layer_config": (None,),

@@ -93,15 +93,26 @@ HONOURED: dict[str, Callable] = {
     "reset": reset,
     **dict.fromkeys(["get_mask_sizes", "get_max_length"], sizes),
     **dict.fromkeys(
-        "get_seq_length get_query_offset batch_size is_compileable is_croppable is_dummy "
-        "is_initialized is_linear is_sliding".split(),
+        [
+            "get_seq_length",
+            "get_query_offset",
+            "batch_size",
+            "is_compileable",
+            "is_croppable",
+            "is_dummy",
+            "is_initialized",
+            "is_linear",
+            "is_sliding",
+        ],
         state,
     ),
 }
 ONE = torch.zeros(1, 4, 1, 4)
 REFUSED: dict[str, Callable[[SoftmapCache], Any]] = {
     "update": lambda c: c.update(ONE, ONE, 0),
-    "early_initialization": lambda c: SoftmapCache.early_initialization(c, 1, 4, 4, ONE.dtype, "cpu"),  # type: ignore[arg-type]  # noqa: E501
+    "early_initialization": lambda c: SoftmapCache.early_initialization(
+        c, 1, 4, 4, ONE.dtype, "cpu"
+    ),  # type: ignore[arg-type]  # noqa: E501
     "lazy_initialization": lambda c: c.layers[0].lazy_initialization(ONE, ONE),
     "offload": lambda c: c.offload(0, only_non_sliding=False),
     "prefetch": lambda c: c.layers[0].prefetch(),
