@@ -40,5 +40,9 @@ def complete(names: Iterable[str], *tables: dict[str, Any]) -> None:
     assert set(names) - set(rows) == set(), "not decided"
 
 
+def words(text: str) -> list[str]:
+    return text.split()
+
+
 def runs(table: dict[str, Any]) -> Any:
     return pytest.mark.parametrize("name", table)

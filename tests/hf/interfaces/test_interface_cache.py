@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from interface_table import IDS, complete, refuses, runs, small
+from interface_table import IDS, complete, refuses, runs, small, words
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from softmap.errors import SoftmapError
@@ -93,17 +93,10 @@ HONOURED: dict[str, Callable] = {
     "reset": reset,
     **dict.fromkeys(["get_mask_sizes", "get_max_length"], sizes),
     **dict.fromkeys(
-        [
-            "get_seq_length",
-            "get_query_offset",
-            "batch_size",
-            "is_compileable",
-            "is_croppable",
-            "is_dummy",
-            "is_initialized",
-            "is_linear",
-            "is_sliding",
-        ],
+        words(
+            "get_seq_length get_query_offset batch_size is_compileable is_croppable "
+            "is_dummy is_initialized is_linear is_sliding"
+        ),
         state,
     ),
 }
@@ -112,7 +105,7 @@ REFUSED: dict[str, Callable[[SoftmapCache], Any]] = {
     "update": lambda c: c.update(ONE, ONE, 0),
     "early_initialization": lambda c: SoftmapCache.early_initialization(
         c, 1, 4, 4, ONE.dtype, "cpu"
-    ),  # type: ignore[arg-type]  # noqa: E501
+    ),  # type: ignore[arg-type]
     "lazy_initialization": lambda c: c.layers[0].lazy_initialization(ONE, ONE),
     "offload": lambda c: c.offload(0, only_non_sliding=False),
     "prefetch": lambda c: c.layers[0].prefetch(),

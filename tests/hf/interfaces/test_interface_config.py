@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from interface_table import IDS, complete, refuses, runs, small
+from interface_table import IDS, complete, refuses, runs, small, words
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM, SoftmapForSequenceClassification
@@ -66,22 +66,11 @@ REFUSED: dict[str, dict[str, Any]] = {
     "experts": {"experts_implementation": "grouped_mm"},
     **{
         name: {name: True}
-        for name in [
-            "is_decoder",
-            "add_cross_attention",
-            "torchscript",
-            "pruned_heads",
-            "rope_scaling",
-            "rope_parameters",
-            "tie_last_hidden_states",
-            "loss_type",
-            "to_dict",
-            "base_model_tp_plan",
-            "sliding_window",
-            "attention_dropout",
-            "layer_types",
-            "is_causal",
-        ]
+        for name in words(
+            "is_decoder add_cross_attention torchscript pruned_heads rope_scaling "
+            "rope_parameters tie_last_hidden_states loss_type to_dict base_model_tp_plan "
+            "sliding_window attention_dropout layer_types is_causal"
+        )
     },
 }
 UNCONCERNED = {"transformers_version": "written by them, read by nobody"}

@@ -7,68 +7,29 @@ from typing import Any
 
 import pytest
 import torch
-from interface_table import IDS, complete, refuses, runs, small
+from interface_table import IDS, complete, refuses, runs, small, words
 from transformers import CompileConfig, GenerationConfig, GenerationMixin
 
 # They choose among the logits, or say when to stop: whatever the model.
-OF_LOGITS = [
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "do_sample",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "encoder_repetition_penalty",
-    "epsilon_cutoff",
-    "eta_cutoff",
-    "exponential_decay_length_penalty",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "length_penalty",
-    "max_length",
-    "max_new_tokens",
-    "max_time",
-    "min_length",
-    "min_new_tokens",
-    "min_p",
-    "no_repeat_ngram_size",
-    "remove_invalid_values",
-    "renormalize_logits",
-    "repetition_penalty",
-    "sequence_bias",
-    "stop_strings",
-    "suppress_tokens",
-    "temperature",
-    "token_healing",
-    "top_h",
-    "top_k",
-    "top_p",
-    "typical_p",
-    "watermarking_config",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "output_logits",
-    "output_scores",
-    "return_dict_in_generate",
-    "low_memory",
-]
+OF_LOGITS = words(
+    "bad_words_ids begin_suppress_tokens do_sample early_stopping "
+    "encoder_no_repeat_ngram_size encoder_repetition_penalty epsilon_cutoff "
+    "eta_cutoff exponential_decay_length_penalty forced_bos_token_id "
+    "forced_eos_token_id length_penalty max_length max_new_tokens max_time "
+    "min_length min_new_tokens min_p no_repeat_ngram_size remove_invalid_values "
+    "renormalize_logits repetition_penalty sequence_bias stop_strings "
+    "suppress_tokens temperature token_healing top_h top_k top_p typical_p "
+    "watermarking_config bos_token_id eos_token_id pad_token_id output_logits "
+    "output_scores return_dict_in_generate low_memory"
+)
 # Of an assistant that proposes tokens, of an encoder, and of transformers' own book-keeping.
-OF_OTHERS = [
-    "assistant_confidence_threshold",
-    "assistant_ensemble_weight",
-    "assistant_lookbehind",
-    "decoder_start_token_id",
-    "is_assistant",
-    "max_matching_ngram_size",
-    "num_assistant_tokens",
-    "num_assistant_tokens_schedule",
-    "speculation_type",
-    "target_lookbehind",
-    "transformers_version",
-    "_from_model_config",
-    "continuous_batching_config",
-    "disable_compile",
-]
+OF_OTHERS = words(
+    "assistant_confidence_threshold assistant_ensemble_weight assistant_lookbehind "
+    "decoder_start_token_id is_assistant max_matching_ngram_size "
+    "num_assistant_tokens num_assistant_tokens_schedule speculation_type "
+    "target_lookbehind transformers_version _from_model_config "
+    "continuous_batching_config disable_compile"
+)
 
 
 def says(model: Any, **options: Any) -> torch.Tensor:
@@ -132,7 +93,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
         f"cache_implementation={kind}": lambda m, kind=kind: says(m, cache_implementation=kind)
         for kind in ("static", "offloaded", "offloaded_static", "quantized", "paged")
     },
-    "cache_implementation": lambda m: says(m, cache_implementation="hybrid"),
+    "cache_implementation": lambda m: says(m, cache_implementation="offloaded_hybrid"),
     "cache_config": lambda m: says(m, cache_config={"backend": "hqq"}),
     "max_cache_len": lambda m: says(m, max_cache_len=99),
     "compile_config": lambda m: says(m, compile_config=CompileConfig()),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from interface_table import IDS, complete, refuses, runs, small
+from interface_table import IDS, complete, refuses, runs, small, words
 from torch import nn
 from transformers import (
     AutoModel,
@@ -106,42 +106,27 @@ def frozen(model: Any) -> None:
 
 HONOURED: dict[str, Callable[[Any], None]] = {
     **dict.fromkeys(
-        [
-            "get_input_embeddings",
-            "set_input_embeddings",
-            "get_output_embeddings",
-            "set_output_embeddings",
-            "tie_weights",
-            "get_expanded_tied_weights_keys",
-        ],
+        words(
+            "get_input_embeddings set_input_embeddings get_output_embeddings "
+            "set_output_embeddings tie_weights get_expanded_tied_weights_keys"
+        ),
         embeddings,
     ),
     "resize_token_embeddings": resized,
     **dict.fromkeys(
-        [
-            "activation_checkpointing_enable",
-            "activation_checkpointing_disable",
-            "gradient_checkpointing_enable",
-            "gradient_checkpointing_disable",
-            "is_activation_checkpointing",
-            "is_gradient_checkpointing",
-        ],
+        words(
+            "activation_checkpointing_enable activation_checkpointing_disable "
+            "gradient_checkpointing_enable gradient_checkpointing_disable "
+            "is_activation_checkpointing is_gradient_checkpointing"
+        ),
         checkpointed,
     ),
     **dict.fromkeys(
-        [
-            "base_model",
-            "get_decoder",
-            "can_generate",
-            "dtype",
-            "device",
-            "num_parameters",
-            "get_memory_footprint",
-            "supports_context_parallel",
-            "supports_tp_plan",
-            "dummy_inputs",
-            "loss_function",
-        ],
+        words(
+            "base_model get_decoder can_generate dtype device num_parameters "
+            "get_memory_footprint supports_context_parallel supports_tp_plan dummy_inputs "
+            "loss_function"
+        ),
         parts,
     ),
     **dict.fromkeys(["enable_input_require_grads", "disable_input_require_grads"], frozen),
@@ -156,77 +141,40 @@ UNCONCERNED = {
     **dict.fromkeys(SAVING, "has tests of its own, below and in test_hf_model.py"),
     **dict.fromkeys(FLAGS, "a flag, compared below"),
     **dict.fromkeys(
-        [
-            "active_adapters",
-            "add_adapter",
-            "delete_adapter",
-            "disable_adapters",
-            "enable_adapters",
-            "enable_peft_hotswap",
-            "get_adapter_state_dict",
-            "load_adapter",
-            "set_adapter",
-        ],
+        words(
+            "active_adapters add_adapter delete_adapter disable_adapters enable_adapters "
+            "enable_peft_hotswap get_adapter_state_dict load_adapter set_adapter"
+        ),
         "PEFT's, ecosystem/test_hf_peft.py",
     ),
     **dict.fromkeys(
-        [
-            "barrier_after_gathered_checkpoint_save",
-            "ep_plan",
-            "fsdp_plan",
-            "fsdp_size",
-            "gather_sharded_state_dict_for_save",
-            "init_parallel_plans",
-            "is_distributed_loading_by_transformers",
-            "maybe_distribute_model",
-            "pp_plan",
-            "prepare_distribute_model",
-            "save_distributed_checkpoint",
-            "should_save_on_this_rank",
-            "supports_pp_plan",
-            "tp_plan",
-            "tp_size",
-        ],
+        words(
+            "barrier_after_gathered_checkpoint_save ep_plan fsdp_plan fsdp_size "
+            "gather_sharded_state_dict_for_save init_parallel_plans "
+            "is_distributed_loading_by_transformers maybe_distribute_model pp_plan "
+            "prepare_distribute_model save_distributed_checkpoint should_save_on_this_rank "
+            "supports_pp_plan tp_plan tp_size"
+        ),
         "of several processes; from_pretrained refuses a tp_plan",
     ),
     **dict.fromkeys(
-        [
-            "_can_set_attn_implementation",
-            "_can_set_experts_implementation",
-            "can_record_outputs",
-            "get_correct_attn_implementation",
-            "get_correct_experts_implementation",
-            "get_experts_implementation",
-            "set_experts_implementation",
-            "set_use_kernels",
-            "use_kernels",
-            "dequantize",
-            "get_compiled_call",
-            "is_backend_compatible",
-        ],
+        words(
+            "_can_set_attn_implementation _can_set_experts_implementation "
+            "can_record_outputs get_correct_attn_implementation "
+            "get_correct_experts_implementation get_experts_implementation "
+            "set_experts_implementation set_use_kernels use_kernels dequantize "
+            "get_compiled_call is_backend_compatible"
+        ),
         "of kernels, experts and quantized weights that softmap has not",
     ),
     **dict.fromkeys(
-        [
-            "add_model_tags",
-            "generation_config_class",
-            "get_encoder",
-            "set_encoder",
-            "set_decoder",
-            "get_init_context",
-            "get_parameter_or_buffer",
-            "init_weights",
-            "initialize_weights",
-            "is_custom_code",
-            "is_remote_code",
-            "mark_tied_weights_as_initialized",
-            "named_non_persistent_buffers",
-            "post_init",
-            "push_to_hub",
-            "register_for_auto_class",
-            "retrieve_modules_from_names",
-            "warn_if_padding_and_no_attention_mask",
-        ],
+        words(
+            "add_model_tags generation_config_class get_encoder set_encoder set_decoder "
+            "get_init_context get_parameter_or_buffer init_weights initialize_weights "
+            "is_custom_code is_remote_code mark_tied_weights_as_initialized "
+            "named_non_persistent_buffers post_init push_to_hub register_for_auto_class "
+            "retrieve_modules_from_names warn_if_padding_and_no_attention_mask"
+        ),
         "transformers' own, used as it is",
     ),
 }
@@ -278,7 +226,7 @@ def test_a_classs_own_file_must_hold_its_head(cls: Any, tmp_path: Path) -> None:
     held = load_file(tmp_path / "model.safetensors")
     kept = {n: t for n, t in held.items() if n.startswith("model.")}
     save_file(kept, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(SoftmapError, match="1 missing keys, the first (lm_head|score).weight"):
+    with pytest.raises(SoftmapError, match=r"1 missing keys, the first (lm_head|score).weight"):
         cls.from_pretrained(tmp_path)
 
 
