@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -40,8 +41,11 @@ _THEIRS = (
     "torch_dtype",
 )
 
+_FIELDS = tuple(f.name for f in dataclasses.fields(PreTrainedConfig))
+
 # Fields of theirs that ask for what softmap has not; the values that do not ask for it.
 _REFUSED: dict[str, tuple] = {
+    "model_type": ("softmap",),
     "chunk_size_feed_forward": (0,),
     "is_encoder_decoder": (False,),
     "per_layer_config": (None,),
@@ -123,7 +127,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
 
 def _generation_names() -> list[str]:
     """Options of ``generate`` alone: some names, as ``output_attentions``, are both's."""
-    both = {*_THEIRS, *PreTrainedConfig.__dataclass_fields__}
+    both = {*_THEIRS, *_FIELDS}
     return [name for name in GenerationConfig().to_dict() if name not in both]
 
 
@@ -141,7 +145,7 @@ def _check_names(given: dict[str, Any], fields: list[str]) -> None:
     Theirs are the fields of its base class, those of generation, those of :data:`_THEIRS`, and
     private ones. Any other would be stored and never read.
     """
-    theirs = {*_THEIRS, *_REFUSED, *PreTrainedConfig.__dataclass_fields__, *_generation_names()}
+    theirs = {*_THEIRS, *_REFUSED, *_FIELDS, *_generation_names()}
     for name in given:
         if not name.startswith("_") and name not in theirs:
             known = [f for f in fields if not f.startswith("_")]

@@ -14,9 +14,8 @@ from softmap.nn import never_decayed
 def teach_trainer(of: type[nn.Module]) -> None:
     """Take from ``Trainer``'s weight decay what :func:`softmap.nn.decays` exempts in ``of`` models.
 
-    Left alone it goes by names (``norm``, ``bias``) and would decay gains, lambdas and head mixes.
-    Its other models, and what wraps one of ours (adapters), keep its rule. Does nothing where the
-    Trainer was never imported.
+    Left alone it goes by names (``norm``, ``bias``) and would decay gains, lambdas, head mixes and
+    embeddings. Its other models keep its rule. Does nothing where the Trainer was never imported.
     """
     trainer = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     theirs = getattr(trainer, "get_decay_parameter_names", None)
