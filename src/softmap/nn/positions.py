@@ -48,7 +48,8 @@ class Positions:
         if documents is not None:
             batch = documents.shape[0] if mask is None else mask.shape[0]
             starts = starts_of(documents, batch, total, wait=True)
-        if mask is None or bool(mask.all()):
+        # A program that is exported has to take any mask.
+        if mask is None or (not torch.compiler.is_exporting() and bool(mask.all())):
             places = torch.arange(total, device=device)[None]
             return cls(places if starts is None else places - starts, None, starts)
         valid = mask.bool()
