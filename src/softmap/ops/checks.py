@@ -47,7 +47,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
 
 def check_kind(name: str, t: Any) -> None:
     """A plain tensor of numbers in memory: not sparse, nested, or of a class that wraps others."""
-    if type(t) in (Tensor, torch.nn.Parameter) and t.layout is torch.strided:
+    if type(t) in (Tensor, torch.nn.Parameter) and t.layout is torch.strided and not t.is_nested:
         return
     if not isinstance(t, Tensor):
         raise SoftmapError(f"{name} must be a tensor, found {type(t).__name__}")
@@ -136,7 +136,7 @@ def check_tensors(
 
 def _check_own(edit: Edit, kind: str, name: str, t: Any, device: torch.device) -> None:
     """One tensor of an edit: a kernel reads memory, so it has to be there and of known numbers."""
-    if type(t) not in (Tensor, torch.nn.Parameter) or t.layout is not torch.strided:
+    if type(t) not in (Tensor, torch.nn.Parameter) or t.layout is not torch.strided or t.is_nested:
         check_kind(f"{_name(edit)}: {kind} tensor {name!r}", t)
     if t.device != device:
         raise SoftmapError(
@@ -198,15 +198,15 @@ def own_tensors(edit: Edit, x: Tensor | None) -> Tensors:
 def check_count(name: str, count: Any) -> None:
     """An integer of at least one."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise SoftmapError(f"{name} must be a positive integer, found {count!r}")
+        raise SoftmapError(f"{name} must be a positive integer, found {shown(count)}")
 
 
 def check_window(window: Any) -> None:
     """An integer of at least one key."""
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
-        raise SoftmapError(f"window must be an integer number of keys, found {window!r}")
+        raise SoftmapError(f"window must be an integer number of keys, found {shown(window)}")
     if window < 1:
-        raise SoftmapError(f"window must be at least 1 key (the query's own), found {window}")
+        raise SoftmapError(f"window must be at least 1 key (the query's own), found {shown(window)}")
 
 
 def check_scale(scale: Any) -> None:
@@ -218,7 +218,7 @@ def check_scale(scale: Any) -> None:
     except OverflowError:  # an integer beyond all floats
         finite = False
     if not finite:
-        raise SoftmapError(f"scale must be finite, found {str(scale)[:20]}")
+        raise SoftmapError(f"scale must be finite, found {shown(scale)}")
 
 
 def check_mask(mask: Any, batch: int, keys: int, device: torch.device) -> None:
@@ -275,7 +275,17 @@ def check_impl(impl: Any, known: Collection[str]) -> None:
     if isinstance(impl, str) and (impl == "auto" or impl in known):
         return
     hint = nearest(impl, known) if isinstance(impl, str) else ""
-    raise SoftmapError(f"impl must be one of {', '.join(['auto', *known])}, found {impl!r}{hint}")
+    raise SoftmapError(f"impl must be one of {', '.join(['auto', *known])}, found {shown(impl)}{hint}")
+
+
+def shown(value: Any) -> str:
+    """A number or a text as it is, if it is short; of other things the type."""
+    if value is not None and not isinstance(value, str | int | float):
+        return type(value).__name__
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _name(edit: Edit) -> str:

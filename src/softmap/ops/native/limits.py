@@ -41,6 +41,8 @@ def unsupported(call: Call) -> str | None:
 
 
 def _misshapen(call: Call) -> str | None:
+    if torch.compiler.is_compiling():  # of layers, whose edits make their own
+        return None
     maps = call.heads.maps
     for stage in ("scores", "weights"):
         for n, edit in chain(call.edits, stage):
