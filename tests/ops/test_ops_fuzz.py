@@ -17,12 +17,12 @@ from softmap.maps import Tensors, tensors_of
 from softmap.ops import memory
 from softmap.variants import build, load
 
-VARIANTS = ("transformer++", "diff2", "dape", "dcmha(static=true)", "sas", "kerple", "gated", "fire",
-            "talking-heads")  # fmt: skip
+VARIANTS = ("transformer++", "diff2", "dape", "dcmha(static=true)", "sas", "kerple", "gated",
+            "fire", "talking-heads")  # fmt: skip
 IMPLS = ("auto", "native", "folded", "chunked", "reference")
 ODD: list[Any] = [
-    None, True, 0, -1, 1, 3, 2**70, -(2**70), 10**400, 0.5, 1e300, math.inf, math.nan, "x", "", b"y",
-    [], (), {}, object(), torch.float32, [1, 2], torch.zeros(()), torch.ones(2, 7),
+    None, True, 0, -1, 1, 3, 2**70, -(2**70), 10**400, 0.5, 1e300, math.inf, math.nan, "x", "",
+    b"y", [], (), {}, object(), torch.float32, [1, 2], torch.zeros(()), torch.ones(2, 7),
     torch.ones(2, 7, dtype=torch.bool), torch.arange(7)[None], torch.arange(14).view(2, 7),
     torch.arange(7).flip(0)[None], torch.ones(2, 7).to_sparse(), torch.ones(2, 7, device="meta"),
     torch.ones(2, 7, dtype=torch.complex64), torch.ones(2, 7, dtype=torch.float8_e5m2),

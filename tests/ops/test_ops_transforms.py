@@ -98,7 +98,7 @@ def test_forms_without_second_derivatives_say_so() -> None:
     call = call_of(layer, x)
     m = torch.randn(1, 4, 3, 3, requires_grad=True)
     for out, end in ((chunked.run(call), call.q), (Subtraction.apply(m, torch.ones(())), m)):
-        with pytest.raises(SoftmapError, match="no second derivatives .*impl='reference'"):
+        with pytest.raises(SoftmapError, match=r"no second derivatives .*impl='reference'"):
             torch.autograd.grad(out.sum(), end, create_graph=True)
 
 

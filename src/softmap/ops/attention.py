@@ -136,6 +136,7 @@ def make_call(
         window = window if isinstance(window, torch.SymInt) else min(window, LONGEST)
     if (scale := options.get("scale")) is not None:
         checks.check_scale(scale)
+        scale = float(scale) if isinstance(scale, int) else scale
     B, T, S = q.shape[0], q.shape[2], k.shape[2]
     if (valid := options.get("key_mask")) is not None:
         checks.check_mask(valid, B, S, q.device)

@@ -206,7 +206,9 @@ def check_window(window: Any) -> None:
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
         raise SoftmapError(f"window must be an integer number of keys, found {shown(window)}")
     if window < 1:
-        raise SoftmapError(f"window must be at least 1 key (the query's own), found {shown(window)}")
+        raise SoftmapError(
+            f"window must be at least 1 key (the query's own), found {shown(window)}"
+        )
 
 
 def check_scale(scale: Any) -> None:
@@ -275,7 +277,9 @@ def check_impl(impl: Any, known: Collection[str]) -> None:
     if isinstance(impl, str) and (impl == "auto" or impl in known):
         return
     hint = nearest(impl, known) if isinstance(impl, str) else ""
-    raise SoftmapError(f"impl must be one of {', '.join(['auto', *known])}, found {shown(impl)}{hint}")
+    raise SoftmapError(
+        f"impl must be one of {', '.join(['auto', *known])}, found {shown(impl)}{hint}"
+    )
 
 
 def shown(value: Any) -> str:

@@ -85,7 +85,5 @@ def _gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
         ends = [t.view_as(t) for t in ctx.saved_tensors]
         out = ctx.plain(ctx.call.unflatten(ends))
         wanted = [t for t, need in zip(ends, needs, strict=True) if need]
-        found = iter(
-            torch.autograd.grad(out, wanted, grad, create_graph=again, allow_unused=True)
-        )
+        found = iter(torch.autograd.grad(out, wanted, grad, create_graph=again, allow_unused=True))
     return [next(found) if need else None for need in needs]

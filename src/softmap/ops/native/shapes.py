@@ -73,6 +73,5 @@ def _fits(letters: list[str], shape: Sequence[int], sizes: dict[str, int]) -> bo
     if not letters:  # one number
         return math.prod(shape) == 1 and len(shape) < 2
     return len(letters) == len(shape) and all(
-        sizes.setdefault(letter, size) == size
-        for letter, size in zip(letters, shape, strict=True)
+        sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape, strict=True)
     )
