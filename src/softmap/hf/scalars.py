@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import ConversionOps, WeightConverter
+from transformers.core_model_loading import ConversionOps, WeightConverter, WeightRenaming
 
 NAMES = ("c", "multiplier")  # of FIRE
 
@@ -30,5 +30,7 @@ class WithAxis(ConversionOps):
 
 def register() -> None:
     """Once, for all model classes of the type ``softmap``."""
-    converters = [WeightConverter(rf"\.{name}", rf"\.{name}", [WithAxis()]) for name in NAMES]
+    converters: list[WeightConverter | WeightRenaming] = [
+        WeightConverter(rf"\.{name}", rf"\.{name}", [WithAxis()]) for name in NAMES
+    ]
     register_checkpoint_conversion_mapping("softmap", converters, overwrite=True)

@@ -134,7 +134,7 @@ def _padding(valid: Tensor | None, starts: Tensor | None, cached: bool) -> str:
     """See :class:`Positions`. A compiler cannot look; to it padding may be anywhere."""
     if valid is None:
         return "none"
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
         return "among"
     if bool(valid.all()):
         return "none"

@@ -10,15 +10,16 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError
 from softmap.maps import Edit, Tensors, chain, heads_after
 from softmap.ops import checks, chunked, compiled, finite, folded, memory, native, reference, triton
-from softmap.ops.call import Call, bag, band_of
+from softmap.ops.call import Call, applied, bag, band_of
 from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
 
+LONGEST = 1 << 30  # no sequence is longer; a window fits 32 bits
 # In order of preference; ``auto`` takes the first that does not refuse.
 BACKENDS: dict[str, ModuleType] = {
     "native": native,
@@ -105,6 +106,8 @@ def attention_map(
     """
     checks.check_inputs(q, k, k)
     edits = checks.as_edits(edits)
+    if value_heads is not None:
+        checks.check_count("value_heads", value_heads)
     values = value_heads or _value_heads(k.shape[1], heads_after(edits, q.shape[1]))
     v = k.new_empty(k.shape[0], values, k.shape[2], 0)
     call = make_call(q, k, v, edits, **options)
@@ -130,17 +133,25 @@ def make_call(
     heads = Heads(q.shape[1], k.shape[1], v.shape[1], checks.maps_after(edits, q.shape[1]))
     if (window := options.get("window")) is not None:
         checks.check_window(window)
+        window = window if isinstance(window, torch.SymInt) else min(window, LONGEST)
     if (scale := options.get("scale")) is not None:
         checks.check_scale(scale)
+        scale = float(scale) if isinstance(scale, int) else scale
     B, T, S = q.shape[0], q.shape[2], k.shape[2]
     if (valid := options.get("key_mask")) is not None:
-        checks.check_mask(valid, B, S)
+        checks.check_mask(valid, B, S, q.device)
         valid = valid.bool()
     documents, running = options.get("documents"), options.get("running")
-    starts = None if documents is None else starts_of(documents, B, S)
+    starts = None
+    if documents is not None:
+        checks.check_kind("documents", documents)
+        starts = starts_of(documents, B, S)
+        checks.check_place("documents", documents, q.device)
+    if running is not None:
+        checks.check_running(running, B, v.shape[1], v.shape[3], q.device)
     if starts is not None:
         checks.check_packed(edits, running)
-    tensors = _tensors(edits, B, T, S, options)
+    tensors = _tensors(edits, B, T, S, q.device, options)
     rows, cols = _positions(q, S, valid, starts, options)
     return Call(
         q, k, v, edits, tensors, heads, q.shape[-1] ** -0.5 if scale is None else scale,
@@ -148,17 +159,19 @@ def make_call(
     )  # fmt: skip
 
 
-def _tensors(edits: list[Edit], B: int, T: int, S: int, options: Options) -> list[Tensors]:
+def _tensors(
+    edits: list[Edit], B: int, T: int, S: int, device: torch.device, options: Options
+) -> list[Tensors]:
     """The edits' tensors: given, or made of x and cut to the queries."""
     given, x = options.get("tensors"), options.get("x")
     if given is None:
         if x is not None:
-            checks.check_x(x, B, S)
-        given = [e(x) for e in edits]
+            checks.check_x(x, B, S, device)
+        given = [checks.own_tensors(e, x) for e in edits]
         if S != T:
             given = [t._replace(query={n: a[:, S - T :] for n, a in t.query.items()})
                      for t in given]  # fmt: skip
-    return checks.check_tensors(edits, given, B, T, S)
+    return checks.check_tensors(edits, given, B, T, S, device)
 
 
 def _positions(
@@ -171,22 +184,20 @@ def _positions(
         cols = torch.arange(S, device=q.device)[None]
         cols = cols if starts is None else cols - starts
     else:
-        checks.check_places("cols", cols, B, S)
+        checks.check_places("cols", cols, B, S, q.device)
         if T > 1:  # not at every step of decoding
             checks.check_increase(cols, valid, starts)
     if rows is None:
         return cols[:, S - T :], cols
-    checks.check_places("rows", rows, B, T)
+    checks.check_places("rows", rows, B, T, q.device)
     return rows, cols
 
 
 def choose(call: Call, impl: str = "auto") -> str:
     """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
+    checks.check_impl(impl, BACKENDS)
     if impl == "auto":
         return next(name for name in AUTOMATIC if _passed_over(name, call) is None)
-    if impl not in BACKENDS:
-        known = ", ".join(["auto", *BACKENDS])
-        raise SoftmapError(f"impl must be one of {known}, found {impl!r}{nearest(impl, BACKENDS)}")
     why = _refusal(impl, call)
     if why:
         raise SoftmapError(f"impl={impl!r} cannot run this: {why}; {choose(call)!r} can")
@@ -219,5 +230,5 @@ def apply_output(o: Tensor, call: Call, backend: ModuleType | None = None) -> Te
     for n, edit in chain(call.edits, "output"):
         t = bag(call.tensors[n]._replace(key={}))
         done = None if own is None else own(edit, o, t)
-        o = edit.edit(o, band=None, t=t) if done is None else done  # type: ignore[arg-type]
+        o = applied(edit, edit.edit, o, None, t) if done is None else done
     return o

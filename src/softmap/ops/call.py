@@ -10,9 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from softmap.errors import SoftmapError
 from softmap.maps import Band, Edit, Tensors, chain, compute_dtype, make_band
 from softmap.ops.documents import can_look
 from softmap.ops.heads import Heads, combine, scores
+from softmap.ops.memory import is_out_of_memory
 
 
 class Span(NamedTuple):
@@ -272,9 +274,46 @@ def edited_map(
     # A row that sees no key (left padding) is all zeros, not NaN.
     w = place.band().zero(w) if call.valid is not None else w
     for n, edit in chain(call.edits, "weights"):
-        w = (edit.edit_eager if eager else edit.edit)(w, place.band(), bag(tensors[n]))
+        form = edit.edit_eager if eager else edit.edit
+        w = applied(edit, form, w, place.band(), bag(tensors[n]))
         w = w if edit.keeps_zeros else place.band().zero(w)
     return w[:, :, lead:] if lead else w
+
+
+def applied(
+    edit: Edit,
+    form: Callable[..., Tensor],
+    m: Tensor,
+    band: Band | None,
+    t: dict[str, Tensor],
+) -> Tensor:
+    """The map (or output) by one ``form`` of the edit. Raises ``ValueError`` in one line for what
+    the edit raises, and for a result that is no map of the shape that it declares."""
+    name = f"{type(edit).__name__}.{getattr(form, '__name__', 'edit')}"
+    try:
+        out = form(m, band, t)
+    except Exception as error:
+        # Those of a tracer, of a helper of ours, and of memory say more by themselves.
+        if _speaks(error):
+            raise
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise SoftmapError(f"{name} raised {why}") from error
+    heads = edit.heads_out(m.shape[1]) if edit.stage == "weights" else m.shape[1]
+    shape = (m.shape[0], heads, *m.shape[2:])
+    if not isinstance(out, Tensor) or out.shape != shape:
+        found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise SoftmapError(f"{name} must return a tensor {tuple(shape)}, found {found}")
+    return out
+
+
+def _speaks(error: Exception) -> bool:
+    own = isinstance(error, SoftmapError) or is_out_of_memory(error)
+    return own or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+
+
+def first_line(error: BaseException) -> str:
+    """Of its message, at most 200 characters."""
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def edited_scores(
@@ -288,7 +327,7 @@ def edited_scores(
     s = torch.nn.functional.pad(s, (0, pad)) if pad else s
     for n, edit in edits:
         form = edit.edit_eager if eager else edit.edit
-        s = form(s, place.band(pad), bag(pad_keys(tensors[n], pad)))
+        s = applied(edit, form, s, place.band(pad), bag(pad_keys(tensors[n], pad)))
     return s[..., :width] if pad else s
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, nearest
 from softmap.maps import STAGES, Edit, Tensors, chain, check_declared, check_names
-from softmap.ops.documents import can_look
+from softmap.ops.call import first_line
+from softmap.ops.documents import INTEGERS, can_look
+
+_INTEGERS = (torch.bool, *INTEGERS)
+
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
-    """Shapes, dtype and device of q (B, H, T, d), k (B, G, S, d), v (B, G', S, d')."""
+    """Kind, shapes, dtype and device of q (B, H, T, d), k (B, G, S, d), v (B, G', S, d')."""
     for name, t in {"q": q, "k": k, "v": v}.items():
-        if not isinstance(t, Tensor):
-            raise SoftmapError(f"{name} must be a tensor, found {type(t).__name__}")
+        check_kind(name, t)
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
     if not q.ndim == k.ndim == v.ndim == 4:
         raise SoftmapError(f"q, k, v must be (batch, heads, tokens, width), found {shapes}")
@@ -26,16 +32,30 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise SoftmapError(f"q, k, v must have one batch size, found {shapes}")
     if k.shape[2] != v.shape[2] or q.shape[2] > k.shape[2] or not q.shape[2]:
         raise SoftmapError(f"expected as many keys as values and 1..keys queries, found {shapes}")
-    if q.shape[3] != k.shape[3]:
-        raise SoftmapError(f"queries and keys must have one width, found {shapes}")
-    if not q.dtype == k.dtype == v.dtype or not q.is_floating_point():
+    if q.shape[3] != k.shape[3] or not q.shape[3]:
+        raise SoftmapError(f"queries and keys must have one width, at least 1, found {shapes}")
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
         raise SoftmapError(
-            f"q, k, v must have one floating dtype, found {q.dtype}, {k.dtype}, {v.dtype}"
+            "q, k, v must have one floating dtype of 16 to 64 bits, "
+            f"found {q.dtype}, {k.dtype}, {v.dtype}"
         )
     if not q.device == k.device == v.device:
         raise SoftmapError(
             f"q, k, v must be on one device, found {q.device}, {k.device}, {v.device}"
         )
+
+
+def check_kind(name: str, t: Any) -> None:
+    """A plain tensor of numbers in memory: not sparse, nested, or of a class that wraps others."""
+    if type(t) in (Tensor, torch.nn.Parameter) and t.layout is torch.strided and not t.is_nested:
+        return
+    if not isinstance(t, Tensor):
+        raise SoftmapError(f"{name} must be a tensor, found {type(t).__name__}")
+    if t.is_nested or t.layout is not torch.strided:
+        found = "a nested tensor" if t.is_nested else str(t.layout)
+        raise SoftmapError(f"{name} must be a dense tensor, found {found}")
+    if is_traceable_wrapper_subclass(t) and not torch.compiler.is_compiling():
+        raise SoftmapError(f"{name} must be a plain tensor, found {type(t).__name__}")
 
 
 def as_edits(edits: Any) -> list[Edit]:
@@ -45,7 +65,7 @@ def as_edits(edits: Any) -> list[Edit]:
             f"edits must be a list of Edit modules, found the text {edits!r}: "
             "softmap.variants.build makes them, softmap.nn.Attention takes a variant by name"
         )
-    if isinstance(edits, Edit) or not hasattr(edits, "__iter__"):
+    if isinstance(edits, Edit | Tensor) or not hasattr(edits, "__iter__"):
         raise SoftmapError(f"edits must be a list of Edit modules, found {type(edits).__name__}")
     made = list(edits)
     for edit in made:
@@ -70,8 +90,11 @@ def maps_after(edits: Sequence[Edit], maps: int) -> int:
     return maps
 
 
-def check_x(x: Tensor, batch: int, keys: int) -> None:
-    """x is (B, S, D)."""
+def check_x(x: Tensor, batch: int, keys: int, device: torch.device) -> None:
+    """x is (B, S, D), of numbers of 16 to 64 bits, where q is."""
+    check_place("x", x, device)
+    if x.dtype not in DTYPES:
+        raise SoftmapError(f"x must have a floating dtype of 16 to 64 bits, found {x.dtype}")
     if x.ndim != 3 or x.shape[:2] != (batch, keys):
         raise SoftmapError(
             f"x must be (batch, keys, width) = ({batch}, {keys}, D), found {tuple(x.shape)}; "
@@ -79,28 +102,71 @@ def check_x(x: Tensor, batch: int, keys: int) -> None:
         )
 
 
-def check_tensors(edits: Sequence[Edit], tensors: Any, batch: int, T: int, S: int) -> list[Tensors]:
-    """One entry an edit; query tensors (b, T, ...), key tensors (b, S, ...), b = 1 or B."""
+def check_tensors(
+    edits: Sequence[Edit], tensors: Any, batch: int, T: int, S: int, device: torch.device
+) -> list[Tensors]:
+    """One entry an edit; query tensors (b, T, ...), key tensors (b, S, ...), b = 1 or B; all where
+    q is."""
+    if isinstance(tensors, str | Tensor) or not hasattr(tensors, "__iter__"):
+        found = type(tensors).__name__
+        raise SoftmapError(f"tensors must be a list of one entry for each edit, found {found}")
     groups = list(tensors)
     if len(groups) != len(edits):
         raise SoftmapError(
             f"tensors must hold one entry for each edit, expected {len(edits)}, found {len(groups)}"
         )
     for edit, group in zip(edits, groups, strict=True):
-        if not isinstance(group, Tensors):
+        if not isinstance(group, Tensors) or not all(isinstance(d, dict) for d in group):
             raise SoftmapError(
                 f"tensors must be what edit(x) gives for each, found {type(group).__name__} for "
                 f"{_name(edit)}"
             )
         check_names(edit, group)
-        for what, tokens, owned in (("query", T, group.query), ("key", S, group.key)):
+        for kind, tokens, owned in zip(Tensors._fields, (0, T, S), group, strict=True):
             for name, t in owned.items():
-                if t.ndim < 2 or t.shape[0] not in (1, batch) or t.shape[1] != tokens:
+                _check_own(edit, kind, name, t, device)
+                if tokens and (t.ndim < 2 or t.shape[0] not in (1, batch) or t.shape[1] != tokens):
                     raise SoftmapError(
-                        f"{_name(edit)}: {what} tensor {name!r} must be ({batch}, {tokens}, ...), "
+                        f"{_name(edit)}: {kind} tensor {name!r} must be ({batch}, {tokens}, ...), "
                         f"found {tuple(t.shape)}"
                     )
     return groups
+
+
+def _check_own(edit: Edit, kind: str, name: str, t: Any, device: torch.device) -> None:
+    """One tensor of an edit: a kernel reads memory, so it has to be there and of known numbers."""
+    if type(t) not in (Tensor, torch.nn.Parameter) or t.layout is not torch.strided or t.is_nested:
+        check_kind(f"{_name(edit)}: {kind} tensor {name!r}", t)
+    if t.device != device:
+        raise SoftmapError(
+            f"{_name(edit)}: {kind} tensor {name!r} must be on {device} as q is, "
+            f"found it on {t.device}"
+        )
+    if t.dtype not in DTYPES and (t.dtype not in _INTEGERS or edit.kernel is not None):
+        raise SoftmapError(
+            f"{_name(edit)}: {kind} tensor {name!r} must have a floating dtype of 16 to 64 bits, "
+            f"found {t.dtype}"
+        )
+
+
+def check_running(running: Any, batch: int, heads: int, width: int, device: torch.device) -> None:
+    """A sum (B, G', d') and a count (B, 1)."""
+    shapes = ((batch, heads, width), (batch, 1))
+    given = isinstance(running, tuple | list) and len(running) == 2
+    if given and all(isinstance(t, Tensor) and t.layout is torch.strided for t in running):
+        same = all(t.dtype in DTYPES and t.device == device for t in running)
+        if same and tuple(tuple(t.shape) for t in running) == shapes:
+            return
+    raise SoftmapError(
+        f"running must be a sum {shapes[0]} and a count {shapes[1]} on {device}, found "
+        + (", ".join(map(_described, running)) if given else type(running).__name__)
+    )
+
+
+def _described(t: Any) -> str:
+    if not isinstance(t, Tensor):
+        return type(t).__name__
+    return f"{tuple(t.shape)} of {t.dtype} on {t.device}"
 
 
 def check_packed(edits: Sequence[Edit], running: Any) -> None:
@@ -115,25 +181,50 @@ def check_packed(edits: Sequence[Edit], running: Any) -> None:
             )
 
 
+def own_tensors(edit: Edit, x: Tensor | None) -> Tensors:
+    """What the edit makes of x; what it raises, in one line."""
+    try:
+        return edit(x)
+    except SoftmapError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:
+        given = "no x" if x is None else f"x {tuple(x.shape)} of {x.dtype} on {x.device}"
+        raise SoftmapError(
+            f"{_name(edit)} cannot make its tensors of {given}: {first_line(error)}"
+        ) from error
+
+
+def check_count(name: str, count: Any) -> None:
+    """An integer of at least one."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise SoftmapError(f"{name} must be a positive integer, found {shown(count)}")
+
+
 def check_window(window: Any) -> None:
     """An integer of at least one key."""
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
-        raise SoftmapError(f"window must be an integer number of keys, found {window!r}")
+        raise SoftmapError(f"window must be an integer number of keys, found {shown(window)}")
     if window < 1:
-        raise SoftmapError(f"window must be at least 1 key (the query's own), found {window}")
+        raise SoftmapError(
+            f"window must be at least 1 key (the query's own), found {shown(window)}"
+        )
 
 
 def check_scale(scale: Any) -> None:
     """A finite number."""
     if isinstance(scale, bool) or not isinstance(scale, int | float | torch.SymFloat):
         raise SoftmapError(f"scale must be a number, found {type(scale).__name__}")
-    if not math.isfinite(scale):
-        raise SoftmapError(f"scale must be finite, found {scale}")
+    try:
+        finite = math.isfinite(scale)
+    except OverflowError:  # an integer beyond all floats
+        finite = False
+    if not finite:
+        raise SoftmapError(f"scale must be finite, found {shown(scale)}")
 
 
-def check_mask(mask: Any, batch: int, keys: int) -> None:
+def check_mask(mask: Any, batch: int, keys: int, device: torch.device) -> None:
     """A boolean mask (B, S); ones and zeros as integers will do, numbers to add will not."""
-    if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.is_complex():
+    if not isinstance(mask, Tensor) or mask.dtype not in _INTEGERS:
         found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise SoftmapError(
             f"key_mask must be boolean, True at real keys (not numbers to add), found {found}"
@@ -142,13 +233,24 @@ def check_mask(mask: Any, batch: int, keys: int) -> None:
         raise SoftmapError(
             f"key_mask must be (batch, keys) = ({batch}, {keys}), found {tuple(mask.shape)}"
         )
+    check_place("key_mask", mask, device)
 
 
-def check_places(name: str, at: Any, batch: int, tokens: int) -> None:
-    """Positions ``rows`` or ``cols`` are (b, tokens), b = 1 or B."""
+def check_places(name: str, at: Any, batch: int, tokens: int, device: torch.device) -> None:
+    """Positions ``rows`` or ``cols`` are (b, tokens), b = 1 or B, in integers or floats."""
     shape = tuple(at.shape) if isinstance(at, Tensor) else type(at).__name__
     if shape not in ((1, tokens), (batch, tokens)):
         raise SoftmapError(f"{name} must be ({batch}, {tokens}) or (1, {tokens}), found {shape}")
+    if at.dtype not in (*_INTEGERS, *DTYPES) or at.dtype == torch.bool:
+        raise SoftmapError(f"{name} must be numbers of tokens, found {at.dtype}")
+    check_place(name, at, device)
+
+
+def check_place(name: str, t: Tensor, device: torch.device) -> None:
+    """A dense tensor where q is."""
+    check_kind(name, t)
+    if t.device != device:
+        raise SoftmapError(f"{name} must be on {device} as q is, found it on {t.device}")
 
 
 def check_increase(cols: Tensor, valid: Tensor | None, starts: Tensor | None) -> None:
@@ -167,6 +269,26 @@ def check_increase(cols: Tensor, valid: Tensor | None, starts: Tensor | None) ->
             f"cols must increase (packed texts: see documents=), found {at[0]} and then {at[1]} "
             f"at keys {place} and {place + 1}"
         )
+
+
+def check_impl(impl: Any, known: Collection[str]) -> None:
+    """``auto`` or the name of a backend."""
+    if isinstance(impl, str) and (impl == "auto" or impl in known):
+        return
+    hint = nearest(impl, known) if isinstance(impl, str) else ""
+    raise SoftmapError(
+        f"impl must be one of {', '.join(['auto', *known])}, found {shown(impl)}{hint}"
+    )
+
+
+def shown(value: Any) -> str:
+    """A number or a text as it is, if it is short; of other things the type."""
+    if value is not None and not isinstance(value, str | int | float):
+        return type(value).__name__
+    if isinstance(value, int) and value.bit_length() > 128:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _name(edit: Edit) -> str:

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -> Tensor:
     """(b, S) int64 places of the first token of each token's document, b = 1 or B.
@@ -16,7 +18,7 @@ def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -
     if ``wait`` on a GPU too.
     """
     found = f"found {tuple(documents.shape)} of {documents.dtype}"
-    if documents.is_floating_point() or documents.is_complex() or documents.dtype == torch.bool:
+    if documents.dtype not in INTEGERS:
         raise SoftmapError(f"documents must be integers, the document of each key, {found}")
     if documents.ndim != 2 or documents.shape[0] not in (1, batch) or documents.shape[1] != keys:
         raise SoftmapError(

@@ -7,13 +7,14 @@ running mean, a temperature is a scaled query. Such chains run at the price of p
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from softmap.maps import Edit, chain, compute_dtype
-from softmap.ops.call import Call, Span, bag, band_of
+from softmap.ops.call import Call, Span, applied, bag, band_of
 from softmap.ops.heads import per_map
 
 # Rows per call when a mask has to be given: memory stays linear in T.
@@ -35,9 +36,7 @@ def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') by SDPA and the edits' closed forms."""
     q = call.q
     for n, edit in chain(call.edits, "scores"):
-        folded = edit.fold_query(q, bag(call.tensors[n]))
-        assert folded is not None
-        q = folded
+        q = applied(edit, partial(_fold_query, edit), q, None, bag(call.tensors[n]))
     return finish(call, _plain(call, q.to(call.q.dtype)))
 
 
@@ -52,8 +51,19 @@ def finish(call: Call, o: Tensor) -> Tensor:
     for n, edit in edits:
         maps = o.shape[1]
         m = None if mean is None else per_map(mean, maps)
-        o = edit.fold_output(o, per_map(own, maps), m, bag(call.tensors[n]))
+        form = partial(_fold_output, edit, per_map(own, maps), m)
+        o = applied(edit, form, o, None, bag(call.tensors[n]))
     return o.to(call.v.dtype)
+
+
+def _fold_query(edit: Edit, q: Tensor, band: None, t: dict[str, Tensor]) -> Any:
+    return edit.fold_query(q, t)
+
+
+def _fold_output(
+    edit: Edit, v: Tensor, mean: Tensor | None, o: Tensor, band: None, t: dict[str, Tensor]
+) -> Tensor:
+    return edit.fold_output(o, v, mean, t)
 
 
 def _plain(call: Call, q: Tensor) -> Tensor:

@@ -68,8 +68,12 @@ class Heads:
 
 
 def scores(q_BHRd: Tensor, k_BGCd: Tensor, heads: Heads, scale: float) -> Tensor:
-    """(B, H, R, C) scaled products, each map with its key head; keys are never copied per map."""
+    """(B, H, R, C) scaled products, each map with its key head; keys are never copied per map.
+
+    Of float16 in float32: scores beyond 65504 are not rare."""
     B, H, R, _ = q_BHRd.shape
+    if q_BHRd.dtype == torch.float16:
+        q_BHRd, k_BGCd = q_BHRd.float(), k_BGCd.float()
     q = _of_key(q_BHRd * scale, heads)
     s = torch.matmul(q, k_BGCd.transpose(-1, -2)).view(B, H, R, k_BGCd.shape[2])
     return s if heads.from_key is None else s[:, heads.from_key]

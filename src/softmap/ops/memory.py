@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import torch
 
-from softmap.ops.call import Call, Span
+if TYPE_CHECKING:
+    from softmap.ops.call import Call, Span
 
 
 def is_out_of_memory(error: BaseException) -> bool:

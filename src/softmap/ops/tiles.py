@@ -77,7 +77,7 @@ class Eager:
         w, ds = self._differentiated(call, span, parts, sums, s, dw)
         if sums[2] is not None:
             add_values_gradient(sums[2], w, grad, call.heads)
-        add_scores_gradient(sums[0], sums[1], ds, q, k, call.heads, call.scale)
+        add_scores_gradient(sums[0], sums[1], ds.to(q.dtype), q, k, call.heads, call.scale)
 
     def _differentiated(
         self,

@@ -54,7 +54,7 @@ def run(call: Call) -> Tensor:
 
 def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
     """The output edit by its kernel, or None where it has none."""
-    if edit.kernel != "head_norm":
+    if edit.kernel != "head_norm" or t["weight"].shape != o.shape[3:]:
         return None
     norm: Any = edit
     weight = t["weight"] * norm.scale

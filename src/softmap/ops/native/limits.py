@@ -9,6 +9,7 @@ from torch import Tensor
 
 from softmap.maps import Edit, chain
 from softmap.ops.call import Call
+from softmap.ops.native import shapes
 
 KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
 #: Edits of these read the distance of two tokens as that of their places.
@@ -36,6 +37,19 @@ def unsupported(call: Call) -> str | None:
             return f"{type(edit).__name__} has no native kernel for scores"
         if edit.kernel == "compose" and getattr(edit, "rank", 0) > MAX_RANK:
             return f"{type(edit).__name__} has native kernels up to rank {MAX_RANK}"
+    return _misshapen(call)
+
+
+def _misshapen(call: Call) -> str | None:
+    if torch.compiler.is_compiling():  # of layers, whose edits make their own
+        return None
+    maps = call.heads.maps
+    for stage in ("scores", "weights"):
+        for n, edit in chain(call.edits, stage):
+            why = shapes.wrong(str(edit.kernel), call.tensors[n], maps, call)
+            if why is not None:
+                return f"{type(edit).__name__}: {why}"
+            maps = edit.heads_out(maps) if stage == "weights" else maps
     return None
 
 

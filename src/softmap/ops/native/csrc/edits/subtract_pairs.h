@@ -12,7 +12,7 @@ struct SubtractPairs : Edit<T> {
   QueryTensor<T> query;
 
   explicit SubtractPairs(const Setup<T>& setup) {
-    if (setup["lambda"].dim() == 0) layer = setup.layer("lambda");
+    if (setup["lambda"].dim() < 2) layer = setup.layer("lambda");
     else query = setup.query("lambda");
   }
 
