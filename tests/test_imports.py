@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": set(),
     "testing": {"maps", "ops", "variants", "nn", "hf", "data"},
     "lab": {"*", "maps", "ops", "variants", "nn", "hf", "data", "train", "evals", "report",
-            "interop"},
+            "interop", "testing"},
     "bench": {"maps", "ops", "variants", "nn", "hf", "data", "train", "lab", "report", "testing"},
     "cli": {"*", "lab", "report", "interop", "variants", "bench"},
 }  # fmt: skip
