@@ -11,7 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "src" / "softmap"
 
-# Beside itself, and errors, fields and files, which are free for all. "*" is the package's own __init__.
+# Beside itself, and errors, fields and files, which are free for all. "*" is the package's own
+# __init__.
 ALLOWED: dict[str, set[str]] = {
     "__init__": {"maps", "ops"},
     "__main__": {"cli"},

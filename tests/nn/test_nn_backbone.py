@@ -21,8 +21,14 @@ from softmap.nn import Attention, Backbone, Block, Decoder, ModelConfig
         ({"rotary_fraction": 0.0}, r"rotary_fraction: expected a number above 0 to 1, found 0.0"),
         ({"bias": 1}, "bias: expected true or false, found 1"),
         ({"mlp_gain": "big"}, "mlp_gain: expected a number, found 'big'"),
-        ({"window": 2.5, "pattern": "L"}, "window: expected a whole number from 1 to .*, found 2.5"),
-        ({"query_expansion": True}, "query_expansion: expected a whole number from 1 to .*, found True"),
+        (
+            {"window": 2.5, "pattern": "L"},
+            "window: expected a whole number from 1 to .*, found 2.5",
+        ),
+        (
+            {"query_expansion": True},
+            "query_expansion: expected a whole number from 1 to .*, found True",
+        ),
         ({"norm": 3}, "norm: expected one of .*, found 3"),
     ],
 )
@@ -81,9 +87,13 @@ def test_a_model_without_a_skip_still_learns(variant: str) -> None:
 
 @pytest.mark.parametrize("name", ["kv_heads", "head_dim", "heads", "window", "query_expansion"])
 def test_bad_sizes_of_a_layer(name: str) -> None:
-    with pytest.raises(SoftmapError, match=f"{name}: expected a whole number from 1 to .*, found 0"):
+    with pytest.raises(
+        SoftmapError, match=f"{name}: expected a whole number from 1 to .*, found 0"
+    ):
         Attention(**({"dim": 16, "heads": 4} | {name: 0}))
-    with pytest.raises(SoftmapError, match=f"{name}: expected a whole number from 1 to .*, found '4'"):
+    with pytest.raises(
+        SoftmapError, match=f"{name}: expected a whole number from 1 to .*, found '4'"
+    ):
         Attention(**({"dim": 16, "heads": 4} | {name: "4"}))
 
 
@@ -112,16 +122,34 @@ def test_transformer_is_gpt_like() -> None:
     ("sizes", "message"),
     [
         ({"hidden_size": 18}, "hidden_size must be a multiple of num_attention_heads, found 18"),
-        ({"num_hidden_layers": 0}, "num_hidden_layers: expected a whole number from 1 to .*, found 0"),
-        ({"num_key_value_heads": 0}, "num_key_value_heads: expected a whole number from 1 to .*, found 0"),
+        (
+            {"num_hidden_layers": 0},
+            "num_hidden_layers: expected a whole number from 1 to .*, found 0",
+        ),
+        (
+            {"num_key_value_heads": 0},
+            "num_key_value_heads: expected a whole number from 1 to .*, found 0",
+        ),
         ({"head_dim": 0}, "head_dim: expected a whole number from 1 to .*, found 0"),
-        ({"intermediate_size": 0}, "intermediate_size: expected a whole number from 1 to .*, found 0"),
-        ({"max_position_embeddings": 0}, "max_position_embeddings: expected a whole number from 1 to .*, found 0"),
+        (
+            {"intermediate_size": 0},
+            "intermediate_size: expected a whole number from 1 to .*, found 0",
+        ),
+        (
+            {"max_position_embeddings": 0},
+            "max_position_embeddings: expected a whole number from 1 to .*, found 0",
+        ),
         ({"hidden_size": "16"}, "hidden_size: expected a whole number from 1 to .*, found '16'"),
         ({"hidden_size": 16.0}, "hidden_size: expected a whole number from 1 to .*, found 16.0"),
-        ({"num_attention_heads": True}, "num_attention_heads: expected a whole number from 1 to .*, found True"),
+        (
+            {"num_attention_heads": True},
+            "num_attention_heads: expected a whole number from 1 to .*, found True",
+        ),
         ({"vocab_size": None}, "vocab_size: expected a whole number from 1 to .*, found None"),
-        ({"initializer_range": 0.0}, "initializer_range: expected a number above 0 or nothing, found 0.0"),
+        (
+            {"initializer_range": 0.0},
+            "initializer_range: expected a number above 0 or nothing, found 0.0",
+        ),
         ({"tie_word_embeddings": "no"}, "tie_word_embeddings: expected true or false, found 'no'"),
         ({"impl": None}, "impl: expected text, found None"),
         ({"backbone": "norm"}, "backbone: expected a mapping, found 'norm'"),

@@ -119,7 +119,10 @@ def test_version_one_is_a_linear_map_at_each_cell() -> None:
 @pytest.mark.parametrize(
     ("variant", "message"),
     [
-        ("dape(bias=kerpel)", "variant 'dape': bias: expected one of .*found 'kerpel'.*did you mean 'kerple'"),
+        (
+            "dape(bias=kerpel)",
+            "variant 'dape': bias: expected one of .*found 'kerpel'.*did you mean 'kerple'",
+        ),
         ("dape(version=3)", "version: expected one of 1, 2, found 3"),
         ("dape(kernel=4)", "kernel must be odd and positive, found 4"),
     ],

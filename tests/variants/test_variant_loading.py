@@ -77,8 +77,14 @@ def test_peak_and_papers_are_gathered() -> None:
         ("diff(lambda_init=0.5", "its brackets do not match"),
         ("nope(x=1)", "variant 'nope' has no option 'x'; options: none"),
         ("diff(head_norm=no)", "variant 'diff': head_norm: expected true or false, found 'no'"),
-        ("dcmha(rank=2.5)", "variant 'dcmha': rank: expected a whole number from 1 to 256, found 2.5"),
-        ("diff(lambda_init=abc)", "lambda_init: expected a number from 0 below 1 or nothing, found 'abc'"),
+        (
+            "dcmha(rank=2.5)",
+            "variant 'dcmha': rank: expected a whole number from 1 to 256, found 2.5",
+        ),
+        (
+            "diff(lambda_init=abc)",
+            "lambda_init: expected a number from 0 below 1 or nothing, found 'abc'",
+        ),
         ([{"dcmha": 4}], "options of 'dcmha' must be a mapping, found 4"),
         ("missing.py:mine", "cannot load variants from missing.py"),
         ("missing_module_x:mine", "cannot load variants from missing_module_x"),

@@ -33,7 +33,9 @@ def _value(record: dict[str, Any], field: str, where: str) -> str | None:
         kind = type(value).__name__
         raise SoftmapError(f"{where}: field {field!r} must be a string, found {kind}")
     if value is not None and not is_unicode(value):
-        raise SoftmapError(f"{where}: field {field!r} holds half of a surrogate pair: no valid text")
+        raise SoftmapError(
+            f"{where}: field {field!r} holds half of a surrogate pair: no valid text"
+        )
     return value
 
 

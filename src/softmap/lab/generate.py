@@ -17,6 +17,7 @@ from softmap.lab.plan import slug
 
 LONGEST_PROMPT = 10**6
 
+
 def model_folder(where: Path, variant: str | None = None, seed: int | None = None) -> Path:
     """The exported model of a run's variant (its control by default), or ``where`` itself.
 
@@ -63,8 +64,8 @@ def generate(
 ) -> str:
     """``prompt`` and its continuation. temperature 0 takes the likeliest token each time.
 
-    Raises ``SoftmapError`` for a broken folder, a prompt that is no valid text, numbers out of range.
-    An empty prompt begins a document.
+    Raises ``SoftmapError`` for a broken folder, a prompt that is no valid text, numbers out of
+    range. An empty prompt begins a document.
     """
     given = {"temperature": temperature, "top_k": top_k, "seed": seed}
     _check_sampling(prompt, max_new_tokens=max_new_tokens, **given)

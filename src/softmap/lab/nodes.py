@@ -20,6 +20,7 @@ _TOO_DEEP = f"expected lists and mappings at most {DEEPEST} deep, found more"
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 _NUMBER = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-9]+)?")
 
+
 def parse(text: str, name: str) -> yaml.Node | None:
     """The node tree of one YAML document; ``name`` stands before each complaint's line.
 

@@ -62,8 +62,8 @@ def check_memory(candidate: Candidate, recipe: Recipe, device: torch.device) -> 
     needed = PER_PARAMETER * candidate.parameters["total"] + 4 * rows * shape.context * width
     if needed > (there := memory(device)):
         raise SoftmapError(
-            f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, {device.type} has "
-            f"{there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
+            f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, "
+            f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
             "training.micro_batch_size"
         )
 

@@ -105,7 +105,11 @@ def batching(subject: Subject) -> Note:
             batch[row, at], mask[row, at] = ids[row, :n], True
         together = model(batch, mask)
         for row, n in enumerate(lengths):
-            assert_same(together[row][mask[row]], alone[row], f"a sequence of {n}, {side}-padded in a batch, beside itself alone")
+            assert_same(
+                together[row][mask[row]],
+                alone[row],
+                f"a sequence of {n}, {side}-padded in a batch, beside itself alone",
+            )
     whole = model(ids[:, :4])
     assert_same(whole[1], alone[1], "a sequence in a batch without padding, beside itself alone")
     return None

@@ -79,8 +79,9 @@ def check(
     variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
     heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. only: names of
     :data:`CHECKS`, by default all; quick: :data:`QUICK`, up to the first that fails, which is what
-    ``softmap compare`` asks of a variant of one's own before it trains it. A check that fails is reported, not raised; a variant that
-    cannot be built at these sizes, or an unknown check, is a ``ValueError``.
+    ``softmap compare`` asks of a variant of one's own before it trains it. A check that fails is
+    reported, not raised; a variant that cannot be built at these sizes, or an unknown check, is a
+    ``ValueError``.
     """
     chosen = list((QUICK if quick else CHECKS) if only is None else only)
     for name in chosen:
