@@ -76,7 +76,7 @@ def test_numbers_are_of_their_type_finite_and_in_range(key: str) -> None:
         ("training.schedule=wds", "did you mean 'wsd'"),
         ("training.micro_batch_size=3", "micro_batch_size: expected 1 to 2"),
         ("model.context=16777216", "training needs at least"),
-        ("model.hidden_size=16777216", "training needs at least"),
+        ("model.hidden_size=1048576", "training needs at least"),
         ("data.tokenizer=bpe:99999999999999999999", "tokenizer: expected 'bpe:SIZE'"),
         ("data.tokenizer=bpe:²³²", "tokenizer: expected 'bpe:SIZE'"),
         ("variants=[{variant: diff, peak_lr: 0}]", "variants[0].peak_lr: expected a number above"),
@@ -85,7 +85,7 @@ def test_numbers_are_of_their_type_finite_and_in_range(key: str) -> None:
         ("name=a/b", "name: expected the name of a folder"),
         ("name=-x", "name: expected the name of a folder"),
         ("name='..'", "name: expected the name of a folder"),
-        ("name='a\\0b'", "name: expected the name of a folder"),
+        ("name='a\\0b'", "not valid YAML"),
         ("name=" + "x" * 300, "name: expected at most 100 bytes"),
     ],
 )
@@ -158,7 +158,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for 
         ("name: \0", "not valid YAML"),
         ("x: " + "y" * 200_000, "at most 100,000 characters"),
         ("base: &b {steps: 3}\ntraining: {<<: *b}", "unknown key"),
-        ("training: !!python/object:os.system {}", "unknown key|expected"),
+        ("training: !!python/object:os.system {}", "found the tag"),
     ],
 )
 def test_yaml_that_is_no_recipe(text: str, says: str) -> None:
@@ -306,5 +306,5 @@ def test_parquet_with_broken_text() -> None:
 
     raw = pyarrow.array([b"fine", b"\xff\xfe"]).view(pyarrow.string())
     parquet.write_table(pyarrow.table({"text": raw}), "broken.parquet")
-    with pytest.raises(SoftmapError, match="broken.parquet: cannot be read as Parquet"):
+    with pytest.raises(SoftmapError, match=r"broken.parquet: cannot be read as Parquet"):
         list(read_parquet(Path("broken.parquet"), "broken", "text"))

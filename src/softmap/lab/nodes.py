@@ -83,7 +83,7 @@ def override(root: yaml.Node, key: str, text: str) -> None:
         raise SoftmapError(f"--set {key}={text}: expected key.path=value, found {shown(key)}")
     if not isinstance(root, yaml.MappingNode):
         raise unexpected(root, "a mapping", "")
-    node = root
+    node: yaml.Node = root
     for section in sections:
         node = _child(node, section, value)
     kept = [pair for pair in node.value if pair[0].value != last]
