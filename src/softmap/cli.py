@@ -20,7 +20,7 @@ from tyro.conf import Positional, arg, subcommand
 from softmap.bench.commands import Bench
 from softmap.errors import SoftmapError
 from softmap.lab.interrupts import sigterm_raises
-from softmap.lab.names import split_variants
+from softmap.lab.names import check_path, split_variants
 
 
 @dataclass
@@ -70,6 +70,7 @@ class Compare:
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.progress import choose
 
+        _check_port(self.port)
         recipe = self._recipe()
         from softmap.lab.compare import Request, compare
         from softmap.lab.serve import Server
@@ -144,9 +145,12 @@ class Explain:
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.explain import explain
 
-        for name in ("heads", "head_dim", "layers", "context", "batch", "vocab"):
-            if getattr(self, name) < 1:
-                raise SoftmapError(f"--{name.replace('_', '-')}: expected 1 or more")
+        for name in ("hidden_size", "heads", "head_dim", "layers", "context", "batch", "vocab"):
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < 2**31:
+                raise SoftmapError(
+                    f"--{name.replace('_', '-')}: expected 1 to 2147483647, found {value}"
+                )
         lines = explain(
             self.variant, hidden_size=self.hidden_size or self.heads * self.head_dim,
             heads=self.heads, layers=self.layers, context=self.context, batch=self.batch,
@@ -196,6 +200,7 @@ class Generate:
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.generate import generate, model_folder
 
+        check_path("the model's folder", self.where)
         folder = model_folder(self.where, self.variant, self.of_seed)
         sampling = {"temperature": self.temperature, "top_k": self.top_k, "seed": self.seed}
         sampling |= {"trust_remote_code": self.trust_remote_code}
@@ -217,6 +222,8 @@ class Report:
         from softmap import report
         from softmap.lab.serve import Server
 
+        _check_port(self.port)
+        check_path("the run's folder", self.run_folder)
         print(report.build(self.run_folder))
         if self.serve:
             with Server(self.run_folder, self.port) as server:
@@ -238,6 +245,7 @@ class Import:
     def run(self, argv: Sequence[str]) -> None:
         from softmap.interop import import_folder
 
+        check_path("destination", self.destination)
         import_folder(self.source, self.destination, kind=self.kind)
         print(self.destination)
 
@@ -253,8 +261,15 @@ COMMANDS: dict[str, type] = {
 }
 
 
+def _check_port(port: int) -> None:
+    if not 0 <= port <= 65535:
+        raise SoftmapError(f"--port: expected 0 to 65535, found {port}")
+
+
 def _seeds(given: Sequence[int]) -> list[int] | None:
     if len(given) == 1:
+        if not 1 <= given[0] <= 1000:
+            raise SoftmapError(f"--seeds: expected 1 to 1000 of them, found {given[0]}")
         return list(range(given[0]))
     return list(given) or None
 

@@ -52,7 +52,7 @@ class Checked:
     """A dataclass whose fields are checked when it is made."""
 
     def __post_init__(self) -> None:
-        for name, kind in hints(type(self)).items():
+        for name, kind in hints(type(self)).items():  # type: ignore[arg-type]
             check(name, getattr(self, name), kind)
 
 

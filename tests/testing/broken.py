@@ -162,3 +162,101 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
     (Leak, Length, Hidden, Detached, NoHalo, NoPad, Places, Across, Unmasked, WrongFold, Unsaved),
 )
 behind, stuck, scalar = map(_make, (Behind, Stuck, Scalar))
+
+
+class Raises(Scores):
+    """Fails when it is used."""
+
+    def edit(self, m, band, t):
+        raise KeyError("no such tensor")
+
+
+class Nothing(Scores):
+    """Forgets to return the map."""
+
+    def edit(self, m, band, t):
+        m * t["w"][:, None, None]
+
+
+class Narrow(Scores):
+    """Returns one row too few."""
+
+    def edit(self, m, band, t):
+        return m[:, :, 1:]
+
+
+class Coarse(Scores):
+    """Returns another dtype."""
+
+    def edit(self, m, band, t):
+        return m.to(torch.bfloat16)
+
+
+class InPlace(Scores):
+    """Works on the map that it is given."""
+
+    def edit(self, m, band, t):
+        return m.mul_(t["w"][:, None, None])
+
+
+class InPlaceTensor(Scores):
+    """Works on a tensor that it is given."""
+
+    def edit(self, m, band, t):
+        return m * t["w"].add_(1.0)[:, None, None]
+
+
+class CutMap(Scores):
+    """Cuts the gradient of the map."""
+
+    def edit(self, m, band, t):
+        return m.detach() * t["w"][:, None, None]
+
+
+class Random(Scores):
+    """Draws at random inside."""
+
+    def edit(self, m, band, t):
+        return m + torch.rand(())
+
+
+class Counts(Scores):
+    """Keeps a state between calls."""
+
+    calls = 0
+
+    def edit(self, m, band, t):
+        self.calls += 1
+        return m * self.calls
+
+
+class Prints(Scores):
+    """Leaves a debugging line on standard output."""
+
+    def edit(self, m, band, t):
+        print("shape", m.shape)
+        return m * t["w"][:, None, None]
+
+
+class Rows(Scores):
+    """Mixes the sequences of the batch."""
+
+    def edit(self, m, band, t):
+        return m - m.mean(0, keepdim=True)
+
+
+class Infinite(Scores):
+    """Makes numbers that are none."""
+
+    def edit(self, m, band, t):
+        return m / torch.zeros_like(m)
+
+
+OF_ONE_EDIT = (
+    Raises, Nothing, Narrow, Coarse, InPlace, InPlaceTensor,
+    CutMap, Random, Counts, Prints, Rows, Infinite,
+)  # fmt: skip
+(
+    raises, nothing, narrow, coarse, inplace, inplacetensor,
+    cutmap, random, counts, prints, rows, infinite,
+) = map(_make, OF_ONE_EDIT)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import softmap.testing
 from softmap.errors import SoftmapError
 from softmap.nn import accounting
 from softmap.ops import chunked
-from softmap.testing import CHECKS, Subject, check
+from softmap.testing import CHECKS, QUICK, Subject, check
 
 
 @pytest.mark.usefixtures("here")
@@ -40,6 +41,43 @@ def test_fault_is_found(fault: str, found_by: set[str]) -> None:
     assert found_by <= {o.name for o in report.failures}, report
     assert not report.passed
     assert all("\n" not in str(o) for o in report.outcomes)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("raises", r"Raises.edit raises KeyError: 'no such tensor'"),
+        ("nothing", "Nothing.edit returns NoneType, not a tensor"),
+        ("narrow", r"Narrow.edit returns a map of shape \(2, 2, 6, 7\), not \(2, 2, 7, 7\)"),
+        ("coarse", "Coarse.edit is given torch.float64 and returns torch.bfloat16"),
+        ("inplace", "InPlace.edit changes m in place"),
+        ("inplacetensor", r"InPlaceTensor.edit changes t\['w'\] in place"),
+        ("cutmap", "CutMap.edit: its result depends on m but has no gradient"),
+        ("detached", r"Detached.edit: its result depends on t\['w'\] but has no gradient"),
+        ("random", "Random.edit draws random numbers"),
+        ("counts", "Counts.edit gives another result when called again"),
+        ("prints", "Prints.edit prints to standard output: .shape"),
+        ("rows", "Rows.edit: sequence 0 of the batch changed when sequence 1 was changed"),
+        ("infinite", "Infinite.edit returns NaN or infinity"),
+        ("hidden", "Hidden.edit reads its parameter 'weight' from self"),
+        ("leak", "row 3 changed when tokens 4 to 6 were changed; a row must not read later tokens"),
+    ],
+)
+def test_a_fault_of_one_edit_is_told_plainly(fault: str, says: str) -> None:
+    (failure,) = check(f"broken.py:{fault}", heads=2, head_dim=4, only=["edits"]).failures
+    assert failure.error is not None and re.search(says, failure.error)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "fault", ["length", "nohalo", "nopad", "places", "across", "unmasked", "wrongfold", "unsaved"]
+)
+def test_the_quick_form_finds_what_one_edit_does_not_show(fault: str) -> None:
+    """With the faults above: every fault that there is, and it stops at the first check."""
+    report = check(f"broken.py:{fault}", heads=2, head_dim=4, quick=True)
+    assert not report.passed and report.outcomes[-1] == report.failures[0]
+    assert set(QUICK) < set(CHECKS)
 
 
 def test_sound_variant_passes_and_prints() -> None:

@@ -146,7 +146,7 @@ def test_dcpythia_backbone() -> None:
 
 def test_bad_options() -> None:
     for variant, message in {
-        "dcmha(backbone=llama)": "backbone: expected one of dcformer\\+\\+, dcpythia, found 'llama'",
+        "dcmha(backbone=llama)": "expected one of dcformer\\+\\+, dcpythia, found 'llama'",
         "dcmha(rank=0)": "rank: expected a whole number from 1 to 256, found 0",
         "dcmha(widow=3)": "no option 'widow' \\(did you mean 'window'",
     }.items():

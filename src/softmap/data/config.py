@@ -37,18 +37,18 @@ class DataConfig(Checked):
     field: str = "text"
     tokenizer: str = "bpe:1024"
     heldout: Annotated[float, Range(above=0, below=1)] = 0.05
-    max_bytes: Annotated[int, Range(1)] | None = None
+    max_bytes: Annotated[int, Range(1, 2**60)] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("data", "field"):
             value = getattr(self, name)
-            if not value or "\0" in value or not _encodes(value):
+            if not value or "\0" in value or not is_unicode(value):
                 raise SoftmapError(f"{name}: expected a name, found {shown(value)}")
         parse_spec(self.tokenizer)
 
 
-def _encodes(text: str) -> bool:
+def is_unicode(text: str) -> bool:
     """Whether text is valid Unicode: an argument that was not UTF-8 holds lone surrogates."""
     try:
         text.encode()
@@ -71,7 +71,7 @@ def parse_spec(spec: str) -> tuple[str, str]:
                 f"tokenizer: a BPE vocabulary has 257 to {LARGEST_BPE:,} tokens, found {argument}"
             )
         return kind, argument
-    if (kind == "hf" and argument and _encodes(argument)) or spec == "bytes":
+    if (kind == "hf" and argument and is_unicode(argument)) or spec == "bytes":
         return kind, argument
     hint = nearest(kind, ["bpe", "bytes", "hf"]) if kind not in {"bpe", "bytes", "hf"} else ""
     expected = "'bpe:SIZE', 'bytes' or 'hf:NAME_OR_FOLDER'"

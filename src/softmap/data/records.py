@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from softmap.data.config import missing_extra, reason
+from softmap.data.config import is_unicode, missing_extra, reason
 from softmap.errors import SoftmapError, nearest
 
 Document = tuple[str, str]
@@ -32,12 +32,18 @@ def _value(record: dict[str, Any], field: str, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         kind = type(value).__name__
         raise SoftmapError(f"{where}: field {field!r} must be a string, found {kind}")
+    if value is not None and not is_unicode(value):
+        raise SoftmapError(
+            f"{where}: field {field!r} holds half of a surrogate pair: no valid text"
+        )
     return value
 
 
-def _parse(line: str, where: str) -> dict[str, Any]:
+def _parse(line: bytes, where: str) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise SoftmapError(f"{where}: expected utf-8 JSON lines, found other bytes") from None
     except (ValueError, RecursionError) as error:
         raise SoftmapError(f"{where}: not JSON ({reason(error)})") from None
     if not isinstance(record, dict):
@@ -57,11 +63,9 @@ def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
             for number, line in enumerate(raw, 1):
                 where = f"{path}:{number}"
                 if line.strip():
-                    text = _value(_parse(line.decode("utf-8-sig"), where), field, where)
+                    text = _value(_parse(line, where), field, where)
                     if text is not None:
                         yield f"{name}:{number}", text
-    except UnicodeDecodeError:
-        raise SoftmapError(f"{path}: expected utf-8 JSON lines, found other bytes") from None
     except (OSError, EOFError, zlib.error) as error:
         raise SoftmapError(f"{path}: cannot be read ({reason(error)})") from None
 
@@ -88,7 +92,9 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
                     text = _value({field: value}, field, f"{path} row {row}")
                     if text is not None:
                         yield f"{name}:{row}", text
-    except (pyarrow.ArrowException, OSError) as error:
+    except SoftmapError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # text that is not utf-8 too
         raise SoftmapError(f"{path}: cannot be read as Parquet ({reason(error)})") from None
 
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from softmap.data.config import DataConfig
+from softmap.data.config import DataConfig, reason
 from softmap.data.records import Document, parse_hf, read_hf, read_jsonl, read_parquet
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 
 STDLIB_SKIPS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
@@ -133,7 +133,8 @@ def _is_records(path: Path) -> bool:
 def read_text(path: Path, limit: int | None = None) -> str | None:
     """The first ``limit`` bytes of a utf-8 file, cut at a character; None if it is binary."""
     with path.open("rb") as file:
-        data = file.read(-1 if limit is None else limit)
+        size = os.fstat(file.fileno()).st_size
+        data = file.read(-1 if limit is None else min(limit, size))  # a buffer of that size is made
         whole = not file.read(1)
     if b"\0" in data[:8192]:
         return None
@@ -180,11 +181,16 @@ def open_source(config: DataConfig) -> Source:
         spec = config.data.removeprefix("hf:")
         parse_hf(spec)
         return HfSource(config.data, spec, config)
-    path = Path(config.data).expanduser()
-    if path.is_dir():
-        return FileSource(config.data, path.resolve(), walk(path), config)
-    if path.is_file():
-        return FileSource(config.data, path.resolve(), [path.resolve()], config)
+    try:
+        path = Path(config.data).expanduser()
+        if path.is_dir():
+            return FileSource(config.data, path.resolve(), walk(path), config)
+        if path.is_file():
+            return FileSource(config.data, path.resolve(), [path.resolve()], config)
+        found = "one that is neither" if path.exists() else "none"
+    except (OSError, RuntimeError) as error:  # too long a name, a link to itself, no such user
+        found = reason(error)
     raise SoftmapError(
-        f"data: expected 'stdlib', 'hf:NAME', a file or a folder, found no {config.data!r}"
+        f"data: expected 'stdlib', 'hf:NAME', a file or a folder at {shown(config.data, 300)}, "
+        f"found {found}"
     )

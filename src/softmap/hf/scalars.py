@@ -14,7 +14,7 @@ NAMES = ("c", "multiplier")  # of FIRE
 class WithAxis(ConversionOps):
     """A scalar takes the shape (1,) where the model's parameter has it; all else stays as it is."""
 
-    def convert(
+    def convert(  # type: ignore[override]
         self, input_dict: dict[str, Any], source_patterns: Any, target_patterns: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
         (found,) = input_dict.values()

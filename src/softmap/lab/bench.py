@@ -12,10 +12,10 @@ import torch
 
 import softmap
 from softmap.data import Corpus, order, prepare
-from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
 from softmap.lab import measure
 from softmap.lab.plan import Plan
+from softmap.lab.preflight import choose_device
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 
@@ -82,17 +82,6 @@ def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
     settings = _settings(recipe, plan, corpus, len(windows), device)
     return Bench(recipe, corpus, windows, tokens, device, settings)
-
-
-def choose_device(name: str) -> torch.device:
-    """``"auto"``: a GPU where there is one. Raises ``SoftmapError`` for one that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        problem = str(error).splitlines()[0]
-        raise SoftmapError(f"training.device: cannot use {name!r}: {problem}") from None
 
 
 def _settings(

@@ -22,15 +22,16 @@ from softmap.errors import SoftmapError
 from softmap.files import sweep
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
+from softmap.lab.explain import chosen
+from softmap.lab.names import check_path
 from softmap.lab.plan import Plan, make_plan, read_peaks, slug
+from softmap.lab.preflight import preflight
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump
 from softmap.lab.trial import Trial, run_trial
 from softmap.report.load import read_run
 
 OURS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
-
-NOMINAL_VOCABULARY = 1024
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class Request:
     command: str = "softmap compare"
     fresh: bool = False
 
+    def __post_init__(self) -> None:
+        check_path("out", self.out)
+
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Run a recipe, or go on with it; returns the page's path.
@@ -54,7 +58,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     """
     display = display or Display()
     folder = request.out / recipe.name
-    make_plan(recipe, NOMINAL_VOCABULARY)  # refuses what cannot be built before text is read
+    preflight(recipe, display.note)
     with display, files.lock(folder):
         _check_folder(folder)
         sweep(folder)
@@ -191,7 +195,7 @@ def _announce(plan: Plan, shared: Bench, trials: list[Trial], display: Display) 
         display.note(
             f"{candidate.label}: {total:,} parameters ({off:+.2f} %), MLP width "
             f"{candidate.config.intermediate_size}, peak {candidate.peak_lr:g} "
-            f"({candidate.peak_source})"
+            f"({candidate.peak_source}), {chosen(candidate.config, context, shared.device)}"
         )
 
 

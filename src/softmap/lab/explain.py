@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from softmap import ops
+from softmap.errors import SoftmapError
+from softmap.lab.preflight import GIB, choose_device, memory
 from softmap.nn import Attention, ModelConfig, accounting
 from softmap.nn.positions import Positions
 from softmap.variants import load, names
@@ -22,6 +24,8 @@ def backends(
     The first that does not refuse is the one that ``impl="auto"`` takes.
     """
     model = config if isinstance(config, ModelConfig) else config.model_config()
+    device = choose_device(str(device))
+    _check_memory(model, batch * context, device)
     with torch.device(device), torch.no_grad():
         attention = Attention(
             model.hidden_size, model.num_attention_heads, model.variant,
@@ -34,6 +38,18 @@ def backends(
         tensors = [edit(x) for edit in edits]
         call = ops.make_call(q, k, v, edits, tensors=tensors, window=attention.window)
     return ops.explain(call)
+
+
+def _check_memory(model: ModelConfig, tokens: int, device: torch.device) -> None:
+    """The backends are asked about a real layer and real inputs: refuse those that do not fit."""
+    head = model.head_dim or model.hidden_size // model.num_attention_heads
+    width = model.hidden_size + 3 * head * model.num_attention_heads
+    needed, there = 4 * (tokens * width + model.hidden_size * width), memory(device)
+    if needed > there:
+        raise SoftmapError(
+            f"one layer on {tokens:,} tokens needs at least {needed / GIB:,.0f} GiB, "
+            f"{device.type} has {there / GIB:,.0f} GiB: lower the sizes, the batch or the context"
+        )
 
 
 def chosen(config: Any, context: int, device: str | torch.device = "cpu") -> str:

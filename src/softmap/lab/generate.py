@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 
 from softmap.data import load_tokenizer_dir
-from softmap.errors import SoftmapError, nearest
+from softmap.data.config import is_unicode
+from softmap.errors import SoftmapError, nearest, shown
+from softmap.fields import Range, check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files
 from softmap.lab.plan import slug
 from softmap.nn import own
 from softmap.report.load import read_result, read_run, result_files
+
+LONGEST_PROMPT = 10**6
 
 
 def model_folder(where: Path, variant: str | None = None, seed: int | None = None) -> Path:
@@ -70,9 +74,11 @@ def generate(
 ) -> str:
     """``prompt`` and its continuation. temperature 0 takes the likeliest token each time.
 
-    Raises ``SoftmapError`` for a broken folder, an empty prompt, numbers out of range.
+    Raises ``SoftmapError`` for a broken folder, a prompt that is no valid text, numbers out of
+    range. An empty prompt begins a document.
     """
-    _check_sampling(max_new_tokens, temperature, top_k)
+    given = {"temperature": temperature, "top_k": top_k, "seed": seed}
+    _check_sampling(prompt, max_new_tokens=max_new_tokens, **given)
     model, tokenizer = load_model(folder, trust_remote_code)
     ids = tokenizer.encode(prompt) or [tokenizer.eod]
     sampling: dict[str, Any] = {"do_sample": temperature > 0}
@@ -116,10 +122,20 @@ def _check_kind(folder: Path) -> dict[str, Any]:
     return dict(config)
 
 
-def _check_sampling(max_new_tokens: int, temperature: float, top_k: int | None) -> None:
-    if max_new_tokens < 1:
-        raise SoftmapError(f"max_new_tokens: expected 1 or more, found {max_new_tokens}")
-    if not 0 <= temperature < float("inf"):
-        raise SoftmapError(f"temperature: expected 0 or more, found {temperature:g}")
-    if top_k is not None and top_k < 1:
-        raise SoftmapError(f"top_k: expected 1 or more, found {top_k}")
+_SAMPLING = {
+    "max_new_tokens": Annotated[int, Range(1, 10**6)],
+    "temperature": Annotated[float, Range(1e-4, 1e4)] | Literal[0],
+    "top_k": Annotated[int, Range(1, 2**31)] | None,
+    "seed": Annotated[int, Range(0, 2**63 - 1)],
+}
+
+
+def _check_sampling(prompt: str, **given: Any) -> None:
+    for name, value in given.items():
+        check(name, 0 if value == 0.0 and name == "temperature" else value, _SAMPLING[name])
+    if not is_unicode(prompt):
+        raise SoftmapError(f"prompt: expected text in UTF-8, found {shown(prompt)}")
+    if len(prompt) > LONGEST_PROMPT:
+        raise SoftmapError(
+            f"prompt: expected at most {LONGEST_PROMPT:,} characters, found {len(prompt):,}"
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from softmap.errors import SoftmapError, shown
 
@@ -20,6 +21,12 @@ def check_name(what: str, name: str) -> None:
         )
     if len(name.encode()) > LONGEST:
         raise SoftmapError(f"{what}: expected at most {LONGEST} bytes, found {shown(name)}")
+
+
+def check_path(what: str, path: Path) -> None:
+    """Raise ``SoftmapError`` for what no system takes for a path, and for an empty one."""
+    if not str(path) or not str(path).isprintable():
+        raise SoftmapError(f"{what}: expected a path, found {shown(str(path))}")
 
 
 def split_variants(given: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from softmap.errors import SoftmapError, nearest, shown
 LARGEST = 100_000  #: characters of a recipe
 MOST_NODES = 20_000  #: values of a recipe
 DEEPEST = 20
+_TAGS = {"map", "seq", "str", "int", "float", "bool", "null", "timestamp", "merge", "value"}
 _TOO_DEEP = f"expected lists and mappings at most {DEEPEST} deep, found more"
 # YAML 1.1 also reads 010 as 8, 1:30 as 90 and 0x10 as 16, and takes 3e-3 for text.
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
@@ -54,6 +55,8 @@ def _measure(root: yaml.Node, name: str) -> None:
         node, depth = left.pop()
         if depth > DEEPEST:
             raise SoftmapError(f"{name}: {_TOO_DEEP}")
+        if node.tag.rsplit(":", 1)[-1] not in _TAGS:
+            raise fail(node, f"expected plain values, found the tag {shown(node.tag)}")
         if isinstance(node, yaml.CollectionNode):
             inside = node.value if isinstance(node, yaml.SequenceNode) else sum(node.value, ())
             left += [(item, depth + 1) for item in inside]
@@ -80,7 +83,7 @@ def override(root: yaml.Node, key: str, text: str) -> None:
         raise SoftmapError(f"--set {key}={text}: expected key.path=value, found {shown(key)}")
     if not isinstance(root, yaml.MappingNode):
         raise unexpected(root, "a mapping", "")
-    node = root
+    node: yaml.Node = root
     for section in sections:
         node = _child(node, section, value)
     kept = [pair for pair in node.value if pair[0].value != last]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from softmap.errors import SoftmapError, nearest
 from softmap.files.shape import check
 from softmap.hf import SoftmapConfig
 from softmap.lab import files
+from softmap.lab.names import LONGEST
 from softmap.lab.recipe import Entry, Recipe
 from softmap.nn import accounting
 from softmap.train import Options
@@ -115,6 +117,8 @@ def options(recipe: Recipe, peak_lr: float, seed: int, label: str) -> Options:
 def slug(label: str) -> str:
     """A folder's name for a label: ``diff+dcmha(rank=4)`` becomes ``diff-dcmha-rank-4``."""
     text = re.sub(r"[^a-z0-9._]+", "-", label.lower().replace("++", "pp")).strip("-.")
+    if len(text) > LONGEST:  # a folder's name has at most 255 bytes
+        text = f"{text[: LONGEST - 9]}-{zlib.crc32(label.encode()):08x}"
     return text or "variant"
 
 

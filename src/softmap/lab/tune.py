@@ -26,8 +26,9 @@ from softmap.files import sweep
 from softmap.files.shape import check
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
-from softmap.lab.compare import NOMINAL_VOCABULARY, Request
+from softmap.lab.compare import Request
 from softmap.lab.plan import Candidate, make_plan, tuned_for
+from softmap.lab.preflight import preflight
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import Trial, build, fingerprint, fit
@@ -46,7 +47,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
     # Points are trained without peaks of their own: each brings the one that it tries.
     short = _shortened(dataclasses.replace(recipe, peaks=None))
     folder = request.out / f"{recipe.name}-tuning"
-    make_plan(short, NOMINAL_VOCABULARY)
+    preflight(short, display.note)
     with display, files.lock(folder):
         corpus = bench.corpus(short, request.out, display)
         plan = make_plan(short, corpus.tokenizer.vocab_size)
@@ -123,7 +124,7 @@ def _shortened(recipe: Recipe) -> Recipe:
     variants = [dataclasses.replace(entry, peak_lr=None) for entry in recipe.variants]
     return dataclasses.replace(
         recipe, training=training, variants=variants, seeds=[recipe.tuning.seed],
-        tuning=dataclasses.replace(recipe.tuning, seed=recipe.tuning.seed + 1),
+        tuning=dataclasses.replace(recipe.tuning, seed=0 if recipe.tuning.seed else 1),
     )  # fmt: skip
 
 

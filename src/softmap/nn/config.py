@@ -10,7 +10,7 @@ from softmap.fields import Checked, Range
 from softmap.nn.backbone import Backbone, Size
 from softmap.variants import Composition, load
 
-Width = Annotated[int, Range(1, 2**24)]
+Width = Annotated[int, Range(1, 2**20)]
 Layers = Annotated[int, Range(1, 4096)]
 Heads = Annotated[int, Range(1, 2**14)]
 
@@ -35,7 +35,7 @@ class ModelConfig(Checked):
     num_attention_heads: Heads = 12
     num_key_value_heads: Heads | None = None
     head_dim: Width | None = None
-    intermediate_size: Width | None = None
+    intermediate_size: Size | None = None
     max_position_embeddings: Size = 2048
     tie_word_embeddings: bool = True
     initializer_range: Annotated[float, Range(above=0)] | None = None

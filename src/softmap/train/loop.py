@@ -21,7 +21,7 @@ from softmap.train.parallel import Parallel, single_process
 from softmap.train.plan import START, Position, pinned
 from softmap.train.signals import StopRequest
 from softmap.train.state import BudgetsDone, State
-from softmap.train.step import Batch, train_step
+from softmap.train.step import Batch, train_step, warm_up
 from softmap.train.trackers import JsonlTracker, Tracker
 
 
@@ -63,6 +63,9 @@ def train(
         (a second Ctrl-C raises KeyboardInterrupt at once).
     trackers: further receivers of the metrics; the caller closes them.
 
+    Before the first step of a call the model runs forward and backward once without an update, so
+    that what only a first step costs (kernels to build, graphs to compile) is in no step's seconds.
+
     An interrupted and resumed run ends with the same bits as an uninterrupted one on the same
     device with the same number of threads. The global random states are seeded and left moved.
 
@@ -84,6 +87,7 @@ def train(
     checkpoints = Checkpoints(directory / "checkpoints", options.keep)
     saved: Position | None = None
     log: JsonlTracker | None = None
+    warm = False
 
     def save() -> None:
         nonlocal saved
@@ -130,6 +134,9 @@ def train(
                     return state
                 if state.step == segment.stop:
                     break
+                if not warm:
+                    warm_up(forward, model, batches(state.step), options, parallel)
+                    warm = True
                 began = time.perf_counter()
                 lr = segment.lr(state.step)
                 batch = batches(state.step)

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
+from softmap.train import rng
+from softmap.train.optim import adamw
 from softmap.train.options import Options
 from softmap.train.parallel import Parallel
 
@@ -46,7 +48,7 @@ def train_step(
         if weight > 0:  # a mean over no target is NaN
             loss += _backward(forward, input_ids, piece, weight, options, parallel)
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, options.clip or math.inf)
+    norm = nn.utils.clip_grad_norm_(parameters, options.clip or math.inf)
     # Both scalars in one transfer: the only wait for the device in a step.
     values = torch.stack([parallel.all_reduce_mean(loss), norm.to(loss.dtype)]).tolist()
     if all(map(math.isfinite, values)):
@@ -54,6 +56,34 @@ def train_step(
             group["lr"] = lr
         optimizer.step()
     return values[0], values[1]
+
+
+def warm_up(
+    forward: Callable[..., Any],
+    model: nn.Module,
+    batch: Batch,
+    options: Options,
+    parallel: Parallel,
+) -> None:
+    """Pays what only a first step costs, so that no timed step does: kernels are built, libraries
+    loaded, graphs compiled, memory and data paged in.
+
+    Forward and backward of each shape of micro-batch that the batch has, and an update of a
+    parameter that is thrown away. Parameters, buffers and random states stay as they are.
+    """
+    inputs, labels = _checked(batch, options)
+    pieces = zip(inputs.split(options.rows), labels.split(options.rows), strict=True)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with rng.preserved():
+        for ids, piece in {len(ids): (ids, piece) for ids, piece in pieces}.values():
+            _backward(forward, ids, piece, 1.0, options, parallel)
+        idle = nn.Linear(1, 1, device=parallel.device)
+    model.zero_grad(set_to_none=True)
+    for buffer, before in buffers:
+        buffer.data.copy_(before)
+    idle(torch.ones(1, 1, device=parallel.device)).sum().backward()
+    nn.utils.clip_grad_norm_(idle.parameters(), 1.0)
+    adamw(idle, lr=0.0, weight_decay=0.0, betas=options.betas).step()
 
 
 def _backward(

@@ -1,0 +1,100 @@
+"""What is found out before the first byte is written: device, text, memory, one's own variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import psutil
+import torch
+
+from softmap import testing
+from softmap.data.config import parse_spec
+from softmap.data.sources import open_source
+from softmap.errors import SoftmapError
+from softmap.lab.plan import Candidate, Plan, make_plan
+from softmap.lab.recipe import Recipe
+from softmap.variants import load
+
+NOMINAL_VOCABULARY = 1024
+PER_PARAMETER = 16  #: bytes of a weight, its gradient and Adam's two moments, in float32
+GIB = 2**30
+
+
+def preflight(recipe: Recipe, note: Callable[[str], None]) -> None:
+    """Raise ``SoftmapError`` for whatever can be refused before text is read and files are made.
+
+    note: told what takes some seconds.
+    """
+    plan = make_plan(recipe, vocabulary(recipe))
+    device = choose_device(recipe.training.device)
+    open_source(recipe.data)
+    for candidate in plan.candidates:
+        check_memory(candidate, recipe, device)
+    check_own(plan, recipe, note)
+
+
+def vocabulary(recipe: Recipe) -> int:
+    """How many tokens the recipe's tokenizer has, as far as its name tells."""
+    kind, size = parse_spec(recipe.data.tokenizer)
+    return int(size) if kind == "bpe" else NOMINAL_VOCABULARY
+
+
+def choose_device(name: str) -> torch.device:
+    """``"auto"``: a GPU where there is one. Raises ``SoftmapError`` for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        problem = str(error).strip().split("\n")[0]
+        raise SoftmapError(f"training.device: cannot use {name!r}: {problem}") from None
+    if device.type == "meta" or (device.type == "cpu" and device.index):
+        raise SoftmapError(f"training.device: cannot use {name!r}: nothing can be computed there")
+    return device
+
+
+def check_memory(candidate: Candidate, recipe: Recipe, device: torch.device) -> None:
+    """Refuse what cannot fit: the model with its optimiser, and the least that a forward pass of
+    one micro-batch keeps (each layer's input and the logits, in float32)."""
+    shape, given = recipe.model, recipe.training
+    rows = given.micro_batch_size or given.batch_size
+    width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
+    needed = PER_PARAMETER * candidate.parameters["total"] + 4 * rows * shape.context * width
+    if needed > (there := memory(device)):
+        raise SoftmapError(
+            f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, "
+            f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
+            "training.micro_batch_size"
+        )
+
+
+def memory(device: torch.device) -> int:
+    """Bytes of memory that the device has."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return int(psutil.virtual_memory().total)
+
+
+def check_own(plan: Plan, recipe: Recipe, note: Callable[[str], None]) -> None:
+    """Put variants from files of one's own through the quick form of the conformance suite."""
+    for candidate in plan.candidates:
+        if any(":" in name for name, _ in load(candidate.spec).members):
+            note(f"checking {candidate.spec} ...")
+            _check_one(candidate, recipe)
+
+
+def _check_one(candidate: Candidate, recipe: Recipe) -> None:
+    spec, shape = candidate.spec, recipe.model
+    sizes = {"heads": shape.num_attention_heads, "kv_heads": shape.num_key_value_heads}
+    try:
+        report = testing.check(spec, **sizes, quick=True)  # type: ignore[arg-type]
+    except SoftmapError:
+        raise
+    except Exception as error:  # whatever a class of the user's own raises
+        reason = f"{type(error).__name__}: {error}"
+        raise SoftmapError(f"{spec}: cannot be built: {reason}") from error
+    for failure in report.failures:
+        raise SoftmapError(
+            f"{spec} is not trained: it fails the check {failure.name!r}: {failure.error} "
+            "(softmap.testing.check runs all of them)"
+        )
