@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from transformers.utils import TransformersKwargs
 from softmap.errors import SoftmapError
 from softmap.hf import SoftmapForSequenceClassification, SoftmapModel
 
+HALO = f"{Path(__file__).parents[2] / 'testing' / 'outside.py'}:multi-token"
 PACKED = torch.tensor([[0, 0, 0, 1, 1, 2, 2]])
 STARTS = torch.tensor([[0, 1, 2, 0, 1, 0, 1]])
 ENDS = torch.tensor([0, 3, 5, 7], dtype=torch.int32)
@@ -159,7 +161,7 @@ def test_unknown_names_are_refused(cls: Any) -> None:
     assert model(IDS, token_type_ids=None, is_causal=True, head_mask=None)
 
 
-@pytest.mark.parametrize("variant", ["dcmha(pattern=LG,window=4)", "sas", "diff2"])
+@pytest.mark.parametrize("variant", ["dcmha(pattern=LG,window=4)", "sas", "diff2", HALO])
 @torch.no_grad()
 def test_maps_are_the_references(variant: str) -> None:
     """o = A' v of the first layer, by its map, in layers that let keys go too."""
