@@ -117,15 +117,27 @@ def test_a_mask_may_not_change_its_mind(later: str | None) -> None:
         model(torch.ones(1, 1, dtype=torch.long), mask_of("110111"), fresh)
 
 
-def test_a_cache_is_not_cropped_into_tokens_that_were_moved() -> None:
-    model = decoder("transformer++")
-    caches = model.new_caches()
-    model(torch.ones(1, 5, dtype=torch.long), mask_of("11011"), caches)
-    model(torch.ones(1, 2, dtype=torch.long), mask_of("1101111"), caches)
-    caches[0].crop(6)
-    assert caches[0].seen == 6
-    with pytest.raises(SoftmapError, match="cannot be cropped to 4 tokens: padding lay among"):
-        caches[0].crop(4)
+@pytest.mark.parametrize(
+    "variant", ["dcmha", "sas", "dape+transformer++(pattern=LG,window=3)", "dcmha+diff"]
+)
+def test_tokens_with_padding_among_them_are_taken_back(variant: str) -> None:
+    """As if they had never come, though padding of theirs was moved before earlier tokens."""
+    model = decoder(variant)
+    ids, mask = torch.arange(14).view(2, 7) % 23, mask_of("1101101 0111011")
+    want, got = model.new_caches(), model.new_caches()
+    for caches, upto in ((want, 5), (got, 7)):
+        model(ids[:, :4], mask[:, :4], caches)
+        for cache in caches:
+            cache.record()
+        model(ids[:, 4:upto], mask[:, :upto], caches)
+    for cache in got:
+        cache.crop(5)
+    for one, other in zip(want, got, strict=True):
+        assert one.seen == other.seen == 5
+        for (name, t), (_, u) in zip(one.tensors(), other.tensors(), strict=True):
+            torch.testing.assert_close(u, t, msg=name)
+    both = [model(ids[:, 5:], mask, caches) for caches in (want, got)]
+    torch.testing.assert_close(both[1][mask[:, 5:]], both[0][mask[:, 5:]])
 
 
 def test_rows_of_right_padding_cost_no_mask() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
 from softmap.nn.positions import Positions
-from softmap.nn.tokens import Tokens
+from softmap.nn.tokens import Tokens, taken
 
 ONE_DOCUMENT = "a cache holds one document a sequence: expected documents=None with it, found both"
 
@@ -98,9 +98,8 @@ class LayerCache:
         self._rooms: defaultdict[str, _Growing] = defaultdict(partial(_Growing, 1))
         self._rooms |= {"k": _Growing(2), "v": _Growing(2)}
         self.recording = False
-        self._undo: list[tuple[_State, Tokens, Tensor | None]] = []
+        self._undo: list[tuple[_State, Tokens]] = []
         self._mask: Tensor | None = None  # (B, seen), as it was given; None: all are real
-        self._arranged = 0  # tokens seen when padding among them was last moved
 
     def check_mask(self, mask: Tensor | None) -> None:
         """Raise ``ValueError`` for an attention mask (B, S) that says of the tokens held another
@@ -130,17 +129,15 @@ class LayerCache:
         of these keys; the order (B, R) in which the queries now are, None where it has not
         changed; and the sums of the values before the first query, where they are kept.
         """
-        self._mask, valid = at.mask, at.last(new.k.shape[2]).valid
         if self.recording and not self.keeps_all:
-            self._undo.append((self._state, new, valid))
-        before = self._running(new.v, valid)
+            self._undo.append((self._state, new))
+        self._mask = at.mask
+        before = self._running(new.v, at.last(new.k.shape[2]).valid)
         held = self._joined(new)
         at, rows = at.last(held.k.shape[2]), None
         if at.padding == "among":
             rows, keys = at.order(held.q.shape[2]), at.order(held.k.shape[2])
             held, at, before = held.arranged(keys, rows), at.arranged(keys), None
-            self._undo.clear()
-            self._arranged = self.seen
         self._keep(held)
         return held, at, rows, before
 
@@ -223,16 +220,12 @@ class LayerCache:
         """
         if length >= self.seen:
             self._undo.clear()
-        elif length < self._arranged:
-            raise SoftmapError(
-                f"a cache cannot be cropped to {length} tokens: padding lay among the first "
-                f"{self._arranged} and was moved before them"
-            )
         elif self.keeps_all:
             assert self.k is not None and self.v is not None
+            first = self._first(length)
             self.seen = length
-            self.k, self.v = self.k[:, :, :length], self.v[:, :, :length]
-            self.key = [{n: t[:, :length] for n, t in group.items()} for group in self.key]
+            self.k, self.v = first(self.k, 2), first(self.v, 2)
+            self.key = [{n: first(t, 1) for n, t in group.items()} for group in self.key]
         else:
             self._go_back(length)
 
@@ -244,13 +237,23 @@ class LayerCache:
                 f"a cache with a window, a halo or a running mean cannot be cropped from "
                 f"{self.seen} to {length} tokens: expected record() to be called before them"
             )
-        state, fed, valid = reach[-1]
+        (state, fed), mask = reach[-1], self._mask
         self.seen, self.k, self.v, self.key, self.tail, self.running = state
         self._undo.clear()
-        if again := length - self.seen:
-            fed = fed.first(again)
-            self._running(fed.v, None if valid is None else valid[:, :again])
-            self._keep(self._joined(fed))
+        if length > self.seen:
+            mask = None if mask is None else mask[:, :length]
+            at = Positions.of(length, mask, fed.k.device, None, self.seen)
+            recording, self.recording = self.recording, False
+            self.extend(fed.first(length - self.seen), at)
+            self.recording = recording
+
+    def _first(self, length: int) -> Callable[[Tensor, int], Tensor]:
+        """Takes, along an axis, the first ``length`` tokens as they were given."""
+        if self._mask is None:
+            return lambda t, axis: t.narrow(axis, 0, length)
+        given = self._mask[:, : self.seen].long().argsort(dim=1, stable=True)  # of those held
+        keep = (given >= length).long().argsort(dim=1, stable=True)[:, :length]
+        return lambda t, axis: taken(t, keep, axis)
 
     def select(self, index: Tensor) -> None:
         """Keep these rows of the batch, in this order (beam search)."""

@@ -36,11 +36,12 @@ class Tokens(NamedTuple):
 
 
 def taken(t: Tensor, order: Tensor, axis: int) -> Tensor:
-    """``t`` (b, ..., n, ...), the entries of ``axis`` in each sequence's own ``order`` (B, n)."""
-    shape = [1] * t.ndim
-    shape[0], shape[axis] = order.shape
-    sizes = [order.shape[0], *t.shape[1:]]
-    return t.expand(sizes).gather(axis, order.view(shape).expand(sizes))
+    """``t`` (b, ..., n, ...), the entries of ``axis`` in each sequence's own ``order`` (B, m)."""
+    where = [1] * t.ndim
+    where[0], where[axis] = order.shape
+    wanted = [order.shape[0], *t.shape[1:]]
+    wanted[axis] = order.shape[1]
+    return t.expand(order.shape[0], *t.shape[1:]).gather(axis, order.view(where).expand(wanted))
 
 
 def _each(f: Callable[[Tensor], Tensor], group: dict[str, Tensor]) -> dict[str, Tensor]:
