@@ -235,7 +235,7 @@ def make_band(
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator for the ``backward`` of an autograd Function that cannot be differentiated itself.
+    """A decorator for the ``backward`` of an autograd Function that is not differentiable itself.
 
     Torch's ``once_differentiable`` gives wrong second derivatives silently where the gradients
     lead nowhere else; this raises ``ValueError`` as soon as they are to be recorded.

@@ -70,7 +70,7 @@ def test_model_takes_any_mask(variant: str) -> None:
 
 
 def test_bands_have_no_open_length() -> None:
-    with pytest.raises(SoftmapError, match="impl='chunked' cannot run this: .*torch.export"):
+    with pytest.raises(SoftmapError, match=r"impl='chunked' cannot run this: .*torch.export"):
         exported(layer("nope", impl="chunked"), torch.randn(2, 9, 16, dtype=torch.float64))
 
 

@@ -112,7 +112,7 @@ def _over(mark: Tensor, t: Tensor, kind: str) -> Tensor:
 
 
 class _Isolated(torch.autograd.Function):
-    """``values``; the gradient goes to ``clean``, and that of marked rows, NaN, to what they see."""
+    """``values``; the gradient goes to ``clean``, that of marked rows, NaN, to what they see."""
 
     @staticmethod
     def forward(

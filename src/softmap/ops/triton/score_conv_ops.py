@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softmap.maps import first_order
 from softmap.ops.triton import score_conv_launch as impl
 from softmap.ops.triton.score_conv_plan import Packed
 
