@@ -148,9 +148,10 @@ def test_large_scores(impl: str, make: Callable[[Tensor], Tensor]) -> None:
     """Scores of 1e30, and in float16 beyond 65504: the float64 reference's result."""
     q, k, v = torch.randn(3, 1, 2, 9, 4, generator=torch.manual_seed(0))
     q, k = make(q), make(k)
-    leaves = [t.requires_grad_() for t in (q, k, v.to(q.dtype))]
-    out = attention(*leaves, impl=impl)
-    want = attention(*(t.detach().double() for t in leaves), impl="reference")
+    q, k, v = leaves = [t.requires_grad_() for t in (q, k, v.to(q.dtype))]
+    out = attention(q, k, v, impl=impl)
+    q, k, v = (t.detach().double() for t in leaves)
+    want = attention(q, k, v, impl="reference")
     torch.testing.assert_close(out.double(), want, atol=1e-3, rtol=1e-3)
     assert all(g.isfinite().all() for g in torch.autograd.grad(out.sum(), leaves))
 

@@ -55,6 +55,9 @@ def attention(
     cols, running.
 
     Returns (B, H', T, d'), H' = heads left by the edits. Rows of padding tokens are undefined.
+    Derivatives of every order, and torch.func and vmap, go by the reference, whatever ``impl`` (one
+    named is refused under torch.func). On a CPU outside of compilers, NaN and infinity reach only
+    the rows that see them, which are NaN; a row of -inf alone is zeros.
     Raises ``ValueError`` in one line for shapes that do not fit, an unknown option, an unknown or
     refusing ``impl``. Running out of memory raises torch's own error, with the call, the bytes and
     the backend that would take fewer.

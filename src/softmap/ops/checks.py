@@ -36,8 +36,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise SoftmapError(f"queries and keys must have one width, at least 1, found {shapes}")
     if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
         raise SoftmapError(
-            "q, k, v must have one floating dtype of 16 to 64 bits, "
-            f"found {q.dtype}, {k.dtype}, {v.dtype}"
+            f"q, k, v must have one floating dtype, found {q.dtype}, {k.dtype}, {v.dtype}"
         )
     if not q.device == k.device == v.device:
         raise SoftmapError(
