@@ -115,7 +115,7 @@ def test_commas_in_brackets_do_not_split() -> None:
         (["--tokenizer", "bp:300"], "tokenizer: expected"),
         (["--steps", "2"], "too few for the budgets"),
         (["--steps", "4"], "training: budget 1: expected"),
-        (["--seeds", "0"], "seeds: expected different numbers"),
+        (["--seeds", "0"], "--seeds: expected 1 to 1000"),
         (["--set", "training.stepz=3"], "unknown key 'training.stepz' (did you mean 'steps'"),
         (["--set", "training.steps"], "--set: expected key.path=value, found 'training.steps'"),
         (["--set", "training.schedule=wsds"], "did you mean 'wsd"),

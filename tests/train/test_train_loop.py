@@ -247,7 +247,7 @@ def test_a_non_finite_loss_names_step_variant_and_last_good_checkpoint(tmp_path,
         def forward(self, input_ids, labels, shift_labels=None):
             output = super().forward(input_ids, labels, shift_labels)
             self.calls += 1
-            output.loss = output.loss * (bad if self.calls > 13 else 1)  # one, then two a step
+            output.loss = output.loss * (bad if self.calls > 14 else 1)  # two, then two a step
             return output
 
     model = Failing()

@@ -16,8 +16,8 @@ def check_name(what: str, name: str) -> None:
     plain = bool(name) and name.isprintable() and not set(name) & set(FORBIDDEN)
     if not plain or name != name.strip(" .") or name.startswith("-"):
         raise SoftmapError(
-            f"{what}: expected the name of a folder (none of {FORBIDDEN} and no control "
-            f"characters, no dash or point first, no blank at an end), found {shown(name)}"
+            f"{what}: expected the name of a folder, found {shown(name)} (none of {FORBIDDEN}, no "
+            "control characters, no dash or point first, no point or blank last)"
         )
     if len(name.encode()) > LONGEST:
         raise SoftmapError(f"{what}: expected at most {LONGEST} bytes, found {shown(name)}")
