@@ -64,7 +64,7 @@ def test_check_finds_a_stale_table(
         ("<!-- bench: floors Z80 -->\n<!-- /bench -->\n", "found 'Z80'"),
         ("<!-- bench: formulas all -->\n<!-- /bench -->\n", "found 'all'"),
         ("<!-- bench: step op.json -->\n<!-- /bench -->\n", "expected a result of bench step"),
-        ("<!-- bench: op bad.json -->\n<!-- /bench -->\n", "found something else"),
+        ("<!-- bench: op bad.json -->\n<!-- /bench -->\n", "expected a JSON object, found list"),
     ],
 )
 def test_bad_markers(result: Path, page: str, says: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from native_cases import Case
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from softmap.errors import SoftmapError
 from softmap.ops import attention
@@ -23,10 +24,15 @@ def native_of(call: Call, **options: Any) -> Tensor:
 
 def test_forward_mode_is_refused() -> None:
     call = Case("dcmha", tokens=5).call()
-    with pytest.raises(SoftmapError, match="no forward-mode derivatives"):
-        torch.func.jvp(
-            lambda q: native_of(call.unflatten([q, *call.flatten()[1][1:]])), (call.q,), (call.q,)
-        )
+
+    def of(q: torch.Tensor) -> torch.Tensor:
+        return native_of(call.unflatten([q, *call.flatten()[1][1:]]))
+
+    with pytest.raises(SoftmapError, match="no forward-mode derivatives; 'reference' can"):  # noqa: SIM117
+        with forward_ad.dual_level():
+            of(forward_ad.make_dual(call.q, call.q))
+    with pytest.raises(SoftmapError, match="transform torch's own operations alone; 'reference' c"):
+        torch.func.jvp(of, (call.q,), (call.q,))
 
 
 def test_a_rank_without_kernels_is_refused() -> None:
