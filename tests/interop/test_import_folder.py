@@ -213,7 +213,7 @@ def test_pickled_code_is_not_run(name, published, tmp_path):
 def test_ambiguous_and_deep_json(published, tmp_path):
     config = published / "config.json"
     config.write_text('{"dim": 32, "dim": 64}')
-    refused(published, tmp_path / "ours", r"config.json: .*each name once, found 'dim' twice")
+    refused(published, tmp_path / "ours", r"config.json: .*the key 'dim' twice")
     config.write_text("[" * 100_000)
     refused(published, tmp_path / "ours", r"config.json: not a readable JSON file")
 

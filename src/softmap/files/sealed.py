@@ -151,8 +151,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(n for n in names if names.count(n) > 1)
-        raise ValueError(f"expected each name once, found {twice!r} twice")
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} twice")
     return made
 
 
