@@ -57,7 +57,18 @@ GROUPED = [
     "v-skipinit(value=linear,output=linear)",
     "outside.py:multi-token",
 ]
-SUBJECTS = [Subject(v) for v in names() + COMBINATIONS] + [Subject(v, kv_heads=2) for v in GROUPED]
+SHIPPED = [Subject(v) for v in names()]
+OTHERS = [Subject(v) for v in COMBINATIONS] + [Subject(v, kv_heads=2) for v in GROUPED]
+
+
+def _cases() -> list[Any]:
+    """Every variant through every check; of the combinations every other pair is a slow test."""
+    pairs = [pytest.param(*pair) for pair in product(SHIPPED, CHECKS)]
+    for n, subject in enumerate(OTHERS):
+        for m, name in enumerate(CHECKS):
+            marks = [pytest.mark.slow] if (n + m) % 2 else []
+            pairs.append(pytest.param(subject, name, marks=marks))
+    return pairs
 
 
 def _id(value: Any) -> str:
@@ -67,7 +78,7 @@ def _id(value: Any) -> str:
 
 
 @pytest.mark.usefixtures("here")
-@pytest.mark.parametrize(("subject", "name"), product(SUBJECTS, CHECKS), ids=_id)
+@pytest.mark.parametrize(("subject", "name"), _cases(), ids=_id)
 def test_keeps(subject: Subject, name: str) -> None:
     CHECKS[name](subject)
 
