@@ -38,6 +38,13 @@ def shown(value: Any, limit: int = 80) -> str:
         return f"a {type(value).__name__}"
 
 
+def reason(error: BaseException, limit: int = 200) -> str:
+    """The type of somebody else's error and the first line of its message, for one line of ours."""
+    text = str(error).strip().split("\n")[0]
+    name = type(error).__name__
+    return f"{name}: {one_line(text, limit)}" if text else name
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``."""
     close = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0.5)

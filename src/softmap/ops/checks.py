@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, reason
 from softmap.maps import STAGES, Edit, Tensors, chain, check_declared, check_names
-from softmap.ops.call import first_line
 from softmap.ops.documents import INTEGERS, can_look
 
 _INTEGERS = (torch.bool, *INTEGERS)
@@ -189,7 +188,7 @@ def own_tensors(edit: Edit, x: Tensor | None) -> Tensors:
     except (RuntimeError, TypeError, ValueError) as error:
         given = "no x" if x is None else f"x {tuple(x.shape)} of {x.dtype} on {x.device}"
         raise SoftmapError(
-            f"{_name(edit)} cannot make its tensors of {given}: {first_line(error)}"
+            f"{_name(edit)} cannot make its tensors of {given}: {reason(error)}"
         ) from error
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
 from softmap.files.shape import check
 
@@ -159,7 +159,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
             if number == len(lines):  # the run was killed while it wrote this line
                 break
             raise SoftmapError(
-                f"{path}: line {number} is not a training-log row: {_one_line(error)}"
+                f"{path}: line {number} is not a training-log row: {error}"
             ) from None
         rows.append(row)
     return rows
@@ -216,7 +216,7 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             array = np.asarray(archive[key], dtype=np.float64)
     except Exception as error:  # of NumPy, zipfile and zlib: damage has many names there
-        raise SoftmapError(f"{path}: expected an array {key!r}, found {_one_line(error)}") from None
+        raise SoftmapError(f"{path}: expected an array {key!r}, found {reason(error)}") from None
     if array.ndim != dimensions or array.size == 0:
         raise SoftmapError(
             f"{path}: expected {key!r} with {dimensions} dimensions and at least one value, "
@@ -255,7 +255,3 @@ def _by_tokens(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _layout(trial: Trial) -> list[tuple[int, tuple[int, ...]]]:
     return [(budget.tokens, budget.losses_WT.shape) for budget in trial.budgets]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
