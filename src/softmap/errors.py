@@ -35,7 +35,8 @@ def shown(value: Any, limit: int = 80) -> str:
     try:
         return one_line(repr(value), limit)
     except Exception:  # an integer of 5000 digits, an object whose repr is broken
-        return f"a {type(value).__name__}"
+        name = type(value).__name__
+        return f"an integer of {value.bit_length()} bits" if name == "int" else f"a {name}"
 
 
 def reason(error: BaseException, limit: int = 200) -> str:

@@ -10,13 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from softmap.errors import SoftmapError, nearest, reason
+from softmap.errors import SoftmapError, nearest, reason, shown
 from softmap.maps import STAGES, Edit, Tensors, chain, check_declared, check_names
 from softmap.ops.documents import INTEGERS, can_look
 
 _INTEGERS = (torch.bool, *INTEGERS)
-
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -277,16 +275,6 @@ def check_impl(impl: Any, known: Collection[str]) -> None:
     raise SoftmapError(
         f"impl must be one of {', '.join(['auto', *known])}, found {shown(impl)}{hint}"
     )
-
-
-def shown(value: Any) -> str:
-    """A number or a text as it is, if it is short; of other things the type."""
-    if value is not None and not isinstance(value, str | int | float):
-        return type(value).__name__
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _name(edit: Edit) -> str:
