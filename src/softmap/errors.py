@@ -35,7 +35,15 @@ def shown(value: Any, limit: int = 80) -> str:
     try:
         return one_line(repr(value), limit)
     except Exception:  # an integer of 5000 digits, an object whose repr is broken
-        return f"a {type(value).__name__}"
+        name = type(value).__name__
+        return f"an integer of {value.bit_length()} bits" if name == "int" else f"a {name}"
+
+
+def reason(error: BaseException, limit: int = 200) -> str:
+    """The type of somebody else's error and the first line of its message, for one line of ours."""
+    text = str(error).strip().split("\n")[0]
+    name = type(error).__name__
+    return f"{name}: {one_line(text, limit)}" if text else name
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

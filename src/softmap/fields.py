@@ -6,7 +6,8 @@
         clip: Annotated[float, Range(above=0)] | None = 1.0
 
 The types are ``bool int float str``, ``Literal``, unions, ``list``, ``tuple`` and ``dict`` of them,
-and classes. ``True`` is no number, a whole number is a float, and every float is finite.
+``TypedDict`` (further keys are let through, an absent one is ``None``) and classes. ``True`` is no
+number, a whole number has at most 64 bits and is a float, and every float is finite.
 """
 
 from __future__ import annotations
@@ -16,11 +17,26 @@ import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 from softmap.errors import SoftmapError, nearest, shown
 
-_NAMES = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
+_NAMES = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a mapping",
+}
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,7 @@ def check(name: str, value: Any, kind: Any) -> None:
 
 def fits(value: Any, kind: Any) -> bool:
     """Whether ``value`` is of the declared ``kind``; a type that is not known here fits all."""
-    origin, inside = get_origin(kind), get_args(kind)
+    origin, inside = _origin(kind), get_args(kind)
     if origin is Annotated:
         bounds = [note for note in inside[1:] if isinstance(note, Range)]
         return fits(value, inside[0]) and all(_within(value, bound) for bound in bounds)
@@ -93,24 +109,20 @@ def fits(value: Any, kind: Any) -> bool:
 
 def _is_one(value: Any, kind: Any) -> bool:
     if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and _finite(value)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return (isinstance(value, float) and math.isfinite(value)) or _is_one(value, int)
+    if kind is int:  # beyond 64 bits NumPy and torch have none
+        return type(value) is not bool and isinstance(value, int) and -(2**63) <= value < 2**63
     if kind is None or kind is Any:
         return kind is Any or value is None
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _finite(value: float) -> bool:
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer beyond all floats
-        return False
-
-
 def _within(value: Any, bound: Range) -> bool:
     return value is None or bound.holds(value)
+
+
+def _origin(kind: Any) -> Any:
+    return dict if is_typeddict(kind) else get_origin(kind)
 
 
 def _is_shape(value: Any, origin: Any) -> bool:
@@ -123,14 +135,16 @@ def _length(value: Any) -> int:
 
 def _items(name: str, value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
     """(name, item, kind) of what a list, tuple or mapping holds, where ``kind`` says it."""
-    origin, inside = get_origin(kind), get_args(kind)
+    origin, inside = _origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        arms = [one for one in inside if _is_shape(value, get_origin(one))]
+        arms = [one for one in inside if _is_shape(value, _origin(one))]
         return _items(name, value, arms[0]) if arms else []
     if origin in (list, tuple) and _is_shape(value, origin):
         kinds = inside if origin is tuple and ... not in inside else inside[:1] * len(value)
         pairs = zip(value, kinds, strict=False)
         return [(f"{name}[{n}]", item, one) for n, (item, one) in enumerate(pairs)]
+    if is_typeddict(kind) and _is_shape(value, dict):
+        return [(f"{name}: {key}", value.get(key), one) for key, one in hints(kind).items()]
     if origin is dict and _is_shape(value, dict):
         return [(f"{name}.{key}", item, inside[1]) for key, item in value.items()]
     return []
@@ -144,7 +158,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 def describe(kind: Any) -> str:
     """What ``kind`` takes, in words."""
-    origin, inside = get_origin(kind), get_args(kind)
+    origin, inside = _origin(kind), get_args(kind)
     if origin is Annotated:
         bounds = [str(note) for note in inside[1:] if isinstance(note, Range)]
         return " ".join([describe(inside[0]), *bounds])

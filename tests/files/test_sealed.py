@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 
 from softmap.errors import SoftmapError
+from softmap.fields import check
 from softmap.files import sealed, whole_folder
-from softmap.files.shape import check
 
 
 @pytest.mark.parametrize(
@@ -89,26 +90,36 @@ def test_checksums_that_lead_elsewhere(tmp_path: Path, files: object) -> None:
         sealed.verify_folder(tmp_path)
 
 
-SHAPE = {"n": int, "x": (float, None), "list": [str], "in?": {"y": float}}
-GOOD = {"n": 1, "x": 2, "list": ["a"], "in": {"y": 0.5}, "more": []}
+class Inner(TypedDict):
+    y: float
+
+
+class Shape(TypedDict):
+    n: int
+    x: float | None
+    list: list[str]
+    inside: Inner | None
+
+
+GOOD = {"n": 1, "x": 2, "list": ["a"], "inside": {"y": 0.5}, "more": []}
 
 
 def test_shapes() -> None:
-    check(SHAPE, GOOD, "it")
-    check({key: SHAPE[key] for key in ("n", "in?")}, {"n": 0, "in": None}, "it")
+    check("it", GOOD, Shape)
+    check("it", {"n": 0, "list": []}, Shape)
     for change, says in (
         ({"n": True}, "it: n: expected a whole number, found True"),
         ({"n": 2**63}, "it: n: expected a whole number"),
-        ({"n": None}, "found no value for n"),
-        ({"x": "1"}, "it: x: expected a number or null, found '1'"),
+        ({"n": None}, "it: n: expected a whole number, found None"),
+        ({"x": "1"}, "it: x: expected a number or nothing, found '1'"),
         ({"x": float("inf")}, "it: x: expected a number"),
         ({"list": "a"}, "it: list: expected a list"),
         ({"list": ["a", 1]}, r"it: list\[1\]: expected text, found 1"),
-        ({"in": []}, "it: in: expected an object"),
-        ({"in": {}}, "it: in: expected the keys y"),
+        ({"inside": []}, "it: inside: expected a mapping or nothing, found"),
+        ({"inside": {}}, "it: inside: y: expected a number, found None"),
     ):
         with pytest.raises(SoftmapError, match=says):
-            check(SHAPE, GOOD | change, "it")
+            check("it", GOOD | change, Shape)
 
 
 def test_a_folder_that_is_replaced_is_the_old_or_the_new(

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softmap.data.config import missing_extra, reason
+from softmap.data.config import missing_extra
 from softmap.data.tokenizer import Tokenizer, byte_chars
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

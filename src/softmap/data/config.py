@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from softmap.errors import SoftmapError, nearest, one_line, shown
+from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import Checked, Range
 
 LARGEST_BPE = 2**20
@@ -76,13 +76,6 @@ def parse_spec(spec: str) -> tuple[str, str]:
     hint = nearest(kind, ["bpe", "bytes", "hf"]) if kind not in {"bpe", "bytes", "hf"} else ""
     expected = "'bpe:SIZE', 'bytes' or 'hf:NAME_OR_FOLDER'"
     raise SoftmapError(f"tokenizer: expected {expected}, found {shown(spec)}{hint}")
-
-
-def reason(error: BaseException, limit: int = 200) -> str:
-    """The type and the message of somebody else's error, for one line of ours."""
-    text = str(error).strip().split("\n")[0]
-    name = type(error).__name__
-    return f"{name}: {one_line(text, limit)}" if text else name
 
 
 def missing_extra(package: str) -> SoftmapError:

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from softmap.data.config import is_unicode, missing_extra, reason
-from softmap.errors import SoftmapError, nearest
+from softmap.data.config import is_unicode, missing_extra
+from softmap.errors import SoftmapError, nearest, reason
 
 Document = tuple[str, str]
 """(name, text)"""

@@ -9,7 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from filelock import FileLock
@@ -18,18 +18,31 @@ from softmap.data import verified
 from softmap.data.builders import load_tokenizer_dir
 from softmap.data.split import HELDOUT, TRAIN
 from softmap.data.tokenizer import Tokenizer
+from softmap.fields import check
 from softmap.files.sealed import read_sealed, write_sealed
-from softmap.files.shape import check
 
 FILES = {TRAIN: "train.bin", HELDOUT: "heldout.bin"}
 SIDES = {TRAIN: "train", HELDOUT: "heldout"}
 STALE_SECONDS = 24 * 3600
 _COUNTED = ("tokens", "documents", "bytes")
-META = {
-    "source": str, "field": str, "hash": str, "tokenizer": str, "vocab_size": int,
-    "heldout": float, "max_bytes?": int, "dtype": str, "bytes_per_token": float,
-    **{f"{side}_{what}": int for side in SIDES.values() for what in _COUNTED},
-}  # fmt: skip
+
+
+class _Meta(TypedDict):
+    source: str
+    field: str
+    hash: str
+    tokenizer: str
+    vocab_size: int
+    heldout: float
+    max_bytes: int | None
+    dtype: str
+    bytes_per_token: float
+    train_tokens: int
+    train_documents: int
+    train_bytes: int
+    heldout_tokens: int
+    heldout_documents: int
+    heldout_bytes: int
 
 
 @dataclass(frozen=True)
@@ -103,7 +116,7 @@ def read_corpus(folder: Path) -> Corpus | None:
     """The corpus in a folder; None if it is missing or anything of it is not as it was written."""
     try:
         meta = read_sealed(folder / "meta.json")
-        check(META, meta, "meta.json")
+        check("meta.json", meta, _Meta)
         tokenizer = load_tokenizer_dir(folder / "tokenizer")
         if not _is_of(tokenizer, meta) or not verified.holds(folder, FILES.values(), meta):
             return None

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from softmap.data.config import DataConfig, reason
+from softmap.data.config import DataConfig
 from softmap.data.records import Document, parse_hf, read_hf, read_jsonl, read_parquet
-from softmap.errors import SoftmapError, shown
+from softmap.errors import SoftmapError, reason, shown
 
 STDLIB_SKIPS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 

@@ -11,8 +11,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from softmap.data.config import reason
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 
 PIECE = 1 << 20  # characters; the backend needs ~100 bytes of memory for each
 

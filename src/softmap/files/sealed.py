@@ -54,8 +54,7 @@ def read_json(path: Path) -> Any:
     except SoftmapError:
         raise
     except ValueError as error:
-        problem = str(error).splitlines()[0]
-        raise SoftmapError(f"{path}: broken file: expected JSON, found {problem}") from None
+        raise SoftmapError(f"{path}: broken file: expected JSON, found {error}") from None
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class SoftmapPreTrainedModel(ModelFiles, PreTrainedModel):
         try:
             loaded: Any = super().from_pretrained(name, *model_args, **kwargs)
         except (RuntimeError, OSError, SafetensorError) as error:
-            raise SoftmapError(f"{name}: {' '.join(str(error).split())}") from error
+            raise SoftmapError(f"{name}: {error}") from error
         model, info = loaded
         saved_by = model.config.architectures or [cls.__name__]
         excused = HEADS if cls.__name__ not in saved_by else ()

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 from softmap.files.sealed import parse_json, read_bytes
 
 TOKENIZER_FILES = (
@@ -37,8 +37,7 @@ def _reading(file: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
-        raise SoftmapError(f"{file}: not a readable safetensors file: {reason}") from error
+        raise SoftmapError(f"{file}: not a readable safetensors file: {error}") from error
 
 
 class LazyState(Mapping[str, Tensor]):
@@ -85,9 +84,9 @@ def find_folder(source: str | Path) -> Path:
         wanted = ["*.json", "*.safetensors", *TOKENIZER_FILES]
         return Path(snapshot_download(name, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
         raise SoftmapError(
-            f"{source}: no such folder, and the Hub repository could not be fetched: {first}"
+            f"{source}: no such folder, and the Hub repository could not be fetched: "
+            f"{reason(error)}"
         ) from error
 
 

@@ -91,8 +91,7 @@ def _options(config: Mapping[str, Any]) -> Options:
     try:
         filled = DiffLlamaConfig.from_dict(dict(config)).to_dict()
     except Exception as error:  # transformers' own checks raise many kinds
-        reason = " ".join(str(error).split())
-        raise SoftmapError(f"{WHAT}: transformers refuses this config: {reason}") from error
+        raise SoftmapError(f"{WHAT}: transformers refuses this config: {error}") from error
     options = Options(WHAT, filled)
     options.only(ONLY)
     return options

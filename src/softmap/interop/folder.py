@@ -66,8 +66,7 @@ def _set_generation(model: SoftmapForCausalLM, path: Path) -> None:
         model.generation_config = GenerationConfig.from_dict(found)
         model.generation_config.validate(strict=True)
     except Exception as error:  # transformers' own checks raise many kinds
-        reason = " ".join(str(error).split())
-        raise SoftmapError(f"{path}: transformers refuses it: {reason}") from error
+        raise SoftmapError(f"{path}: transformers refuses it: {error}") from error
 
 
 def _write(model: SoftmapForCausalLM, source: Path, dest: Path) -> None:

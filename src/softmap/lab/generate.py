@@ -10,7 +10,7 @@ import torch
 
 from softmap.data import load_tokenizer_dir
 from softmap.data.config import is_unicode
-from softmap.errors import SoftmapError, nearest, shown
+from softmap.errors import SoftmapError, nearest, reason, shown
 from softmap.fields import Range, check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
@@ -57,8 +57,7 @@ def load_model(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]
         text = str(error)
         raise error if str(folder) in text else SoftmapError(f"{folder}: {text}") from None
     except Exception as error:  # safetensors', JSON's and transformers' own
-        text = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise SoftmapError(f"{folder}: broken model: {text}") from None
+        raise SoftmapError(f"{folder}: broken model: {reason(error)}") from None
     return model.eval(), load_tokenizer_dir(folder)
 
 

@@ -7,10 +7,10 @@ import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from softmap.errors import SoftmapError, nearest
-from softmap.files.shape import check
+from softmap.fields import check
 from softmap.hf import SoftmapConfig
 from softmap.lab import files
 from softmap.lab.names import LONGEST
@@ -49,6 +49,15 @@ class Candidate:
             "flops_per_token": accounting.flops_per_token(self.config, context),
             "cache_bytes_per_token": accounting.cache_bytes_per_token(self.config),
         }
+
+
+class _Peak(TypedDict):
+    peak_lr: float
+
+
+class _PeaksFile(TypedDict):
+    peaks: dict[str, _Peak]
+    tuned_for: dict
 
 
 @dataclass(frozen=True)
@@ -135,8 +144,7 @@ def read_peaks(recipe: Recipe) -> tuple[dict[str, float], str]:
     if found is None:
         raise SoftmapError(f"{path}: no such file of tuned peaks; --tune writes it")
     try:
-        check({"peaks": dict, "tuned_for": dict}, found, str(path))
-        check([{"peak_lr": float}], list(found["peaks"].values()), str(path))
+        check(str(path), found, _PeaksFile)
     except SoftmapError:
         raise SoftmapError(f"{path}: expected the peaks that --tune writes, found others") from None
     peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}

@@ -13,7 +13,7 @@ from softmap.data.sources import open_source
 from softmap.errors import SoftmapError
 from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
-from softmap.variants import load
+from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
 PER_PARAMETER = 16  #: bytes of a weight, its gradient and Adam's two moments, in float32
@@ -78,7 +78,7 @@ def memory(device: torch.device) -> int:
 def check_own(plan: Plan, recipe: Recipe, note: Callable[[str], None]) -> None:
     """Put variants from files of one's own through the quick form of the conformance suite."""
     for candidate in plan.candidates:
-        if any(":" in name for name, _ in load(candidate.spec).members):
+        if outside(candidate.spec):
             note(f"checking {candidate.spec} ...")
             _check_one(candidate, recipe)
 

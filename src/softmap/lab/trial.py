@@ -26,8 +26,8 @@ from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.evals.maps import passage_maps
+from softmap.fields import check
 from softmap.files import sealed
-from softmap.files.shape import check
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
 from softmap.lab.bench import Bench
@@ -35,10 +35,14 @@ from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
 from softmap.lab.recipe import Recipe
-from softmap.report.load import BUDGET, read_log, read_result
+from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import train
 
 OnStep = Callable[[Mapping[str, float]], Any]
+
+
+class _MeasuredBudget(BudgetFile):
+    peak_memory_bytes: int
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def _budgets(trial: Trial, count: int) -> list[dict[str, Any]]:
 
 def _budget(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = files.read_json(path)
-    check({**BUDGET, "peak_memory_bytes": int}, found, str(path))
+    check(str(path), found, _MeasuredBudget)
     return found
 
 

@@ -14,7 +14,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -22,8 +22,8 @@ import softmap
 from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
+from softmap.fields import check
 from softmap.files import sweep
-from softmap.files.shape import check
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
 from softmap.lab.compare import Request
@@ -35,6 +35,10 @@ from softmap.lab.trial import Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
 TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
+
+
+class _Point(TypedDict):
+    loss: float | None  # None: it was not finite
 
 
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
@@ -158,7 +162,7 @@ class _Search:
             self.display.start(name, seed)
             found = {"loss": self._train(trial, name)}
             files.write_json(trial.folder / "point.json", found)
-        check({"loss?": float}, found, str(trial.folder / "point.json"))
+        check(str(trial.folder / "point.json"), found, _Point)
         shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
         loss: float | None = found.get("loss")
         self.display.finish(name, seed, math.nan if loss is None else loss, skipped=skipped)

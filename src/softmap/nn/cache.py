@@ -102,9 +102,8 @@ class LayerCache:
         self._mask: Tensor | None = None  # (B, seen), as it was given; None: all are real
 
     def check_mask(self, mask: Tensor | None) -> None:
-        """Raise ``ValueError`` for an attention mask (B, S) that says of the tokens held another
-        thing than the one that they came with: their places here, and their positions, are
-        settled."""
+        """Raise ``ValueError`` for an attention mask (B, S) that differs, over the tokens held,
+        from the one that they came with: their places here and their positions are settled."""
         if torch.compiler.is_compiling() or (mask is None and self._mask is None):
             return
         now = None if mask is None else mask[:, : self.seen].bool()

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from softmap.files import write
-from softmap.variants._load import outside, renamed, source
-from softmap.variants._trust import Loaded
+from softmap.variants import Loaded, code_of, outside, renamed
 
 __all__ = ["Loaded", "carry", "files", "loaded", "names_code"]
 
@@ -46,7 +45,7 @@ def _code(where: str, name: str, spec: Any) -> bytes | None:
     if isinstance(spec, Loaded) and not spec.trusted:
         beside = spec.folder / Path(where).name  # of that folder, and no other
         return beside.read_bytes() if where == beside.name and beside.is_file() else None
-    return source(where, name, spec)
+    return code_of(where, name, spec)
 
 
 def _place(folder: Path, name: str, code: bytes) -> str:

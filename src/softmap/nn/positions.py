@@ -62,11 +62,11 @@ class Positions:
             starts = starts_of(documents, batch, total, wait=True)
         places = torch.arange(total, device=device)[None]
         unpadded = places if starts is None else places - starts
-        mask = None if mask is None else mask.bool()
-        valid = None if mask is None else _as_cached(mask, cached or 0)
-        padding = _padding(valid, starts, cached is not None)
-        if valid is None or padding == "none":
+        if mask is None or _all_real(mask):
             return cls(unpadded, None, starts)
+        mask = mask.bool()
+        valid = _as_cached(mask, cached or 0)
+        padding = _padding(valid, starts, cached is not None)
         cols = unpadded if padding == "right" else _counted(valid, starts)
         return cls(cols, valid, starts, padding, mask)
 
@@ -130,14 +130,19 @@ def _rank(valid: Tensor, starts: Tensor | None) -> Tensor:
     return valid.long() if starts is None else valid + 2 * starts
 
 
-def _padding(valid: Tensor | None, starts: Tensor | None, cached: bool) -> str:
-    """See :class:`Positions`. A compiler cannot look; to it padding may be anywhere."""
-    if valid is None:
-        return "none"
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting():
+def _all_real(mask: Tensor) -> bool:
+    """Whether there is no padding, as far as is known: a compiler cannot look."""
+    return not _compiling() and bool(mask.all())
+
+
+def _compiling() -> bool:
+    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
+
+
+def _padding(valid: Tensor, starts: Tensor | None, cached: bool) -> str:
+    """Where it lies, see :class:`Positions`. To a compiler it may be anywhere."""
+    if _compiling():
         return "among"
-    if bool(valid.all()):
-        return "none"
     if bool((_rank(valid, starts).diff(dim=1) >= 0).all()):
         return "left"
     right = not cached and bool((_rank(~valid, starts).diff(dim=1) >= 0).all())

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 from softmap.maps import Band, Edit, Tensors, chain, compute_dtype, make_band
 from softmap.ops.documents import can_look
 from softmap.ops.heads import Heads, combine, scores
@@ -296,8 +296,7 @@ def applied(
         # Those of a tracer, of a helper of ours, and of memory say more by themselves.
         if _speaks(error):
             raise
-        why = f"{type(error).__name__}: {first_line(error)}"
-        raise SoftmapError(f"{name} raised {why}") from error
+        raise SoftmapError(f"{name} raised {reason(error)}") from error
     heads = edit.heads_out(m.shape[1]) if edit.stage == "weights" else m.shape[1]
     shape = (m.shape[0], heads, *m.shape[2:])
     if not isinstance(out, Tensor) or out.shape != shape:
@@ -309,11 +308,6 @@ def applied(
 def _speaks(error: Exception) -> bool:
     own = isinstance(error, SoftmapError) or is_out_of_memory(error)
     return own or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-
-
-def first_line(error: BaseException) -> str:
-    """Of its message, at most 200 characters."""
-    return (str(error).splitlines() or [""])[0][:200]
 
 
 def edited_scores(

@@ -10,14 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, reason, shown
 from softmap.maps import STAGES, Edit, Tensors, chain, check_declared, check_names
-from softmap.ops.call import first_line
 from softmap.ops.documents import INTEGERS, can_look
 
 _INTEGERS = (torch.bool, *INTEGERS)
-
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -189,7 +186,7 @@ def own_tensors(edit: Edit, x: Tensor | None) -> Tensors:
     except (RuntimeError, TypeError, ValueError) as error:
         given = "no x" if x is None else f"x {tuple(x.shape)} of {x.dtype} on {x.device}"
         raise SoftmapError(
-            f"{_name(edit)} cannot make its tensors of {given}: {first_line(error)}"
+            f"{_name(edit)} cannot make its tensors of {given}: {reason(error)}"
         ) from error
 
 
@@ -278,16 +275,6 @@ def check_impl(impl: Any, known: Collection[str]) -> None:
     raise SoftmapError(
         f"impl must be one of {', '.join(['auto', *known])}, found {shown(impl)}{hint}"
     )
-
-
-def shown(value: Any) -> str:
-    """A number or a text as it is, if it is short; of other things the type."""
-    if value is not None and not isinstance(value, str | int | float):
-        return type(value).__name__
-    if isinstance(value, int) and value.bit_length() > 128:
-        return f"an integer of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _name(edit: Edit) -> str:

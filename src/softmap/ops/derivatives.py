@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 from softmap.ops.call import Call
 
 # How the reference computes a whole call, output edits included.
@@ -65,10 +65,9 @@ class _Again(torch.autograd.Function):
         except RuntimeError as error:
             if not batched:
                 raise
-            why = str(error).splitlines()[0][:200]
             raise SoftmapError(
                 "cannot take this batch of gradients (is_grads_batched, vectorize=True) at once; "
-                f"torch.func.jacrev and hessian can: {why}"
+                f"torch.func.jacrev and hessian can: {reason(error)}"
             ) from error
 
 

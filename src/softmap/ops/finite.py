@@ -30,8 +30,9 @@ class Marks(NamedTuple):
 
 
 def suspect(o: Tensor, call: Call) -> bool:
-    """Whether what a row does not see may have reached it: some cell is hidden, and the output
-    ``o`` not finite, or an input that no row of the output may show and a gradient would.
+    """Whether a row may hold a trace of what it does not see: some cell is hidden, and the output
+    ``o`` is not finite. Beside padding or documents and with gradients, an input that is not finite
+    is enough: it need not appear in any row to make the gradients NaN.
 
     Looked at only on a CPU, outside of compilers.
     """

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 
 Function = Callable[..., Sequence[Tensor | None]]
 
@@ -114,8 +114,7 @@ def _compile(function: Function, inputs: list[Tensor], what: str) -> Function:
     except SoftmapError:
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:200]
-        raise SoftmapError(f"impl='compiled' cannot compile {what}: {line}") from error
+        raise SoftmapError(f"impl='compiled' cannot compile {what}: {reason(error)}") from error
 
 
 def _trace(function: Function, inputs: list[Tensor]) -> torch.fx.GraphModule:

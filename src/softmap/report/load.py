@@ -11,34 +11,80 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
+from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
-from softmap.files.shape import check
 
 Array = NDArray[np.floating[Any]]
 
-RUN = {
-    "name": str, "control": str, "variants": [str], "seeds": [int],
-    "created?": str, "softmap_version?": str, "commit?": str, "command?": str, "recipe?": str,
-    "versions?": dict, "device?": dict, "data?": dict, "model?": dict, "training?": dict,
-    "settings?": dict, "passage?": {"tokens?": [str], "text?": str},
-}  # fmt: skip
-BUDGET = {
-    "tokens": int, "seconds": float, "flops": float, "loss": float, "file": str, "stderr?": float,
-}  # fmt: skip
-RESULT = {
-    "variant": str, "seed": int, "peak_lr": float, "peak_lr_source": str, "parameters": int,
-    "intermediate_size": int, "flops_per_token": float, "cache_bytes_per_token": float,
-    "tokens_per_second": float, "tokens_per_second_range": [float], "peak_memory_bytes": float,
-    "train_seconds": float, "budgets": [BUDGET], "parameters_non_embedding?": int,
-    "title?": str, "paper?": str, "source?": str, "impl?": str, "files?": dict,
-}  # fmt: skip
-ROW = {"step": int, "tokens": float, "seconds": float, "loss": float}
+
+class _Passage(TypedDict):
+    tokens: list[str] | None
+    text: str | None
+
+
+class _RunFile(TypedDict):
+    name: str
+    control: str
+    variants: list[str]
+    seeds: list[int]
+    created: str | None
+    softmap_version: str | None
+    commit: str | None
+    command: str | None
+    recipe: str | None
+    versions: dict | None
+    device: dict | None
+    data: dict | None
+    model: dict | None
+    training: dict | None
+    settings: dict | None
+    passage: _Passage | None
+
+
+class BudgetFile(TypedDict):
+    """A ``budget-*.json``, and an entry of a result's ``budgets``."""
+
+    tokens: int
+    seconds: float
+    flops: float
+    loss: float
+    file: str
+    stderr: float | None
+
+
+class _ResultFile(TypedDict):
+    variant: str
+    seed: int
+    peak_lr: float
+    peak_lr_source: str
+    parameters: int
+    intermediate_size: int
+    flops_per_token: float
+    cache_bytes_per_token: float
+    tokens_per_second: float
+    tokens_per_second_range: list[float]
+    peak_memory_bytes: float
+    train_seconds: float
+    budgets: list[BudgetFile]
+    parameters_non_embedding: int | None
+    title: str | None
+    paper: str | None
+    source: str | None
+    impl: str | None
+    files: dict | None
+
+
+class _Row(TypedDict):
+    step: int
+    tokens: float
+    seconds: float
+    loss: float
 
 
 @dataclass(frozen=True)
@@ -127,14 +173,14 @@ def result_files(directory: Path) -> list[Path]:
 def read_run(path: Path) -> dict[str, Any]:
     """A ``run.json``, its seal and its shape checked."""
     info = read_sealed(path)
-    check(RUN, info, str(path))
+    check(str(path), info, _RunFile)
     return info
 
 
 def read_result(path: Path) -> dict[str, Any]:
     """A ``result.json``: its seal, its shape, and the checksums of the trial's other files."""
     result = read_sealed(path)
-    check(RESULT, result, str(path))
+    check(str(path), result, _ResultFile)
     if not result["budgets"]:
         raise SoftmapError(f"{path}: expected at least one evaluated budget, found none")
     for entry in (result, *result["budgets"]):
@@ -154,12 +200,12 @@ def read_log(path: Path) -> list[dict[str, float]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = parse_json(line)
-            check(ROW, row, "row")
+            check("row", row, _Row)
         except ValueError as error:  # a SoftmapError is one
             if number == len(lines):  # the run was killed while it wrote this line
                 break
             raise SoftmapError(
-                f"{path}: line {number} is not a training-log row: {_one_line(error)}"
+                f"{path}: line {number} is not a training-log row: {error}"
             ) from None
         rows.append(row)
     return rows
@@ -216,7 +262,7 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
         with np.load(path, allow_pickle=False) as archive:
             array = np.asarray(archive[key], dtype=np.float64)
     except Exception as error:  # of NumPy, zipfile and zlib: damage has many names there
-        raise SoftmapError(f"{path}: expected an array {key!r}, found {_one_line(error)}") from None
+        raise SoftmapError(f"{path}: expected an array {key!r}, found {reason(error)}") from None
     if array.ndim != dimensions or array.size == 0:
         raise SoftmapError(
             f"{path}: expected {key!r} with {dimensions} dimensions and at least one value, "
@@ -255,7 +301,3 @@ def _by_tokens(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _layout(trial: Trial) -> list[tuple[int, tuple[int, ...]]]:
     return [(budget.tokens, budget.losses_WT.shape) for budget in trial.budgets]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

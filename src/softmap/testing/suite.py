@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, one_line
 from softmap.testing import edits, layers, models, parameters, precision
 from softmap.testing.subject import Subject
 
@@ -108,4 +108,4 @@ def _run(name: str, subject: Subject) -> Outcome:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:400] or type(error).__name__
+    return one_line(str(error), 400) or type(error).__name__

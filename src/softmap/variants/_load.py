@@ -101,7 +101,7 @@ def renamed(spec: Spec, names: Mapping[str, str]) -> str:
     return "+".join(_label(n, o) for n, o in made)
 
 
-def source(where: str, name: str, spec: Spec) -> bytes:
+def code_of(where: str, name: str, spec: Spec) -> bytes:
     """The code that runs, as it was read, of a member ``where:name`` that is a file."""
     module = sys.modules[find(f"{where}:{name}", spec).__module__]
     code: bytes = module.__source__  # type: ignore[attr-defined]

@@ -66,8 +66,7 @@ def load() -> Path:
         path = store.library(f"native-{fingerprint(command)}", lambda to: _compile(command, to))
         torch.ops.load_library(str(path))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        why = " ".join(str(error).split())
-        raise SoftmapError(f"cannot build native code: {why}") from error
+        raise SoftmapError(f"cannot build native code: {error}") from error
     operator.register()
     return path
 
