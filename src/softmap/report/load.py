@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
 from softmap.files.shape import check
 
@@ -37,6 +37,7 @@ RESULT = {
     "tokens_per_second": float, "tokens_per_second_range": [float], "peak_memory_bytes": float,
     "train_seconds": float, "budgets": [BUDGET], "parameters_non_embedding?": int,
     "title?": str, "paper?": str, "source?": str, "impl?": str, "files?": dict,
+    "model?": dict,
 }  # fmt: skip
 ROW = {"step": int, "tokens": float, "seconds": float, "loss": float}
 
@@ -111,6 +112,7 @@ def load(directory: Path) -> Run:
             "(variants/*/seed*/result.json), found none"
         )
     run = Run(directory, info, trials)
+    _check_settings(run, result_files(directory))
     _check_same_windows(run)
     for label, seeds in trials.items():
         for seed, trial in seeds.items():
@@ -143,8 +145,17 @@ def read_result(path: Path) -> dict[str, Any]:
                 raise SoftmapError(f"{path}: {key}: expected above 0, found {entry[key]}")
     if len(result["tokens_per_second_range"]) != 2:
         raise SoftmapError(f"{path}: tokens_per_second_range: expected two numbers")
+    _check_place(result, path)
     verify(path.parent, result.get("files") or {}, path)
     return result
+
+
+def _check_place(result: dict[str, Any], path: Path) -> None:
+    """A result lies in the folder of its variant and seed; it is no copy of another's."""
+    place = f"{result.get('slug', path.parts[-3])}/seed{result['seed']}"
+    found = f"{path.parts[-3]}/{path.parts[-2]}"
+    if place != found:
+        raise SoftmapError(f"{path}: expected the result of {found}, found that of {place}")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -225,6 +236,17 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
     if not np.isfinite(array).all():
         raise SoftmapError(f"{path}: expected finite numbers in {key!r}, found NaN or infinity")
     return array
+
+
+def _check_settings(run: Run, results: list[Path]) -> None:
+    """What the run says of itself is what its trials were trained with."""
+    for path in (result.with_name("trial.json") for result in results):
+        mine = read_sealed(path) if path.exists() else {}
+        for key, value in (run.info.get("settings") or {}).items():
+            if mine.get(key, value) != value:
+                raise SoftmapError(
+                    f"{path}: expected {key} {shown(value)} of run.json, found {shown(mine[key])}"
+                )
 
 
 def _check_same_windows(run: Run) -> None:
