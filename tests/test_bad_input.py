@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from softmap.cli import main
 from softmap.errors import SoftmapError
@@ -244,6 +245,39 @@ def test_own_files_are_refused_in_one_line(body: str, says: str) -> None:
     assert "own.py" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ("torch.set_default_dtype(torch.float64)", "changes torch's default dtype"),
+        ("torch.set_grad_enabled(False)", "changes torch's gradient mode"),
+        ("torch.softmax = torch.exp", "changes torch.softmax"),
+        ("torch.Tensor.exp = torch.Tensor.neg", "changes torch.Tensor.exp"),
+        ("class Odd(BaseException): pass\nraise Odd('no')", "line 5.*Odd: no"),
+        ("@variant('mine', 3)\ndef f(): return Parts()", "variant: title: expected text, found 3"),
+    ],
+)
+def test_own_files_leave_torch_as_it_is(
+    body: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place, name in ((torch, "softmax"), (torch.Tensor, "exp")):
+        monkeypatch.setattr(place, name, getattr(place, name))
+    try:
+        with pytest.raises(SoftmapError, match=says) as error:
+            load(own(body))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+    assert "own.py" in str(error.value)
+
+
+def test_pipes_are_not_waited_for(capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo("pipe.yaml")
+    os.mkfifo("pipe.py")
+    assert "pipe.yaml: expected a recipe file" in refused(capsys, "compare", "pipe.yaml")
+    line = refused(capsys, "compare", "tiny.yaml", "--variants", "pipe.py:mine")
+    assert "pipe.py is not a file" in line
+
+
 def test_an_interrupt_while_a_file_is_loaded_is_let_through() -> None:
     with pytest.raises(KeyboardInterrupt):
         load(own("raise KeyboardInterrupt"))
@@ -255,6 +289,8 @@ def test_an_interrupt_while_a_file_is_loaded_is_let_through() -> None:
         ("def edit(self, m, band, t): return m + torch.roll(m, -1, -1)", "must not read later"),
         ("def edit(self, m, band, t): return m - m.mean(0)", "must not read each other"),
         ("def edit(self, m, band, t): return m.mul_(2)", "changes m in place"),
+        ("def edit(self, m, band, t): exit(0)", "raises SystemExit: 0"),
+        ("def edit(self, m, band, t): torch.manual_seed(0); return m + 0", "draws random numbers"),
         ("def heads_out(self, heads): return 'x'", "heads_out: expected a whole number"),
         ("def __init__(self, place): place.width", "cannot be built: AttributeError"),
     ],

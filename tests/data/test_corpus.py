@@ -395,6 +395,20 @@ def test_damage_of_the_right_size_is_found_too(
     assert (after.train == train).all() and after.meta == meta and after.tokenizer.eod == eod
 
 
+def test_shards_of_another_text_under_this_ones_name_are_not_used(
+    folder: Path, make: Make, tmp_path: Path
+) -> None:
+    before = make(folder).meta["hash"]
+    mine = only_folder(tmp_path / "cache")
+    shutil.copytree(folder, tmp_path / "other")
+    (tmp_path / "other" / "more.txt").write_text("more " * 999)
+    other = prepare(DataConfig(str(tmp_path / "other"), tokenizer="bytes"), tmp_path / "cache2")
+    assert other.meta["hash"] != before
+    shutil.rmtree(mine)
+    shutil.copytree(only_folder(tmp_path / "cache2"), mine)
+    assert make(folder).meta["hash"] == before
+
+
 def test_shards_are_read_whole_once_a_change_and_once_a_day(
     folder: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.lab import compare as compares
 from softmap.lab import recipe as recipes
+from softmap.lab import trial
 from softmap.lab.compare import Request, compare
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
@@ -119,6 +121,21 @@ def test_interrupted_and_continued_equals_uninterrupted(
             for path in (p / "variants" / slug / "seed0" / "train.jsonl" for p in (run, finished))
         ]
         assert logs[0] == logs[1]
+
+
+def test_a_budget_of_another_trial_is_not_taken_over(finished: Path, tmp_path: Path) -> None:
+    mine, theirs = (finished / "variants" / n / "seed0" for n in ("diff", "transformerpp"))
+    marks = [result(finished, name)["fingerprint"] for name in ("diff", "transformerpp")]
+    copy = Path(shutil.copytree(mine, tmp_path / "trial"))
+    assert trial._budget(copy / "budget-1.json", marks[0])["file"] == "eval-1.npz"
+    for name in ("budget-1.json", "eval-1.npz"):
+        shutil.copy(theirs / name, copy)
+        with pytest.raises(SoftmapError, match=r"found that of another|eval-1\.npz: expected"):
+            trial._budget(copy / "budget-1.json", marks[0])
+        shutil.copy(mine / name, copy)
+    shutil.copy(mine / "budget-0.json", copy / "budget-1.json")
+    with pytest.raises(SoftmapError, match=r"that of eval-1\.npz, found that of another"):
+        trial._budget(copy / "budget-1.json", marks[0])
 
 
 def test_an_interrupted_run_has_a_page(tiny: Recipe, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from softmap.cli import main
+from softmap.files import sealed
 
 TRIAL = "variants/diff/seed0"
 FILES = [
@@ -168,6 +169,43 @@ def test_any_bytes_anywhere(
     check(original, tmp_path / "copy", draw.choice(FILES), damage, capsys, names, intact)
 
 
+def _swap(one: Path, other: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside), other.rename(one), aside.rename(other)
+
+
+def _of_another(path: Path) -> None:
+    """Settings of another run, sealed as it would have sealed them."""
+    info = sealed.read_sealed(path)
+    sealed.write_sealed(path, info | {"settings": info["settings"] | {"training.steps": 99}})
+
+
+SWAPS: dict[str, tuple[str, str, Callable[[Path], Any]]] = {
+    "model": ("generate", "checksums.json: expected", lambda v: _swap(
+        v / "diff/seed0/model", v / "transformerpp/seed0/model")),
+    "unlisted model": ("generate", "checksums.json: expected", lambda v: (
+        v / "diff/seed0/model/checksums.json").unlink()),
+    "trial": ("generate", "expected the result of diff/seed0, found that of", lambda v: _swap(
+        v / "diff/seed0", v / "transformerpp/seed0")),
+    "seed": ("report", "expected the result of diff/seed1, found that of diff/seed0",
+        lambda v: shutil.copytree(v / "diff/seed0", v / "diff/seed1")),
+    "run": ("report", "expected training.steps 99 of run.json, found 12",
+        lambda v: _of_another(v.parent / "run.json")),
+}  # fmt: skip
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("swap", SWAPS)
+def test_what_is_whole_but_of_another_is_not_used(
+    original: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], swap: str
+) -> None:
+    place = Path(shutil.copytree(original, tmp_path / "copy"))
+    command, message, change = SWAPS[swap]
+    change(place / "runs/tiny/variants")
+    status, said = outcome(command, place, capsys)
+    assert status == 2 and message in said
+
+
 def test_an_older_run_without_seals_is_read_by_its_shape(
     original: Path, tmp_path: Path, quick: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -175,7 +213,7 @@ def test_an_older_run_without_seals_is_read_by_its_shape(
     place = Path(shutil.copytree(original, tmp_path / "copy"))
     for path in (place / "runs").rglob("*.json"):
         value = json.loads(path.read_text())
-        value.pop("sha256", None), value.pop("files", None)
+        value.pop("sha256", None), value.pop("files", None), value.pop("model", None)
         path.write_text(json.dumps(value))
     assert outcome("report", place, capsys) == expected
     path = place / "runs" / "tiny" / TRIAL / "result.json"

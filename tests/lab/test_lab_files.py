@@ -82,6 +82,19 @@ def test_a_run_is_held_until_its_process_ends_even_by_kill(tmp_path: Path) -> No
         assert (folder / ".lock").read_text() == str(os.getpid())
 
 
+def test_the_lock_of_a_strangers_folder_leads_nowhere(tmp_path: Path) -> None:
+    (precious := tmp_path / "precious").write_text("text")
+    for name, make in {
+        "link": lambda path: path.symlink_to(precious), "pipe": os.mkfifo, "folder": Path.mkdir,
+    }.items():  # fmt: skip
+        (tmp_path / name).mkdir()
+        make(tmp_path / name / ".lock")
+        with pytest.raises(SoftmapError, match=r"\.lock: expected a plain file, found"):  # noqa: SIM117
+            with files.lock(tmp_path / name):
+                pass
+    assert precious.read_text() == "text"
+
+
 def test_a_folder_in_which_nothing_was_written_goes_away(tmp_path: Path) -> None:
     with files.lock(tmp_path / "empty"):
         pass

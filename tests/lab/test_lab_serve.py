@@ -64,9 +64,12 @@ def test_the_page_and_its_files_alone_are_served(run: Path) -> None:
             "run.json", ".lock", "variants/", "charts", "charts/", "charts/b.svg", "charts/c.svg",
             "../secret.svg", "charts/../../secret.svg", "charts/%2e%2e/%2e%2e/secret.svg",
             "/etc/passwd", "%2fetc%2fpasswd", "report.html/", "report.html%00", "charts//a.svg",
+            "%ff%fe.svg",
         ):  # fmt: skip
             status, body = ask(server, f"GET /{name}")
             assert status == 404 and b"secret" not in body, name
+        for address in ("http://[", "http://evil.example/report.html", "*"):
+            assert ask(server, f"GET {address}")[0] == 404
         for verb in ("POST", "PUT", "DELETE", "OPTIONS"):
             assert ask(server, f"{verb} /report.html")[0] == 501
 

@@ -149,6 +149,20 @@ class Unsaved(Scores):
         return m * t["w"][:, None, None]
 
 
+class LongLeak(Scores):
+    """Reads later keys where there are many."""
+
+    def edit(self, m, band, t):
+        return m + 0.1 * m.flip(-1) if m.shape[-1] > 24 else m + 0
+
+
+class TrainingLeak(Scores):
+    """Reads later keys while it is trained."""
+
+    def edit(self, m, band, t):
+        return m + 0.1 * m.roll(-1, -1) if self.training else m + 0
+
+
 def _make(cls):
     @variant(cls.__name__.lower(), cls.__name__)
     def make():
@@ -161,7 +175,9 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
     _make,
     (Leak, Length, Hidden, Detached, NoHalo, NoPad, Places, Across, Unmasked, WrongFold, Unsaved),
 )
-behind, stuck, scalar = map(_make, (Behind, Stuck, Scalar))
+behind, stuck, scalar, longleak, trainingleak = map(
+    _make, (Behind, Stuck, Scalar, LongLeak, TrainingLeak)
+)
 
 
 class Raises(Scores):

@@ -34,6 +34,8 @@ from softmap.testing import CHECKS, QUICK, Subject, check
         ("behind", {"parameters"}),
         ("stuck", {"parameters"}),
         ("scalar", {"parameters"}),
+        ("longleak", {"causality"}),
+        ("trainingleak", {"causality"}),
     ],
 )
 def test_fault_is_found(fault: str, found_by: set[str]) -> None:

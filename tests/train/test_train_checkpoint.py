@@ -126,6 +126,14 @@ def test_damage_is_named_and_the_one_before_is_used(tmp_path, name, damage, mess
         store.latest()
 
 
+def test_one_under_the_name_of_another_is_passed_over(tmp_path):
+    store = Checkpoints(tmp_path)
+    save_steps(store, 1, 2)
+    (tmp_path / "000-000000001").rename(tmp_path / "000-000000003")
+    with pytest.warns(RuntimeWarning, match="expected that checkpoint, found 000-000000001"):
+        assert latest_step(store) == 2
+
+
 def test_a_broken_one_is_replaced_when_its_step_comes_again(tmp_path):
     store = Checkpoints(tmp_path)
     save_steps(store, 1, 2, 3)

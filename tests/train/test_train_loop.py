@@ -267,6 +267,8 @@ def test_a_run_with_other_options_or_another_model_is_refused(tmp_path):
     other.mix = torch.nn.Linear(8, 8, bias=False)
     with pytest.raises(SoftmapError, match=r"mix\.bias: expected no such tensor, found float32"):
         train(other, batches, OPTIONS, tmp_path)
+    with pytest.raises(SoftmapError, match=r"expected run diff, found"):
+        train(Stub(), batches, replace(OPTIONS, run="diff"), tmp_path)
     train(Stub(), batches, replace(OPTIONS, micro_batch_size=2, log_every=1, label="b"), tmp_path)
 
 

@@ -103,7 +103,7 @@ class ShardWriter:
             _sync(file)
             file.close()
         tokenizer.save(self.folder / "tokenizer")
-        write_sealed(self.folder / "meta.json", meta | {"checks": _checks(tokenizer)})
+        write_sealed(self.folder / "meta.json", meta | {"checks": _checks(tokenizer, self.final)})
         _rename(self.folder, self.final)
 
     @property
@@ -118,7 +118,7 @@ def read_corpus(folder: Path) -> Corpus | None:
         meta = read_sealed(folder / "meta.json")
         check("meta.json", meta, _Meta)
         tokenizer = load_tokenizer_dir(folder / "tokenizer")
-        if not _is_of(tokenizer, meta) or not verified.holds(folder, FILES.values(), meta):
+        if not _is_of(tokenizer, meta, folder) or not verified.holds(folder, FILES.values(), meta):
             return None
         dtype = np.dtype(meta["dtype"])
         train, heldout = (np.memmap(folder / name, dtype, "r") for name in FILES.values())
@@ -127,14 +127,14 @@ def read_corpus(folder: Path) -> Corpus | None:
     return Corpus(train, heldout, tokenizer, {k: v for k, v in meta.items() if k != "checks"})
 
 
-def _is_of(tokenizer: Tokenizer, meta: dict[str, Any]) -> bool:
-    """Whether it cuts text as the one did that made the shards (older ones do not say)."""
+def _is_of(tokenizer: Tokenizer, meta: dict[str, Any], folder: Path) -> bool:
+    """Whether the shards were made with this tokenizer for this folder (older ones do not say)."""
     checks = meta.get("checks") or {}
-    return tokenizer.vocab_size == meta["vocab_size"] and checks in ({}, _checks(tokenizer))
+    return tokenizer.vocab_size == meta["vocab_size"] and checks in ({}, _checks(tokenizer, folder))
 
 
-def _checks(tokenizer: Tokenizer) -> dict[str, Any]:
-    return {"tokenizer": tokenizer.digest, "eod": tokenizer.eod}
+def _checks(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
+    return {"tokenizer": tokenizer.digest, "eod": tokenizer.eod, "folder": folder.name}
 
 
 def _rename(folder: Path, final: Path) -> None:

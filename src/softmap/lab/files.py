@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def lock(folder: Path) -> Iterator[None]:
     holder. Raises ``SoftmapError`` naming the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+", errors="replace") as file:
+    with open(folder / ".lock", "a+", errors="replace", opener=_plain) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -71,6 +72,18 @@ def lock(folder: Path) -> Iterator[None]:
         finally:
             if [path.name for path in folder.iterdir()] == [".lock"]:
                 shutil.rmtree(folder)  # nothing was done here
+
+
+def _plain(path: str, flags: int) -> int:
+    """Opens a file that is written over: none that a link leads to, and no pipe."""
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+    except OSError as error:
+        raise SoftmapError(f"{path}: expected a plain file, found {error.strerror}") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise SoftmapError(f"{path}: expected a plain file, found something else")
+    return descriptor
 
 
 def _finite(value: Any) -> Any:

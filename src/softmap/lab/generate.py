@@ -107,6 +107,9 @@ def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | N
         raise SoftmapError(
             f"{where}: no finished {what}{hint}; finished: {', '.join(known) or 'none'}"
         )
+    # Its own checksums cannot tell it from the model of another trial.
+    result = of_label[0] / "result.json"
+    sealed.verify(of_label[0], read_result(result).get("model") or {}, result)
     return of_label[0] / "model"
 
 

@@ -65,8 +65,13 @@ def _measure(root: yaml.Node, name: str) -> None:
 
 def read(path: Path) -> yaml.Node | None:
     """The node tree of a file."""
-    with path.open("rb") as file:
-        data = file.read(4 * LARGEST + 1)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise SoftmapError(f"{path}: expected a recipe file, found something else")
+    try:
+        with path.open("rb") as file:
+            data = file.read(4 * LARGEST + 1)
+    except OSError as error:
+        raise SoftmapError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         return parse(data.decode("utf-8-sig"), str(path))
     except UnicodeDecodeError:

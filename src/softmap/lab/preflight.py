@@ -17,6 +17,7 @@ from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
 PER_PARAMETER = 16  #: bytes of a weight, its gradient and Adam's two moments, in float32
+LONGEST_CHECKED = 2048  #: tokens of the longest input on which one's own variant is checked
 GIB = 2**30
 
 
@@ -85,12 +86,16 @@ def check_own(plan: Plan, recipe: Recipe, note: Callable[[str], None]) -> None:
 
 def _check_one(candidate: Candidate, recipe: Recipe) -> None:
     spec, shape = candidate.spec, recipe.model
-    sizes = {"heads": shape.num_attention_heads, "kv_heads": shape.num_key_value_heads}
+    sizes = {
+        "context": min(shape.context, LONGEST_CHECKED),
+        "heads": shape.num_attention_heads,
+        "kv_heads": shape.num_key_value_heads,
+    }
     try:
         report = testing.check(spec, **sizes, quick=True)  # type: ignore[arg-type]
-    except SoftmapError:
+    except (SoftmapError, KeyboardInterrupt):
         raise
-    except Exception as error:  # whatever a class of the user's own raises
+    except BaseException as error:  # whatever a class of the user's own raises
         reason = f"{type(error).__name__}: {error}"
         raise SoftmapError(f"{spec}: cannot be built: {reason}") from error
     for failure in report.failures:

@@ -55,9 +55,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not _is_local(self.headers.get_all("Host") or []):
             self.send_error(403, "this page is for this machine")
             return None
-        name = unquote(urlsplit(self.path).path).lstrip("/") or PAGE
-        content = read_served(self.folder, name)
-        if content is None:
+        name = _name(self.path)
+        content = None if name is None else read_served(self.folder, name)
+        if name is None or content is None:
             self.send_error(404)
             return None
         self.send_response(200)
@@ -94,9 +94,25 @@ def read_served(folder: Path, name: str) -> bytes | None:
     return None
 
 
+def _name(target: str) -> str | None:
+    """The name of the file that a request asks for; None where it is no address of ours."""
+    try:
+        asked = urlsplit(target)
+    except ValueError:
+        return None
+    if asked.netloc and not _is_local([asked.netloc]):
+        return None
+    return unquote(asked.path).lstrip("/") or PAGE
+
+
 def _is_local(hosts: list[str]) -> bool:
     """Whether the one Host header names this machine, with any port."""
     return len(hosts) == 1 and re.fullmatch(LOCAL, hosts[0].strip().lower()) is not None
+
+
+class _Listener(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Readers that went away are nobody's news."""
 
 
 class Server:
@@ -108,7 +124,7 @@ class Server:
     def __init__(self, folder: Path, port: int) -> None:
         handler = functools.partial(_Handler, folder)
         try:
-            self._server = http.server.ThreadingHTTPServer(("127.0.0.1", port), handler)
+            self._server = _Listener(("127.0.0.1", port), handler)
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise SoftmapError(f"port {port}: cannot be used ({reason})") from None

@@ -7,6 +7,7 @@ and ``result.json``, written last: where that file is, the trial is finished.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -108,6 +109,7 @@ def fit(
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
     given = options(recipe, candidate.peak_lr, seed, f"{candidate.label} seed {seed}")
+    given = dataclasses.replace(given, run=candidate.spec)
 
     def batches(step: int) -> torch.Tensor:
         shape = {"batch_size": given.batch_size, "context": given.context}
@@ -157,6 +159,8 @@ def _evaluate(
         "stderr": stderr,
         "file": file,
         "peak_memory_bytes": memory.peak,
+        "of": fingerprint(trial.identity(bench)),
+        "files": sealed.checksums(trial.folder, [trial.folder / file]),
     }
     files.write_json(trial.folder / f"budget-{index}.json", record)
     memory.forget()
@@ -166,17 +170,24 @@ def _log(trial: Trial) -> list[dict[str, float]]:
     return read_log(trial.folder / "train.jsonl")
 
 
-def _budgets(trial: Trial, count: int) -> list[dict[str, Any]]:
+def _budgets(trial: Trial, count: int, mine: str) -> list[dict[str, Any]]:
+    """What was measured as each decay ended, of the trial with the fingerprint ``mine``."""
     paths = [trial.folder / f"budget-{index}.json" for index in range(count)]
     for path in paths:
         if not path.exists():
             raise SoftmapError(f"{path} is missing: begin the trial again (--fresh)")
-    return [_budget(path) for path in paths]
+    return [_budget(path, mine) for path in paths]
 
 
-def _budget(path: Path) -> dict[str, Any]:
+def _budget(path: Path, mine: str) -> dict[str, Any]:
     found: dict[str, Any] = files.read_json(path)
     check(str(path), found, _MeasuredBudget)
+    file = path.stem.replace("budget", "eval") + ".npz"
+    if found.pop("of", mine) != mine or found["file"] != file:
+        raise SoftmapError(
+            f"{path}: expected that of {file}, found that of another trial or budget"
+        )
+    sealed.verify(path.parent, found.pop("files", {}), path)
     return found
 
 
@@ -206,7 +217,8 @@ def _sums(folder: Path) -> sealed.Sums:
 
 def _result(trial: Trial, bench: Bench, model: Any, identity: dict[str, Any]) -> dict[str, Any]:
     mine = trial.candidate
-    budgets = _budgets(trial, len(bench.recipe.training.budgets))
+    mark = fingerprint(identity)
+    budgets = _budgets(trial, len(bench.recipe.training.budgets), mark)
     peak = max(budget.pop("peak_memory_bytes") for budget in budgets)
     median, spread = measure.speed(_log(trial))
     return {
@@ -227,7 +239,8 @@ def _result(trial: Trial, bench: Bench, model: Any, identity: dict[str, Any]) ->
         "train_seconds": budgets[-1]["seconds"],
         "tokens": budgets[-1]["tokens"],
         "budgets": budgets,
-        "fingerprint": fingerprint(identity),
+        "fingerprint": mark,
         "finished": measure.now(),
         "files": _sums(trial.folder),
+        "model": sealed.checksums(trial.folder, [trial.folder / "model" / sealed.CHECKSUMS]),
     }

@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from softmap.errors import SoftmapError, reason
+from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
 
@@ -78,6 +78,7 @@ class _ResultFile(TypedDict):
     source: str | None
     impl: str | None
     files: dict | None
+    model: dict | None
 
 
 class _Row(TypedDict):
@@ -157,6 +158,7 @@ def load(directory: Path) -> Run:
             "(variants/*/seed*/result.json), found none"
         )
     run = Run(directory, info, trials)
+    _check_settings(run, result_files(directory))
     _check_same_windows(run)
     for label, seeds in trials.items():
         for seed, trial in seeds.items():
@@ -189,8 +191,17 @@ def read_result(path: Path) -> dict[str, Any]:
                 raise SoftmapError(f"{path}: {key}: expected above 0, found {entry[key]}")
     if len(result["tokens_per_second_range"]) != 2:
         raise SoftmapError(f"{path}: tokens_per_second_range: expected two numbers")
+    _check_place(result, path)
     verify(path.parent, result.get("files") or {}, path)
     return result
+
+
+def _check_place(result: dict[str, Any], path: Path) -> None:
+    """A result lies in the folder of its variant and seed; it is no copy of another's."""
+    place = f"{result.get('slug', path.parts[-3])}/seed{result['seed']}"
+    found = f"{path.parts[-3]}/{path.parts[-2]}"
+    if place != found:
+        raise SoftmapError(f"{path}: expected the result of {found}, found that of {place}")
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -271,6 +282,17 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
     if not np.isfinite(array).all():
         raise SoftmapError(f"{path}: expected finite numbers in {key!r}, found NaN or infinity")
     return array
+
+
+def _check_settings(run: Run, results: list[Path]) -> None:
+    """What the run says of itself is what its trials were trained with."""
+    for path in (result.with_name("trial.json") for result in results):
+        mine = read_sealed(path) if path.exists() else {}
+        for key, value in (run.info.get("settings") or {}).items():
+            if mine.get(key, value) != value:
+                raise SoftmapError(
+                    f"{path}: expected {key} {shown(value)} of run.json, found {shown(mine[key])}"
+                )
 
 
 def _check_same_windows(run: Run) -> None:

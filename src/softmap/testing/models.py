@@ -34,7 +34,24 @@ def causality(subject: Subject) -> Note:
                     f"{impl}: row {int(off.nonzero()[0])} changed when the tokens from {first} on "
                     "were changed; a row must not read later tokens"
                 )
+    _while_training(subject)
     return None
+
+
+@torch.enable_grad()
+def _while_training(subject: Subject) -> None:
+    """The same at the length and in the mode of training, where an edit may do other things."""
+    tokens = subject.context
+    ids, model = subject.ids(2, tokens), subject.decoder(torch.float32).train()
+    before = model(ids)
+    for first in (tokens // 2, tokens - 1):
+        changed = ids.clone()
+        changed[:, first:] = (changed[:, first:] + 1) % VOCABULARY
+        off = (model(changed) != before)[:, :first].any(-1).any(0)
+        assert not off.any(), (
+            f"training on {tokens} tokens: row {int(off.nonzero()[0])} changed when the tokens "
+            f"from {first} on were changed; a row must not read later tokens"
+        )
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ class Subject:
 
     heads, kv_heads, head_dim: as :class:`softmap.nn.Attention` takes them; the model width is
     heads * head_dim. seed: of parameters and inputs; every check is a pure function of it.
+    context: tokens of the longest input.
     """
 
     variant: Any
@@ -35,6 +36,7 @@ class Subject:
     kv_heads: int | None = None
     head_dim: int = 8
     seed: int = 0
+    context: int = 40
 
     @property
     def dim(self) -> int:
@@ -56,7 +58,7 @@ class Subject:
             variant=self.variant, vocab_size=VOCABULARY, hidden_size=self.dim,
             num_hidden_layers=2, num_attention_heads=self.heads,
             num_key_value_heads=self.kv_heads, head_dim=self.head_dim, intermediate_size=16,
-            max_position_embeddings=64, impl=impl, backbone=local,
+            max_position_embeddings=max(64, self.context), impl=impl, backbone=local,
         )  # fmt: skip
 
     def decoder(

@@ -72,23 +72,24 @@ def check(
     kv_heads: int | None = None,
     head_dim: int = 8,
     seed: int = 0,
+    context: int = 40,
     only: Iterable[str] | None = None,
     quick: bool = False,
 ) -> Report:
     """Run the conformance suite over a variant; some seconds on a CPU.
 
     variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
-    heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. only: names of
-    :data:`CHECKS`, by default all; quick: :data:`QUICK`, up to the first that fails, which is what
-    ``softmap compare`` asks of a variant of one's own before it trains it. A check that fails is
-    reported, not raised; a variant that cannot be built at these sizes, or an unknown check, is a
-    ``ValueError``.
+    heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. context: tokens of the
+    longest input, such as those of its training. only: names of :data:`CHECKS`, by default all;
+    quick: :data:`QUICK`, up to the first that fails, which is what ``softmap compare`` asks of a
+    variant of one's own before it trains it. A check that fails is reported, not raised; a variant
+    that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
     """
     chosen = list((QUICK if quick else CHECKS) if only is None else only)
     for name in chosen:
         if name not in CHECKS:
             raise SoftmapError(f"no check {name!r}{nearest(name, CHECKS)}; {', '.join(CHECKS)}")
-    subject = Subject(variant, heads, kv_heads, head_dim, seed)
+    subject = Subject(variant, heads, kv_heads, head_dim, seed, context)
     subject.layer()
     outcomes: list[Outcome] = []
     for name in chosen:
@@ -103,9 +104,11 @@ def _run(name: str, subject: Subject) -> Outcome:
         return Outcome(name, None, CHECKS[name](subject))
     except AssertionError as error:
         return Outcome(name, _one_line(error))
-    except Exception as error:  # a variant that crashes is a finding like any other
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a variant that crashes, or exits, is a finding like any other
         return Outcome(name, f"{type(error).__name__}: {_one_line(error)}")
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return one_line(str(error), 400) or type(error).__name__

@@ -74,7 +74,7 @@ class Checkpoints:
         try:
             self._clear_temporary()
             temporary.mkdir(parents=True)
-            _write(temporary, model, optimizer, record)
+            _write(temporary, final.name, model, optimizer, record)
             if final.exists():  # a broken one, or the same state saved again
                 shutil.rmtree(final)
             os.rename(temporary, final)
@@ -145,6 +145,8 @@ def verify(path: Path) -> dict[str, Any]:
     Raises BrokenCheckpoint naming the file, what was expected and what was found.
     """
     state = _read_state(path / _STATE)
+    if state.get("name", path.name) != path.name:
+        raise BrokenCheckpoint(f"{path}: expected that checkpoint, found {state['name']}")
     for name, (size, digest) in state["files"].items():
         problem = sealed.difference(path / name, size, digest)
         if problem is not None:
@@ -161,12 +163,22 @@ def _is_whole(path: Path) -> bool:
 
 
 def _write(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, record: dict[str, Any]
+    folder: Path,
+    name: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    record: dict[str, Any],
 ) -> None:
     save_weights(model, folder / "model.safetensors")
     save_optimizer(model, optimizer, folder / "optimizer.safetensors")
     files = sealed.checksums(folder, folder.iterdir())
-    state = {"format": _FORMAT, "files": files, "rng": rng.snapshot(), "record": record}
+    state = {
+        "format": _FORMAT,
+        "name": name,
+        "files": files,
+        "rng": rng.snapshot(),
+        "record": record,
+    }
     sealed.write_sealed(folder / _STATE, state)
     share(folder)
     for path in (*folder.iterdir(), folder):

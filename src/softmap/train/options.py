@@ -37,6 +37,7 @@ class Options(Checked):
     checkpoint_every: steps between checkpoints; 0 leaves only those at the end of each decay or
         branch and at an interruption. keep: how many checkpoints stay on disk.
     log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
+    run: what is trained, beside these options; a checkpoint of another is refused.
     """
 
     steps: Count
@@ -61,6 +62,7 @@ class Options(Checked):
     log_every: Count = 10
     keep: Count = 2
     label: str = "model"
+    run: str = ""
 
     def __post_init__(self) -> None:
         for name in ("budgets", "betas"):
@@ -117,7 +119,7 @@ def check_same_run(found: dict[str, Any], options: Options, where: str) -> None:
     More budgets may follow the checkpoint's: the run then goes on longer.
     """
     for name, expected in options.identity().items():
-        value = found.get(name)
+        value = found.get(name, "")  # older ones have no `run`
         prefix = isinstance(value, list) and name == "budgets" and expected[: len(value)] == value
         if value != expected and not prefix:
             raise SoftmapError(

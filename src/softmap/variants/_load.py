@@ -20,6 +20,7 @@ from typing import Any
 from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import check, hints
 from softmap.maps import STAGES
+from softmap.variants._guard import untouched
 from softmap.variants._parts import About, Parts
 from softmap.variants._trust import Loaded, located
 
@@ -158,15 +159,21 @@ def _outside(where: str, path: str, name: str) -> Callable[..., Parts]:
 
 def _import(where: str, at: str) -> ModuleType:
     try:
-        return _execute(at) if where.endswith(".py") else importlib.import_module(where)
-    except (Exception, SystemExit) as error:  # whatever the user's own code raises
+        with untouched():
+            return _execute(at) if where.endswith(".py") else importlib.import_module(where)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the user's own code raises
         place = f" (line {line})" if (line := _line_in(error, at)) else ""
-        reason = f"{type(error).__name__}: {error}"
+        told = isinstance(error, SoftmapError)
+        reason = str(error) if told else f"{type(error).__name__}: {error}"
         raise SoftmapError(f"cannot load variants from {where}{place}: {reason}") from error
 
 
 def _execute(where: str) -> ModuleType:
     path = Path(where).resolve()
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise OSError(f"{where} is not a file")
     name = f"softmap_user_{path.stem}_{zlib.crc32(bytes(path)):08x}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader

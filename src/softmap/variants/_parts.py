@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from softmap.errors import SoftmapError, shown
+from softmap.fields import check
 from softmap.maps import Edit, check_declared
 
 
@@ -67,6 +68,12 @@ def variant(
     options of the recipe. Being in a file of this folder, or in a file named by the user, is all
     the registration there is.
     """
+
+    for what, given, kind in (
+        ("name", name, str), ("title", title, str), ("paper", paper, str | None),
+        ("source", source, str | None), ("peak_lr_hint", peak_lr_hint, float | None),
+    ):  # fmt: skip
+        check(f"variant: {what}", given, kind)
 
     def mark(function: F) -> F:
         function.__softmap__ = About(name, title, paper, source, peak_lr_hint)  # type: ignore[attr-defined]
