@@ -71,7 +71,8 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         collators say instead means the same: position_ids that start again at 0 beside no mask,
         ``seq_idx`` (B, T), ``cu_seq_lens_q`` (n + 1,). Otherwise position_ids may only repeat what
         the mask and the documents give. use_cache: None means the configuration's, but no cache in
-        training, with documents, nor in torch.export and torch.jit.trace. ``attentions`` are the edited maps, one (B, H', T, S) a layer.
+        training, with documents, nor in torch.export and torch.jit.trace. ``attentions`` are the
+        edited maps, one (B, H', T, S) a layer.
         """
         packing = taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)
@@ -186,7 +187,9 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         for name, why in _NOT_GENERATED.items():
             if getattr(generation_config, name, None) is not None:
                 raise SoftmapError(f"{name} must be None for softmap: {why}")
-        _check_last(model_kwargs.get("attention_mask"))
+        # An assistant's guesses may be the padding token; transformers makes its mask of them.
+        if not generation_config.is_assistant:
+            _check_last(model_kwargs.get("attention_mask"))
         given = adopted(model_kwargs.get("past_key_values"), self.model)
         if given is not None:
             given._is_user_defined = True  # type: ignore[attr-defined]
@@ -198,7 +201,7 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
                 cache.activate_past_recording()
         return None
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # type: ignore[override]
         self,
         input_ids: Any,
         next_sequence_length: int | None = None,
@@ -207,11 +210,12 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
     ) -> dict[str, Any]:
         """As in transformers; a cache that leaves nothing to read is refused."""
         if next_sequence_length is not None and next_sequence_length < 1 <= input_ids.shape[1]:
+            tokens = input_ids.shape[1]
             raise SoftmapError(
                 "input_ids must hold the tokens of past_key_values and at least one more, found "
-                f"{input_ids.shape[1]} beside a cache of {input_ids.shape[1] - next_sequence_length}"
+                f"{tokens} beside a cache of {tokens - next_sequence_length}"
             )
-        return super().prepare_inputs_for_generation(
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
             input_ids, next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
         )
 

@@ -66,7 +66,8 @@ class Layers:
             raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
             t, what = input_ids, "input_ids must be integers (batch, tokens)"
-            kinds, rest = (torch.int32, torch.int64), ()
+            kinds: tuple[torch.dtype, ...] = (torch.int32, torch.int64)
+            rest: tuple[int, ...] = ()
         else:
             t, what = inputs_embeds, f"inputs_embeds must be floats (batch, tokens, {self.dim})"
             kinds, rest = DTYPES, (self.dim,)
