@@ -104,6 +104,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
 
     def resolve(self) -> None:
         """Check the variant and the sizes against each other, and fill in their defaults."""
+        _check_values(vars(self))
         config = self.model_config()
         self.variant = config.composition.label
         self.intermediate_size = config.width
