@@ -191,3 +191,14 @@ def test_maps_of_a_model_are_its_layers_maps() -> None:
     assert maps[0].tril(-3).eq(0).all() and not maps[1].tril(-3).eq(0).all()
     x = model.layers[0].attention_norm(model.embed_tokens(ids))
     torch.testing.assert_close(maps[0], model.layers[0].attention.maps(x)[0].detach())
+
+
+def test_running_mean_does_not_see_what_padding_holds() -> None:
+    layer = perturb(Attention(16, 4, "sas")).double().eval()
+    x, mask = torch.randn(1, 5, 16).double(), torch.tensor([[0, 1, 1, 1, 1]])
+    want = layer(x, key_mask=mask)[:, 1:]
+    x[:, 0] = torch.nan
+    cache = layer.new_cache()
+    parts = [layer(x[:, :2], cache=cache, key_mask=mask[:, :2])]
+    parts += [layer(x[:, 2:], cache=cache, key_mask=mask)]
+    torch.testing.assert_close(torch.cat(parts, 1)[:, 1:], want)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
+from softmap.ops.documents import INTEGERS, recorded
 
 # What the loss takes; the Trainer passes the first.
 LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
@@ -53,10 +54,28 @@ def real_tokens(mask: Tensor | None) -> Tensor | None:
 
     Floats that are not 0 and 1, or are all 0, may be numbers to add: they are left as they are.
     """
-    if mask is None or mask.ndim != 2 or not mask.is_floating_point():
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.is_floating_point():
+        return mask
+    if mask.device.type == "meta":
+        return mask.bool()
+    if recorded():  # it cannot be looked at
         return mask
     ones = mask == 1
     return ones if bool((ones | (mask == 0)).all() & ones.any()) else mask
+
+
+def check_labels(labels: Any, ids: Any, embeds: Any, logits_to_keep: Any) -> None:
+    """labels (B, T), one a token, of all logits; else ``ValueError``."""
+    if labels is None:
+        return
+    if not isinstance(logits_to_keep, int) or logits_to_keep:
+        raise SoftmapError("labels are for all logits: expected logits_to_keep=0, found another")
+    tokens = ids if embeds is None else embeds
+    shape = tuple(getattr(tokens, "shape", ())[:2])
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS or labels.shape != shape:
+        is_tensor = isinstance(labels, Tensor)
+        found = f"{tuple(labels.shape)} of {labels.dtype}" if is_tensor else _short(labels)
+        raise SoftmapError(f"labels must be integers (batch, tokens) = {shape}, found {found}")
 
 
 def check_places(places: Tensor | None, seen: int, tokens: int) -> None:
@@ -79,7 +98,12 @@ def kept(wanted: Any, states: list[Tensor]) -> tuple[Tensor | None, ...] | None:
     if wanted is True:
         return tuple(states)
     chosen = [wanted] if isinstance(wanted, int) else list(wanted)
-    places = {n % len(states) for n in chosen if -len(states) <= n < len(states)}
+    if not all(isinstance(n, int) and -len(states) <= n < len(states) for n in chosen):
+        raise SoftmapError(
+            f"output_hidden_states must be True, False or numbers of hidden states below "
+            f"{len(states)}, found {wanted!r}"
+        )
+    places = {n % len(states) for n in chosen}
     return tuple(state if n in places else None for n, state in enumerate(states))
 
 

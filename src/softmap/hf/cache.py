@@ -145,7 +145,10 @@ def adopted(given: Any, model: Layers) -> SoftmapCache | None:
     than their keys. Raises ``ValueError`` for any other cache, an empty one too: it would not be
     filled.
     """
-    if given is None or isinstance(given, SoftmapCache):
+    if given is None:
+        return None
+    if isinstance(given, SoftmapCache):
+        _check_layers(given, model)
         return given
     if not isinstance(given, DynamicCache) or not given.get_seq_length():
         raise SoftmapError(
@@ -165,3 +168,16 @@ def adopted(given: Any, model: Layers) -> SoftmapCache | None:
         held: Any = given.layers[n]
         cache.own[n].prefill(held.keys, held.values)
     return cache
+
+
+def _check_layers(cache: SoftmapCache, model: Layers) -> None:
+    """Raise ``ValueError`` for the cache of a model with other layers."""
+    fits = len(cache) == len(model.layers) and all(
+        layer.attention.can_fill(own)  # type: ignore[union-attr,operator]
+        for layer, own in zip(model.layers, cache.own, strict=True)
+    )
+    if not fits:
+        raise SoftmapError(
+            f"past_key_values must be of a model with the same layers ({len(model.layers)}, with "
+            f"the same edits and windows), found a cache of {len(cache)} layers of another"
+        )

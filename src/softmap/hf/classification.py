@@ -59,7 +59,7 @@ class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
         )  # fmt: skip
         hidden = outputs.last_hidden_state
         last = self._last(input_ids, attention_mask, *hidden.shape[:2])
-        logits = self.score(hidden[torch.arange(len(hidden), device=hidden.device), last])
+        logits = self.score(hidden[torch.arange(hidden.shape[0], device=hidden.device), last])
         loss = None
         if labels is not None:
             loss = self.loss_function(labels=labels, pooled_logits=logits, config=self.config)

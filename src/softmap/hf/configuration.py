@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from transformers import GenerationConfig, PreTrainedConfig
 
 from softmap.errors import SoftmapError, nearest
@@ -103,6 +104,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
 
     def resolve(self) -> None:
         """Check the variant and the sizes against each other, and fill in their defaults."""
+        _check_values(vars(self))
         config = self.model_config()
         self.variant = config.composition.label
         self.intermediate_size = config.width
@@ -137,6 +139,11 @@ def _check_values(given: Mapping[str, Any]) -> None:
         if not any(value is a or (value == a and type(value) is type(a)) for a in allowed):
             expected = " or ".join(map(repr, allowed))
             raise SoftmapError(f"{name} must be {expected} for softmap, found {value!r}")
+    if not isinstance(use_cache := given.get("use_cache"), bool):
+        raise SoftmapError(f"use_cache must be True or False, found {use_cache!r}")
+    dtype = given.get("dtype") or given.get("torch_dtype")
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise SoftmapError(f"dtype must be the name of one of torch's, found {dtype!r}")
 
 
 def _check_names(given: dict[str, Any], fields: list[str]) -> None:

@@ -11,13 +11,23 @@ from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from softmap.errors import SoftmapError
-from softmap.hf.arguments import LOSS, PACKING, check_places, check_rest, kept, real_tokens, taken
+from softmap.hf.arguments import (
+    LOSS,
+    PACKING,
+    check_labels,
+    check_places,
+    check_rest,
+    kept,
+    real_tokens,
+    taken,
+)
 from softmap.hf.cache import SoftmapCache, adopted
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.packing import documents_of
 from softmap.hf.pretrained import SoftmapPreTrainedModel
 from softmap.nn import Record
 from softmap.nn.decoder import Layers
+from softmap.ops.documents import recorded
 
 _NOT_GENERATED = {
     "cache_config": "its cache grows by itself",
@@ -61,14 +71,12 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         collators say instead means the same: position_ids that start again at 0 beside no mask,
         ``seq_idx`` (B, T), ``cu_seq_lens_q`` (n + 1,). Otherwise position_ids may only repeat what
         the mask and the documents give. use_cache: None means the configuration's, but no cache in
-        training nor with documents. ``attentions`` are the edited maps, one (B, H', T, S) a layer.
+        training, with documents, nor in torch.export and torch.jit.trace. ``attentions`` are the
+        edited maps, one (B, H', T, S) a layer.
         """
         packing = taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
-        tokens = input_ids if inputs_embeds is None else inputs_embeds
-        assert tokens is not None
+        tokens = self._given(input_ids, inputs_embeds)
         attention_mask = real_tokens(attention_mask)
         cache = adopted(past_key_values, self)
         seen = cache.get_seq_length() if cache is not None else 0
@@ -83,7 +91,7 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         states = output_hidden_states is not None and output_hidden_states is not False
         record = Record(wants_maps=bool(maps)) if maps or states else None
         caches = None if cache is None else cache.own
-        hidden = self._run(input_ids, attention_mask, caches, inputs_embeds, documents, record)
+        hidden = self._run(tokens, attention_mask, caches, documents, record)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=cache,
@@ -104,7 +112,8 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
             logger.warning_once("use_cache=True is off: gradient checkpointing has no cache")
             return False
         if asked is None:
-            return bool(self.config.use_cache and documents is None and not self.training)
+            off = self.training or documents is not None or recorded()
+            return bool(self.config.use_cache and not off)
         return asked
 
 
@@ -146,6 +155,7 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         loss_arguments, packing = taken(kwargs, LOSS), taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)
         asked = labels is not None or "shift_labels" in loss_arguments
+        check_labels(labels, input_ids, inputs_embeds, logits_to_keep)
         if use_cache is None and asked:
             use_cache = False
         outputs = self.model(
@@ -177,6 +187,9 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         for name, why in _NOT_GENERATED.items():
             if getattr(generation_config, name, None) is not None:
                 raise SoftmapError(f"{name} must be None for softmap: {why}")
+        # An assistant's guesses may be the padding token; transformers makes its mask of them.
+        if not generation_config.is_assistant:
+            _check_last(model_kwargs.get("attention_mask"))
         given = adopted(model_kwargs.get("past_key_values"), self.model)
         if given is not None:
             given._is_user_defined = True  # type: ignore[attr-defined]
@@ -188,6 +201,24 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
                 cache.activate_past_recording()
         return None
 
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self,
+        input_ids: Any,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,  # transformers looks for the name
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As in transformers; a cache that leaves nothing to read is refused."""
+        if next_sequence_length is not None and next_sequence_length < 1 <= input_ids.shape[1]:
+            tokens = input_ids.shape[1]
+            raise SoftmapError(
+                "input_ids must hold the tokens of past_key_values and at least one more, found "
+                f"{tokens} beside a cache of {tokens - next_sequence_length}"
+            )
+        return super().prepare_inputs_for_generation(  # type: ignore[misc]
+            input_ids, next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
+        )
+
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
         """None: positions follow from the mask, and need not be checked at every token."""
 
@@ -195,4 +226,13 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
         raise SoftmapError(
             "continuous batching needs a paged cache of keys and values, which cannot hold what "
             "edits keep of each key: expected generate()"
+        )
+
+
+def _check_last(mask: Tensor | None) -> None:
+    """Raise ``ValueError`` where ``generate`` would go on from the row of a padding token."""
+    if mask is not None and mask.ndim == 2 and not bool((mask[:, -1:] != 0).all()):
+        raise SoftmapError(
+            "generate() goes on from the last token of every row: expected padding at the left, "
+            "found it in the last column of attention_mask"
         )

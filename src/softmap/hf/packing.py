@@ -12,6 +12,7 @@ from torch.nn.functional import pad
 
 from softmap.errors import SoftmapError
 from softmap.nn.positions import Positions
+from softmap.ops.documents import recorded
 
 
 def documents_of(
@@ -32,10 +33,18 @@ def documents_of(
     that do not agree.
     """
     length = tokens.shape[1]
+    read = {"position_ids": position_ids, **packing}
+    if recorded() and (given := [name for name, value in read.items() if value is not None]):
+        raise SoftmapError(
+            f"{given[0]} would be read once and for all while a model is exported or traced: "
+            "expected attention_mask or documents instead"
+        )
     said = {} if documents is None else {"documents": documents}
     said |= _said(packing, tokens)
     if position_ids is not None:
         _check_positions(position_ids, length)
+        if position_ids.device.type == "meta":  # there is nothing to compare
+            return documents
         if not said and not seen and (mask is None or bool(mask.all())):
             documents = _begun(position_ids)
     elif not said:

@@ -66,6 +66,10 @@ class SoftmapPreTrainedModel(ModelFiles, PreTrainedModel):
         kwargs |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
         try:
             loaded: Any = super().from_pretrained(name, *model_args, **kwargs)
+        except TypeError as error:
+            if "unexpected keyword" not in str(error):
+                raise
+            raise SoftmapError(f"{name}: {error}") from error
         except (RuntimeError, OSError, SafetensorError) as error:
             raise SoftmapError(f"{name}: {error}") from error
         model, info = loaded

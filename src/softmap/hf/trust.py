@@ -79,7 +79,11 @@ class ConfigFiles:
                 spec.check()
                 _TRUSTED.add((spec.folder, spec))
             config_dict = {**config_dict, "variant": spec}
-        return super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        made = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
+        config = made[0] if isinstance(made, tuple) else made
+        if not is_sealed(config):  # fields among kwargs were set without a check
+            config.resolve()
+        return made
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers; the files of a variant of one's own are written beside it."""

@@ -174,6 +174,11 @@ class Attention(nn.Module):
     def _edits(self) -> list[Edit]:
         return list(self.edits)  # type: ignore[arg-type]
 
+    def can_fill(self, cache: LayerCache) -> bool:
+        """Whether a cache is of a layer with the same window and kinds of edits."""
+        kinds = [[type(e) for e in edits] for edits in (cache.edits, self.edits)]
+        return cache.window == self.window and kinds[0] == kinds[1]
+
     def new_cache(self) -> LayerCache:
         """An empty cache for this layer."""
         return LayerCache(self.edits, self.window)

@@ -14,6 +14,7 @@ from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
 from softmap.nn.positions import Positions
 from softmap.nn.tokens import Tokens, taken
+from softmap.ops.documents import can_look
 
 ONE_DOCUMENT = "a cache holds one document a sequence: expected documents=None with it, found both"
 
@@ -104,7 +105,8 @@ class LayerCache:
     def check_mask(self, mask: Tensor | None) -> None:
         """Raise ``ValueError`` for an attention mask (B, S) that differs, over the tokens held,
         from the one that they came with: their places here and their positions are settled."""
-        if torch.compiler.is_compiling() or (mask is None and self._mask is None):
+        looked = [m for m in (mask, self._mask) if m is not None]
+        if not all(can_look(m, wait=True) for m in looked) or not looked:
             return
         now = None if mask is None else mask[:, : self.seen].bool()
         then = None if self._mask is None else self._mask[:, : self.seen]
@@ -118,6 +120,18 @@ class LayerCache:
                 f"expected its first {self.seen} columns as before, found others"
             )
 
+    def _check_fits(self, new: Tokens) -> None:
+        """Raise ``ValueError`` for tokens of another batch, or of another layer than those held."""
+        if self.k is None or self.v is None:
+            return
+        held = (self.k, self.v, [g.keys() for g in self.key])
+        fresh = (new.k, new.v, [g.key.keys() for g in new.tensors])
+        if _outline(*held) != _outline(*fresh):
+            raise SoftmapError(
+                "a cache takes tokens of the batch and the layer that it holds: expected "
+                f"{_shown(*held)}, found {_shown(*fresh)}"
+            )
+
     def extend(
         self, new: Tokens, at: Positions
     ) -> tuple[Tokens, Positions, Tensor | None, tuple[Tensor, Tensor] | None]:
@@ -128,6 +142,7 @@ class LayerCache:
         of these keys; the order (B, R) in which the queries now are, None where it has not
         changed; and the sums of the values before the first query, where they are kept.
         """
+        self._check_fits(new)
         if self.recording and not self.keeps_all:
             self._undo.append((self._state, new))
         self._mask = at.mask
@@ -181,12 +196,15 @@ class LayerCache:
         if not self.needs_mean:
             return None
         wide = v.to(compute_dtype(v))
-        weight = wide.new_ones(v.shape[0], v.shape[2]) if valid is None else valid.to(wide.dtype)
+        count = wide.new_full((v.shape[0], 1), v.shape[2])
+        if valid is not None:
+            # Not a product: whatever padding holds, 0 times NaN is NaN.
+            wide = torch.where(valid[:, None, :, None], wide, 0.0)
+            count = valid.sum(1, keepdim=True).to(wide.dtype)
         before = self.running
         if before is None:
             before = (wide.new_zeros(*v.shape[:2], v.shape[3]), wide.new_zeros(v.shape[0], 1))
-        total = before[0] + torch.einsum("bgtd,bt->bgd", wide, weight)
-        self.running = (total, before[1] + weight.sum(1, keepdim=True))
+        self.running = (before[0] + wide.sum(2), before[1] + count)
         return before
 
     def empty_copy(self) -> LayerCache:
@@ -287,3 +305,14 @@ class LayerCache:
             self.tail = (f(self.tail[0]), [each(group) for group in self.tail[1]])
         if self.running is not None:
             self.running = (f(self.running[0]), f(self.running[1]))
+
+
+def _outline(k: Tensor, v: Tensor, names: Any) -> tuple:
+    """All but the number of tokens."""
+    return k.shape[:2], k.shape[3], v.shape[:2], v.shape[3], names
+
+
+def _shown(k: Tensor, v: Tensor, names: list) -> str:
+    beside = [name for group in names for name in group]
+    sizes = [tuple(n for axis, n in enumerate(t.shape) if axis != 2) for t in (k, v)]
+    return f"(batch, heads, width) {sizes[0]} of keys and {sizes[1]} of values beside {beside}"

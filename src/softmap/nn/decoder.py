@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +14,7 @@ from softmap.nn.config import ModelConfig
 from softmap.nn.layers import make_norm
 from softmap.nn.positions import Positions, sinusoidal
 from softmap.nn.record import Record
+from softmap.ops.checks import DTYPES
 
 
 class Layers:
@@ -31,19 +34,16 @@ class Layers:
 
     def _run(
         self,
-        input_ids: Tensor | None,
+        tokens: Tensor,
         attention_mask: Tensor | None,
         caches: list[LayerCache] | None,
-        inputs_embeds: Tensor | None,
         documents: Tensor | None,
         record: Record | None = None,
     ) -> Tensor:
+        """Of what :meth:`_given` gives."""
         if caches and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
-        if inputs_embeds is None:
-            assert input_ids is not None
-            inputs_embeds = self.embed_tokens(input_ids)
-        assert inputs_embeds is not None
+        inputs_embeds = self._embedded(tokens)
         seen = caches[0].seen if caches else None
         total = (seen or 0) + inputs_embeds.shape[1]
         positions = Positions.of(total, attention_mask, inputs_embeds.device, documents, seen)
@@ -58,6 +58,37 @@ class Layers:
         if record is not None:
             record.hidden.append(x)
         return x
+
+    def _given(self, input_ids: Any, inputs_embeds: Any) -> Tensor:
+        """The one of input_ids (B, T) and inputs_embeds (B, T, D) that is given; ``ValueError``
+        where there are not one, or it is something else."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
+        if inputs_embeds is None:
+            t, what = input_ids, "input_ids must be integers (batch, tokens)"
+            kinds: tuple[torch.dtype, ...] = (torch.int32, torch.int64)
+            rest: tuple[int, ...] = ()
+        else:
+            t, what = inputs_embeds, f"inputs_embeds must be floats (batch, tokens, {self.dim})"
+            kinds, rest = DTYPES, (self.dim,)
+        if not isinstance(t, Tensor):
+            raise SoftmapError(f"{what}, found {type(t).__name__}")
+        if t.dtype not in kinds or t.ndim < 2 or tuple(t.shape[2:]) != rest or not t.shape[1]:
+            raise SoftmapError(f"{what}, at least one token, found {tuple(t.shape)} of {t.dtype}")
+        return t
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        """(B, T, D) of token ids; embeddings as they are. On a CPU ``ValueError`` for ids beyond
+        the vocabulary."""
+        if tokens.is_floating_point():
+            return tokens
+        try:
+            return self.embed_tokens(tokens)
+        except IndexError as error:
+            size, low, high = self.embed_tokens.num_embeddings, tokens.min(), tokens.max()
+            raise SoftmapError(
+                f"input_ids must be 0 .. {size - 1}, found {int(low)} .. {int(high)}"
+            ) from error
 
     def _with_positions(self, x: Tensor, positions: Positions) -> Tensor:
         at = positions.last(x.shape[1]).cols.clamp(min=0)
@@ -102,7 +133,8 @@ class Decoder(Layers, nn.Module):
         in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
         record: filled with what it asks for.
         """
-        return self._run(input_ids, attention_mask, caches, inputs_embeds, documents, record)
+        tokens = self._given(input_ids, inputs_embeds)
+        return self._run(tokens, attention_mask, caches, documents, record)
 
 
 @torch.no_grad()

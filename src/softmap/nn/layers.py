@@ -39,6 +39,8 @@ def make_norm(kind: str, dim: int, eps: float, eps_outside: bool = False) -> nn.
 def narrowed(x: Tensor) -> Tensor:
     """x in the dtype that autocast gives to products: cast once, not once for each of them."""
     kind = x.device.type
+    if kind == "meta":  # which has no autocast
+        return x
     if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return x
     return x.to(torch.get_autocast_dtype(kind))

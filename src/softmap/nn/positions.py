@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
 from softmap.nn.tokens import taken
-from softmap.ops.documents import starts_of
+from softmap.ops.documents import INTEGERS, can_look, starts_of
 
 Angles = tuple[Tensor, Tensor]  # cos, sin
 
@@ -132,16 +133,12 @@ def _rank(valid: Tensor, starts: Tensor | None) -> Tensor:
 
 def _all_real(mask: Tensor) -> bool:
     """Whether there is no padding, as far as is known: a compiler cannot look."""
-    return not _compiling() and bool(mask.all())
-
-
-def _compiling() -> bool:
-    return torch.compiler.is_compiling() or torch.compiler.is_exporting()
+    return can_look(mask, wait=True) and bool(mask.all())
 
 
 def _padding(valid: Tensor, starts: Tensor | None, cached: bool) -> str:
     """Where it lies, see :class:`Positions`. To a compiler it may be anywhere."""
-    if _compiling():
+    if not can_look(valid, wait=True):
         return "among"
     if bool((_rank(valid, starts).diff(dim=1) >= 0).all()):
         return "left"
@@ -158,17 +155,29 @@ def _counted(valid: Tensor, starts: Tensor | None) -> Tensor:
     return count - 1
 
 
-def _check_mask(mask: Tensor, total: int) -> None:
+def _check_mask(mask: Any, total: int) -> None:
+    if not isinstance(mask, Tensor):
+        raise SoftmapError(
+            f"the mask must be a tensor (batch, {total}), found {type(mask).__name__}"
+        )
     if mask.ndim != 2 or mask.shape[1] != total:
         raise SoftmapError(
             f"the mask must be (batch, {total}) for {total} tokens (cached ones included), "
             f"found {tuple(mask.shape)}"
         )
-    if mask.is_floating_point():
+    if mask.dtype not in (torch.bool, *INTEGERS):
         raise SoftmapError(
             f"the mask must be boolean or integers, 1 at real tokens (not numbers to add), "
             f"found {mask.dtype}"
         )
+    # Packers number documents in it: as ones alone they would see each other.
+    if mask.dtype != torch.bool and can_look(mask, wait=True):
+        other = mask[(mask != 0) & (mask != 1)]
+        if other.numel():
+            raise SoftmapError(
+                "the mask must be 1 at real tokens and 0 at padding (packed texts: see "
+                f"documents=), found {int(other[0])}"
+            )
 
 
 def angles(positions: Tensor, width: int, theta: float) -> Angles:

@@ -13,9 +13,9 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.maps import Edit, Tensors, chain, heads_after
 from softmap.ops import checks, chunked, compiled, finite, folded, memory, native, reference, triton
-from softmap.ops.call import Call, applied, bag, band_of
+from softmap.ops.call import Call, applied, bag, band_of, exact
 from softmap.ops.derivatives import differentiable_again, transformed
-from softmap.ops.documents import starts_of
+from softmap.ops.documents import recorded, starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
 
@@ -63,7 +63,7 @@ def attention(
     the backend that would take fewer.
     """
     call = make_call(q, k, v, edits, **options)
-    with torch.autocast(q.device.type, enabled=False):
+    with exact(q.device):
         name = choose(call, impl)
         o = apply_output(_run(call, name), call, BACKENDS[name])
         if finite.suspect(o, call):
@@ -114,7 +114,7 @@ def attention_map(
     values = value_heads or _value_heads(k.shape[1], heads_after(edits, q.shape[1]))
     v = k.new_empty(k.shape[0], values, k.shape[2], 0)
     call = make_call(q, k, v, edits, **options)
-    with torch.autocast(q.device.type, enabled=False):
+    with exact(q.device):
         weights = reference.run(call, weights=True)
         if not finite.suspect(weights, call):
             return weights
@@ -215,8 +215,8 @@ def explain(call: Call) -> list[tuple[str, str | None]]:
 def _refusal(name: str, call: Call) -> str | None:
     """Why the backend cannot run the call, or None."""
     why = None if name == "reference" else transformed()
-    if name in ("chunked", "compiled") and torch.compiler.is_exporting():
-        why = "its loop over bands has no open length, as torch.export wants it"
+    if name in ("chunked", "compiled") and recorded():
+        why = "its loop over bands has no open length, as torch.export and torch.jit.trace want it"
     return why or BACKENDS[name].refuses(call)  # type: ignore[no-any-return]
 
 

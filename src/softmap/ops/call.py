@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -173,6 +174,13 @@ def cut_tokens(t: Tensor, kind: str, span: Span) -> Tensor:
 def of_batch(t: Tensor, span: Span) -> Tensor:
     """The span's sequences of ``t``; a tensor that all sequences share (b = 1) as it is."""
     return t if t.shape[0] == 1 else t[span.begin : span.end]
+
+
+def exact(device: torch.device) -> AbstractContextManager[Any]:
+    """Operations in the dtype of their tensors, whatever autocast says."""
+    if device.type == "meta":  # which has no autocast
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def band_of(call: Call, span: Span, pad: int = 0) -> Band:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softmap.maps import compute_dtype, first_order
 from softmap.ops import memory, tiles
-from softmap.ops.call import Call, Span, cut_batch, cut_tokens
+from softmap.ops.call import Call, Span, cut_batch, cut_tokens, exact
 from softmap.ops.tiles import Eager
 
 # A band's map may leave a core's cache, a tile's should not: benchmarks/bands.py.
@@ -103,7 +103,7 @@ class _Chunked(torch.autograd.Function):
         ]
         parts, to = _Parts(more_kinds, more), _Parts(kinds, sums)
         # As in the forward pass, also where backward() is called under autocast.
-        with torch.autocast(grad.device.type, enabled=False):
+        with exact(grad.device):
             for span in ctx.spans:
                 ctx.way.add_gradients(
                     ctx.call, span, parts.of(span), to.of(span), _rows(grad, span)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from softmap.errors import SoftmapError, reason
-from softmap.ops.call import Call
+from softmap.ops.call import Call, exact
 
 # How the reference computes a whole call, output edits included.
 Plain = Callable[[Call], Tensor]
@@ -79,7 +79,7 @@ def _is_batch(t: Tensor) -> bool:
 def _gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
     """Of the call's inputs, differentiable themselves where gradients are being recorded."""
     again, needs = torch.is_grad_enabled(), ctx.needs_input_grad[3:]
-    with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+    with torch.enable_grad(), exact(grad.device):
         # Views: an input that is made of another must not add to the gradient of that one.
         ends = [t.view_as(t) for t in ctx.saved_tensors]
         out = ctx.plain(ctx.call.unflatten(ends))

@@ -34,7 +34,12 @@ def can_look(t: Tensor, wait: bool = False) -> bool:
     """Whether a number of ``t`` may be read: a GPU would be waited for, a compiler would stop, and
     what ``vmap`` or a tracer hands out has none."""
     here = t.device.type == "cpu" or (wait and t.device.type != "meta")
-    return here and not torch.compiler.is_compiling() and not _traced(t)
+    return here and not torch.compiler.is_compiling() and not recorded() and not _traced(t)
+
+
+def recorded() -> bool:
+    """Whether what runs is kept for other inputs, by ``torch.export`` or ``torch.jit.trace``."""
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _traced(t: Tensor) -> bool:
