@@ -69,7 +69,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         if request.fresh:
             _clear(folder)
         _check_same(folder, trials, shared)
-        _announce(plan, shared, trials, display)
+        _announce(plan, shared, display)
         files.write_json(folder / "run.json", _run_facts(folder, plan, shared, request))
         return _run_all(folder, trials, shared, display)
 
@@ -184,7 +184,7 @@ def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None
         )
 
 
-def _announce(plan: Plan, shared: Bench, trials: list[Trial], display: Display) -> None:
+def _announce(plan: Plan, shared: Bench, display: Display) -> None:
     training, context = shared.recipe.training, shared.recipe.model.context
     seeds = len(shared.recipe.seeds)
     labels = [candidate.label for candidate in plan.candidates]

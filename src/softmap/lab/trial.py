@@ -135,7 +135,7 @@ def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
             on_step=on_step, on_budget=evaluate,
         )  # fmt: skip
     _export(trial, bench, model)
-    result = _result(trial, bench, model, identity)
+    result = _result(trial, bench, identity)
     files.write_json(trial.folder / "result.json", result)
     return result
 
@@ -215,7 +215,7 @@ def _sums(folder: Path) -> sealed.Sums:
     return sealed.checksums(folder, [path for path in kept if not path.name.startswith(".")])
 
 
-def _result(trial: Trial, bench: Bench, model: Any, identity: dict[str, Any]) -> dict[str, Any]:
+def _result(trial: Trial, bench: Bench, identity: dict[str, Any]) -> dict[str, Any]:
     mine = trial.candidate
     mark = fingerprint(identity)
     budgets = _budgets(trial, len(bench.recipe.training.budgets), mark)
