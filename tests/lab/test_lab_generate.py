@@ -81,3 +81,12 @@ NAN = float("nan")
 def test_numbers_out_of_range(finished: Path, bad: dict) -> None:
     with pytest.raises(SoftmapError, match=next(iter(bad))):
         generate(model_folder(finished), "a", **bad)
+
+
+def test_a_folders_own_generation_settings_are_not_used(finished: Path, tmp_path: Path) -> None:
+    folder = model_folder(finished)
+    shutil.copytree(folder, copy := tmp_path / "copy")
+    (copy / "checksums.json").unlink()
+    (copy / "generation_config.json").write_text('{"num_beams": 99999999, "min_length": 30}')
+    options = {"max_new_tokens": 4, "temperature": 0}
+    assert generate(copy, "beta", **options) == generate(folder, "beta", **options)
