@@ -81,3 +81,22 @@ NAN = float("nan")
 def test_numbers_out_of_range(finished: Path, bad: dict) -> None:
     with pytest.raises(SoftmapError, match=next(iter(bad))):
         generate(model_folder(finished), "a", **bad)
+
+
+def test_a_folders_own_generation_settings_are_not_used(finished: Path, tmp_path: Path) -> None:
+    folder = model_folder(finished)
+    shutil.copytree(folder, copy := tmp_path / "copy")
+    (copy / "checksums.json").unlink()
+    (copy / "generation_config.json").write_text('{"num_beams": 99999999, "min_length": 30}')
+    options = {"max_new_tokens": 4, "temperature": 0}
+    assert generate(copy, "beta", **options) == generate(folder, "beta", **options)
+
+
+def test_an_index_of_weights_names_files_beside_it(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_folder(finished), copy := tmp_path / "copy")
+    (copy / "checksums.json").unlink()
+    (copy / "model.safetensors").rename(tmp_path / "out.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "../out.safetensors"}}
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SoftmapError, match="expected names of files beside it, found"):
+        generate(copy, "beta")

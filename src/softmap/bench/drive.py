@@ -176,8 +176,9 @@ def _impl(name: str) -> str:
 
 def _at_least_one(**counts: int) -> None:
     for name, count in counts.items():
-        if count < 1:
-            raise SoftmapError(f"--{name}: expected 1 or more, found {count}")
+        if not 1 <= count < 2**31:
+            bound = "1 or more" if count < 1 else "less than 2147483648"
+            raise SoftmapError(f"--{name}: expected {bound}, found {count}")
 
 
 def _device(name: str) -> torch.device:

@@ -114,7 +114,16 @@ class ModelFiles:
                 kwargs["config"] = _opened(kwargs["config"], reading)
             if name is not None and Path(name).is_dir():
                 sealed.verify_folder(Path(name), "*.safetensors")
+                _check_index(Path(name) / "model.safetensors.index.json")
             return super().from_pretrained(name, *args, **kwargs)  # type: ignore[misc]
+
+
+def _check_index(path: Path) -> None:
+    """Raises ``SoftmapError`` for an index of weights that names files outside of its folder."""
+    names = sealed.read_json(path).get("weight_map", {}).values() if path.exists() else ()
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise SoftmapError(f"{path}: expected names of files beside it, found {name!r}")
 
 
 def is_sealed(config: Any) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
+from transformers import GenerationConfig
 
 from softmap.data import load_tokenizer_dir
 from softmap.data.config import is_unicode
@@ -83,6 +84,8 @@ def generate(
     sampling: dict[str, Any] = {"do_sample": temperature > 0}
     if temperature > 0:
         sampling |= {"temperature": temperature, "top_k": top_k or 0}
+    # What the folder says of beams, penalties and the like is not asked for here.
+    model.generation_config = GenerationConfig()
     torch.manual_seed(seed)
     with torch.no_grad():
         tokens = model.generate(
