@@ -53,7 +53,7 @@ def test_cache_of_another_batch_or_model(
 ) -> None:
     with torch.no_grad():
         cache = make(variant, **fields)(IDS[:batch], use_cache=True).past_key_values
-        with pytest.raises(SoftmapError, match="past_key_values must be|a cache takes tokens"):
+        with pytest.raises(SoftmapError, match=r"past_key_values must be|a cache takes tokens"):
             make("diff")(IDS, past_key_values=cache)
 
 
