@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, nearest
-from softmap.ops.documents import INTEGERS, recorded
+from softmap.nn.positions import INTEGERS, recorded
 
 # What the loss takes; the Trainer passes the first.
 LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")

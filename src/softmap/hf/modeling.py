@@ -27,7 +27,7 @@ from softmap.hf.packing import documents_of
 from softmap.hf.pretrained import SoftmapPreTrainedModel
 from softmap.nn import Record
 from softmap.nn.decoder import Layers
-from softmap.ops.documents import recorded
+from softmap.nn.positions import recorded
 
 _NOT_GENERATED = {
     "cache_config": "its cache grows by itself",

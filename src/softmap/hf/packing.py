@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from softmap.errors import SoftmapError
-from softmap.nn.positions import Positions
-from softmap.ops.documents import recorded
+from softmap.nn.positions import Positions, recorded
 
 
 def documents_of(

@@ -11,7 +11,9 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
 from softmap.nn.tokens import taken
-from softmap.ops.documents import INTEGERS, can_look, starts_of
+from softmap.ops.documents import INTEGERS as INTEGERS  # hf reads it here, and the next
+from softmap.ops.documents import can_look, starts_of
+from softmap.ops.documents import recorded as recorded
 
 Angles = tuple[Tensor, Tensor]  # cos, sin
 
