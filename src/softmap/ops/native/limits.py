@@ -46,7 +46,7 @@ def _misshapen(call: Call) -> str | None:
     maps = call.heads.maps
     for stage in ("scores", "weights"):
         for n, edit in chain(call.edits, stage):
-            why = shapes.wrong(str(edit.kernel), call.tensors[n], maps, call)
+            why = shapes.wrong(str(edit.kernel), call.tensors[n], maps)
             if why is not None:
                 return f"{type(edit).__name__}: {why}"
             maps = edit.heads_out(maps) if stage == "weights" else maps

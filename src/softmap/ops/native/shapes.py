@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 from softmap.maps import Tensors
-from softmap.ops.call import Call
 
 # By kernel and name. H: maps that enter, P: half of them, M, N: hidden units, K: taps, R: ranks,
-# X: channels of a convolution (H or 2H), T, S: tokens (after the axis of sequences). "?": optional.
+# X: channels of a convolution (H or 2H). Without the axes of sequences and tokens. "?": optional.
 _LAYER = {
     "temperature": {"tau": "H"},
     "head_mix": {"mix": "H H"},
@@ -24,13 +23,16 @@ _LAYER = {
     "score_conv": {"w1": "M X 1 K", "b1": "M", "w2": "H M 1 K", "b2": "H"},
 }
 _QUERY = {
-    "subtract_pairs": {"lambda?": "T P"},
-    "compose": {"q1?": "T R H", "q2?": "T R H", "qg?": "T H"},
+    "subtract_pairs": {"lambda?": "P"},
+    "compose": {"q1?": "R H", "q2?": "R H", "qg?": "H"},
 }
-_KEY = {"compose": {"k1?": "S R H", "k2?": "S R H", "kg?": "S H"}}
+_KEY = {"compose": {"k1?": "R H", "k2?": "R H", "kg?": "H"}}
 _TOGETHER = (("q1", "q2"), ("k1", "k2"))
 
+_SKIP = (0, 2, 2)  # axes of sequences and tokens: of the layer's, the queries', the keys' tensors
+
 Shapes = dict[str, list[str]]
+Named = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class Expected(NamedTuple):
@@ -51,19 +53,31 @@ def expected(kernel: str) -> Expected:
     return Expected((shapes[0], shapes[1], shapes[2]), needed)
 
 
-def wrong(kernel: str, group: Tensors, maps: int, call: Call) -> str | None:
-    """What of the tensors of an edit that ``maps`` maps enter is not as its kernel reads it."""
+def wrong(kernel: str, group: Tensors, maps: int) -> str | None:
+    """What of the tensors of an edit that ``maps`` maps enter is not as its kernel reads it. The
+    axes of sequences and tokens have been checked before."""
+    shapes = tuple(
+        tuple((name, tuple(t.shape[skip:])) for name, t in given.items())
+        for given, skip in zip(group, _SKIP, strict=True)
+    )
+    return _wrong(kernel, shapes, maps)
+
+
+@lru_cache(maxsize=1024)  # decoding asks the same for each token
+def _wrong(kernel: str, group: tuple[Named, ...], maps: int) -> str | None:
     shapes, needed = expected(kernel)
-    letters = {"H": maps, "P": maps // 2, "T": call.queries, "S": call.keys, "1": 1}
-    letters["X"] = 2 * maps if "+" in kernel else maps
-    for known, given, skip in zip(shapes, group, (0, 1, 1), strict=True):
-        for name, t in given.items():
+    letters = {"H": maps, "P": maps // 2, "1": 1, "X": 2 * maps if "+" in kernel else maps}
+    for known, given, skip in zip(shapes, group, _SKIP, strict=True):
+        for name, shape in given:
             if name not in known:
                 return f"its kernel knows no tensor {name!r}"
-            if not _fits(known[name], t.shape[skip:], letters):
-                want = ", ".join(["B"][:skip] + known[name])
-                return f"its tensor {name!r} must be ({want}), found {tuple(t.shape)}"
-    names = group.layer.keys() | group.query.keys() | group.key.keys()
+            if not _fits(known[name], shape, letters):
+                want, found = (
+                    ", ".join(["B", "T"][:skip] + [str(n) for n in axes])
+                    for axes in (known[name], shape)
+                )
+                return f"its tensor {name!r} must be ({want}), found ({found})"
+    names = {name for given in group for name, _ in given}
     if not needed <= names or any((a in names) != (b in names) for a, b in _TOGETHER):
         return f"its kernel needs more tensors than {', '.join(sorted(names)) or 'none'}"
     return None if kernel != "subtract_pairs" or names else "its kernel needs a lambda"
