@@ -35,7 +35,9 @@ def recalled(variant: str, steps: int) -> tuple[float, float]:
     return loss.item(), accuracy
 
 
-@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, marks=[] if v == "dcmha" else pytest.mark.slow) for v in EVERY]
+)
 def test_recalls_what_no_token_says_by_itself(variant: str) -> None:
     """A quarter of a nat below, and at twice the accuracy of, the best that can be done without
     attention (ln 8 and 1/8). It is reached well before the pairs themselves are told apart."""
