@@ -19,7 +19,8 @@ from softmap.testing.subject import VOCABULARY, Subject, bands, perturb, seeded
 
 @torch.no_grad()
 def causality(subject: Subject) -> Note:
-    """Changing later tokens leaves every earlier row bitwise equal, on each backend that runs."""
+    """Changing later tokens leaves every earlier row bitwise equal, on each backend that runs; and
+    NaN in them leaves it what it was."""
     ids = subject.ids(2, 13)
     for impl in subject.backends:
         model = subject.decoder(torch.float32, impl=impl)
@@ -34,8 +35,22 @@ def causality(subject: Subject) -> Note:
                     f"{impl}: row {int(off.nonzero()[0])} changed when the tokens from {first} on "
                     "were changed; a row must not read later tokens"
                 )
+    _with_nan(subject)
     _while_training(subject)
     return None
+
+
+def _with_nan(subject: Subject) -> None:
+    for impl in subject.backends:
+        model = subject.decoder(impl=impl)
+        x = subject.input(2, 13)
+        with bands(4):
+            before = model(inputs_embeds=x)
+            x[:, 6:] = torch.nan
+            after = model(inputs_embeds=x)
+        what = f"{impl}: rows before token 6, from which on there is NaN"
+        assert_same(after[:, :6], before[:, :6], what)
+        assert after[:, 6:].isnan().all(), f"{impl}: a row that sees NaN does not show it"
 
 
 @torch.enable_grad()
