@@ -30,9 +30,8 @@ class Backbone(Checked):
 
     block: Literal["sequential", "parallel"] = "sequential"
     norm: Norm = "rmsnorm"
-    norms: Literal["all", "first"] = (
-        "all"  # "first": of the blocks' norms only block 1's, before attention, is left
-    )
+    # "first": of the blocks' norms only block 1's, before attention, is left
+    norms: Literal["all", "first"] = "all"
     shared_norm: bool = True  # parallel block: both branches read one norm (False: one each)
     final_norm: bool = True
     norm_eps: Epsilon = 1e-5
@@ -55,9 +54,8 @@ class Backbone(Checked):
     output: Projection = "linear"
     zero_query: bool = False
     query_expansion: Annotated[int, Range(1, 64)] = 1  # query heads per head (DIFF V2: 2)
-    output_init: Literal["zero", "default"] = (
-        "zero"  # last projection of each branch that has a skip
-    )
+    # of the last projection of each branch that has a skip
+    output_init: Literal["zero", "default"] = "zero"
     pattern: str = "G"  # one letter a layer, repeated: L local window, G global
     window: Size | None = None  # keys that a local layer's row sees, its own included
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
-from softmap.nn.positions import Positions
+from softmap.nn.positions import Positions, padding_first
 from softmap.nn.tokens import Tokens, taken
 from softmap.ops.documents import can_look
 
@@ -268,7 +268,7 @@ class LayerCache:
         """Takes, along an axis, the first ``length`` tokens as they were given."""
         if self._mask is None:
             return lambda t, axis: t.narrow(axis, 0, length)
-        given = self._mask[:, : self.seen].long().argsort(dim=1, stable=True)  # of those held
+        given = padding_first(self._mask[:, : self.seen])  # places of those held
         keep = (given >= length).long().argsort(dim=1, stable=True)[:, :length]
         return lambda t, axis: taken(t, keep, axis)
 

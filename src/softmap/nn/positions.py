@@ -83,7 +83,7 @@ class Positions:
         """(B, S) the order, of tokens as they were given, in which a layer holds their keys."""
         if self.mask is None or self.padding == "right":
             return None
-        return _rank(self.mask, self.starts).argsort(dim=1, stable=True)
+        return padding_first(self.mask, self.starts)
 
     def last(self, tokens: int) -> Positions:
         """Only the last ``tokens`` of them: what a bounded cache holds."""
@@ -97,7 +97,8 @@ class Positions:
         """(B, n) of the last n tokens: in each document those of padding first, the rest as it
         is. Indices count from the first of the n."""
         assert self.valid is not None
-        return _rank(self.valid, self.starts)[:, -tokens:].argsort(dim=1, stable=True)
+        starts = None if self.starts is None else self.starts[:, -tokens:]
+        return padding_first(self.valid[:, -tokens:], starts)
 
     def arranged(self, order: Tensor) -> Positions:
         """The same tokens in the ``order`` (B, S)."""
@@ -126,6 +127,11 @@ def _as_cached(valid: Tensor, cached: int) -> Tensor:
     padded = cached - valid[:, :cached].sum(1, keepdim=True)
     held = torch.arange(cached, device=valid.device) >= padded
     return torch.cat([held, valid[:, cached:]], 1)
+
+
+def padding_first(valid: Tensor, starts: Tensor | None = None) -> Tensor:
+    """(B, S) the order that puts the padding of each document before its real tokens."""
+    return _rank(valid, starts).argsort(dim=1, stable=True)
 
 
 def _rank(valid: Tensor, starts: Tensor | None) -> Tensor:
