@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import softmap
 from softmap.cli import main, split_variants
 
 TINY = """\
@@ -113,9 +114,24 @@ def test_commas_in_brackets_do_not_split() -> None:
         (["--set", "training.batch_size=100000"], "context 32 x batch 100000 needs"),
         (["--data", "nowhere"], "nowhere"),
         (["--tokenizer", "bp:300"], "tokenizer: expected"),
-        (["--steps", "2"], "too few for the budgets"),
-        (["--steps", "4"], "training: budget 1: expected"),
-        (["--seeds", "0"], "--seeds: expected 1 to 1000"),
+        (["--steps", "2"], "training.steps: 2 are too few for this schedule (budgets: expected"),
+        (["--steps", "4"], "training.steps: 4 are too few for this schedule (budget 1: expected"),
+        (["--seeds", "0"], "--seeds: expected how many, 1 to 1000, found 0; --seed-list 0 takes"),
+        (
+            ["--seeds", "0", "3"],
+            "--seeds: expected one number, how many, found 2",
+        ),
+        (["--seeds", "2", "--seed-list", "3"], "--seeds and --seed-list are both given"),
+        (["--steps", "6", "--steps", "7"], "--steps is given twice, expected it once"),
+        (["--steps=6", "--steps=7"], "--steps is given twice, expected it once"),
+        (["--steps", "16", "--set", "training.steps=20"], "--set training.steps: given twice"),
+        (["--fresh=yes"], "--fresh takes no value, found 'yes'"),
+        (["--steps", "x"], "Error parsing --steps"),
+        (["--stepz", "3"], "softmap compare has no option '--stepz' (did you mean '--steps'"),
+        (
+            ["--set", "training.schedule=cosine", "training.budgets=[0.5, 1]"],
+            "expected [1]",
+        ),
         (["--set", "training.stepz=3"], "unknown key 'training.stepz' (did you mean 'steps'"),
         (["--set", "training.steps"], "--set: expected key.path=value, found 'training.steps'"),
         (["--set", "training.schedule=wsds"], "did you mean 'wsd"),
@@ -135,8 +151,12 @@ def test_a_recipes_unknown_key_is_named_with_its_line(fails: Failure, workplace:
 
 
 def test_recipes_that_are_not_there(fails: Failure, workplace: Path) -> None:
-    assert "no recipe 'tiny.yml' (softmap brings demo, evening)" in fails("compare", "tiny.yml")
-    assert "found a folder" in fails("compare", ".")
+    said = fails("compare", "tiny.yml")
+    assert said == "no recipe or run 'tiny.yml' (softmap brings demo, evening)"
+    assert "found another folder" in fails("compare", ".")
+    (workplace / "runs/t1").mkdir(parents=True)
+    (workplace / "runs/t1/run.json").write_text("{}")
+    assert fails("compare", "t1") == "no recipe 't1'; there is a run: runs/t1"
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02" * 1000, b"   \n  \n"])
@@ -210,11 +230,15 @@ def test_report_of_something_else(fails: Failure) -> None:
     assert "run" in fails("report", "nowhere")
 
 
-def test_flags_that_do_not_exist_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["compare", "--stepz", "3"])
-    assert stop.value.code == 2
-    assert "--steps" in capsys.readouterr().err
+def test_a_command_that_does_not_exist(fails: Failure) -> None:
+    assert fails("comprae") == "softmap has no command 'comprae' (did you mean 'compare'?)"
+    assert fails("bench", "stp") == "softmap bench has no command 'stp' (did you mean 'step'?)"
+    assert "there are: compare, " in fails("xxxxxxxxx")
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"softmap {softmap.__version__}\n"
 
 
 def test_help_shows_examples_and_does_not_wait_for_torch() -> None:
@@ -222,7 +246,7 @@ def test_help_shows_examples_and_does_not_wait_for_torch() -> None:
     command = [sys.executable, "-X", "importtime", "-c", code, "compare", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "--variants" in done.stdout and "--tune" in done.stdout
-    assert "softmap compare recipes/demo.yaml" in done.stdout
+    assert "softmap compare demo" in done.stdout
     for heavy in ("transformers", "altair", "tokenizers"):
         assert f"| {heavy}\n" not in done.stderr
 

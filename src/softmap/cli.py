@@ -5,6 +5,9 @@ Heavy modules are imported inside ``run``, so that ``--help`` and typing errors 
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import os
 import shlex
 import signal
@@ -17,7 +20,9 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-from softmap.bench.commands import Bench
+import softmap
+from softmap.argv import prepared
+from softmap.bench.commands import KINDS, Bench
 from softmap.errors import SoftmapError
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import check_path, split_variants
@@ -27,21 +32,25 @@ from softmap.lab.names import check_path, split_variants
 class Compare:
     """Train variants side by side and write one page of evidence: runs/NAME/report.html.
 
-    Interrupted with Ctrl-C, the same command goes on where it stopped.
+    Interrupted with Ctrl-C, the same command goes on where it stopped. The folder of a run stands
+    for its recipe: softmap compare runs/NAME goes on with it, and more variants or seeds are added.
 
     For example:
-      softmap compare recipes/demo.yaml
+      softmap compare demo
       softmap compare --variants diff "diff+dcmha(rank=4)" --seeds 3 --name pairs
       softmap compare --data my.jsonl --field body --steps 2000 --set model.hidden_size=256
-      softmap compare recipes/demo.yaml --tune
+      softmap compare runs/pairs --variants dape --seeds 5
     """
 
-    recipe: Positional[str] = "demo"
-    """A recipe file, or the name of one that comes with softmap: demo, evening."""
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE|RUN")] = "demo"
+    """A recipe file, the name of one that comes with softmap (demo, evening), or a run's folder."""
     variants: tuple[str, ...] = ()
-    """Variants instead of the recipe's, by spaces or commas; its control stays."""
+    """Variants instead of the recipe's, by spaces or commas; its control stays. To a run they are
+    added."""
     seeds: tuple[int, ...] = ()
-    """One number N: the seeds 0 to N-1. Several: these seeds."""
+    """How many: the seeds 0 to N-1."""
+    seed_list: tuple[int, ...] = ()
+    """These seeds."""
     data: str | None = None
     """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME[:CONFIG][:SPLIT]."""
     field: str | None = None
@@ -54,48 +63,59 @@ class Compare:
     """Tokens a window."""
     name: str | None = None
     """Name of the run."""
-    out: Path = Path("runs")
-    """Folder of all runs."""
+    out: Path | None = None
+    """Folder of all runs; by default runs, or where the given run lies."""
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     fresh: bool = False
-    """Throw away what an earlier run of this name left."""
+    """Throw away the trials that an earlier run of this name left; with --tune, its peaks too."""
     tune: bool = False
-    """Find each variant's peak learning rate instead, on the recipe's grid."""
+    """First find each variant's peak learning rate, on the recipe's grid: runs/NAME/peaks.json."""
     serve: bool = False
     """Serve the page on this machine, during the run and after it."""
     port: int = 8000
     """Port of --serve; 0 takes any free one."""
+    trust_remote_code: bool = False
+    """Run the variants' own files that a given run names."""
 
     def run(self, argv: Sequence[str]) -> None:
-        from softmap.lab.progress import choose
-
         _check_port(self.port)
-        recipe = self._recipe()
-        from softmap.lab.compare import Request, compare
+        recipe, out = self._recipe()
+        from softmap.lab.compare import Request
         from softmap.lab.serve import Server
-        from softmap.lab.tune import tune
 
-        command = "softmap " + shlex.join(argv)
-        request = Request(self.out, command, self.fresh)
-        if self.tune:
-            print(tune(recipe, request, choose()))
-            return
+        request = Request(out, "softmap " + shlex.join(argv), self.fresh)
         if not self.serve:
-            print(compare(recipe, request, choose()))
+            print(self._compare(recipe, request))
             return
-        with Server(self.out / recipe.name, self.port) as server:
+        with Server(out / recipe.name, self.port) as server:
             print(f"serving {server.url} (Ctrl-C ends it)", file=sys.stderr)
-            print(compare(recipe, request, choose()))
+            print(self._compare(recipe, request))
             server.wait()
 
-    def _recipe(self) -> Any:
+    def _compare(self, recipe: Any, request: Any) -> Path:
+        from softmap.lab.compare import compare
+        from softmap.lab.progress import choose
+        from softmap.lab.tune import tune
+
+        if self.tune:
+            tune(recipe, request, choose())
+        return compare(recipe, request, choose())
+
+    def _recipe(self) -> tuple[Any, Path]:
+        """The recipe with the flags' values, and the folder of all runs."""
         from softmap.lab import recipe as recipes
 
-        recipe = recipes.load(self.recipe, self._overrides())
-        if self.variants:
-            recipe = recipes.with_variants(recipe, split_variants(self.variants))
-        return recipe
+        where = Path(self.recipe)
+        specs, out = split_variants(self.variants), self.out
+        if not recipes.is_run(where):
+            recipe = recipes.load(where, self._overrides())
+            if specs:
+                recipe = recipes.with_variants(recipe, specs)
+            return recipe, out or Path("runs")
+        recipe = recipes.of_run(where, self._overrides(), trust=self.trust_remote_code)
+        kept = [entry.label or entry.variant for entry in recipe.variants]
+        return recipes.with_variants(recipe, [*kept, *specs]), out or recipes.runs_folder(where)
 
     def _overrides(self) -> dict[str, str]:
         """The flags as overrides of the recipe; the texts among them quoted for YAML."""
@@ -108,13 +128,15 @@ class Compare:
             "data.tokenizer": self.tokenizer,
             "training.steps": self.steps,
             "model.context": self.context,
-            "seeds": _seeds(self.seeds),
+            "seeds": _seeds(self.seeds, self.seed_list),
         }
         found = {key: json.dumps(value) for key, value in given.items() if value is not None}
         for item in self.set:
             key, equals, value = item.partition("=")
             if not equals or not key:
                 raise SoftmapError(f"--set: expected key.path=value, found {item!r}")
+            if key in found:
+                raise SoftmapError(f"--set {key}: given twice, expected it once")
             found[key] = value
         return found
 
@@ -266,12 +288,20 @@ def _check_port(port: int) -> None:
         raise SoftmapError(f"--port: expected 0 to 65535, found {port}")
 
 
-def _seeds(given: Sequence[int]) -> list[int] | None:
-    if len(given) == 1:
-        if not 1 <= given[0] <= 1000:
-            raise SoftmapError(f"--seeds: expected 1 to 1000 of them, found {given[0]}")
-        return list(range(given[0]))
-    return list(given) or None
+def _seeds(count: Sequence[int], listed: Sequence[int]) -> list[int] | None:
+    """The seeds that ``--seeds`` counts or ``--seed-list`` lists."""
+    if count and listed:
+        raise SoftmapError("--seeds and --seed-list are both given, expected one of them")
+    if len(count) > 1:
+        these = " ".join(map(str, count))
+        raise SoftmapError(
+            f"--seeds: expected one number, how many, found {len(count)} numbers; "
+            f"--seed-list {these} takes these seeds"
+        )
+    if count and not 1 <= count[0] <= 1000:
+        alone = f"; --seed-list {count[0]} takes this seed alone" if count[0] >= 0 else ""
+        raise SoftmapError(f"--seeds: expected how many, 1 to 1000, found {count[0]}{alone}")
+    return list(range(count[0])) if count else list(listed) or None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -282,6 +312,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     SOFTMAP_TRACEBACK=1 shows where an error came from.
     """
     argv = sys.argv[1:] if argv is None else argv
+    if list(argv) == ["--version"]:
+        print(f"softmap {softmap.__version__}")
+        return 0
     try:
         command = _parse(argv)
         with sigterm_raises():
@@ -293,16 +326,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> Any:
+    """The command's dataclass, filled in. Raises ``SoftmapError`` for words that do not fit."""
     kinds: Any = Union[  # noqa: UP007  # made at run time
         tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())
     ]
-    return tyro.cli(
-        kinds,
-        prog="softmap",
-        description="Transformers that edit the attention map, compared side by side.",
-        args=list(argv),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                kinds,
+                prog="softmap",
+                description="Transformers that edit the attention map, compared side by side.",
+                args=prepared(argv, {**COMMANDS, "bench": KINDS}),
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if stop.code:
+            raise SoftmapError(_complaint(said.getvalue())) from None
+        raise
+
+
+def _complaint(box: str) -> str:
+    """The first sentences of the box in which the parser complains, as one line."""
+    lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]
+    kept = itertools.takewhile(lambda line: line and not line.startswith("Got errors"), lines)
+    return " ".join(kept)
 
 
 def _say(error: BaseException, argv: Sequence[str]) -> int:

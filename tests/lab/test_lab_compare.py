@@ -207,7 +207,6 @@ def test_bad_input_leaves_no_run_behind(tiny: Recipe, tmp_path: Path) -> None:
         dataclasses.replace(tiny, variants=[Entry("dif")]),
         dataclasses.replace(tiny, data=dataclasses.replace(tiny.data, data="nowhere.txt")),
         dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, batch_size=9999)),
-        dataclasses.replace(tiny, training=dataclasses.replace(tiny.training, schedule="wsds")),
     ):
         with pytest.raises(SoftmapError):
             compare(broken, Request(tmp_path / "runs"))

@@ -12,6 +12,7 @@ import pytest
 from softmap.errors import SoftmapError
 from softmap.lab import plan as plans
 from softmap.lab import recipe as recipes
+from softmap.lab.peaks import tuned_for
 from softmap.lab.recipe import Entry, Recipe
 
 
@@ -50,7 +51,7 @@ def test_peaks_own_then_tuned_then_the_papers_then_the_recipes(
         ),
     )
     peaks = {name: {"peak_lr": 0.25} for name in ("diff", "dcmha(rank=4)")}
-    written = {"peaks": peaks, "tuned_for": plans.tuned_for(tiny)}
+    written = {"peaks": peaks, "tuned_for": tuned_for(tiny)}
     (tmp_path / "peaks.json").write_text(json.dumps(written))
     recipe = with_entries(
         tiny,
@@ -61,22 +62,6 @@ def test_peaks_own_then_tuned_then_the_papers_then_the_recipes(
     assert [(c.peak_lr, c.peak_source) for c in made] == [
         (0.125, "recipe"), (0.25, "tuned"), (0.25, "tuned"), (0.5, "hint"), (0.003, "recipe"),
     ]  # fmt: skip
-
-
-def test_peaks_found_for_another_model_are_not_called_tuned(tiny: Recipe, tmp_path: Path) -> None:
-    other = dataclasses.replace(tiny, model=dataclasses.replace(tiny.model, hidden_size=64))
-    written = {"peaks": {"diff": {"peak_lr": 0.25}}, "tuned_for": plans.tuned_for(other)}
-    (tmp_path / "peaks.json").write_text(json.dumps(written))
-    found = plans.read_peaks(with_entries(tiny, "diff", peaks="peaks.json"))
-    assert found == ({"diff": 0.25}, "tuned elsewhere")
-
-
-@pytest.mark.parametrize(("text", "says"), [(None, "no such file"), ("{}", "expected the peaks")])
-def test_a_bad_file_of_peaks(tiny: Recipe, tmp_path: Path, text: str | None, says: str) -> None:
-    if text is not None:
-        (tmp_path / "peaks.json").write_text(text)
-    with pytest.raises(SoftmapError, match=says):
-        plans.make_plan(dataclasses.replace(tiny, peaks="peaks.json"), 257)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def read(folder: Path, text: str, **overrides: str) -> recipes.Recipe:
         ("training:\n  budgets: [1, 0.5]", 2, "expected rising shares"),
         ("training:\n  warmup: 0.5", 2, "training.warmup: expected a share"),
         ("training:\n  precision: fp8", 2, "expected one of fp32, bf16, found 'fp8'"),
-        ("training:\n  steps: 2", 1, "too few for the budgets"),
+        ("training:\n  steps: 2", 2, "too few for this schedule"),
         (
             "training:\n  steps: 0",
             2,

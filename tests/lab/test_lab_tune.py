@@ -13,6 +13,7 @@ from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.lab import tune as tunes
 from softmap.lab.compare import Request
+from softmap.lab.peaks import find_peaks
 from softmap.lab.plan import make_plan
 from softmap.lab.recipe import Recipe
 from softmap.lab.tune import best_peak, edge_warnings, tune, tuning_windows
@@ -48,7 +49,7 @@ def test_a_best_peak_at_the_edge_is_a_warning() -> None:
 def test_a_tuning_writes_peaks_that_the_recipe_then_uses(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = dataclasses.replace(tiny, peaks="tuned/tiny.json")
+    recipe, folder = tiny, tmp_path / "runs" / "tiny"
     trained: list[tuple[str, float]] = []
     real = tunes.fit
 
@@ -58,7 +59,7 @@ def test_a_tuning_writes_peaks_that_the_recipe_then_uses(
 
     monkeypatch.setattr(tunes, "fit", spy)
     path = tune(recipe, Request(tmp_path / "runs", "softmap compare tiny.yaml --tune"))
-    assert path == tmp_path / "tuned" / "tiny.json"
+    assert path == folder / "peaks.json"
     grid = [("transformer++", 1e-3), ("transformer++", 1e-2), ("diff", 1e-3), ("diff", 1e-2)]
     assert trained == grid
     found = json.loads(path.read_text())
@@ -68,7 +69,8 @@ def test_a_tuning_writes_peaks_that_the_recipe_then_uses(
 
     tune(recipe, Request(tmp_path / "runs"))
     assert trained == grid  # kept points are not trained again
-    sources = {c.label: (c.peak_lr, c.peak_source) for c in make_plan(recipe, 257).candidates}
+    plan = make_plan(recipe, 257, find_peaks(recipe, folder))
+    sources = {c.label: (c.peak_lr, c.peak_source) for c in plan.candidates}
     assert sources == {"transformer++": (1e-2, "tuned"), "diff": (1e-2, "tuned")}
 
 
@@ -96,5 +98,12 @@ def test_own_peaks_do_not_hide_the_grid(tiny: Recipe, tmp_path: Path) -> None:
     entry = dataclasses.replace(tiny.variants[0], peak_lr=9.0)
     recipe = dataclasses.replace(tiny, variants=[entry])
     path = tune(recipe, Request(Path(tmp_path) / "runs"))
-    assert path == tmp_path / "runs" / "tiny-tuning" / "peaks.json"
+    assert path == tmp_path / "runs" / "tiny" / "peaks.json"
     assert json.loads(path.read_text())["peaks"]["transformer++"]["peak_lr"] in tiny.tuning.grid
+
+
+def test_peaks_that_the_recipe_gives_are_not_tuned(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = dataclasses.replace(tiny, peaks={"diff": 1e-3})
+    with pytest.raises(SoftmapError, match="--tune: the recipe gives the peaks itself"):
+        tune(recipe, Request(tmp_path / "runs"))
+    assert not (tmp_path / "runs").exists()

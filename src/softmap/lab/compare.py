@@ -22,16 +22,21 @@ from softmap.errors import SoftmapError
 from softmap.files import sweep
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
+from softmap.lab.entry import Entry
 from softmap.lab.explain import chosen
 from softmap.lab.names import check_path
-from softmap.lab.plan import Plan, make_plan, read_peaks, slug
+from softmap.lab.peaks import FILE as PEAKS
+from softmap.lab.peaks import Peaks, find_peaks
+from softmap.lab.plan import Plan, make_plan, slug
 from softmap.lab.preflight import preflight
 from softmap.lab.progress import Display
-from softmap.lab.recipe import Recipe, dump
+from softmap.lab.recipe import Recipe, dump, parse
 from softmap.lab.trial import Trial, run_trial
 from softmap.report.load import read_run
+from softmap.variants import renamed
 
-OURS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
+TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
+OURS = (*TRIALS, "tuning", PEAKS)
 
 
 @dataclass(frozen=True)
@@ -58,19 +63,21 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     """
     display = display or Display()
     folder = request.out / recipe.name
-    preflight(recipe, display.note)
+    peaks = find_peaks(recipe, folder)
+    preflight(recipe, display.note, peaks)
     with display, files.lock(folder):
-        _check_folder(folder)
+        check_folder(folder)
         sweep(folder)
         corpus = bench.corpus(recipe, request.out, display)
-        plan = make_plan(recipe, corpus.tokenizer.vocab_size)
+        plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
         shared = bench.make(recipe, plan, corpus)
         trials = _trials(recipe, plan, folder)
         if request.fresh:
-            _clear(folder)
+            clear(folder)
         _check_same(folder, trials, shared)
-        _announce(plan, shared, display)
-        files.write_json(folder / "run.json", _run_facts(folder, plan, shared, request))
+        _announce(plan, shared, peaks, display)
+        _keep(peaks, folder)
+        files.write_json(folder / "run.json", _run_facts(folder, plan, shared, peaks, request))
         return _run_all(folder, trials, shared, display)
 
 
@@ -135,7 +142,7 @@ def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
     ]
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """A folder with other people's files in it is not written to."""
     for name in OURS:
         sweep(folder, f".{name}.[0-9]*.tmp")
@@ -147,8 +154,9 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _clear(folder: Path) -> None:
-    for name in OURS:
+def clear(folder: Path) -> None:
+    """Throw away the trials and pages of an earlier run; its tuned peaks stay."""
+    for name in TRIALS:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -184,11 +192,19 @@ def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None
         )
 
 
-def _announce(plan: Plan, shared: Bench, display: Display) -> None:
+def _keep(peaks: Peaks, folder: Path) -> None:
+    """A run that uses a file of tuned peaks keeps it, and so can go on without its recipe."""
+    if peaks.path is not None and peaks.path != folder / PEAKS:
+        files.write_json(folder / PEAKS, files.read_json(peaks.path))
+
+
+def _announce(plan: Plan, shared: Bench, peaks: Peaks, display: Display) -> None:
     training, context = shared.recipe.training, shared.recipe.model.context
     seeds = len(shared.recipe.seeds)
     labels = [candidate.label for candidate in plan.candidates]
     display.plan(labels, seeds, training.steps, training.batch_size * context)
+    for sentence in peaks.unused:
+        display.note(sentence)
     for candidate in plan.candidates:
         total = candidate.parameters["total"]
         off = 100 * (total / plan.target - 1)
@@ -199,19 +215,26 @@ def _announce(plan: Plan, shared: Bench, display: Display) -> None:
         )
 
 
-def _run_facts(folder: Path, plan: Plan, shared: Bench, request: Request) -> dict[str, Any]:
-    recipe = shared.recipe
+def _run_facts(
+    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, request: Request
+) -> dict[str, Any]:
     before = _before(folder) or {}
     labels = [candidate.label for candidate in plan.candidates]
+    seeds = sorted({*shared.recipe.seeds, *before.get("seeds", [])})
+    stay = _still_there(folder, before, labels)
+    entries = [*shared.recipe.variants, *_entries(before, stay, folder)]
+    whole = dataclasses.replace(
+        shared.recipe, variants=entries, seeds=seeds, peaks=peaks.by_variant or None
+    )
     return {
-        "name": recipe.name,
+        "name": shared.recipe.name,
         "created": before.get("created", measure.now()),
         **shared.facts(plan),
         "command": request.command,
-        "variants": labels + _still_there(folder, before, labels),
-        "seeds": sorted({*recipe.seeds, *before.get("seeds", [])}),
+        "variants": labels + stay,
+        "seeds": seeds,
         "settings": shared.settings,
-        "recipe": dump(dataclasses.replace(recipe, peaks=read_peaks(recipe)[0] or None)),
+        "recipe": dump(whole),
     }
 
 
@@ -223,3 +246,11 @@ def _still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> lis
         for label in earlier
         if any((folder / "variants" / slug(label)).glob("seed*/result.json"))
     ]
+
+
+def _entries(before: dict[str, Any], labels: list[str], folder: Path) -> list[Entry]:
+    """The recipe's lines of those variants, from the recipe of the earlier call."""
+    if not labels or not before.get("recipe"):
+        return []
+    earlier = parse(before["recipe"], folder / "run.json").variants
+    return [entry for entry in earlier if (entry.label or renamed(entry.variant, {})) in labels]

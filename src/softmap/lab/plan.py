@@ -7,13 +7,12 @@ import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypedDict
+from typing import Any
 
 from softmap.errors import SoftmapError, nearest
-from softmap.fields import check
 from softmap.hf import SoftmapConfig
-from softmap.lab import files
 from softmap.lab.names import LONGEST
+from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.recipe import Entry, Recipe
 from softmap.nn import accounting
 from softmap.train import Options
@@ -25,8 +24,8 @@ class Candidate:
     """One variant of a comparison, sized and with its peak learning rate.
 
     label: how tables call it. spec: the canonical variant. slug: its folder's name.
-    peak_source: "recipe" (given with the variant or for all), "tuned", "tuned elsewhere" (with
-        another model, text or batch), or "hint" (the paper's).
+    peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting), or
+        "hint" (the paper's).
     """
 
     label: str
@@ -51,15 +50,6 @@ class Candidate:
         }
 
 
-class _Peak(TypedDict):
-    peak_lr: float
-
-
-class _PeaksFile(TypedDict):
-    peaks: dict[str, _Peak]
-    tuned_for: dict
-
-
 @dataclass(frozen=True)
 class Plan:
     """All candidates, the control's label and the size that they share."""
@@ -69,8 +59,10 @@ class Plan:
     target: int
 
 
-def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
+def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Plan:
     """Size every variant of a recipe to the control's parameters within 1 %.
+
+    peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
 
     Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
     combination, a size that no MLP width gives, or a schedule that does not fit.
@@ -80,12 +72,12 @@ def make_plan(recipe: Recipe, vocab_size: int) -> Plan:
     _check_unique(labels, "label")
     _check_unique(map(slug, labels), "folder name")
     control = _control(recipe, loaded, labels)
-    peaks, peaks_source = read_peaks(recipe)
+    peaks = find_peaks(recipe) if peaks is None else peaks
     base = _config(recipe, loaded[control], vocab_size, recipe.model.intermediate_size)
     target = accounting.parameters(base)["total"]
     candidates = []
     for i, (entry, variant) in enumerate(loaded):
-        peak_lr, source = _peak(recipe, entry, variant, peaks, peaks_source)
+        peak_lr, source = _peak(recipe, entry, variant, peaks)
         options(recipe, peak_lr, recipe.seeds[0], labels[i])  # refuses what cannot be trained
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
         candidates.append(_candidate(labels[i], variant, config, peak_lr, source))
@@ -129,35 +121,6 @@ def slug(label: str) -> str:
     if len(text) > LONGEST:  # a folder's name has at most 255 bytes
         text = f"{text[: LONGEST - 9]}-{zlib.crc32(label.encode()):08x}"
     return text or "variant"
-
-
-def read_peaks(recipe: Recipe) -> tuple[dict[str, float], str]:
-    """The peaks by canonical variant, from the recipe or its file, and what to call their source.
-
-    A file that was made with another model, text or batch size still gives its peaks, but as
-    "tuned elsewhere": nobody has searched for the peaks of this comparison.
-    """
-    path = recipe.peaks_path
-    if path is None:
-        return (recipe.peaks if isinstance(recipe.peaks, dict) else {}), "recipe"
-    found = files.read_json(path)
-    if found is None:
-        raise SoftmapError(f"{path}: no such file of tuned peaks; --tune writes it")
-    try:
-        check(str(path), found, _PeaksFile)
-    except SoftmapError:
-        raise SoftmapError(f"{path}: expected the peaks that --tune writes, found others") from None
-    peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
-    return peaks, "tuned" if found["tuned_for"] == tuned_for(recipe) else "tuned elsewhere"
-
-
-def tuned_for(recipe: Recipe) -> dict[str, Any]:
-    """What a best peak depends on most: model, text, batch. As the file of peaks keeps it."""
-    return {
-        "model": dataclasses.asdict(recipe.model),
-        "data": dataclasses.asdict(recipe.data),
-        "batch_size": recipe.training.batch_size,
-    }
 
 
 def _candidate(
@@ -205,13 +168,11 @@ def _sized(recipe: Recipe, item: tuple[Entry, Any], vocab_size: int, target: int
     return _config(recipe, item, vocab_size, width)
 
 
-def _peak(
-    recipe: Recipe, entry: Entry, variant: Any, peaks: dict[str, float], peaks_source: str
-) -> tuple[float, str]:
+def _peak(recipe: Recipe, entry: Entry, variant: Any, peaks: Peaks) -> tuple[float, str]:
     if entry.peak_lr is not None:
         return entry.peak_lr, "recipe"
-    if variant.label in peaks:
-        return peaks[variant.label], peaks_source
+    if variant.label in peaks.by_variant:
+        return peaks.by_variant[variant.label], peaks.source
     if variant.peak_lr_hint is not None:
         return variant.peak_lr_hint, "hint"
     return recipe.training.peak_lr, "recipe"

@@ -11,6 +11,7 @@ from softmap import testing
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
 from softmap.errors import SoftmapError
+from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.variants import outside
@@ -21,12 +22,12 @@ LONGEST_CHECKED = 2048  #: tokens of the longest input on which one's own varian
 GIB = 2**30
 
 
-def preflight(recipe: Recipe, note: Callable[[str], None]) -> None:
+def preflight(recipe: Recipe, note: Callable[[str], None], peaks: Peaks | None = None) -> None:
     """Raise ``SoftmapError`` for whatever can be refused before text is read and files are made.
 
-    note: told what takes some seconds.
+    note: told what takes some seconds. peaks: as for ``make_plan``.
     """
-    plan = make_plan(recipe, vocabulary(recipe))
+    plan = make_plan(recipe, vocabulary(recipe), peaks)
     device = choose_device(recipe.training.device)
     open_source(recipe.data)
     for candidate in plan.candidates:

@@ -9,6 +9,8 @@ scales the whole schedule.
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -22,6 +24,8 @@ from softmap.lab import nodes, strict
 from softmap.lab.entry import Entry
 from softmap.lab.names import check_name
 from softmap.lab.sections import Evaluation, Model, Positive, Seed, Training, Tuning
+from softmap.report.load import read_run
+from softmap.variants import outside, renamed
 
 MOST_SEEDS = 1000
 
@@ -39,7 +43,7 @@ class Recipe(Checked):
     seeds: list[Seed] = field(default_factory=lambda: [0])
     evaluation: Evaluation = field(default_factory=Evaluation)
     tuning: Tuning = field(default_factory=Tuning)
-    #: Tuned peaks by variant, or the file that ``--tune`` writes (relative to the recipe).
+    #: Peaks by variant, or a file that ``--tune`` wrote (relative to the recipe).
     peaks: dict[str, Positive] | str | None = None
     path: Path | None = field(default=None, compare=False, metadata={"yaml": False})
 
@@ -54,7 +58,6 @@ class Recipe(Checked):
             )
         if self.tuning.seed in self.seeds:
             raise SoftmapError(f"tuning.seed: {self.tuning.seed} is one of the run's own seeds")
-        self.training.budget_steps()
 
     @property
     def peaks_path(self) -> Path | None:
@@ -66,10 +69,11 @@ class Recipe(Checked):
 
 def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
     """The recipe with other variants: its own entries where it has them, and always its control."""
-    known = {name: e for e in recipe.variants for name in (e.variant, e.label) if name}
+    known = {name: e for e in recipe.variants for name in (e.label, renamed(e.variant, {})) if name}
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
-    names = dict.fromkeys(specs if control in specs else [control, *specs])
-    entries = [known.get(name, Entry(name)) for name in names]
+    names = dict.fromkeys(name if name in known else renamed(name, {}) for name in specs)
+    named = names if control in names else {control: None, **names}
+    entries = [known.get(name, Entry(name)) for name in named]
     return dataclasses.replace(recipe, variants=entries, control=control)
 
 
@@ -80,27 +84,76 @@ def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
     Raises ``SoftmapError`` with the file, line and key of the first fault.
     """
     path = find(path)
-    root = nodes.read(path)
-    if root is None:
-        raise SoftmapError(f"{path}: expected a recipe, found an empty file")
-    for key, text in (overrides or {}).items():
-        nodes.override(root, key, text)
-    recipe: Recipe = strict.convert(root, Recipe, "")
-    return dataclasses.replace(recipe, path=path)
+    return _recipe(nodes.read(path), path, overrides or {})
+
+
+def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Recipe:
+    """The recipe in ``text``, as :func:`load` reads that in a file ``path``."""
+    return _recipe(nodes.parse(text, str(path)), path, overrides or {})
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run."""
+    return path.is_dir() and os.path.lexists(path / "run.json")
+
+
+def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool = False) -> Recipe:
+    """The recipe that a run was made by, with all its seeds and its tuned peaks.
+
+    trust: whether variants that it names by file may run. Raises ``SoftmapError`` where they may
+    not, and for a damaged run.
+    """
+    path = folder / "run.json"
+    info = read_run(path)
+    if not info["recipe"]:
+        raise SoftmapError(f"{path}: expected the run's recipe, found none")
+    own = {"name": json.dumps(runs_name(folder)), "seeds": json.dumps(info["seeds"])}
+    if os.path.lexists(folder / "peaks.json"):
+        own["peaks"] = "peaks.json"
+    recipe = parse(info["recipe"], path, {**own, **(overrides or {})})
+    for entry in recipe.variants:
+        if outside(entry.variant) and not trust:
+            raise SoftmapError(
+                f"{path}: the run names code, {shown(entry.variant)}; --trust-remote-code runs it"
+            )
+    return recipe
+
+
+def runs_name(folder: Path) -> str:
+    """The name of the run in ``folder``."""
+    return folder.name or folder.resolve().name
+
+
+def runs_folder(folder: Path) -> Path:
+    """The folder of all runs that the run in ``folder`` belongs to."""
+    return folder.parent if folder.name else folder.resolve().parent
 
 
 def find(path: Path | str) -> Path:
     """The file of a recipe: a path, or the name of one that comes with softmap."""
     path = Path(path)
     if path.is_dir():
-        raise SoftmapError(f"{path}: expected a recipe file, found a folder")
+        raise SoftmapError(
+            f"{path}: expected a recipe file or a run's folder (run.json), found another folder"
+        )
     if path.exists():
         return path
     shipped = {f.name.removesuffix(".yaml"): f for f in _shipped().iterdir() if f.suffix == ".yaml"}
     if str(path) in shipped:
         return shipped[str(path)]
+    if is_run(run := Path("runs") / path):
+        raise SoftmapError(f"no recipe {str(path)!r}; there is a run: {run}")
     hint = nearest(path.stem, shipped) or f" (softmap brings {', '.join(sorted(shipped))})"
-    raise SoftmapError(f"no recipe {str(path)!r}{hint}")
+    raise SoftmapError(f"no recipe or run {str(path)!r}{hint}")
+
+
+def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Recipe:
+    if root is None:
+        raise SoftmapError(f"{path}: expected a recipe, found an empty file")
+    for key, text in overrides.items():
+        nodes.override(root, key, text)
+    recipe: Recipe = strict.convert(root, Recipe, "")
+    return dataclasses.replace(recipe, path=path)
 
 
 def dump(recipe: Recipe) -> str:

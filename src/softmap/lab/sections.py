@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
+from softmap.train.plan import plan
+from softmap.train.schedules import Terms
 
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(above=0, high=1)]
@@ -14,6 +16,7 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 Count = Annotated[int, Range(1, 10**9)]
 Rows = Annotated[int, Range(1, 2**20)]
 Windows = Annotated[int, Range(1, 10**6)]
+MOST_TRIED = 1000  #: numbers of steps that are tried before one is suggested
 
 
 @dataclass
@@ -44,7 +47,8 @@ class Training(Checked):
     micro_batch_size: Rows | None = None  #: windows at once; gradients are accumulated
     peak_lr: Positive = 3e-3  #: for a variant that brings no peak of its own
     schedule: str = "wsd-s"
-    budgets: list[Share] = field(default_factory=lambda: [0.25, 0.5, 1.0])  #: shares of steps
+    #: shares of the steps; by default [1] for "cosine", [0.25, 0.5, 1] for the others
+    budgets: list[Share] | None = None
     warmup: Annotated[float, Range(0, below=1)] = 0.03  #: share of steps
     min_lr_ratio: Annotated[float, Range(0, 1)] = 0.1
     decay_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
@@ -61,11 +65,18 @@ class Training(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.budgets is None:
+            self.budgets = [1.0] if self.schedule == "cosine" else [0.25, 0.5, 1.0]
         shares = self.budgets
         if not shares or shares[-1] != 1 or shares != sorted(set(shares)):
             raise SoftmapError(
                 f"budgets: expected rising shares of the steps that end in 1, "
                 f"such as [0.25, 0.5, 1], found {shares}"
+            )
+        if self.schedule == "cosine" and len(shares) > 1:
+            raise SoftmapError(
+                f"budgets: expected [1], as a cosine ends once, found {shares} "
+                "(--set training.budgets=[1], or schedule cyclic-cosine or cosine-oracle)"
             )
         if not self.warmup < shares[0]:
             raise SoftmapError(
@@ -75,14 +86,41 @@ class Training(Checked):
         if len(self.betas) != 2:
             raise SoftmapError(f"betas: expected two numbers, found {self.betas}")
 
-    def budget_steps(self) -> list[int]:
-        """The steps at which a budget ends."""
-        ends = [round(share * self.steps) for share in self.budgets]
-        if ends[0] < 1 or len(set(ends)) < len(ends):
-            raise SoftmapError(
-                f"training.steps: {self.steps} steps are too few for the budgets {self.budgets}"
+        self._check_schedule()
+
+    def budget_steps(self, steps: int | None = None) -> list[int]:
+        """The steps at which a budget ends, in a run of ``steps``."""
+        return [round(share * (steps or self.steps)) for share in self.budgets or []]
+
+    def _check_schedule(self) -> None:
+        """Refuse a schedule that does not fit, with the number of steps that would do, if any."""
+        problem = self._problem(self.steps)
+        if problem is None:
+            return
+        more = range(self.steps + 1, self.steps + MOST_TRIED)
+        enough = next((steps for steps in more if self._problem(steps) is None), None)
+        if enough is None:
+            raise SoftmapError(problem)
+        raise SoftmapError(
+            f"steps: {self.steps} are too few for this schedule ({problem}); {enough} would do"
+        )
+
+    def _problem(self, steps: int) -> str | None:
+        """What keeps the schedule from a run of so many steps."""
+        try:
+            terms = Terms(
+                peak=1.0,
+                floor=self.min_lr_ratio,
+                budgets=tuple(self.budget_steps(steps)),
+                warmup=round(self.warmup * steps),
+                decay_fraction=self.decay_fraction,
+                decay_of=self.decay_of,  # type: ignore[arg-type]  # checked by Terms
+                decay_shape=self.decay_shape,  # type: ignore[arg-type]  # checked by Terms
             )
-        return ends
+            plan(self.schedule, terms)  # type: ignore[arg-type]  # checked there
+        except SoftmapError as error:
+            return str(error)
+        return None
 
 
 @dataclass

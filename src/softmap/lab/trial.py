@@ -218,7 +218,7 @@ def _sums(folder: Path) -> sealed.Sums:
 def _result(trial: Trial, bench: Bench, identity: dict[str, Any]) -> dict[str, Any]:
     mine = trial.candidate
     mark = fingerprint(identity)
-    budgets = _budgets(trial, len(bench.recipe.training.budgets), mark)
+    budgets = _budgets(trial, len(bench.recipe.training.budget_steps()), mark)
     peak = max(budget.pop("peak_memory_bytes") for budget in budgets)
     median, spread = measure.speed(_log(trial))
     return {

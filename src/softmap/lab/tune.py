@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,14 +25,16 @@ from softmap.fields import check
 from softmap.files import sweep
 from softmap.lab import bench, files, measure
 from softmap.lab.bench import Bench
-from softmap.lab.compare import Request
-from softmap.lab.plan import Candidate, make_plan, tuned_for
+from softmap.lab.compare import Request, check_folder, clear
+from softmap.lab.peaks import FILE, tuned_for
+from softmap.lab.plan import Candidate, make_plan
 from softmap.lab.preflight import preflight
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
+POINTS = "tuning"  #: folder of a run that keeps the points
 TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
 
 
@@ -44,36 +45,55 @@ class _Point(TypedDict):
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
-    The file is the one that the recipe names in ``peaks``, or ``<out>/<name>-tuning/peaks.json``.
-    Finished points are kept, so a tuning that was interrupted goes on.
+    The file is ``peaks.json`` of the run's folder, where :func:`compare` finds it. Finished points
+    are kept in ``tuning/``, so a tuning that was interrupted, or is given another variant, goes on.
+    Raises ``SoftmapError`` where the recipe gives peaks itself, or the folder holds trials that
+    were trained with other peaks.
     """
+    if isinstance(recipe.peaks, dict):
+        raise SoftmapError("--tune: the recipe gives the peaks itself; take them out of it")
     display = display or Display()
     # Points are trained without peaks of their own: each brings the one that it tries.
     short = _shortened(dataclasses.replace(recipe, peaks=None))
-    folder = request.out / f"{recipe.name}-tuning"
+    folder = request.out / recipe.name
     preflight(short, display.note)
     with display, files.lock(folder):
+        check_folder(folder)
+        if request.fresh:
+            _clear(folder)
+        _check_untrained(folder)
         corpus = bench.corpus(short, request.out, display)
         plan = make_plan(short, corpus.tokenizer.vocab_size)
         shared = bench.make(short, plan, corpus)
         windows = tuning_windows(corpus.heldout, recipe)
-        search = _Search(shared, windows, folder / "points", display)
-        sweep(folder, ".peaks.json.[0-9]*.tmp")
+        search = _Search(shared, windows, folder / POINTS, display)
+        sweep(folder, f".{FILE}.[0-9]*.tmp")
         sweep(search.folder)
-        if request.fresh:
-            shutil.rmtree(search.folder, ignore_errors=True)
         labels = [_name(c, peak) for c in plan.candidates for peak in recipe.tuning.grid]
         batch = short.training.batch_size * short.model.context
         display.plan(labels, 1, short.training.steps, batch)
         points = {candidate.spec: search.losses(candidate) for candidate in plan.candidates}
-        path = recipe.peaks_path or folder / "peaks.json"
-        files.write_json(path, _facts(points, search, request))
+        path = folder / FILE
+        files.write_json(path, _facts(points, search, recipe, request))
     for warning in edge_warnings(points, recipe.tuning.grid):
         display.note(warning)
-    if recipe.peaks_path is None:
-        start = recipe.path.parent if recipe.path else Path()
-        display.note(f"to use them, write into the recipe: peaks: {os.path.relpath(path, start)}")
     return path
+
+
+def _clear(folder: Path) -> None:
+    """Forget the peaks and points of an earlier tuning, and the trials that followed it."""
+    clear(folder)
+    (folder / FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / POINTS, ignore_errors=True)
+
+
+def _check_untrained(folder: Path) -> None:
+    """Peaks come before the trials: those that have begun would have to be thrown away."""
+    if not (folder / POINTS).exists() and any(folder.glob("variants/*/seed*/trial.json")):
+        raise SoftmapError(
+            f"{folder} holds trials that were trained with other peaks: --fresh throws them away, "
+            "--name NAME keeps them"
+        )
 
 
 def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -190,7 +210,7 @@ def _name(candidate: Candidate, peak: float) -> str:
 
 
 def _facts(
-    points: dict[str, dict[str, float | None]], search: _Search, request: Request
+    points: dict[str, dict[str, float | None]], search: _Search, recipe: Recipe, request: Request
 ) -> dict[str, Any]:
     """The file of peaks: the choice, every point, and what is needed to repeat it."""
     return {
@@ -203,6 +223,6 @@ def _facts(
         **measure.provenance(search.shared.device),
         "seed": search.shared.recipe.seeds[0],
         "windows": len(search.windows),
-        "tuned_for": tuned_for(search.shared.recipe),
+        "tuned_for": tuned_for(recipe),
         "settings": search.shared.settings,
     }

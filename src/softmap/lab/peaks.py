@@ -1,0 +1,111 @@
+"""Tuned peak learning rates: whose they are, and whether they were found for this comparison.
+
+A run keeps its peaks in ``peaks.json`` of its own folder; a recipe may name a file of them. Either
+is used only where it was made with the same model, text, batch and number of steps: peaks of
+another setting would favour the variants that happen to be in the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, TypedDict
+
+from softmap.errors import SoftmapError, shown
+from softmap.fields import Range, check
+from softmap.lab import files
+from softmap.lab.recipe import Recipe
+
+FILE = "peaks.json"  #: of a run's folder
+
+
+class _Peak(TypedDict):
+    peak_lr: Annotated[float, Range(above=0)]
+
+
+class _PeaksFile(TypedDict):
+    peaks: dict[str, _Peak]
+    tuned_for: dict
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Peaks by canonical variant.
+
+    source: "tuned" on the grid that all share, or "recipe". path: the file they are from. unused:
+    a sentence for each file that was found for another setting.
+    """
+
+    by_variant: dict[str, float] = field(default_factory=dict)
+    source: str = "recipe"
+    path: Path | None = None
+    unused: tuple[str, ...] = ()
+
+
+def find_peaks(recipe: Recipe, folder: Path | None = None) -> Peaks:
+    """The peaks for a recipe: its own, those of the run in ``folder``, or of the file it names.
+
+    Raises ``SoftmapError`` for a damaged file, and for one that the recipe names and is not there.
+    """
+    if isinstance(recipe.peaks, dict):
+        return Peaks(recipe.peaks)
+    unused: list[str] = []
+    for path in _paths(recipe, folder):
+        found = _read(path)
+        other = _differences(found["tuned_for"], tuned_for(recipe))
+        if not other:
+            peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
+            return Peaks(peaks, "tuned", path, tuple(unused))
+        unused.append(
+            f"not used: the peak learning rates in {path} were tuned for another setting "
+            f"({other}); --tune finds those of this one"
+        )
+    return Peaks(unused=tuple(unused))
+
+
+def tuned_for(recipe: Recipe) -> dict[str, Any]:
+    """What a best peak depends on most: model, text, batch, steps. As a file of peaks keeps it."""
+    data = dataclasses.asdict(recipe.data)
+    return {
+        "model": dataclasses.asdict(recipe.model),
+        "data": data | {"data": os.path.normpath(data["data"])},
+        "batch_size": recipe.training.batch_size,
+        "steps": recipe.training.steps,
+    }
+
+
+def _paths(recipe: Recipe, folder: Path | None) -> list[Path]:
+    mine = [folder / FILE] if folder and os.path.lexists(folder / FILE) else []
+    named = recipe.peaks_path
+    if named is not None and not mine and not os.path.lexists(named):
+        raise SoftmapError(f"{named}: no such file of tuned peaks; --tune finds the peaks of a run")
+    return mine + [path for path in (named,) if path and os.path.lexists(path)]
+
+
+def _read(path: Path) -> Any:
+    found = files.read_json(path)
+    try:
+        check(str(path), found, _PeaksFile)
+    except SoftmapError as error:
+        raise SoftmapError(
+            f"{path}: expected the peaks that --tune writes, found others ({error})"
+        ) from None
+    return found
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """What differs between two settings, the first three of it."""
+    old, new = _flat(before), _flat(now)
+    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    listed = [f"{key} {shown(old.get(key))}, here {shown(new.get(key))}" for key in keys[:3]]
+    return "; ".join(listed) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in settings.items():
+        inside = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else None
+        flat.update({f"{prefix}{key}": value} if inside is None else inside)
+    return flat
