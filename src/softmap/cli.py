@@ -231,26 +231,48 @@ class Generate:
 
 @dataclass
 class Report:
-    """Build a run's page again, from what is finished."""
+    """Build a run's page again, from what is finished; or one page of several runs.
 
-    run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's folder, such as runs/demo."""
+    For example:
+      softmap report runs/demo
+      softmap report runs/before runs/after
+    """
+
+    run_folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
+    """The run's folder, such as runs/demo. Several: their variants are compared with the first
+    run's control, where text, tokenizer, windows and budgets are the same."""
+    out: Path | None = None
+    """Folder for the page of several runs; by default beside the first, named after all."""
     serve: bool = False
     """Serve the page on this machine."""
     port: int = 8000
     """Port of --serve; 0 takes any free one."""
 
     def run(self, argv: Sequence[str]) -> None:
-        from softmap import report
         from softmap.lab.serve import Server
 
         _check_port(self.port)
-        check_path("the run's folder", self.run_folder)
-        print(report.build(self.run_folder))
+        page = self._build()
+        print(page)
         if self.serve:
-            with Server(self.run_folder, self.port) as server:
+            with Server(page.parent, self.port) as server:
                 print(f"serving {server.url} (Ctrl-C ends it)", file=sys.stderr)
                 server.wait()
+
+    def _build(self) -> Path:
+        from softmap import report
+
+        folders = self.run_folders
+        if not folders:
+            raise SoftmapError("report: expected the folder of a run, found none")
+        for folder in folders:
+            check_path("the run's folder", folder)
+        if len(folders) > 1:
+            names = "-and-".join(folder.resolve().name for folder in folders)
+            return report.build_together(folders, self.out or folders[0].parent / names)
+        if self.out is not None:
+            raise SoftmapError("--out: the page of one run lies in its folder")
+        return report.build(folders[0])
 
 
 @dataclass

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import fake
 import pytest
 
@@ -39,10 +41,21 @@ def test_several_seeds_say_what_the_interval_covers(tmp_path):
     assert "both the held-out text and 2 seeds" in " ".join(verdict["caveats"])
 
 
-def test_an_untuned_peak_is_named(tmp_path):
+def test_peaks_that_only_some_tuned_are_unfair(tmp_path):
     verdict = _verdict(tmp_path / "run", variants=3)
-    assert any("not tuned for diff2" in note for note in verdict["caveats"])
-    assert not any("tuned" in note for note in _verdict(tmp_path / "two", variants=2)["caveats"])
+    (note,) = [note for note in verdict["caveats"] if "learning rate" in note]
+    assert note.startswith("Unfair learning rates: the peak was tuned for transformer++ and diff, ")
+    assert "not for diff2 (0.008)" in note
+
+
+def test_peaks_that_nobody_tuned(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, windows=40, context=32)
+    for label in ("transformer++", "diff"):
+        path = fake.folder(run, label) / "result.json"
+        result = json.loads(path.read_text())
+        path.write_text(json.dumps({**result, "peak_lr_source": "recipe"}))
+    (note,) = [n for n in report.summary(run)["verdict"]["caveats"] if "learning rate" in n]
+    assert "not tuned for any variant; they took 0.004 and 0.008" in note
 
 
 def test_costs_stand_beside_the_quality(tmp_path):

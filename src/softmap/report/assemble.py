@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import vl_convert
 
+from softmap.errors import SoftmapError
 from softmap.files import write
 from softmap.report import compare, theme
 from softmap.report.charts import charts
@@ -16,6 +18,7 @@ from softmap.report.load import Run, load
 from softmap.report.page import VEGA_LITE, render
 from softmap.report.style import Chart
 from softmap.report.table import as_csv
+from softmap.report.together import load_together
 from softmap.report.verdict import verdict
 
 FORMAT = 1
@@ -33,7 +36,10 @@ COPIED = (
     "training",
     "control",
     "seeds",
+    "runs",
+    "differences",
 )
+WRITTEN = ("report.html", "report.json", "report.csv", "charts")
 
 
 def summary(run_dir: str | Path) -> dict[str, Any]:
@@ -60,8 +66,28 @@ def build(run_dir: str | Path) -> Path:
     Raises:
         SoftmapError: as :func:`summary`, or the folder cannot be written.
     """
-    directory = Path(run_dir)
-    run = load(directory)
+    return _write(load(Path(run_dir)), Path(run_dir))
+
+
+def build_together(run_dirs: Sequence[Path], out: Path) -> Path:
+    """The same files for several runs on one page, into ``out``; see ``softmap.report.together``.
+
+    Raises:
+        SoftmapError: as :func:`build`, for runs that cannot be compared, and for ``out`` where
+            something else lies.
+    """
+    run = load_together(run_dirs)
+    strange = (
+        [path.name for path in out.iterdir() if path.name not in WRITTEN] if out.is_dir() else []
+    )
+    if strange:
+        raise SoftmapError(
+            f"{out}: expected an empty folder or one with a page, found {strange[0]!r}"
+        )
+    return _write(run, out)
+
+
+def _write(run: Run, directory: Path) -> Path:
     report = _summary(run)
     drawn = charts(run, report["variants"])
     data = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -78,12 +104,13 @@ def build(run_dir: str | Path) -> Path:
 def _summary(run: Run) -> dict[str, Any]:
     rows = compare.rows(run)
     seeds = len(run.info["seeds"])
+    differences = run.info.get("differences") or []
     return {
         "format": FORMAT,
         **{key: run.info.get(key) for key in COPIED},
         "control_finished": run.control in run.trials,
         "missing": [{"variant": label, "seed": seed} for label, seed in run.missing],
-        "verdict": verdict(rows, run.control, run.missing, seeds),
+        "verdict": verdict(rows, run.control, run.missing, seeds, differences),
         "variants": rows,
     }
 

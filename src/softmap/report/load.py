@@ -113,11 +113,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: its declaration (``run.json``) and the trials that have finished."""
+    """A run folder: its ``run.json``, the trials that have finished, and all that were declared."""
 
     directory: Path
     info: dict[str, Any]
     trials: dict[str, dict[int, Trial]]
+    declared: list[tuple[str, int]]
 
     @property
     def control(self) -> str:
@@ -132,12 +133,7 @@ class Run:
     @property
     def missing(self) -> list[tuple[str, int]]:
         """The declared (variant, seed) pairs that have not finished."""
-        return [
-            (label, seed)
-            for label in self.labels
-            for seed in self.info["seeds"]
-            if seed not in self.trials.get(label, {})
-        ]
+        return [(l, s) for l, s in self.declared if s not in self.trials.get(l, {})]
 
 
 def load(directory: Path) -> Run:
@@ -157,9 +153,11 @@ def load(directory: Path) -> Run:
             f"{directory}: nothing to report, expected at least one finished variant "
             "(variants/*/seed*/result.json), found none"
         )
-    run = Run(directory, info, trials)
+    labels = dict.fromkeys([info["control"], *info["variants"]])
+    declared = [(label, seed) for label in labels for seed in info["seeds"]]
+    run = Run(directory, info, trials, declared)
     _check_settings(run, result_files(directory))
-    _check_same_windows(run)
+    check_same_windows(run)
     for label, seeds in trials.items():
         for seed, trial in seeds.items():
             _check_losses(trial, f"{directory}: {label} seed {seed}")
@@ -295,7 +293,7 @@ def _check_settings(run: Run, results: list[Path]) -> None:
                 )
 
 
-def _check_same_windows(run: Run) -> None:
+def check_same_windows(run: Run) -> None:
     """Pairing needs the same held-out windows and the same budgets in every trial."""
     trials = [trial for seeds in run.trials.values() for trial in seeds.values()]
     expected = _layout(trials[0])

@@ -147,6 +147,7 @@ def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
     """Name and value of everything that fixes the run, nested settings flattened."""
     items = [("Command", report["command"]), ("Created", report["created"])]
     items += [("softmap", report["softmap_version"]), ("Commit", report["commit"])]
+    items += [("Run", command) for command in report["runs"] or []]
     items.append(("Seeds", ", ".join(str(seed) for seed in report["seeds"])))
     for title, key in (
         ("Data", "data"),

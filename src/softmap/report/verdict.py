@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from softmap.report.words import amount, count, listed, per_cent, ratio, signed
@@ -10,8 +11,16 @@ Row = dict[str, Any]
 STATUS = {-1: "better", 0: "none", 1: "worse"}
 
 
-def verdict(rows: list[Row], control: str, missing: list[tuple[str, int]], seeds: int) -> Row:
+def verdict(
+    rows: list[Row],
+    control: str,
+    missing: list[tuple[str, int]],
+    seeds: int,
+    differences: Sequence[str] = (),
+) -> Row:
     """``headline``, a point per compared variant, what is ``incomplete``, and the ``caveats``.
+
+    differences: what the runs differ in, where the rows are of several.
 
     A variant is called better or worse only where the 95 % interval of its paired difference lies
     on one side of zero; elsewhere the words are "no difference from the control seen at this
@@ -24,7 +33,7 @@ def verdict(rows: list[Row], control: str, missing: list[tuple[str, int]], seeds
         "headline": _headline(rows, compared, control, paired),
         "points": [_point(row, control) for row in compared],
         "incomplete": _incomplete(missing, seeds),
-        "caveats": _caveats(rows, compared, paired),
+        "caveats": _run_notes(rows, compared, differences) + _caveats(rows, compared, paired),
     }
 
 
@@ -157,6 +166,23 @@ def _caveats(rows: list[Row], compared: list[Row], paired: int) -> list[str]:
     return notes
 
 
+def _run_notes(rows: list[Row], compared: list[Row], differences: Sequence[str]) -> list[str]:
+    """What several runs on one page have not in common."""
+    notes = []
+    if differences:
+        notes.append(
+            f"The runs differ in {listed(list(differences))}: a difference between variants of "
+            "different runs can come from that as well."
+        )
+    control = any(row["is_control"] for row in rows)
+    alone = [row["variant"] for row in rows if not row["is_control"] and row not in compared]
+    if control and alone:
+        notes.append(
+            f"No seed in common with the control: nothing is subtracted for {listed(alone)}."
+        )
+    return notes
+
+
 def _seed_note(paired: int) -> str:
     if paired == 1:
         return (
@@ -170,12 +196,21 @@ def _seed_note(paired: int) -> str:
 
 
 def _peak_note(rows: list[Row]) -> list[str]:
-    untuned = [row["variant"] for row in rows if row["peak_lr_source"] != "tuned"]
+    tuned = [row["variant"] for row in rows if row["peak_lr_source"] == "tuned"]
+    untuned = [row for row in rows if row["peak_lr_source"] != "tuned"]
     if not untuned:
         return []
-    who = "any variant" if len(untuned) == len(rows) else listed(untuned)
+    if tuned:
+        rates = [f"{row['variant']} ({row['peak_lr']:g})" for row in untuned]
+        return [
+            f"Unfair learning rates: the peak was tuned for {listed(tuned)}, but not for "
+            f"{listed(rates)}, which took it from the recipe or from a default. Tuned variants "
+            "have an advantage that is not theirs; --tune finds the missing peaks."
+        ]
+    rates = sorted({f"{row['peak_lr']:g}" for row in untuned}, key=float)
+    same = f"all took {rates[0]}" if len(rates) == 1 else f"they took {listed(rates)}"
     return [
-        f"The peak learning rate was not tuned for {who}; it comes from the recipe or from a "
+        f"The peak learning rate was not tuned for any variant; {same}, from the recipe or from a "
         "default. Another peak can change the order."
     ]
 

@@ -1,0 +1,133 @@
+"""Several runs as one: their variants side by side, where what was measured is the same.
+
+Every variant is called ``run/variant``; the control is the first run's. The runs may differ in how
+they were trained (the page says in what), not in what their losses are losses of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from softmap.errors import SoftmapError, shown
+from softmap.report.load import Run, Trial, check_same_windows, load
+from softmap.report.words import listed
+
+# What has to be the same before two losses can be subtracted.
+MEASURED = ("data", "vocab_size", "model.context", "evaluation.windows")
+MEASURED_MAPS = ("evaluation.passage_tokens",)
+
+
+def load_together(directories: Sequence[Path]) -> Run:
+    """One run out of several. ``info["runs"]`` names them, ``info["differences"]`` says in words
+    what they differ in.
+
+    Raises:
+        SoftmapError: a folder given twice, runs whose text, tokenizer, windows or budgets differ,
+            and whatever :func:`softmap.report.load.load` refuses.
+    """
+    if len({directory.resolve() for directory in directories}) < len(directories):
+        raise SoftmapError(f"expected different runs, found one twice: {_paths(directories)}")
+    runs = [load(directory) for directory in directories]
+    names = _names(runs)
+    for run in runs[1:]:
+        _check_comparable(runs[0], run)
+    joined = Run(
+        directory=directories[0],
+        info=_info(runs, names),
+        trials={
+            f"{name}/{label}": _renamed(trials, f"{name}/{label}")
+            for name, run in zip(names, runs, strict=True)
+            for label, trials in run.trials.items()
+        },
+        declared=[
+            (f"{name}/{label}", seed)
+            for name, run in zip(names, runs, strict=True)
+            for label, seed in run.declared
+        ],
+    )
+    check_same_windows(joined)
+    return joined
+
+
+def _info(runs: list[Run], names: list[str]) -> dict[str, Any]:
+    first = runs[0]
+    listing = zip(names, runs, strict=True)
+    return {
+        **first.info,
+        "name": " and ".join(names),
+        "control": f"{names[0]}/{first.control}",
+        "variants": [f"{name}/{label}" for name, run in listing for label in run.labels],
+        "seeds": sorted({seed for run in runs for seed in run.info["seeds"]}),
+        "command": f"softmap report {_paths([run.directory for run in runs])}",
+        "recipe": None,
+        "runs": [
+            f"{name}: {run.info.get('command')}" for name, run in zip(names, runs, strict=True)
+        ],
+        "differences": _differences(runs, names),
+    }
+
+
+def _names(runs: list[Run]) -> list[str]:
+    """The runs' names, or their folders where two have the same."""
+    names = [str(run.info["name"]) for run in runs]
+    return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
+
+
+def _renamed(trials: dict[int, Trial], label: str) -> dict[int, Trial]:
+    return {seed: dataclasses.replace(trial, variant=label) for seed, trial in trials.items()}
+
+
+def _check_comparable(one: Run, other: Run) -> None:
+    """Refuse runs whose losses are of different text, tokens, windows or budgets."""
+    before, after = _facts(one), _facts(other)
+    keys = [key for key in (*MEASURED, *MEASURED_MAPS, "budgets") if before[key] != after[key]]
+    if keys:
+        found = [f"{key} {shown(before[key], 40)} and {shown(after[key], 40)}" for key in keys]
+        raise SoftmapError(
+            f"{one.directory} and {other.directory} cannot be compared: they differ in "
+            f"{listed(found)}"
+        )
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """What losses are losses of, and at how many tokens."""
+    data, model = run.info.get("data") or {}, run.info.get("model") or {}
+    settings = {
+        "data": data.get("hash"),
+        "vocab_size": data.get("vocab_size"),
+        "model.context": model.get("context"),
+        **(run.info.get("settings") or {}),
+    }
+    budgets = (run.info.get("training") or {}).get("budgets_tokens")
+    return {key: settings.get(key) for key in (*MEASURED, *MEASURED_MAPS)} | {"budgets": budgets}
+
+
+def _differences(runs: list[Run], names: list[str]) -> list[str]:
+    """Settings, software and machines that are not the same in all, each with its values."""
+    every = [_conditions(run) for run in runs]
+    sentences = []
+    for key in dict.fromkeys(key for found in every for key in found):
+        values = [_plain(found.get(key)) for found in every]
+        if len(set(values)) > 1:
+            each = (f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            sentences.append(f"{key} ({', '.join(each)})")
+    return sentences
+
+
+def _conditions(run: Run) -> dict[str, Any]:
+    info = run.info
+    settings = {k: v for k, v in (info.get("settings") or {}).items() if k != "control"}
+    device = (info.get("device") or {}).get("name")
+    versions = {f"version of {k}": v for k, v in (info.get("versions") or {}).items()}
+    return {**settings, "machine": device, "commit": info.get("commit"), **versions}
+
+
+def _plain(value: Any) -> str:
+    return str(value) if isinstance(value, str | int | float) else shown(value)
+
+
+def _paths(directories: Sequence[Path]) -> str:
+    return " ".join(str(directory) for directory in directories)
