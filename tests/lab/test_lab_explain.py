@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from softmap.cli import main
 from softmap.errors import SoftmapError
 from softmap.lab.explain import backends, catalogue, chosen, explain
 from softmap.nn import ModelConfig
@@ -39,3 +40,16 @@ def test_the_chosen_backend_is_the_first_that_can() -> None:
 def test_bad_sizes_are_refused() -> None:
     with pytest.raises(SoftmapError, match="multiple"):
         list(explain("diff", **{**SHAPE, "heads": 5}))
+
+
+def test_options_are_listed_with_their_defaults() -> None:
+    text = "\n".join(explain("dcmha(rank=4)+dape", **SHAPE))
+    assert "options of dcmha, with their defaults: rank=4 (default 2), static=false" in text
+    assert "options of dape, with their defaults: " in text
+    assert "options of" not in "\n".join(explain("nope", **SHAPE))
+
+
+def test_nothing_is_said_before_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "diff", "--device", "tpu9"]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and "cannot use 'tpu9'" in said.err

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from inspect import Parameter, signature
 from typing import Any
 
 import torch
@@ -11,8 +13,9 @@ from softmap import ops
 from softmap.errors import SoftmapError
 from softmap.lab.preflight import GIB, choose_device, memory
 from softmap.nn import Attention, ModelConfig, accounting
+from softmap.nn.backbone import Backbone
 from softmap.nn.positions import Positions
-from softmap.variants import load, names
+from softmap.variants import Composition, find, load, names
 
 
 def backends(
@@ -61,8 +64,8 @@ def chosen(config: Any, context: int, device: str | torch.device = "cpu") -> str
 def explain(
     spec: str, *, hidden_size: int, heads: int, layers: int, context: int, batch: int, vocab: int,
     device: str = "cpu",
-) -> Iterator[str]:  # fmt: skip
-    """Lines for people: the maths, the costs beside a transformer++, the backends.
+) -> list[str]:  # fmt: skip
+    """Lines for people: the maths, the options, the costs beside a transformer++, the backends.
 
     Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
     """
@@ -71,15 +74,45 @@ def explain(
     found = load(spec)
     config = ModelConfig(variant=found.label, **shape)  # type: ignore[arg-type]
     plain = ModelConfig(**shape)  # type: ignore[arg-type]
-    yield f"{found.label}: {found.title}" + (f" ({found.paper})" if found.paper else "")
-    if found.source:
-        yield found.source
-    yield f"\n{found.doc}\n"
-    yield f"{layers} layers, width {hidden_size}, {heads} heads, context {context}, batch {batch}"
-    yield from _costs(config, plain, context)
-    yield "backends, in order of preference (auto takes the first that can):"
-    for name, refusal in backends(config, context, batch=batch, device=device):
-        yield f"  {name:<10} {'can run this' if refusal is None else 'refuses: ' + refusal}"
+    refusals = backends(config, context, batch=batch, device=device)
+    title = f"{found.label}: {found.title}" + (f" ({found.paper})" if found.paper else "")
+    return [
+        title,
+        *([found.source] if found.source else []),
+        f"\n{found.doc}\n",
+        *_options(found, spec),
+        f"{layers} layers, width {hidden_size}, {heads} heads, context {context}, batch {batch}",
+        *_costs(config, plain, context),
+        "backends, in order of preference (auto takes the first that can):",
+        *(f"  {name:<10} {f'refuses: {why}' if why else 'can run this'}" for name, why in refusals),
+    ]
+
+
+def _options(found: Composition, spec: str) -> Iterator[str]:
+    """Each member's options as they are here, the default in brackets where it is another."""
+    for name, given in found.members:
+        known = signature(find(name, spec)).parameters.values()
+        listed = [
+            _option(p, given) for p in known if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+        ]
+        if listed:
+            yield f"options of {name}, with their defaults: {', '.join(listed)}\n"
+        if any(p.kind is p.VAR_KEYWORD for p in known):
+            fields = asdict(Backbone.of(found.parts.backbone)).items()
+            here = ", ".join(f"{field}={_spelled(value)}" for field, value in fields)
+            yield f"options of {name}, the backbone's fields, as they are here: {here}\n"
+
+
+def _option(option: Parameter, given: dict[str, Any]) -> str:
+    name, default = option.name, option.default
+    if name not in given or given[name] == default:
+        return f"{name}={_spelled(default)}"
+    return f"{name}={_spelled(given[name])} (default {_spelled(default)})"
+
+
+def _spelled(value: Any) -> str:
+    """A value as a variant's text has it: true, none, 4."""
+    return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def catalogue() -> Iterator[str]:
