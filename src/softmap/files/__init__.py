@@ -58,6 +58,21 @@ def write(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
 
 
+def check_writable(path: Path) -> None:
+    """Raise ``SoftmapError`` unless :func:`write` could put a file at ``path``; leaves nothing."""
+    with writing(path):
+        if path.exists() and not path.is_file():  # a folder; /dev/null would be replaced
+            raise SoftmapError(f"{path}: expected a file or nothing there, found something else")
+        made = [folder for folder in path.parents if not folder.exists()]
+        try:
+            with _temporary(path, Path.touch):
+                pass
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder beside ``path`` that takes its name when the block ends, or is gone.
