@@ -16,6 +16,7 @@ Document = tuple[str, str]
 """(name, text)"""
 
 LONGEST = 64 << 20  #: bytes of a line of JSONL, characters of a record's text: held in memory
+MAGIC = b"PAR1"
 SPLITS = ("train", "validation", "valid", "dev", "test")
 
 
@@ -91,6 +92,8 @@ def _lines(raw: Any, path: Path) -> Iterator[bytes]:
 def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     """One document per row of a Parquet file, one row group in memory at a time.
 
+    Where its pages have checksums (not all writers make them) they are verified.
+
     Raises:
         SoftmapError: the file is damaged, or has no string column ``field``.
     """
@@ -100,7 +103,8 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     except ImportError:
         raise missing_extra("pyarrow") from None
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        _check_head(path)
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             if field not in file.schema_arrow.names:
                 raise _no_field(str(path), field, file.schema_arrow.names)
             row = 0
@@ -114,6 +118,13 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # text that is not utf-8 too
         raise SoftmapError(f"{path}: cannot be read as Parquet ({reason(error)})") from None
+
+
+def _check_head(path: Path) -> None:
+    with path.open("rb") as raw:
+        head = raw.read(len(MAGIC))
+    if head != MAGIC:  # pyarrow looks at the end of the file alone
+        raise ValueError(f"expected {MAGIC!r} first, found {head!r}")
 
 
 def parse_hf(spec: str) -> tuple[str, str | None, str]:
