@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from softmap.cli import main
 from softmap.fields import hints
 from softmap.files import check_writable
 
+RESULTS = Path(__file__).parents[2] / "results"
 LONG = "a" * 300
 NUMBERS = ["-1", "0", str(2**31), str(2**63), "9" * 30]
 TEXTS = ["", "nonsense", "diff\0", ":", "\ud800"]
@@ -161,7 +164,33 @@ def test_memory_that_runs_out_is_one_line(
 
 
 def test_plots_are_all_or_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = Path(__file__).parents[2] / "results"
-    good, bad = results / "op-cpu-scaling.json", results / "step-cpu.json"
+    good, bad = RESULTS / "op-cpu-scaling.json", RESULTS / "step-cpu.json"
     argv = ["plot", str(good), str(bad), "--out", "images"]
     assert "several --tokens" in refused(argv, capsys)
+
+
+BROKEN = {
+    "no cases": {"cases": None}, "no rows": {"cases": [{}]}, "cases of text": {"cases": ["op"]},
+    "rows of nothing": {"cases": [{"variant": "a", "rows": [None]}]}, "a text": {"cases": "text"},
+    "another format": {"format": 2}, "another kind": {"kind": ["op"]},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", BROKEN.values(), ids=list(BROKEN))
+def test_results_that_are_none_of_ours(
+    change: dict[str, object], capsys: pytest.CaptureFixture[str], tmp_path_factory: Any
+) -> None:
+    place = tmp_path_factory.mktemp("place")
+    good = json.loads((RESULTS / "op-cpu-scaling.json").read_text())
+    (place / "a.json").write_text(json.dumps(good | change))
+    (place / "a.md").write_text("<!-- bench: op a.json -->\n<!-- /bench -->\n")
+    for argv in (["plot", str(place / "a.json")], ["pages", str(place / "a.md")]):
+        assert "a.json" in refused(argv, capsys)
+
+
+def test_a_page_that_is_no_text(
+    capsys: pytest.CaptureFixture[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    page = tmp_path_factory.mktemp("place") / "a.md"
+    page.write_bytes(b"\xff\xfe")
+    assert "UTF-8" in refused(["pages", str(page)], capsys)

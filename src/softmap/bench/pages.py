@@ -65,9 +65,8 @@ def _of_results(kind: str, folder: Path, names: list[str]) -> Iterator[str]:
         found = save.load(folder / name)
         if found["kind"] != kind:
             raise SoftmapError(f"{name}: expected a result of bench {kind}, found {found['kind']}")
-        yield from _TABLES[kind](found)
-        yield ""
-        yield _source(found, name)
+        with save.drawing_from(folder / name):
+            yield from [*_TABLES[kind](found), "", _source(found, name)]
 
 
 def _source(found: dict[str, Any], argument: str) -> str:

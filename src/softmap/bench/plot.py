@@ -28,6 +28,11 @@ def plot(file: Path, folder: Path) -> list[Picture]:
 
     Also a PNG of the light one. Raises ``SoftmapError`` where nothing was timed at two lengths.
     """
+    with save.drawing_from(file):
+        return _pictures(file, folder)
+
+
+def _pictures(file: Path, folder: Path) -> list[Picture]:
     found = save.load(file)
     points = list(_points(found))
     drawn: list[Picture] = []
