@@ -72,6 +72,12 @@ class Checked:
             check(name, getattr(self, name), kind)
 
 
+def check_flags(command: Any) -> None:
+    """Raise ``SoftmapError`` naming the flag for a field of a command that is not as declared."""
+    for name, kind in hints(type(command)).items():  # type: ignore[arg-type]
+        check(f"--{name.replace('_', '-')}", getattr(command, name), kind)
+
+
 @functools.cache
 def hints(kind: Any) -> dict[str, Any]:
     """The declared types of a class's or a function's names, ranges included."""

@@ -113,8 +113,11 @@ def test_an_interrupt_leaves_what_was_measured(
         (["step", "--set", "data.tokenizer=hf:gpt2"], "tokenizer of known size"),
         (["step", "--recipe", "dmo"], "no recipe 'dmo'"),
         (["decode", "dif"], "unknown variant 'dif'"),
-        (["decode", "--new", "-1"], "--new: expected 1 or more, found -1"),
-        (["decode", "--lengths", "0"], "--lengths: expected 1 or more"),
+        (
+            ["decode", "--new", "-1"],
+            "--new: expected a whole number from 1 to 1,073,741,824",
+        ),
+        (["decode", "--lengths", "0"], "--lengths[0]: expected a whole number from 1 to"),
         (["decode", "--dtype", "int8"], "--dtype: expected one of"),
         (["decode", "--heads", "7"], "multiple of"),
     ],

@@ -195,11 +195,17 @@ def test_directions(tmp_path: Path, direction: str) -> None:
         (["dcmha", "--impl", "folded"], "impl='folded' cannot run dcmha: Compose"),
         (["diff", "--dtype", "int8"], "--dtype: expected one of float32"),
         (["diff", "--direction", "up"], "--direction: expected one of forward"),
-        (["diff", "--tokens", "0"], "--tokens: expected 1 or more, found 0"),
+        (
+            ["diff", "--tokens", "0"],
+            "--tokens[0]: expected a whole number from 1 to 1,073,741,824",
+        ),
         (["diff", "--heads", "3"], "even number"),
         (["diff", "--window", "0"], "window"),
         (["diff", "--peers", "nobody"], "--peers: expected none or some of"),
-        (["diff", "--rounds", "0"], "--rounds: expected 1 or more"),
+        (
+            ["diff", "--rounds", "0"],
+            "--rounds: expected a whole number from 1 to 2,147,483,647",
+        ),
         (["diff", "--device", "cuda:7"], "--device: cannot use 'cuda:7'"),
     ],
 )

@@ -10,7 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from softmap.data import DataConfig
+from softmap.data import DataConfig, records, sources
 from softmap.data.records import parse_hf
 from softmap.data.sources import open_source
 from softmap.errors import SoftmapError
@@ -186,3 +186,48 @@ def test_bad_configs() -> None:
         fails(lambda share=share: DataConfig(heldout=share), "heldout", share)
     fails(lambda: DataConfig(max_bytes=0), "max_bytes")
     fails(lambda: DataConfig(data=""), "data")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that a test can write; what is read at once is held to them."""
+    monkeypatch.setattr(sources, "WHOLE", 100)
+    monkeypatch.setattr(sources, "PART", 40)
+    monkeypatch.setattr(records, "LONGEST", 200)
+
+
+@pytest.mark.parametrize("line", ["aé\n" * 60, "é" * 130, "a" * 39 + "é" * 80 + "\n\n" + "b" * 99])
+def test_a_large_text_file_comes_in_parts(tmp_path: Path, small: None, line: str) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + line.encode())
+    found = documents(path)
+    assert "".join(text for _, text in found) == line
+    assert len(found) > 3 and all(len(text.encode()) <= 80 for _, text in found)
+    assert [name for name, _ in found[:3]] == ["t.txt", "t.txt:2", "t.txt:3"]
+    if line.startswith("aé\n"):
+        assert all(text.endswith("\n") for _, text in found)
+    first = line.encode()[:101].decode(errors="ignore")  # after three bytes of the mark
+    assert "".join(text for _, text in documents(path, max_bytes=104)) == first
+    path.write_text("é" * 50)
+    assert documents(path) == [("t.txt", "é" * 50)]
+
+
+def test_a_large_file_that_ends_in_other_bytes(tmp_path: Path, small: None) -> None:
+    path = tmp_path / "t.txt"
+    path.write_bytes(b"a\n" * 60 + b"\xff" * 50)
+    fails(lambda: documents(path), path, "expected utf-8 text", "after 120 bytes")
+    fails(lambda: documents(tmp_path), path, "expected utf-8 text", "after 120 bytes")
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+def test_a_line_that_is_longer_than_memory(tmp_path: Path, small: None, suffix: str) -> None:
+    path = tmp_path / f"r{suffix}"
+    lines = b'{"text": "one"}\n{"text": "' + b"x" * 10**6 + b'"}\n'
+    path.write_bytes(gzip.compress(lines) if suffix.endswith("gz") else lines)
+    fails(lambda: documents(path), f"{path}:2", "at most 200 bytes")
+
+
+def test_a_record_that_is_longer_than_memory(tmp_path: Path, small: None) -> None:
+    path = tmp_path / "r.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["x", "y" * 201]}), path)
+    fails(lambda: documents(path), f"{path} row 2", "at most 200 characters", "found 201")

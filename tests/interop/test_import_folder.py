@@ -121,11 +121,11 @@ def test_broken_sources(published, tmp_path):
     (published / "model.safetensors").write_bytes(b"not weights")
     refused(published, tmp_path / "ours", r"model.safetensors: not a readable safetensors file")
     (published / "config.json").write_text("{")
-    refused(published, tmp_path / "ours", r"config.json: not a readable JSON file")
+    refused(published, tmp_path / "ours", r"config.json: broken file: expected JSON")
     (published / "config.json").write_text("[1]")
     refused(published, tmp_path / "ours", r"config.json: expected a JSON object, found list")
     (published / "config.json").unlink()
-    refused(published, tmp_path / "ours", r"config.json: expected, found no such file")
+    refused(published, tmp_path / "ours", r"config.json: expected a file, found No such file")
 
 
 def test_hub_names_without_a_network(tmp_path):
@@ -215,7 +215,7 @@ def test_ambiguous_and_deep_json(published, tmp_path):
     config.write_text('{"dim": 32, "dim": 64}')
     refused(published, tmp_path / "ours", r"config.json: .*the key 'dim' twice")
     config.write_text("[" * 100_000)
-    refused(published, tmp_path / "ours", r"config.json: not a readable JSON file")
+    refused(published, tmp_path / "ours", r"config.json: broken file: expected JSON")
 
 
 def test_unknown_fields(published, tmp_path):

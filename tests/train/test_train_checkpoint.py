@@ -104,7 +104,7 @@ def alter(path: Path) -> None:
         ("model.safetensors", truncate, r"model.safetensors: expected \d+ bytes, found \d+"),
         ("model.safetensors", flip, r"model.safetensors: expected SHA-256 .*, found"),
         ("optimizer.safetensors", Path.unlink, "optimizer.safetensors: expected .*, found no file"),
-        ("state.json", truncate, "state.json: expected JSON"),
+        ("state.json", truncate, "state.json: broken file: expected JSON"),
         ("state.json", alter, "state.json: expected the contents as saved"),
         ("state.json", Path.unlink, "state.json: expected a file, found No such file"),
         ("state.json", lambda path: path.write_text("{}"), "state.json: expected format"),

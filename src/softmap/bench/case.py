@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from softmap.errors import SoftmapError
+from softmap.fields import Checked, Range
 from softmap.maps import Edit, Tensors
 from softmap.nn import Attention
 from softmap.ops import make_call
@@ -23,12 +23,14 @@ from softmap.variants import build, load
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-DIRECTIONS = ("forward", "backward", "both")
+Dtype = Literal["float32", "bfloat16", "float16"]
+Direction = Literal["forward", "backward", "both"]
+Count = Annotated[int, Range(1)]
 PLAIN = "transformer++"
 
 
 @dataclass(frozen=True)
-class Case:
+class Case(Checked):
     """Sizes of one attention call; heads are those of a plain Transformer of this width.
 
     direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
@@ -36,29 +38,17 @@ class Case:
     """
 
     variant: str = PLAIN
-    batch: int = 1
-    heads: int = 8
-    tokens: int = 512
-    head_dim: int = 64
-    dtype: str = "float32"
-    window: int | None = None
-    direction: str = "both"
-    kv_heads: int | None = None
+    batch: Count = 1
+    heads: Count = 8
+    tokens: Count = 512
+    head_dim: Count = 64
+    dtype: Dtype = "float32"
+    window: Count | None = None
+    direction: Direction = "both"
+    kv_heads: Count | None = None
     device: str = "cpu"
     seed: int = 0
-    keys: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "heads", "tokens", "head_dim"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise SoftmapError(f"--{flag}: expected 1 or more, found {getattr(self, name)}")
-        if self.dtype not in DTYPES:
-            known = ", ".join([*DTYPES, *SHORT])
-            raise SoftmapError(f"--dtype: expected one of {known}, found {self.dtype!r}")
-        if self.direction not in DIRECTIONS:
-            known = ", ".join(DIRECTIONS)
-            raise SoftmapError(f"--direction: expected one of {known}, found {self.direction!r}")
+    keys: Count | None = None
 
     @property
     def gradients(self) -> bool:
@@ -163,6 +153,21 @@ def make_problem(case: Case) -> Problem:
     flat = call.flatten()[1]
     learnt = (True, True, True, *(t.requires_grad for t in flat[3:]))
     return Problem(case, call.unflatten([t.detach() for t in flat]), learnt)
+
+
+def least_bytes(case: Case) -> int:
+    """Bytes that any candidate takes at least: inputs and parameters, with gradients both twice.
+
+    Counted without allocating. Raises as :func:`make_problem` does.
+    """
+    one = torch.empty((), dtype=DTYPES[case.dtype]).element_size()
+    tokens = case.batch * case.heads * case.head_dim * one * (case.keys or case.tokens)
+    if tokens >= 2**48:  # beyond any machine; torch counts in 64 bits
+        return 2 * tokens
+    problem = make_problem(case.resized(device="meta"))
+    own = [p for e in problem.call.edits for p in e.parameters()]
+    kept = sum(t.numel() * one for t in (*problem.leaves, *own))
+    return tokens + kept * (1 + case.gradients)
 
 
 def _layout(case: Case) -> tuple[Any, int, list[Edit]]:

@@ -14,6 +14,13 @@ from typing import Annotated, Any, Union
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
 from softmap.errors import SoftmapError
+from softmap.fields import Range, check_flags
+from softmap.lab.names import check_path
+
+Count = Annotated[int, Range(1, 2**31 - 1)]
+Heads = Annotated[int, Range(1, 2**14)]
+Width = Annotated[int, Range(1, 2**20)]
+Length = Annotated[int, Range(1, 2**30)]
 
 DECODED = ("diff", "diff2", "dcmha", "dape", "sas", "talking-heads")
 
@@ -32,16 +39,16 @@ class Op:
 
     variants: Positional[tuple[str, ...]]
     """Names or compositions, by spaces or commas."""
-    batch: int = 1
-    heads: int = 8
+    batch: Count = 1
+    heads: Heads = 8
     """Heads of a plain Transformer of that width; the variant derives its own."""
-    kv_heads: int | None = None
-    tokens: tuple[int, ...] = (512,)
+    kv_heads: Heads | None = None
+    tokens: tuple[Length, ...] = (512,)
     """One or more sequence lengths."""
-    head_dim: int = 64
+    head_dim: Width = 64
     dtype: str = "float32"
     """float32, bfloat16 or float16 (or fp32, bf16, fp16)."""
-    window: int | None = None
+    window: Count | None = None
     """Keys that a row sees, its own included."""
     direction: str = "both"
     """forward, backward, or both."""
@@ -49,8 +56,8 @@ class Op:
     """Backends of softmap; by default every one that does not refuse."""
     peers: tuple[str, ...] = ()
     """Peers by the beginning of their names, or none; by default all. SDPA is always there."""
-    rounds: int = 20
-    seconds: float = 20.0
+    rounds: Count = 20
+    seconds: Annotated[float, Range(0)] = 20.0
     """After three rounds a candidate takes part in no more once it has taken so long."""
     out: Path | None = None
     """A JSON file, written after each case."""
@@ -81,8 +88,8 @@ class Step:
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     impl: str = "auto"
-    rounds: int = 10
-    steps: int = 2
+    rounds: Count = 10
+    steps: Count = 2
     """Steps of a model in each round."""
     out: Path | None = None
     device: str = "auto"
@@ -103,18 +110,18 @@ class Decode:
 
     variants: Positional[tuple[str, ...]] = DECODED
     """Variants beside transformer++."""
-    hidden_size: int | None = None
-    heads: int | None = None
-    layers: int | None = None
-    batch: int = 1
-    prompt: int | None = None
-    new: int | None = None
-    lengths: tuple[int, ...] = ()
+    hidden_size: Width | None = None
+    heads: Heads | None = None
+    layers: Annotated[int, Range(1, 4096)] | None = None
+    batch: Count = 1
+    prompt: Length | None = None
+    new: Length | None = None
+    lengths: tuple[Length, ...] = ()
     """Cache lengths at which one token is timed."""
-    vocab: int = 4096
+    vocab: Count = 4096
     dtype: str | None = None
     impl: str = "auto"
-    rounds: int = 5
+    rounds: Count = 5
     out: Path | None = None
     device: str = "auto"
 
@@ -140,10 +147,14 @@ class Plot:
 
     def run(self, argv: Sequence[str]) -> int:
         from softmap.bench.plot import plot
+        from softmap.files import write
 
-        for file in self.files:
-            for path in plot(file, self.out):
-                print(path)
+        if not self.files:
+            raise SoftmapError("bench plot: expected at least one result, found none")
+        drawn = [picture for file in self.files for picture in plot(file, self.out)]
+        for path, picture in drawn:  # all of them, or one line and none
+            write(path, picture)
+            print(path)
         return 0
 
 
@@ -156,12 +167,11 @@ class Pages:
     """Change nothing; fail where a table is not what its results give."""
 
     def run(self, argv: Sequence[str]) -> int:
-        from softmap.bench.pages import fill
+        from softmap.bench.pages import filled
         from softmap.files import write
 
-        for path in self.files:
-            before = path.read_text(encoding="utf-8")
-            after = fill(before, path.resolve().parent, str(path))
+        pages = {path: filled(path) for path in self.files}
+        for path, (before, after) in pages.items():
             if self.check and after != before:
                 raise SoftmapError(f"{path}: tables differ from the results; softmap bench pages")
             if not self.check and after != before:
@@ -190,4 +200,13 @@ class Bench:
 
     def run(self, argv: Sequence[str]) -> int:
         """Do what was chosen; the exit status."""
+        check_flags(self.what)
+        for path in _paths(self.what):
+            check_path("bench", path)
         return self.what.run(argv)  # type: ignore[no-any-return]
+
+
+def _paths(command: Any) -> list[Path]:
+    """Every path that was given."""
+    given = [*getattr(command, "files", ()), getattr(command, "out", None)]
+    return [path for path in given if path is not None]

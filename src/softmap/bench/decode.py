@@ -15,10 +15,10 @@ from torch import Tensor
 
 from softmap.bench.case import DTYPES
 from softmap.bench.clock import synchronize
-from softmap.bench.failure import one_line
+from softmap.bench.failure import require
 from softmap.bench.models import decoding_error, perturbed
 from softmap.bench.stats import ratios, shuffled, spread
-from softmap.errors import SoftmapError
+from softmap.errors import reason
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.hf.cache import SoftmapCache
 from softmap.lab.explain import chosen
@@ -42,14 +42,6 @@ class Sizes:
     lengths: tuple[int, ...]
     vocab: int
     dtype: str
-
-    def __post_init__(self) -> None:
-        for name in ("hidden_size", "heads", "layers", "batch", "prompt", "new", "vocab"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise SoftmapError(f"--{flag}: expected 1 or more, found {getattr(self, name)}")
-        if min(self.lengths, default=1) < 1:
-            raise SoftmapError(f"--lengths: expected 1 or more, found {min(self.lengths)}")
 
     @property
     def longest(self) -> int:
@@ -77,8 +69,12 @@ class Run:
     def __init__(
         self, variants: Sequence[str], sizes: Sizes, impl: str, device: torch.device, say: Say
     ) -> None:
+        """Raises ``SoftmapError`` for an unknown variant and sizes that do not fit it or memory."""
         self.sizes, self.device, self._say = sizes, device, say
         self.models = [self._model(v, impl) for v in variants]
+        require(self._least_bytes(), device, "decode")
+        for model in self.models if impl == "auto" else []:
+            model.impl = chosen(model.config, sizes.prompt, device)
         self.control = variants[0]
 
     def _model(self, variant: str, impl: str) -> Model:
@@ -88,8 +84,16 @@ class Run:
             num_hidden_layers=s.layers, num_attention_heads=s.heads,
             max_position_embeddings=s.longest,
         )  # fmt: skip
-        taken = impl if impl != "auto" else chosen(config, s.prompt, self.device)
-        return Model(variant, taken, config=config, at={n: [] for n in s.lengths})
+        return Model(variant, impl, config=config, at={n: [] for n in s.lengths})
+
+    def _least_bytes(self) -> int:
+        """All models, a copy of one in float64, and the tokens and the cache of one."""
+        s = self.sizes
+        one = torch.empty((), dtype=DTYPES[s.dtype]).element_size()
+        weights = [accounting.parameters(m.config)["total"] for m in self.models]
+        caches = [accounting.cache_bytes_per_token(m.config, one) for m in self.models]
+        a_token = max(caches) + one * s.hidden_size
+        return one * sum(weights) + 8 * max(weights) + s.batch * (s.longest * a_token + 4 * s.vocab)
 
     @torch.no_grad()
     def measure(self, rounds: int) -> None:
@@ -99,7 +103,7 @@ class Run:
             try:
                 self._prepare(model)
             except Exception as error:  # that variant's row says it; the others go on
-                model.reason = one_line(error)
+                model.reason = reason(error)
         for n in range(rounds):
             for model in shuffled(self.models, n):
                 if not model.reason:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from softmap.bench import decode, rows, step, text
-from softmap.bench.case import DTYPES, PLAIN, SHORT, Case
+from softmap.bench.case import DTYPES, PLAIN, SHORT, Case, Direction, Dtype, least_bytes
 from softmap.bench.entry import choose_candidates
+from softmap.bench.failure import is_out_of_memory, require
 from softmap.bench.machine import measured
 from softmap.bench.op import Run
 from softmap.bench.progress import Progress
 from softmap.bench.save import Report
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, reason
+from softmap.fields import check
+from softmap.files import check_writable
 from softmap.lab import bench, recipe
 from softmap.lab.names import split_variants
 from softmap.ops import BACKENDS
@@ -35,19 +39,21 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
     cases = _cases(flags, str(device))
     chosen = choose_candidates(flags.impl, flags.peers)
     say = Progress()
+    for case in cases:  # a refusal is said before anything is measured
+        require(least_bytes(case), device, f"{case.variant} {case.title}")
+        Run(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, say)
+    _check_out(flags.out)
     say("rates of this machine")
     machine = measured(device, DTYPES[cases[0].dtype])
-    for case in cases:  # a refusal is said before anything is timed
-        Run(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, machine, say)
     report = Report("op", argv, device, flags.out, rounds=flags.rounds, machine=machine.record())
     wrong: list[str] = []
 
     def measure(case: Case) -> None:
-        run = Run(case, chosen, flags.impl, machine, say)
+        run = Run(case, chosen, flags.impl, say)
         try:
             run.measure(flags.rounds, flags.seconds)
         finally:
-            found = rows.record(run)
+            found = rows.record(run, machine)
             report.add(found)
             say.clear()
             print("\n".join(text.op_lines(found, case.title)), flush=True)
@@ -68,10 +74,10 @@ def run_step(flags: Step, argv: Sequence[str]) -> int:
         overrides[key] = value
     plan = recipe.load(flags.recipe, overrides)
     if flags.variants:
-        plan = recipe.with_variants(plan, split_variants(flags.variants))
-    _at_least_one(rounds=flags.rounds, steps=flags.steps)
+        plan = recipe.with_variants(plan, _names(flags.variants))
     device, say = _device(flags.device), Progress()
     run = step.Run(plan, _impl(flags.impl), device, say)
+    _check_out(flags.out)
     report = Report("step", argv, device, flags.out, rounds=flags.rounds)
     return _one(run, lambda: run.measure(flags.rounds, flags.steps), report, say, text.step_lines)
 
@@ -86,13 +92,13 @@ def run_decode(flags: Decode, argv: Sequence[str]) -> int:
         "new": 128 if large else 64, "dtype": "bfloat16" if large else "float32",
         "lengths": (512, 2048, 8192) if large else (128, 512, 2048),
     }  # fmt: skip
-    given = {name: getattr(flags, name) or value for name, value in defaults.items()}
-    given["dtype"] = SHORT.get(given["dtype"], given["dtype"])
-    Case(dtype=given["dtype"])  # refuses what is none
+    given = {name: getattr(flags, name) for name in defaults}
+    given |= {name: value for name, value in defaults.items() if given[name] in (None, ())}
+    given["dtype"] = _dtype(given["dtype"])
     sizes = decode.Sizes(batch=flags.batch, vocab=flags.vocab, **given)
     variants = list(dict.fromkeys([PLAIN, *_variants(flags.variants)]))
-    _at_least_one(rounds=flags.rounds)
     run = decode.Run(variants, sizes, _impl(flags.impl), device, say)
+    _check_out(flags.out)
     report = Report("decode", argv, device, flags.out, rounds=flags.rounds)
     return _one(run, lambda: run.measure(flags.rounds), report, say, text.decode_lines)
 
@@ -125,6 +131,10 @@ def _all(cases: Sequence[Any], measure: Callable[[Any], None], report: Report) -
         place = f"in {report.out}" if report.out else "above"
         print(f"softmap: stopped; what was measured is {place}", file=sys.stderr)
         return 128 + getattr(stopped, "signal", 2)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise SoftmapError(f"bench: out of memory: {reason(error)}; lower the sizes") from error
+        raise
     return 0
 
 
@@ -144,22 +154,26 @@ def _wrong(case: dict[str, Any]) -> list[str]:
 
 
 def _cases(flags: Op, device: str) -> list[Case]:
-    _at_least_one(rounds=flags.rounds)
-    common = {"batch": flags.batch, "heads": flags.heads, "kv_heads": flags.kv_heads}
-    common |= {"head_dim": flags.head_dim, "window": flags.window}
+    check("--direction", flags.direction, Direction)
+    if not flags.tokens:
+        raise SoftmapError("--tokens: expected at least one length, found none")
+    sizes = ("batch", "heads", "kv_heads", "head_dim", "window", "direction")
+    common: dict[str, Any] = {name: getattr(flags, name) for name in sizes}
+    common |= {"dtype": _dtype(flags.dtype), "device": device}
     return [
-        Case(
-            variant=variant, tokens=tokens, dtype=SHORT.get(flags.dtype, flags.dtype),
-            direction=flags.direction, device=device, **common,  # type: ignore[arg-type]
-        )
+        Case(variant=variant, tokens=tokens, **common)
         for variant in _variants(flags.variants)
         for tokens in flags.tokens
-    ]  # fmt: skip
+    ]
 
 
 def _variants(given: Sequence[str]) -> list[str]:
     """Canonical names. Raises for an unknown one, and where there is none."""
-    found = [load(name).label for name in split_variants(given)]
+    return [load(name).label for name in _names(given)]
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    found = split_variants(given)
     if not found:
         raise SoftmapError("bench: expected at least one variant, found none")
     return found
@@ -174,11 +188,15 @@ def _impl(name: str) -> str:
     return name
 
 
-def _at_least_one(**counts: int) -> None:
-    for name, count in counts.items():
-        if not 1 <= count < 2**31:
-            bound = "1 or more" if count < 1 else "less than 2147483648"
-            raise SoftmapError(f"--{name}: expected {bound}, found {count}")
+def _dtype(name: str) -> Any:
+    found = SHORT.get(name, name)
+    check("--dtype", found, Dtype)
+    return found
+
+
+def _check_out(out: Path | None) -> None:
+    if out is not None:
+        check_writable(out)
 
 
 def _device(name: str) -> torch.device:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from softmap.bench.candidates import Candidate, Runner, candidates
 from softmap.bench.case import Problem
-from softmap.bench.failure import is_out_of_memory, one_line, tried_bytes
+from softmap.bench.failure import is_out_of_memory, tried_bytes
 from softmap.bench.parity import Parity
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest, reason
 from softmap.ops import BACKENDS
 
 NOT_YET = "not measured"
@@ -61,9 +61,9 @@ class Entry:
         except Exception as error:
             if is_out_of_memory(error):
                 self.tried_bytes = self.tried_bytes or tried_bytes(error)
-                self.ends("out of memory", one_line(error).split(": ", 1)[1])
+                self.ends("out of memory", reason(error).split(": ", 1)[-1])
             else:
-                self.ends("failed", one_line(error))
+                self.ends("failed", reason(error))
 
     def leaves(self) -> list[Tensor]:
         """The candidate's own inputs, made once."""
@@ -109,7 +109,7 @@ def choose_candidates(impls: Sequence[str], peers: Sequence[str]) -> list[Candid
             raise SoftmapError(f"--impl: expected some of {known}, found {impl!r}{hint}")
     names = [c.name for c in found if not c.ours and not c.plain]
     for peer in peers:
-        if peer != "none" and not any(n.startswith(peer) for n in names):
+        if peer != "none" and not any(peer and n.startswith(peer) for n in names):
             known = ", ".join(names)
             raise SoftmapError(f"--peers: expected none or some of {known}, found {peer!r}")
     return [c for c in found if _wanted(c, impls, peers)]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+import torch
+
+from softmap.errors import SoftmapError
+from softmap.lab import preflight
 from softmap.ops import memory
 
 UNITS = {"bytes": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -25,15 +29,18 @@ def tried_bytes(error: BaseException) -> int | None:
     return int(float(found[1]) * UNITS[found[2]]) if found else None
 
 
+def require(need: int, device: torch.device, what: str) -> None:
+    """Raise ``SoftmapError`` where ``what`` needs more bytes than the device has."""
+    if need > (there := preflight.memory(device)):
+        raise SoftmapError(
+            f"{what}: needs at least {size(need)} of memory, {device.type} has {size(there)}: "
+            "lower the sizes"
+        )
+
+
 def size(count: float) -> str:
     """1536000000 as ``1.5 GB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"
     return f"{count:.0f} B"
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of a message that says something, with the error's kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:160] if lines else 'no message'}"

@@ -16,7 +16,6 @@ from softmap.bench.case import Case, make_problem
 from softmap.bench.clock import Clock, synchronize
 from softmap.bench.entry import Entry
 from softmap.bench.failure import TooLarge, size
-from softmap.bench.machine import Machine
 from softmap.bench.stats import shuffled
 from softmap.errors import SoftmapError
 from softmap.lab.measure import PeakMemory
@@ -33,11 +32,10 @@ class Run:
     """The measurement of one case. Its entries may be read at any moment, after Ctrl-C too."""
 
     def __init__(
-        self, case: Case, chosen: Sequence[Candidate], named: Sequence[str], machine: Machine,
-        say: Say,
-    ) -> None:  # fmt: skip
+        self, case: Case, chosen: Sequence[Candidate], named: Sequence[str], say: Say
+    ) -> None:
         """named: backends that the user asked for. Raises ``SoftmapError`` where one refuses."""
-        self.case, self.machine = case, machine
+        self.case = case
         self._say = lambda text: say(f"{case.variant} {case.title}: {text}")
         problem, plain = make_problem(case), make_problem(case.plain())
         self.entries = [Entry(c, plain if c.plain else problem) for c in chosen]

@@ -19,8 +19,18 @@ from softmap.bench import floors, save
 from softmap.bench.failure import size
 from softmap.bench.text import largest_errors, milliseconds, said
 from softmap.errors import SoftmapError
+from softmap.files.sealed import read_bytes
 
 _BLOCK = re.compile(r"(<!-- bench: (\w+) ([^\n]*?) -->\n)(.*?)(<!-- /bench -->)", re.DOTALL)
+
+
+def filled(path: Path) -> tuple[str, str]:
+    """A page as it is, and with every table written anew."""
+    try:
+        page = read_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise SoftmapError(f"{path}: expected a page in UTF-8, found other bytes") from None
+    return page, fill(page, path.resolve().parent, str(path))
 
 
 def fill(page: str, folder: Path, name: str = "the page") -> str:
@@ -55,9 +65,8 @@ def _of_results(kind: str, folder: Path, names: list[str]) -> Iterator[str]:
         found = save.load(folder / name)
         if found["kind"] != kind:
             raise SoftmapError(f"{name}: expected a result of bench {kind}, found {found['kind']}")
-        yield from _TABLES[kind](found)
-        yield ""
-        yield _source(found, name)
+        with save.drawing_from(folder / name):
+            yield from [*_TABLES[kind](found), "", _source(found, name)]
 
 
 def _source(found: dict[str, Any], argument: str) -> str:

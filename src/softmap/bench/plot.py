@@ -11,7 +11,6 @@ import vl_convert
 
 from softmap.bench import save
 from softmap.errors import SoftmapError
-from softmap.files import write
 from softmap.lab.plan import slug
 from softmap.report import theme
 from softmap.report.page import VEGA_LITE
@@ -21,21 +20,29 @@ PAPER = {"light": "#ffffff", "dark": "#15191e"}
 SDPA = "SDPA, plain attention"
 
 
-def plot(file: Path, folder: Path) -> list[Path]:
+Picture = tuple[Path, str | bytes]
+
+
+def plot(file: Path, folder: Path) -> list[Picture]:
     """An SVG for each variant and theme: ``STEM-VARIANT.svg``, ``STEM-VARIANT-dark.svg``.
 
     Also a PNG of the light one. Raises ``SoftmapError`` where nothing was timed at two lengths.
     """
+    with save.drawing_from(file):
+        return _pictures(file, folder)
+
+
+def _pictures(file: Path, folder: Path) -> list[Picture]:
     found = save.load(file)
     points = list(_points(found))
-    written: list[Path] = []
+    drawn: list[Picture] = []
     for variant in dict.fromkeys(p["variant"] for p in points):
         mine = [p for p in points if p["variant"] == variant]
         if len({p["tokens"] for p in mine}) > 1:
-            written += _draw(mine, _title(found, variant), folder, f"{file.stem}-{slug(variant)}")
-    if not written:
+            drawn += _draw(mine, _title(found, variant), folder, f"{file.stem}-{slug(variant)}")
+    if not drawn:
         raise SoftmapError(f"{file}: expected a result of bench op with several --tokens")
-    return written
+    return drawn
 
 
 def _points(found: dict[str, Any]) -> Iterator[Row]:
@@ -63,20 +70,18 @@ def _title(found: dict[str, Any], variant: str) -> dict[str, Any]:
     return {"text": f"{variant}: {words}", "subtitle": f"{sizes}; {device['name']}{threads}"}
 
 
-def _draw(points: list[Row], title: dict[str, Any], folder: Path, stem: str) -> list[Path]:
+def _draw(points: list[Row], title: dict[str, Any], folder: Path, stem: str) -> list[Picture]:
     labels = sorted(dict.fromkeys(p["series"] for p in points), key=lambda name: name != SDPA)
-    written = []
+    drawn: list[Picture] = []
     for name in ("light", "dark"):
         config = theme.config(len(labels), name, theme.PRINT_FONTS) | {"background": PAPER[name]}
         spec = _spec(points, labels) | {"title": title, "padding": 16}
         svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config)
         path = folder / f"{stem}{'' if name == 'light' else '-dark'}.svg"
-        write(path, svg)
-        written.append(path)
+        drawn.append((path, svg))
         if name == "light":
-            write(path.with_suffix(".png"), vl_convert.svg_to_png(svg, scale=2))
-            written.append(path.with_suffix(".png"))
-    return written
+            drawn.append((path.with_suffix(".png"), vl_convert.svg_to_png(svg, scale=2)))
+    return drawn
 
 
 def _spec(points: list[Row], labels: list[str]) -> dict[str, Any]:

@@ -12,9 +12,9 @@ from softmap.bench.op import Run
 from softmap.bench.stats import ratios, spread
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: Run, machine: Machine) -> dict[str, Any]:
     """The case, and a row for every candidate in the order of the run."""
-    rows = [_row(run.entries, entry, run.machine) for entry in run.entries]
+    rows = [_row(run.entries, entry, machine) for entry in run.entries]
     return {**asdict(run.case), "auto": run.auto, "rows": rows}
 
 

@@ -6,14 +6,15 @@ import os
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 from softmap.lab import files
 from softmap.lab.measure import provenance
 
@@ -84,3 +85,16 @@ def load(path: Path) -> dict[str, Any]:
     if found.get("format") != FORMAT:
         raise SoftmapError(f"{path}: expected format {FORMAT}, found {found.get('format')}")
     return found
+
+
+@contextmanager
+def drawing_from(path: Path) -> Iterator[None]:
+    """Turns what a result with other contents than ours brings about into one line naming it."""
+    try:
+        yield
+    except SoftmapError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise SoftmapError(
+            f"{path}: expected a result as softmap bench writes it, found another ({reason(error)})"
+        ) from error

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from softmap.bench.clock import synchronize
-from softmap.bench.failure import one_line
 from softmap.bench.models import gradient_error, with_impl
 from softmap.bench.stats import ratios, shuffled, spread
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.preflight import check_memory
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build
 from softmap.train.optim import adamw
@@ -64,7 +64,10 @@ class Run:
     """The models of a recipe, each training on its own; :meth:`record` at any moment."""
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
+        """Raises ``SoftmapError`` for what ``compare`` would refuse before it trains."""
         plan = make_plan(recipe, vocabulary(recipe))
+        for candidate in plan.candidates:
+            check_memory(candidate, recipe, device)
         self.recipe, self.device, self._say = recipe, device, say
         self.control, self.vocab = plan.control, vocabulary(recipe)
         self.models = [self._model(c, impl) for c in plan.candidates]
@@ -82,7 +85,7 @@ class Run:
             try:
                 self._prepare(model)
             except Exception as error:  # that variant's row says it; the others go on
-                model.reason = one_line(error)
+                model.reason = reason(error)
         for n in range(rounds):
             self._say(f"round {n + 1} of {rounds}")
             for model in shuffled(self.models, n):

@@ -15,6 +15,8 @@ from softmap.errors import SoftmapError, nearest, reason
 Document = tuple[str, str]
 """(name, text)"""
 
+LONGEST = 64 << 20  #: bytes of a line of JSONL, characters of a record's text: held in memory
+MAGIC = b"PAR1"
 SPLITS = ("train", "validation", "valid", "dev", "test")
 
 
@@ -32,6 +34,10 @@ def _value(record: dict[str, Any], field: str, where: str) -> str | None:
     if value is not None and not isinstance(value, str):
         kind = type(value).__name__
         raise SoftmapError(f"{where}: field {field!r} must be a string, found {kind}")
+    if value is not None and len(value) > LONGEST:
+        raise SoftmapError(
+            f"{where}: expected at most {LONGEST:,} characters in {field!r}, found {len(value):,}"
+        )
     if value is not None and not is_unicode(value):
         raise SoftmapError(
             f"{where}: field {field!r} holds half of a surrogate pair: no valid text"
@@ -56,11 +62,12 @@ def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
     """One document per line of a ``.jsonl`` or ``.jsonl.gz`` file; blank lines are passed over.
 
     Raises:
-        SoftmapError: with ``file:line`` for a line that is not a JSON object or lacks ``field``.
+        SoftmapError: with ``file:line`` for a line that is not a JSON object, lacks ``field`` or is
+            longer than ``LONGEST``.
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as raw:
-            for number, line in enumerate(raw, 1):
+            for number, line in enumerate(_lines(raw, path), 1):
                 where = f"{path}:{number}"
                 if line.strip():
                     text = _value(_parse(line, where), field, where)
@@ -70,8 +77,22 @@ def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
         raise SoftmapError(f"{path}: cannot be read ({reason(error)})") from None
 
 
+def _lines(raw: Any, path: Path) -> Iterator[bytes]:
+    """Lines of a file, none of which is longer than memory."""
+    number = 1
+    while line := raw.readline(LONGEST + 1):
+        if len(line) > LONGEST:
+            raise SoftmapError(
+                f"{path}:{number}: expected lines of at most {LONGEST:,} bytes, found a longer one"
+            )
+        yield line
+        number += 1
+
+
 def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     """One document per row of a Parquet file, one row group in memory at a time.
+
+    Where its pages have checksums (not all writers make them) they are verified.
 
     Raises:
         SoftmapError: the file is damaged, or has no string column ``field``.
@@ -82,7 +103,8 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     except ImportError:
         raise missing_extra("pyarrow") from None
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        _check_head(path)
+        with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             if field not in file.schema_arrow.names:
                 raise _no_field(str(path), field, file.schema_arrow.names)
             row = 0
@@ -96,6 +118,13 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # text that is not utf-8 too
         raise SoftmapError(f"{path}: cannot be read as Parquet ({reason(error)})") from None
+
+
+def _check_head(path: Path) -> None:
+    with path.open("rb") as raw:
+        head = raw.read(len(MAGIC))
+    if head != MAGIC:  # pyarrow looks at the end of the file alone
+        raise ValueError(f"expected {MAGIC!r} first, found {head!r}")
 
 
 def parse_hf(spec: str) -> tuple[str, str | None, str]:

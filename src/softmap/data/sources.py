@@ -15,6 +15,8 @@ from softmap.data.config import DataConfig
 from softmap.data.records import Document, parse_hf, read_hf, read_jsonl, read_parquet
 from softmap.errors import SoftmapError, reason, shown
 
+WHOLE = 16 << 20  #: bytes of the largest text file that is one document
+PART = 1 << 20  #: bytes of a document out of a larger one
 STDLIB_SKIPS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
@@ -38,7 +40,7 @@ class Source(Protocol):
 
 @dataclass
 class FileSource:
-    """Files in the order of their relative paths.
+    """Files in the order of their relative paths; a text file is a document, a large one many.
 
     ``identity`` lists path, size and modification time, as make does: hashing the contents would
     read the whole corpus before every run to save it. An edit that keeps both is missed, a mere
@@ -81,24 +83,30 @@ class FileSource:
             if _is_records(path):
                 read = read_parquet if path.suffix == ".parquet" else read_jsonl
                 yield from read(path, self._name(path), self.config.field)
-            elif (text := self._text(path)) is None:
-                self.skipped += 1
             else:
-                yield self._name(path), text
+                yield from self._texts(path)
 
     def _name(self, path: Path) -> str:
         return path.name if path == self.root else path.relative_to(self.root).as_posix()
 
-    def _text(self, path: Path) -> str | None:
+    def _texts(self, path: Path) -> Iterator[Document]:
+        number = 0
         try:
-            text = read_text(path, self.config.max_bytes)
+            for text in read_text(path, self.config.max_bytes):
+                number += 1
+                yield self._name(path) + (f":{number}" if number > 1 else ""), text
+        except UnicodeDecodeError:
+            if number:
+                where = f"after {number * PART:,} bytes"
+                raise SoftmapError(f"{path}: expected utf-8 text, found others {where}") from None
+            if path == self.root:
+                expected = "utf-8 text, .jsonl, .jsonl.gz, .parquet"
+                raise SoftmapError(f"{path}: binary; expected {expected}") from None
+            self.skipped += 1
         except OSError as error:
-            if self.tolerant:
-                return None
-            raise SoftmapError(f"{path}: cannot be read ({error.strerror})") from None
-        if text is None and path == self.root:
-            raise SoftmapError(f"{path}: binary; expected utf-8 text, .jsonl, .jsonl.gz, .parquet")
-        return text
+            if not self.tolerant:
+                raise SoftmapError(f"{path}: cannot be read ({error.strerror})") from None
+            self.skipped += 1
 
 
 @dataclass
@@ -130,18 +138,25 @@ def _is_records(path: Path) -> bool:
     return path.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))
 
 
-def read_text(path: Path, limit: int | None = None) -> str | None:
-    """The first ``limit`` bytes of a utf-8 file, cut at a character; None if it is binary."""
+def read_text(path: Path, limit: int | None = None) -> Iterator[str]:
+    """The first ``limit`` bytes of a utf-8 file, cut at a character.
+
+    Up to ``WHOLE`` bytes are one text; more come in parts of about ``PART``, which end at a line
+    border where there is one. Raises ``UnicodeDecodeError`` where it is binary.
+    """
+    decoder, rest = codecs.getincrementaldecoder("utf-8-sig")(), ""
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
-        data = file.read(-1 if limit is None else min(limit, size))  # a buffer of that size is made
-        whole = not file.read(1)
-    if b"\0" in data[:8192]:
-        return None
-    try:
-        return codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole)
-    except UnicodeDecodeError:
-        return None
+        left = start = size if limit is None else min(limit, size)
+        step = left if left <= WHOLE else PART
+        while data := file.read(min(step, left)):
+            if left == start and b"\0" in data[:8192]:
+                raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "binary")
+            left -= len(data)
+            text = rest + decoder.decode(data, final=not file.peek(1))
+            cut = (text.rfind("\n") + 1 if left else 0) or len(text)
+            rest = text[cut:]
+            yield text[:cut]
 
 
 def walk(folder: Path) -> list[Path]:

@@ -1,8 +1,9 @@
 """Files and folders that are whole or absent under their final name, whatever happens.
 
 After a crash, an interrupt or a full disk the old ones are intact. What a killed process leaves is
-a ``.NAME.PID-*.tmp``, which the next call removes: a process holds a lock on its own, and the
-kernel drops it with the process. An ``OSError`` becomes one line that names the path.
+a ``.NAME.PID-*.tmp``, which the next call removes, or a ``.NAME.PID-*.old.tmp``, a folder about to
+be replaced, which it puts back: a process holds a lock on its own, and the kernel drops it with the
+process. An ``OSError`` becomes one line that names the path.
 ``softmap.files.sealed`` reads what was written, and finds damage.
 """
 
@@ -24,6 +25,8 @@ try:
     import fcntl
 except ImportError:  # Windows: nothing is locked, and nothing swept
     fcntl = None  # type: ignore[assignment]
+
+OLD = ".old.tmp"
 
 
 @contextmanager
@@ -58,6 +61,21 @@ def write(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
         os.replace(temporary, path)
 
 
+def check_writable(path: Path) -> None:
+    """Raise ``SoftmapError`` unless :func:`write` could put a file at ``path``; leaves nothing."""
+    with writing(path):
+        if path.exists() and not path.is_file():  # a folder; /dev/null would be replaced
+            raise SoftmapError(f"{path}: expected a file or nothing there, found something else")
+        made = [folder for folder in path.parents if not folder.exists()]
+        try:
+            with _temporary(path, Path.touch):
+                pass
+        finally:
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+
+
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder beside ``path`` that takes its name when the block ends, or is gone.
@@ -71,9 +89,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         for inside in [*temporary.rglob("*"), temporary]:
             fsync(inside)
         if replace and path.exists():
-            with _temporary(path, Path.mkdir) as aside:
-                os.replace(path, aside / path.name)
-                _put(temporary, path, otherwise=aside / path.name)
+            _exchange(temporary, path)
         else:
             os.replace(temporary, path)
 
@@ -87,19 +103,39 @@ def share(folder: Path) -> None:
 
 
 def sweep(folder: Path, pattern: str = "**/.*.[0-9]*.tmp") -> None:
-    """Removes what killed processes left in ``folder``; what a living one holds stays."""
-    for left in folder.glob(pattern):
+    """Removes what killed processes left in ``folder``; what a living one holds stays.
+
+    A folder that was about to be replaced, and was not, gets its name back.
+    """
+    for left in list(folder.glob(pattern)):
         with _hold(left) as mine:
             if mine:
-                _remove(left)
+                _clear(left)
 
 
-def _put(new: Path, path: Path, otherwise: Path) -> None:
-    try:
-        os.replace(new, path)
-    except BaseException:
-        os.replace(otherwise, path)
-        raise
+def _exchange(new: Path, path: Path) -> None:
+    """No system's rename replaces a folder with files in it: the old one is aside for a moment."""
+    aside = _beside(path, OLD)
+    with _hold(path):  # follows it to its other name
+        try:
+            os.replace(path, aside)
+            os.replace(new, path)
+        finally:
+            _clear(aside)
+
+
+def _clear(left: Path) -> None:
+    """Removes what a write left; an old folder whose name nothing has taken gets it back."""
+    path = left.parent / left.name[1:].removesuffix(OLD).rpartition(".")[0]
+    if left.name.endswith(OLD) and not os.path.lexists(path):
+        with contextlib.suppress(OSError):
+            os.replace(left, path)
+    else:
+        _remove(left)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}{ending}")
 
 
 @contextmanager
@@ -107,7 +143,7 @@ def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
     """A file or folder beside ``path``, held while the block runs, gone afterwards."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, f".{glob.escape(path.name)}.[0-9]*.tmp")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
+    temporary = _beside(path, ".tmp")
     try:
         make(temporary)
         with _hold(temporary):

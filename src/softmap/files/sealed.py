@@ -64,11 +64,17 @@ def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     write(path, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path`` without its seal, which must be right where there is one."""
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise SoftmapError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path`` without its seal, which must be right where there is one."""
+    value = read_object(path)
     found = value.pop(SEAL, None)
     if found is not None and found != seal(value):
         raise SoftmapError(

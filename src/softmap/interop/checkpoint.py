@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
-from softmap.files.sealed import parse_json, read_bytes
+from softmap.files.sealed import read_object
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -93,7 +92,7 @@ def find_folder(source: str | Path) -> Path:
 def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
     """The configuration and the weights of a local folder or a Hub repository."""
     folder = find_folder(source)
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     files, index = _weight_files(folder)
     _refuse_others(folder, files)
     state = LazyState(files)
@@ -102,26 +101,11 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
     return config, state
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; absent, unreadable or of another kind is a ``ValueError``."""
-    if not os.path.lexists(path):
-        raise SoftmapError(f"{path}: expected, found no such file")
-    try:
-        found = parse_json(read_bytes(path))
-    except SoftmapError:
-        raise
-    except ValueError as error:
-        raise SoftmapError(f"{path}: not a readable JSON file: {error}") from error
-    if not isinstance(found, dict):
-        raise SoftmapError(f"{path}: expected a JSON object, found {type(found).__name__}")
-    return found
-
-
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Any] | None]:
     """The files, and what the index says of them where there is one."""
     index = folder / INDEX
     if index.exists():
-        shards = read_json(index).get("weight_map")
+        shards = read_object(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise SoftmapError(f"{index}: expected a weight_map of names to files, found none")
         names = sorted(set(map(str, shards.values())))

@@ -10,13 +10,13 @@ from transformers import GenerationConfig
 
 from softmap.errors import SoftmapError, nearest
 from softmap.files import whole_folder
+from softmap.files.sealed import read_object
 from softmap.hf import SoftmapForCausalLM
 from softmap.interop import dcformer, diffllama
 from softmap.interop.checkpoint import (
     TOKENIZER_FILES,
     find_folder,
     read_checkpoint,
-    read_json,
 )
 from softmap.interop.options import Options
 
@@ -60,7 +60,7 @@ def _set_generation(model: SoftmapForCausalLM, path: Path) -> None:
     """Their defaults of ``generate``, which belong to the model."""
     if not path.exists():
         return
-    found = read_json(path)
+    found = read_object(path)
     Options(str(path), found).known((), {*vars(GenerationConfig()), "_commit_hash"})
     try:
         model.generation_config = GenerationConfig.from_dict(found)

@@ -187,13 +187,11 @@ def _write(
 
 def _read_state(file: Path) -> dict[str, Any]:
     try:
-        state = sealed.parse_json(sealed.read_bytes(file))
+        state = sealed.read_object(file)
     except SoftmapError as error:
         raise BrokenCheckpoint(str(error)) from error
-    except ValueError as error:
-        raise BrokenCheckpoint(f"{file}: expected JSON, found {error}") from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != _FORMAT:
+    if state.get("format") != _FORMAT:
+        found = state.get("format")
         raise BrokenCheckpoint(f"{file}: expected format {_FORMAT!r}, found {found!r}")
     if state.pop(sealed.SEAL, None) != sealed.seal(state):
         raise BrokenCheckpoint(f"{file}: expected the contents as saved, found them altered")
