@@ -5,7 +5,7 @@ from __future__ import annotations
 from softmap.data import order, synthetic
 from softmap.data.builders import load_tokenizer_dir
 from softmap.data.config import DataConfig, Progress
-from softmap.data.corpus import prepare
+from softmap.data.corpus import prepare, skipped_files
 from softmap.data.order import require
 from softmap.data.shards import Corpus
 from softmap.data.tokenizer import Tokenizer
@@ -19,5 +19,6 @@ __all__ = [
     "order",
     "prepare",
     "require",
+    "skipped_files",
     "synthetic",
 ]

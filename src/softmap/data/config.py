@@ -22,7 +22,7 @@ class DataConfig(Checked):
     Args:
         data: ``"stdlib"`` (the source of the running Python's standard library, tests left out),
             a file or a folder (utf-8 text, of which a file over 16 MiB is many documents of about
-            1 MiB; ``.jsonl``, ``.jsonl.gz``, ``.parquet``, of at most 64 MiB a record), or
+            1 MiB; ``.jsonl``; both also as ``.gz``; ``.parquet``; at most 64 MiB a record), or
             ``"hf:NAME[:CONFIG][:SPLIT]"``: a data set of the Hub, or a local folder, streamed
             through ``datasets``. One part after the name is taken as a split when it is called
             train, validation, valid, dev or test, else as a config; write

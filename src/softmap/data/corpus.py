@@ -24,9 +24,10 @@ from softmap.data.split import (
     split_within,
 )
 from softmap.data.tokenizer import Tokenizer
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, one_line
 
-FORMAT = 1  # of the folder; part of the fingerprint
+FORMAT = 2  # of the folder; part of the fingerprint
+MOST_NAMED = 10  # files that were skipped
 SAMPLE_BYTES = 64 << 20  # the text that is held in memory: BPE is trained on its train documents
 GROUP_BYTES = 4 << 20  # the text that is encoded at once, in parallel
 
@@ -102,16 +103,29 @@ def _build(
     stream = splitter(limit_bytes(source.documents(), config.max_bytes))
     sample, fair = _read_sample(stream, config.heldout, source.size, progress)
     if not sample:
-        skipped = f" ({source.skipped} files skipped as binary or unreadable)"
-        raise SoftmapError(f"{config.data}: no text in it{skipped if source.skipped else ''}")
+        raise SoftmapError(f"{config.data}: no text in it{_skipped(source)}")
     if not fair:
         sample = split_within(sample, config.heldout)
     tokenizer = given or _train(sample, int(config.tokenizer.split(":")[1]), progress)
     with ShardWriter(folder, tokenizer.vocab_size) as writer:
         _write(writer, itertools.chain(sample, stream), tokenizer, source.size, progress)
         split = BY_DOCUMENT if fair else WITHIN_DOCUMENT
-        found = {"split": split, "duplicates": splitter.duplicates, "skipped_files": source.skipped}
+        found = {"split": split, "duplicates": splitter.duplicates}
+        found |= {"skipped_files": len(source.skipped), "skipped": source.skipped[:MOST_NAMED]}
         writer.publish(tokenizer, _meta(config, source, tokenizer, writer) | found)
+
+
+def _skipped(source: Source) -> str:
+    if not source.skipped:
+        return ""
+    return f" ({skipped_files(len(source.skipped), source.skipped[:MOST_NAMED])})"
+
+
+def skipped_files(count: int, names: list[str]) -> str:
+    """What is said of files that were passed over; ``names`` are the first of them."""
+    more = f" and {count - len(names)} more" if count > len(names) else ""
+    files = "1 file is" if count == 1 else f"{count} files are"
+    return f"{files} skipped as no utf-8 text: {', '.join(map(one_line, names))}{more}"
 
 
 def _read_sample(

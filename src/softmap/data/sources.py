@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import gzip
 import os
 import platform
 import sysconfig
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from softmap.errors import SoftmapError, reason, shown
 
 WHOLE = 16 << 20  #: bytes of the largest text file that is one document
 PART = 1 << 20  #: bytes of a document out of a larger one
+LARGEST = 1 << 62  #: bytes that are read of a file where no limit is given
 STDLIB_SKIPS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
@@ -24,7 +27,7 @@ class Source(Protocol):
     """Text as an ordered stream of documents."""
 
     description: str
-    skipped: int
+    skipped: list[str]
 
     @property
     def identity(self) -> Any:
@@ -35,7 +38,7 @@ class Source(Protocol):
         """Bytes of text, None where only reading would tell."""
 
     def documents(self) -> Iterator[Document]:
-        """The documents in a fixed order; ``skipped`` counts the files passed over so far."""
+        """The documents in a fixed order; ``skipped`` names the files passed over so far."""
 
 
 @dataclass
@@ -55,7 +58,7 @@ class FileSource:
     paths: list[Path]
     config: DataConfig
     tolerant: bool = False
-    skipped: int = field(default=0, init=False)
+    skipped: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         try:
@@ -72,13 +75,13 @@ class FileSource:
 
     @property
     def size(self) -> int | None:
-        if any(_is_records(path) for path in self.paths):
+        if any(_is_records(path) or _is_gzip(path) for path in self.paths):
             return None
         size = sum(stat.st_size for stat in self._stats)
         return min(size, self.config.max_bytes or size)
 
     def documents(self) -> Iterator[Document]:
-        self.skipped = 0
+        self.skipped = []
         for path in self.paths:
             if _is_records(path):
                 read = read_parquet if path.suffix == ".parquet" else read_jsonl
@@ -100,13 +103,13 @@ class FileSource:
                 where = f"after {number * PART:,} bytes"
                 raise SoftmapError(f"{path}: expected utf-8 text, found others {where}") from None
             if path == self.root:
-                expected = "utf-8 text, .jsonl, .jsonl.gz, .parquet"
+                expected = "utf-8 text, .jsonl, .parquet, or .gz of the first two"
                 raise SoftmapError(f"{path}: binary; expected {expected}") from None
-            self.skipped += 1
-        except OSError as error:
+            self.skipped.append(self._name(path))
+        except (OSError, EOFError, zlib.error) as error:
             if not self.tolerant:
-                raise SoftmapError(f"{path}: cannot be read ({error.strerror})") from None
-            self.skipped += 1
+                raise SoftmapError(f"{path}: cannot be read ({reason(error)})") from None
+            self.skipped.append(self._name(path))
 
 
 @dataclass
@@ -120,7 +123,7 @@ class HfSource:
     description: str
     spec: str
     config: DataConfig
-    skipped: int = 0
+    skipped: list[str] = field(default_factory=list, init=False)
     size: int | None = None
 
     @property
@@ -138,25 +141,41 @@ def _is_records(path: Path) -> bool:
     return path.name.endswith((".jsonl", ".jsonl.gz", ".parquet"))
 
 
+def _is_gzip(path: Path) -> bool:
+    return path.suffix == ".gz"
+
+
 def read_text(path: Path, limit: int | None = None) -> Iterator[str]:
-    """The first ``limit`` bytes of a utf-8 file, cut at a character.
+    """The first ``limit`` bytes of a utf-8 file, or of the text that a ``.gz`` holds, cut at a
+    character.
 
     Up to ``WHOLE`` bytes are one text; more come in parts of about ``PART``, which end at a line
     border where there is one. Raises ``UnicodeDecodeError`` where it is binary.
     """
     decoder, rest = codecs.getincrementaldecoder("utf-8-sig")(), ""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        left = start = size if limit is None else min(limit, size)
-        step = left if left <= WHOLE else PART
+    with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
+        size = _size(path)
+        left = start = limit or LARGEST
+        step = min(left, size) if min(left, size) <= WHOLE else PART
         while data := file.read(min(step, left)):
             if left == start and b"\0" in data[:8192]:
                 raise UnicodeDecodeError("utf-8", b"\0", 0, 1, "binary")
             left -= len(data)
-            text = rest + decoder.decode(data, final=not file.peek(1))
-            cut = (text.rfind("\n") + 1 if left else 0) or len(text)
+            ends = not file.peek(1)
+            text = rest + decoder.decode(data, final=ends)
+            cut = (0 if ends or not left else text.rfind("\n") + 1) or len(text)
             rest = text[cut:]
             yield text[:cut]
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file's text: what gzip says of itself is modulo 2^32, and of its last part."""
+    size = path.stat().st_size
+    if not _is_gzip(path) or size < 4:
+        return size
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        return max(int.from_bytes(file.read(4), "little"), size)
 
 
 def walk(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import softmap
-from softmap.data import Corpus, order, prepare
+from softmap.data import Corpus, order, prepare, skipped_files
 from softmap.evals.maps import passage
 from softmap.lab import measure
 from softmap.lab.plan import Plan
@@ -68,6 +68,8 @@ class Bench:
 def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
     """The recipe's text as tokens, made once and kept in ``out/.cache``; enough for one batch."""
     found = prepare(recipe.data, out / ".cache", display.preparing)
+    if count := found.meta.get("skipped_files"):
+        display.note(skipped_files(count, found.meta["skipped"]))
     context = recipe.model.context
     order.require(len(found.train), context, recipe.training.batch_size, "the training text")
     order.require(len(found.heldout), context, what="the held-out text")
