@@ -102,9 +102,9 @@ def test_settings_are_refused_before_a_byte_is_written(
         (["--out", "a\0b"], "out: expected a path"),
         (["--name", ""], "name: expected the name of a folder"),
         (["--name", "\x1b[31m"], "name: expected the name of a folder"),
-        (["--seeds", "1000000000"], "--seeds: expected 1 to 1000"),
-        (["--seeds", "-1"], "--seeds: expected 1 to 1000"),
-        (["--port", "99999"], "--port: expected 0 to 65535"),
+        (["--seeds", "1000000000"], "--seeds: expected how many, 1 to 1000"),
+        (["--seeds", "-1"], "--seeds: expected how many, 1 to 1000"),
+        (["--port", "99999"], "--port: expected a whole number from 0"),
         (["--steps", "0"], "training.steps: expected a whole number"),
         (["--context", "-5"], "model.context: expected a whole number"),
         (["--data", "/dev/zero"], "found one that is neither"),
@@ -121,7 +121,7 @@ def test_flags(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at least" in refused(capsys, "explain", "diff", "--batch", "2000000000")
-    assert "--heads: expected 1" in refused(capsys, "explain", "diff", "--heads", "0")
+    assert "--heads: expected a whole number from 1" in refused(capsys, "explain", "diff", "--heads", "0")
     assert "num_hidden_layers" in refused(capsys, "explain", "diff", "--layers", "1000000000")
     assert "expected a path" in refused(capsys, "report", "a\0b")
     assert "expected the folder" in refused(capsys, "generate", "nothing")

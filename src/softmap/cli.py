@@ -24,8 +24,12 @@ import softmap
 from softmap.argv import prepared
 from softmap.bench.commands import KINDS, Bench
 from softmap.errors import SoftmapError
+from softmap.fields import Range, check_flags
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import check_path, split_variants
+
+Size = Annotated[int, Range(1, 2**31 - 1)]
+Port = Annotated[int, Range(0, 65535)]
 
 
 @dataclass
@@ -73,13 +77,12 @@ class Compare:
     """First find each variant's peak learning rate, on the recipe's grid: runs/NAME/peaks.json."""
     serve: bool = False
     """Serve the page on this machine, during the run and after it."""
-    port: int = 8000
+    port: Port = 8000
     """Port of --serve; 0 takes any free one."""
     trust_remote_code: bool = False
     """Run the variants' own files that a given run names."""
 
     def run(self, argv: Sequence[str]) -> None:
-        _check_port(self.port)
         recipe, out = self._recipe()
         from softmap.lab.compare import Request
         from softmap.lab.serve import Server
@@ -152,27 +155,21 @@ class Explain:
 
     variant: Positional[str]
     """A name or a composition; softmap variants lists the names."""
-    hidden_size: int | None = None
+    hidden_size: Size | None = None
     """Model width; heads * head-dim by default."""
-    heads: int = 8
+    heads: Size = 8
     """Heads of a plain Transformer of that width; the variant derives its own."""
-    head_dim: int = 64
+    head_dim: Size = 64
     """Width of a head, where --hidden-size is not given."""
-    layers: int = 12
-    context: int = 1024
-    batch: int = 1
-    vocab: int = 50304
+    layers: Size = 12
+    context: Size = 1024
+    batch: Size = 1
+    vocab: Size = 50304
     device: str = "cpu"
 
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.explain import explain
 
-        for name in ("hidden_size", "heads", "head_dim", "layers", "context", "batch", "vocab"):
-            value = getattr(self, name)
-            if value is not None and not 1 <= value < 2**31:
-                raise SoftmapError(
-                    f"--{name.replace('_', '-')}: expected 1 to 2147483647, found {value}"
-                )
         lines = explain(
             self.variant, hidden_size=self.hidden_size or self.heads * self.head_dim,
             heads=self.heads, layers=self.layers, context=self.context, batch=self.batch,
@@ -245,13 +242,12 @@ class Report:
     """Folder for the page of several runs; by default beside the first, named after all."""
     serve: bool = False
     """Serve the page on this machine."""
-    port: int = 8000
+    port: Port = 8000
     """Port of --serve; 0 takes any free one."""
 
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.serve import Server
 
-        _check_port(self.port)
         page = self._build()
         print(page)
         if self.serve:
@@ -305,11 +301,6 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def _check_port(port: int) -> None:
-    if not 0 <= port <= 65535:
-        raise SoftmapError(f"--port: expected 0 to 65535, found {port}")
-
-
 def _seeds(count: Sequence[int], listed: Sequence[int]) -> list[int] | None:
     """The seeds that ``--seeds`` counts or ``--seed-list`` lists."""
     if count and listed:
@@ -339,6 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     try:
         command = _parse(argv)
+        check_flags(command)
         with sigterm_raises():
             return command.run(argv) or 0
     except (SoftmapError, OSError, KeyboardInterrupt) as error:
