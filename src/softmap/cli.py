@@ -14,6 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union
 
+from softmap.extras import need
+
+__needs__ = need("the command line", "tyro")
+
 import tyro
 from tyro.conf import Positional, arg, subcommand
 

@@ -10,6 +10,10 @@ and seed has finished is compared, and what is missing is named.
 
 from __future__ import annotations
 
+from softmap.extras import need
+
+__needs__ = need(__name__, "altair", "vl_convert")
+
 from softmap.report.assemble import build, summary
 
 __all__ = ["build", "summary"]
