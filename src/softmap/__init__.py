@@ -18,14 +18,20 @@ from softmap.lazy import lazily
 if TYPE_CHECKING:
     from softmap.maps import Band, Edit
     from softmap.ops import attention
+    from softmap.variants import edits
 
 __version__ = "0.1.0"
-__all__ = ["Band", "Edit", "SoftmapError", "attention"]
+__all__ = ["Band", "Edit", "SoftmapError", "attention", "edits"]
 
 # On first use: importing torch takes a second, which `softmap --help` need not wait for.
 _ROOMS = ("hf", "interop", "maps", "nn", "ops", "testing", "train", "variants")
 __getattr__, __dir__ = lazily(
     __name__,
-    {"Band": "softmap.maps", "Edit": "softmap.maps", "attention": "softmap.ops"}
+    {
+        "Band": "softmap.maps",
+        "Edit": "softmap.maps",
+        "attention": "softmap.ops",
+        "edits": "softmap.variants",
+    }
     | {room: f"softmap.{room}" for room in _ROOMS},
 )
