@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.variants import load, names
+from softmap.variants import Parts, load, names
 from softmap.variants._load import _label, _parse
 
 
@@ -132,3 +134,11 @@ def test_variant_from_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "softmap_own_module.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     assert load("softmap_own_module:mine").title == "Mine"
+
+
+def test_unknown_field_of_parts_is_told() -> None:
+    says = r"Parts has no field 'score' \(did you mean 'scores'\?\); fields: scores, weights"
+    with pytest.raises(SoftmapError, match=says):
+        Parts(score=[])  # type: ignore[call-arg]
+    made = Parts([], backbone={"norm_eps": 1.0})
+    assert copy.copy(made) == made and replace(made, scores=()).backbone == made.backbone

@@ -33,7 +33,7 @@ class Shapes:
 
     def values(self, keys: int) -> int:
         """Value heads beside so many key heads, or 0 where these do not fit."""
-        whole = not self.heads % keys and not keys * self.outputs % self.heads
+        whole = keys and not self.heads % keys and not keys * self.outputs % self.heads
         return keys * self.outputs // self.heads if whole else 0
 
     def __str__(self) -> str:
