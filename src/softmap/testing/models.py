@@ -222,7 +222,7 @@ def saving(subject: Subject) -> Note:
     try:
         from softmap.hf import SoftmapConfig, SoftmapForCausalLM
     except ImportError as error:
-        return f"transformers is not installed: {error}"
+        return f"left out: {error}"
     fields = dataclasses.asdict(subject.config())
     with seeded(subject.seed):
         model = perturb(SoftmapForCausalLM(SoftmapConfig(**fields))).eval()
