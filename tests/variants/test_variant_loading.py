@@ -10,7 +10,7 @@ import pytest
 
 from softmap.errors import SoftmapError
 from softmap.variants import Parts, load, names
-from softmap.variants._load import _label, _parse
+from softmap.variants._text import label_of, parse
 
 
 def test_every_variant_describes_itself() -> None:
@@ -51,7 +51,7 @@ def test_label_is_canonical_and_loads_again(spec: object, label: str) -> None:
 
 def test_nested_options_survive_the_label() -> None:
     options = {"sizes": {"a": 1, "b": [2, None]}, "pair": (1, "x")}
-    assert _parse(_label("mine", options)) == ("mine", options)
+    assert parse(label_of("mine", options)) == ("mine", options)
 
 
 def test_order_is_kept() -> None:

@@ -7,7 +7,8 @@ file of the user's own.
 """
 
 from softmap.variants._edits import Edits, Shapes, edits, sized
-from softmap.variants._load import Composition, code_of, find, load, names, outside, renamed
+from softmap.variants._find import code_of, find, names
+from softmap.variants._load import Composition, load, outside, renamed
 from softmap.variants._parts import About, Builder, Parts, Place, build, variant
 from softmap.variants._trust import Loaded
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 from softmap.fields import Range, check
 from softmap.maps import Edit, heads_after, needs_input
-from softmap.variants._load import Spec, load
+from softmap.variants._load import load
 from softmap.variants._parts import Parts, build
+from softmap.variants._text import Spec
 
 
 @dataclass(frozen=True)
