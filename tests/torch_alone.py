@@ -1,5 +1,6 @@
 """What works with torch and numpy alone, as a program: run where nothing else can be imported."""
 
+import pydoc
 import tempfile
 from pathlib import Path
 
@@ -44,6 +45,10 @@ with tempfile.TemporaryDirectory() as folder:
     report = softmap.testing.check(f"{mine}:half", heads=2, head_dim=4, only=["edits", "saving"])
     assert report.passed, report
     assert "transformers" in (report.outcomes[1].note or ""), report
+
+for module in (softmap, softmap.train):
+    assert pydoc.render_doc(module)  # asks for every name that dir lists
+assert "attention" in dir(softmap) and "hf" not in dir(softmap)
 
 terms = Terms(peak=1e-3, floor=1e-4, budgets=(10, 20), warmup=2)
 assert schedules.wsd_s(19, terms) == 1e-4 and plan("wsd", terms)

@@ -34,4 +34,5 @@ __getattr__, __dir__ = lazily(
         "edits": "softmap.variants",
     }
     | {room: f"softmap.{room}" for room in _ROOMS},
+    optional={"hf": "transformers", "interop": "transformers"},
 )

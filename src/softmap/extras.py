@@ -32,7 +32,7 @@ def need(where: str, *packages: str, extra: str | None = None) -> tuple[str, ...
 
     Raises ``MissingExtra``, an ``ImportError``, in one line with the command that installs them.
     """
-    missing = [name for name in packages if not _installed(name)]
+    missing = [name for name in packages if not installed(name)]
     if missing:
         raise MissingExtra(_message(where, missing, extra or _EXTRA_OF[missing[0]]))
     return packages
@@ -46,7 +46,8 @@ def told(error: ModuleNotFoundError) -> str | None:
     return _message("softmap", [name], _EXTRA_OF[name]) if name in _EXTRA_OF else None
 
 
-def _installed(name: str) -> bool:
+def installed(name: str) -> bool:
+    """Whether a package can be imported; it is not."""
     try:
         return find_spec(name) is not None
     except (ImportError, ValueError):  # a finder that refuses; a module that is half there

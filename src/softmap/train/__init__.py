@@ -47,4 +47,7 @@ __getattr__, __dir__ = lazily(
         "open_tracker": "softmap.train.trackers",
         "train": "softmap.train.loop",
     },
+    optional=dict.fromkeys(
+        ("BrokenCheckpoint", "Checkpoints", "NonFiniteLoss", "train"), "safetensors"
+    ),
 )
