@@ -121,7 +121,9 @@ def test_flags(flags: list[str], says: str, capsys: pytest.CaptureFixture[str]) 
 
 def test_other_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "at least" in refused(capsys, "explain", "diff", "--batch", "2000000000")
-    assert "--heads: expected a whole number from 1" in refused(capsys, "explain", "diff", "--heads", "0")
+    assert "--heads: expected a whole number from 1" in refused(
+        capsys, "explain", "diff", "--heads", "0"
+    )
     assert "num_hidden_layers" in refused(capsys, "explain", "diff", "--layers", "1000000000")
     assert "expected a path" in refused(capsys, "report", "a\0b")
     assert "expected the folder" in refused(capsys, "generate", "nothing")

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import softmap
+from softmap.__main__ import main as program
 from softmap.cli import main, split_variants
 
 TINY = """\
@@ -237,7 +238,7 @@ def test_a_command_that_does_not_exist(fails: Failure) -> None:
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
+    assert program(["--version"]) == 0
     assert capsys.readouterr().out == f"softmap {softmap.__version__}\n"
 
 

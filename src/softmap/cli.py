@@ -17,10 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Union
 
+from softmap.extras import need
+
+__needs__ = need("the command line", "tyro")
+
 import tyro
 from tyro.conf import Positional, arg, subcommand
 
-import softmap
 from softmap.argv import prepared
 from softmap.bench.commands import KINDS, Bench
 from softmap.errors import SoftmapError
@@ -325,9 +328,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     SOFTMAP_TRACEBACK=1 shows where an error came from.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if list(argv) == ["--version"]:
-        print(f"softmap {softmap.__version__}")
-        return 0
     try:
         command = _parse(argv)
         check_flags(command)

@@ -149,11 +149,20 @@ class Edit(nn.Module):
         return {}
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        """Tensors of the query tokens, (B, T, ...), from the layer's normed input x (B, T, D)."""
+        """Tensors of the query tokens, (B, T, ...), from the layer's normed input x (B, T, D).
+
+        Each token's is a function of that token alone: a decoding step hands over x of the new
+        tokens only, and padding and packed documents stand beside the others. What reads several
+        tokens (a cumulative sum, a convolution, a norm over T) belongs inside :meth:`edit`, over
+        the rows and keys of the band.
+        """
         return {}
 
     def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        """Tensors of the key tokens, (B, S, ...); the cache keeps exactly these beside K and V."""
+        """Tensors of the key tokens, (B, S, ...); the cache keeps exactly these beside K and V.
+
+        Each a function of its token alone, as :meth:`query_tensors`: the cache keeps it for ever.
+        """
         return {}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:

@@ -72,19 +72,3 @@ def test_model_takes_any_mask(variant: str) -> None:
 def test_bands_have_no_open_length() -> None:
     with pytest.raises(SoftmapError, match=r"impl='chunked' cannot run this: .*torch.export"):
         exported(layer("nope", impl="chunked"), torch.randn(2, 9, 16, dtype=torch.float64))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("variant", ["transformer++", "dape", "diff"])
-def test_compiled_graphs_are_few(variant: str) -> None:
-    """32 lengths, at most three graphs: the first length, any length, and one for a length of 1."""
-    from torch._dynamo.testing import CompileCounter
-
-    torch.compiler.reset()
-    own, counter = layer(variant), CompileCounter()
-    run = torch.compile(own, backend=counter, dynamic=True)
-    with torch.no_grad():
-        for T in range(2, 34):
-            x = torch.randn(1, T, 16, dtype=torch.float64)
-            torch.testing.assert_close(run(x), own(x))
-    assert counter.frame_count <= 3

@@ -165,3 +165,34 @@ def test_checkpointing_frees_the_inputs_of_chunked() -> None:
     out = checkpoint(layer, x, use_reentrant=False)
     assert held[0]() is None
     out.sum().backward()
+
+
+class Given(softmap.Edit):
+    """A map that is not made of the scores: learned, or the same for all."""
+
+    def __init__(self, learned: bool) -> None:
+        super().__init__()
+        self.stage = "scores"
+        self.w = torch.nn.Parameter(torch.ones(4)) if learned else None
+
+    def layer_tensors(self) -> dict[str, torch.Tensor]:
+        return {} if self.w is None else {"w": self.w}
+
+    def edit(self, m: torch.Tensor, band: softmap.Band, t: dict[str, torch.Tensor]) -> torch.Tensor:
+        flat = torch.zeros_like(m)
+        return flat + band.distance * t["w"][:, None, None] if t else flat
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_map_without_scores_has_gradients(qkv: tuple[torch.Tensor, ...], learned: bool) -> None:
+    """The queries and keys have none, the values and the edit's own have, in bands as in one."""
+    found = []
+    for impl in ("reference", "chunked"):
+        edit, leaves = Given(learned).double(), [t.clone().requires_grad_() for t in qkv]
+        with bands(3):
+            softmap_attention(*leaves, [edit], impl=impl).cos().sum().backward()
+        grads = [t.grad for t in (*leaves, *edit.parameters())]
+        found.append([torch.zeros(()).double() if g is None else g for g in grads])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a.expand_as(b), b.expand_as(a.expand_as(b)))
+    assert not found[1][0].any() and found[1][2].any()

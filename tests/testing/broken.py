@@ -163,6 +163,45 @@ class TrainingLeak(Scores):
         return m + 0.1 * m.roll(-1, -1) if self.training else m + 0
 
 
+class RunningKey(Scores):
+    """Its key tensor reads every token before."""
+
+    stage = "weights"
+
+    def __init__(self, place):
+        super().__init__(place)
+        self.mlp = nn.Linear(place.dim, place.heads)
+
+    def key_tensors(self, x):
+        return {"c": self.mlp(x).cumsum(1)}
+
+    def edit(self, m, band, t):
+        return m * t["c"].transpose(1, 2)[:, :, None].to(m.dtype)
+
+
+class RunningQuery(RunningKey):
+    """Its query tensor reads every token of its sequence."""
+
+    def key_tensors(self, x):
+        return {}
+
+    def query_tensors(self, x):
+        return {"c": self.mlp(x - x.mean(1, keepdim=True))}
+
+    def edit(self, m, band, t):
+        return m * t["c"].transpose(1, 2)[..., None].to(m.dtype)
+
+
+class WrongAdjoint(Scores):
+    """Its form for bands is another edit."""
+
+    def edit(self, m, band, t):
+        return m * t["w"][:, None, None]
+
+    def edit_eager(self, m, band, t):
+        return m * t["w"][:, None, None] * 1.5
+
+
 def _make(cls):
     @variant(cls.__name__.lower(), cls.__name__)
     def make():
@@ -178,6 +217,7 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
 behind, stuck, scalar, longleak, trainingleak = map(
     _make, (Behind, Stuck, Scalar, LongLeak, TrainingLeak)
 )
+runningkey, runningquery, wrongadjoint = map(_make, (RunningKey, RunningQuery, WrongAdjoint))
 
 
 class Raises(Scores):

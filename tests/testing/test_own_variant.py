@@ -11,7 +11,7 @@ import yaml
 
 from softmap.lab import recipe as recipes
 from softmap.lab.compare import Request, compare
-from softmap.testing import CHECKS
+from softmap.testing import CHECKS, check
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "own-variant.md").read_text(encoding="utf-8")
@@ -40,6 +40,31 @@ def test_python_blocks_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         exec(compile(block, "own-variant.md", "exec"), {})
     shown = capsys.readouterr().out
     assert all(f"pass  {name}" in shown for name in CHECKS)
+
+
+def test_a_sum_over_tokens_inside_edit_is_sound(folder: Path) -> None:
+    (edit,) = (b for b in blocks("python") if b.startswith("def edit"))
+    body = "".join(f"    {line}\n" for line in edit.splitlines())
+    (folder / "running.py").write_text(f"""
+from torch import nn
+from softmap import Edit
+from softmap.variants import Parts, variant
+
+class Running(Edit):
+    def __init__(self, place):
+        super().__init__()
+        self.mlp = nn.Linear(place.dim, place.heads)
+
+    def key_tensors(self, x):
+        return {{"c": self.mlp(x)}}
+
+{body}
+@variant("running", "Running")
+def running():
+    return Parts(scores=[Running])
+""")
+    report = check("running.py:running", heads=2, head_dim=4)
+    assert report.passed, report
 
 
 def test_every_check_is_in_the_table() -> None:

@@ -63,12 +63,72 @@ def test_fault_is_found(fault: str, found_by: set[str]) -> None:
         ("rows", "Rows.edit: sequence 0 of the batch changed when sequence 1 was changed"),
         ("infinite", "Infinite.edit returns NaN or infinity"),
         ("hidden", "Hidden.edit reads its parameter 'weight' from self"),
-        ("leak", "row 3 changed when tokens 4 to 6 were changed; a row must not read later tokens"),
+        (
+            "leak",
+            "row 3 changed when tokens 4 to 6 were changed; a row must not read later tokens; "
+            r"now: \S+, before: \S+, at \[sequence \d, head \d, row 3, key 3\]",
+        ),
+        ("runningkey", r"RunningKey.key_tensors: 'c' reads more than its own token.* inside edit"),
+        (
+            "runningquery",
+            r"RunningQuery.query_tensors: 'c' .* at \[sequence \d, token \d, ind",
+        ),
     ],
 )
 def test_a_fault_of_one_edit_is_told_plainly(fault: str, says: str) -> None:
     (failure,) = check(f"broken.py:{fault}", heads=2, head_dim=4, only=["edits"]).failures
     assert failure.error is not None and re.search(says, failure.error)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    ("fault", "check_name", "says"),
+    [
+        ("leak", "causality", r"row \d+ changed when .*; now: N, before: N, at \[sequence \d, row"),
+        ("length", "causality", r"became NaN: now: N, before: N, at \[sequence \d, row"),
+        ("wrongadjoint", "chunked", r"at T 11: chunked in bands of 1: N, the whole map: N, at"),
+        ("hidden", "chunked", r"gradient of edits.0.weight at .* the whole map: N, at \[\d\]"),
+        ("wrongfold", "folded", r"folded in bands of 4: N, the whole map: N, at \[sequence"),
+        ("nohalo", "decoding", r"decoded token by token \(impl reference, window None, pad\w+ 0\): "
+         r"with a cache: N, in one pass: N, at \[sequence \d, row \d+, channel \d\] \(largest"),
+        ("length", "rollback", r"cropped to 8 tokens .* with the cropped cache: N, in one pass: N"),
+        ("places", "batching", r"padding at the left, in one pass .* in a batch: N, alone: N, at"),
+        ("across", "packing", r"packed: N, each alone: N, at \[sequence \d, row \d+, channel \d"),
+        ("unmasked", "map", r"found: 0.1, expected: 0, at \[sequence 0, head 0, row 0, key 1\]"),
+        ("unsaved", "saving", r"loaded: N, saved: N, at .* of \d+ numbers are not bitwise equal"),
+        ("detached", "gradients", r"gradient of edits.0.weight is not .* gives 0, finite .* N"),
+        ("behind", "parameters", r"a parameter is read while its own module is not called"),
+        ("runningkey", "decoding", r"; the likely cause: RunningKey.key_tensors: 'c' reads more"),
+    ],
+)  # fmt: skip
+def test_a_failure_shows_what_was_compared(fault: str, check_name: str, says: str) -> None:
+    (failure,) = check(f"broken.py:{fault}", heads=2, head_dim=4, only=[check_name]).failures
+    pattern = re.sub(r" N\b", r" -?[\\d.e-]+", says)
+    assert failure.error is not None and re.search(pattern, failure.error), failure
+
+
+@pytest.mark.parametrize("wrong", ["q", "a layer's tensor"])
+def test_precision_names_the_tensor(wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = chunked.run
+
+    class Coarse(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, t: Tensor) -> Tensor:
+            return t.clone()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> Tensor:
+            return grad * 1.5
+
+    def coarse(call: Any) -> Tensor:
+        flat = call.flatten()[1]
+        at = 0 if wrong == "q" else len(flat) - 1
+        return run(call.unflatten([Coarse.apply(t) if n == at else t for n, t in enumerate(flat)]))
+
+    monkeypatch.setattr(chunked, "run", coarse)
+    says = "gradient of q in" if wrong == "q" else r"Compose's key tensor 'kg' \(edit 1\)"
+    with pytest.raises(AssertionError, match=says):
+        CHECKS["precision"](Subject("dcmha"))
 
 
 @pytest.mark.usefixtures("here")

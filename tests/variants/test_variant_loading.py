@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.variants import load, names
-from softmap.variants._load import _label, _parse
+from softmap.variants import Parts, load, names
+from softmap.variants._text import label_of, parse
 
 
 def test_every_variant_describes_itself() -> None:
@@ -49,7 +51,7 @@ def test_label_is_canonical_and_loads_again(spec: object, label: str) -> None:
 
 def test_nested_options_survive_the_label() -> None:
     options = {"sizes": {"a": 1, "b": [2, None]}, "pair": (1, "x")}
-    assert _parse(_label("mine", options)) == ("mine", options)
+    assert parse(label_of("mine", options)) == ("mine", options)
 
 
 def test_order_is_kept() -> None:
@@ -132,3 +134,11 @@ def test_variant_from_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "softmap_own_module.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     assert load("softmap_own_module:mine").title == "Mine"
+
+
+def test_unknown_field_of_parts_is_told() -> None:
+    says = r"Parts has no field 'score' \(did you mean 'scores'\?\); fields: scores, weights"
+    with pytest.raises(SoftmapError, match=says):
+        Parts(score=[])  # type: ignore[call-arg]
+    made = Parts([], backbone={"norm_eps": 1.0})
+    assert copy.copy(made) == made and replace(made, scores=()).backbone == made.backbone

@@ -3,3 +3,17 @@
 Everything that is timed first has to agree with the float64 reference. What does not agree gets no
 speed. Candidates (ours and peers) live in ``candidates/``, one small class each.
 """
+
+from softmap.extras import need
+
+__needs__ = need(
+    __name__,
+    "tyro",
+    "yaml",
+    "psutil",
+    "altair",
+    "vl_convert",
+    "transformers",
+    "safetensors",
+    extra="lab",
+)

@@ -1,5 +1,9 @@
 """The transformers model classes; importing this registers them with its Auto classes."""
 
+from softmap.extras import need
+
+__needs__ = need(__name__, "transformers", "safetensors")
+
 from transformers import (
     AutoConfig,
     AutoModel,

@@ -4,3 +4,17 @@
 measures one of them, ``compare`` runs them all and builds the page, ``tune`` finds each variant's
 peak learning rate. Nothing here is imported by the model side of the package.
 """
+
+from softmap.extras import need
+
+__needs__ = need(
+    __name__,
+    "yaml",
+    "rich",
+    "psutil",
+    "altair",
+    "vl_convert",
+    "transformers",
+    "safetensors",
+    extra="lab",
+)

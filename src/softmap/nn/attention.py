@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, compute_dtype, heads_after
+from softmap.maps import Edit, Tensors, compute_dtype
 from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
@@ -16,7 +16,7 @@ from softmap.nn.record import Record
 from softmap.nn.tokens import Tokens, taken
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
-from softmap.variants import build, load
+from softmap.variants import load, sized
 
 
 class Attention(nn.Module):
@@ -64,10 +64,10 @@ class Attention(nn.Module):
         self.window = b.layer_window(layer) if "L" in b.pattern else window
         self.impl = impl
         maps = heads * b.query_expansion
-        self.edits = nn.ModuleList(build(parts, maps, dim, d, heads * d, layer, depth))
-        outputs = heads_after(self.edits, maps)
-        self.heads = _layout(heads, maps, outputs, kv_heads or heads)
-        self.value_dim = heads * d // outputs
+        edits, shapes = sized(parts, heads, maps, d, dim, layer, depth)
+        self.edits = nn.ModuleList(edits)
+        self.heads = _layout(heads, maps, shapes.outputs, kv_heads or heads)
+        self.value_dim = shapes.value_dim
         self._make_projections(dim, b, layer)
         eps = b.norm_eps if b.qk_norm_eps is None else b.qk_norm_eps
         self.q_norm = RMSNorm(d, eps) if b.qk_norm else nn.Identity()

@@ -48,8 +48,9 @@ def attention(
 
     q: (B, H, T, d). k: (B, G, S, d). v: (B, G', S, d'), S >= T: the last T keys are the tokens of
     the queries (S > T when decoding with a cache). Positions (RoPE) are already applied.
-    edits: :class:`softmap.maps.Edit` modules, each stage applied in the order of the list; those
-    with per-token tensors need ``x`` (B, S, D), the layer's input, one row a key token.
+    edits: those of a variant, from :func:`softmap.edits`, or a list of :class:`softmap.maps.Edit`
+    modules, each stage applied in the order of the list; those with per-token tensors need ``x``
+    (B, S, D), the layer's input, one row a key token.
     impl: ``auto`` or a backend by name; a named one never falls back.
     options: :class:`softmap.ops.Options`: x, tensors, window, scale, key_mask, documents, rows,
     cols, running.
@@ -108,6 +109,9 @@ def attention_map(
     by default as many as keys and output heads allow, which is wrong for DIFF with grouped keys.
     """
     checks.check_inputs(q, k, k)
+    shapes = getattr(edits, "shapes", None)
+    if shapes is not None and value_heads is None:
+        value_heads = shapes.values(k.shape[1])
     edits = checks.as_edits(edits)
     if value_heads is not None:
         checks.check_count("value_heads", value_heads)
@@ -132,6 +136,7 @@ def make_call(
     """Check the arguments of :func:`attention` and gather them with the edits' tensors."""
     check_names(options)
     checks.check_inputs(q, k, v)
+    checks.check_made_for(edits, q, k, v, options.get("x"))
     edits = checks.as_edits(edits)
     heads = Heads(q.shape[1], k.shape[1], v.shape[1], checks.maps_after(edits, q.shape[1]))
     if (window := options.get("window")) is not None:

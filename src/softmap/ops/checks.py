@@ -59,7 +59,7 @@ def as_edits(edits: Any) -> list[Edit]:
     if isinstance(edits, str):
         raise SoftmapError(
             f"edits must be a list of Edit modules, found the text {edits!r}: "
-            "softmap.variants.build makes them, softmap.nn.Attention takes a variant by name"
+            "softmap.edits makes them, softmap.nn.Attention takes a variant by name"
         )
     if isinstance(edits, Edit | Tensor) or not hasattr(edits, "__iter__"):
         raise SoftmapError(f"edits must be a list of Edit modules, found {type(edits).__name__}")
@@ -71,6 +71,13 @@ def as_edits(edits: Any) -> list[Edit]:
             raise SoftmapError(f"edits must be Edit modules, found {what}{found} among them")
         check_declared(edit)
     return made
+
+
+def check_made_for(edits: Any, q: Tensor, k: Tensor, v: Tensor, x: Any) -> None:
+    """The edits of a variant (``softmap.edits``) know what they were made for, and say so."""
+    check = getattr(edits, "check", None)
+    if check is not None:
+        check(q, k, v, x)
 
 
 def maps_after(edits: Sequence[Edit], maps: int) -> int:

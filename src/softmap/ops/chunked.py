@@ -49,9 +49,19 @@ def map_bytes(call: Call) -> int:
 def run(call: Call, *, plain: bool = False) -> Tensor:
     """Attention (B, H', T, d') band by band; exact, with every gradient of the reference.
 
-    plain: with the edits as the reference has them, and hidden cells that may hold anything."""
+    plain: with the edits as the reference has them, and hidden cells that may hold anything.
+    Under torch.compile a graph break: what the compiler made of a loop over bands would be of one
+    length."""
+    # Asked here, since to mark the function would import the compiler at the first eager call.
+    return (_uncompiled if torch.compiler.is_compiling() else _run)(call, plain)
+
+
+def _run(call: Call, plain: bool) -> Tensor:
     spans = bands(call)
     return evaluate(call, spans, Eager(call, max(s.stop - s.start for s in spans), plain=plain))
+
+
+_uncompiled = torch._disable_dynamo(_run)
 
 
 def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:

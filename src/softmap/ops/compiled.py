@@ -201,6 +201,8 @@ def _tile(
         with torch.enable_grad():
             m = edited_map(call, call.grouped([s, s, *leaves]), leaves[0], place, lead)
         inputs = [leaves[0], *(leaves[n - 2] for n in wanted)]
+        if not m.requires_grad:
+            return [m, *(None for _ in inputs)]
         grads = torch.autograd.grad(m, inputs, dw.to(m.dtype), allow_unused=True)
         return [m.detach(), *grads]
 

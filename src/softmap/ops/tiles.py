@@ -97,6 +97,8 @@ class Eager:
             own, above = _rows(s, span, tile), _rows(dw, span, tile, halo=False)
             inputs, into = self._parts(span, tile, parts), self._parts(span, tile, sums)
             m, d_own, *rest = self.gradients(call, tile, own, above, inputs, wanted)
+            if d_own is None:  # an edit that makes its map of its own tensors alone
+                d_own = torch.zeros_like(own)
             for n, g in zip(wanted, rest, strict=True):
                 if g is not None:
                     into[n].add_(g)
@@ -141,6 +143,8 @@ class Eager:
         with torch.enable_grad():
             m = self._edited(call, tile, leaf, leaves, hidden)
         inputs = [leaf, *(leaves[n] for n in wanted)]
+        if not m.requires_grad:
+            return m, *(None for _ in inputs)
         return m.detach(), *torch.autograd.grad(m, inputs, dw.to(m.dtype), allow_unused=True)
 
     def _edited(

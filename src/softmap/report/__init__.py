@@ -11,6 +11,10 @@ and seed has finished is compared, and what is missing is named.
 
 from __future__ import annotations
 
+from softmap.extras import need
+
+__needs__ = need(__name__, "altair", "vl_convert")
+
 from softmap.report.assemble import build, build_together, summary
 
 __all__ = ["build", "build_together", "summary"]

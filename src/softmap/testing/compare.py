@@ -1,38 +1,78 @@
-"""Comparisons whose message is one line: what differs, by how much, where."""
+"""Comparisons whose message is one line: what is compared, both numbers, and where they stand."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 # Two exact evaluations in float64 differ by the order of their sums.
 TOLERANCE = 1e-9
+# What the axes of a layer's output, of a map and of an output edit's tensor are called.
+ROWS = ("sequence", "row", "channel")
+MAP = ("sequence", "head", "row", "key")
+HEADS = ("sequence", "head", "row", "channel")
 
 
-def assert_same(got: Tensor, want: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """|got - want| <= tolerance * max(1, max |want|) everywhere; no NaN on either side."""
-    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}"
+def assert_same(
+    got: Tensor,
+    want: Tensor,
+    what: str,
+    tolerance: float = TOLERANCE,
+    *,
+    sides: tuple[str, str] = ("found", "expected"),
+    axes: Sequence[str] = (),
+) -> None:
+    """|got - want| <= tolerance * max(1, max |want|) everywhere; no NaN on either side.
+
+    what, sides, axes: for the message, what is compared, what the two are, and the names of axes.
+    """
+    _assert_shape(got, want, what)
     if not want.numel():
         return
     got, want = got.detach().double(), want.detach().double()
-    off = (got - want).abs()
-    worst, scale = float(off.nan_to_num(torch.inf).max()), max(1.0, float(want.abs().max()))
-    assert worst <= tolerance * scale, (
-        f"{what}: largest difference {worst:.1e} at {_place(off.nan_to_num(torch.inf))}, "
-        f"expected at most {tolerance * scale:.0e}"
+    worst = float(_off(got, want).max())
+    allowed = tolerance * max(1.0, float(want.abs().max()))
+    assert worst <= allowed, (
+        f"{what}: {difference(got, want, sides, axes)} "
+        f"(largest difference {worst:.1e}, allowed {allowed:.0e})"
     )
 
 
-def assert_equal(got: Tensor, want: Tensor, what: str) -> None:
+def assert_equal(
+    got: Tensor,
+    want: Tensor,
+    what: str,
+    *,
+    sides: tuple[str, str] = ("found", "expected"),
+    axes: Sequence[str] = (),
+) -> None:
     """Bit for bit."""
-    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}"
-    different = got != want
-    assert not different.any(), (
-        f"{what}: {int(different.sum())} of {want.numel()} numbers are not bitwise equal, "
-        f"the first at {_place(different.to(torch.uint8))}"
+    _assert_shape(got, want, what)
+    different = int((got != want).sum())
+    assert not different, (
+        f"{what}: {difference(got, want, sides, axes)} "
+        f"({different} of {want.numel()} numbers are not bitwise equal)"
     )
 
 
-def _place(off: Tensor) -> tuple[int, ...]:
-    """The index of the largest entry."""
-    return tuple(int(i) for i in torch.unravel_index(off.argmax(), off.shape))
+def difference(got: Tensor, want: Tensor, sides: tuple[str, str], axes: Sequence[str] = ()) -> str:
+    """The two numbers that are furthest apart, and their place."""
+    got, want = got.detach().double(), want.detach().double()
+    off = _off(got, want)
+    index = torch.unravel_index(off.argmax(), off.shape)
+    place = [int(i) for i in index]
+    names = [f"{name} {i}" for name, i in zip(axes, place, strict=True)] if axes else place
+    a, b = float(got[index]), float(want[index])
+    digits = next((n for n in range(3, 17) if f"{a:.{n}g}" != f"{b:.{n}g}"), 17)
+    where = ", ".join(map(str, names))
+    return f"{sides[0]}: {a:.{digits}g}, {sides[1]}: {b:.{digits}g}, at [{where}]"
+
+
+def _assert_shape(got: Tensor, want: Tensor, what: str) -> None:
+    assert got.shape == want.shape, f"{what}: shape {tuple(got.shape)}, not {tuple(want.shape)}"
+
+
+def _off(got: Tensor, want: Tensor) -> Tensor:
+    return (got - want).abs().nan_to_num(torch.inf)

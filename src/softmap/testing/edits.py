@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from softmap.maps import Band, Edit, Tensors, chain
+from softmap.nn import Attention
 from softmap.ops.call import Call, band_of, pad_keys
 from softmap.ops.heads import combine, scores
+from softmap.testing.compare import HEADS, MAP, assert_same, difference
 from softmap.testing.subject import Subject, call_of
 
 TOKENS, LATER = 7, 4  # the tokens of the map, and the first of those that are changed
@@ -20,12 +22,40 @@ TOKENS, LATER = 7, 4  # the tokens of the map, and the first of those that are c
 def pure_edits(subject: Subject) -> None:
     """Each edit gives a map of the promised shape, dtype and device; twice the same; with a
     gradient for all that it was handed; without changing it, drawing random numbers, printing, or
-    reading a parameter of its own; and no row from later tokens or another sequence."""
-    layer = subject.layer()
+    reading a parameter of its own; and no row from later tokens or another sequence. Its query and
+    key tensors are functions of one token each."""
+    layer, x = subject.layer(), subject.input(2, TOKENS)
     with torch.no_grad():
-        call = call_of(layer, subject.input(2, TOKENS))
+        of_one_token(layer, x)
+        call = call_of(layer, x)
         for probe in _probes(call):
             probe.out = probe.checked()
+
+
+@torch.no_grad()
+def of_one_token(layer: Attention, x: Tensor) -> None:
+    """Query and key tensors of a token among others, x (B, T, D), are those of the token alone."""
+    for edit in layer.edits:
+        among, alone = edit(x), edit(x.flatten(0, 1)[:, None])
+        for kind in ("query", "key"):
+            for name, t in getattr(among, kind).items():
+                what = (
+                    f"{type(edit).__name__}.{kind}_tensors: {name!r} reads more than its own "
+                    "token, but a cache, a padded batch and packed documents show it others or "
+                    "none (a sum over tokens belongs inside edit)"
+                )
+                _same_alone(t, getattr(alone, kind)[name], x, what)
+
+
+def _same_alone(among: Tensor, alone: Tensor, x: Tensor, what: str) -> None:
+    """A tensor (b, T, ...) of x (B, T, D), and what it is for each of the tokens by itself."""
+    B, T, _ = x.shape
+    if among.shape[1:2] != (T,) or alone.shape[1:2] != (1,):
+        return  # of another shape than it must be: a call says so
+    alone = alone.expand(B * T, *alone.shape[1:]).reshape(B, T, *alone.shape[2:])
+    axes = ("sequence", "token", *["index"] * (among.ndim - 2))
+    sides = ("among others it is", "alone")
+    assert_same(among.expand(B, *among.shape[1:]), alone, what, sides=sides, axes=axes)
 
 
 class _Probe:
@@ -78,7 +108,11 @@ class _Probe:
         for what in ("dtype", "device"):
             got, want = getattr(out, what), getattr(self.m, what)
             assert got == want, f"{self.name} is given {want} and returns {got}"
-        assert bool(self._seen(out).isfinite().all()), f"{self.name} returns NaN or infinity"
+        bad = ~self._seen(out).isfinite()
+        assert not bad.any(), (
+            f"{self.name} returns NaN or infinity: in {int(bad.sum())} of the {bad.numel()} cells "
+            "where a row may look, given finite numbers"
+        )
 
     def _is_a_function(self, out: Tensor) -> None:
         torch.rand(1)  # from a state to which no seed leads
@@ -88,7 +122,7 @@ class _Probe:
         assert torch.equal(state, torch.get_rng_state()), f"{self.name} draws random numbers"
         assert torch.equal(self._seen(again), self._seen(out)), (
             f"{self.name} gives another result when called again with the same map: "
-            "it must keep no state and draw nothing at random"
+            f"it must keep no state and draw nothing at random; {self._told(again, out)}"
         )
 
     def _owns_nothing(self, out: Tensor) -> None:
@@ -99,7 +133,8 @@ class _Probe:
             parameter.copy_(value)
             assert torch.equal(self._seen(other), self._seen(out)), (
                 f"{self.name} reads its parameter {name!r} from self: hand it out "
-                "(layer_tensors, query_tensors or key_tensors) and read it in t"
+                "(layer_tensors, query_tensors or key_tensors) and read it in t; with 1 added to "
+                f"the parameter, {self._told(other, out)}"
             )
 
     @torch.enable_grad()
@@ -112,7 +147,10 @@ class _Probe:
         for name, leaf in leaves.items():
             if leaf.is_floating_point() and self._depends(name, out):
                 cut = not result.requires_grad or _gradient(result, leaf) is None
-                assert not cut, f"{self.name}: its result depends on {name} but has no gradient"
+                assert not cut, (
+                    f"{self.name}: its result depends on {name} but has no gradient: adding 0.25 "
+                    f"to {name} changes it, and autograd finds no way back (detach, no_grad, data?)"
+                )
 
     def _depends(self, name: str, out: Tensor) -> bool:
         """Whether the result changes with what it is given under ``name``."""
@@ -130,10 +168,12 @@ class _Probe:
         query, key = ({n: _later(x) for n, x in group.items()} for group in self.given[1:])
         after = self(m, Tensors(self.given.layer, query, key))
         for row in range(LATER):
-            same = torch.equal(after[:, :, row, : row + 1], out[:, :, row, : row + 1])
-            assert same, (
+            used = torch.zeros(TOKENS, after.shape[-1], dtype=torch.bool)
+            used[row, : row + 1] = True
+            now, before = after.where(used, 0.0), out.where(used, 0.0)
+            assert torch.equal(now, before), (
                 f"{self.name}: row {row} changed when tokens {LATER} to {TOKENS - 1} were changed; "
-                "a row must not read later tokens"
+                f"a row must not read later tokens; {_told(now, before)}"
             )
 
     def _reads_no_other_sequence(self, out: Tensor) -> None:
@@ -144,8 +184,15 @@ class _Probe:
         after = self(m, Tensors(self.given.layer, query, key))
         assert torch.equal(self._seen(after)[0], self._seen(out)[0]), (
             f"{self.name}: sequence 0 of the batch changed when sequence 1 was changed; "
-            "sequences must not read each other"
+            f"sequences must not read each other; {self._told(after[:1], out[:1])}"
         )
+
+    def _told(self, now: Tensor, before: Tensor) -> str:
+        """Both numbers and where they stand, among those that are used."""
+        if self.band is None:
+            return _told(now, before, HEADS)
+        used = torch.ones(now.shape[-2:], dtype=torch.bool).tril()
+        return _told(now.where(used, 0.0), before.where(used, 0.0))
 
     def _seen(self, out: Tensor) -> Tensor:
         """What is used of an edited map: the cells where a row may look."""
@@ -169,6 +216,10 @@ def _probes(call: Call) -> Iterator[_Probe]:
     for n, edit in chain(call.edits, "output"):
         yield (probe := _Probe(edit, o, None, call.tensors[n]._replace(key={})))
         o = probe.out
+
+
+def _told(now: Tensor, before: Tensor, axes: tuple[str, ...] = MAP) -> str:
+    return difference(now, before, ("now", "before"), axes)
 
 
 def _moved(x: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
 
+from softmap.errors import one_line
 from softmap.maps import chain
 from softmap.ops.heads import combine
-from softmap.testing.compare import assert_same
+from softmap.testing.compare import MAP, ROWS, assert_same, difference
 from softmap.testing.layouts import evaluate, layouts
 from softmap.testing.subject import Subject, bands, call_of
 
@@ -32,12 +36,27 @@ def gradients(subject: Subject) -> Note:
         with bands(2):
             try:
                 torch.autograd.gradcheck(run, (x, *parameters), fast_mode=True, atol=1e-6)
-            except torch.autograd.gradcheck.GradcheckError as error:  # type: ignore[attr-defined]
-                raise AssertionError(
-                    f"{impl}: the gradient is not that of the output (something is detached, or "
-                    f"its adjoint is wrong): {error}"
-                ) from None
+            except GradcheckError as error:
+                raise AssertionError(f"{impl}: {_mismatch(str(error), ['x', *names])}") from None
     return None
+
+
+def _mismatch(text: str, names: list[str]) -> str:
+    """What gradcheck found, by the name of the input."""
+    wrong = (
+        "is not that of the output (something is detached or drawn at random, or an adjoint is "
+        "wrong)"
+    )
+    number = r":\s*(?:tensor\()?([-+.\w]+)"
+    pattern = rf"respect to input (\d+),\s*numerical{number}.*?analytical{number}"
+    found = re.search(pattern, text, re.DOTALL)
+    if found is None:
+        return f"the gradient {wrong}: {one_line(text, 200)}"
+    place, numerical, analytical = found.groups()
+    return (
+        f"the gradient of {names[int(place)]} {wrong}: along one direction autograd gives "
+        f"{float(analytical):.6g}, finite differences {float(numerical):.6g}"
+    )
 
 
 def chunked_is_reference(subject: Subject) -> Note:
@@ -69,8 +88,10 @@ def _same_as_reference(subject: Subject, impl: str, band_rows: tuple[int, ...]) 
             with bands(rows, apart=rows == 3):
                 got = evaluate(subject, layer, layout)
             for name, value in want.items():
-                what = f"{impl} in bands of {rows} beside the whole map: {name} at {layout}"
-                assert_same(got[name], value, what)
+                what = f"{name} at {layout}"
+                sides = (f"{impl} in bands of {rows}", "the whole map")
+                axes = ROWS if name in ("output", "gradient of x") else ()
+                assert_same(got[name], value, what, sides=sides, axes=axes)
 
 
 def map_is_what_is_used(subject: Subject) -> Note:
@@ -84,12 +105,17 @@ def map_is_what_is_used(subject: Subject) -> Note:
         assert tuple(shown.shape) == expected, f"map is {tuple(shown.shape)}, not {expected}"
         gap = torch.arange(9)[:, None] - torch.arange(9)
         hidden = (gap < 0) | (gap >= (window or 9))
-        assert not shown[..., hidden].any(), f"map is not zero where masked (window {window})"
+        masked = shown.where(hidden, 0.0)
+        assert not masked.any(), (
+            f"the map is not zero where masked (window {window}): "
+            f"{difference(masked, torch.zeros_like(masked), ('found', 'expected'), MAP)}"
+        )
         call = call_of(layer, x, window)
         o = combine(shown, call.v, layer.heads)
         for n, edit in chain(layer.edits, "output"):
             t = call.tensors[n]
             o = edit.edit(o, None, {**t.layer, **t.query})  # type: ignore[arg-type]
         used = layer.o_proj(o.transpose(1, 2).flatten(2))
-        assert_same(used, layer(x), f"map times values against the layer (window {window})")
+        sides = ("the map times the values", "the layer's output")
+        assert_same(used, layer(x), f"the map shown (window {window})", sides=sides, axes=ROWS)
     return None

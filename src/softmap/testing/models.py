@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from softmap.nn import Decoder, accounting
-from softmap.testing.compare import assert_equal, assert_same
+from softmap.testing.compare import ROWS, assert_equal, assert_same, difference
 from softmap.testing.layers import Note
 from softmap.testing.layouts import numbered
 from softmap.testing.subject import VOCABULARY, Subject, bands, perturb, seeded
@@ -30,14 +30,23 @@ def causality(subject: Subject) -> Note:
                 changed = ids.clone()
                 changed[:, first:] = (changed[:, first:] + 1) % VOCABULARY
                 after = model(changed)
-                off = (after != before)[:, :first].any(-1).any(0)
-                assert not off.any(), (
-                    f"{impl}: row {int(off.nonzero()[0])} changed when the tokens from {first} on "
-                    "were changed; a row must not read later tokens"
-                )
+                _unchanged(after, before, first, impl)
     _with_nan(subject)
     _while_training(subject)
     return None
+
+
+def _unchanged(after: Tensor, before: Tensor, first: int, how: str) -> None:
+    """The rows before token ``first`` are bitwise those before it and later ones were changed."""
+    off = (after != before)[:, :first].any(-1).any(0)
+    if off.any():
+        row = int(off.nonzero()[0])
+        here = torch.arange(after.shape[1])[:, None] == row
+        now, then = after.where(here, 0.0), before.where(here, 0.0)
+        raise AssertionError(
+            f"{how}: row {row} changed when the tokens from {first} on were changed; a row must "
+            f"not read later tokens; {difference(now, then, ('now', 'before'), ROWS)}"
+        )
 
 
 def _with_nan(subject: Subject) -> None:
@@ -48,8 +57,8 @@ def _with_nan(subject: Subject) -> None:
             before = model(inputs_embeds=x)
             x[:, 6:] = torch.nan
             after = model(inputs_embeds=x)
-        what = f"{impl}: rows before token 6, from which on there is NaN"
-        assert_same(after[:, :6], before[:, :6], what)
+        what = f"{impl}: a row before token 6, from which on the input became NaN"
+        assert_same(after[:, :6], before[:, :6], what, sides=("now", "before"), axes=ROWS)
         assert after[:, 6:].isnan().all(), f"{impl}: a row that sees NaN does not show it"
 
 
@@ -62,11 +71,7 @@ def _while_training(subject: Subject) -> None:
     for first in (tokens // 2, tokens - 1):
         changed = ids.clone()
         changed[:, first:] = (changed[:, first:] + 1) % VOCABULARY
-        off = (model(changed) != before)[:, :first].any(-1).any(0)
-        assert not off.any(), (
-            f"training on {tokens} tokens: row {int(off.nonzero()[0])} changed when the tokens "
-            f"from {first} on were changed; a row must not read later tokens"
-        )
+        _unchanged(model(changed), before, first, f"training on {tokens} tokens")
 
 
 @torch.no_grad()
@@ -83,9 +88,18 @@ def decoding(subject: Subject) -> Note:
                     want = model(ids, mask)
                     for pieces in ([1] * 13, [5, 1, 4, 3]):
                         got = _decode(model, ids, mask, pieces)
-                        what = f"decoded in pieces {pieces} (window {window}, padding {padding})"
-                        assert_same(got[mask], want[mask], what)
+                        what = f"a row decoded {_how(pieces)}"
+                        what += f" (impl {impl}, window {window}, padding {padding})"
+                        got, want = (x.where(mask[..., None], 0.0) for x in (got, want))
+                        sides = ("with a cache", "in one pass")
+                        assert_same(got, want, what, sides=sides, axes=ROWS)
     return None
+
+
+def _how(pieces: list[int]) -> str:
+    if set(pieces) == {1}:
+        return "token by token"
+    return f"in pieces of {', '.join(map(str, pieces))} tokens"
 
 
 def _decode(model: Decoder, ids: Tensor, mask: Tensor, pieces: list[int]) -> Tensor:
@@ -120,7 +134,9 @@ def rollback(subject: Subject) -> Note:
         for cache in caches:
             cache.crop(8)
         got = model(ids[:, 8:], None, caches)
-        assert_same(got, want[:, 8:], f"rows after a crop (window {window})")
+        what = f"a row after the cache was cropped to 8 tokens (window {window})"
+        sides = ("with the cropped cache", "in one pass")
+        assert_same(got, want[:, 8:], what, sides=sides, axes=ROWS)
     return None
 
 
@@ -143,10 +159,14 @@ def batching(subject: Subject) -> Note:
             ):
                 for row, n in enumerate(LENGTHS):
                     what = f"sequence of {n} with padding {side}, {how} (window {window})"
-                    assert_same(got[row][mask[row]], alone[row], what)
+                    _as_alone(got[row][mask[row]], alone[row], what)
     whole = subject.decoder()(ids[:, :4])
-    assert_same(whole[1], subject.decoder()(ids[1:2, :4])[0], "sequence in a batch, unpadded")
+    _as_alone(whole[1], subject.decoder()(ids[1:2, :4])[0], "sequence of 4 without padding")
     return None
+
+
+def _as_alone(got: Tensor, want: Tensor, what: str) -> None:
+    assert_same(got, want, what, sides=("in a batch", "alone"), axes=("real token", "channel"))
 
 
 LENGTHS = (9, 4, 7)
@@ -176,7 +196,9 @@ def packing(subject: Subject) -> Note:
                 want = _with_gradients(model, _apart(model, ids, lengths))
                 got = _with_gradients(model, model(ids, documents=documents))
             for name, value in want.items():
-                assert_same(got[name], value, f"{impl}, documents (window {window}): {name}")
+                what = f"{name} of packed documents by {impl} (window {window})"
+                axes = ROWS if name == "output" else ()
+                assert_same(got[name], value, what, sides=("packed", "each alone"), axes=axes)
     return None
 
 
@@ -200,7 +222,7 @@ def saving(subject: Subject) -> Note:
     try:
         from softmap.hf import SoftmapConfig, SoftmapForCausalLM
     except ImportError as error:
-        return f"transformers is not installed: {error}"
+        return f"left out: {error}"
     fields = dataclasses.asdict(subject.config())
     with seeded(subject.seed):
         model = perturb(SoftmapForCausalLM(SoftmapConfig(**fields))).eval()
@@ -209,7 +231,9 @@ def saving(subject: Subject) -> Note:
         model.save_pretrained(folder)
         with seeded(subject.seed + 1):
             again = SoftmapForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
-    assert_equal(again(ids).logits, model(ids).logits, "logits after save and load")
+    axes = ("sequence", "row", "token")
+    what, sides = "logits after save and load", ("loaded", "saved")
+    assert_equal(again(ids).logits, model(ids).logits, what, sides=sides, axes=axes)
     return None
 
 

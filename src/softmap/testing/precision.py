@@ -58,12 +58,15 @@ def low_precision(subject: Subject) -> Note:
 
 
 def _judge(name: str, dtype: torch.dtype, draws: list[Errors]) -> None:
-    assert all(math.isfinite(d.ours) for d in draws), f"{name} in {dtype}: not finite"
+    assert all(math.isfinite(d.ours) for d in draws), (
+        f"{name} in {dtype}: not finite, with every fresh buffer filled with NaN first"
+    )
     ours, plain = median(d.ours for d in draws), median(d.plain for d in draws)
     times = OUTPUT if name == "output" else GRADIENT
     allowed = times * max(plain, torch.finfo(dtype).eps / 2)
     assert ours <= allowed, (
-        f"{name} in {dtype}: error {ours:.1e}, more than {times:g} x the plain map's {plain:.1e}"
+        f"{name} in {dtype}: error {ours:.1e}, more than {times:g} x the plain map's {plain:.1e} "
+        f"(root mean squares relative to float64; allowed {allowed:.1e})"
     )
 
 
@@ -94,17 +97,28 @@ def _cast(call: Call, dtype: torch.dtype) -> Call:
 
 def _run(backend: Callable[[Call], Tensor], call: Call) -> dict[str, Tensor]:
     """The output and the gradient of every tensor that enters the call."""
-    kinds, flat = call.flatten()
+    _, flat = call.flatten()
     leaves = [t.detach().clone().requires_grad_() for t in flat]
     call = call.unflatten(leaves)
     out = apply_output(backend(call), call)
     upstream = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out)
     grads = torch.autograd.grad(out, leaves, upstream.to(out.dtype), allow_unused=True)
     result = {"output": out.detach()}
-    for n, (kind, grad) in enumerate(zip(kinds, grads, strict=True)):
+    for name, grad in zip(_names(call), grads, strict=True):
         if grad is not None:
-            result[f"gradient of input {n} ({kind})"] = grad
+            result[f"gradient of {name}"] = grad
     return result
+
+
+def _names(call: Call) -> list[str]:
+    """Of the tensors of ``call.flatten()``, in its order."""
+    owned = [
+        f"{type(edit).__name__}'s {kind} tensor {name!r} (edit {n})"
+        for n, (edit, t) in enumerate(zip(call.edits, call.tensors, strict=True))
+        for kind, group in zip(t._fields, t, strict=True)
+        for name in group
+    ]
+    return ["q", "k", "v", *owned]
 
 
 def eager(call: Call) -> Tensor:

@@ -103,11 +103,24 @@ def _run(name: str, subject: Subject) -> Outcome:
     try:
         return Outcome(name, None, CHECKS[name](subject))
     except AssertionError as error:
-        return Outcome(name, _one_line(error))
+        return Outcome(name, _one_line(error) + _cause(name, subject))
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a variant that crashes, or exits, is a finding like any other
         return Outcome(name, f"{type(error).__name__}: {_one_line(error)}")
+
+
+# What a query or key tensor that reads several tokens breaks, beside the check of it.
+_OTHER_TOKENS = ("batching", "decoding", "rollback", "packing")
+
+
+def _cause(name: str, subject: Subject) -> str:
+    if name in _OTHER_TOKENS:
+        try:
+            edits.of_one_token(subject.layer(), subject.input(2, edits.TOKENS))
+        except AssertionError as error:
+            return f"; the likely cause: {one_line(str(error).partition(', but ')[0])}"
+    return ""
 
 
 def _one_line(error: BaseException) -> str:

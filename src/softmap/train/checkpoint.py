@@ -21,14 +21,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from softmap.errors import SoftmapError
 from softmap.files import fsync, sealed, share
 from softmap.train import rng
 from softmap.train.plan import Position
-from softmap.train.tensors import load_optimizer, load_weights, save_optimizer, save_weights
+from softmap.train.tensors import (
+    SafetensorError,
+    load_optimizer,
+    load_weights,
+    save_optimizer,
+    save_weights,
+)
 
 _FORMAT = "softmap checkpoint 1"
 _STATE = "state.json"

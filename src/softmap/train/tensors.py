@@ -5,12 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from softmap.extras import need
+
+__needs__ = need("a checkpoint", "safetensors")
+
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
+
+__all__ = ["SafetensorError", "load_optimizer", "load_weights", "save_optimizer", "save_weights"]
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

@@ -1,11 +1,14 @@
 """The published methods: one file, one paper. A file that is here is found; there is no registry.
 
 ``load("diff+dcmha(rank=4)")`` resolves names, strings and recipe lists; ``names()`` lists all.
+``edits("diff", heads=8, head_dim=64)`` builds those of one layer, for ``softmap.attention``.
 ``softmap.nn.own`` uses ``Loaded``, ``outside``, ``renamed`` and ``code_of`` for models that carry a
 file of the user's own.
 """
 
-from softmap.variants._load import Composition, code_of, find, load, names, outside, renamed
+from softmap.variants._edits import Edits, Shapes, edits, sized
+from softmap.variants._find import code_of, find, names
+from softmap.variants._load import Composition, load, outside, renamed
 from softmap.variants._parts import About, Builder, Parts, Place, build, variant
 from softmap.variants._trust import Loaded
 
@@ -13,15 +16,19 @@ __all__ = [
     "About",
     "Builder",
     "Composition",
+    "Edits",
     "Loaded",
     "Parts",
     "Place",
+    "Shapes",
     "build",
     "code_of",
+    "edits",
     "find",
     "load",
     "names",
     "outside",
     "renamed",
+    "sized",
     "variant",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from softmap.errors import SoftmapError, shown
+from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import check
 from softmap.maps import Edit, check_declared
 
@@ -32,12 +32,23 @@ Builder = Callable[[Place], Edit]
 
 @dataclass(frozen=True)
 class Parts:
-    """Edits by stage, each a function of its :class:`Place`, and backbone fields by name."""
+    """Edits by stage, each a function of its :class:`Place`, and backbone fields by name.
+
+    Raises ``ValueError`` for another field.
+    """
 
     scores: Sequence[Builder] = ()
     weights: Sequence[Builder] = ()
     output: Sequence[Builder] = ()
     backbone: Mapping[str, Any] = field(default_factory=dict)
+
+    def __new__(cls, *args: Any, **given: Any) -> Parts:
+        known = cls.__dataclass_fields__
+        for name in given.keys() - known.keys():
+            raise SoftmapError(
+                f"Parts has no field {name!r}{nearest(name, known)}; fields: {', '.join(known)}"
+            )
+        return super().__new__(cls)
 
 
 @dataclass(frozen=True)

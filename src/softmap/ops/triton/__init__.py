@@ -40,7 +40,7 @@ def run(call: Call) -> Tensor:
 
 def _machine(call: Call) -> str | None:
     if find_spec("triton") is None:
-        return "Triton is not installed (pip install softmap[gpu])"
+        return "Triton is not installed (pip install 'softmap[gpu]')"
     device = call.q.device.type
     if device != "cuda" and not interpreting():
         return f"Triton kernels need tensors on a GPU, found them on {device!r}"

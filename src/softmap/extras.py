@@ -1,0 +1,62 @@
+"""Which extra of ``pip install 'softmap[EXTRA]'`` brings an optional package.
+
+A room of the package that cannot do without some says so in its ``__init__``, before it imports
+them: ``__needs__ = need(__name__, "transformers")``.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from softmap.errors import SoftmapError
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "gpu": ("triton",),
+    "hf": ("transformers", "safetensors", "huggingface_hub"),
+    "lab": (
+        "tokenizers", "datasets", "pyarrow", "filelock", "tyro", "yaml", "rich", "altair",
+        "vl_convert", "psutil",
+    ),
+}  # fmt: skip
+_EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
+
+
+class MissingExtra(SoftmapError, ModuleNotFoundError):
+    """An optional package is not installed; the message names the extra that brings it."""
+
+
+def need(where: str, *packages: str, extra: str | None = None) -> tuple[str, ...]:
+    """The packages, once all of them can be imported; ``where`` is what cannot do without.
+
+    extra: the one to name, where a user of ``where`` wants more than these packages.
+
+    Raises ``MissingExtra``, an ``ImportError``, in one line with the command that installs them.
+    """
+    missing = [name for name in packages if not installed(name)]
+    if missing:
+        raise MissingExtra(_message(where, missing, extra or _EXTRA_OF[missing[0]]))
+    return packages
+
+
+def told(error: ModuleNotFoundError) -> str | None:
+    """One line for a package of an extra that was imported and is missing; None for another."""
+    if isinstance(error, MissingExtra):
+        return str(error)
+    name = (error.name or "").partition(".")[0]
+    return _message("softmap", [name], _EXTRA_OF[name]) if name in _EXTRA_OF else None
+
+
+def installed(name: str) -> bool:
+    """Whether a package can be imported; it is not."""
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # a finder that refuses; a module that is half there
+        return False
+
+
+def _message(where: str, missing: list[str], extra: str) -> str:
+    be = "is" if len(missing) == 1 else "are"
+    return (
+        f"{where} needs {', '.join(missing)}, which {be} not installed: "
+        f"pip install 'softmap[{extra}]'"
+    )
