@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from softmap.data.config import missing_extra
 from softmap.data.tokenizer import Tokenizer, byte_chars
 from softmap.errors import SoftmapError, reason
+from softmap.extras import need
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -73,10 +73,9 @@ def load_tokenizer(name: str) -> Tokenizer:
     Raises:
         SoftmapError: it cannot be found, reached or read, in one line.
     """
-    try:
-        from transformers import AutoTokenizer
-    except ImportError:
-        raise missing_extra("transformers") from None
+    need("a tokenizer", "transformers", extra="lab")
+    from transformers import AutoTokenizer
+
     try:
         return Tokenizer(AutoTokenizer.from_pretrained(name, trust_remote_code=False))
     except SoftmapError:

@@ -77,8 +77,3 @@ def parse_spec(spec: str) -> tuple[str, str]:
     hint = nearest(kind, ["bpe", "bytes", "hf"]) if kind not in {"bpe", "bytes", "hf"} else ""
     expected = "'bpe:SIZE', 'bytes' or 'hf:NAME_OR_FOLDER'"
     raise SoftmapError(f"tokenizer: expected {expected}, found {shown(spec)}{hint}")
-
-
-def missing_extra(package: str) -> SoftmapError:
-    """The error for an optional dependency that is not installed."""
-    return SoftmapError(f"{package} is not installed: pip install 'softmap[lab]'")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from softmap.data.builders import bytes_tokenizer, load_tokenizer, train_bpe
-from softmap.data.config import DataConfig, Progress, missing_extra, parse_spec
+from softmap.data.config import DataConfig, Progress, parse_spec
 from softmap.data.shards import Corpus, ShardWriter, read_corpus
 from softmap.data.sources import Source, open_source
 from softmap.data.split import (
@@ -25,6 +25,7 @@ from softmap.data.split import (
 )
 from softmap.data.tokenizer import Tokenizer
 from softmap.errors import SoftmapError, one_line
+from softmap.extras import need
 
 FORMAT = 2  # of the folder; part of the fingerprint
 MOST_NAMED = 10  # files that were skipped
@@ -82,11 +83,7 @@ def fingerprint(config: DataConfig, source: Source, given: Tokenizer | None) -> 
 
 def _given_tokenizer(kind: str, argument: str) -> Tokenizer | None:
     """The tokenizer that is known before any text is; None for one that is to be trained."""
-    try:
-        import tokenizers  # noqa: F401
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise missing_extra(str(error.name)) from None
+    need("a tokenizer", "tokenizers", "transformers", extra="lab")
     if kind == "hf":
         return load_tokenizer(argument)
     return bytes_tokenizer() if kind == "bytes" else None

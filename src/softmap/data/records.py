@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from softmap.data.config import is_unicode, missing_extra
+from softmap.data.config import is_unicode
 from softmap.errors import SoftmapError, nearest, reason
+from softmap.extras import need
 
 Document = tuple[str, str]
 """(name, text)"""
@@ -97,11 +98,10 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     Raises:
         SoftmapError: the file is damaged, or has no string column ``field``.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise missing_extra("pyarrow") from None
+    need("Parquet", "pyarrow")
+    import pyarrow
+    import pyarrow.parquet
+
     try:
         _check_head(path)
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
@@ -144,10 +144,9 @@ def read_hf(spec: str, field: str) -> Iterator[Document]:
     Raises:
         SoftmapError: in one line, whatever kept ``datasets`` from loading or reading it.
     """
-    try:
-        import datasets
-    except ImportError:
-        raise missing_extra("datasets") from None
+    need("a data set of the Hub", "datasets")
+    import datasets
+
     name, config, split = parse_hf(spec)
     try:
         rows = datasets.load_dataset(name, config, split=split, streaming=True)
