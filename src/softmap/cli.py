@@ -361,10 +361,22 @@ def _parse(argv: Sequence[str]) -> Any:
 
 
 def _complaint(box: str) -> str:
-    """The first sentences of the box in which the parser complains, as one line."""
-    lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]
-    kept = itertools.takewhile(lambda line: line and not line.startswith("Got errors"), lines)
-    return " ".join(kept)
+    """What the parser complains of, out of its box, as one line.
+
+    A box has its title in its frame, or, where the terminal takes ASCII alone, above a rule.
+    """
+    parts: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip("│ ")
+        if line.startswith(("╭", "╰")) or (text and not text.strip("─-")):
+            parts.append([])
+        elif text:
+            parts[-1].append(text)
+    said = [part for part in parts if part][0 if box.startswith("╭") else 1 :]
+    lines = itertools.takewhile(
+        lambda line: not line.startswith("Got errors"), itertools.chain(*said[:1])
+    )
+    return " ".join(lines)
 
 
 def _say(error: BaseException, argv: Sequence[str]) -> int:

@@ -55,7 +55,9 @@ def test_step_of_a_wrong_backend_has_no_speed(add_backend: AddBackend, tmp_path:
 
 def test_step_trains_what_compare_trains() -> None:
     """The recipe's own batch and precision, not a copy of them."""
-    plan = recipe.load("demo", {"model.context": "16", "training.batch_size": "3"})
+    plan = recipe.load(
+        "demo", {"model.context": "16", "training.batch_size": "3", "training.precision": "bf16"}
+    )
     found = step.Run(plan, "auto", torch.device("cpu"), lambda text: None)
     assert [m.label for m in found.models] == [e.variant for e in plan.variants]
     assert found.vocab == 1024 and found.record()["batch_tokens"] == 48
@@ -111,7 +113,7 @@ def test_an_interrupt_leaves_what_was_measured(
         (["step", "--set", "model.hiden_size=3"], "did you mean 'hidden_size'"),
         (["step", "--set", "nonsense"], "--set: expected key.path=value"),
         (["step", "--set", "data.tokenizer=hf:gpt2"], "tokenizer of known size"),
-        (["step", "--recipe", "dmo"], "no recipe 'dmo'"),
+        (["step", "--recipe", "dmo"], "no recipe or run 'dmo'"),
         (["decode", "dif"], "unknown variant 'dif'"),
         (
             ["decode", "--new", "-1"],

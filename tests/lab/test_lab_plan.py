@@ -8,11 +8,13 @@ from pathlib import Path
 
 import lab_tiny
 import pytest
+import torch
 
 from softmap.errors import SoftmapError
 from softmap.lab import plan as plans
 from softmap.lab import recipe as recipes
 from softmap.lab.peaks import tuned_for
+from softmap.lab.preflight import settled
 from softmap.lab.recipe import Entry, Recipe
 
 
@@ -101,3 +103,22 @@ def test_folder_names() -> None:
     assert plans.slug("diff+dcmha(rank=4)") == "diff-dcmha-rank-4"
     assert plans.slug("transformer++") != plans.slug("transformer")
     assert plans.slug("../..") == "variant"
+
+
+@pytest.mark.parametrize(
+    ("units", "precision"),
+    [
+        ({}, "fp32"),
+        ({"avx2": True}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"bf16": 1}, "bf16"),
+    ],
+)
+def test_the_precision_follows_the_device(
+    tiny: Recipe, monkeypatch: pytest.MonkeyPatch, units: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    training = dataclasses.replace(tiny.training, precision="auto", device="cpu")
+    recipe = dataclasses.replace(tiny, training=training)
+    assert settled(recipe).training.precision == precision
+    assert settled(tiny).training.precision == "fp32"  # as it says itself

@@ -37,7 +37,7 @@ def read(folder: Path, text: str, **overrides: str) -> recipes.Recipe:
         ("variants:\n- [{diff: {}, dape: {}}]", 2, "expected one edit, found diff, dape"),
         ("training:\n  budgets: [1, 0.5]", 2, "expected rising shares"),
         ("training:\n  warmup: 0.5", 2, "training.warmup: expected a share"),
-        ("training:\n  precision: fp8", 2, "expected one of fp32, bf16, found 'fp8'"),
+        ("training:\n  precision: fp8", 2, "expected one of auto, fp32, bf16, found 'fp8'"),
         ("training:\n  steps: 2", 2, "too few for this schedule"),
         (
             "training:\n  steps: 0",

@@ -20,7 +20,7 @@ from softmap.bench.stats import ratios, shuffled, spread
 from softmap.errors import SoftmapError, reason
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, make_plan, options
-from softmap.lab.preflight import check_memory
+from softmap.lab.preflight import check_memory, settled
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build
 from softmap.train.optim import adamw
@@ -65,6 +65,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
         """Raises ``SoftmapError`` for what ``compare`` would refuse before it trains."""
+        recipe = settled(recipe, device)
         plan = make_plan(recipe, vocabulary(recipe))
         for candidate in plan.candidates:
             check_memory(candidate, recipe, device)

@@ -28,7 +28,7 @@ from softmap.lab.names import check_path
 from softmap.lab.peaks import FILE as PEAKS
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import Plan, make_plan, slug
-from softmap.lab.preflight import preflight
+from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump, parse
 from softmap.lab.trial import Trial, run_trial
@@ -62,7 +62,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     or SIGTERM, when everything done so far is on disk and the page shows it.
     """
     display = display or Display()
-    folder = request.out / recipe.name
+    recipe, folder = settled(recipe), request.out / recipe.name
     peaks = find_peaks(recipe, folder)
     preflight(recipe, display.note, peaks)
     with display, files.lock(folder):

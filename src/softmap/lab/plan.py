@@ -104,7 +104,7 @@ def options(recipe: Recipe, peak_lr: float, seed: int, label: str) -> Options:
             weight_decay=given.weight_decay,
             betas=(given.betas[0], given.betas[1]),
             clip=given.clip,
-            precision=given.precision,
+            precision=given.precision,  # type: ignore[arg-type]  # "auto" is settled by then
             compile=given.compile,
             seed=seed,
             checkpoint_every=given.checkpoint_every,

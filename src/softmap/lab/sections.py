@@ -57,7 +57,8 @@ class Training(Checked):
     weight_decay: Annotated[float, Range(0)] = 0.1
     betas: list[Annotated[float, Range(0, below=1)]] = field(default_factory=lambda: [0.9, 0.95])
     clip: Positive | None = 1.0
-    precision: Literal["fp32", "bf16"] = "bf16"
+    #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
     log_every: Count = 10  #: steps

@@ -28,7 +28,7 @@ from softmap.lab.bench import Bench
 from softmap.lab.compare import Request, check_folder, clear
 from softmap.lab.peaks import FILE, tuned_for
 from softmap.lab.plan import Candidate, make_plan
-from softmap.lab.preflight import preflight
+from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import Trial, build, fingerprint, fit
@@ -52,7 +52,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
     """
     if isinstance(recipe.peaks, dict):
         raise SoftmapError("--tune: the recipe gives the peaks itself; take them out of it")
-    display = display or Display()
+    recipe, display = settled(recipe), display or Display()
     # Points are trained without peaks of their own: each brings the one that it tries.
     short = _shortened(dataclasses.replace(recipe, peaks=None))
     folder = request.out / recipe.name
