@@ -233,6 +233,7 @@ def _classes(kind: Kind) -> dict[str, type]:
     """By the names of the family's: ``{"LlamaModel": SoftmapLlamaModel, ...}``."""
     family = getattr(transformers, f"{kind.prefix}Config")
     config = configuration(kind, family)
+    config.__module__ = __name__
     own = getattr(transformers, f"{kind.prefix}Model")
     recorded = dict(own._can_record_outputs)
     recorded["attentions"] = [recorded["attentions"], SwappedAttention]
