@@ -19,12 +19,10 @@ WAYS: dict[str, dict[str, Any]] = {
     "samples": {"do_sample": True, "top_k": 9, "num_return_sequences": 2},
 }
 CASES = [
-    ("diff2", "Llama", None),
-    ("diff2", "Llama", [1]),
-    ("diff+dcmha", "Mistral", [0, 2]),
+    ("diff2", "Qwen3", None),
+    ("diff+dcmha", "Llama", [0, 2]),
     ("dcmha(pattern=LG,window=3)", "Mistral", [0, 1]),
     ("dape", "Qwen2", [0, 1]),
-    ("talking-heads", "Qwen3", None),
     ("diff2", "GPTNeoX", [-1]),
 ]
 Build = Callable[..., Any]

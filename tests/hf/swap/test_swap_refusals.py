@@ -198,6 +198,13 @@ def test_other_attention_afterwards(swapped: Build) -> None:
         swapped("diff2").set_attn_implementation("flex_attention")
 
 
+def test_dropout_afterwards(swapped: Build) -> None:
+    model = swapped("diff2", layers=[1])
+    model.config.attention_dropout = 0.1
+    with pytest.raises(SoftmapError, match="attention_dropout=0"):
+        model(IDS)
+
+
 def test_a_layer_alone(swapped: Build) -> None:
     with pytest.raises(SoftmapError, match="expected a call of the model"):
         swapped("diff2").model.layers[0](torch.zeros(1, 4, 32).double())

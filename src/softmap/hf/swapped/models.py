@@ -39,7 +39,7 @@ from softmap.hf.packing import documents_of
 from softmap.hf.pretrained import StrictFiles
 from softmap.hf.swapped.attention import Pass, SwappedAttention, fitted
 from softmap.hf.swapped.cache import adopted, new_cache
-from softmap.hf.swapped.config import configuration
+from softmap.hf.swapped.config import check_family, configuration
 from softmap.hf.swapped.kinds import KINDS, Kind
 from softmap.nn.cache import ONE_DOCUMENT
 from softmap.nn.positions import Positions
@@ -108,6 +108,7 @@ class SwappedBase(Swapped):
     ) -> Any:
         """As the family's own; masks, packed documents and caches are as for
         :class:`softmap.hf.SoftmapModel`, and so is what is refused."""
+        check_family(self.config)  # type: ignore[attr-defined]  # it may have been changed
         packing = taken(kwargs, PACKING)
         taken(kwargs, LOSS)  # the head has read them
         check_rest(kwargs, self.forward)
