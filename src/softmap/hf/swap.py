@@ -11,9 +11,11 @@ from transformers.utils import logging
 
 from softmap.errors import SoftmapError, shown
 from softmap.hf.swapped.attention import SwappedAttention
-from softmap.hf.swapped.config import swapped_into
+from softmap.hf.swapped.base import check_implementation
+from softmap.hf.swapped.config import SwappedConfig, swapped_into
 from softmap.hf.swapped.kinds import KINDS, Kind
-from softmap.hf.swapped.models import CLASSES, KIND_OF, become, check_implementation
+from softmap.hf.swapped.models import CONFIG_OF
+from softmap.hf.swapped.place import become
 from softmap.nn.part import attention_part, check_backend
 
 logger = logging.get_logger(__name__)
@@ -34,16 +36,15 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
 
     Raises ``ValueError``, and leaves the model as it was, where a part of it cannot be swapped.
     """
-    kind = _kind_of(model)
+    made = _configuration_of(model)
     label = attention_part(variant)
     check_backend(impl)
     base = model.base_model
     wanted = _chosen(layers, len(base.layers))
     check_implementation(model.config._attn_implementation)
     for n in wanted:
-        _check_layer(kind, base, n)
+        _check_layer(made.kind, base, n)
     entry = {"variant": label, "layers": wanted, "impl": impl}
-    made = CLASSES[kind.model_type][f"{kind.prefix}Config"]
     fresh = become(model, swapped_into(model.config, made, entry))
     logger.warning(
         f"softmap.hf.swap: {label} in {len(wanted)} of {len(base.layers)} layers; "
@@ -52,11 +53,11 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
     return model
 
 
-def _kind_of(model: Any) -> Kind:
-    """The family of a model of one of the classes that are known, and no other's."""
-    if (kind := KIND_OF.get(type(model))) is not None:
-        return kind
-    names = ", ".join(kind.prefix for kind in KINDS.values())
+def _configuration_of(model: Any) -> type[SwappedConfig]:
+    """Our class of the configuration of a model, whose class is a family's own or ours."""
+    if (found := CONFIG_OF.get(type(model))) is not None:
+        return found
+    names = ", ".join(kind.prefix for kind in KINDS)
     raise SoftmapError(
         f"swap() takes a base model, causal language model or sequence classifier of {names} "
         f"itself (not wrapped, nor a class of one's own), found {type(model).__name__}"

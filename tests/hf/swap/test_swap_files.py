@@ -68,6 +68,18 @@ def test_classifiers(family: Build, tmp_path: Path, name: str) -> None:
     assert same(loaded, swapped)
 
 
+def test_a_base_model_may_be_swapped_inside_of_its_head(family: Build, tmp_path: Path) -> None:
+    """The head is saved with the configuration that it shares."""
+    model = family()
+    swap(model.model, "diff2", [1])
+    cached = model.generate(IDS, max_new_tokens=4, do_sample=False)
+    assert torch.equal(cached, model.generate(IDS, max_new_tokens=4, use_cache=False))
+    model.save_pretrained(tmp_path)
+    assert same(AutoModelForCausalLM.from_pretrained(tmp_path), model)
+    assert same(swap(model, "dcmha", [0]), model)
+    assert type(model).__name__ == "SoftmapLlamaForCausalLM"
+
+
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3", "GPTNeoX"])
 def test_never_read_as_a_plain_model(swapped: Build, tmp_path: Path, name: str) -> None:
     """Not even for a variant that adds no weight."""

@@ -25,6 +25,8 @@ class SwappedConfig(ConfigFiles):
     """
 
     kind: Kind
+    classes: Mapping[str, Any]  # of models, by the names of the family's own
+    model_type: str
     softmap: Any
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -51,16 +51,13 @@ class Kind:
         return None
 
 
-KINDS = {
-    kind.model_type: kind
-    for kind in (
-        Kind("llama", "Llama"),
-        Kind("mistral", "Mistral"),
-        Kind("qwen2", "Qwen2"),
-        Kind("qwen3", "Qwen3"),
-        Kind("gpt_neox", "GPTNeoX", "attention", ("query_key_value", "dense")),
-    )
-}
+KINDS = (
+    Kind("llama", "Llama"),
+    Kind("mistral", "Mistral"),
+    Kind("qwen2", "Qwen2"),
+    Kind("qwen3", "Qwen3"),
+    Kind("gpt_neox", "GPTNeoX", "attention", ("query_key_value", "dense")),
+)
 
 
 def _divided(old: Any) -> Projections:

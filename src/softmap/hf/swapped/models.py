@@ -8,230 +8,34 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import transformers
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
 )
-from transformers.models.auto import modeling_auto
-from transformers.utils.output_capturing import (
-    _CAN_RECORD_REGISTRY,
-    install_output_capuring_hook,
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL,
+)
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as _CLASSIFIERS,
 )
 
-from softmap.errors import SoftmapError
-from softmap.hf.arguments import (
-    LOSS,
-    PACKING,
-    caching,
-    check_places,
-    check_rest,
-    real_tokens,
-    taken,
-)
-from softmap.hf.decay import teach_trainer
-from softmap.hf.generation import Generates
-from softmap.hf.packing import documents_of
-from softmap.hf.pretrained import StrictFiles
-from softmap.hf.swapped.attention import Pass, SwappedAttention, fitted
-from softmap.hf.swapped.cache import adopted, new_cache
-from softmap.hf.swapped.config import check_family, configuration
+from softmap.hf.swapped.attention import SwappedAttention
+from softmap.hf.swapped.base import Swapped, SwappedBase, SwappedCausal
+from softmap.hf.swapped.config import SwappedConfig, configuration
 from softmap.hf.swapped.kinds import KINDS, Kind
-from softmap.nn.cache import ONE_DOCUMENT
-from softmap.nn.positions import Positions
 
-HEADS = ("ForCausalLM", "ForSequenceClassification")
-_IMPLEMENTATIONS = ("eager", "sdpa")
-
-
-class Swapped(StrictFiles):
-    """What all these classes share: they load whole, and build what their configuration names."""
-
-    kind: Kind
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)  # type: ignore[call-arg]
-        become(self, config)
-
-    @property
-    def accepts_loss_kwargs(self) -> bool:
-        """Asked by a ``Trainer`` when it is made, which learns then what weight decay is for."""
-        teach_trainer(SwappedAttention)
-        return True
-
-    def _check_and_adjust_attn_implementation(
-        self, attn_implementation: Any, *args: Any, **kwargs: Any
-    ) -> str:
-        """Of the layers that are not swapped: others take no mask that softmap could share."""
-        check_implementation(attn_implementation)
-        return super()._check_and_adjust_attn_implementation(  # type: ignore[misc,no-any-return]
-            attn_implementation, *args, **kwargs
-        )
+_BEFORE = {
+    "Model": SwappedBase,
+    "ForCausalLM": SwappedCausal,
+    "ForSequenceClassification": Swapped,
+}
 
 
-class SwappedBase(Swapped):
-    """Goes before a family's base model: it tells the swapped layers of padding, documents and the
-    cache, and gives the others the same in their own terms."""
-
-    def swapped_layers(self) -> dict[int, SwappedAttention]:
-        """The swapped layers' attention, by number."""
-        found = {n: getattr(block, self.kind.attention) for n, block in enumerate(self.layers)}  # type: ignore[attr-defined]
-        return {n: own for n, own in found.items() if isinstance(own, SwappedAttention)}
-
-    def new_cache(self) -> Any:
-        """An empty cache for this model."""
-        return new_cache(self)
-
-    def adopted(self, given: Any) -> Any:
-        """``past_key_values`` as a cache of this model."""
-        return adopted(given, self)
-
-    def forward(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        *,
-        past_key_values: Any = None,
-        inputs_embeds: Tensor | None = None,
-        use_cache: bool | None = None,
-        cache_position: Tensor | None = None,
-        documents: Tensor | None = None,
-        output_attentions: bool | None = None,
-        output_hidden_states: Any = None,
-        return_dict: bool | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """As the family's own; masks, packed documents and caches are as for
-        :class:`softmap.hf.SoftmapModel`, and so is what is refused."""
-        check_family(self.config)  # type: ignore[attr-defined]  # it may have been changed
-        packing = taken(kwargs, PACKING)
-        taken(kwargs, LOSS)  # the head has read them
-        check_rest(kwargs, self.forward)
-        tokens = _tokens(input_ids, inputs_embeds)
-        mask, cache = real_tokens(attention_mask), self.adopted(past_key_values)
-        seen = 0 if cache is None else cache.get_seq_length()
-        check_places(cache_position, seen, tokens.shape[1])
-        documents = documents_of(position_ids, mask, seen, documents, packing, tokens)
-        if caching(self, use_cache, documents, cache) and cache is None:
-            cache = self.new_cache()
-        at = self._positions(tokens, mask, documents, cache)
-        maps = self._wants_maps(output_attentions)
-        asked = {"output_attentions": maps, "output_hidden_states": output_hidden_states}
-        asked |= {"return_dict": return_dict}
-        return super().forward(  # type: ignore[misc]
-            input_ids=input_ids,
-            attention_mask=self._mask(tokens, mask, documents),
-            position_ids=at.last(tokens.shape[1]).cols.clamp(min=0),
-            past_key_values=cache,
-            inputs_embeds=inputs_embeds,
-            use_cache=cache is not None,
-            softmap=Pass(at, cache, maps),
-            **{name: value for name, value in asked.items() if value is not None},
-        )
-
-    def _positions(
-        self, tokens: Tensor, mask: Tensor | None, documents: Tensor | None, cache: Any
-    ) -> Positions:
-        if cache is not None and documents is not None:
-            raise SoftmapError(ONE_DOCUMENT)
-        seen = None if cache is None else cache.get_seq_length()
-        total = (seen or 0) + tokens.shape[1]
-        at = Positions.of(total, mask, tokens.device, documents, seen)
-        for layer in self.swapped_layers() if cache is not None else ():
-            cache.layers[layer].own.check_mask(mask)
-            break
-        return at
-
-    def _mask(self, tokens: Tensor, mask: Tensor | None, documents: Tensor | None) -> Any:
-        """What the layers that are not swapped read."""
-        if len(self.swapped_layers()) == len(self.layers):  # type: ignore[attr-defined]
-            # One with four axes goes through as it is: none is made of (T, S), which nobody reads.
-            return torch.empty(1, 1, 1, 1, device=tokens.device)
-        if documents is None:
-            return mask
-        if mask is not None and not bool(mask.all()):
-            raise SoftmapError(
-                "packed documents with padding need every layer to be swapped: transformers' own "
-                "layers read one or the other, found both"
-            )
-        return None  # they find documents in position_ids where there is no mask
-
-    def _wants_maps(self, asked: bool | None) -> bool:
-        maps = bool(self.config.output_attentions if asked is None else asked)  # type: ignore[attr-defined]
-        own = self.config._attn_implementation == "eager"  # type: ignore[attr-defined]
-        if maps and not own and len(self.swapped_layers()) < len(self.layers):  # type: ignore[attr-defined]
-            raise SoftmapError(
-                "output_attentions needs attn_implementation='eager' for the layers that are not "
-                "swapped: call set_attn_implementation('eager'), found 'sdpa'"
-            )
-        return maps
-
-
-class SwappedCausal(Generates, Swapped):
-    """Goes before a family's causal language model."""
-
-
-def _tokens(input_ids: Any, inputs_embeds: Any) -> Tensor:
-    if (input_ids is None) == (inputs_embeds is None):
-        raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
-    tokens = input_ids if inputs_embeds is None else inputs_embeds
-    axes = 2 if inputs_embeds is None else 3
-    if not isinstance(tokens, Tensor) or tokens.ndim != axes or not tokens.shape[1]:
-        shape = tuple(tokens.shape) if isinstance(tokens, Tensor) else type(tokens).__name__
-        raise SoftmapError(f"expected at least one token of (batch, tokens), found {shape}")
-    return tokens
-
-
-def check_implementation(name: Any) -> None:
-    """Raise ``ValueError`` for an attention of transformers' that takes other masks."""
-    if name not in (None, *_IMPLEMENTATIONS):
-        raise SoftmapError(
-            f"attn_implementation of a model with swapped layers must be eager or sdpa (call "
-            f"set_attn_implementation first), found {name!r}"
-        )
-
-
-def become(model: Any, config: Any) -> dict[int, int]:
-    """Give a model, of a family's class or of ours, the layers that the configuration names.
-
-    All are made before one is put in. Returns how many weights of each are new.
-    """
-    base, classes = model.base_model, CLASSES[config.kind.model_type]
-    made = {
-        n: _made(base, config, n, entry)
-        for n, entry in config.swapped().items()
-        if not isinstance(getattr(base.layers[n], config.kind.attention), SwappedAttention)
-    }
-    for own in {id(m): m for m in (model, base)}.values():
-        own.__class__ = classes[type(own).__name__.removeprefix("Softmap")]
-        _CAN_RECORD_REGISTRY[own] = own._can_record_outputs
-    shared = {id(model.config), id(base.config)}  # another model may have them, too
-    for module in model.modules():
-        if id(getattr(module, "config", None)) in shared:
-            module.config = config
-    for n, (swapped, _) in made.items():
-        if getattr(base, "_output_capturing_hooks_installed", False):
-            install_output_capuring_hook(swapped, "attentions", 1)
-        setattr(base.layers[n], config.kind.attention, swapped)
-    return {n: fresh for n, (_, fresh) in made.items()}
-
-
-def _made(base: Any, config: Any, n: int, entry: dict[str, Any]) -> tuple[SwappedAttention, int]:
-    old = getattr(base.layers[n], config.kind.attention)
-    attention, fresh = fitted(
-        config.kind.projections(old), entry["variant"], n, len(base.layers),
-        config.kind.window(config, n), entry["impl"],
-    )  # fmt: skip
-    return SwappedAttention(attention, n).train(old.training), fresh
-
-
-def _classes(kind: Kind) -> dict[str, type]:
-    """By the names of the family's: ``{"LlamaModel": SoftmapLlamaModel, ...}``."""
+def _made(kind: Kind) -> type[SwappedConfig]:
+    """A kind's configuration class, whose ``classes`` are those of its models."""
     family = getattr(transformers, f"{kind.prefix}Config")
     config = configuration(kind, family)
     config.__module__ = __name__
@@ -240,36 +44,33 @@ def _classes(kind: Kind) -> dict[str, type]:
     recorded["attentions"] = [recorded["attentions"], SwappedAttention]
     shared = {"__module__": __name__, "config_class": config, "kind": kind}
     shared |= {"_can_record_outputs": recorded, "_supports_context_parallel": False}
-    made: dict[str, type] = {f"{kind.prefix}Config": config}
-    before = {"Model": (SwappedBase,), HEADS[0]: (SwappedCausal,), HEADS[1]: (Swapped,)}
-    for suffix, mixins in before.items():
+    made: dict[str, Any] = {}
+    for suffix, before in _BEFORE.items():
         name = f"{kind.prefix}{suffix}"
-        made[name] = type(f"Softmap{name}", (*mixins, getattr(transformers, name)), dict(shared))
-    return made
+        made[name] = type(f"Softmap{name}", (before, getattr(transformers, name)), dict(shared))
+    config.classes = made
+    return config
 
 
-CLASSES = {model_type: _classes(kind) for model_type, kind in KINDS.items()}
-# Each family's own classes, and ours.
-KIND_OF: dict[type, Kind] = {
-    each: KINDS[model_type]
-    for model_type, (_, *models) in ((t, made.values()) for t, made in CLASSES.items())
-    for made in models
+CONFIGS = [_made(kind) for kind in KINDS]
+MODELS = [model for config in CONFIGS for model in config.classes.values()]
+globals().update({made.__name__: made for made in (*CONFIGS, *MODELS)})
+# Of each family's own models, and of ours.
+CONFIG_OF = {
+    each: config
+    for config in CONFIGS
+    for made in config.classes.values()
     for each in (made, made.__bases__[-1])
 }
-globals().update({c.__name__: c for made in CLASSES.values() for c in made.values()})
 
 
 def register() -> None:
     """Tell the Auto classes, pipelines and the Trainer of all of them."""
-    autos = (AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification)
-    names: tuple[Any, ...] = (
-        modeling_auto.MODEL_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
-    )
-    for made in CLASSES.values():
-        config, *models = made.values()
-        AutoConfig.register(config.model_type, config, exist_ok=True)  # type: ignore[attr-defined]
-        for auto, known, model in zip(autos, names, models, strict=True):
-            auto.register(config, model, exist_ok=True)
-            known[config.model_type] = model.__name__
+    for config in CONFIGS:
+        base, causal, classifier = config.classes.values()
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, base, exist_ok=True)
+        AutoModelForCausalLM.register(config, causal, exist_ok=True)
+        AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
+        _CAUSAL[config.model_type] = causal.__name__
+        _CLASSIFIERS[config.model_type] = classifier.__name__
