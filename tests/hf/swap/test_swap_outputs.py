@@ -154,6 +154,7 @@ def test_packed_documents_do_not_see_each_other(swapped: Build, name: str, layer
     model = swapped("diff2", name, layers)
     places, ends = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4]]), torch.tensor([0, 4, 9])
     said = [{"position_ids": places}, {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends}]
+    said += [{"position_ids": places, "attention_mask": torch.ones(1, 9, dtype=torch.long)}]
     said += [{"seq_idx": torch.tensor([[0] * 4 + [1] * 5])}]
     alone = [logits(model, input_ids=part) for part in (IDS[:1, :4], IDS[:1, 4:])]
     for way in said:

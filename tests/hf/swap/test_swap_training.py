@@ -12,6 +12,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from softmap.errors import SoftmapError
+from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 
 IDS = torch.randint(3, 31, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
@@ -60,6 +61,9 @@ def test_trainer(swapped: Build, tmp_path: Path) -> None:
     decayed = trainer.get_decay_parameter_names(model)
     assert not [name for name in decayed if name.endswith("mix")]
     assert "model.layers.1.self_attn.attention.q_proj.weight" in decayed
+    own = SoftmapForCausalLM(SoftmapConfig(vocab_size=31, hidden_size=16, num_attention_heads=2))
+    assert "model.embed_tokens.weight" in trainer.get_decay_parameter_names(model)
+    assert "model.embed_tokens.weight" not in Trainer(own, arguments).get_decay_parameter_names(own)
     trainer.train()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint-1").eval()
     assert torch.equal(loaded(IDS).logits, model.eval()(IDS).logits)

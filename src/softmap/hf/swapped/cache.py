@@ -67,7 +67,7 @@ def adopted(given: Any, base: Any) -> DynamicCache | None:
 
 
 def _become(given: DynamicCache, fresh: DynamicCache) -> None:
-    if any(given.is_recording_past(n) for n in range(len(given.layers))):
+    if any(getattr(layer, "record_past", False) for layer in given.layers):
         fresh.activate_past_recording()
     given.layers = fresh.layers
     given.layer_class_to_replicate = None

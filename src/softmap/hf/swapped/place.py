@@ -25,7 +25,8 @@ def become(model: Any, config: Any) -> dict[int, int]:
     }
     for own in {id(m): m for m in (model, base)}.values():
         own.__class__ = config.classes[type(own).__name__.removeprefix("Softmap")]
-        _CAN_RECORD_REGISTRY[own] = own._can_record_outputs
+        # As a dict, which it was before it had setters of its own.
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(own)), own._can_record_outputs)
     _configure(model, config)
     for n, (swapped, _) in made.items():
         if getattr(base, "_output_capturing_hooks_installed", False):
