@@ -75,6 +75,20 @@ def test_a_cache_is_filled_in_parts(swapped: Build, variant: str, name: str, lay
     assert torch.equal(generated(model, PROMPT, do_sample=False, past_key_values=begun), plain)
 
 
+@pytest.mark.parametrize(("variant", "name", "layers"), CASES[:2])
+def test_a_cache_holds_padding_at_the_right(
+    swapped: Build, variant: str, name: str, layers: Any
+) -> None:
+    """The tokens that follow it are what they are without."""
+    model = swapped(variant, name, layers)
+    real = torch.tensor([[1] * 6 + [0] * 2 + [1] * 3, [1] * 11])
+    ids = PROMPT.repeat(2, 1)
+    cache = model(ids[:, :8], attention_mask=real[:, :8], use_cache=True).past_key_values
+    last = model(ids[:, 8:], attention_mask=real, past_key_values=cache).logits
+    for row, mask, found in zip(ids, real.bool(), last, strict=True):
+        assert torch.allclose(found, model(row[mask][None]).logits[0, -3:], atol=1e-5)
+
+
 @pytest.mark.parametrize(("variant", "name", "layers"), CASES)
 def test_refused_guesses_leave_no_trace(
     swapped: Build, variant: str, name: str, layers: Any
