@@ -41,7 +41,7 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
     check_backend(impl)
     base = model.base_model
     wanted = _chosen(layers, len(base.layers))
-    check_implementation(model.config._attn_implementation)
+    _check_model(model, made)
     for n in wanted:
         _check_layer(made.kind, base, n)
     entry = {"variant": label, "layers": wanted, "impl": impl}
@@ -62,6 +62,20 @@ def _configuration_of(model: Any) -> type[SwappedConfig]:
         f"swap() takes a base model, causal language model or sequence classifier of {names} "
         f"itself (not wrapped, nor a class of one's own), found {type(model).__name__}"
     )
+
+
+def _check_model(model: Any, made: type[SwappedConfig]) -> None:
+    check_implementation(model.config._attn_implementation)
+    if type(model.config) not in (made, made.__bases__[-1]):
+        raise SoftmapError(
+            f"the model's configuration must be {made.__bases__[-1].__name__} itself, "
+            f"found {type(model.config).__name__}"
+        )
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise SoftmapError(
+            f"a quantised model cannot be swapped, found {shown(model.hf_quantizer)}: expected "
+            "weights as they were trained"
+        )
 
 
 def _chosen(layers: Any, depth: int) -> list[int]:
@@ -93,6 +107,12 @@ def _check_layer(kind: Kind, base: Any, n: int) -> None:
         raise SoftmapError(
             f"layer {n}: expected {kind.prefix}Attention, found {type(old).__name__}"
         )
+    width = old.head_dim if hasattr(old, "head_dim") else old.head_size
+    if abs(old.scaling - width**-0.5) > 1e-6 * old.scaling:
+        raise SoftmapError(
+            f"layer {n}: scores must be scaled by the width of a head, {width}^-0.5, "
+            f"found {old.scaling}"
+        )
     for name in kind.linears:
         _check_linear(f"layer {n}: {name}", getattr(old, name))
     if any(hasattr(m, "_hf_hook") for m in (base, base.layers[n], *old.modules())):
@@ -103,10 +123,10 @@ def _check_layer(kind: Kind, base: Any, n: int) -> None:
 
 
 def _check_linear(name: str, linear: Any) -> None:
-    if type(linear) is not nn.Linear:
+    if type(linear) is not nn.Linear or "forward" in vars(linear):
         raise SoftmapError(
-            f"{name} must be a plain nn.Linear (neither quantised nor adapted), found "
-            f"{type(linear).__name__}"
+            f"{name} must be a plain nn.Linear (neither quantised nor adapted nor "
+            f"patched), found {type(linear).__name__}"
         )
     weight = linear.weight
     wide = weight.is_floating_point() and weight.element_size() > 1

@@ -105,6 +105,23 @@ def quantised(model: Any) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "quantised": (quantised, "layer 1: v_proj must be a plain nn.Linear .* found Linear4bit"),
+    "own configuration": (
+        lambda m: setattr(m.config, "__class__", type("Mine", (LlamaConfig,), {})),
+        "must be LlamaConfig itself, found Mine",
+    ),
+    "layers of other sizes": (
+        lambda m: setattr(m.config, "per_layer_config", {1: {"num_key_value_heads": 1}}),
+        "found per_layer_config",
+    ),
+    "quantiser": (lambda m: setattr(m, "hf_quantizer", object()), "a quantised model"),
+    "patched": (
+        lambda m: setattr(m.model.layers[0].self_attn.q_proj, "forward", lambda x: x),
+        "layer 0: q_proj must be a plain",
+    ),
+    "other scale": (
+        lambda m: setattr(m.model.layers[1].self_attn, "scaling", 1.0),
+        "layer 1: scores must be scaled .* 8\\^-0.5, found 1.0",
+    ),
     "adapted": (
         lambda m: inject_adapter_in_model(LoraConfig(target_modules=["k_proj"]), m),
         "layer 0: k_proj must be a plain",

@@ -83,6 +83,11 @@ def check_family(config: Any) -> None:
             "softmap has no dropout of attention weights: expected attention_dropout=0 in the "
             f"model's configuration, found {dropped}"
         )
+    if getattr(config, "is_heterogeneous", False):
+        raise SoftmapError(
+            "layers with configurations of their own cannot be swapped: expected none, found "
+            "per_layer_config"
+        )
     if not getattr(config, "is_causal", True):
         raise SoftmapError("softmap attention is causal: expected is_causal=True, found False")
 
