@@ -17,6 +17,8 @@ from softmap.hf.classification import SoftmapForSequenceClassification
 from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.modeling import SoftmapForCausalLM, SoftmapModel
 from softmap.hf.scalars import register as register_scalars
+from softmap.hf.swap import swap
+from softmap.hf.swapped.models import register as register_swapped
 
 AutoConfig.register("softmap", SoftmapConfig, exist_ok=True)
 AutoModel.register(SoftmapConfig, SoftmapModel, exist_ok=True)
@@ -25,6 +27,7 @@ AutoModelForSequenceClassification.register(
     SoftmapConfig, SoftmapForSequenceClassification, exist_ok=True
 )
 register_scalars()
+register_swapped()
 # By these names alone the Trainer knows whose labels label smoothing must shift, and pipelines
 # which models they can serve; registering does not add to them.
 modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["softmap"] = "SoftmapForCausalLM"
@@ -38,4 +41,5 @@ __all__ = [
     "SoftmapForCausalLM",
     "SoftmapForSequenceClassification",
     "SoftmapModel",
+    "swap",
 ]

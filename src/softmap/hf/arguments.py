@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.utils import logging
 
 from softmap.errors import SoftmapError, nearest
 from softmap.nn.positions import INTEGERS, recorded
+
+logger = logging.get_logger(__name__)
 
 # What the loss takes; the Trainer passes the first.
 LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
@@ -88,6 +91,26 @@ def check_places(places: Tensor | None, seen: int, tokens: int) -> None:
             f"cache_position must be {seen} .. {seen + tokens - 1}, the places after the cache's "
             "tokens, found others"
         )
+
+
+def caching(model: Any, asked: bool | None, documents: Tensor | None, cache: Any) -> bool:
+    """Whether a base ``model`` keeps a cache in this pass; ``asked``: what use_cache says.
+
+    Raises ``ValueError`` for a cache that gradient checkpointing would feed twice.
+    """
+    again = model.training and model.is_activation_checkpointing
+    if again and cache is not None:
+        raise SoftmapError(
+            "gradient checkpointing would feed a cache twice: expected past_key_values=None in "
+            f"training, found a cache of {cache.get_seq_length()} tokens"
+        )
+    if again and asked:
+        logger.warning_once("use_cache=True is off: gradient checkpointing has no cache")
+        return False
+    if asked is None:
+        off = model.training or documents is not None or recorded()
+        return bool(model.config.use_cache and not off)
+    return asked
 
 
 def kept(wanted: Any, states: list[Tensor]) -> tuple[Tensor | None, ...] | None:

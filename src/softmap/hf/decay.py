@@ -10,13 +10,17 @@ from torch import nn
 
 from softmap.nn import never_decayed
 
+_TAUGHT: set[type[nn.Module]] = set()
+
 
 def teach_trainer(of: type[nn.Module]) -> None:
-    """Take from ``Trainer``'s weight decay what :func:`softmap.nn.decays` exempts in ``of`` models.
+    """Take from ``Trainer``'s weight decay what :func:`softmap.nn.decays` exempts in ``of``
+    modules, and in those that it was told of before.
 
     Left alone it goes by names (``norm``, ``bias``) and would decay gains, lambdas, head mixes and
     embeddings. Its other models keep its rule. Does nothing where the Trainer was never imported.
     """
+    _TAUGHT.add(of)
     trainer = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)
     theirs = getattr(trainer, "get_decay_parameter_names", None)
     if trainer is None or theirs is None or hasattr(theirs, "softmap"):
@@ -24,7 +28,9 @@ def teach_trainer(of: type[nn.Module]) -> None:
 
     @functools.wraps(theirs)
     def get_decay_parameter_names(self: Any, model: nn.Module) -> list[str]:
-        exempt = {p for m in model.modules() if isinstance(m, of) for p in never_decayed(m)}
+        exempt = {
+            p for m in model.modules() if isinstance(m, tuple(_TAUGHT)) for p in never_decayed(m)
+        }
         free = {n for n, p in model.named_parameters(remove_duplicate=False) if p in exempt}
         return [name for name in theirs(self, model) if name not in free]
 

@@ -7,13 +7,12 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
-from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from softmap.errors import SoftmapError
 from softmap.hf.arguments import (
     LOSS,
     PACKING,
+    caching,
     check_labels,
     check_places,
     check_rest,
@@ -23,20 +22,11 @@ from softmap.hf.arguments import (
 )
 from softmap.hf.cache import SoftmapCache, adopted
 from softmap.hf.configuration import SoftmapConfig
+from softmap.hf.generation import Generates
 from softmap.hf.packing import documents_of
 from softmap.hf.pretrained import SoftmapPreTrainedModel
 from softmap.nn import Record
 from softmap.nn.decoder import Layers
-from softmap.nn.positions import recorded
-
-_NOT_GENERATED = {
-    "cache_config": "its cache grows by itself",
-    "max_cache_len": "its cache grows by itself",
-    "compile_config": "its cache grows, and a compiled step wants one of a fixed size",
-    "assistant_early_exit": "all layers run",
-}
-
-logger = logging.get_logger(__name__)
 
 
 class SoftmapModel(Layers, SoftmapPreTrainedModel):
@@ -78,12 +68,12 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         check_rest(kwargs, self.forward)
         tokens = self._given(input_ids, inputs_embeds)
         attention_mask = real_tokens(attention_mask)
-        cache = adopted(past_key_values, self)
+        cache = self.adopted(past_key_values)
         seen = cache.get_seq_length() if cache is not None else 0
         check_places(cache_position, seen, tokens.shape[1])
         documents = documents_of(position_ids, attention_mask, seen, documents, packing, tokens)
-        if self._use_cache(use_cache, documents, cache) and cache is None:
-            cache = SoftmapCache(self)
+        if caching(self, use_cache, documents, cache) and cache is None:
+            cache = self.new_cache()
         maps = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
@@ -99,25 +89,16 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
             attentions=tuple(record.maps) if record and maps else None,
         )
 
-    def _use_cache(
-        self, asked: bool | None, documents: Tensor | None, cache: SoftmapCache | None
-    ) -> bool:
-        again = self.training and self.is_activation_checkpointing
-        if again and cache is not None:
-            raise SoftmapError(
-                "gradient checkpointing would feed a cache twice: expected past_key_values=None in "
-                f"training, found a cache of {cache.get_seq_length()} tokens"
-            )
-        if again and asked:
-            logger.warning_once("use_cache=True is off: gradient checkpointing has no cache")
-            return False
-        if asked is None:
-            off = self.training or documents is not None or recorded()
-            return bool(self.config.use_cache and not off)
-        return asked
+    def new_cache(self) -> SoftmapCache:
+        """An empty cache for this model."""
+        return SoftmapCache(self)
+
+    def adopted(self, given: Any) -> SoftmapCache | None:
+        """``past_key_values`` as a cache of this model."""
+        return adopted(given, self)
 
 
-class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
+class SoftmapForCausalLM(Generates, SoftmapPreTrainedModel, GenerationMixin):  # type: ignore[misc]
     """A decoder with a language-model head."""
 
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
@@ -175,64 +156,4 @@ class SoftmapForCausalLM(SoftmapPreTrainedModel, GenerationMixin):
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
-        )
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Give ``generate`` our cache instead of a plain K, V one."""
-        kind = generation_config.cache_implementation
-        if kind not in (None, "dynamic"):
-            raise SoftmapError(f"cache_implementation must be dynamic for softmap, found {kind!r}")
-        for name, why in _NOT_GENERATED.items():
-            if getattr(generation_config, name, None) is not None:
-                raise SoftmapError(f"{name} must be None for softmap: {why}")
-        # An assistant's guesses may be the padding token; transformers makes its mask of them.
-        if not generation_config.is_assistant:
-            _check_last(model_kwargs.get("attention_mask"))
-        given = adopted(model_kwargs.get("past_key_values"), self.model)
-        if given is not None:
-            given._is_user_defined = True  # type: ignore[attr-defined]
-            model_kwargs["past_key_values"] = given
-        elif generation_config.use_cache:
-            generation_config.cache_implementation = None
-            cache = model_kwargs["past_key_values"] = SoftmapCache(self.model)
-            if generation_config.is_assistant:
-                cache.activate_past_recording()
-        return None
-
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self,
-        input_ids: Any,
-        next_sequence_length: int | None = None,
-        inputs_embeds: Tensor | None = None,  # transformers looks for the name
-        **kwargs: Any,
-    ) -> dict[str, Any]:
-        """As in transformers; a cache that leaves nothing to read is refused."""
-        if next_sequence_length is not None and next_sequence_length < 1 <= input_ids.shape[1]:
-            tokens = input_ids.shape[1]
-            raise SoftmapError(
-                "input_ids must hold the tokens of past_key_values and at least one more, found "
-                f"{tokens} beside a cache of {tokens - next_sequence_length}"
-            )
-        return super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, next_sequence_length, inputs_embeds=inputs_embeds, **kwargs
-        )
-
-    def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        """None: positions follow from the mask, and need not be checked at every token."""
-
-    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        raise SoftmapError(
-            "continuous batching needs a paged cache of keys and values, which cannot hold what "
-            "edits keep of each key: expected generate()"
-        )
-
-
-def _check_last(mask: Tensor | None) -> None:
-    """Raise ``ValueError`` where ``generate`` would go on from the row of a padding token."""
-    if mask is not None and mask.ndim == 2 and not bool((mask[:, -1:] != 0).all()):
-        raise SoftmapError(
-            "generate() goes on from the last token of every row: expected padding at the left, "
-            "found it in the last column of attention_mask"
         )

@@ -28,23 +28,8 @@ _NOT_LOADED = {
 }
 
 
-class SoftmapPreTrainedModel(ModelFiles, PreTrainedModel):
-    """Base of the model classes. Layers initialise themselves, each as its method's paper says;
-    loading is strict."""
-
-    config_class = SoftmapConfig
-    config: SoftmapConfig
-    base_model_prefix = "model"
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["Block"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
-    _supports_context_parallel = False
-    _takes_loss_arguments = True
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """What starts anew later: a head, embeddings that grow. N(0, initializer_range)."""
-        if isinstance(module, nn.Linear | nn.Embedding):
-            initialization.normal_(module.weight, std=self.config.model_config().embedding_std)
+class StrictFiles(ModelFiles):
+    """The part of a model class that loads a folder whole, or not at all."""
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -80,6 +65,25 @@ class SoftmapPreTrainedModel(ModelFiles, PreTrainedModel):
         sized = HEADS if resize else ()
         _check_keys(name, model, "mismatched", info.get("mismatched_keys"), sized)
         return (model, info) if wants_info else model
+
+
+class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
+    """Base of the model classes. Layers initialise themselves, each as its method's paper says;
+    loading is strict."""
+
+    config_class = SoftmapConfig
+    config: SoftmapConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["Block"]  # noqa: RUF012
+    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _supports_context_parallel = False
+    _takes_loss_arguments = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """What starts anew later: a head, embeddings that grow. N(0, initializer_range)."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            initialization.normal_(module.weight, std=self.config.model_config().embedding_std)
 
     @property
     def accepts_loss_kwargs(self) -> bool:
@@ -119,8 +123,9 @@ def _check_keys(
 ) -> None:
     keys = sorted(str(k) for k in found or () if not _name(k).startswith(excused or ("\0",)))
     if keys:
+        config: Any = model.config
         raise SoftmapError(
-            f"{name} does not fit a {model.config.variant} model: "
+            f"{name} does not fit a {getattr(config, 'variant', config.model_type)} model: "
             f"{len(keys)} {what} keys, the first {keys[0]}"
         )
 

@@ -9,7 +9,7 @@ model's ``from_pretrained``, which is given the switch, opens or refuses it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -53,6 +53,11 @@ class ConfigFiles:
     """The part of a configuration class that reads and writes ``config.json``."""
 
     @classmethod
+    def with_variants(cls, fields: Mapping[str, Any], new: Callable[[Any], Any]) -> dict[str, Any]:
+        """Those of a configuration's ``fields`` that name variants, each renamed by ``new``."""
+        return {"variant": new(fields["variant"])} if "variant" in fields else {}
+
+    @classmethod
     def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; ``trust_remote_code=True`` lets a variant's own file run."""
         with _reading(name, kwargs.pop("trust_remote_code", None), kwargs):
@@ -72,13 +77,17 @@ class ConfigFiles:
         trust = kwargs.pop("trust_remote_code", False)
         reading = reading or _Reading(kwargs.get("name_or_path"), bool(trust))
         _check_kernels(reading, config_dict)
-        spec = config_dict.get("variant")
-        if not isinstance(spec, Loaded) and spec is not None and own.names_code(spec):
+
+        def read(spec: Any) -> Any:
+            if isinstance(spec, Loaded) or spec is None or not own.names_code(spec):
+                return spec
             spec = reading.variant(spec)
             if not by_auto and (spec.folder, spec) not in _TRUSTED:
                 spec.check()
                 _TRUSTED.add((spec.folder, spec))
-            config_dict = {**config_dict, "variant": spec}
+            return spec
+
+        config_dict = {**config_dict, **cls.with_variants(config_dict, read)}
         made = super().from_dict(config_dict, **kwargs)  # type: ignore[misc]
         config = made[0] if isinstance(made, tuple) else made
         if not is_sealed(config):  # fields among kwargs were set without a check
@@ -90,9 +99,9 @@ class ConfigFiles:
         folder = Path(save_directory)
         (folder / sealed.CHECKSUMS).unlink(missing_ok=True)  # they were of what is replaced now
         saved = self
-        if own.names_code(self.variant):  # type: ignore[attr-defined]
+        if any(own.names_code(spec) for spec in variants(self)):
             saved = copy.deepcopy(self)
-            saved.variant = own.carry(self.variant, folder)  # type: ignore[attr-defined]
+            vars(saved).update(self.with_variants(vars(self), lambda spec: own.carry(spec, folder)))
         super(ConfigFiles, saved).save_pretrained(save_directory, *args, **kwargs)  # type: ignore[misc]
 
 
@@ -126,18 +135,30 @@ def _check_index(path: Path) -> None:
             raise SoftmapError(f"{path}: expected names of files beside it, found {name!r}")
 
 
+def variants(config: Any) -> list[Any]:
+    """The variants that a configuration names."""
+    found: list[Any] = []
+    if isinstance(config, ConfigFiles):
+        config.with_variants(vars(config), found.append)
+    return found
+
+
 def is_sealed(config: Any) -> bool:
     """Whether a configuration names code that nobody has trusted yet."""
-    variant = getattr(config, "variant", None)
-    return isinstance(variant, Loaded) and not variant.trusted
+    return any(isinstance(spec, Loaded) and not spec.trusted for spec in variants(config))
 
 
 def _opened(config: Any, reading: _Reading) -> Any:
-    variant = reading.variant(config.variant)
-    variant.check()
-    _TRUSTED.add((variant.folder, variant))
+    def trusted(spec: Any) -> Any:
+        if not own.names_code(spec):
+            return spec
+        spec = reading.variant(spec)
+        spec.check()
+        _TRUSTED.add((spec.folder, spec))
+        return spec
+
     config = copy.deepcopy(config)
-    config.variant = variant
+    vars(config).update(config.with_variants(vars(config), trusted))
     config.resolve()
     return config
 

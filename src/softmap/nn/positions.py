@@ -33,6 +33,9 @@ class Positions:
     tokens), ``"right"`` (after them, and nothing is cached: causal rows never see it) or
     ``"among"`` them. ``"among"``, a layer puts keys and queries in the ``order`` of this first, and
     its cache keeps them so. mask: (B, S) the attention mask as it was given, or None.
+
+    rotary: cos and sin (b, 1, T, width / 2) of the tokens being processed, where the model around
+    the layer has rotary positions of its own; None: they are computed here.
     """
 
     cols: Tensor
@@ -40,6 +43,7 @@ class Positions:
     starts: Tensor | None = None
     padding: str = "none"
     mask: Tensor | None = None
+    rotary: Angles | None = None
     _angles: dict[tuple[int, int, float, torch.dtype], Angles] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -107,7 +111,10 @@ class Positions:
         return Positions(cols, valid, self.starts, "left", self.mask)
 
     def angles(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
-        """:func:`angles` of the last ``tokens`` in this dtype, once for all layers."""
+        """:func:`angles` of the last ``tokens`` in this dtype, once for all layers; or ``rotary``,
+        for the width that it has."""
+        if self.rotary is not None:
+            return self.rotary
         if torch.compiler.is_compiling():  # it finds what is made twice; a length has no hash there
             return self._made(tokens, width, theta, dtype)
         key = (tokens, width, theta, dtype)

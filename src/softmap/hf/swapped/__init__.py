@@ -1,0 +1,1 @@
+"""Models of transformers' own families, some layers of which have softmap attention."""

@@ -1,0 +1,125 @@
+"""softmap attention in the place of a model's own, with its weights, positions and window."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmap.errors import SoftmapError
+from softmap.hf.swapped.kinds import Projections, linear
+from softmap.nn import Attention, Record
+from softmap.nn.positions import Positions
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What a model tells its swapped layers of one pass. wants_maps: whether they hand out their
+    edited maps."""
+
+    positions: Positions
+    cache: Any
+    wants_maps: bool
+
+
+class SwappedAttention(nn.Module):
+    """Stands where the block had its own attention. It is called as that was, by its model alone:
+    only the model knows of padding, packed documents and the cache."""
+
+    def __init__(self, attention: Attention, layer_idx: int) -> None:
+        super().__init__()
+        self.attention = attention
+        self.layer_idx = layer_idx
+        for module in self.modules():
+            module._is_hf_initialized = True  # type: ignore[assignment]  # they did it themselves
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        *args: Any,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        softmap: Pass | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """hidden_states (B, T, D) to (B, T, D), and the edited map (B, H', T, S) or None.
+
+        position_embeddings: the model's cos and sin (b, T, width) of these tokens. Raises
+        ``ValueError`` without ``softmap``, which the model passes.
+        """
+        if softmap is None or position_embeddings is None:
+            raise SoftmapError(
+                "a swapped layer is told of padding and its cache by its model: expected a call of "
+                f"the model, found one of layer {self.layer_idx} alone"
+            )
+        cos, sin = (t[:, None, :, : t.shape[-1] // 2] for t in position_embeddings)
+        positions = dataclasses.replace(softmap.positions, rotary=(cos, sin))
+        own = None if softmap.cache is None else softmap.cache.layers[self.layer_idx].own
+        record = Record(wants_maps=softmap.wants_maps)
+        out = self.attention(hidden_states, positions, own, record=record)
+        return out, record.maps[0] if record.maps else None
+
+
+def fitted(
+    old: Projections, variant: Any, layer: int, depth: int, window: int | None, impl: str
+) -> tuple[Attention, int]:
+    """Attention of the variant with the linear maps of ``old``, and how many weights are new.
+
+    Those of keys, values and the output stay as they are; so do those of queries, unless the
+    variant has more maps, or others that read a key: then each of the model's query heads gives
+    its rows to a map that reads the same key as before, the first of its maps where it has several
+    (``diff2``), and the rows of the rest are new. ``window``: the layer's own; a variant's narrower
+    one wins.
+    """
+    weight, d = old.q.weight, old.head_dim
+    heads, keys = weight.shape[0] // d, old.k.weight.shape[0] // d
+    with torch.device(weight.device):
+        made = Attention(
+            weight.shape[1], heads, variant,
+            kv_heads=keys, head_dim=d, layer=layer, depth=depth, impl=impl,
+        )  # fmt: skip
+    windows = [w for w in (made.window, window) if w is not None]
+    made.window = min(windows, default=None)
+    made.k_proj, made.v_proj, made.o_proj = old.k, old.v, old.o
+    made.q_proj = _queries(old.q, made, heads)
+    if old.q_norm is not None and old.k_norm is not None:
+        made.q_norm, made.k_norm = old.q_norm, old.k_norm  # type: ignore[assignment]
+    kept = [m for m in vars(old).values() if isinstance(m, nn.Module)]
+    for module in made.children():
+        if module not in kept:
+            module.to(weight.dtype)
+    return made, _weights(made) - sum(map(_weights, kept))
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
+    """The queries' linear map of the layer ``made`` for a model of ``heads`` query heads."""
+    maps = _maps_of_heads(made, heads)
+    if maps == list(range(made.heads.maps)):
+        return q
+    weight, bias = q.weight, q.bias
+    fresh = nn.Linear(
+        weight.shape[1], made.heads.maps * made.head_dim, bias is not None, device=weight.device
+    )
+
+    def filled(new: Tensor, old: Tensor) -> Tensor:
+        out = new.detach().to(old.dtype).unflatten(0, (-1, made.head_dim)).clone()
+        out[maps] = old.detach().unflatten(0, (-1, made.head_dim))
+        return out.flatten(0, 1)
+
+    return linear(filled(fresh.weight, weight), None if bias is None else filled(fresh.bias, bias))
+
+
+def _maps_of_heads(made: Attention, heads: int) -> list[int]:
+    """For each query head of a model the map that takes its rows; both read the same key."""
+    by_key: defaultdict[int, list[int]] = defaultdict(list)
+    for number, key in enumerate(made.heads.key_of_map):
+        by_key[key].append(number)
+    share, expansion = heads // made.heads.keys, made.heads.maps // heads
+    return [by_key[h // share][expansion * (h % share)] for h in range(heads)]

@@ -1,0 +1,129 @@
+"""The configuration of a model with swapped layers: its family's, and what is swapped."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from softmap.errors import SoftmapError, shown
+from softmap.hf.swapped.kinds import Kind
+from softmap.hf.trust import ConfigFiles, is_sealed
+from softmap.nn.part import attention_part, check_backend
+
+MARK = "softmap:"
+ENTRY = ("variant", "layers", "impl")
+
+
+class SwappedConfig(ConfigFiles):
+    """Goes before a family's own class. ``softmap`` lists what was swapped, one entry a call:
+    ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
+
+    ``config.json`` also marks the swapped ones among its ``layer_types``, which no configuration
+    of transformers' own classes accepts: a swapped model is never read as one of the plain family.
+    Raises ``ValueError`` for entries that do not fit the model.
+    """
+
+    kind: Kind
+    classes: Mapping[str, Any]  # of models, by the names of the family's own
+    model_type: str
+    softmap: Any
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.softmap = [] if self.softmap is None else self.softmap
+        super().__post_init__(**kwargs)  # type: ignore[misc]
+        _check_entries(self.softmap, self.num_hidden_layers)  # type: ignore[attr-defined]
+        if not is_sealed(self):
+            self.resolve()
+
+    def resolve(self) -> None:
+        """Check the entries, and name their variants canonically."""
+        _check_entries(self.softmap, self.num_hidden_layers)  # type: ignore[attr-defined]
+        for entry in self.softmap:
+            check_backend(entry["impl"])
+        self.softmap = [{**e, "variant": attention_part(e["variant"])} for e in self.softmap]
+        if self.softmap:
+            check_family(self)
+
+    @classmethod
+    def with_variants(cls, fields: Mapping[str, Any], new: Callable[[Any], Any]) -> dict[str, Any]:
+        entries = fields.get("softmap")
+        if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+            return {}  # refused when they are checked
+        return {"softmap": [{**e, "variant": new(e.get("variant"))} for e in entries]}
+
+    def swapped(self) -> dict[int, dict[str, Any]]:
+        """The entry of each swapped layer."""
+        return {n: entry for entry in self.softmap for n in entry["layers"]}
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = super().to_dict()  # type: ignore[misc]
+        if not self.softmap:
+            return fields
+        windows = [self.kind.window(self, n) for n in range(fields["num_hidden_layers"])]
+        types = ["full_attention" if w is None else "sliding_attention" for w in windows]
+        swapped = self.swapped()
+        marked = [f"{MARK}{t}" if n in swapped else t for n, t in enumerate(types)]
+        return {**fields, "layer_types": marked}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        fields = dict(config_dict)
+        types = fields.pop("layer_types", None)
+        if types is not None and "layer_types" in cls.__dataclass_fields__:  # type: ignore[attr-defined]
+            fields["layer_types"] = [str(t).removeprefix(MARK) for t in types]
+        return super().from_dict(fields, **kwargs)
+
+
+def check_family(config: Any) -> None:
+    """Raise ``ValueError`` for a field that asks for what softmap attention has not."""
+    dropped = getattr(config, "attention_dropout", 0.0)
+    if dropped:
+        raise SoftmapError(
+            "softmap has no dropout of attention weights: expected attention_dropout=0 in the "
+            f"model's configuration, found {dropped}"
+        )
+    if getattr(config, "is_heterogeneous", False):
+        raise SoftmapError(
+            "layers with configurations of their own cannot be swapped: expected none, found "
+            "per_layer_config"
+        )
+    if not getattr(config, "is_causal", True):
+        raise SoftmapError("softmap attention is causal: expected is_causal=True, found False")
+
+
+def _check_entries(entries: Any, depth: int) -> None:
+    if not isinstance(entries, list):
+        raise SoftmapError(f"softmap must list what was swapped, found {shown(entries)}")
+    seen: set[int] = set()
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != set(ENTRY):
+            raise SoftmapError(
+                f"an entry of softmap must have {', '.join(ENTRY)}, found {shown(entry)}"
+            )
+        layers = entry["layers"]
+        fit = isinstance(layers, list) and all(type(n) is int and 0 <= n < depth for n in layers)
+        if not fit or not layers or len(set(layers)) < len(layers) or seen & set(layers):
+            raise SoftmapError(
+                f"layers must be numbers from 0 to {depth - 1}, each at most once in softmap, "
+                f"found {shown(layers)}"
+            )
+        seen |= set(layers)
+
+
+def configuration(kind: Kind, family: type) -> Any:
+    """The configuration class of a kind, a subclass of the ``family``'s own."""
+    fields = {
+        "__module__": __name__, "__annotations__": {"softmap": Any}, "softmap": None, "kind": kind,
+        "model_type": f"softmap-{kind.model_type}",
+    }  # fmt: skip
+    return type(f"Softmap{kind.prefix}Config", (SwappedConfig, family), fields)
+
+
+def swapped_into(config: Any, made: Any, entry: dict[str, Any]) -> Any:
+    """A copy of a configuration, of the class ``made``, with one more entry."""
+    new = copy.deepcopy(config)
+    new.softmap = [*getattr(config, "softmap", []), entry]
+    new.__class__ = made
+    new.resolve()
+    return new

@@ -1,0 +1,57 @@
+"""Swapped layers are put into a model, which becomes one of softmap's classes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.utils.output_capturing import (
+    _CAN_RECORD_REGISTRY,
+    install_output_capuring_hook,
+)
+
+from softmap.hf.swapped.attention import SwappedAttention, fitted
+
+
+def become(model: Any, config: Any) -> dict[int, int]:
+    """Give a model, of a family's class or of ours, the layers that the configuration names.
+
+    All are made before one is put in. Returns how many weights of each are new.
+    """
+    base = model.base_model
+    made = {
+        n: _made(base, config, n, entry)
+        for n, entry in config.swapped().items()
+        if not isinstance(getattr(base.layers[n], config.kind.attention), SwappedAttention)
+    }
+    for own in {id(m): m for m in (model, base)}.values():
+        own.__class__ = config.classes[type(own).__name__.removeprefix("Softmap")]
+        # As a dict, which it was before it had setters of its own.
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(own)), own._can_record_outputs)
+    _configure(model, config)
+    for n, (swapped, _) in made.items():
+        if getattr(base, "_output_capturing_hooks_installed", False):
+            install_output_capuring_hook(swapped, "attentions", 1)
+        setattr(base.layers[n], config.kind.attention, swapped)
+    return {n: fresh for n, (_, fresh) in made.items()}
+
+
+def _made(base: Any, config: Any, n: int, entry: dict[str, Any]) -> tuple[SwappedAttention, int]:
+    old = getattr(base.layers[n], config.kind.attention)
+    attention, fresh = fitted(
+        config.kind.projections(old), entry["variant"], n, len(base.layers),
+        config.kind.window(config, n), entry["impl"],
+    )  # fmt: skip
+    return SwappedAttention(attention, n).train(old.training), fresh
+
+
+def _configure(model: Any, config: Any) -> None:
+    """Give all of a model a configuration. Its own is left to another model that may share it; but
+    that of a base model changes in place, for the head around it, which is not seen from here."""
+    if model is model.base_model:
+        model.config.__class__ = type(config)
+        vars(model.config).update(vars(config))
+        return
+    shared = {id(model.config), id(model.base_model.config)}
+    for module in model.modules():
+        if id(getattr(module, "config", None)) in shared:
+            module.config = config

@@ -1,0 +1,45 @@
+"""What of a variant is attention alone, so that it fits into a block that somebody else made."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from softmap.errors import SoftmapError
+from softmap.nn.backbone import Backbone
+from softmap.ops.attention import BACKENDS
+from softmap.ops.checks import check_impl
+from softmap.variants import load
+
+# The fields of a backbone that a layer of attention answers for by itself.
+_OWN = ("position", "qk_norm", "qk_norm_eps", "query_expansion", "pattern", "window")
+
+
+def attention_part(variant: Any) -> str:
+    """The canonical name of a variant that changes attention and nothing around it.
+
+    It may set how its queries and keys are placed (rotary or not at all), normed, multiplied and
+    windowed. Raises ``ValueError`` where it sets another field of :class:`softmap.nn.Backbone`:
+    projections, skips, norms and the MLP are the block's.
+    """
+    made = load(variant)
+    b, default = Backbone.of(made.parts.backbone), Backbone()
+    for field in dataclasses.fields(Backbone):
+        value = getattr(b, field.name)
+        if field.name not in _OWN and value != getattr(default, field.name):
+            raise SoftmapError(
+                f"only the attention of a variant can be put into another model: {made.label} sets "
+                f"{field.name}={value!r} of the block around it, expected none but "
+                f"{', '.join(_OWN)}"
+            )
+    if b.position not in ("rope", "none"):
+        raise SoftmapError(
+            f"only the attention of a variant can be put into another model: {made.label} adds "
+            f"{b.position} positions to the embeddings, expected position=rope or none"
+        )
+    return made.label
+
+
+def check_backend(impl: Any) -> None:
+    """Raise ``ValueError`` for what is not the name of a backend, or ``auto``."""
+    check_impl(impl, BACKENDS)
