@@ -7,8 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from softmap.errors import SoftmapError
+from softmap.hf import swap
 from softmap.lab.generate import generate, model_folder
 
 
@@ -25,6 +28,19 @@ def test_temperature_zero_is_greedy(finished: Path) -> None:
     assert folder.parts[-3] == "transformerpp"
     greedy = {generate(folder, "beta", max_new_tokens=8, temperature=0, seed=s) for s in (0, 1)}
     assert len(greedy) == 1
+
+
+def test_a_model_of_another_family_with_swapped_attention(finished: Path, tmp_path: Path) -> None:
+    own = model_folder(finished)
+    vocab = json.loads((own / "config.json").read_text())["vocab_size"]
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocab, num_attention_heads=2, **sizes))
+    swap(model, "dcmha", layers=[1]).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(own / name, tmp_path)
+    text = generate(model_folder(tmp_path), "alpha ", max_new_tokens=8, temperature=0)
+    assert text.startswith("alpha ")
 
 
 def test_an_empty_prompt_begins_a_document(finished: Path) -> None:

@@ -98,7 +98,8 @@ def caching(model: Any, asked: bool | None, documents: Tensor | None, cache: Any
 
     Raises ``ValueError`` for a cache that gradient checkpointing would feed twice.
     """
-    again = model.training and model.is_activation_checkpointing
+    modules = model.modules() if model.training else ()
+    again = any(getattr(module, "gradient_checkpointing", False) for module in modules)
     if again and cache is not None:
         raise SoftmapError(
             "gradient checkpointing would feed a cache twice: expected past_key_values=None in "

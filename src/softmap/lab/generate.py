@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from transformers import GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from softmap.data import load_tokenizer_dir
 from softmap.data.config import is_unicode
@@ -53,7 +53,7 @@ def load_model(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]
             # Says what would run, before what was altered.
             own.loaded(variant, folder, trust_remote_code).check()
         sealed.verify_folder(folder)
-        model = SoftmapForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except SoftmapError as error:
         text = str(error)
         raise error if str(folder) in text else SoftmapError(f"{folder}: {text}") from None
@@ -119,7 +119,7 @@ def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | N
 def _check_kind(folder: Path) -> dict[str, Any]:
     config = files.read_json(folder / "config.json")
     kind = config.get("model_type") if isinstance(config, dict) else None
-    if kind != SoftmapForCausalLM.config_class.model_type:
+    if str(kind).partition("-")[0] != SoftmapForCausalLM.config_class.model_type:
         raise SoftmapError(
             f"{folder / 'config.json'}: expected a softmap model, found model type {kind!r}; "
             "softmap import converts published ones"
