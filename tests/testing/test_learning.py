@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import learning
 import pytest
 
 from softmap.data.synthetic import Recall
 from softmap.variants import names
 
-SAMPLE = ["diff", "dcmha", "sas"]
 COMBINED = ["diff+dape", "dcmha(static=true)+diff2", "sas+talking-heads"]
-# A sample in every run, the others with the slow tests.
-EVERY = [
-    pytest.param(v, marks=[] if v in SAMPLE else [pytest.mark.slow]) for v in names() + COMBINED
-]
+
+
+def sampled(*quick: str) -> list[Any]:
+    """Every variant and combination; all but ``quick`` with the slow tests."""
+    return [
+        pytest.param(v, marks=[] if v in quick else [pytest.mark.slow]) for v in names() + COMBINED
+    ]
+
+
 # Neither a skip nor, at its start, any attention: it is the last to begin.
 SLOW_STARTERS = {"v-skipinit": 900}
 TASK = Recall(pairs=4, queries=4, keys=8, values=8)
 
 
-@pytest.mark.parametrize("variant", EVERY)
+@pytest.mark.parametrize("variant", sampled("diff", "dcmha", "sas"))
 def test_learns_a_text_by_heart(variant: str) -> None:
     model, batch = learning.make(variant, 128), learning.text_batch()
     learning.train(model, lambda step: batch, steps=150, lr=1e-2)
@@ -35,9 +41,7 @@ def recalled(variant: str, steps: int) -> tuple[float, float]:
     return loss.item(), accuracy
 
 
-@pytest.mark.parametrize(
-    "variant", [pytest.param(v, marks=[] if v == "dcmha" else pytest.mark.slow) for v in EVERY]
-)
+@pytest.mark.parametrize("variant", sampled("dcmha"))
 def test_recalls_what_no_token_says_by_itself(variant: str) -> None:
     """A quarter of a nat below, and at twice the accuracy of, the best that can be done without
     attention (ln 8 and 1/8). It is reached well before the pairs themselves are told apart."""
