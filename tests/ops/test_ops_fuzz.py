@@ -134,7 +134,8 @@ def _judge(args: tuple, given: dict[str, Any]) -> None:
     ok = want.isfinite() & (want.abs() < 1e4)  # where it overflows, other sums overflow elsewhere
     tolerance = 2e-2 if got.dtype == torch.float16 else 1e-4
     torch.testing.assert_close(got[ok], want[ok], atol=tolerance, rtol=tolerance)
-    if q.dtype == torch.float32 and not (want.abs() > 1e4).any():
+    overflows = any((t.abs() > 1e15).any() for t in args[:3])  # finite scores need not exist then
+    if q.dtype == torch.float32 and not overflows and not (want.abs() > 1e4).any():
         assert torch.equal(got.isnan(), want.isnan())
 
 
