@@ -122,6 +122,10 @@ def test_commas_in_brackets_do_not_split() -> None:
             ["--seeds", "0", "3"],
             "--seeds: expected one number, how many, found 2",
         ),
+        (["--seeds", "two"], "--seeds: expected whole numbers, found 'two'"),
+        (["--seed-list", "1,x"], "--seed-list: expected whole numbers, found 'x'"),
+        (["--variants", ""], "--variants: expected names, found ''"),
+        (["--name", "x", "y"], "expected no further words, found y"),
         (["--seeds", "2", "--seed-list", "3"], "--seeds and --seed-list are both given"),
         (["--steps", "6", "--steps", "7"], "--steps is given twice, expected it once"),
         (["--steps=6", "--steps=7"], "--steps is given twice, expected it once"),
@@ -154,10 +158,18 @@ def test_a_recipes_unknown_key_is_named_with_its_line(fails: Failure, workplace:
 def test_recipes_that_are_not_there(fails: Failure, workplace: Path) -> None:
     said = fails("compare", "tiny.yml")
     assert said == "no recipe or run 'tiny.yml' (softmap brings demo, evening)"
-    assert "found another folder" in fails("compare", ".")
+    assert "found a folder that is none; text is given with --data ." in fails("compare", ".")
+    assert "text is given with --data text.txt" in fails("compare", "text.txt")
+    assert "a value is given with --set a.b=3" in fails("compare", "a.b=3")
     (workplace / "runs/t1").mkdir(parents=True)
     (workplace / "runs/t1/run.json").write_text("{}")
     assert fails("compare", "t1") == "no recipe 't1'; there is a run: runs/t1"
+    for command in ("compare", "report"):
+        said = fails(command, "runs/t2")
+        assert said.endswith("(a folder with run.json), found none (did you mean 'runs/t1'?)")
+    (workplace / "runs/t1-and-t2").mkdir()
+    (workplace / "runs/t1-and-t2/report.json").write_text("{}")
+    assert "found a page of several" in fails("report", "runs/t1-and-t2")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02" * 1000, b"   \n  \n"])

@@ -55,8 +55,8 @@ def _gathered(words: list[str], kind: type, program: str) -> list[str]:
         option, equals, value = word.partition("=")
         key = option[2:].replace("-", "_")
         if key not in options:
-            known = [f"--{name.replace('_', '-')}" for name in options]
-            hint = nearest(option, known) or f" ({program} --help lists them)"
+            known = [name.replace("_", "-") for name in options]
+            hint = nearest(option[2:], known, "--") or f" ({program} --help lists them)"
             raise SoftmapError(f"{program} has no option {shown(option)}{hint}")
         several = get_origin(options[key]) is tuple
         if key in groups and not several and options[key] is not bool:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import itertools
 import os
+import re
 import shlex
 import signal
 import sys
@@ -26,7 +27,7 @@ from tyro.conf import Positional, arg, subcommand
 
 from softmap.argv import prepared
 from softmap.bench.commands import KINDS, Bench
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import check_path, split_variants
@@ -54,10 +55,10 @@ class Compare:
     variants: tuple[str, ...] = ()
     """Variants instead of the recipe's, by spaces or commas; its control stays. To a run they are
     added."""
-    seeds: tuple[int, ...] = ()
+    seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
     """How many: the seeds 0 to N-1."""
-    seed_list: tuple[int, ...] = ()
-    """These seeds."""
+    seed_list: Annotated[tuple[str, ...], arg(metavar="INT [INT ...]")] = ()
+    """These seeds, by spaces or commas."""
     data: str | None = None
     """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME[:CONFIG][:SPLIT]."""
     field: str | None = None
@@ -114,6 +115,8 @@ class Compare:
 
         where = Path(self.recipe)
         specs, out = split_variants(self.variants), self.out
+        if self.variants and not specs:
+            raise SoftmapError(f"--variants: expected names, found {shown(self.variants[0])}")
         if not recipes.is_run(where):
             recipe = recipes.load(where, self._overrides())
             if specs:
@@ -224,6 +227,8 @@ class Generate:
 
         check_path("the model's folder", self.where)
         folder = model_folder(self.where, self.variant, self.of_seed)
+        if folder != self.where:
+            print(f"model: {folder}", file=sys.stderr)
         sampling = {"temperature": self.temperature, "top_k": self.top_k, "seed": self.seed}
         sampling |= {"trust_remote_code": self.trust_remote_code}
         print(generate(folder, self.prompt, max_new_tokens=self.max_new_tokens, **sampling))  # type: ignore[arg-type]
@@ -264,8 +269,12 @@ class Report:
         folders = self.run_folders
         if not folders:
             raise SoftmapError("report: expected the folder of a run, found none")
+        from softmap.lab.recipe import is_run, no_run
+
         for folder in folders:
             check_path("the run's folder", folder)
+            if not is_run(folder):
+                raise no_run(folder)
         if len(folders) > 1:
             names = "-and-".join(folder.resolve().name for folder in folders)
             return report.build_together(folders, self.out or folders[0].parent / names)
@@ -304,20 +313,31 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def _seeds(count: Sequence[int], listed: Sequence[int]) -> list[int] | None:
+def _seeds(count: Sequence[str], listed: Sequence[str]) -> list[int] | None:
     """The seeds that ``--seeds`` counts or ``--seed-list`` lists."""
     if count and listed:
         raise SoftmapError("--seeds and --seed-list are both given, expected one of them")
-    if len(count) > 1:
-        these = " ".join(map(str, count))
+    if not count:
+        return _numbers("--seed-list", listed) or None
+    numbers = _numbers("--seeds", count)
+    if len(numbers) != 1:
         raise SoftmapError(
-            f"--seeds: expected one number, how many, found {len(count)} numbers; "
-            f"--seed-list {these} takes these seeds"
+            f"--seeds: expected one number, how many, found {len(numbers)} numbers; "
+            f"--seed-list {' '.join(map(str, numbers))} takes these seeds"
         )
-    if count and not 1 <= count[0] <= 1000:
-        alone = f"; --seed-list {count[0]} takes this seed alone" if count[0] >= 0 else ""
-        raise SoftmapError(f"--seeds: expected how many, 1 to 1000, found {count[0]}{alone}")
-    return list(range(count[0])) if count else list(listed) or None
+    if not 1 <= numbers[0] <= 1000:
+        alone = f"; --seed-list {numbers[0]} takes this seed alone" if numbers[0] >= 0 else ""
+        raise SoftmapError(f"--seeds: expected how many, 1 to 1000, found {numbers[0]}{alone}")
+    return list(range(numbers[0]))
+
+
+def _numbers(option: str, words: Sequence[str]) -> list[int]:
+    """Whole numbers, by spaces or commas."""
+    found = [part for word in words for part in word.split(",")]
+    for part in found:
+        if not re.fullmatch("[+-]?[0-9]{1,18}", part.strip()):
+            raise SoftmapError(f"{option}: expected whole numbers, found {shown(part)}")
+    return [int(part) for part in found]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -376,7 +396,9 @@ def _complaint(box: str) -> str:
     lines = itertools.takewhile(
         lambda line: not line.startswith("Got errors"), itertools.chain(*said[:1])
     )
-    return " ".join(lines)
+    said_so = " ".join(lines)
+    extra = re.fullmatch("Unrecognized options: ([^-].*)", said_so)
+    return f"expected no further words, found {extra[1]}" if extra else said_so
 
 
 def _say(error: BaseException, argv: Sequence[str]) -> int:

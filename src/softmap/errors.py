@@ -46,7 +46,11 @@ def reason(error: BaseException, limit: int = 200) -> str:
     return f"{name}: {one_line(text, limit)}" if text else name
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``.
+
+    prefix: stands before each of them, such as the dashes of an option.
+    """
     close = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, close))}?)" if close else ""
+    listed = " or ".join(repr(prefix + found) for found in close)
+    return f" (did you mean {listed}?)" if close else ""

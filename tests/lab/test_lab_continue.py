@@ -60,8 +60,10 @@ def test_from_within_and_moved(run: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_its_recipe_under_another_name(run: Path) -> None:
-    assert main(["compare", "runs/t1", "--name", "t2", "--steps", "16"]) == 0
+    flags = ["--name", "t2", "--steps", "16", "--set", "training.schedule=cosine"]
+    assert main(["compare", "runs/t1", *flags]) == 0
     assert info(Path("runs/t2"))["training"]["steps"] == 16
+    assert len(info(Path("runs/t2"))["training"]["budgets_tokens"]) == 1
     assert sorted(results(Path("runs/t2"))) == sorted(results(run))
 
 

@@ -97,6 +97,7 @@ def _settings(
         "vocab_size": corpus.tokenizer.vocab_size,
         **{f"model.{name}": value for name, value in model.items()},
         **{f"training.{n}": value for n, value in training.items() if n not in _FREE},
+        "training.budgets": recipe.training.shares,
         "evaluation.windows": windows,
         "evaluation.passage_tokens": recipe.evaluation.passage_tokens,
         "control": plan.control,

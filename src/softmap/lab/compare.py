@@ -168,7 +168,10 @@ def _check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
     """What the folder holds must come from the same settings as what would be added to it."""
     before = _before(folder)
     if before is not None:
-        _refuse(folder, before.get("settings") or {}, shared.settings)
+        old, now = before.get("data") or {}, shared.corpus.meta
+        texts = f"the text was {old.get('source')}, is {now['source']}: "
+        changed = old.get("hash") not in (None, now["hash"])
+        _refuse(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
     for trial in trials:
         trial.result()  # a damaged one is named before anything is trained
         begun = files.read_json(trial.folder / "trial.json")
@@ -181,13 +184,13 @@ def _before(folder: Path) -> dict[str, Any] | None:
     return read_run(path) if os.path.lexists(path) else None
 
 
-def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any]) -> None:
+def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any], why: str = "") -> None:
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if keys:
         changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise SoftmapError(
-            f"{folder} holds another run: {'; '.join(changes)}{more}; --fresh throws it away, "
+            f"{folder} holds another run: {why}{'; '.join(changes)}{more}; --fresh throws it away, "
             "--name NAME keeps it"
         )
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers.utils import logging
 
 from softmap.data import load_tokenizer_dir
 from softmap.data.config import is_unicode
@@ -79,6 +80,8 @@ def generate(
     """
     given = {"temperature": temperature, "top_k": top_k, "seed": seed}
     _check_sampling(prompt, max_new_tokens=max_new_tokens, **given)
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # of a context that rotary positions may pass
     model, tokenizer = load_model(folder, trust_remote_code)
     ids = tokenizer.encode(prompt) or [tokenizer.eod]
     sampling: dict[str, Any] = {"do_sample": temperature > 0}

@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypedDict
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check
 from softmap.lab import files
-from softmap.lab.recipe import Recipe
+from softmap.lab.recipe import Recipe, shipped
 
 FILE = "peaks.json"  #: of a run's folder
 
@@ -58,10 +58,11 @@ def find_peaks(recipe: Recipe, folder: Path | None = None) -> Peaks:
         if not other:
             peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
             return Peaks(peaks, "tuned", path, tuple(unused))
-        unused.append(
-            f"not used: the peak learning rates in {path} were tuned for another setting "
-            f"({other}); --tune finds those of this one"
-        )
+        if not path.is_relative_to(shipped()):  # the demo's own say nothing about another text
+            unused.append(
+                f"not used: the peak learning rates in {path} were tuned for another setting "
+                f"({other}); --tune finds those of this one"
+            )
     return Peaks(unused=tuple(unused))
 
 
@@ -69,8 +70,8 @@ def tuned_for(recipe: Recipe) -> dict[str, Any]:
     """What a best peak depends on most: model, text, batch, steps. As a file of peaks keeps it."""
     data = dataclasses.asdict(recipe.data)
     return {
-        "model": dataclasses.asdict(recipe.model),
         "data": data | {"data": os.path.normpath(data["data"])},
+        "model": dataclasses.asdict(recipe.model),
         "batch_size": recipe.training.batch_size,
         "steps": recipe.training.steps,
     }
@@ -98,7 +99,7 @@ def _read(path: Path) -> Any:
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
     """What differs between two settings, the first three of it."""
     old, new = _flat(before), _flat(now)
-    keys = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     listed = [f"{key} {shown(old.get(key))}, here {shown(new.get(key))}" for key in keys[:3]]
     return "; ".join(listed) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")
 

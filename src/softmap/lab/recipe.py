@@ -28,6 +28,7 @@ from softmap.report.load import read_run
 from softmap.variants import outside, renamed
 
 MOST_SEEDS = 1000
+SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass
@@ -133,18 +134,41 @@ def find(path: Path | str) -> Path:
     """The file of a recipe: a path, or the name of one that comes with softmap."""
     path = Path(path)
     if path.is_dir():
+        raise no_run(path)
+    if path.is_file() and path.suffix not in SUFFIXES:
         raise SoftmapError(
-            f"{path}: expected a recipe file or a run's folder (run.json), found another folder"
+            f"{path}: expected a recipe ({' or '.join(SUFFIXES)}) or a run's folder, found another "
+            f"file; text is given with --data {path}"
         )
     if path.exists():
         return path
-    shipped = {f.name.removesuffix(".yaml"): f for f in _shipped().iterdir() if f.suffix == ".yaml"}
-    if str(path) in shipped:
-        return shipped[str(path)]
+    if "=" in path.name:
+        raise SoftmapError(f"no recipe or run {str(path)!r}; a value is given with --set {path}")
+    known = {f.name.removesuffix(".yaml"): f for f in shipped().iterdir() if f.suffix == ".yaml"}
+    if str(path) in known:
+        return known[str(path)]
     if is_run(run := Path("runs") / path):
         raise SoftmapError(f"no recipe {str(path)!r}; there is a run: {run}")
-    hint = nearest(path.stem, shipped) or f" (softmap brings {', '.join(sorted(shipped))})"
+    if path.name != str(path) and not path.suffix:
+        raise no_run(path)
+    hint = nearest(path.stem, known) or f" (softmap brings {', '.join(sorted(known))})"
     raise SoftmapError(f"no recipe or run {str(path)!r}{hint}")
+
+
+def no_run(folder: Path) -> SoftmapError:
+    """The error for a folder that is no run, with the nearest beside it that is one."""
+    if (folder / "report.json").exists():
+        return SoftmapError(
+            f"{folder}: expected a run, found a page of several; give the runs themselves"
+        )
+    try:
+        beside = [str(path.parent) for path in folder.parent.glob("*/run.json")]
+    except OSError:
+        beside = []
+    what = "a folder that is none" if folder.is_dir() else "none"
+    text = f"; text is given with --data {folder}" if folder.is_dir() else ""
+    hint = nearest(str(folder), beside) or text
+    return SoftmapError(f"{folder}: expected a run (a folder with run.json), found {what}{hint}")
 
 
 def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Recipe:
@@ -164,5 +188,6 @@ def dump(recipe: Recipe) -> str:
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
-def _shipped() -> Path:
+def shipped() -> Path:
+    """The folder of the recipes that come with softmap."""
     return Path(str(resources.files("softmap") / "recipes"))

@@ -66,9 +66,7 @@ class Training(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.budgets is None:
-            self.budgets = [1.0] if self.schedule == "cosine" else [0.25, 0.5, 1.0]
-        shares = self.budgets
+        shares = self.shares
         if not shares or shares[-1] != 1 or shares != sorted(set(shares)):
             raise SoftmapError(
                 f"budgets: expected rising shares of the steps that end in 1, "
@@ -91,7 +89,14 @@ class Training(Checked):
 
     def budget_steps(self, steps: int | None = None) -> list[int]:
         """The steps at which a budget ends, in a run of ``steps``."""
-        return [round(share * (steps or self.steps)) for share in self.budgets or []]
+        return [round(share * (steps or self.steps)) for share in self.shares]
+
+    @property
+    def shares(self) -> list[float]:
+        """``budgets``, or what the schedule takes by default."""
+        if self.budgets is not None:
+            return self.budgets
+        return [1.0] if self.schedule == "cosine" else [0.25, 0.5, 1.0]
 
     def _check_schedule(self) -> None:
         """Refuse a schedule that does not fit, with the number of steps that would do, if any."""
