@@ -109,7 +109,8 @@ def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
     if not len(spare):
         raise SoftmapError(
             f"tuning needs held-out windows beside the {len(final)} that the comparison takes, "
-            f"found {len(every)} in all: lower evaluation.windows or raise data.heldout"
+            f"found {len(every)} in all: --set evaluation.windows={max(1, len(every) * 3 // 4)} "
+            "leaves a quarter of them, a larger data.heldout gives more"
         )
     chosen = np.linspace(0, len(spare) - 1, min(wanted, len(spare))).round().astype(int)
     return every[spare[chosen]]
