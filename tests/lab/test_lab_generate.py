@@ -116,3 +116,13 @@ def test_an_index_of_weights_names_files_beside_it(finished: Path, tmp_path: Pat
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(SoftmapError, match="expected names of files beside it, found"):
         generate(copy, "beta")
+
+
+@pytest.mark.parametrize("index", [[], {"weight_map": ["a"]}, {"weight_map": {"a": 3}}, "x", None])
+def test_an_index_of_weights_that_is_none(finished: Path, tmp_path: Path, index: object) -> None:
+    shutil.copytree(model_folder(finished), copy := tmp_path / "copy")
+    (copy / "checksums.json").unlink()
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(SoftmapError, match=r"index\.json: expected"):
+        generate(copy, "beta")

@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 from softmap.files import sealed
 from softmap.nn import own
 from softmap.nn.own import Loaded
@@ -129,8 +129,10 @@ class ModelFiles:
 
 def _check_index(path: Path) -> None:
     """Raises ``SoftmapError`` for an index of weights that names files outside of its folder."""
-    names = sealed.read_json(path).get("weight_map", {}).values() if path.exists() else ()
-    for name in names:
+    weights = sealed.read_object(path).get("weight_map", {}) if path.exists() else {}
+    if not isinstance(weights, dict):
+        raise SoftmapError(f"{path}: expected files by weight, found {shown(weights)}")
+    for name in weights.values():
         if not isinstance(name, str) or Path(name).name != name:
             raise SoftmapError(f"{path}: expected names of files beside it, found {name!r}")
 
