@@ -25,7 +25,9 @@ SMOKE = ROOT / "tests" / "torch_alone.py"
 
 
 def python(*argv: str, at: str = sys.executable) -> subprocess.CompletedProcess[str]:
-    own = {"PYTHONPATH": str(ROOT / "src")} if at == sys.executable else {}
+    # pip would take an .egg-info beside the sources for the installed package.
+    pip = argv[:2] == ("-m", "pip")
+    own = {"PYTHONPATH": str(ROOT / "src")} if at == sys.executable and not pip else {}
     env = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"} | own
     return subprocess.run([at, *argv], env=env, capture_output=True, text=True, check=False)
 

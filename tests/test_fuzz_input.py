@@ -95,4 +95,5 @@ def test_specs(spec: Any) -> None:
 def test_names_of_runs_and_seeds(name: str, seeds: list[int]) -> None:
     only_promised(check_name, "name", name)
     only_promised(check_path, "out", Path(name))
-    only_promised(_seeds, seeds)
+    only_promised(_seeds, [str(seed) for seed in seeds], [])
+    only_promised(_seeds, [], [str(seed) for seed in seeds])
