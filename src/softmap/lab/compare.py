@@ -129,8 +129,9 @@ class _Page:
 
 
 def _final_loss(result: dict[str, Any]) -> float:
-    loss: float = result["budgets"][-1]["loss"]
-    return loss
+    """Of the last budget; NaN for a training that diverged."""
+    budgets = result["budgets"]
+    return float(budgets[-1]["loss"]) if budgets else math.nan
 
 
 def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
