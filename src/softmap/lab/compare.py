@@ -89,7 +89,7 @@ def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display)
             skipped = result is not None
             if result is None:
                 display.start(label, trial.seed)
-                result = run_trial(trial, shared, functools.partial(display.step, label))
+                result = run_trial(trial, shared, functools.partial(display.step, label, trial.seed))
                 page.changed()
             # Also those that a kill left after the result.
             shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)

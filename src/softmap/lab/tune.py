@@ -191,7 +191,7 @@ class _Search:
     def _train(self, trial: Trial, name: str) -> float | None:
         recipe = self.shared.recipe
         model = build(trial.candidate, trial.seed, self.shared.device)
-        on_step = functools.partial(self.display.step, name)
+        on_step = functools.partial(self.display.step, name, trial.seed)
         try:
             fit(
                 model, trial.candidate, recipe, self.shared.corpus.train, trial.seed, trial.folder,
