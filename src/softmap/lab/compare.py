@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from softmap import report
 from softmap.errors import SoftmapError
+from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files, measure
+from softmap.lab import bench, files, measure, workers
 from softmap.lab.bench import Bench
 from softmap.lab.entry import Entry
 from softmap.lab.explain import chosen
@@ -28,9 +29,11 @@ from softmap.lab.names import check_path
 from softmap.lab.peaks import FILE as PEAKS
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import Plan, make_plan, slug
-from softmap.lab.preflight import preflight, settled
+from softmap.lab.preflight import least_memory, preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump, parse
+from softmap.lab.schedule import Task, results
+from softmap.lab.sections import Count
 from softmap.lab.trial import Trial, run_trial
 from softmap.report.load import read_run
 from softmap.variants import renamed
@@ -44,15 +47,18 @@ class Request:
     """How a comparison is run, beside what its recipe says.
 
     out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
-    an earlier run of the same name left.
+    an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
+    trains them one after another in this process; None takes as many as there are cores, or GPUs.
     """
 
     out: Path = Path("runs")
     command: str = "softmap compare"
     fresh: bool = False
+    jobs: int | None = 1
 
     def __post_init__(self) -> None:
         check_path("out", self.out)
+        check("jobs", self.jobs, Count | None)
 
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
@@ -77,29 +83,53 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         _check_same(folder, trials, shared)
         _announce(plan, shared, peaks, display)
         _keep(peaks, folder)
+        request = with_jobs(request, plan, shared)
         files.write_json(folder / "run.json", _run_facts(folder, plan, shared, peaks, request))
-        return _run_all(folder, trials, shared, display)
+        page = _Page(folder, display)
+        _run_all(_waiting(trials, display), shared, page, request)
+        return page.path
 
 
-def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display) -> Path:
-    page = _Page(folder, display)
+def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
+    """The request with its number of jobs, by default as many as suit this machine."""
+    if request.jobs is not None:
+        return request
+    needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)
+    return dataclasses.replace(request, jobs=workers.default_jobs(shared.device, needed))
+
+
+def _waiting(trials: list[Trial], display: Display) -> list[Trial]:
+    """Those that have no result yet; the others are finished."""
+    found = [(trial, trial.result()) for trial in trials]
+    for trial, result in found:
+        if result is not None:
+            _finish(trial, result, display, skipped=True)
+    return [trial for trial, result in found if result is None]
+
+
+def _finish(
+    trial: Trial, result: dict[str, Any], display: Display, *, skipped: bool = False
+) -> None:
+    # Also those that a kill left after the result.
+    shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+    label, loss = trial.candidate.label, _final_loss(result)
+    display.finish(label, trial.seed, loss, skipped=skipped)
+
+
+def _run_all(trials: list[Trial], shared: Bench, page: _Page, request: Request) -> None:
+    """Train the trials; the page is kept up to date."""
+    tasks = {Task(t.candidate.label, t.seed, t.folder, partial(run_trial, t)): t for t in trials}
+    trained = results(tasks, shared, page.display, request.jobs or 1, request.out)
     try:
-        for trial in trials:
-            label, result = trial.candidate.label, trial.result()
-            skipped = result is not None
-            if result is None:
-                display.start(label, trial.seed)
-                result = run_trial(trial, shared, functools.partial(display.step, label, trial.seed))
+        with contextlib.closing(trained):
+            for task, result in trained:
+                _finish(tasks[task], result, page.display)
                 page.changed()
-            # Also those that a kill left after the result.
-            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
-            display.finish(label, trial.seed, _final_loss(result), skipped=skipped)
     except (KeyboardInterrupt, SoftmapError):
         with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
             page.refresh()
         raise
     page.refresh()
-    return page.path
 
 
 class _Page:
@@ -230,7 +260,7 @@ def _run_facts(
     return {
         "name": shared.recipe.name,
         "created": before.get("created", measure.now()),
-        **shared.facts(plan),
+        **shared.facts(plan, request.jobs or 1),
         "command": request.command,
         "variants": labels + stay,
         "seeds": seeds,

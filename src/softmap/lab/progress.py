@@ -115,8 +115,8 @@ class Display:
 
 
 class Lines(Display):
-    """Plain lines: at the start and end of each trial, and every ``interval`` seconds between, whichever of
-    those that run at once has its turn."""
+    """Plain lines: at the start and end of each trial, and every ``interval`` seconds between, of
+    one after the other of those that run at once."""
 
     def __init__(self, stream: TextIO | None = None, interval: float | None = 10.0) -> None:
         super().__init__()
