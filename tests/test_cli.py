@@ -38,6 +38,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SOFTMAP_TRACEBACK", raising=False)
     monkeypatch.setenv("CI", "1")
+    # Workers take seconds to start, and know nothing of what a test has replaced.
+    monkeypatch.setattr("softmap.lab.workers.default_jobs", lambda *_: 1)
     words = random.Random(0).choices(["alpha", "beta", "def", "x", "\n"], k=3000)
     (tmp_path / "text.txt").write_text(" ".join(words))
     (tmp_path / "tiny.yaml").write_text(TINY)
