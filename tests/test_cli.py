@@ -40,6 +40,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CI", "1")
     # Workers take seconds to start, and know nothing of what a test has replaced.
     monkeypatch.setattr("softmap.lab.workers.default_jobs", lambda *_: 1)
+    monkeypatch.setattr("softmap.lab.compare.measure_speed", lambda *_: None)
     words = random.Random(0).choices(["alpha", "beta", "def", "x", "\n"], k=3000)
     (tmp_path / "text.txt").write_text(" ".join(words))
     (tmp_path / "tiny.yaml").write_text(TINY)

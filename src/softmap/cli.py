@@ -93,7 +93,7 @@ class Compare:
         from softmap.lab.compare import Request
         from softmap.lab.serve import Server
 
-        request = Request(out, "softmap " + shlex.join(argv), self.fresh, self.jobs)
+        request = Request(out, "softmap " + shlex.join(argv), self.fresh, self.jobs, speed=True)
         if not self.serve:
             print(self._compare(recipe, request))
             return

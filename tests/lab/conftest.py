@@ -22,6 +22,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def one_job(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers take seconds to start, and know nothing of what a test has replaced."""
     monkeypatch.setattr("softmap.lab.workers.default_jobs", lambda *_: 1)
+    monkeypatch.setattr("softmap.lab.compare.measure_speed", lambda *_: None)
 
 
 @pytest.fixture

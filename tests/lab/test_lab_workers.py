@@ -21,7 +21,6 @@ import torch
 
 from softmap.errors import SoftmapError
 from softmap.lab import compare as compares
-from softmap.lab import recipe as recipes
 from softmap.lab.compare import Request, compare
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
@@ -116,10 +115,10 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     }
     display, ended = Notes(), {}
     display.plan(list(deaths), 1, 1, 1)
-    with pytest.raises(SoftmapError, match=r"always seed 0 \(SIGKILL\): the process died 3 times"):
-        with Workers(2) as executor:
-            for done, found in completed(executor, work, display):
-                ended[done.label] = found["deaths"]
+    said = r"always seed 0 \(SIGKILL\): the process died 3 times"
+    with Workers(2) as executor, pytest.raises(SoftmapError, match=said):
+        for done, found in completed(executor, work, display):
+            ended[done.label] = found["deaths"]
     assert ended == {"never": 0, "twice": 2, "stopped": 1}
     assert len(list((tmp_path / "always").iterdir())) == 3
     assert sum(text.startswith("twice seed 0: its process died") for text in display.said) == 2
@@ -130,9 +129,9 @@ def test_a_process_is_used_again_and_says_what_went_wrong(tmp_path: Path) -> Non
     with Workers(1) as executor:
         first, *_, last = [executor.submit(lab_work.counts, tmp_path) for _ in range(3)]
         assert first.result() == last.result() and first.result()["threads"] == 1
-        with pytest.raises(SoftmapError, match="^1 and 3 are odd$"):
+        with pytest.raises(SoftmapError, match=r"^1 and 3 are odd$"):
             executor.submit(lab_work.fails, "ours").result()
-        with pytest.raises(SoftmapError, match="^/nowhere/at/all: No such file"):
+        with pytest.raises(SoftmapError, match=r"^/nowhere/at/all: No such file"):
             executor.submit(lab_work.fails, "system").result()
         with pytest.raises(RuntimeError, match="nobody expects it"):
             executor.submit(lab_work.fails, "other").result()
@@ -155,7 +154,8 @@ def test_points_in_workers_are_the_points_of_one_process(tiny: Recipe, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)]
+    ("number", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)],
 )
 def test_a_signal_to_the_terminal_or_the_parent_leaves_nobody(
     tmp_path: Path, number: int, status: int

@@ -15,7 +15,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from softmap import report
 from softmap.errors import SoftmapError
@@ -34,11 +34,13 @@ from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump, parse
 from softmap.lab.schedule import Task, results
 from softmap.lab.sections import Count
+from softmap.lab.speed import FILE as SPEED
+from softmap.lab.speed import measure_speed
 from softmap.lab.trial import Trial, run_trial
 from softmap.report.load import read_run
 from softmap.variants import renamed
 
-TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
+TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
 OURS = (*TRIALS, "tuning", PEAKS)
 
 
@@ -49,12 +51,14 @@ class Request:
     out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
     an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
     trains them one after another in this process; None takes as many as there are cores, or GPUs.
+    speed: measure speed and memory apart from training, when all is trained.
     """
 
     out: Path = Path("runs")
     command: str = "softmap compare"
     fresh: bool = False
     jobs: int | None = 1
+    speed: bool = False
 
     def __post_init__(self) -> None:
         check_path("out", self.out)
@@ -86,7 +90,10 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         request = with_jobs(request, plan, shared)
         files.write_json(folder / "run.json", _run_facts(folder, plan, shared, peaks, request))
         page = _Page(folder, display)
-        _run_all(_waiting(trials, display), shared, page, request)
+        with page:
+            _run_all(_waiting(trials, display), shared, page, request)
+            if request.speed:
+                measure_speed(folder, plan, shared, request.jobs or 1, display)
         return page.path
 
 
@@ -120,24 +127,31 @@ def _run_all(trials: list[Trial], shared: Bench, page: _Page, request: Request) 
     """Train the trials; the page is kept up to date."""
     tasks = {Task(t.candidate.label, t.seed, t.folder, partial(run_trial, t)): t for t in trials}
     trained = results(tasks, shared, page.display, request.jobs or 1, request.out)
-    try:
-        with contextlib.closing(trained):
-            for task, result in trained:
-                _finish(tasks[task], result, page.display)
-                page.changed()
-    except (KeyboardInterrupt, SoftmapError):
-        with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
-            page.refresh()
-        raise
-    page.refresh()
+    with contextlib.closing(trained):
+        for task, result in trained:
+            _finish(tasks[task], result, page.display)
+            page.changed()
 
 
 class _Page:
-    """The run's page, kept up to date without spending a tenth of the time on it."""
+    """The run's page, kept up to date without spending a tenth of the time on it.
+
+    It is built when the ``with`` block ends, also by a stop or an error.
+    """
 
     def __init__(self, folder: Path, display: Display) -> None:
         self.folder, self.path, self.display = folder, folder / "report.html", display
         self._stale, self._built, self._seconds = True, -math.inf, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        if error is None:
+            self.refresh()
+        elif isinstance(error, KeyboardInterrupt | SoftmapError):
+            with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
+                self.refresh()
 
     def changed(self) -> None:
         """A trial has finished: build the page, if it is not too soon for that."""

@@ -229,6 +229,9 @@ def _die_with(parent: int) -> None:
     """End this process when its parent does, in whatever way: two must not write one folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was too late
+            os._exit(1)
+        return
 
     def watch() -> None:
         while os.getppid() == parent:
