@@ -86,7 +86,7 @@ class Run:
             self._say(f"round {n + 1} of {rounds}")
             for model in shuffled(self.models, n):
                 if not model.reason:
-                    model.seconds.append(timed(model.step, steps, self.device))
+                    model.seconds.append(self._timed(model, steps))
 
     def _prepare(self, model: Model) -> None:
         mine = model.candidate
@@ -105,6 +105,9 @@ class Run:
             return
         model.step = training_step(net, mine, self.recipe)
         timed(model.step, WARM_UP, self.device)
+
+    def _timed(self, model: Model, steps: int) -> float:
+        return timed(model.step, steps, self.device)
 
     def record(self) -> dict[str, Any]:
         """Sizes, and a row for every model."""
