@@ -38,6 +38,9 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SOFTMAP_TRACEBACK", raising=False)
     monkeypatch.setenv("CI", "1")
+    # Workers take seconds to start, and know nothing of what a test has replaced.
+    monkeypatch.setattr("softmap.lab.workers.default_jobs", lambda *_: 1)
+    monkeypatch.setattr("softmap.lab.compare.measure_speed", lambda *_: None)
     words = random.Random(0).choices(["alpha", "beta", "def", "x", "\n"], k=3000)
     (tmp_path / "text.txt").write_text(" ".join(words))
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -268,7 +271,7 @@ def test_help_shows_examples_and_does_not_wait_for_torch() -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + 120  # its workers import what it has imported
     while not path.exists():
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.05)

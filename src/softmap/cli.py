@@ -79,6 +79,9 @@ class Compare:
     """Throw away the trials that an earlier run of this name left; with --tune, its peaks too."""
     tune: bool = False
     """First find each variant's peak learning rate, on the recipe's grid: runs/NAME/peaks.json."""
+    jobs: Size | None = None
+    """How many trials are trained at once, each in a process of one thread; by default as many as
+    there are cores, or GPUs. 1 trains them one after another, with all threads."""
     serve: bool = False
     """Serve the page on this machine, during the run and after it."""
     port: Port = 8000
@@ -91,7 +94,7 @@ class Compare:
         from softmap.lab.compare import Request
         from softmap.lab.serve import Server
 
-        request = Request(out, "softmap " + shlex.join(argv), self.fresh)
+        request = Request(out, "softmap " + shlex.join(argv), self.fresh, self.jobs, speed=True)
         if not self.serve:
             print(self._compare(recipe, request))
             return

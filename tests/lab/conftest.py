@@ -18,6 +18,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return compare(recipe, Request(folder / "runs", "softmap compare tiny.yaml")).parent
 
 
+@pytest.fixture(autouse=True)
+def one_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers take seconds to start, and know nothing of what a test has replaced."""
+    monkeypatch.setattr("softmap.lab.workers.default_jobs", lambda *_: 1)
+    monkeypatch.setattr("softmap.lab.compare.measure_speed", lambda *_: None)
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> recipes.Recipe:
     return recipes.load(lab_tiny.write_recipe(tmp_path))

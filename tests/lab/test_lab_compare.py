@@ -36,8 +36,8 @@ class StopAt(Display):
         super().__init__()
         self.at, self.number = (label, step), number
 
-    def step(self, label: str, metrics: dict) -> None:
-        super().step(label, metrics)
+    def step(self, label: str, seed: int, metrics: dict) -> None:
+        super().step(label, seed, metrics)
         if (label, metrics["step"]) == self.at:
             os.kill(os.getpid(), self.number)
 

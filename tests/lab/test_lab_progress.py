@@ -29,7 +29,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def step(display: Display, number: int, speed: float = 100.0) -> None:
-    display.step("diff", {"step": number, "loss": 2.5, "tokens_per_second": speed})
+    display.step("diff", 0, {"step": number, "loss": 2.5, "tokens_per_second": speed})
 
 
 def begun(display: Display) -> Display:
@@ -45,10 +45,29 @@ def test_time_left_is_that_of_all_trials_at_the_speed_so_far(clock: Clock) -> No
     clock.now = 5.0
     step(display, 20)  # 10 steps in 5 s, 20 + 3 * 40 still to go
     assert display.left == pytest.approx(140 * 0.5)
-    assert display.row_left(display.rows["diff"]) == 20 * 50 / 100
+    assert display.trial_left(display.rows["diff"].running[0]) == 20 * 50 / 100
     display.finish("diff", 0, 2.0)
     display.finish("transformer++", 0, 2.0, skipped=True)
     assert display.left == pytest.approx(80 * 0.5)
+
+
+def test_trials_at_once_share_a_row_and_the_time_left(clock: Clock) -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=False)
+    display = LiveTable(console)
+    begun(display).start("diff", 1)
+    for clock.now, steps in ((1.0, 10), (11.0, 20)):
+        for seed in (0, 1):
+            display.step("diff", seed, {"step": steps + seed, "loss": 2.5, "tokens_per_second": 50})
+    # 20 of 160 steps in twice 10 s, beside those of warm-up; two at a time.
+    assert display.left == pytest.approx((160 - 20 - 21) * 1.0 / 2)
+    console.print(display.render())
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    (row,) = (line.split() for line in text.splitlines() if line.startswith("diff"))
+    assert row[1:] == ["0", "1", "(0/2)", "20", "21/40", "2.500", "2.500", "100", "0:20"]
+    display.drop("diff", 1)  # its process died: all of it is to be done again
+    assert display.left == pytest.approx(160 - 20)
+    display.finish("diff", 0, float("nan"))
+    assert display._cells(display.rows["diff"])[-1] == "diverged"
 
 
 def test_lines_come_every_ten_seconds_and_at_both_ends(clock: Clock) -> None:

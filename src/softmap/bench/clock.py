@@ -40,9 +40,3 @@ class Clock:
         end.record()
         torch.cuda.synchronize()
         return begin.elapsed_time(end) / 1000  # type: ignore[no-any-return]
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for everything that was asked of the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

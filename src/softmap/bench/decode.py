@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from softmap.bench.case import DTYPES
-from softmap.bench.clock import synchronize
 from softmap.bench.failure import require
 from softmap.bench.models import decoding_error, perturbed
 from softmap.bench.stats import ratios, shuffled, spread
@@ -22,6 +21,7 @@ from softmap.errors import reason
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.hf.cache import SoftmapCache
 from softmap.lab.explain import chosen
+from softmap.lab.speed import synchronize
 from softmap.nn import accounting
 
 Say = Callable[[str], None]

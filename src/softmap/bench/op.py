@@ -13,12 +13,13 @@ from torch import Tensor
 from softmap.bench import parity
 from softmap.bench.candidates import Candidate
 from softmap.bench.case import Case, make_problem
-from softmap.bench.clock import Clock, synchronize
+from softmap.bench.clock import Clock
 from softmap.bench.entry import Entry
 from softmap.bench.failure import TooLarge, size
 from softmap.bench.stats import shuffled
 from softmap.errors import SoftmapError
 from softmap.lab.measure import PeakMemory
+from softmap.lab.speed import synchronize
 from softmap.ops import choose
 
 Say = Callable[[str], None]

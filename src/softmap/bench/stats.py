@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
+from softmap.lab.speed import shuffled, spread
 
-T = TypeVar("T")
-
-
-def shuffled(items: Sequence[T], turn: int) -> list[T]:
-    """The items in an order of that round: each leaves caches warm or cold for the next one, so
-    none may always follow the same. The same round has the same order again."""
-    return random.Random(turn).sample(list(items), len(items))
-
-
-def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, 10th and 90th percentile, and how many values there were."""
-    low, middle, high = np.percentile(values, [10, 50, 90])
-    return {"median": float(middle), "low": float(low), "high": float(high), "count": len(values)}
+__all__ = ["ratios", "shuffled", "spread"]
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:

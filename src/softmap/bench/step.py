@@ -6,7 +6,6 @@ no speed depends on what they say.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmap.bench.clock import synchronize
 from softmap.bench.models import gradient_error, with_impl
 from softmap.bench.stats import ratios, shuffled, spread
 from softmap.errors import SoftmapError, reason
@@ -22,13 +20,10 @@ from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, make_plan, options
 from softmap.lab.preflight import check_memory, settled
 from softmap.lab.recipe import Recipe
+from softmap.lab.speed import WARM_UP, random_ids, timed, training_step
 from softmap.lab.trial import build
-from softmap.train.optim import adamw
-from softmap.train.parallel import single_process
-from softmap.train.step import train_step
 
 Say = Callable[[str], None]
-WARM_UP = 2  # steps; the optimiser's state is made in the first
 
 
 @dataclass
@@ -103,29 +98,16 @@ class Run:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype != torch.float32):
                 return net(input_ids=ids, labels=ids).loss.float()  # type: ignore[no-any-return]
 
-        ids = self._ids(2, min(given.context, 256))
+        ids = random_ids(self.vocab, 2, min(given.context, 256))
         model.parity = gradient_error(net.train(), ids.to(self.device), forward, dtype)
         if not model.parity["ok"]:
             model.reason = "its gradients are wrong"
             return
-        optimizer = adamw(net, lr=given.peak_lr, weight_decay=given.weight_decay, betas=given.betas)
-        run: Any = torch.compile(net) if given.compile else net
-        parallel, batch = single_process(net), self._ids(given.batch_size, given.context + 1)
-        model.step = lambda: train_step(run, optimizer, batch, given.peak_lr, given, parallel)
-        for _ in range(WARM_UP):
-            model.step()
-
-    def _ids(self, rows: int, tokens: int) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return torch.randint(0, self.vocab, (rows, tokens), generator=generator)
+        model.step = training_step(net, mine, self.recipe)
+        timed(model.step, WARM_UP, self.device)
 
     def _timed(self, model: Model, steps: int) -> float:
-        synchronize(self.device)
-        start = time.perf_counter()
-        for _ in range(steps):
-            model.step()
-        synchronize(self.device)
-        return (time.perf_counter() - start) / steps
+        return timed(model.step, steps, self.device)
 
     def record(self) -> dict[str, Any]:
         """Sizes, and a row for every model."""

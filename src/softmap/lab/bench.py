@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,9 @@ import torch
 
 import softmap
 from softmap.data import Corpus, order, prepare, skipped_files
+from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
-from softmap.lab import measure
+from softmap.lab import measure, workers
 from softmap.lab.plan import Plan
 from softmap.lab.preflight import choose_device
 from softmap.lab.progress import Display
@@ -21,6 +24,9 @@ from softmap.lab.recipe import Recipe
 
 # Settings of a recipe's training that change how fast a result comes, or belong to one variant.
 _FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every", "peak_lr")
+
+
+CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,11 @@ class Bench:
     device: torch.device
     settings: dict[str, Any]
 
-    def facts(self, plan: Plan) -> dict[str, Any]:
-        """What ``run.json`` says of the run's text, model, schedule and machine."""
+    def facts(self, plan: Plan, jobs: int = 1) -> dict[str, Any]:
+        """What ``run.json`` says of the run's text, model, schedule and machine.
+
+        jobs: trials at once.
+        """
         given, shape = self.recipe.training, dataclasses.asdict(self.recipe.model)
         batch = given.batch_size * self.recipe.model.context
         kept = ("schedule", "steps", "precision", "decay_fraction", "decay_shape", "weight_decay")
@@ -49,7 +58,7 @@ class Bench:
             "commit": measure.commit(),
             "control": plan.control,
             "versions": measure.versions(),
-            "device": measure.device_facts(self.device),
+            "device": measure.device_facts(self.device) | workers.facts(jobs),
             "data": dict(self.corpus.meta),
             "model": {**shape, "target_parameters": plan.target},
             "training": {
@@ -67,7 +76,7 @@ class Bench:
 
 def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
     """The recipe's text as tokens, made once and kept in ``out/.cache``; enough for one batch."""
-    found = prepare(recipe.data, out / ".cache", display.preparing)
+    found = prepare(recipe.data, out / CACHE, display.preparing)
     if count := found.meta.get("skipped_files"):
         display.note(skipped_files(count, found.meta["skipped"]))
     context = recipe.model.context
@@ -104,3 +113,30 @@ def _settings(
         "target_parameters": plan.target,
         "device": device.type,
     }
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A bench to be sent to another process, which reads the text from the cache by itself."""
+
+    pickled: bytes
+    cache: Path
+
+    @classmethod
+    def of(cls, bench: Bench, out: Path) -> Packed:
+        """out: as for :func:`corpus`."""
+        without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
+        return cls(pickle.dumps(without), out / CACHE)
+
+    def unpacked(self) -> Bench:
+        """The bench. A process that is given the same again has kept it."""
+        return _unpacked(self)
+
+
+@functools.lru_cache(maxsize=1)
+def _unpacked(packed: Packed) -> Bench:
+    found: Bench = pickle.loads(packed.pickled)  # our own, through a pipe
+    text = prepare(found.recipe.data, packed.cache)
+    if text.meta["hash"] != found.settings["data"]:
+        raise SoftmapError(f"{found.recipe.data.data}: the text was changed during the run")
+    return dataclasses.replace(found, corpus=text)

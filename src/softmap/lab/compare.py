@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import math
 import os
 import shutil
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from softmap import report
 from softmap.errors import SoftmapError
+from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files, measure
+from softmap.lab import bench, files, measure, workers
 from softmap.lab.bench import Bench
 from softmap.lab.entry import Entry
 from softmap.lab.explain import chosen
@@ -28,14 +29,18 @@ from softmap.lab.names import check_path
 from softmap.lab.peaks import FILE as PEAKS
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import Plan, make_plan, slug
-from softmap.lab.preflight import preflight, settled
+from softmap.lab.preflight import least_memory, preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump, parse
+from softmap.lab.schedule import Task, results
+from softmap.lab.sections import Count
+from softmap.lab.speed import FILE as SPEED
+from softmap.lab.speed import measure_speed
 from softmap.lab.trial import Trial, run_trial
 from softmap.report.load import read_run
 from softmap.variants import renamed
 
-TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv")
+TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
 OURS = (*TRIALS, "tuning", PEAKS)
 
 
@@ -44,15 +49,20 @@ class Request:
     """How a comparison is run, beside what its recipe says.
 
     out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
-    an earlier run of the same name left.
+    an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
+    trains them one after another in this process; None takes as many as there are cores, or GPUs.
+    speed: measure speed and memory apart from training, when all is trained.
     """
 
     out: Path = Path("runs")
     command: str = "softmap compare"
     fresh: bool = False
+    jobs: int | None = 1
+    speed: bool = False
 
     def __post_init__(self) -> None:
         check_path("out", self.out)
+        check("jobs", self.jobs, Count | None)
 
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
@@ -77,37 +87,71 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         _check_same(folder, trials, shared)
         _announce(plan, shared, peaks, display)
         _keep(peaks, folder)
+        request = with_jobs(request, plan, shared)
         files.write_json(folder / "run.json", _run_facts(folder, plan, shared, peaks, request))
-        return _run_all(folder, trials, shared, display)
+        page = _Page(folder, display)
+        with page:
+            _run_all(_waiting(trials, display), shared, page, request)
+            if request.speed:
+                measure_speed(folder, plan, shared, request.jobs or 1, display)
+        return page.path
 
 
-def _run_all(folder: Path, trials: list[Trial], shared: Bench, display: Display) -> Path:
-    page = _Page(folder, display)
-    try:
-        for trial in trials:
-            label, result = trial.candidate.label, trial.result()
-            skipped = result is not None
-            if result is None:
-                display.start(label, trial.seed)
-                result = run_trial(trial, shared, functools.partial(display.step, label))
-                page.changed()
-            # Also those that a kill left after the result.
-            shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
-            display.finish(label, trial.seed, _final_loss(result), skipped=skipped)
-    except (KeyboardInterrupt, SoftmapError):
-        with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
-            page.refresh()
-        raise
-    page.refresh()
-    return page.path
+def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
+    """The request with its number of jobs, by default as many as suit this machine."""
+    if request.jobs is not None:
+        return request
+    needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)
+    return dataclasses.replace(request, jobs=workers.default_jobs(shared.device, needed))
+
+
+def _waiting(trials: list[Trial], display: Display) -> list[Trial]:
+    """Those that have no result yet; the others are finished."""
+    found = [(trial, trial.result()) for trial in trials]
+    for trial, result in found:
+        if result is not None:
+            _finish(trial, result, display, skipped=True)
+    return [trial for trial, result in found if result is None]
+
+
+def _finish(
+    trial: Trial, result: dict[str, Any], display: Display, *, skipped: bool = False
+) -> None:
+    # Also those that a kill left after the result.
+    shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+    label, loss = trial.candidate.label, _final_loss(result)
+    display.finish(label, trial.seed, loss, skipped=skipped)
+
+
+def _run_all(trials: list[Trial], shared: Bench, page: _Page, request: Request) -> None:
+    """Train the trials; the page is kept up to date."""
+    tasks = {Task(t.candidate.label, t.seed, t.folder, partial(run_trial, t)): t for t in trials}
+    trained = results(tasks, shared, page.display, request.jobs or 1, request.out)
+    with contextlib.closing(trained):
+        for task, result in trained:
+            _finish(tasks[task], result, page.display)
+            page.changed()
 
 
 class _Page:
-    """The run's page, kept up to date without spending a tenth of the time on it."""
+    """The run's page, kept up to date without spending a tenth of the time on it.
+
+    It is built when the ``with`` block ends, also by a stop or an error.
+    """
 
     def __init__(self, folder: Path, display: Display) -> None:
         self.folder, self.path, self.display = folder, folder / "report.html", display
         self._stale, self._built, self._seconds = True, -math.inf, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
+        if error is None:
+            self.refresh()
+        elif isinstance(error, KeyboardInterrupt | SoftmapError):
+            with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
+                self.refresh()
 
     def changed(self) -> None:
         """A trial has finished: build the page, if it is not too soon for that."""
@@ -129,8 +173,9 @@ class _Page:
 
 
 def _final_loss(result: dict[str, Any]) -> float:
-    loss: float = result["budgets"][-1]["loss"]
-    return loss
+    """Of the last budget; NaN for a training that diverged."""
+    budgets = result["budgets"]
+    return float(budgets[-1]["loss"]) if budgets else math.nan
 
 
 def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
@@ -232,7 +277,7 @@ def _run_facts(
     return {
         "name": shared.recipe.name,
         "created": before.get("created", measure.now()),
-        **shared.facts(plan),
+        **shared.facts(plan, request.jobs or 1),
         "command": request.command,
         "variants": labels + stay,
         "seeds": seeds,

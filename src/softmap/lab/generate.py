@@ -101,12 +101,18 @@ def generate(
 
 def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | None) -> Path:
     label = variant or run["control"]
-    results = result_files(where)
-    known = sorted({read_result(path)["variant"] for path in results})
-    finished = [path.parent for path in results]
-    of_label = [path for path in finished if path.parent.name == slug(label)]
+    results = {path.parent: read_result(path) for path in result_files(where)}
+    known = sorted({result["variant"] for result in results.values()})
+    finished = [path for path in results if path.parent.name == slug(label)]
     if seed is not None:
-        of_label = [path for path in of_label if path.name == f"seed{seed}"]
+        finished = [path for path in finished if path.name == f"seed{seed}"]
+    of_label = [path for path in finished if not results[path].get("diverged")]
+    if finished and not of_label:
+        end = results[finished[0]]["diverged"]
+        raise SoftmapError(
+            f"{finished[0]}: expected a trained model, found a training that diverged "
+            f"({end['reason']} at step {end['step']})"
+        )
     if not of_label:
         what = repr(label) + ("" if seed is None else f" with seed {seed}")
         hint = nearest(label, known) if label not in known else ""
@@ -114,9 +120,9 @@ def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | N
             f"{where}: no finished {what}{hint}; finished: {', '.join(known) or 'none'}"
         )
     # Its own checksums cannot tell it from the model of another trial.
-    result = of_label[0] / "result.json"
-    sealed.verify(of_label[0], read_result(result).get("model") or {}, result)
-    return of_label[0] / "model"
+    chosen = of_label[0]
+    sealed.verify(chosen, results[chosen].get("model") or {}, chosen / "result.json")
+    return chosen / "model"
 
 
 def _check_kind(folder: Path) -> dict[str, Any]:

@@ -79,18 +79,23 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def check_memory(candidate: Candidate, recipe: Recipe, device: torch.device) -> None:
-    """Refuse what cannot fit: the model with its optimiser, and the least that a forward pass of
-    one micro-batch keeps (each layer's input and the logits, in float32)."""
-    shape, given = recipe.model, recipe.training
-    rows = given.micro_batch_size or given.batch_size
-    width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
-    needed = PER_PARAMETER * candidate.parameters["total"] + 4 * rows * shape.context * width
+    """Refuse what cannot fit."""
+    needed = least_memory(candidate, recipe)
     if needed > (there := memory(device)):
         raise SoftmapError(
             f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, "
             f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
             "training.micro_batch_size"
         )
+
+
+def least_memory(candidate: Candidate, recipe: Recipe) -> int:
+    """Bytes that training needs at least: the model with its optimiser, and what a forward pass of
+    one micro-batch keeps in any case (each layer's input and the logits, in float32)."""
+    shape, given = recipe.model, recipe.training
+    rows = given.micro_batch_size or given.batch_size
+    width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
+    return PER_PARAMETER * candidate.parameters["total"] + 4 * rows * shape.context * width
 
 
 def memory(device: torch.device) -> int:

@@ -6,11 +6,12 @@ file (a line every ten seconds), or for CI (a line when a trial starts and ends)
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self, TextIO
 
 from rich.console import Console
@@ -19,17 +20,24 @@ from rich.table import Table
 
 
 @dataclass
-class Row:
-    """Where one variant stands."""
+class Running:
+    """Where one trial stands."""
 
-    label: str
-    seed: int | None = None
-    done: int = 0  #: trials
     step: int = 0
     loss: float | None = None
     speed: float | None = None
+    clock: float = field(default_factory=lambda: time.monotonic())  #: of its last report
+
+
+@dataclass
+class Row:
+    """Where one variant stands: its seeds that are being trained, and what has come out."""
+
+    label: str
+    running: dict[int, Running] = field(default_factory=dict)
+    seed: int | None = None  #: the last that was finished
+    done: int = 0  #: trials
     heldout: float | None = None
-    active: bool = False
 
 
 class Display:
@@ -39,8 +47,7 @@ class Display:
         self.rows: dict[str, Row] = {}
         self.steps = self.trials = self._steps_left = self._steps_done = 0
         self.batch_tokens = 1
-        self._last_step = 0
-        self._seconds = self._clock = 0.0
+        self._seconds = 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -62,55 +69,60 @@ class Display:
 
     def start(self, label: str, seed: int) -> None:
         """A trial begins, or goes on."""
-        for row in self.rows.values():
-            row.active = False
-        row = self.rows[label]
-        row.seed, row.active, row.step, row.loss, row.speed = seed, True, 0, None, None
-        self._last_step = 0
-        self._clock = time.monotonic()
+        self.drop(label, seed)
+        self.rows[label].running[seed] = Running()
 
-    def step(self, label: str, metrics: Mapping[str, float]) -> None:
-        """A step of the running trial; ``metrics`` as ``softmap.train`` gives them."""
-        row, step, now = self.rows[label], int(metrics["step"]), time.monotonic()
+    def drop(self, label: str, seed: int) -> None:
+        """A trial is not being trained any more; what it has done will be counted again."""
+        left = self.rows[label].running.pop(seed, Running())
+        self._steps_left += left.step
+
+    def step(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
+        """A step of a running trial; ``metrics`` as ``softmap.train`` gives them."""
+        mine = self.rows[label].running[seed]
+        step, now = int(metrics["step"]), time.monotonic()
         # The first report covers warm-up, and after a resume the steps of an earlier session.
-        if self._last_step:
-            self._seconds += now - self._clock
-            self._steps_done += step - self._last_step
-        self._steps_left -= step - self._last_step
-        self._last_step, self._clock = step, now
-        row.step, row.loss = step, metrics["loss"]
-        row.speed = metrics.get("tokens_per_second")
+        if mine.step:
+            self._seconds += now - mine.clock
+            self._steps_done += step - mine.step
+        self._steps_left -= step - mine.step
+        mine.step, mine.clock = step, now
+        mine.loss, mine.speed = metrics["loss"], metrics.get("tokens_per_second")
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
-        """A trial ended with this held-out loss, or (``skipped``) had ended in an earlier call."""
+        """A trial ended with this held-out loss, NaN where the training diverged, or (``skipped``)
+        had ended in an earlier call."""
+        self.drop(label, seed)
+        self._steps_left -= self.steps
         row = self.rows[label]
-        self._steps_left -= self.steps - (0 if skipped else self._last_step)
-        row.seed, row.active, row.step, row.heldout = seed, False, self.steps, heldout
-        row.done += 1
-        self._last_step = 0
+        row.seed, row.heldout, row.done = seed, heldout, row.done + 1
 
-    def row_left(self, row: Row) -> float | None:
-        """Seconds that the running trial still needs."""
-        if not row.active or not row.speed:
+    def trial_left(self, trial: Running) -> float | None:
+        """Seconds that a running trial still needs."""
+        if not trial.speed:
             return None
-        return (self.steps - row.step) * self.batch_tokens / row.speed
+        return (self.steps - trial.step) * self.batch_tokens / trial.speed
 
     @property
     def left(self) -> float | None:
-        """Seconds that the whole run still needs, at the speed so far."""
+        """Seconds that the whole run still needs, at the speed so far and with as many trials at
+        once as there are now."""
         if not self._steps_done:
             return None
-        return max(self._steps_left, 0) * self._seconds / self._steps_done
+        running = [trial for row in self.rows.values() for trial in row.running.values()]
+        whole = max(self._steps_left, 0) * self._seconds / self._steps_done / max(1, len(running))
+        return max([whole, *(self.trial_left(trial) or 0.0 for trial in running)])
 
 
 class Lines(Display):
-    """Plain lines: at the start and end of each trial, and every ``interval`` seconds between."""
+    """Plain lines: at the start and end of each trial, and every ``interval`` seconds between, of
+    one after the other of those that run at once."""
 
     def __init__(self, stream: TextIO | None = None, interval: float | None = 10.0) -> None:
         super().__init__()
         self._stream = stream or sys.stderr
         self._interval = interval
-        self._shown = time.monotonic()
+        self._shown: dict[tuple[str, int], float] = {}
         self._stage = ""
 
     def note(self, text: str) -> None:
@@ -123,25 +135,26 @@ class Lines(Display):
 
     def start(self, label: str, seed: int) -> None:
         super().start(label, seed)
+        self._shown[label, seed] = time.monotonic()
         self.note(f"{label} seed {seed}: training {self.steps} steps")
 
-    def step(self, label: str, metrics: Mapping[str, float]) -> None:
-        super().step(label, metrics)
-        now = time.monotonic()
-        if self._interval is None or now - self._shown < self._interval:
+    def step(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
+        super().step(label, seed, metrics)
+        now, trial = time.monotonic(), self.rows[label].running[seed]
+        running = sum(len(row.running) for row in self.rows.values())
+        if self._interval is None or now - self._shown[label, seed] < self._interval * running:
             return
-        self._shown = now
-        row = self.rows[label]
+        self._shown[label, seed] = now
         self.note(
-            f"{label} seed {row.seed}: step {row.step}/{self.steps}  loss {row.loss:.3f}  "
-            f"{_number(row.speed)} tokens/s  left {duration(self.row_left(row))} "
+            f"{label} seed {seed}: step {trial.step}/{self.steps}  loss {trial.loss:.3f}  "
+            f"{_number(trial.speed)} tokens/s  left {duration(self.trial_left(trial))} "
             f"(all {duration(self.left)})"
         )
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
         super().finish(label, seed, heldout, skipped=skipped)
         state = "was finished" if skipped else "finished"
-        self.note(f"{label} seed {seed}: {state}, held-out loss {heldout:.4f}")
+        self.note(f"{label} seed {seed}: {state}, {_outcome(heldout)}")
 
 
 class LiveTable(Display):
@@ -175,22 +188,28 @@ class LiveTable(Display):
         for name in ("variant", "seed", "step", "loss", "tokens/s", "left", "held-out loss"):
             table.add_column(name, justify="left" if name == "variant" else "right")
         for row in self.rows.values():
-            table.add_row(*self._cells(row), style="bold" if row.active else None)
+            table.add_row(*self._cells(row), style="bold" if row.running else None)
         table.caption = f"total time left {duration(self.left)}"
         table.caption_justify = "left"
         return table
 
     def _cells(self, row: Row) -> list[str]:
-        begun = row.active or row.done
-        seeds = f"{row.seed}" if self.trials == 1 else f"{row.seed} ({row.done}/{self.trials})"
+        trials, done = list(row.running.values()), f" ({row.done}/{self.trials})"
+        if not trials and not row.done:
+            return [row.label, "", "waiting", "", "", "", ""]
+        seeds = " ".join(map(str, row.running)) or f"{row.seed}"
+        steps = " ".join(f"{trial.step}" for trial in trials) or f"{self.steps}"
+        losses = [f"{trial.loss:.3f}" for trial in trials if trial.loss is not None]
+        speeds = [trial.speed for trial in trials if trial.speed is not None]
+        left = [seconds for seconds in map(self.trial_left, trials) if seconds is not None]
         return [
             row.label,
-            seeds if begun else "",
-            f"{row.step}/{self.steps}" if begun else "waiting",
-            "" if row.loss is None else f"{row.loss:.3f}",
-            "" if row.speed is None else _number(row.speed),
-            duration(self.row_left(row)) if row.active else "",
-            "" if row.heldout is None else f"{row.heldout:.4f}",
+            seeds + (done if self.trials > 1 else ""),
+            f"{steps}/{self.steps}",
+            " ".join(losses),
+            _number(sum(speeds)) if speeds else "",
+            duration(max(left)) if left else "",
+            "" if row.heldout is None else _loss(row.heldout),
         ]
 
 
@@ -208,6 +227,14 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _outcome(heldout: float) -> str:
+    return "it diverged" if math.isnan(heldout) else f"held-out loss {heldout:.4f}"
+
+
+def _loss(heldout: float) -> str:
+    return "diverged" if math.isnan(heldout) else f"{heldout:.4f}"
 
 
 def _number(value: float | None) -> str:

@@ -2,7 +2,8 @@
 
 Its folder holds ``trial.json`` (what it is, written first), ``train.jsonl`` and checkpoints while
 it trains, ``eval-<i>.npz`` and ``budget-<i>.json`` as each decay ends, ``maps.npz``, ``model/``,
-and ``result.json``, written last: where that file is, the trial is finished.
+and ``result.json``, written last: where that file is, the trial is finished. A training that
+diverged is finished, too: its result says so instead of what was measured.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Mapping
@@ -37,7 +39,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
 from softmap.lab.recipe import Recipe
 from softmap.report.load import BudgetFile, read_log, read_result
-from softmap.train import train
+from softmap.train import NonFiniteLoss, train
 
 OnStep = Callable[[Mapping[str, float]], Any]
 
@@ -120,13 +122,36 @@ def fit(
         raise Interrupted(state.signal or signal.SIGINT)
 
 
+class NonFiniteHeldOut(NonFiniteLoss):
+    """The held-out loss was NaN or infinite, where the training's was not."""
+
+    def __init__(self, label: str, step: int, loss: float) -> None:
+        self.found, self.label, self.step = f"held-out loss {loss:g}", label, step
+        SoftmapError.__init__(
+            self, f"{label}: expected a finite loss, found {self.found} at step {step}"
+        )
+
+
 def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
-    Raises ``Interrupted`` when a signal stopped the training; its checkpoint is on disk.
+    Where the training diverges, that is the result: ``diverged`` says at which step and what was
+    found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
+    checkpoint is on disk.
     """
-    identity = trial.identity(bench)
-    files.write_json(trial.folder / "trial.json", identity)
+    files.write_json(trial.folder / "trial.json", trial.identity(bench))
+    try:
+        model = _trained(trial, bench, on_step)
+        _export(trial, bench, model)
+        found = _measured(trial, bench)
+    except NonFiniteLoss as error:
+        found = {"diverged": {"step": error.step, "reason": error.found}, "budgets": []}
+    result = _described(trial, bench) | found | {"files": _sums(trial.folder)}
+    files.write_json(trial.folder / "result.json", result)
+    return result
+
+
+def _trained(trial: Trial, bench: Bench, on_step: OnStep) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
         evaluate = functools.partial(_evaluate, trial, bench, memory)
@@ -134,10 +159,7 @@ def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
             model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
             on_step=on_step, on_budget=evaluate,
         )  # fmt: skip
-    _export(trial, bench, model)
-    result = _result(trial, bench, identity)
-    files.write_json(trial.folder / "result.json", result)
-    return result
+    return model
 
 
 def _evaluate(
@@ -147,8 +169,10 @@ def _evaluate(
     memory.sample()
     recipe, file = bench.recipe, f"eval-{index}.npz"
     losses = token_losses(model, bench.windows, batch_size=recipe.evaluation.batch_size)
-    files.write_arrays(trial.folder / file, losses=losses)
     mean, stderr = mean_and_stderr(losses)
+    if not math.isfinite(mean):
+        raise NonFiniteHeldOut(trial.name, step, mean)
+    files.write_arrays(trial.folder / file, losses=losses)
     tokens = step * recipe.training.batch_size * recipe.model.context
     record = {
         "tokens": tokens,
@@ -215,12 +239,11 @@ def _sums(folder: Path) -> sealed.Sums:
     return sealed.checksums(folder, [path for path in kept if not path.name.startswith(".")])
 
 
-def _result(trial: Trial, bench: Bench, identity: dict[str, Any]) -> dict[str, Any]:
+def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
+    """What a result says however the training ended."""
     mine = trial.candidate
-    mark = fingerprint(identity)
-    budgets = _budgets(trial, len(bench.recipe.training.budget_steps()), mark)
-    peak = max(budget.pop("peak_memory_bytes") for budget in budgets)
-    median, spread = measure.speed(_log(trial))
+    log = _log(trial)
+    median, spread = measure.speed(log)
     return {
         "variant": mine.label,
         "slug": mine.slug,
@@ -233,14 +256,25 @@ def _result(trial: Trial, bench: Bench, identity: dict[str, Any]) -> dict[str, A
         "peak_lr_source": mine.peak_source,
         **mine.costs(bench.recipe.model.context),
         "impl": chosen(mine.config, bench.recipe.model.context, bench.device),
+        "threads": torch.get_num_threads(),
         "tokens_per_second": median,
         "tokens_per_second_range": spread,
+        "train_seconds": log[-1]["seconds"] if log else 0.0,
+        "tokens": log[-1]["tokens"] if log else 0,
+        "fingerprint": fingerprint(trial.identity(bench)),
+        "finished": measure.now(),
+    }
+
+
+def _measured(trial: Trial, bench: Bench) -> dict[str, Any]:
+    """What a result says of a training that came to its end."""
+    mark = fingerprint(trial.identity(bench))
+    budgets = _budgets(trial, len(bench.recipe.training.budget_steps()), mark)
+    peak = max(budget.pop("peak_memory_bytes") for budget in budgets)
+    return {
         "peak_memory_bytes": peak,
         "train_seconds": budgets[-1]["seconds"],
         "tokens": budgets[-1]["tokens"],
         "budgets": budgets,
-        "fingerprint": mark,
-        "finished": measure.now(),
-        "files": _sums(trial.folder),
         "model": sealed.checksums(trial.folder, [trial.folder / "model" / sealed.CHECKSUMS]),
     }

@@ -7,8 +7,8 @@ file that comes out keeps every point, so that a reader can see how flat the cho
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import functools
 import math
 import shutil
 from dataclasses import dataclass
@@ -23,22 +23,24 @@ from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files, measure
+from softmap.lab import bench, files, measure, workers
 from softmap.lab.bench import Bench
-from softmap.lab.compare import Request, check_folder, clear
+from softmap.lab.compare import Request, check_folder, clear, with_jobs
+from softmap.lab.explain import chosen
 from softmap.lab.peaks import FILE, tuned_for
-from softmap.lab.plan import Candidate, make_plan
+from softmap.lab.plan import Plan, make_plan
 from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
-from softmap.lab.trial import Trial, build, fingerprint, fit
+from softmap.lab.schedule import Task, results
+from softmap.lab.trial import OnStep, Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
 POINTS = "tuning"  #: folder of a run that keeps the points
 TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
 
 
-class _Point(TypedDict):
+class _PointFile(TypedDict):
     loss: float | None  # None: it was not finite
 
 
@@ -65,17 +67,17 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         corpus = bench.corpus(short, request.out, display)
         plan = make_plan(short, corpus.tokenizer.vocab_size)
         shared = bench.make(short, plan, corpus)
-        windows = tuning_windows(corpus.heldout, recipe)
-        search = _Search(shared, windows, folder / POINTS, display)
+        for candidate in plan.candidates:  # builds native code, if any takes it, once for all
+            chosen(candidate.config, short.model.context, shared.device)
         sweep(folder, f".{FILE}.[0-9]*.tmp")
-        sweep(search.folder)
-        labels = [_name(c, peak) for c in plan.candidates for peak in recipe.tuning.grid]
+        sweep(folder / POINTS)
+        request, points = with_jobs(request, plan, shared), _points(shared, plan, folder / POINTS)
         batch = short.training.batch_size * short.model.context
-        display.plan(labels, 1, short.training.steps, batch)
-        points = {candidate.spec: search.losses(candidate) for candidate in plan.candidates}
+        display.plan([point.name for point in points], 1, short.training.steps, batch)
+        losses = _losses(points, shared, display, request)
         path = folder / FILE
-        files.write_json(path, _facts(points, search, recipe, request))
-    for warning in edge_warnings(points, recipe.tuning.grid):
+        files.write_json(path, _facts(losses, shared, recipe, request))
+    for warning in edge_warnings(losses, recipe.tuning.grid):
         display.note(warning)
     return path
 
@@ -154,76 +156,110 @@ def _shortened(recipe: Recipe) -> Recipe:
 
 
 @dataclass(frozen=True)
-class _Search:
-    """What all points share; ``folder`` keeps a folder for each."""
+class _Point:
+    """One variant at one peak: ``trial.folder`` keeps what comes of it."""
 
-    shared: Bench
-    windows: np.ndarray
-    folder: Path
-    display: Display
+    trial: Trial
 
-    def losses(self, candidate: Candidate) -> dict[str, float | None]:
-        """The loss of one variant at each peak of the grid; None where it diverged."""
-        grid = self.shared.recipe.tuning.grid
-        return {
-            repr(peak): self.point(dataclasses.replace(candidate, peak_lr=peak)) for peak in grid
-        }
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
 
-    def point(self, candidate: Candidate) -> float | None:
-        """The loss at one peak: from the file of an earlier call, or by training."""
-        seed, name = self.shared.recipe.seeds[0], _name(candidate, candidate.peak_lr)
-        trial = Trial(candidate, seed, self.folder)
-        identity = {**trial.identity(self.shared), "windows": len(self.windows)}
-        trial = dataclasses.replace(
-            trial, folder=self.folder / f"{candidate.slug}-{fingerprint(identity)}"
-        )
-        found = files.read_json(trial.folder / "point.json")
-        skipped = found is not None
-        if found is None:
-            self.display.start(name, seed)
-            found = {"loss": self._train(trial, name)}
-            files.write_json(trial.folder / "point.json", found)
-        check(str(trial.folder / "point.json"), found, _Point)
-        shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
-        loss: float | None = found.get("loss")
-        self.display.finish(name, seed, math.nan if loss is None else loss, skipped=skipped)
-        return loss
+    def task(self) -> Task:
+        """To train it."""
+        return Task(self.name, self.trial.seed, self.trial.folder, self.train)
 
-    def _train(self, trial: Trial, name: str) -> float | None:
-        recipe = self.shared.recipe
-        model = build(trial.candidate, trial.seed, self.shared.device)
-        on_step = functools.partial(self.display.step, name)
+    def found(self) -> dict[str, Any] | None:
+        """The file of an earlier call. Raises ``SoftmapError`` where it is damaged."""
+        path = self.trial.folder / "point.json"
+        found: dict[str, Any] | None = files.read_json(path)
+        if found is not None:
+            check(str(path), found, _PointFile)
+        return found
+
+    def train(self, shared: Bench, on_step: OnStep) -> dict[str, Any]:
+        """Train it, from where it was left."""
+        trial = self.trial
+        model = build(trial.candidate, trial.seed, shared.device)
+        found: dict[str, Any] = {"loss": None}
         try:
             fit(
-                model, trial.candidate, recipe, self.shared.corpus.train, trial.seed, trial.folder,
-                on_step=on_step,
+                model, trial.candidate, shared.recipe, shared.corpus.train, trial.seed,
+                trial.folder, on_step=on_step,
             )  # fmt: skip
+            found["loss"] = self._heldout(model, shared)
         except NonFiniteLoss as error:
-            self.display.note(str(error))
-            return None
-        batch = recipe.evaluation.batch_size
-        loss, _ = mean_and_stderr(token_losses(model, self.windows, batch_size=batch))
+            found["diverged"] = str(error)
+        files.write_json(trial.folder / "point.json", found)
+        return found
+
+    def _heldout(self, model: Any, shared: Bench) -> float | None:
+        windows = tuning_windows(shared.corpus.heldout, shared.recipe)
+        batch = shared.recipe.evaluation.batch_size
+        loss, _ = mean_and_stderr(token_losses(model, windows, batch_size=batch))
         return loss if math.isfinite(loss) else None
 
 
-def _name(candidate: Candidate, peak: float) -> str:
-    return f"{candidate.label} at {peak:g}"
+def _points(shared: Bench, plan: Plan, folder: Path) -> list[_Point]:
+    """All points, each in a folder that is named after all that its loss depends on."""
+    grid, seed = shared.recipe.tuning.grid, shared.recipe.seeds[0]
+    windows = len(tuning_windows(shared.corpus.heldout, shared.recipe))
+    points = []
+    for mine in plan.candidates:
+        for peak in grid:
+            trial = Trial(dataclasses.replace(mine, peak_lr=peak), seed, folder)
+            mark = fingerprint({**trial.identity(shared), "windows": windows})
+            named = dataclasses.replace(trial, folder=folder / f"{mine.slug}-{mark}")
+            points.append(_Point(named))
+    return points
+
+
+def _losses(
+    points: list[_Point], shared: Bench, display: Display, request: Request
+) -> dict[str, dict[str, float | None]]:
+    """The loss of each variant at each peak; None where it diverged."""
+    kept = [(point, point.found()) for point in points]
+    losses: dict[str, dict[str, float | None]] = {p.trial.candidate.spec: {} for p in points}
+
+    def end(point: _Point, found: dict[str, Any], *, skipped: bool = False) -> None:
+        shutil.rmtree(point.trial.folder / "checkpoints", ignore_errors=True)
+        mine, loss = point.trial.candidate, found.get("loss")
+        losses[mine.spec][repr(mine.peak_lr)] = loss
+        seen = math.nan if loss is None else loss
+        display.finish(point.name, point.trial.seed, seen, skipped=skipped)
+        if "diverged" in found and not skipped:
+            display.note(found["diverged"])
+
+    for point, found in kept:
+        if found is not None:
+            end(point, found, skipped=True)
+    tasks = {point.task(): point for point, found in kept if found is None}
+    with contextlib.closing(
+        results(tasks, shared, display, request.jobs or 1, request.out)
+    ) as trained:
+        for task, found in trained:
+            end(tasks[task], found)
+    grid = [repr(peak) for peak in shared.recipe.tuning.grid]
+    return {spec: {peak: found[peak] for peak in grid} for spec, found in losses.items()}
 
 
 def _facts(
-    points: dict[str, dict[str, float | None]], search: _Search, recipe: Recipe, request: Request
+    losses: dict[str, dict[str, float | None]], shared: Bench, recipe: Recipe, request: Request
 ) -> dict[str, Any]:
     """The file of peaks: the choice, every point, and what is needed to repeat it."""
+    found = measure.provenance(shared.device)
     return {
         "peaks": {
-            name: {"peak_lr": best_peak(name, losses), "losses": losses}
-            for name, losses in points.items()
+            name: {"peak_lr": best_peak(name, of_peaks), "losses": of_peaks}
+            for name, of_peaks in losses.items()
         },
         "command": request.command,
         "softmap_version": softmap.__version__,
-        **measure.provenance(search.shared.device),
-        "seed": search.shared.recipe.seeds[0],
-        "windows": len(search.windows),
+        **found,
+        "device": found["device"] | workers.facts(request.jobs or 1),
+        "seed": shared.recipe.seeds[0],
+        "windows": len(tuning_windows(shared.corpus.heldout, shared.recipe)),
         "tuned_for": tuned_for(recipe),
-        "settings": search.shared.settings,
+        "settings": shared.settings,
     }

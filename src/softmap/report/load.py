@@ -81,6 +81,18 @@ class _ResultFile(TypedDict):
     model: dict | None
 
 
+class _Diverged(TypedDict):
+    step: int
+    reason: str
+
+
+class _DivergedFile(TypedDict):
+    variant: str
+    seed: int
+    diverged: _Diverged
+    files: dict | None
+
+
 class _Row(TypedDict):
     step: int
     tokens: float
@@ -145,7 +157,10 @@ def load(directory: Path) -> Run:
     info = read_run(directory / "run.json")
     trials: dict[str, dict[int, Trial]] = {}
     for path in result_files(directory):
-        trial = _trial(path)
+        result = read_result(path)
+        if result.get("diverged"):
+            continue
+        trial = _trial(path, result)
         if trial.variant in info["variants"] or trial.variant == info["control"]:
             trials.setdefault(trial.variant, {})[trial.seed] = trial
     if not trials:
@@ -178,8 +193,16 @@ def read_run(path: Path) -> dict[str, Any]:
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A ``result.json``: its seal, its shape, and the checksums of the trial's other files."""
+    """A ``result.json``: its seal, its shape, and the checksums of the trial's other files.
+
+    That of a training that diverged has ``diverged`` and no budgets.
+    """
     result = read_sealed(path)
+    if result.get("diverged") is not None:
+        check(str(path), result, _DivergedFile)
+        _check_place(result, path)
+        verify(path.parent, result.get("files") or {}, path)
+        return result
     check(str(path), result, _ResultFile)
     if not result["budgets"]:
         raise SoftmapError(f"{path}: expected at least one evaluated budget, found none")
@@ -220,8 +243,7 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _trial(path: Path) -> Trial:
-    result = read_result(path)
+def _trial(path: Path, result: dict[str, Any]) -> Trial:
     budgets = [_budget(entry, path) for entry in result["budgets"]]
     return Trial(
         variant=str(result["variant"]),

@@ -26,12 +26,16 @@ from softmap.train.trackers import JsonlTracker, Tracker
 
 
 class NonFiniteLoss(SoftmapError):
-    """The loss or the gradient norm was NaN or infinite; the update was not made."""
+    """The loss or the gradient norm was NaN or infinite; the update was not made.
+
+    ``found`` says in words what was not finite.
+    """
 
     def __init__(self, label: str, step: int, loss: float, norm: float, checkpoint: str) -> None:
+        self.found = f"loss {loss:g} and gradient norm {norm:g}"
         super().__init__(
-            f"{label}: expected a finite loss, found loss {loss:g} and gradient norm {norm:g} "
-            f"at step {step}; last good checkpoint: {checkpoint}"
+            f"{label}: expected a finite loss, found {self.found} at step {step}; "
+            f"last good checkpoint: {checkpoint}"
         )
         self.label, self.step, self.checkpoint = label, step, checkpoint
 

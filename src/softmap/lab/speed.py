@@ -1,0 +1,197 @@
+"""Speed and memory of training, measured apart from it: nothing else runs, the variants take turns.
+
+What a training says of its own speed contains whatever the machine did meanwhile. Here a process of
+its own makes steps on random tokens, since no speed depends on what they say, with a learning rate
+of 0, so that no weights go bad. Peak memory is that of a fresh copy of the process for each
+variant: memory that another one has freed is not there to be used again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError, reason
+from softmap.lab import files, measure, workers
+from softmap.lab.bench import Bench
+from softmap.lab.interrupts import sigterm_raises
+from softmap.lab.plan import Candidate, Plan, options
+from softmap.lab.preflight import PER_PARAMETER, memory
+from softmap.lab.progress import Display
+from softmap.lab.recipe import Recipe
+from softmap.lab.trial import build
+from softmap.lab.workers import Workers
+from softmap.train.optim import adamw
+from softmap.train.parallel import single_process
+from softmap.train.step import train_step
+
+FILE = "speed.json"  #: of a run's folder
+ROUNDS = 7
+SECONDS = 0.2  #: of a variant's turn
+MOST_STEPS = 50  #: in a turn
+WARM_UP = 2  #: steps; the optimiser's state is made in the first
+BUSY = 0.25  #: cores that others may take of a machine that is called idle
+SPREAD = 0.2  #: between the 10th and the 90th percentile, of the median
+
+T = TypeVar("T")
+
+
+def measure_speed(folder: Path, plan: Plan, shared: Bench, jobs: int, display: Display) -> None:
+    """Write ``speed.json`` of a run, unless it is there, undisturbed, for these variants and
+    settings."""
+    labels = {candidate.label for candidate in plan.candidates}
+    before = files.read_json(folder / FILE) or {"disturbed": "not measured yet"}
+    same = before.get("settings") == shared.settings and labels <= {*before.get("variants", ())}
+    if same and before.get("disturbed") is None:
+        return
+    weights = sum(PER_PARAMETER * c.parameters["total"] for c in plan.candidates)
+    if weights > memory(shared.device) // 2:
+        display.note("speed is not measured apart from training: the models do not fit together")
+        return
+    display.note("measuring speed and memory apart from training ...")
+    threads = workers.facts(jobs)["threads"]
+    try:
+        with sigterm_raises(), Workers(1, shared.device) as executor:
+            found = executor.submit(
+                measured, plan.candidates, shared.recipe, shared.device, threads
+            ).result()
+    except (SoftmapError, RuntimeError) as error:  # no reason to lose what was trained
+        display.note(f"speed could not be measured apart from training: {reason(error)}")
+        return
+    if found["disturbed"]:
+        display.note(f"speed: {found['disturbed']}")
+    files.write_json(folder / FILE, found | {"settings": shared.settings})
+
+
+def measured(
+    candidates: Sequence[Candidate], recipe: Recipe, device: torch.device, threads: int
+) -> dict[str, Any]:
+    """Tokens per second of each candidate in interleaved rounds, and its peak memory.
+
+    disturbed: a sentence where the machine was not idle, else None.
+    """
+    torch.set_num_threads(threads)
+    others = psutil.cpu_percent(1.0) / 100 * (psutil.cpu_count() or 1)
+    peaks = {c.label: _alone(c, recipe, device) for c in candidates}
+    steps = {c.label: training_step(build(c, 0, device), c, recipe) for c in candidates}
+    for step in steps.values():
+        timed(step, WARM_UP, device)
+    turns = {
+        label: max(1, min(MOST_STEPS, round(SECONDS / timed(step, 1, device))))
+        for label, step in steps.items()
+    }
+    tokens = recipe.training.batch_size * recipe.model.context
+    speeds: dict[str, list[float]] = {label: [] for label in steps}
+    for turn in range(ROUNDS):
+        for label in shuffled(list(steps), turn):
+            speeds[label].append(tokens / timed(steps[label], turns[label], device))
+    found = {label: spread(values) for label, values in speeds.items()}
+    return {
+        **measure.provenance(device),
+        "rounds": ROUNDS,
+        "batch_tokens": tokens,
+        "cores_of_others": others,
+        "load_average": list(os.getloadavg()),
+        "disturbed": disturbed(others, found),
+        "variants": {
+            label: {"tokens_per_second": found[label], "peak_memory_bytes": peaks[label]}
+            for label in found
+        },
+    }
+
+
+def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
+    """What says that the machine was not idle: load before, or rounds that differ."""
+    if others > BUSY:
+        return f"the machine was not idle: other processes took {others:.1f} cores"
+    widths = {name: (s["high"] - s["low"]) / s["median"] for name, s in speeds.items()}
+    name = max(widths, key=lambda name: widths[name])
+    if widths[name] <= SPREAD:
+        return None
+    return f"the machine was not idle: the rounds of {name} differ by {100 * widths[name]:.0f} %"
+
+
+def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[], Any]:
+    """A step of training on random tokens."""
+    given = options(recipe, candidate.peak_lr, 0, candidate.label)
+    optimizer = adamw(net, lr=given.peak_lr, weight_decay=given.weight_decay, betas=given.betas)
+    run: Any = torch.compile(net.train()) if given.compile else net.train()
+    batch = random_ids(candidate.config.vocab_size, given.batch_size, given.context + 1)
+    parallel = single_process(net)
+    return lambda: train_step(run, optimizer, batch, 0.0, given, parallel)
+
+
+def random_ids(vocab_size: int, rows: int, tokens: int) -> Tensor:
+    """Token ids, the same in every call: (rows, tokens)."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, vocab_size, (rows, tokens), generator=generator)
+
+
+def timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
+    """Seconds of one of so many steps."""
+    synchronize(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    synchronize(device)
+    return (time.perf_counter() - start) / steps
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for everything that was asked of the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def shuffled(items: Sequence[T], turn: int) -> list[T]:
+    """The items in an order of that round: each leaves caches warm or cold for the next one, so
+    none may always follow the same. The same round has the same order again."""
+    return random.Random(turn).sample(list(items), len(items))
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Median, 10th and 90th percentile, and how many values there were."""
+    low, middle, high = np.percentile(values, [10, 50, 90])
+    return {"median": float(middle), "low": float(low), "high": float(high), "count": len(values)}
+
+
+def _alone(candidate: Candidate, recipe: Recipe, device: torch.device) -> int | None:
+    """Peak memory of training; of a copy of this process, which has not computed anything yet.
+
+    On a GPU PyTorch's own count needs none. None where it could not be measured.
+    """
+    if device.type == "cuda" or not hasattr(os, "fork"):
+        return _peak(candidate, recipe, device)
+    at, to = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            os.write(to, str(_peak(candidate, recipe, device)).encode())
+        os._exit(0)
+    os.close(to)
+    try:
+        with open(at) as answer:
+            return int(answer.read() or 0) or None
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def _peak(candidate: Candidate, recipe: Recipe, device: torch.device) -> int:
+    with measure.PeakMemory(device) as peak:
+        step = training_step(build(candidate, 0, device), candidate, recipe)
+        for _ in range(WARM_UP):
+            step()
+        peak.sample()
+    return peak.peak

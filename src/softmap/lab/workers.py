@@ -1,0 +1,241 @@
+"""Processes of this machine that call functions, one thread each: an ``Executor``.
+
+The processes are spawned, not forked: each has its own Python, its own PyTorch and, where there are
+GPUs, its own GPU. It imports once and makes many calls. Calls go to a process, and results come
+back, through a pipe that is that process's alone: no lock is shared, so one that is killed at any
+moment fails the one call that it was at, with ``WorkerDied``, and another takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from softmap.errors import SoftmapError
+from softmap.lab.interrupts import Interrupted, sigterm_raises
+
+THREADS = 1  #: of a worker; part of what makes two runs equal bit for bit
+OWN_MEMORY = 2**30  #: bytes that a worker takes before it has a model
+
+_SPAWN = multiprocessing.get_context("spawn")
+_ONE_AT_A_TIME = threading.Lock()
+# What a terminal sends to all of its processes. The parent hears it and stops its workers itself.
+_OF_THE_PARENT = (signal.SIGINT, signal.SIGHUP)
+
+
+class WorkerDied(BrokenExecutor):
+    """The process that a call was at ended before it had a result."""
+
+
+def default_jobs(device: torch.device, needed: int = 0) -> int:
+    """How many workers suit this machine: one for each GPU, or for each core as memory allows.
+
+    needed: bytes that the largest model takes in training.
+    """
+    if device.type == "cuda":
+        return 1 if device.index is not None else torch.cuda.device_count()
+    fit = psutil.virtual_memory().available // (OWN_MEMORY + needed)
+    return max(1, min(cores(), int(fit)))
+
+
+def cores() -> int:
+    """Cores that this process may use: those of the machine, of its affinity, of its cgroup."""
+    found = [psutil.cpu_count(logical=False) or 1, os.cpu_count() or 1]
+    if hasattr(os, "sched_getaffinity"):
+        found.append(len(os.sched_getaffinity(0)))
+    with contextlib.suppress(OSError, ValueError):  # "max 100000" where there is no limit
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        found.append(max(1, int(quota) // int(period)))
+    return min(found)
+
+
+def facts(jobs: int) -> dict[str, int]:
+    """How many trials run at once, and with how many threads each: one in a worker, PyTorch's own
+    number where a single one runs in this process."""
+    return {"jobs": jobs, "threads": THREADS if jobs > 1 else torch.get_num_threads()}
+
+
+class Workers(Executor):
+    """``count`` processes, each started when there is a call for it.
+
+    Calls run in the order in which they were submitted. What a call raises comes back as a
+    ``SoftmapError`` if it is one or the system's (a full disk), else as a ``RuntimeError`` with its
+    traceback; ``WorkerDied`` also where SIGTERM came from somebody else and stopped it.
+    """
+
+    def __init__(self, count: int, device: torch.device | None = None) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
+        self._calls = queue.SimpleQueue()
+        spread = device is not None and device.type == "cuda" and device.index is None
+        self._slots = [_Slot(self._calls, n if spread else None) for n in range(count)]
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """As any executor's; ``function`` and what it is given are pickled."""
+        future: Future[Any] = Future()
+        self._calls.put((future, functools.partial(function, *args, **kwargs)))
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End all processes when their calls are done.
+
+        cancel_futures: do not begin what waits, and tell what runs to stop as SIGTERM tells it.
+        """
+        if cancel_futures:
+            self._cancel()
+        for _ in self._slots:
+            self._calls.put(None)
+        if not wait:
+            return
+        try:
+            for slot in self._slots:
+                slot.thread.join()
+        except BaseException:  # told to stop a second time
+            for slot in self._slots:
+                slot.signal(signal.SIGKILL)
+            raise
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            while (call := self._calls.get_nowait()) is not None:
+                call[0].cancel()
+        for slot in self._slots:
+            slot.stop()
+
+
+class _Slot:
+    """A place for one process, and the thread that speaks with it."""
+
+    def __init__(self, calls: queue.SimpleQueue[Any], gpu: int | None) -> None:
+        self._calls, self._gpu = calls, gpu
+        self._process: Any = None
+        self._connection: Connection | None = None
+        self._stopped = False
+        self.thread = threading.Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def signal(self, number: int) -> None:
+        """Send the process a signal, if there is one."""
+        if self._process is not None and self._process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._process.pid, number)
+
+    def stop(self) -> None:
+        """Tell the process to stop, now or as soon as it has been started."""
+        with _ONE_AT_A_TIME:
+            self._stopped = True
+            self.signal(signal.SIGTERM)
+
+    def _run(self) -> None:
+        # A process inherits what its thread blocks, so none of these ever reaches it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_PARENT)
+        while (call := self._calls.get()) is not None:
+            future, function = call
+            if future.set_running_or_notify_cancel():
+                self._answer(future, function)
+        if self._connection is not None:
+            self._connection.close()  # the process ends when it finds nobody there
+            self._process.join()
+
+    def _answer(self, future: Future[Any], function: Callable[[], Any]) -> None:
+        try:
+            found = self._call(function)
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(found)
+
+    def _call(self, function: Callable[[], Any]) -> Any:
+        connection = self._start()
+        try:
+            connection.send(function)
+            found, error = connection.recv()
+        except (EOFError, OSError):
+            raise WorkerDied(self._death()) from None
+        if error is not None:
+            raise error
+        return found
+
+    def _start(self) -> Connection:
+        with _ONE_AT_A_TIME:
+            if self._stopped:
+                raise WorkerDied("it was stopped before it began")
+            if self._connection is None:
+                self._connection, theirs = _SPAWN.Pipe()
+                self._process = _SPAWN.Process(
+                    target=_work, args=(theirs, os.getpid(), self._gpu), daemon=True
+                )
+                self._process.start()
+                theirs.close()
+            return self._connection
+
+    def _death(self) -> str:
+        """Forget the process that has died; how it did."""
+        assert self._connection is not None
+        self._connection.close()
+        self._process.join()
+        code = self._process.exitcode or 0
+        self._process = self._connection = None
+        return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+
+
+def _work(connection: Connection, parent: int, gpu: int | None) -> None:
+    """What a worker does: call after call, until its parent is gone."""
+    _die_with(parent)
+    torch.set_num_threads(THREADS)
+    if gpu is not None:
+        torch.cuda.set_device(gpu % torch.cuda.device_count())
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            connection.send(_outcome(connection.recv()))
+
+
+def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    try:
+        with sigterm_raises():
+            return function(), None
+    except Interrupted as error:  # by somebody else than the parent, which does not listen then
+        return None, WorkerDied(signal.Signals(error.signal).name)
+    except SoftmapError as error:
+        return None, SoftmapError(error)  # those of other types need not survive the pipe
+    except OSError as error:
+        return None, SoftmapError(
+            f"{error.filename}: {error.strerror}" if error.filename else error
+        )
+    except BaseException:
+        return None, RuntimeError(traceback.format_exc())
+
+
+def _die_with(parent: int) -> None:
+    """End this process when its parent does, in whatever way: two must not write one folder."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it was too late
+            os._exit(1)
+        return
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,73 @@
+"""What the tests let worker processes do; these import it by its name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from softmap.errors import SoftmapError
+
+
+class Odd(SoftmapError):
+    """An error that cannot be made again from its message."""
+
+    def __init__(self, one: int, two: int) -> None:
+        super().__init__(f"{one} and {two}\nare odd")
+
+
+def dies(folder: Path, times: int, number: int = signal.SIGKILL) -> dict[str, Any]:
+    """Ends its own process, so many times."""
+    folder.mkdir(exist_ok=True)
+    before = len(list(folder.iterdir()))
+    if before < times:
+        (folder / str(before)).touch()
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    return {"deaths": before}
+
+
+def fails(kind: str) -> None:
+    """Raises an error of that kind."""
+    if kind == "ours":
+        raise Odd(1, 3)
+    if kind == "system":
+        Path("/nowhere/at/all").read_bytes()
+    raise ZeroDivisionError("nobody expects it")
+
+
+def counts(folder: Path) -> dict[str, Any]:
+    """Its process, and the threads of PyTorch in it."""
+    import torch
+
+    return {"pid": os.getpid(), "threads": torch.get_num_threads()}
+
+
+def killed_once(trial: Any, bench: Any, on_step: Any) -> dict[str, Any]:
+    """A trial; that of diff is killed with its process at step 6, and begins there again."""
+    from softmap.lab.trial import run_trial
+
+    if trial.candidate.label != "diff":
+        return run_trial(trial, bench, on_step)
+    first = trial.folder.parent / "first"
+    seen = []
+
+    def step(metrics: Mapping[str, float]) -> None:
+        seen.append(metrics["step"])
+        if metrics["step"] == 6 and not first.exists():
+            first.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    result = run_trial(trial, bench, step)
+    assert seen[0] > 1 and first.exists()
+    return result
+
+
+def slow(trial: Any, bench: Any, on_step: Any) -> dict[str, Any]:
+    """A trial that can be stopped on its way."""
+    from softmap.lab.trial import run_trial
+
+    return run_trial(trial, bench, lambda _: time.sleep(1))
