@@ -69,6 +69,28 @@ def test_trainer(swapped: Build, tmp_path: Path) -> None:
     assert torch.equal(loaded(IDS).logits, model.eval()(IDS).logits)
 
 
+@pytest.mark.parametrize(("name", "layers"), [("Llama", [1]), ("Llama", None), ("GPTNeoX", [0])])
+def test_a_trainer_resumes(swapped: Build, tmp_path: Path, name: str, layers: Any) -> None:
+    """A checkpoint is read whole into a model that was made anew."""
+
+    def trainer(model: Any, steps: int) -> Trainer:
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, use_cpu=True, report_to=[],
+            disable_tqdm=True, save_steps=1, per_device_train_batch_size=2, learning_rate=0.01,
+        )  # fmt: skip
+        data = [{"input_ids": row, "labels": row} for row in IDS.repeat(2, 1)]
+        return Trainer(model, arguments, train_dataset=data)
+
+    trained = swapped("diff2", name, layers).float()
+    trainer(trained, 1).train()
+    resumed = trainer(swapped("diff2", name, layers).float(), 1)
+    resumed.train(resume_from_checkpoint=True)
+    found = resumed.model.state_dict()
+    assert [n for n, t in trained.state_dict().items() if not torch.equal(t, found[n])] == []
+    resumed.args.max_steps = 2
+    assert resumed.train(resume_from_checkpoint=True).global_step == 2
+
+
 def test_adapters(swapped: Build) -> None:
     model = swapped("diff2", layers=[1])
     expected = model(IDS).logits
