@@ -23,7 +23,8 @@ class SwappedConfig(ConfigFiles):
     ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
 
     In ``config.json`` a text stands for the dropout, which no configuration of the families' own
-    accepts: a swapped model is never read as one of the plain family. Raises ``ValueError`` for entries that do not fit the model.
+    accepts: a swapped model is never read as one of the plain family. Raises ``ValueError`` for
+    entries that do not fit the model.
     """
 
     kind: Kind

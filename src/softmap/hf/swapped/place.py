@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from transformers.utils.output_capturing import (
     _CAN_RECORD_REGISTRY,
     install_output_capuring_hook,
 )
 
+from softmap.errors import SoftmapError
 from softmap.hf.swapped.attention import SwappedAttention, fitted
+
+_CAPTURE = install_output_capuring_hook.__module__
 
 
 def become(model: Any, config: Any) -> dict[int, int]:
@@ -41,7 +45,33 @@ def _made(base: Any, config: Any, n: int, entry: dict[str, Any]) -> tuple[Swappe
         config.kind.projections(old), entry["variant"], n, len(base.layers),
         config.kind.window(config, n), entry["impl"],
     )  # fmt: skip
+    _check_kept(n, old, attention)
     return SwappedAttention(attention, n).train(old.training), fresh
+
+
+def _check_kept(n: int, old: nn.Module, new: nn.Module) -> None:
+    """Raise ``ValueError`` for what was done to a module of layer ``n`` that is not in the new."""
+    modules, weights = set(new.modules()), set(new.parameters())
+    lost = [(name, m) for name, m in old.named_modules() if m not in modules]
+    done = [f"{what} of {name or 'the attention'}" for name, m in lost for what in _changes(m)]
+    for name, weight in old.named_parameters():
+        if weight not in weights and (weight._backward_hooks or weight._post_accumulate_grad_hooks):
+            done.append(f"hooks of {name}")
+    if done:
+        raise SoftmapError(
+            f"layer {n}: what was patched or hooked would be lost: expected it as transformers "
+            f"makes it, found {', '.join(done)}"
+        )
+
+
+def _changes(module: nn.Module) -> list[str]:
+    """The methods that a module has for itself, and its kinds of hooks; not transformers' own."""
+    own = vars(module)
+    hooked = [
+        name for name, hooks in own.items() if name.endswith("_hooks")
+        and any(getattr(hook, "__module__", "") != _CAPTURE for hook in hooks.values())
+    ]  # fmt: skip
+    return hooked + [n for n, value in own.items() if callable(value) and hasattr(type(module), n)]
 
 
 def _configure(model: Any, config: Any) -> None:
