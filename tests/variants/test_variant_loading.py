@@ -70,8 +70,8 @@ def test_peak_and_papers_are_gathered() -> None:
     ("spec", "message"),
     [
         ("dif", r"unknown variant 'dif' \(did you mean 'diff'.*known: "),
-        ("folder/own.py", "expected one of those in it, folder/own.py:NAME"),
-        ("diff+package.own(x=1)", "expected one of those in it, package.own:NAME"),
+        ("folder/own.py", "expected one in it, folder/own.py:NAME"),
+        ("diff+package.own(x=1)", "expected one in it, package.own:NAME"),
         ("diff+", "cannot read variant ''"),
         ("", "cannot read variant ''"),
         ([], "at least one name, found an empty list"),

@@ -37,7 +37,7 @@ def find(name: str, spec: Spec = "") -> Callable[..., Parts]:
     found = _shipped().get(name)
     if found is None and "." in name:
         raise SoftmapError(
-            f"variant {shown(name)} names a file or module: expected one of those in it, {name}:NAME"
+            f"variant {shown(name)} names a file or module: expected one in it, {name}:NAME"
         )
     if found is None:
         raise SoftmapError(

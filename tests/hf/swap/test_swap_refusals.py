@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,6 +115,42 @@ def test_hooks_that_stay(family: Build) -> None:
     attentions = swap(model, "diff2")(IDS, output_attentions=True).attentions
     assert len(attentions) == 3
     assert seen == [model.model.layers[1].self_attn.attention.o_proj, model.model.layers[1]]
+
+
+OWN = """
+import torch
+from torch import nn
+from softmap import Edit
+from softmap.variants import Parts, variant
+
+class Own(Edit):
+    def __init__(self, place):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(place.dim))  # nothing is wrong as long as it is zero
+
+    def TENSORS(self, x):
+        return {"c": (self.gain * x).sum(-1)EXPRESSION}
+
+    def edit(self, m, band, t):
+        return m * 1
+
+@variant("own", "Own")
+def own():
+    return Parts(scores=[Own])
+"""
+
+
+@pytest.mark.parametrize("tensors", ["query_tensors", "key_tensors"])
+@pytest.mark.parametrize("expression", [".cumsum(1)", " - x.std((0, 1)).sum()", ".nosuch()"])
+def test_own_variants_whose_tensors_read_several_tokens(
+    family: Build, tmp_path: Path, tensors: str, expression: str
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace("TENSORS", tensors).replace("EXPRESSION", expression))
+    words = "Own: cannot compute" if expression == ".nosuch()" else f"Own.{tensors}: 'c' reads more"
+    refused(family().bfloat16(), words, variant=f"temperature+{file}:own", layers=[1])
+    file.with_name("good.py").write_text(file.read_text().replace(expression, ""))
+    swap(family().bfloat16(), f"{file.with_name('good.py')}:own", layers=[1])
 
 
 def test_heads_that_do_not_fit(family: Build) -> None:

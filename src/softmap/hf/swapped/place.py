@@ -12,6 +12,7 @@ from transformers.utils.output_capturing import (
 
 from softmap.errors import SoftmapError
 from softmap.hf.swapped.attention import SwappedAttention, fitted
+from softmap.nn import own
 
 _CAPTURE = install_output_capuring_hook.__module__
 
@@ -27,10 +28,10 @@ def become(model: Any, config: Any) -> dict[int, int]:
         for n, entry in config.swapped().items()
         if not isinstance(getattr(base.layers[n], config.kind.attention), SwappedAttention)
     }
-    for own in {id(m): m for m in (model, base)}.values():
-        own.__class__ = config.classes[type(own).__name__.removeprefix("Softmap")]
+    for each in {id(m): m for m in (model, base)}.values():
+        each.__class__ = config.classes[type(each).__name__.removeprefix("Softmap")]
         # As a dict, which it was before it had setters of its own.
-        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(own)), own._can_record_outputs)
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(each)), each._can_record_outputs)
     _configure(model, config)
     for n, (swapped, _) in made.items():
         if getattr(base, "_output_capturing_hooks_installed", False):
@@ -46,6 +47,8 @@ def _made(base: Any, config: Any, n: int, entry: dict[str, Any]) -> tuple[Swappe
         config.kind.window(config, n), entry["impl"],
     )  # fmt: skip
     _check_kept(n, old, attention)
+    if own.names_code(entry["variant"]) and not attention.o_proj.weight.is_meta:
+        own.check_tokens(attention.edits, attention.dim)
     return SwappedAttention(attention, n).train(old.training), fresh
 
 
@@ -66,12 +69,14 @@ def _check_kept(n: int, old: nn.Module, new: nn.Module) -> None:
 
 def _changes(module: nn.Module) -> list[str]:
     """The methods that a module has for itself, and its kinds of hooks; not transformers' own."""
-    own = vars(module)
+    given = vars(module)
     hooked = [
-        name for name, hooks in own.items() if name.endswith("_hooks")
+        name for name, hooks in given.items() if name.endswith("_hooks")
         and any(getattr(hook, "__module__", "") != _CAPTURE for hook in hooks.values())
     ]  # fmt: skip
-    return hooked + [n for n, value in own.items() if callable(value) and hasattr(type(module), n)]
+    return hooked + [
+        n for n, value in given.items() if callable(value) and hasattr(type(module), n)
+    ]
 
 
 def _configure(model: Any, config: Any) -> None:
