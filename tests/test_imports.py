@@ -16,15 +16,16 @@ ALLOWED: dict[str, set[str]] = {
     "__init__": {"maps", "ops", "variants"},
     "__main__": {"*", "cli"},
     "argv": set(),
+    "backbone": set(),
     "errors": set(),
     "extras": set(),
     "fields": set(),
     "lazy": set(),
     "files": set(),
     "maps": set(),
-    "variants": {"maps"},
+    "variants": {"maps", "backbone"},
     "ops": {"maps"},
-    "nn": {"maps", "ops", "variants"},
+    "nn": {"maps", "backbone", "ops", "variants"},
     "hf": {"maps", "nn"},
     "interop": {"maps", "hf", "nn", "variants"},
     "data": set(),
@@ -38,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {"argv", "lab", "report", "interop", "variants", "bench"},
 }  # fmt: skip
 FREE = ("errors", "extras", "fields", "files", "lazy")
-TORCH_ONLY = (*FREE, "maps", "variants", "ops", "nn")
+TORCH_ONLY = (*FREE, "maps", "backbone", "variants", "ops", "nn")
 
 
 def imports(path: Path) -> set[str]:

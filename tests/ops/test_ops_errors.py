@@ -65,6 +65,8 @@ def options() -> dict[str, Case]:
     up, down = torch.arange(7)[None], torch.arange(7).flip(0)[None]
     given: dict[str, tuple[dict[str, Any], str]] = {
         "name": ({"widow": 3}, "attention has no option 'widow' .did you mean 'window'"),
+        "both ways": ({"is_causal": False}, "no option 'is_causal': every map is causal$"),
+        "mask": ({"attn_mask": None}, "no option 'attn_mask': padding is key_mask"),
         "impl": ({"impl": "refrence"}, "did you mean 'reference'"),
         "window": ({"window": 0}, r"window must be at least 1 key"),
         "window float": ({"window": 2.0}, "window must be an integer .*, found 2.0"),

@@ -192,6 +192,20 @@ class RunningQuery(RunningKey):
         return m * t["c"].transpose(1, 2)[..., None].to(m.dtype)
 
 
+class BatchKey(RunningKey):
+    """Its key tensor reads every token of the batch."""
+
+    def key_tensors(self, x):
+        return {"c": self.mlp(x / x.std((0, 1)))}
+
+
+class PlaceKey(RunningKey):
+    """Its key tensor reads where its token stands among those that it is given."""
+
+    def key_tensors(self, x):
+        return {"c": self.mlp(x) + torch.arange(x.shape[1])[:, None]}
+
+
 class WrongAdjoint(Scores):
     """Its form for bands is another edit."""
 
@@ -217,7 +231,9 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
 behind, stuck, scalar, longleak, trainingleak = map(
     _make, (Behind, Stuck, Scalar, LongLeak, TrainingLeak)
 )
-runningkey, runningquery, wrongadjoint = map(_make, (RunningKey, RunningQuery, WrongAdjoint))
+runningkey, runningquery, batchkey, placekey, wrongadjoint = map(
+    _make, (RunningKey, RunningQuery, BatchKey, PlaceKey, WrongAdjoint)
+)
 
 
 class Raises(Scores):

@@ -69,6 +69,8 @@ def test_fault_is_found(fault: str, found_by: set[str]) -> None:
             r"now: \S+, before: \S+, at \[sequence \d, head \d, row 3, key 3\]",
         ),
         ("runningkey", r"RunningKey.key_tensors: 'c' reads more than its own token.* inside edit"),
+        ("batchkey", "BatchKey.key_tensors: 'c' reads more than its own token"),
+        ("placekey", "PlaceKey.key_tensors: 'c' reads more than its own token"),
         (
             "runningquery",
             r"RunningQuery.query_tensors: 'c' .* at \[sequence \d, token \d, ind",

@@ -97,6 +97,8 @@ def test_what_does_not_fit_is_told(variant: str, q: Any, k: Any, v: Any, x: int)
         ({"head_dim": 2.5}, "edits: head_dim: expected a whole number"),
         ({"dim": True}, "edits: dim: expected a whole number"),
         ({"layer": -1}, "edits: layer: expected a whole number from 0"),
+        ({"layer": 1}, "edits: layer counts from 0 and is below depth=1, found 1"),
+        ({"layer": 5, "depth": 5}, "edits: layer .* below depth=5, found 5"),
         ({"variant": "dif"}, "unknown variant 'dif'"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.variants import Parts, load, names
+from softmap.variants import Parts, edits, load, names
 from softmap.variants._text import label_of, parse
 
 
@@ -70,6 +70,8 @@ def test_peak_and_papers_are_gathered() -> None:
     ("spec", "message"),
     [
         ("dif", r"unknown variant 'dif' \(did you mean 'diff'.*known: "),
+        ("folder/own.py", "expected one in it, folder/own.py:NAME"),
+        ("diff+package.own(x=1)", "expected one in it, package.own:NAME"),
         ("diff+", "cannot read variant ''"),
         ("", "cannot read variant ''"),
         ([], "at least one name, found an empty list"),
@@ -134,6 +136,15 @@ def test_variant_from_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "softmap_own_module.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
     assert load("softmap_own_module:mine").title == "Mine"
+
+
+def test_unknown_field_of_the_backbone_is_told(tmp_path: Path) -> None:
+    """By whoever loads the variant, ``softmap.edits`` too."""
+    own = tmp_path / "own.py"
+    own.write_text(MINE.replace('"norm_eps"', '"norms_eps"'))
+    says = "variant .*own.py:mine': Parts.backbone: no backbone field 'norms_eps' .* 'norm_eps'"
+    with pytest.raises(SoftmapError, match=says):
+        edits(f"{own}:mine", heads=2, head_dim=4)
 
 
 def test_unknown_field_of_parts_is_told() -> None:

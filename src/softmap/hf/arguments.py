@@ -21,6 +21,9 @@ LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
 # Where packed sequences begin, as padding-free collators say it; :mod:`softmap.hf.packing`.
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
+# What a head takes before its base model sees the rest, and may have been meant.
+_HEAD = ("labels", "logits_to_keep", "return_dict")
+
 # Others that transformers documents for some decoder: (values that ask for nothing, why not).
 _REFUSED: dict[str, tuple[tuple, str]] = {
     "is_causal": ((None, True), "every map is causal"),
@@ -42,7 +45,7 @@ def check_rest(kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> None:
     """Raise ``ValueError`` for a keyword that ``forward`` does not know or cannot honour."""
     for name, value in kwargs.items():
         if name not in _REFUSED:
-            known = [*inspect.signature(forward).parameters, *PACKING, *LOSS, "return_dict"]
+            known = [*inspect.signature(forward).parameters, *PACKING, *LOSS, *_HEAD]
             raise SoftmapError(f"forward() has no argument {name!r}{nearest(name, known)}")
         nothing, why = _REFUSED[name]
         if not any(value is v for v in nothing):

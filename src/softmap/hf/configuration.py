@@ -91,6 +91,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
     pad_token_id: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        _check_type(kwargs.get("model_type"))
         _check_names(kwargs, list(type(self).__dataclass_fields__))
         _check_values({**vars(self), **kwargs})
         kwargs.pop("per_layer_config", None)
@@ -131,6 +132,14 @@ def _generation_names() -> list[str]:
     """Options of ``generate`` alone: some names, as ``output_attentions``, are both's."""
     both = {*_THEIRS, *_FIELDS}
     return [name for name in GenerationConfig().to_dict() if name not in both]
+
+
+def _check_type(given: Any) -> None:
+    if str(given).startswith("softmap-"):
+        raise SoftmapError(
+            f"this is a {given} model, of another family with softmap attention in some layers: "
+            "expected to be loaded with AutoModelForCausalLM, not as a softmap model"
+        )
 
 
 def _check_values(given: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from softmap.hf.decay import teach_trainer
 from softmap.hf.trust import ModelFiles
 from softmap.nn import Block
 
-HEADS = ("lm_head.", "score.")
+HEADS = ("lm_head.", "embed_out.", "score.")  # the second is GPT-NeoX's in files
 
 _NOT_LOADED = {
     "quantization_config": "weights stay as they were saved",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from typing import Any
 
@@ -84,15 +85,26 @@ def _chosen(layers: Any, depth: int) -> list[int]:
     if isinstance(layers, str | bytes) or not isinstance(layers, Iterable):
         raise SoftmapError(f"layers must be a list of numbers or None, found {shown(layers)}")
     given = list(layers)
-    if not given or not all(type(n) is int and -depth <= n < depth for n in given):
+    numbers = [n for n in map(_whole, given) if n is not None and -depth <= n < depth]
+    if not given or len(numbers) < len(given):
         raise SoftmapError(
             f"layers must be numbers from {-depth} to {depth - 1}, at least one, "
             f"found {shown(given)}"
         )
-    wanted = sorted({n % depth for n in given})
+    wanted = sorted({n % depth for n in numbers})
     if len(wanted) < len(given):
         raise SoftmapError(f"layers must name each layer once, found {shown(given)}")
     return wanted
+
+
+def _whole(n: Any) -> int | None:
+    """An integer, NumPy's and torch's too, as Python's own; None for anything else."""
+    if isinstance(n, bool) or getattr(n, "dtype", None) is torch.bool:
+        return None
+    try:
+        return operator.index(n)
+    except (TypeError, ValueError):
+        return None
 
 
 def _check_layer(kind: Kind, base: Any, n: int) -> None:
@@ -107,6 +119,15 @@ def _check_layer(kind: Kind, base: Any, n: int) -> None:
         raise SoftmapError(
             f"layer {n}: expected {kind.prefix}Attention, found {type(old).__name__}"
         )
+    uses = [m for m, block in enumerate(base.layers) if getattr(block, kind.attention) is old]
+    if len(uses) > 1:
+        raise SoftmapError(f"layers {uses} are one module: expected attention of its own for each")
+    for name, expected in (("is_causal", True), ("attention_dropout", 0)):
+        if (found := getattr(old, name, expected)) != expected:
+            raise SoftmapError(
+                f"layer {n}: softmap attention is causal and has no dropout: expected "
+                f"{name}={expected}, found {shown(found)}"
+            )
     width = old.head_dim if hasattr(old, "head_dim") else old.head_size
     if abs(old.scaling - width**-0.5) > 1e-6 * old.scaling:
         raise SoftmapError(
@@ -126,7 +147,7 @@ def _check_linear(name: str, linear: Any) -> None:
     if type(linear) is not nn.Linear or "forward" in vars(linear):
         raise SoftmapError(
             f"{name} must be a plain nn.Linear (neither quantised nor adapted nor "
-            f"patched), found {type(linear).__name__}"
+            f"patched), found {type(linear).__name__} of {type(linear).__module__}"
         )
     weight = linear.weight
     wide = weight.is_floating_point() and weight.element_size() > 1

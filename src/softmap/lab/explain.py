@@ -12,8 +12,7 @@ import torch
 from softmap import ops
 from softmap.errors import SoftmapError
 from softmap.lab.preflight import GIB, choose_device, memory
-from softmap.nn import Attention, ModelConfig, accounting
-from softmap.nn.backbone import Backbone
+from softmap.nn import Attention, Backbone, ModelConfig, accounting
 from softmap.nn.positions import Positions
 from softmap.variants import Composition, find, load, names
 

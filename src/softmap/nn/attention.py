@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from softmap.backbone import Backbone, check_size
 from softmap.errors import SoftmapError
 from softmap.maps import Edit, Tensors, compute_dtype
-from softmap.nn.backbone import Backbone, check_size
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate

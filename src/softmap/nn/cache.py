@@ -252,7 +252,8 @@ class LayerCache:
         if not reach:
             raise SoftmapError(
                 f"a cache with a window, a halo or a running mean cannot be cropped from "
-                f"{self.seen} to {length} tokens: expected record() to be called before them"
+                f"{self.seen} to {length} tokens: expected record() before them (of a cache of "
+                "transformers: activate_past_recording())"
             )
         (state, fed), mask = reach[-1], self._mask
         self.seen, self.k, self.v, self.key, self.tail, self.running = state

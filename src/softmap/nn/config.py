@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
+from softmap.backbone import Backbone, Size
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
-from softmap.nn.backbone import Backbone, Size
 from softmap.variants import Composition, load
 
 Width = Annotated[int, Range(1, 2**20)]

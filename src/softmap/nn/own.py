@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from softmap.files import write
-from softmap.variants import Loaded, code_of, outside, renamed
+from softmap.variants import Loaded, check_tokens, code_of, outside, renamed
 
-__all__ = ["Loaded", "carry", "files", "loaded", "names_code"]
+__all__ = ["Loaded", "carry", "check_tokens", "files", "loaded", "names_code"]
 
 
 def names_code(spec: Any) -> bool:

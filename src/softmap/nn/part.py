@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from softmap.backbone import Backbone
 from softmap.errors import SoftmapError
-from softmap.nn.backbone import Backbone
 from softmap.ops.attention import BACKENDS
 from softmap.ops.checks import check_impl
 from softmap.variants import load

@@ -46,10 +46,21 @@ class Options(TypedDict, total=False):
     running: tuple[Tensor, Tensor] | None
 
 
+# What torch's function of this kind takes and this one does not.
+_NEVER = {
+    "is_causal": "every map is causal",
+    "attn_mask": "padding is key_mask, packed sequences are documents",
+    "dropout_p": "weights have no dropout",
+    "enable_gqa": "fewer key heads than query heads are shared by themselves",
+}
+
+
 def check_names(options: Mapping[str, Any]) -> None:
     """Raise ``ValueError`` for a keyword that is not among :class:`Options`."""
     known = Options.__annotations__
     for name in options.keys() - known.keys():
+        if name in _NEVER:
+            raise SoftmapError(f"attention has no option {name!r}: {_NEVER[name]}")
         raise SoftmapError(
             f"attention has no option {name!r}{nearest(name, known)}; options: {', '.join(known)}"
         )

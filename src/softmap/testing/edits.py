@@ -15,6 +15,7 @@ from softmap.ops.call import Call, band_of, pad_keys
 from softmap.ops.heads import combine, scores
 from softmap.testing.compare import HEADS, MAP, assert_same, difference
 from softmap.testing.subject import Subject, call_of
+from softmap.variants import by_token
 
 TOKENS, LATER = 7, 4  # the tokens of the map, and the first of those that are changed
 
@@ -32,30 +33,13 @@ def pure_edits(subject: Subject) -> None:
             probe.out = probe.checked()
 
 
-@torch.no_grad()
 def of_one_token(layer: Attention, x: Tensor) -> None:
     """Query and key tensors of a token among others, x (B, T, D), are those of the token alone."""
-    for edit in layer.edits:
-        among, alone = edit(x), edit(x.flatten(0, 1)[:, None])
-        for kind in ("query", "key"):
-            for name, t in getattr(among, kind).items():
-                what = (
-                    f"{type(edit).__name__}.{kind}_tensors: {name!r} reads more than its own "
-                    "token, but a cache, a padded batch and packed documents show it others or "
-                    "none (a sum over tokens belongs inside edit)"
-                )
-                _same_alone(t, getattr(alone, kind)[name], x, what)
-
-
-def _same_alone(among: Tensor, alone: Tensor, x: Tensor, what: str) -> None:
-    """A tensor (b, T, ...) of x (B, T, D), and what it is for each of the tokens by itself."""
-    B, T, _ = x.shape
-    if among.shape[1:2] != (T,) or alone.shape[1:2] != (1,):
-        return  # of another shape than it must be: a call says so
-    alone = alone.expand(B * T, *alone.shape[1:]).reshape(B, T, *alone.shape[2:])
-    axes = ("sequence", "token", *["index"] * (among.ndim - 2))
     sides = ("among others it is", "alone")
-    assert_same(among.expand(B, *among.shape[1:]), alone, what, sides=sides, axes=axes)
+    for edit in layer.edits:
+        for what, among, alone in by_token(edit, x):  # type: ignore[arg-type]
+            axes = ("sequence", "token", *["index"] * (among.ndim - 2))
+            assert_same(among, alone, what, sides=sides, axes=axes)
 
 
 class _Probe:

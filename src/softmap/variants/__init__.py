@@ -2,14 +2,15 @@
 
 ``load("diff+dcmha(rank=4)")`` resolves names, strings and recipe lists; ``names()`` lists all.
 ``edits("diff", heads=8, head_dim=64)`` builds those of one layer, for ``softmap.attention``.
-``softmap.nn.own`` uses ``Loaded``, ``outside``, ``renamed`` and ``code_of`` for models that carry a
-file of the user's own.
+``softmap.nn.own`` uses ``Loaded``, ``outside``, ``renamed``, ``code_of`` and ``check_tokens`` for
+models that carry a file of the user's own.
 """
 
 from softmap.variants._edits import Edits, Shapes, edits, sized
 from softmap.variants._find import code_of, find, names
 from softmap.variants._load import Composition, load, outside, renamed
 from softmap.variants._parts import About, Builder, Parts, Place, build, variant
+from softmap.variants._tokens import by_token, check_tokens
 from softmap.variants._trust import Loaded
 
 __all__ = [
@@ -22,6 +23,8 @@ __all__ = [
     "Place",
     "Shapes",
     "build",
+    "by_token",
+    "check_tokens",
     "code_of",
     "edits",
     "find",

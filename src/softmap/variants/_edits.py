@@ -118,6 +118,8 @@ def edits(
         check(f"edits: {name}", size, Size)
     check("edits: dim", dim, Size | None)
     check("edits: layer", layer, Annotated[int, Range(0, 2**31 - 1)])
+    if layer >= depth:
+        raise SoftmapError(f"edits: layer counts from 0 and is below depth={depth}, found {layer}")
     parts = load(variant).parts
     maps = heads * parts.backbone.get("query_expansion", 1)
     dim = heads * head_dim if dim is None else dim

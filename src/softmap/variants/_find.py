@@ -35,6 +35,10 @@ def find(name: str, spec: Spec = "") -> Callable[..., Parts]:
             )
         return _outside(where, located(where, spec), own)
     found = _shipped().get(name)
+    if found is None and "." in name:
+        raise SoftmapError(
+            f"variant {shown(name)} names a file or module: expected one in it, {name}:NAME"
+        )
     if found is None:
         raise SoftmapError(
             f"unknown variant {shown(name)}{nearest(name, names())}; known: {', '.join(names())}"

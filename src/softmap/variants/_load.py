@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from softmap.backbone import Backbone
 from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import check, hints
 from softmap.maps import STAGES
@@ -120,6 +121,10 @@ def _check_parts(name: str, parts: Any) -> None:
     if not isinstance(parts.backbone, Mapping):
         found = shown(parts.backbone)
         raise SoftmapError(f"variant {name!r}: Parts.backbone: expected a mapping, found {found}")
+    try:
+        Backbone.check_names(parts.backbone)
+    except SoftmapError as error:
+        raise SoftmapError(f"variant {name!r}: Parts.backbone: {error}") from None
     for stage in STAGES:
         builders = getattr(parts, stage)
         if not isinstance(builders, Sequence) or not all(map(callable, builders)):

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from softmap.errors import SoftmapError
-from softmap.hf import swap
+from softmap.hf import SoftmapForCausalLM, swap
 
 IDS = torch.randint(3, 31, (2, 9), generator=torch.Generator().manual_seed(0))
 Build = Callable[..., Any]
@@ -68,25 +68,45 @@ def test_classifiers(family: Build, tmp_path: Path, name: str) -> None:
     assert same(loaded, swapped)
 
 
-def test_a_base_model_may_be_swapped_inside_of_its_head(family: Build, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Llama", "GPTNeoX"])
+def test_a_base_model_may_be_swapped_inside_of_its_head(
+    family: Build, tmp_path: Path, name: str
+) -> None:
     """The head is saved with the configuration that it shares."""
-    model = family()
-    swap(model.model, "diff2", [1])
+    model = family(name)
+    swap(model.base_model, "diff2", [1])
     cached = model.generate(IDS, max_new_tokens=4, do_sample=False)
     assert torch.equal(cached, model.generate(IDS, max_new_tokens=4, use_cache=False))
     model.save_pretrained(tmp_path)
     assert same(AutoModelForCausalLM.from_pretrained(tmp_path), model)
+    assert same(AutoModel.from_pretrained(tmp_path), model.base_model)
+    assert AutoConfig.from_pretrained(tmp_path).architectures == [f"Softmap{name}ForCausalLM"]
     assert same(swap(model, "dcmha", [0]), model)
-    assert type(model).__name__ == "SoftmapLlamaForCausalLM"
+    assert type(model).__name__ == f"Softmap{name}ForCausalLM"
+
+
+def test_a_loaded_model_is_swapped_and_saved(family: Build, tmp_path: Path) -> None:
+    """In the files of GPT-NeoX the head has another name, which a swapped model does not take."""
+    family("GPTNeoX").save_pretrained(tmp_path)
+    model = swap(transformers.GPTNeoXForCausalLM.from_pretrained(tmp_path), "diff2", [1])
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert same(loaded, model)
+    loaded.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["Llama", "Mistral", "Qwen2", "Qwen3", "GPTNeoX"])
 def test_never_read_as_a_plain_model(swapped: Build, tmp_path: Path, name: str) -> None:
-    """Not even for a variant that adds no weight."""
+    """Not even for a variant that adds no weight. What reads any file for its version may."""
     swapped("transformer++", name, [1]).save_pretrained(tmp_path)
     for plain in (f"{name}ForCausalLM", f"{name}Model", f"{name}Config"):
-        with pytest.raises(Exception, match="layer_types"):
+        with pytest.raises(Exception, match="some layers are softmap's"):
             getattr(transformers, plain).from_pretrained(tmp_path)
+    config = transformers.PreTrainedConfig.from_json_file(tmp_path / "config.json")
+    assert config.transformers_version == transformers.__version__
+    with pytest.raises(SoftmapError, match="AutoModelForCausalLM"):
+        SoftmapForCausalLM.from_pretrained(tmp_path)
 
 
 def test_without_softmap_it_is_an_unknown_model(

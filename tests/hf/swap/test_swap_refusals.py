@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
@@ -83,6 +86,8 @@ def test_variants(family: Build, variant: str, words: str) -> None:
         ([], "at least one"),
         ([True], "from -3 to 2"),
         ([1.0], "from -3 to 2"),
+        (torch.tensor([True, False, True]), "from -3 to 2"),
+        (np.array([1.0]), "from -3 to 2"),
         (1, "a list of numbers"),
         ("01", "a list of numbers"),
         ([0, -3], "each layer once"),
@@ -90,6 +95,62 @@ def test_variants(family: Build, variant: str, words: str) -> None:
 )
 def test_layers(family: Build, layers: Any, words: str) -> None:
     refused(family(), words, layers=layers)
+
+
+@pytest.mark.parametrize("layers", [np.array([0, -1]), torch.tensor([2, 0]), {np.int64(0), 2}])
+def test_numbers_of_other_libraries(family: Build, layers: Any) -> None:
+    config = swap(family(), "diff2", layers).config
+    assert config.softmap[0]["layers"] == [0, 2]
+    assert json.loads(config.to_json_string())["softmap"][0]["layers"] == [0, 2]
+
+
+def test_hooks_that_stay(family: Build) -> None:
+    """On what is kept, and transformers' own, which the new attention gets, too."""
+    model = family()
+    model.set_attn_implementation("eager")
+    model(IDS, output_attentions=True)
+    seen: list[Any] = []
+    for module in (model.model.layers[1], model.model.layers[1].self_attn.o_proj):
+        module.register_forward_hook(lambda module, *_: seen.append(module))
+    attentions = swap(model, "diff2")(IDS, output_attentions=True).attentions
+    assert len(attentions) == 3
+    assert seen == [model.model.layers[1].self_attn.attention.o_proj, model.model.layers[1]]
+
+
+OWN = """
+import torch
+from torch import nn
+from softmap import Edit
+from softmap.variants import Parts, variant
+
+class Own(Edit):
+    def __init__(self, place):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(place.dim))  # nothing is wrong as long as it is zero
+
+    def TENSORS(self, x):
+        return {"c": (self.gain * x).sum(-1)EXPRESSION}
+
+    def edit(self, m, band, t):
+        return m * 1
+
+@variant("own", "Own")
+def own():
+    return Parts(scores=[Own])
+"""
+
+
+@pytest.mark.parametrize("tensors", ["query_tensors", "key_tensors"])
+@pytest.mark.parametrize("expression", [".cumsum(1)", " - x.std((0, 1)).sum()", ".nosuch()"])
+def test_own_variants_whose_tensors_read_several_tokens(
+    family: Build, tmp_path: Path, tensors: str, expression: str
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN.replace("TENSORS", tensors).replace("EXPRESSION", expression))
+    words = "Own: cannot compute" if expression == ".nosuch()" else f"Own.{tensors}: 'c' reads more"
+    refused(family().bfloat16(), words, variant=f"temperature+{file}:own", layers=[1])
+    file.with_name("good.py").write_text(file.read_text().replace(expression, ""))
+    swap(family().bfloat16(), f"{file.with_name('good.py')}:own", layers=[1])
 
 
 def test_heads_that_do_not_fit(family: Build) -> None:
@@ -124,7 +185,7 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "adapted": (
         lambda m: inject_adapter_in_model(LoraConfig(target_modules=["k_proj"]), m),
-        "layer 0: k_proj must be a plain",
+        "layer 0: k_proj must be a plain .* found Linear of peft.tuners.lora.layer",
     ),
     "eight bits": (
         lambda m: m.model.layers[2].self_attn.o_proj.to(torch.float8_e4m3fn),
@@ -147,6 +208,38 @@ CHANGES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "offloaded": (
         lambda m: setattr(m.model.layers[1], "_hf_hook", object()),
         "managed by accelerate",
+    ),
+    "both ways in a layer": (
+        lambda m: setattr(m.model.layers[1].self_attn, "is_causal", False),
+        "layer 1: .* expected is_causal=True, found False",
+    ),
+    "dropout in a layer": (
+        lambda m: setattr(m.model.layers[1].self_attn, "attention_dropout", 0.1),
+        "layer 1: .* expected attention_dropout=0, found 0.1",
+    ),
+    "patched attention": (
+        lambda m: setattr(m.model.layers[1].self_attn, "forward", lambda x: x),
+        "layer 1: .* found forward of the attention",
+    ),
+    "hooked attention": (
+        lambda m: m.model.layers[0].self_attn.register_forward_hook(lambda *_: None),
+        "layer 0: .* found _forward_hooks of the attention",
+    ),
+    "hooked queries": (
+        lambda m: m.model.layers[2].self_attn.q_proj.register_full_backward_hook(lambda *_: None),
+        "layer 2: .* found _backward_hooks of q_proj",
+    ),
+    "hooked weight": (
+        lambda m: m.model.layers[2].self_attn.q_proj.weight.register_hook(lambda grad: None),
+        "layer 2: .* found hooks of q_proj.weight",
+    ),
+    "one layer twice": (
+        lambda m: m.model.layers.__setitem__(2, m.model.layers[1]),
+        r"layers \[1, 2\] are one module",
+    ),
+    "one attention twice": (
+        lambda m: setattr(m.model.layers[2], "self_attn", m.model.layers[0].self_attn),
+        r"layers \[0, 2\] are one module",
     ),
     "swapped": (lambda m: swap(m, "dcmha", [2]), "layer 2 is swapped already, for dcmha"),
 }
@@ -186,6 +279,7 @@ FORWARD: dict[str, tuple[dict[str, Any], str]] = {
     "numbers to add": ({"attention_mask": torch.zeros(1, 4)}, "the mask must be"),
     "other positions": ({"position_ids": torch.tensor([[3, 4, 5, 6]])}, "position_ids must"),
     "typo": ({"atention_mask": None}, "no argument 'atention_mask'"),
+    "older name": ({"num_logits_to_keep": 1}, "did you mean 'logits_to_keep'"),
     "both ways": ({"is_causal": False}, "every map is causal"),
     "nothing": ({"input_ids": None}, "exactly one of"),
     "documents with a cache": (

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from softmap.errors import SoftmapError
@@ -69,6 +69,28 @@ def test_trainer(swapped: Build, tmp_path: Path) -> None:
     assert torch.equal(loaded(IDS).logits, model.eval()(IDS).logits)
 
 
+@pytest.mark.parametrize(("name", "layers"), [("Llama", [1]), ("Llama", None), ("GPTNeoX", [0])])
+def test_a_trainer_resumes(swapped: Build, tmp_path: Path, name: str, layers: Any) -> None:
+    """A checkpoint is read whole into a model that was made anew."""
+
+    def trainer(model: Any, steps: int) -> Trainer:
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), max_steps=steps, use_cpu=True, report_to=[],
+            disable_tqdm=True, save_steps=1, per_device_train_batch_size=2, learning_rate=0.01,
+        )  # fmt: skip
+        data = [{"input_ids": row, "labels": row} for row in IDS.repeat(2, 1)]
+        return Trainer(model, arguments, train_dataset=data)
+
+    trained = swapped("diff2", name, layers).float()
+    trainer(trained, 1).train()
+    resumed = trainer(swapped("diff2", name, layers).float(), 1)
+    resumed.train(resume_from_checkpoint=True)
+    found = resumed.model.state_dict()
+    assert [n for n, t in trained.state_dict().items() if not torch.equal(t, found[n])] == []
+    resumed.args.max_steps = 2
+    assert resumed.train(resume_from_checkpoint=True).global_step == 2
+
+
 def test_adapters(swapped: Build) -> None:
     model = swapped("diff2", layers=[1])
     expected = model(IDS).logits
@@ -76,6 +98,22 @@ def test_adapters(swapped: Build) -> None:
     adapted = get_peft_model(model, LoraConfig(target_modules=names, task_type="CAUSAL_LM"))
     assert torch.allclose(adapted.eval()(IDS).logits, expected)
     assert "layers.1.self_attn.attention.q_proj.lora_A" in str(dict(adapted.named_parameters()))
+
+
+def test_adapters_of_all_linear_maps(swapped: Build, tmp_path: Path) -> None:
+    """PEFT has no default targets for these types: the ones that need no names."""
+    model = swapped("dcmha", "GPTNeoX", [1])
+    with pytest.raises(ValueError, match="target_modules"):
+        get_peft_model(model, LoraConfig(task_type="CAUSAL_LM"))
+    config = LoraConfig(target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False)
+    model.save_pretrained(tmp_path / "base")
+    adapted = get_peft_model(model, config).eval()
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    names = str([name for name, _ in adapted.named_modules() if name.endswith("lora_A")])
+    assert "layers.1.attention.attention.v_proj" in names and "query_key_value" in names
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    again = PeftModel.from_pretrained(base, str(tmp_path / "adapter")).eval()
+    assert torch.allclose(again(IDS).logits, adapted(IDS).logits)
 
 
 def test_prefixes_are_refused(swapped: Build) -> None:

@@ -42,6 +42,16 @@ class Swapped(StrictFiles):
         become(self, config)
 
     @property
+    def _weight_conversions(self) -> list:
+        """None when it is saved: a Trainer that resumes reads the names that the model has, where
+        transformers would write those of the family's files (GPT-NeoX: another for its head)."""
+        return []
+
+    @_weight_conversions.setter
+    def _weight_conversions(self, given: Any) -> None:
+        """What ``from_pretrained`` has renamed is forgotten."""
+
+    @property
     def accepts_loss_kwargs(self) -> bool:
         """Asked by a ``Trainer`` when it is made, which learns then what weight decay is for."""
         teach_trainer(SwappedAttention)

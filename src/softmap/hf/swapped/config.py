@@ -11,7 +11,10 @@ from softmap.hf.swapped.kinds import Kind
 from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn.part import attention_part, check_backend
 
-MARK = "softmap:"
+# The one field in which every family wants a number, of which a swapped model needs none (0), and
+# which transformers' base class, with which a Trainer reads the file, leaves as it is.
+FIELD = "attention_dropout"
+MARK = "none: some layers are softmap's; read with an Auto class after `import softmap.hf`"
 ENTRY = ("variant", "layers", "impl")
 
 
@@ -19,9 +22,9 @@ class SwappedConfig(ConfigFiles):
     """Goes before a family's own class. ``softmap`` lists what was swapped, one entry a call:
     ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
 
-    ``config.json`` also marks the swapped ones among its ``layer_types``, which no configuration
-    of transformers' own classes accepts: a swapped model is never read as one of the plain family.
-    Raises ``ValueError`` for entries that do not fit the model.
+    In ``config.json`` a text stands for the dropout, which no configuration of the families' own
+    accepts: a swapped model is never read as one of the plain family. Raises ``ValueError`` for
+    entries that do not fit the model.
     """
 
     kind: Kind
@@ -58,20 +61,15 @@ class SwappedConfig(ConfigFiles):
 
     def to_dict(self) -> dict[str, Any]:
         fields = super().to_dict()  # type: ignore[misc]
-        if not self.softmap:
-            return fields
-        windows = [self.kind.window(self, n) for n in range(fields["num_hidden_layers"])]
-        types = ["full_attention" if w is None else "sliding_attention" for w in windows]
-        swapped = self.swapped()
-        marked = [f"{MARK}{t}" if n in swapped else t for n, t in enumerate(types)]
-        return {**fields, "layer_types": marked}
+        if self.softmap:
+            fields[FIELD] = MARK
+        saved_by = fields.get("architectures") or ()
+        fields["architectures"] = [f"Softmap{n}" if n in self.classes else n for n in saved_by]
+        return fields
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        fields = dict(config_dict)
-        types = fields.pop("layer_types", None)
-        if types is not None and "layer_types" in cls.__dataclass_fields__:  # type: ignore[attr-defined]
-            fields["layer_types"] = [str(t).removeprefix(MARK) for t in types]
+        fields = {n: v for n, v in config_dict.items() if (n, v) != (FIELD, MARK)}
         return super().from_dict(fields, **kwargs)
 
 

@@ -15,6 +15,10 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
 )
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL,
 )
@@ -74,3 +78,13 @@ def register() -> None:
         AutoModelForSequenceClassification.register(config, classifier, exist_ok=True)
         _CAUSAL[config.model_type] = causal.__name__
         _CLASSIFIERS[config.model_type] = classifier.__name__
+        _rename_weights(config)
+
+
+def _rename_weights(config: type[SwappedConfig]) -> None:
+    """Weights have other names in files, where the family's have (GPT-NeoX: ``embed_out``)."""
+    names = {config.kind.model_type: config.model_type}
+    names |= {name: made.__name__ for name, made in config.classes.items()}
+    for family, own in names.items():
+        if (mapping := get_checkpoint_conversion_mapping(family)) is not None:
+            register_checkpoint_conversion_mapping(own, mapping, overwrite=True)

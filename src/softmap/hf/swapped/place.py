@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
 from transformers.utils.output_capturing import (
     _CAN_RECORD_REGISTRY,
     install_output_capuring_hook,
 )
 
+from softmap.errors import SoftmapError
 from softmap.hf.swapped.attention import SwappedAttention, fitted
+from softmap.nn import own
+
+_CAPTURE = install_output_capuring_hook.__module__
 
 
 def become(model: Any, config: Any) -> dict[int, int]:
@@ -23,10 +28,10 @@ def become(model: Any, config: Any) -> dict[int, int]:
         for n, entry in config.swapped().items()
         if not isinstance(getattr(base.layers[n], config.kind.attention), SwappedAttention)
     }
-    for own in {id(m): m for m in (model, base)}.values():
-        own.__class__ = config.classes[type(own).__name__.removeprefix("Softmap")]
+    for each in {id(m): m for m in (model, base)}.values():
+        each.__class__ = config.classes[type(each).__name__.removeprefix("Softmap")]
         # As a dict, which it was before it had setters of its own.
-        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(own)), own._can_record_outputs)
+        dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(each)), each._can_record_outputs)
     _configure(model, config)
     for n, (swapped, _) in made.items():
         if getattr(base, "_output_capturing_hooks_installed", False):
@@ -41,7 +46,37 @@ def _made(base: Any, config: Any, n: int, entry: dict[str, Any]) -> tuple[Swappe
         config.kind.projections(old), entry["variant"], n, len(base.layers),
         config.kind.window(config, n), entry["impl"],
     )  # fmt: skip
+    _check_kept(n, old, attention)
+    if own.names_code(entry["variant"]) and not attention.o_proj.weight.is_meta:
+        own.check_tokens(attention.edits, attention.dim)
     return SwappedAttention(attention, n).train(old.training), fresh
+
+
+def _check_kept(n: int, old: nn.Module, new: nn.Module) -> None:
+    """Raise ``ValueError`` for what was done to a module of layer ``n`` that is not in the new."""
+    modules, weights = set(new.modules()), set(new.parameters())
+    lost = [(name, m) for name, m in old.named_modules() if m not in modules]
+    done = [f"{what} of {name or 'the attention'}" for name, m in lost for what in _changes(m)]
+    for name, weight in old.named_parameters():
+        if weight not in weights and (weight._backward_hooks or weight._post_accumulate_grad_hooks):
+            done.append(f"hooks of {name}")
+    if done:
+        raise SoftmapError(
+            f"layer {n}: what was patched or hooked would be lost: expected it as transformers "
+            f"makes it, found {', '.join(done)}"
+        )
+
+
+def _changes(module: nn.Module) -> list[str]:
+    """The methods that a module has for itself, and its kinds of hooks; not transformers' own."""
+    given = vars(module)
+    hooked = [
+        name for name, hooks in given.items() if name.endswith("_hooks")
+        and any(getattr(hook, "__module__", "") != _CAPTURE for hook in hooks.values())
+    ]  # fmt: skip
+    return hooked + [
+        n for n, value in given.items() if callable(value) and hasattr(type(module), n)
+    ]
 
 
 def _configure(model: Any, config: Any) -> None:

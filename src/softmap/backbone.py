@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -77,15 +77,20 @@ class Backbone(Checked):
     @classmethod
     def of(cls, *sources: Mapping[str, Any]) -> Backbone:
         """Defaults, then each mapping in turn. An unknown field is a ``ValueError``."""
-        fields = [f.name for f in dataclasses.fields(cls)]
         given = {k: v for source in sources for k, v in source.items()}
+        cls.check_names(given)
+        return cls(**given)
+
+    @classmethod
+    def check_names(cls, given: Iterable[Any]) -> None:
+        """Raise ``ValueError`` for a name that is no field."""
+        fields = [f.name for f in dataclasses.fields(cls)]
         for name in given:
             if name not in fields:
                 raise SoftmapError(
                     f"no backbone field {shown(name)}{nearest(str(name), fields)}; "
                     f"fields: {', '.join(fields)}"
                 )
-        return cls(**given)
 
     def layer_window(self, layer: int) -> int | None:
         """The window of layer ``layer`` (from 0), None where it sees all keys."""

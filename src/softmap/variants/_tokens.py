@@ -1,0 +1,67 @@
+"""Whether an edit's query and key tensors are functions of one token each, as they must be."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from softmap.errors import SoftmapError, reason
+from softmap.maps import Edit
+
+TOKENS = 5
+READS = (
+    "reads more than its own token, but a cache, a padded batch and packed documents show it "
+    "others or none (a sum over tokens belongs inside edit)"
+)
+
+
+def check_tokens(edits: Iterable[Any], dim: int) -> None:
+    """Raise ``ValueError`` where a query or key tensor of an edit reads more than its own token.
+
+    Copies are asked, in float64 and with parameters off their start, for tokens of width ``dim``.
+    """
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(2, TOKENS, dim, dtype=torch.float64, device="cpu", generator=draw)
+    for edit in edits:
+        probe = copy.deepcopy(edit).to("cpu", torch.float64)
+        for what, among, alone in _compared(_moved(probe, draw), x):
+            if not torch.allclose(among.double(), alone.double(), rtol=1e-9, atol=1e-9):
+                raise SoftmapError(what)
+
+
+@torch.no_grad()
+def by_token(edit: Edit, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Of each query and key tensor: what is wrong if they differ, the tensor (B, T, ...) for x
+    (B, T, D), and what the edit gives when it is called with one token of one sequence at a time.
+
+    Tensors of another shape than they must have are left out: a call says so.
+    """
+    among, (B, T) = edit(x), x.shape[:2]
+    each = [edit(x[b : b + 1, t : t + 1]) for b in range(B) for t in range(T)]
+    for kind in ("query", "key"):
+        for name, tensor in getattr(among, kind).items():
+            alone = [getattr(tensors, kind)[name] for tensors in each]
+            shapes, rest = {t.shape for t in alone}, tensor.shape[2:]
+            if tensor.shape[1:2] == (T,) and shapes == {(1, 1, *rest)}:
+                what = f"{type(edit).__name__}.{kind}_tensors: {name!r} {READS}"
+                yield what, tensor.expand(B, T, *rest), torch.cat(alone).reshape(B, T, *rest)
+
+
+def _compared(edit: Edit, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+    try:
+        yield from by_token(edit, x)
+    except Exception as error:  # a user's own class
+        raise SoftmapError(
+            f"{type(edit).__name__}: cannot compute its tensors of tokens: {reason(error)}"
+        ) from error
+
+
+@torch.no_grad()
+def _moved(edit: Edit, draw: torch.Generator) -> Edit:
+    for parameter in edit.parameters():
+        parameter.add_(torch.randn(parameter.shape, device="cpu", generator=draw), alpha=0.2)
+    return edit
