@@ -50,7 +50,7 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
         ),
     ]
     caption = (
-        f"Paired over the same held-out windows, with 95% intervals, at {len(order)} budgets from "
+        f"With intervals that hold for all variants together, at {len(order)} budgets from "
         f"the smallest (top) to the final one (bold). Left of the line is better than the control."
     )
     height = max(150, 46 * len({row["variant"] for row in data}))

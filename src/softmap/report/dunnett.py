@@ -86,6 +86,7 @@ def correlation(control: float, variant: float) -> float:
     return round(float(np.sqrt(control / (control + variant))), 9)
 
 
+@lru_cache(maxsize=1024)
 def spread_nodes(df: float) -> tuple[Array, Array]:
     """Nodes and weights for s = sqrt(chi^2(df) / df), evenly spaced in log s."""
     if df > 1e6:

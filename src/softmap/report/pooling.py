@@ -11,7 +11,7 @@ spread the distribution of M depends on the numbers of runs alone, so it is draw
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from math import log
@@ -42,7 +42,7 @@ class Check:
     apart: tuple[str, ...]
 
 
-def check(runs: Mapping[str, Sequence[float]]) -> Check:
+def check(runs: Mapping[str, Any]) -> Check:
     """Which variants share one spread: the odd ones leave the pool until the rest agree.
 
     The first question errs at ``LEVEL``; each variant that leaves is the one without which the
@@ -78,7 +78,7 @@ def visible(df: tuple[int, ...], power: float = 0.8) -> float | None:
     return None if high > log(99.0) else float(np.exp(high))
 
 
-def _own(values: Sequence[float]) -> tuple[float, int]:
+def _own(values: Any) -> tuple[float, int]:
     """Sum of squares about the mean, and degrees of freedom."""
     numbers = np.asarray(values, dtype=np.float64)
     return float(np.sum((numbers - numbers.mean()) ** 2)), len(numbers) - 1

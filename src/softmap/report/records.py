@@ -44,8 +44,8 @@ def budgets(rows: list[Row]) -> list[Row]:
             "seconds": _short(budget["seconds"]),
             "flops": budget["flops"],
             "loss": round(budget["loss"], 5),
-            "low": round(budget["loss"] - (budget["stderr"] or 0), 5),
-            "high": round(budget["loss"] + (budget["stderr"] or 0), 5),
+            "low": round(budget["loss"] - (budget["run_stderr"] or 0), 5),
+            "high": round(budget["loss"] + (budget["run_stderr"] or 0), 5),
             "seeds": listed([f"{loss:.3f}" for loss in budget["loss_by_seed"]]),
         }
         for row in rows
@@ -54,31 +54,31 @@ def budgets(rows: list[Row]) -> list[Row]:
 
 
 def differences(rows: list[Row]) -> list[Row]:
-    """Difference to the control at every budget, with its 95 % limits."""
+    """Difference to the control at every budget with its limits (the mean, without any)."""
     return [
         {
             "variant": row["variant"],
             "budget": f"{si(budget['tokens'])} tokens",
             "tokens": budget["tokens"],
             "final": budget is row["budgets"][-1],
-            **{key: budget["difference"][key] for key in ("mean", "low", "high")},
+            **_limits(budget["difference"]),
             "interval": _interval(budget["difference"]),
         }
         for row in rows
         for budget in row["budgets"]
-        if budget["difference"] is not None and budget["difference"]["low"] is not None
+        if budget["difference"] is not None
     ]
 
 
 def positions(rows: list[Row]) -> list[Row]:
-    """Loss and paired difference by bin of positions (counted from 1), at the bin's middle."""
+    """Loss and difference by bin of positions (counted from 1), at the bin's middle."""
     return [
         {
             "variant": row["variant"],
             "position": round(((entry["from"] + 1) * (entry["to"] + 1)) ** 0.5, 2),
             "bin": _span(entry["from"] + 1, entry["to"] + 1),
             "loss": round(entry["loss"], 5),
-            **{key: (entry["difference"] or {}).get(key) for key in ("mean", "low", "high")},
+            **_limits(entry["difference"]),
         }
         for row in rows
         for entry in row["by_position"]
@@ -107,7 +107,18 @@ def _with_ratio(text: str, relative: float | None) -> str:
     return text if relative is None else f"{text} ({ratio(relative)})"
 
 
+def _limits(difference: Row | None) -> Row:
+    if difference is None:
+        return dict.fromkeys(("mean", "low", "high"))
+    mean = difference["mean"]
+    return {"mean": mean} | {
+        end: mean if difference[end] is None else difference[end] for end in ("low", "high")
+    }
+
+
 def _interval(difference: Row) -> str:
+    if difference["low"] is None:
+        return "none: nothing was repeated"
     return f"{signed(difference['low'])} to {signed(difference['high'])}"
 
 

@@ -17,16 +17,17 @@ which is what Satterthwaite's degrees of freedom need.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 
 from softmap.report.pooling import Check
 
 PRIOR = 2.0
-Runs = Mapping[str, Sequence[float]]
+Runs = Mapping[str, Any]  # label to one number for each run: a sequence or an array
 
 
 @dataclass(frozen=True)
