@@ -52,8 +52,10 @@ def test_the_interval_holds_one_exactly_where_nothing_is_resolved(shift):
 
 def test_beyond_the_curves_the_words_are_one_sided():
     worse, better = ratio(3.0), ratio(-3.0)
-    assert (worse.value, worse.bound, worse.limit, worse.high) == (None, ">", 8, None)
-    assert (better.value, better.bound, better.limit, better.low) == (None, "<", 1 / 8, None)
+    assert (worse.value, worse.bound, worse.high) == (None, ">", None)
+    assert worse.limit == pytest.approx(8)
+    assert (better.value, better.bound, better.low) == (None, "<", None)
+    assert better.limit == pytest.approx(1 / 8)
     edge = ratio(1.45, spread=0.05)  # the estimate is on the curve, its upper limit is not
     assert edge.value == pytest.approx(2**2.9) and edge.low > 1 and edge.high is None
 
@@ -71,7 +73,7 @@ def test_other_costs_scale_every_limit():
     assert flops["value"] == pytest.approx(0.6) and flops["interval"] is True
 
 
-def test_ratios_cover(draws=300):
+def test_ratios_cover(draws=120):
     random, inside = np.random.default_rng(0), 0
     for _ in range(draws):
 
@@ -80,7 +82,7 @@ def test_ratios_cover(draws=300):
 
         found = ratios(family({"control": noisy(0, 4), "v": noisy(-0.25, 3)}, TOKENS))["v"]
         inside += (found.low or 0) <= 2**-0.5 <= (found.high or 99)
-    assert inside / draws == pytest.approx(0.95, abs=0.038)  # three standard errors
+    assert inside / draws == pytest.approx(0.95, abs=0.06)  # three standard errors
 
 
 def test_at_reads_each_run_s_own_line():
@@ -113,7 +115,7 @@ def trend(ends, spread=0.005, n=3, **question):
         ([0.4, 0.3, 0.2, 0.1], "behind, closing (would cross"),
         ([0.0, 0.1, 0.2, 0.3], "behind, growing"),
         ([0.5, 0.1, 0.1, 0.1], "behind, settled"),  # the first budget is not looked at
-        ([0.0, 0.0, 0.0, 0.0], "not resolved, settled"),
+        ([0.0, 0.0, 0.0, 0.0], "level, settled"),
     ],
 )
 def test_trend_words(ends, words):
@@ -168,7 +170,7 @@ def test_a_variant_of_twice_the_compute():
     assert equivalent(np.array(PLACES), np.array([CURVE]), np.array([1.0]))[0] == np.inf
 
 
-def test_factors_cover_and_need_four_budgets(draws=120):
+def test_factors_cover_and_need_four_budgets(draws=60):
     random, inside, truth = np.random.default_rng(0), 0, 2.0
     ahead = [1.5 + 2.0 * (truth * t) ** -0.4 for t in (1, 2, 4, 8, 16)]
     for _ in range(draws):
@@ -181,7 +183,7 @@ def test_factors_cover_and_need_four_budgets(draws=120):
         fam = family({"control": noisy(CURVE, 5), "v": noisy(ahead, 3)}, PLACES)
         found = factors(fam, fam.compare(fam.final).answers())["v"]
         inside += found["low"] <= truth <= (found["high"] or np.inf)
-    assert 0.89 < inside / draws <= 1
+    assert 0.86 < inside / draws <= 1
     three = family({"control": [LINE[:3]], "v": [LINE[:3]]}, TOKENS[:3])
     assert factors(three, three.compare(three.final).answers()) == {}
 
