@@ -64,7 +64,7 @@ def test_every_promised_file_is_there_and_nothing_else(built):
     }
     charts = {path.name for path in (built / "charts").iterdir()}
     keys = set(_payload(built)["charts"])
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert charts == {f"{key}.{kind}" for key in keys for kind in ("svg", "png")}
     for path in (built / "charts").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -302,5 +302,5 @@ def test_a_full_disk_keeps_the_old_page_and_leaves_no_litter(tmp_path, monkeypat
 
 def test_differences_are_drawn_without_intervals_too(tmp_path, no_pictures):
     payload = _payload(report.build(fake.make(tmp_path / "run", variants=2, **SMALL)).parent)
-    assert {"difference", "position_difference"} <= set(payload["charts"])
+    assert {"difference", "trend", "position_difference"} <= set(payload["charts"])
     assert "none: nothing was repeated" in json.dumps(payload["charts"]["difference"])

@@ -19,11 +19,11 @@ def normal(seed, sizes, sds):
 def test_variances_by_hand():
     runs = {"a": [1.0, 3.0], "b": [1.0, 2.0, 3.0], "c": [7.0]}
     found = Spreads(runs, check(runs))
-    # Variances 2 and 1, degrees of freedom 1 and 2: pooled 4/3, the weight of one's own 1/3, 1/2.
+    # Variances 2 and 1, degrees of freedom 1 and 2: pooled 4/3, the weight of one's own 1/2, 2/3.
     assert (found.pooled.variance, found.pooled.df) == (pytest.approx(4 / 3), 3)
-    assert PRIOR == 2
-    assert found.variance("a") == pytest.approx(2 / 3 * 4 / 3 + 1 / 3 * 2)
-    assert found.variance("b") == pytest.approx(1 / 2 * 4 / 3 + 1 / 2 * 1)
+    assert PRIOR == 1
+    assert found.variance("a") == pytest.approx(1 / 2 * 4 / 3 + 1 / 2 * 2)
+    assert found.variance("b") == pytest.approx(1 / 3 * 4 / 3 + 2 / 3 * 1)
     assert found.variance("c") == pytest.approx(4 / 3)
 
 
@@ -31,8 +31,8 @@ def test_satterthwaite_by_hand():
     runs = {"a": [1.0, 3.0], "b": [1.0, 2.0, 3.0], "c": [7.0]}
     spreads = Spreads(runs, check(runs))
     error = spreads.error({"b": 3, "c": 1})
-    # Of s[a]^2: 1/2 1/3 from b's pooled half, over 3 runs, and 1/3 from c. Of s[b]^2: the rest.
-    a, b = 1 / 18 + 1 / 3, 5 / 18 + 2 / 3
+    # b is 1/3 pooled (of which a has 1/3, b 2/3) and 2/3 its own, over 3 runs; c is pooled, over 1.
+    a, b = (1 / 3 * 1 / 3) / 3 + 1 / 3, (1 / 3 * 2 / 3 + 2 / 3) / 3 + 2 / 3
     assert error.variance == pytest.approx(2 * a + b)
     x, y = a * spreads.variance("a"), b * spreads.variance("b")
     assert error.df == pytest.approx((x + y) ** 2 / (x * x / 1 + y * y / 2))

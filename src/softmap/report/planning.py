@@ -157,7 +157,7 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
     """Runs of every label in all, so that no interval is wider; None: more than 10,000.
 
     The control gets ``ratio`` times the runs of a variant. A variant that stays apart from the
-    pool gets a number of its own. Afterwards the page must be given the same first stage
+    pool gets a number of its own, and more of the control if it needs that. Afterwards the page must be given the same first stage
     (``Comparison(..., first=...)``), whose spread the intervals keep.
     """
     _above_zero(half_width=half_width, ratio=ratio)
@@ -172,12 +172,17 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
     n = _least(start, lambda n: all(narrow(v, n, max(n0, ceil(ratio * n))) for v in shared))
     if n is None:
         return None
-    total = {first.control: max(n0, ceil(ratio * n))} | dict.fromkeys(shared, n)
-    for v in first.others:
-        if v not in shared:
-            own = partial(narrow, v, control=total[first.control])
-            total[v] = _least(first.sizes[v], own) or 0
-    return total if all(total.values()) else None
+    control = max(n0, ceil(ratio * n))
+    total = dict.fromkeys(shared, n)
+    for v in (v for v in first.others if v not in shared):
+        own: int | None = None
+        while own is None and control <= MOST:
+            own = _least(first.sizes[v], partial(narrow, v, control=control))
+            control = control if own else 2 * control  # the control's own error is in the way
+        if own is None:
+            return None
+        total[v] = own
+    return {first.control: control} | total
 
 
 def allocate(

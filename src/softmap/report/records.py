@@ -17,22 +17,23 @@ def curves(run: Run, rows: list[Row]) -> list[Row]:
     """Training loss, averaged over seeds and over runs of neighbouring steps (80 per variant)."""
     return [
         {"variant": row["variant"], "flops": tokens * row["flops_per_token"]}
-        | {"tokens": tokens, "seconds": _short(seconds), "loss": round(loss, 4)}
+        | {"tokens": tokens, "seconds": _short(tokens / row["tokens_per_second"])}
+        | {"loss": round(loss, 4)}
         for row in rows
-        for tokens, seconds, loss in _thinned(run, row["variant"])
+        for tokens, loss in _thinned(run, row["variant"])
     ]
 
 
-def _thinned(run: Run, label: str) -> list[tuple[int, float, float]]:
+def _thinned(run: Run, label: str) -> list[tuple[int, float]]:
     logs = [trial.curve for trial in run.trials[label].values() if trial.curve]
     length = min((len(log) for log in logs), default=0)
     if length == 0:
         return []
-    values = np.array(
-        [[[r["tokens"], r["seconds"], r["loss"]] for r in log[:length]] for log in logs]
-    ).mean(axis=0)
+    values = np.array([[[r["tokens"], r["loss"]] for r in log[:length]] for log in logs]).mean(
+        axis=0
+    )
     parts = np.array_split(values, min(POINTS, length))
-    return [(int(part[-1, 0]), float(part[-1, 1]), float(part[:, 2].mean())) for part in parts]
+    return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
 
 
 def budgets(rows: list[Row]) -> list[Row]:
@@ -67,6 +68,26 @@ def differences(rows: list[Row]) -> list[Row]:
         for row in rows
         for budget in row["budgets"]
         if budget["difference"] is not None
+    ]
+
+
+def runs(rows: list[Row]) -> list[Row]:
+    """Every run of a compared variant at every budget, its loss minus the control's mean."""
+    control = next((row for row in rows if row["is_control"]), None)
+    if control is None:
+        return []
+    return [
+        {
+            "variant": row["variant"],
+            "budget": f"{si(budget['tokens'])} tokens",
+            "seed": seed,
+            "loss": round(loss, 5),
+            "run": round(loss - theirs["loss"], 5),
+        }
+        for row in rows
+        if not row["is_control"]
+        for budget, theirs in zip(row["budgets"], control["budgets"], strict=True)
+        for seed, loss in zip(row["seeds"], budget["loss_by_seed"], strict=True)
     ]
 
 

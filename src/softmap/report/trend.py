@@ -34,7 +34,12 @@ WORDS = {
     ("unresolved", HIGHER): "not resolved, but losing ground",
     ("unresolved", EQUAL): "not resolved, settled",
 }
-ALONE = {LOWER: "ahead", HIGHER: "behind", EQUAL: "level", "unresolved": "not resolved"}
+ALONE = {
+    LOWER: "ahead, trend not resolved",
+    HIGHER: "behind, trend not resolved",
+    EQUAL: "level, trend not resolved",
+    "unresolved": "not resolved",
+}
 
 
 def trends(family: Family, finals: dict[str, Answer]) -> dict[str, dict[str, Any]]:
@@ -64,7 +69,7 @@ def slopes(tokens_N: Array, losses_RN: Array) -> Array:
 def _trend(
     family: Family, label: str, final: Answer, slope: Answer, slopes_R: dict[str, Array]
 ) -> dict[str, Any]:
-    alone = f"{ALONE[final.answer]}, trend not resolved"
+    alone = ALONE[final.answer]
     words = WORDS.get((final.answer, slope.answer), alone)
     crossing = None
     if final.sign * slope.sign < 0:
