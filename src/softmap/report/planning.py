@@ -157,8 +157,9 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
     """Runs of every label in all, so that no interval is wider; None: more than 10,000.
 
     The control gets ``ratio`` times the runs of a variant. A variant that stays apart from the
-    pool gets a number of its own, and more of the control if it needs that. Afterwards the page must be given the same first stage
-    (``Comparison(..., first=...)``), whose spread the intervals keep.
+    pool gets a number of its own, and more of the control if it needs that. Afterwards the page
+    must be given the same first stage (``Comparison(..., first=...)``, in ``run.json``
+    ``resolve.first_seeds``), whose spread the intervals keep.
     """
     _above_zero(half_width=half_width, ratio=ratio)
 
