@@ -12,7 +12,7 @@ from softmap.errors import SoftmapError
 from softmap.report import planning
 from softmap.report.answers import Comparison, Question
 
-DRAWS = 1500
+DRAWS = 1000
 
 
 def draw(random, sizes, shifts=None, sds=None):
@@ -113,9 +113,9 @@ def test_false_verdicts_and_coverage_under_one_spread(sizes):
         answers = compared(seed, sizes).values()
         families += any(a.answer in ("lower", "higher") for a in answers)
         covered += [all(a.low <= 0 <= a.high for a in answers)]
-    # Three standard errors of a rate of 5 % in 1500 draws are 1.7 %.
-    assert families / DRAWS < 0.067
-    assert 0.933 < np.mean(covered) < 0.97
+    # Three standard errors of a rate of 5 % in 1000 draws are 2.1 %.
+    assert families / DRAWS < 0.071
+    assert 0.929 < np.mean(covered) < 0.97
 
 
 def test_coverage_at_a_true_difference():
@@ -124,7 +124,7 @@ def test_coverage_at_a_true_difference():
     for seed in range(DRAWS):
         found = list(compared(seed, [3, 3, 3], shifts).values())
         inside += all(a.low <= s <= a.high for a, s in zip(found, shifts[1:], strict=True))
-    assert inside / DRAWS == pytest.approx(0.95, abs=0.017)
+    assert inside / DRAWS == pytest.approx(0.95, abs=0.021)
 
 
 @pytest.mark.parametrize("difference", [0.03, 0.06])
@@ -143,7 +143,7 @@ def test_false_equality_is_rare():
         runs = draw(np.random.default_rng(seed), [6] * 4, [0, 0.03, -0.03, 0.03])
         answers = Comparison(runs, "v0", margin).answers().values()
         false += any(a.equal_low > -0.03 and a.equal_high < 0.03 for a in answers)
-    assert false / DRAWS < 0.067
+    assert false / DRAWS < 0.071
 
 
 @pytest.mark.parametrize(
