@@ -14,7 +14,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "gpu": ("triton",),
     "hf": ("transformers", "safetensors", "huggingface_hub"),
     "lab": (
-        "tokenizers", "datasets", "pyarrow", "filelock", "tyro", "yaml", "rich", "altair",
+        "tokenizers", "datasets", "pyarrow", "filelock", "tyro", "yaml", "rich", "scipy", "altair",
         "vl_convert", "psutil",
     ),
 }  # fmt: skip

@@ -23,7 +23,7 @@ SMALL = {"windows": 40, "context": 32}
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    run = fake.make(tmp_path_factory.mktemp("runs") / "demo", variants=4, **SMALL)
+    run = fake.make(tmp_path_factory.mktemp("runs") / "demo", variants=4, seeds=2, **SMALL)
     return report.build(run).parent
 
 
@@ -64,7 +64,7 @@ def test_every_promised_file_is_there_and_nothing_else(built):
     }
     charts = {path.name for path in (built / "charts").iterdir()}
     keys = set(_payload(built)["charts"])
-    assert len(keys) == 9
+    assert len(keys) == 10
     assert charts == {f"{key}.{kind}" for key in keys for kind in ("svg", "png")}
     for path in (built / "charts").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -109,19 +109,19 @@ def test_json_is_the_summary_and_csv_has_a_line_per_variant(built):
     assert lines[0]["difference"] == ""
 
 
-def test_difference_is_paired_over_windows(built):
-    def losses(label):
-        with np.load(fake.folder(built, label) / "eval-2.npz") as file:
-            return file["losses"].astype(float).mean(1)
+def test_difference_is_that_of_the_runs_means(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, seeds=3, **SMALL)
 
-    row = report.summary(built)["variants"][1]
-    assert row["difference"]["mean"] == pytest.approx(
-        (losses(row["variant"]) - losses("transformer++")).mean()
-    )
-    unpaired = (
-        np.hypot(losses("diff").std(), losses("transformer++").std()) / SMALL["windows"] ** 0.5
-    )
-    assert row["difference"]["stderr"] < 0.3 * unpaired
+    def losses(label):
+        files = [fake.folder(run, label, seed) / "eval-2.npz" for seed in range(3)]
+        return [np.load(file)["losses"].astype(float).mean() for file in files]
+
+    ours, theirs = losses("diff"), losses("transformer++")
+    found = report.summary(run)["variants"][1]["difference"]
+    assert found["mean"] == pytest.approx(np.mean(ours) - np.mean(theirs))
+    pooled = (np.var(ours, ddof=1) + np.var(theirs, ddof=1)) / 2
+    assert found["run_stderr"] == pytest.approx((pooled * 2 / 3) ** 0.5)
+    assert (found["runs"], found["control_runs"]) == (3, 3)
 
 
 def test_equal_time_interpolates_a_slower_variant(tmp_path):
@@ -154,11 +154,59 @@ def test_colours_do_not_depend_on_what_has_finished(tmp_path, no_pictures):
     assert [row["variant"] for row in part["report"]["variants"]] == ["diff2", "dcmha"]
 
 
-def test_only_common_seeds_are_paired(tmp_path):
+def test_every_run_counts_whatever_its_seed(tmp_path):
     run = fake.make(tmp_path / "run", variants=2, seeds=3, skip=(("diff", 1),), **SMALL)
     summary = report.summary(run)
-    assert summary["variants"][1]["difference"]["seeds"] == 2
+    found = summary["variants"][1]["difference"]
+    assert (found["runs"], found["control_runs"]) == (2, 3)
     assert summary["missing"] == [{"variant": "diff", "seed": 1}]
+
+
+def test_first_stage_alone_gives_the_spread(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, seeds=4, **SMALL)
+    info = json.loads((run / "run.json").read_text())
+    whole = report.summary(run)
+    (run / "run.json").write_text(json.dumps(info | {"resolve": {"first_seeds": [0, 1]}}))
+    staged = report.summary(run)
+    assert (whole["statistics"]["pooled_df"], staged["statistics"]["pooled_df"]) == (6, 2)
+    mean = [found["variants"][1]["difference"]["mean"] for found in (whole, staged)]
+    assert mean[0] == mean[1]
+
+
+def diverge(run, label, seed, step=12):
+    path = fake.folder(run, label, seed) / "result.json"
+    kept = {key: json.loads(path.read_text())[key] for key in ("variant", "slug", "seed")}
+    end = {"diverged": {"step": step, "reason": "loss nan"}, "budgets": []}
+    path.write_text(json.dumps(kept | end))
+
+
+def test_runs_that_diverged_are_counted_and_not_averaged(tmp_path, no_pictures):
+    run = fake.make(tmp_path / "run", variants=3, seeds=3, **SMALL)
+    diverge(run, "diff", 1)
+    for seed in range(3):
+        diverge(run, "diff2", seed, step=7 + seed)
+    page = report.build(run).read_text()
+    found = report.summary(run)
+    row = found["variants"][1]
+    assert row["seeds"] == [0, 2] and row["diverged"] == [
+        {"seed": 1, "step": 12, "reason": "loss nan"}
+    ]
+    assert len(found["diverged"]) == 4 and found["missing"] == [] and found["lost"] == {"diff2": 3}
+    points = {point["variant"]: point for point in found["verdict"]["points"]}
+    assert "1 of 3 runs diverged" in points["diff"]["text"]
+    assert "3 of 3 runs diverged" in points["diff2"]["text"]
+    assert any("1 of 3 runs of diff" in note for note in found["verdict"]["caveats"])
+    assert page.count("1 of 3 runs diverged") >= 2 and "3 of 3 runs diverged" in page
+
+
+def test_a_control_that_diverged_is_not_called_unfinished(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, seeds=1, **SMALL)
+    diverge(run, "transformer++", 0)
+    verdict = report.summary(run)["verdict"]
+    assert "diverged" in verdict["headline"] and verdict["incomplete"] is None
+    diverge(run, "diff", 0)
+    with pytest.raises(SoftmapError, match=r"nothing to report.* found only diverged ones"):
+        report.summary(run)
 
 
 def test_data_can_break_neither_the_markup_nor_the_script(tmp_path, no_pictures):
@@ -250,3 +298,9 @@ def test_a_full_disk_keeps_the_old_page_and_leaves_no_litter(tmp_path, monkeypat
         report.build(run)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert page.exists()
+
+
+def test_differences_are_drawn_without_intervals_too(tmp_path, no_pictures):
+    payload = _payload(report.build(fake.make(tmp_path / "run", variants=2, **SMALL)).parent)
+    assert {"difference", "trend", "position_difference"} <= set(payload["charts"])
+    assert "none: nothing was repeated" in json.dumps(payload["charts"]["difference"])

@@ -38,7 +38,9 @@ def summary(*runs, out):
 
 def test_variants_of_two_runs_against_the_first_control(tmp_path):
     a = fake.make(tmp_path / "a", variants=3, seeds=2, **SMALL)
-    b = fake.make(tmp_path / "b", variants=2, seeds=3, skip=(("diff", 2),), **SMALL)
+    b = fake.make(
+        tmp_path / "b", variants=2, seeds=3, skip=(("diff", 2), ("transformer++", 2)), **SMALL
+    )
     change(b, "training", "weight_decay", value=0.0)
     change(b, "settings", value={"training.weight_decay": 0.0})
     change(a, "settings", value={"training.weight_decay": 0.1})
@@ -48,9 +50,11 @@ def test_variants_of_two_runs_against_the_first_control(tmp_path):
     assert found["control"] == "a/transformer++"
     # The made-up losses are a function of variant and seed: each variant equals its twin.
     assert rows["b/transformer++"]["difference"]["mean"] == 0
-    assert rows["b/diff"]["difference"] == rows["a/diff"]["difference"]
+    assert rows["b/diff"]["difference"]["mean"] == rows["a/diff"]["difference"]["mean"]
+    # A repetition is no replicate: b/diff is in the pool once, with a/diff.
+    assert found["statistics"]["pooled_df"] == 1 + 1 + 1
     # What only one run declares is missing from that run alone.
-    assert found["missing"] == [{"variant": "b/diff", "seed": 2}]
+    assert [pair["variant"] for pair in found["missing"]] == ["b/transformer++", "b/diff"]
     assert found["differences"] == ["training.weight_decay (a: 0.1, b: 0.0)"]
     assert any("weight_decay" in note for note in found["verdict"]["caveats"])
     page = (tmp_path / "page/report.html").read_text()
@@ -64,13 +68,14 @@ def test_many_runs_of_one_name(tmp_path):
     assert found["control"] == f"{runs[0]}/transformer++"
 
 
-def test_no_seed_in_common_is_said(tmp_path):
+def test_no_seed_in_common_is_no_obstacle(tmp_path):
     a = fake.make(tmp_path / "a", variants=2, seeds=1, **SMALL)
-    b = fake.make(tmp_path / "b", variants=2, seeds=2, **SMALL)
+    b = fake.make(tmp_path / "b", variants=2, seeds=3, **SMALL)
     for variant in ("transformer++", "diff"):
         (fake.folder(b, variant, 0) / "result.json").unlink()
-    notes = summary(a, b, out=tmp_path / "page")["verdict"]["caveats"]
-    assert any("No seed in common" in note and "b/diff" in note for note in notes)
+    rows = {r["variant"]: r for r in summary(a, b, out=tmp_path / "page")["variants"]}
+    found = rows["b/diff"]["difference"]
+    assert (found["runs"], found["control_runs"]) == (2, 1) and found["low"] is not None
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import fake
 import pytest
 
 from softmap import report
+from softmap.report.answers import Question
 
 
 def _verdict(folder, **options):
@@ -22,23 +23,72 @@ def test_words_agree_with_the_intervals_of_every_variant(tmp_path):
         expected = "better" if high < 0 else "worse" if low > 0 else "none"
         point = points[row["variant"]]
         assert point["status"] == expected
-        assert ("No difference from the control seen" in point["text"]) == (expected == "none")
+        assert point["text"].startswith("Not resolved: ") == (expected == "none")
+        if expected == "none":
+            assert (
+                f"{row['more_runs']['for_difference']}" in point["text"]
+                or "more run" in (point["text"])
+            )
     assert {"none", "better"} <= {point["status"] for point in points.values()}
+    assert (
+        "is not resolved" in summary["verdict"]["headline"]
+        or "are not resolved" in (summary["verdict"]["headline"])
+    )
 
 
-def test_one_seed_says_what_it_cannot_tell(tmp_path):
+def test_nothing_repeated_gives_no_verdict(tmp_path):
     verdict = _verdict(tmp_path / "run")
-    assert verdict["headline"].startswith("In this single-seed run")
+    assert verdict["headline"].startswith("No verdict: nothing was run twice.")
     text = " ".join(verdict["caveats"])
-    assert "only the choice of held-out text" in text
-    assert "a few hundredths to a few tenths" in text
-    assert all(point["tag"] != "lower loss" for point in verdict["points"])
+    assert "Two runs of the control would give a first estimate" in text
+    assert {point["tag"] for point in verdict["points"]} == {"no verdict"}
+    for point in verdict["points"]:
+        assert "no verdict" in point["text"] and "interval" not in point["text"]
+        assert point["status"] == "none"
 
 
-def test_several_seeds_say_what_the_interval_covers(tmp_path):
-    verdict = _verdict(tmp_path / "run", seeds=2, variants=3)
-    assert verdict["headline"].startswith("Over 2 seeds")
-    assert "both the held-out text and 2 seeds" in " ".join(verdict["caveats"])
+def test_two_runs_of_the_control_give_intervals(tmp_path):
+    labels = ("diff", "diff2", "dcmha")
+    run = fake.make(
+        tmp_path / "run",
+        variants=4,
+        seeds=2,
+        windows=40,
+        context=32,
+        skip=tuple((label, 1) for label in labels),
+    )
+    found = report.summary(run)
+    assert all(row["difference"]["df"] == pytest.approx(1) for row in found["variants"][1:])
+    assert "could not be checked" in " ".join(found["verdict"]["caveats"])
+    assert found["verdict"]["headline"].startswith(("Over 1 to 2 runs", "Nothing is resolved"))
+
+
+def test_several_runs_say_what_the_interval_covers(tmp_path):
+    verdict = _verdict(tmp_path / "run", seeds=4, variants=4)
+    assert verdict["headline"].startswith("Over 4 runs a variant")
+    text = " ".join(verdict["caveats"])
+    assert "luck between runs" in text and "other text can move" in text
+    assert "in 80% of cases, with three comparisons corrected as one family" in text
+    assert "pooled with 12 degrees of freedom (equal spreads: p = " in text
+
+
+def test_equal_within_a_margin_that_is_asked_for(tmp_path):
+    run = fake.make(tmp_path / "run", variants=3, seeds=6, windows=40, context=32)
+    found = report.summary(run, Question(margin=0.2))
+    row, point = found["variants"][2], found["verdict"]["points"][0]
+    assert row["variant"] == point["variant"] == "diff2" and row["difference"]["answer"] == "equal"
+    assert point["text"].startswith("Equal to transformer++ within 0.2 nats")
+    assert "equals the control" in found["verdict"]["headline"]
+
+
+def test_the_trend_stands_in_the_verdict(tmp_path):
+    """The made-up effects grow with the tokens, by 60 % of their size over two doublings."""
+    run = fake.make(tmp_path / "run", variants=5, seeds=5, windows=40, context=32)
+    found = report.summary(run)
+    points = {point["variant"]: point for point in found["verdict"]["points"]}
+    assert points["dape(bias=kerple)"]["tag"] == "ahead, growing"
+    assert points["diff"]["tag"].startswith("behind, ")
+    assert "nats a doubling of the tokens" in points["diff"]["text"]
 
 
 def test_peaks_that_only_some_tuned_are_unfair(tmp_path):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from softmap.extras import need
 
-__needs__ = need(__name__, "altair", "vl_convert")
+__needs__ = need(__name__, "altair", "scipy", "vl_convert")
 
 from softmap.report.assemble import build, build_together, summary
 

@@ -13,6 +13,7 @@ import vl_convert
 from softmap.errors import SoftmapError
 from softmap.files import write
 from softmap.report import compare, theme
+from softmap.report.answers import Question
 from softmap.report.charts import charts
 from softmap.report.load import Run, load
 from softmap.report.page import VEGA_LITE, render
@@ -21,7 +22,7 @@ from softmap.report.table import as_csv
 from softmap.report.together import load_together
 from softmap.report.verdict import verdict
 
-FORMAT = 1
+FORMAT = 2
 COPIED = (
     "name",
     "created",
@@ -42,23 +43,29 @@ COPIED = (
 WRITTEN = ("report.html", "report.json", "report.csv", "charts")
 
 
-def summary(run_dir: str | Path) -> dict[str, Any]:
+def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, Any]:
     """What ``report.json`` holds, computed from the run's files; nothing is written.
 
-    Keys: those of ``run.json`` that say how to repeat it; ``control_finished``; ``missing``, a
-    list of variant and seed; ``verdict`` with ``headline``, ``points``, ``incomplete`` and
-    ``caveats``; and ``variants``: one dict per finished variant, the control first, with its
-    ``loss`` and ``stderr`` (nats per token), ``difference`` and ``equal_time`` (mean, stderr, low,
-    high, sign; None for the control or without one), ``token_ratio``, costs and their ratios to
-    the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the attention maps).
+    Keys: those of ``run.json`` that say how to repeat it; ``control_finished``; ``missing`` and
+    ``diverged``, lists of variant and seed; ``lost``, variants whose runs all diverged;
+    ``statistics``, how the answers were reached; ``verdict`` with ``headline``, ``points``,
+    ``incomplete`` and ``caveats``; and ``variants``: one dict per finished variant, the control
+    first. There, in nats per token: ``loss``, its ``run_stderr`` between runs and ``text_stderr``
+    over the held-out text; ``difference`` and ``equal_time`` (an
+    :class:`~softmap.report.answers.Answer`; None for the control or without one), ``more_runs``,
+    ``trend``, ``equal_loss`` (ratios of tokens, FLOPs and time), ``compute_factor``, costs and
+    their ratios to the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the
+    attention maps).
+
+    question: level, margin, and the difference that plans are made for; see docs/statistics.md.
 
     Raises:
         SoftmapError: the folder is no run, nothing has finished, or a file of it is damaged.
     """
-    return _summary(load(Path(run_dir)))
+    return _summary(load(Path(run_dir)), question)
 
 
-def build(run_dir: str | Path) -> Path:
+def build(run_dir: str | Path, question: Question | None = None) -> Path:
     """Write ``report.html``, ``report.json``, ``report.csv`` and ``charts/`` into the run folder.
 
     Every file is replaced in one step, the page last. Returns the path of the page.
@@ -66,10 +73,10 @@ def build(run_dir: str | Path) -> Path:
     Raises:
         SoftmapError: as :func:`summary`, or the folder cannot be written.
     """
-    return _write(load(Path(run_dir)), Path(run_dir))
+    return _write(load(Path(run_dir)), Path(run_dir), question)
 
 
-def build_together(run_dirs: Sequence[Path], out: Path) -> Path:
+def build_together(run_dirs: Sequence[Path], out: Path, question: Question | None = None) -> Path:
     """The same files for several runs on one page, into ``out``; see ``softmap.report.together``.
 
     Raises:
@@ -84,11 +91,11 @@ def build_together(run_dirs: Sequence[Path], out: Path) -> Path:
         raise SoftmapError(
             f"{out}: expected an empty folder or one with a page, found {strange[0]!r}"
         )
-    return _write(run, out)
+    return _write(run, out, question)
 
 
-def _write(run: Run, directory: Path) -> Path:
-    report = _summary(run)
+def _write(run: Run, directory: Path, question: Question | None) -> Path:
+    report = _summary(run, question)
     drawn = charts(run, report["variants"])
     data = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     table = as_csv(report["variants"])
@@ -101,16 +108,21 @@ def _write(run: Run, directory: Path) -> Path:
     return directory / "report.html"
 
 
-def _summary(run: Run) -> dict[str, Any]:
-    rows = compare.rows(run)
-    seeds = len(run.info["seeds"])
-    differences = run.info.get("differences") or []
+def _summary(run: Run, question: Question | None) -> dict[str, Any]:
+    rows, statistics = compare.evidence(run, question)
     return {
         "format": FORMAT,
         **{key: run.info.get(key) for key in COPIED},
         "control_finished": run.control in run.trials,
         "missing": [{"variant": label, "seed": seed} for label, seed in run.missing],
-        "verdict": verdict(rows, run.control, run.missing, seeds, differences),
+        "diverged": [
+            {"variant": label, "seed": seed, **found}
+            for label, seeds in run.diverged.items()
+            for seed, found in sorted(seeds.items())
+        ],
+        "lost": {v: len(s) for v, s in run.diverged.items() if v not in run.trials},
+        "statistics": statistics,
+        "verdict": verdict(run, rows, statistics),
         "variants": rows,
     }
 

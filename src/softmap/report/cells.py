@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from softmap.report.words import per_cent, ratio, si, signed
+from softmap.report.answers import EQUAL, HIGHER, LOWER, UNRESOLVED
+from softmap.report.words import count, per_cent, ratio, si, signed
 
 Row = dict[str, Any]
 DASH = "\N{EM DASH}"
+ANSWERS = {
+    LOWER: ("better", "lower"),
+    HIGHER: ("worse", "higher"),
+    EQUAL: ("equal", "equal"),
+    UNRESOLVED: ("none", "not resolved"),
+}
+EQUAL_LOSS = (("tokens", "compute", "time"), ("tokens", "flops", "time"))  # columns, costs
 
 
 @dataclass(frozen=True)
@@ -38,18 +46,27 @@ class Cell:
 
 
 COLUMNS = (
-    Column("loss", "Held-out loss", "Nats per token at the final budget, ± one standard error"),
+    Column(
+        "loss",
+        "Held-out loss",
+        "Nats per token at the final budget, the mean of the runs ± its standard error; and bits "
+        "per byte, which compare between tokenizers",
+    ),
     Column(
         "difference",
         "Minus the control's",
-        "Paired over the same held-out windows, with its 95% interval; negative is better",
+        "With the interval that holds for all variants together; negative is better",
     ),
+    Column("trend", "Trend", "Over the last budgets, as far as it is resolved"),
     Column("equal_time", "At equal time", "The same difference with no more time than the control"),
     Column(
-        "token_ratio",
+        "tokens",
         "Tokens for equal loss",
-        "Tokens needed for the control's final loss, over the control's tokens; below 1 is better",
+        "The variant's tokens over the control's, at the higher of their final losses; below 1 is "
+        "better",
     ),
+    Column("compute", "FLOPs for equal loss", "The same in counted operations"),
+    Column("time", "Time for equal loss", "The same in time, at the measured speeds"),
     Column("speed", "Tokens per second", "Median in training, and times the control's"),
     Column("flops", "FLOPs per token", "Forward and backward, a multiply-add counted as two"),
     Column("memory", "Peak memory", "The highest in training, and times the control's"),
@@ -75,12 +92,12 @@ def _reach(rows: list[Row], key: str) -> float:
 
 def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
     """One cell per entry of :data:`COLUMNS`."""
-    stderr = "" if row["stderr"] is None else f"± {row['stderr']:.3f}"
     return [
-        Cell("loss", f"{row['loss']:.3f}", row["loss"], stderr),
+        _loss(row),
         _difference("difference", row, scales["difference"]),
+        _trend(row),
         _difference("equal_time", row, scales["equal_time"]),
-        _token_ratio(row),
+        *(_equal_loss(*pair, row) for pair in zip(*EQUAL_LOSS, strict=True)),
         _cost("speed", row, "tokens_per_second", "speed_ratio"),
         _cost("flops", row, "flops_per_token", "flops_ratio"),
         _cost("memory", row, "peak_memory_bytes", "memory_ratio", "B"),
@@ -91,13 +108,15 @@ def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
     ]
 
 
-def token_notes(rows: list[Row]) -> list[tuple[str, list[str]]]:
-    """(reason, variants) for the token ratios that have no plain value."""
-    notes: dict[str, list[str]] = {}
-    for row in rows:
-        if row["token_ratio"] and row["token_ratio"]["reason"]:
-            notes.setdefault(row["token_ratio"]["reason"], []).append(row["variant"])
-    return list(notes.items())
+def _loss(row: Row) -> Cell:
+    parts = [] if row["run_stderr"] is None else [f"± {row['run_stderr']:.3f}"]
+    parts += [count(len(row["seeds"]), "run").lower()]
+    if row["bits_per_byte"] is not None:
+        parts.append(f"{row['bits_per_byte']:.3f} bits per byte")
+    if row["diverged"]:
+        lost = len(row["diverged"])
+        parts.append(f"{lost} of {lost + len(row['seeds'])} runs diverged")
+    return Cell("loss", f"{row['loss']:.3f}", row["loss"], ", ".join(parts))
 
 
 def _difference(key: str, row: Row, half_scale: float) -> Cell:
@@ -109,29 +128,47 @@ def _difference(key: str, row: Row, half_scale: float) -> Cell:
         note = "its first budget took longer than the control's run" if too_slow else "no control"
         return Cell(key, DASH, None, note=note)
     if pair["low"] is None:
-        return Cell(key, signed(pair["mean"]), pair["mean"], note="one window, no interval")
-    status = {-1: "better", 0: "none", 1: "worse"}[pair["sign"]]
+        note = "no replicate, no interval, no verdict"
+        return Cell(key, signed(pair["mean"]), pair["mean"], "no interval", note=note)
+    status, words = ANSWERS[pair["answer"]]
     place = [50 + 48 * pair[end] / half_scale for end in ("low", "mean", "high")]
     bar = (round(place[0], 1), round(place[1], 1), round(place[2], 1), 50.0)
-    limits = f"{signed(pair['low'])} to {signed(pair['high'])}"
+    limits = f"{signed(pair['low'])} to {signed(pair['high'])}, {words}"
     return Cell(key, signed(pair["mean"]), pair["mean"], limits, status=status, bar=bar)
 
 
-def _token_ratio(row: Row) -> Cell:
+def _trend(row: Row) -> Cell:
+    trend = row["trend"]
+    if trend is None:
+        return Cell("trend", DASH, None, note="the control" if row["is_control"] else "not known")
+    words, _, more = trend["words"].partition(" (")
+    slope = f"{signed(trend['per_doubling'])} a doubling of tokens"
+    return Cell("trend", words, trend["per_doubling"], slope, note=more.rstrip(")"))
+
+
+def _equal_loss(key: str, cost: str, row: Row) -> Cell:
     if row["is_control"]:
-        return Cell("token_ratio", ratio(1.0), 1.0, note="by definition")
-    tokens = row["token_ratio"]
-    if tokens is None:
-        return Cell("token_ratio", DASH, None, note="no control")
-    if tokens["bound"]:
-        text = f"{tokens['bound']}\N{NO-BREAK SPACE}{ratio(tokens['limit'])}"
-        edge = -1e-9 if tokens["bound"] == "<" else 1e-9
-        return Cell("token_ratio", text, tokens["limit"] + edge, note=tokens["reason"])
-    if tokens["value"] is None:
-        return Cell("token_ratio", DASH, None, note=tokens["reason"])
-    low = "below the curve" if tokens["low"] is None else f"{tokens['low']:.2f}"
-    high = "never" if tokens["high"] is None else f"{tokens['high']:.2f}"
-    return Cell("token_ratio", ratio(tokens["value"]), tokens["value"], f"{low} to {high}")
+        return Cell(key, ratio(1.0), 1.0, note="by definition")
+    if row["equal_loss"] is None:
+        note = "no control" if row["difference"] is None else "one budget makes no curve"
+        return Cell(key, DASH, None, note=note)
+    found = row["equal_loss"][cost]
+    if found["bound"]:
+        text, value = f"{found['bound']}\N{NO-BREAK SPACE}{ratio(found['limit'])}", found["limit"]
+    else:
+        text, value = ratio(found["value"]), found["value"]
+    return Cell(key, text, value, _span(found))
+
+
+def _span(found: Row) -> str:
+    low, high = found["low"], found["high"]
+    if not found["interval"]:
+        return "no interval"
+    if low is None and high is None:
+        return "beyond the curves at both ends"
+    if low is None:
+        return f"at most {high:.2f}"
+    return f"at least {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _cost(key: str, row: Row, field: str, relative: str, unit: str = "") -> Cell:

@@ -19,6 +19,7 @@ def charts(run: Run, rows: list[Row]) -> list[Chart]:
         loss_charts.loss(style, run, rows, "seconds"),
         loss_charts.loss(style, run, rows, "flops"),
         difference_charts.forest(style, rows),
+        difference_charts.trend(style, rows),
         cost_charts.pareto(style, rows),
         loss_charts.position(style, rows),
         difference_charts.position_difference(style, rows),

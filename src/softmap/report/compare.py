@@ -1,18 +1,21 @@
 """A run as numbers: one row per finished variant, differences to the control, what is missing.
 
-Shape letters: N budgets, S seeds, W held-out windows, T positions.
+Shape letters: R runs of a variant, N budgets, W held-out windows, T positions.
 """
 
 from __future__ import annotations
 
+from math import log, sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softmap.report import attention, stats
+from softmap.report.answers import Question
+from softmap.report.differences import KEYS, add_differences, statistics
+from softmap.report.family import Family, position_losses, seconds, windows
 from softmap.report.load import Run, Trial
-from softmap.report.paired import add_differences, finite, position_losses, window_losses
 
 Array = NDArray[np.floating[Any]]
 Row = dict[str, Any]
@@ -27,24 +30,25 @@ COSTS = {
 }
 
 
-def rows(run: Run) -> list[Row]:
-    """One dict per finished variant in the run's order, the control first."""
-    finished = [label for label in run.labels if label in run.trials]
-    control = run.trials.get(run.control)
-    table = [_row(run, label) for label in finished]
-    if control is not None:
+def evidence(run: Run, question: Question | None = None) -> tuple[list[Row], Row]:
+    """One dict per finished variant, the control first; and what is known of the spread."""
+    family = Family(run, question or Question())
+    table = [_row(run, label, family) for label in family.trials]
+    if run.control in family.trials:
         for row in table:
             _add_cost_ratios(row, table[0])
-            if not row["is_control"]:
-                add_differences(row, run.trials[row["variant"]], control)
-    return table
+        add_differences(table, family)
+    return table, statistics(family, table)
 
 
-def _row(run: Run, label: str) -> Row:
-    trials = [run.trials[label][seed] for seed in sorted(run.trials[label])]
+def _row(run: Run, label: str, family: Family) -> Row:
+    trials = family.trials[label]
     first = trials[0].result
-    losses_NSW = window_losses(trials)
-    budgets = [_budget(trials, index, losses_NSW[index]) for index in range(len(losses_NSW))]
+    diverged = run.diverged.get(label, {})
+    budgets = [_budget(family, label, index) for index in range(len(trials[0].budgets))]
+    variance, text = family.spreads.variance(label), stats.block_variance(windows(trials))[0]
+    bytes_per_token = (run.info.get("data") or {}).get("bytes_per_token")
+    loss = budgets[-1]["loss"]
     return {
         "variant": label,
         "is_control": label == run.control,
@@ -52,16 +56,23 @@ def _row(run: Run, label: str) -> Row:
         "paper": first.get("paper"),
         "source": first.get("source"),
         "seeds": [trial.seed for trial in trials],
-        "loss": budgets[-1]["loss"],
-        "stderr": budgets[-1]["stderr"],
+        "diverged": [{"seed": seed, **found} for seed, found in sorted(diverged.items())],
+        "loss": loss,
+        "bits_per_byte": loss / log(2) / bytes_per_token if bytes_per_token else None,
+        "run_sd": _own_sd(family, label),
+        "run_stderr": None if variance is None else sqrt(variance / len(trials)),
+        "text_stderr": sqrt(text) if np.isfinite(text) else None,
         **_costs(trials),
         "budgets": budgets,
         "by_position": _by_position(trials),
         "maps": _map_numbers(trials),
-        "difference": None,
-        "token_ratio": None,
-        "equal_time": None,
+        **dict.fromkeys(KEYS),
     }
+
+
+def _own_sd(family: Family, label: str) -> float | None:
+    final = family.final[label]
+    return float(np.std(final, ddof=1)) if len(final) > 1 else None
 
 
 def _costs(trials: list[Trial]) -> Row:
@@ -85,16 +96,18 @@ def _costs(trials: list[Trial]) -> Row:
     }
 
 
-def _budget(trials: list[Trial], index: int, losses_SW: Array) -> Row:
-    budgets = [trial.budgets[index] for trial in trials]
-    level = stats.interval(losses_SW)
+def _budget(family: Family, label: str, index: int) -> Row:
+    trials, found = family.trials[label], family.losses[label][:, index]
+    error = family.compare({v: y[:, index] for v, y in family.losses.items()}).spreads.error(
+        {label: len(found)}
+    )
     return {
-        "tokens": budgets[0].tokens,
-        "seconds": _median([budget.seconds for budget in budgets]),
-        "flops": budgets[0].flops,
-        "loss": level.mean,
-        "stderr": finite(level.stderr),
-        "loss_by_seed": [budget.loss for budget in budgets],
+        "tokens": trials[0].budgets[index].tokens,
+        "seconds": float(seconds(trials, family.tokens)[index]),
+        "flops": trials[0].budgets[index].flops,
+        "loss": float(found.mean()),
+        "run_stderr": error.stderr if error else None,
+        "loss_by_seed": [float(loss) for loss in found],
         "difference": None,
     }
 
@@ -107,7 +120,7 @@ def _add_cost_ratios(row: Row, control: Row) -> None:
 def _by_position(trials: list[Trial]) -> list[Row]:
     """Final loss in bins of positions; ``from`` and ``to`` are both included."""
     edges = stats.position_edges(trials[0].budgets[-1].losses_WT.shape[1])
-    means = position_losses(trials, edges).mean(axis=(0, 1))
+    means = position_losses(trials, edges).mean(axis=0)
     return [
         {"from": start, "to": stop - 1, "loss": float(loss), "difference": None}
         for start, stop, loss in zip(edges[:-1], edges[1:], means, strict=True)

@@ -26,11 +26,10 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
     offset = alt.YOffset(
         "budget:N", sort=order, scale=alt.Scale(paddingInner=0.35, paddingOuter=0.4)
     )
-    base = style.base(data).encode(
-        y=alt.Y("variant:N", title=None, sort=style.labels, scale=alt.Scale(padding=0.1)),
-        yOffset=offset,
-        color=style.plain_colour,
-    )
+    y = alt.Y("variant:N", title=None, sort=style.labels, scale=alt.Scale(padding=0.1))
+    place: dict[str, Any] = {"y": y, "yOffset": offset, "color": style.plain_colour}
+    base = style.base(data).encode(**place)
+    dots = style.base(records.runs(rows)).encode(**place)
     x = alt.X("low:Q", title=BETTER_WORSE, axis=alt.Axis(tickCount=6, grid=True))
     tooltip = [
         alt.Tooltip("variant:N"),
@@ -48,14 +47,37 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
         base.mark_point(filled=True, opacity=1).encode(
             x="mean:Q", size=size, opacity=style.opacity(), tooltip=tooltip
         ),
+        dots.mark_point(size=16, strokeWidth=1).encode(
+            x="run:Q",
+            opacity=style.opacity(0.7),
+            tooltip=["variant:N", "budget:N", "seed:N", "loss:Q"],
+        ),
     ]
     caption = (
-        f"Paired over the same held-out windows, with 95% intervals, at {len(order)} budgets from "
-        f"the smallest (top) to the final one (bold). Left of the line is better than the control."
+        f"With intervals that hold for all variants together, at {len(order)} budgets from "
+        f"the smallest (top) to the final one (bold). Rings: each run, minus the control's mean. "
+        f"Left of the line is better than the control."
     )
     height = max(150, 46 * len({row["variant"] for row in data}))
     spec = style.finish(layers, height)
     return Chart("difference", "Difference to the control", caption, spec)
+
+
+def trend(style: Style, rows: list[Row]) -> Chart | None:
+    """Where the difference is going: against tokens, with a band for each budget's interval."""
+    data = records.differences(rows)
+    if len({row["tokens"] for row in data}) < 2:
+        return None
+    tokens = sorted({row["tokens"] for row in data})
+    axis = alt.Axis(values=tokens, format="~s")
+    x = alt.X("tokens:Q", title="Training tokens (log scale)", axis=axis)
+    x = x.scale(alt.Scale(type="log", base=2, nice=False, padding=12))
+    spec = style.finish(_banded(style, data, x, alt.Tooltip("budget:N", title="At")), 300)
+    caption = (
+        "The decayed points against tokens. Bands: intervals that hold for all variants at one "
+        "budget. A line that is still falling at its end has not shown its last word."
+    )
+    return Chart("trend", "Difference to the control against tokens", caption, spec)
 
 
 def position_difference(style: Style, rows: list[Row]) -> Chart | None:
@@ -63,16 +85,27 @@ def position_difference(style: Style, rows: list[Row]) -> Chart | None:
     data = [row for row in records.positions(rows) if row["low"] is not None]
     if not data:
         return None
-    base = style.base(data).encode(x=position_axis(), color=style.colour)
+    layers = _banded(style, data, position_axis(), alt.Tooltip("bin:N", title="Position"))
+    caption = (
+        "Where in the window a variant gains or loses. Bands: 95% intervals of each bin by itself, "
+        "over the runs."
+    )
+    spec = style.finish(layers, 300)
+    return Chart("position_difference", "Difference to the control by position", caption, spec)
+
+
+def _banded(style: Style, data: list[Row], x: alt.X, place: alt.Tooltip) -> list[alt.Chart]:
+    """Lines with points, and a band from ``low`` to ``high``, about a rule at zero."""
+    base = style.base(data).encode(x=x, color=style.colour)
     y = alt.Y("mean:Q", title=DELTA)
     tooltip = [
         alt.Tooltip("variant:N"),
-        alt.Tooltip("bin:N", title="Position"),
+        place,
         alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
         alt.Tooltip("low:Q", title="95% from", format="+.4f"),
         alt.Tooltip("high:Q", title="to", format="+.4f"),
     ]
-    layers = [
+    return [
         zero(y=alt.datum(0)),
         base.mark_area(clip=True).encode(
             y=alt.Y("low:Q"), y2="high:Q", opacity=style.opacity(0.13)
@@ -84,8 +117,3 @@ def position_difference(style: Style, rows: list[Row]) -> Chart | None:
             y=y, shape=style.shape, opacity=style.opacity(), tooltip=tooltip
         ),
     ]
-    caption = (
-        "Where in the window a variant gains or loses. Bands: 95% intervals of each bin by itself."
-    )
-    spec = style.finish(layers, 300)
-    return Chart("position_difference", "Difference to the control by position", caption, spec)

@@ -9,7 +9,7 @@ Shape letters: W held-out windows, T positions, L layers, H heads.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -125,12 +125,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder: its ``run.json``, the trials that have finished, and all that were declared."""
+    """A run folder: its ``run.json``, the trials that have finished, and all that were declared.
+
+    ``diverged`` holds, by variant and seed, at which step a training diverged, and how.
+    """
 
     directory: Path
     info: dict[str, Any]
     trials: dict[str, dict[int, Trial]]
     declared: list[tuple[str, int]]
+    diverged: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
@@ -144,8 +148,9 @@ class Run:
 
     @property
     def missing(self) -> list[tuple[str, int]]:
-        """The declared (variant, seed) pairs that have not finished."""
-        return [(l, s) for l, s in self.declared if s not in self.trials.get(l, {})]
+        """The declared (variant, seed) pairs that have neither finished nor diverged."""
+        ended = {(l, s) for found in (self.trials, self.diverged) for l in found for s in found[l]}
+        return [pair for pair in self.declared if pair not in ended]
 
 
 def load(directory: Path) -> Run:
@@ -156,21 +161,24 @@ def load(directory: Path) -> Run:
     """
     info = read_run(directory / "run.json")
     trials: dict[str, dict[int, Trial]] = {}
+    diverged: dict[str, dict[int, dict[str, Any]]] = {}
     for path in result_files(directory):
         result = read_result(path)
-        if result.get("diverged"):
+        label, seed = str(result["variant"]), int(result["seed"])
+        if label not in info["variants"] and label != info["control"]:
             continue
-        trial = _trial(path, result)
-        if trial.variant in info["variants"] or trial.variant == info["control"]:
-            trials.setdefault(trial.variant, {})[trial.seed] = trial
+        if result.get("diverged") is not None:
+            diverged.setdefault(label, {})[seed] = result["diverged"]
+        else:
+            trials.setdefault(label, {})[seed] = _trial(path, result)
     if not trials:
         raise SoftmapError(
             f"{directory}: nothing to report, expected at least one finished variant "
-            "(variants/*/seed*/result.json), found none"
+            f"(variants/*/seed*/result.json), found {'only diverged ones' if diverged else 'none'}"
         )
     labels = dict.fromkeys([info["control"], *info["variants"]])
     declared = [(label, seed) for label in labels for seed in info["seeds"]]
-    run = Run(directory, info, trials, declared)
+    run = Run(directory, info, trials, declared, diverged)
     _check_settings(run, result_files(directory))
     check_same_windows(run)
     for label, seeds in trials.items():
@@ -316,7 +324,7 @@ def _check_settings(run: Run, results: list[Path]) -> None:
 
 
 def check_same_windows(run: Run) -> None:
-    """Pairing needs the same held-out windows and the same budgets in every trial."""
+    """Losses can be subtracted where held-out windows and budgets are the same in every trial."""
     trials = [trial for seeds in run.trials.values() for trial in seeds.values()]
     expected = _layout(trials[0])
     for trial in trials[1:]:

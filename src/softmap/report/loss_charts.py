@@ -20,8 +20,8 @@ AXES = {
     "flops": ("Loss against computation", "Training FLOPs", "equal arithmetic"),
 }
 HELD_OUT = (
-    "Points: held-out loss after each decay, with one standard error each way over the held-out "
-    "text. That text is the same for all, so judge differences by their paired intervals, not by "
+    "Points: held-out loss after each decay, the mean of the runs with one standard error each way "
+    "(the runs' spread, where any was repeated). Judge differences by their own intervals, not by "
     "overlapping bars."
 )
 

@@ -43,7 +43,6 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             finished=[row["variant"] for row in rows],
             columns=cells.COLUMNS,
             table=cells.table(rows),
-            notes=cells.token_notes(rows),
             charts=charts,
             repeat=_repeat(report),
             lead=_lead(report),
@@ -128,7 +127,9 @@ def _lead(report: dict[str, Any]) -> str:
     model, data = report["model"] or {}, report["data"] or {}
     rows, training = report["variants"], report["training"] or {}
     source = f"text from {data['source']}" if data.get("source") else "text"
-    seeds = len(report["seeds"])
+    runs = [len(row["seeds"]) for row in rows]
+    runs_text = str(runs[0]) if len(set(runs)) == 1 else f"{min(runs)} to {max(runs)}"
+    heldout = data.get("heldout_documents")
     size = words.si(rows[0]["parameters"])
     tokens = words.si(rows[0]["budgets"][-1]["tokens"])
     device = (report["device"] or {}).get("name", "one device")
@@ -137,7 +138,8 @@ def _lead(report: dict[str, Any]) -> str:
         f"parameters, trained on the same {tokens} tokens of {source} in the same order",
         f"context {model['context']}" if model.get("context") else "",
         f"{training['precision']}" if training.get("precision") else "",
-        words.count(seeds, "seed").lower(),
+        f"{runs_text} run{'s' * (max(runs) > 1)} a variant",
+        f"{heldout} held-out documents" if heldout else "",
         f"on {device}",
     ]
     return ", ".join(part for part in parts if part) + "."

@@ -17,22 +17,23 @@ def curves(run: Run, rows: list[Row]) -> list[Row]:
     """Training loss, averaged over seeds and over runs of neighbouring steps (80 per variant)."""
     return [
         {"variant": row["variant"], "flops": tokens * row["flops_per_token"]}
-        | {"tokens": tokens, "seconds": _short(seconds), "loss": round(loss, 4)}
+        | {"tokens": tokens, "seconds": _short(tokens / row["tokens_per_second"])}
+        | {"loss": round(loss, 4)}
         for row in rows
-        for tokens, seconds, loss in _thinned(run, row["variant"])
+        for tokens, loss in _thinned(run, row["variant"])
     ]
 
 
-def _thinned(run: Run, label: str) -> list[tuple[int, float, float]]:
+def _thinned(run: Run, label: str) -> list[tuple[int, float]]:
     logs = [trial.curve for trial in run.trials[label].values() if trial.curve]
     length = min((len(log) for log in logs), default=0)
     if length == 0:
         return []
-    values = np.array(
-        [[[r["tokens"], r["seconds"], r["loss"]] for r in log[:length]] for log in logs]
-    ).mean(axis=0)
+    values = np.array([[[r["tokens"], r["loss"]] for r in log[:length]] for log in logs]).mean(
+        axis=0
+    )
     parts = np.array_split(values, min(POINTS, length))
-    return [(int(part[-1, 0]), float(part[-1, 1]), float(part[:, 2].mean())) for part in parts]
+    return [(int(part[-1, 0]), float(part[:, 1].mean())) for part in parts]
 
 
 def budgets(rows: list[Row]) -> list[Row]:
@@ -44,8 +45,8 @@ def budgets(rows: list[Row]) -> list[Row]:
             "seconds": _short(budget["seconds"]),
             "flops": budget["flops"],
             "loss": round(budget["loss"], 5),
-            "low": round(budget["loss"] - (budget["stderr"] or 0), 5),
-            "high": round(budget["loss"] + (budget["stderr"] or 0), 5),
+            "low": round(budget["loss"] - (budget["run_stderr"] or 0), 5),
+            "high": round(budget["loss"] + (budget["run_stderr"] or 0), 5),
             "seeds": listed([f"{loss:.3f}" for loss in budget["loss_by_seed"]]),
         }
         for row in rows
@@ -54,31 +55,51 @@ def budgets(rows: list[Row]) -> list[Row]:
 
 
 def differences(rows: list[Row]) -> list[Row]:
-    """Difference to the control at every budget, with its 95 % limits."""
+    """Difference to the control at every budget with its limits (the mean, without any)."""
     return [
         {
             "variant": row["variant"],
             "budget": f"{si(budget['tokens'])} tokens",
             "tokens": budget["tokens"],
             "final": budget is row["budgets"][-1],
-            **{key: budget["difference"][key] for key in ("mean", "low", "high")},
+            **_limits(budget["difference"]),
             "interval": _interval(budget["difference"]),
         }
         for row in rows
         for budget in row["budgets"]
-        if budget["difference"] is not None and budget["difference"]["low"] is not None
+        if budget["difference"] is not None
+    ]
+
+
+def runs(rows: list[Row]) -> list[Row]:
+    """Every run of a compared variant at every budget, its loss minus the control's mean."""
+    control = next((row for row in rows if row["is_control"]), None)
+    if control is None:
+        return []
+    return [
+        {
+            "variant": row["variant"],
+            "budget": f"{si(budget['tokens'])} tokens",
+            "seed": seed,
+            "loss": round(loss, 5),
+            "run": round(loss - theirs["loss"], 5),
+        }
+        for row in rows
+        if not row["is_control"]
+        for budget, theirs in zip(row["budgets"], control["budgets"], strict=True)
+        for seed, loss in zip(row["seeds"], budget["loss_by_seed"], strict=True)
     ]
 
 
 def positions(rows: list[Row]) -> list[Row]:
-    """Loss and paired difference by bin of positions (counted from 1), at the bin's middle."""
+    """Loss and difference by bin of positions (counted from 1), at the bin's middle."""
     return [
         {
             "variant": row["variant"],
             "position": round(((entry["from"] + 1) * (entry["to"] + 1)) ** 0.5, 2),
             "bin": _span(entry["from"] + 1, entry["to"] + 1),
             "loss": round(entry["loss"], 5),
-            **{key: (entry["difference"] or {}).get(key) for key in ("mean", "low", "high")},
+            **_limits(entry["difference"]),
         }
         for row in rows
         for entry in row["by_position"]
@@ -107,7 +128,18 @@ def _with_ratio(text: str, relative: float | None) -> str:
     return text if relative is None else f"{text} ({ratio(relative)})"
 
 
+def _limits(difference: Row | None) -> Row:
+    if difference is None:
+        return dict.fromkeys(("mean", "low", "high"))
+    mean = difference["mean"]
+    return {"mean": mean} | {
+        end: mean if difference[end] is None else difference[end] for end in ("low", "high")
+    }
+
+
 def _interval(difference: Row) -> str:
+    if difference["low"] is None:
+        return "none: nothing was repeated"
     return f"{signed(difference['low'])} to {signed(difference['high'])}"
 
 

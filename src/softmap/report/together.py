@@ -47,6 +47,11 @@ def load_together(directories: Sequence[Path]) -> Run:
             for name, run in zip(names, runs, strict=True)
             for label, seed in run.declared
         ],
+        diverged={
+            f"{name}/{label}": seeds
+            for name, run in zip(names, runs, strict=True)
+            for label, seeds in run.diverged.items()
+        },
     )
     check_same_windows(joined)
     return joined

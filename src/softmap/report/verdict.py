@@ -1,70 +1,84 @@
-"""The verdict in words, made from the numbers, never stronger than their intervals."""
+"""The verdict in words, made from the answers, never stronger than them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-from softmap.report.words import amount, count, listed, per_cent, ratio, signed
+from softmap.report.answers import EQUAL, HIGHER, LOWER, UNKNOWN, UNRESOLVED
+from softmap.report.caveats import caveats
+from softmap.report.load import Run
+from softmap.report.words import amount, count, listed, ratio, si, signed
 
 Row = dict[str, Any]
-STATUS = {-1: "better", 0: "none", 1: "worse"}
+STATUS = {LOWER: "better", HIGHER: "worse", EQUAL: "equal", UNRESOLVED: "none", UNKNOWN: "none"}
+ORDER = (LOWER, HIGHER, EQUAL, UNRESOLVED, UNKNOWN)
 
 
-def verdict(
-    rows: list[Row],
-    control: str,
-    missing: list[tuple[str, int]],
-    seeds: int,
-    differences: Sequence[str] = (),
-) -> Row:
+def verdict(run: Run, rows: list[Row], statistics: Row) -> Row:
     """``headline``, a point per compared variant, what is ``incomplete``, and the ``caveats``.
 
-    differences: what the runs differ in, where the rows are of several.
-
-    A variant is called better or worse only where the 95 % interval of its paired difference lies
-    on one side of zero; elsewhere the words are "no difference from the control seen at this
-    scale".
+    A variant is lower or higher where its simultaneous interval excludes zero, equal where both
+    one-sided tests put it within the margin; else it is not resolved, and the words say how many
+    runs would show something. Without any replicate there is no verdict.
     """
     compared = [row for row in rows if row["difference"] is not None]
     compared.sort(key=lambda row: float(row["difference"]["mean"]))
-    paired = min((row["difference"]["seeds"] for row in compared), default=0)
+    points = [_point(row, run, statistics) for row in compared]
     return {
-        "headline": _headline(rows, compared, control, paired),
-        "points": [_point(row, control) for row in compared],
-        "incomplete": _incomplete(missing, seeds),
-        "caveats": _run_notes(rows, compared, differences) + _caveats(rows, compared, paired),
+        "headline": _headline(run, rows, compared, statistics),
+        "points": points + _lost(run, rows),
+        "incomplete": _incomplete(run),
+        "caveats": caveats(run, rows, compared, statistics),
     }
 
 
-def _headline(rows: list[Row], compared: list[Row], control: str, paired: int) -> str:
+def _headline(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -> str:
+    control = run.control
     if not any(row["is_control"] for row in rows):
+        if run.diverged.get(control):
+            return f"Every finished run of the control, {control}, diverged: nothing is compared."
         return (
             f"The control, {control}, has not finished, so no variant can be compared with it yet."
         )
     if not compared:
         return f"So far only the control, {control}, can be reported; nothing is compared yet."
-    groups = {sign: [r["variant"] for r in compared if _sign(r) == sign] for sign in STATUS}
-    if not groups[-1] and not groups[1]:
-        clause = f"no difference from the control, {control}, is seen at this scale for {{}}"
-        return _opening(paired) + clause.format(_names(groups[0])) + "."
-    return _opening(paired) + "; ".join(_clauses(groups, control)) + "."
+    answers = {row["variant"]: row["difference"]["answer"] for row in compared}
+    if set(answers.values()) == {UNKNOWN}:
+        return (
+            f"No verdict: nothing was run twice. Beside {control} each variant shows a difference, "
+            "and nothing says how much of it is luck."
+        )
+    groups = {word: [v for v, answer in answers.items() if answer == word] for word in ORDER}
+    if not any(groups[word] for word in (LOWER, HIGHER, EQUAL)):
+        return (
+            f"Nothing is resolved at this size: {_names(groups[UNRESOLVED])} could not be told "
+            f"from the control, {control}, or be called equal to it."
+        )
+    clauses = _clauses(groups, control, statistics["margin"])
+    return f"{_opening(statistics)}{'; '.join(clauses)}."
 
 
-def _opening(paired: int) -> str:
-    return "In this single-seed run, " if paired == 1 else f"Over {paired} seeds, "
+def _opening(statistics: Row) -> str:
+    least, most = min(statistics["runs"].values()), max(statistics["runs"].values())
+    return f"Over {least if least == most else f'{least} to {most}'} runs a variant, "
 
 
-def _clauses(groups: dict[int, list[str]], control: str) -> list[str]:
-    than = f" than the control, {control}"
+def _clauses(groups: dict[str, list[str]], control: str, margin: float) -> list[str]:
+    name = f"the control, {control}"
     clauses = []
-    for sign, word in ((-1, "lower"), (1, "higher")):
-        if groups[sign]:
-            verb = "ends" if len(groups[sign]) == 1 else "end"
-            clauses.append(f"{_names(groups[sign])} {verb} with a {word} held-out loss{than}")
-            than = " than the control"
-    if groups[0]:
-        clauses.append(f"for {_names(groups[0])} no difference is seen at this scale")
+    for word in (LOWER, HIGHER):
+        if groups[word]:
+            verb = "ends" if len(groups[word]) == 1 else "end"
+            clauses.append(f"{_names(groups[word])} {verb} with a {word} held-out loss than {name}")
+            name = "the control"
+    if groups[EQUAL]:
+        verb = "equals" if len(groups[EQUAL]) == 1 else "equal"
+        clauses.append(f"{_names(groups[EQUAL])} {verb} {name} within {margin:g} nats")
+    if groups[UNRESOLVED]:
+        verb = "is" if len(groups[UNRESOLVED]) == 1 else "are"
+        clauses.append(f"{_names(groups[UNRESOLVED])} {verb} not resolved")
+    if groups[UNKNOWN]:
+        clauses.append(f"no verdict on {_names(groups[UNKNOWN])}, which nothing gives a spread")
     return clauses
 
 
@@ -74,63 +88,119 @@ def _names(names: list[str]) -> str:
     return listed([*names[:2], count(len(names) - 2, "other").lower()])
 
 
-def _point(row: Row, control: str) -> Row:
-    sentences = [_quality(row, control), _tokens(row), _time(row), _costs(row)]
+def _point(row: Row, run: Run, statistics: Row) -> Row:
+    """One variant: its answer, where it is going, what it costs. The tag carries the trend."""
+    found = row["difference"]
+    sentences = [_quality(row, run.control, statistics), _trend(row), *_equal_loss(row)]
+    sentences += [_time(row), _costs(row), _diverged(row)]
     return {
         "variant": row["variant"],
-        "status": STATUS[_sign(row)],
-        "tag": _tag(row),
+        "status": STATUS[found["answer"]],
+        "tag": _tag(row, statistics),
         "text": " ".join(sentence for sentence in sentences if sentence),
     }
 
 
-def _tag(row: Row) -> str:
-    if _sign(row) == 0:
-        return "no difference seen"
-    word = "lower" if _sign(row) < 0 else "higher"
-    return f"{word} in this run" if row["difference"]["seeds"] == 1 else f"{word} loss"
+def _tag(row: Row, statistics: Row) -> str:
+    """The answer with its trend, where one is known."""
+    if row["trend"]:
+        return str(row["trend"]["words"]).partition(" (")[0]
+    return {
+        LOWER: "lower loss",
+        HIGHER: "higher loss",
+        EQUAL: f"equal within {statistics['margin']:g}",
+        UNRESOLVED: "not resolved",
+        UNKNOWN: "no verdict",
+    }[row["difference"]["answer"]]
 
 
-def _quality(row: Row, control: str) -> str:
-    difference = row["difference"]
-    if difference["low"] is None:
-        return f"Held-out loss {row['loss']:.3f}; one held-out window gives no interval."
-    limits = f"95% interval {signed(difference['low'])} to {signed(difference['high'])}"
-    if _sign(row) == 0:
+def _quality(row: Row, control: str, statistics: Row) -> str:
+    found, level = row["difference"], f"{100 * statistics['level']:g}%"
+    if found["answer"] == UNKNOWN:
         return (
-            f"No difference from the control seen at this scale: {signed(difference['mean'])} "
-            f"nats per token, {limits}."
+            f"{signed(found['mean'])} nats per token beside {control} in "
+            f"{count(found['runs'], 'run').lower()}: no verdict, since no spread between runs is "
+            "known."
         )
-    word = "below" if _sign(row) < 0 else "above"
-    return f"Held-out loss {amount(difference['mean'])} nats per token {word} {control} ({limits})."
+    limits = f"{level} interval {signed(found['low'])} to {signed(found['high'])}"
+    if found["answer"] == EQUAL:
+        return f"Equal to {control} within {statistics['margin']:g} nats per token ({limits})."
+    if found["answer"] == UNRESOLVED:
+        mean = signed(found["mean"])
+        return f"Not resolved: {mean} nats per token, {limits}. {_more(row, statistics)}"
+    word = "below" if found["answer"] == LOWER else "above"
+    small = max(abs(found["equal_low"]), abs(found["equal_high"])) < statistics["margin"]
+    less = f", yet by less than {statistics['margin']:g}" if small else ""
+    mean = amount(found["mean"])
+    return f"Held-out loss {mean} nats per token {word} {control}{less} ({limits})."
 
 
-def _tokens(row: Row) -> str:
-    tokens = row["token_ratio"]
-    if tokens is None or _sign(row) == 0:
+def _more(row: Row, statistics: Row) -> str:
+    """What further runs would show."""
+    more, asked = row["more_runs"], statistics["difference"]
+    n, equal = more["for_difference"], more["for_equality"]
+    if n:
+        runs = count(n, "more run").lower()
+        return f"About {runs} a variant would show a difference of {asked:g}."
+    if n is None:
+        return f"More than ten thousand runs would be needed to show a difference of {asked:g}."
+    show = f"to show equality within {statistics['margin']:g}"
+    runs = "more runs than can be made" if equal is None else f"about {equal} more runs a variant"
+    return f"A difference of {asked:g} would probably have been seen; {runs} are needed {show}."
+
+
+def _trend(row: Row) -> str:
+    trend = row["trend"]
+    if trend is None:
         return ""
-    if tokens["bound"] == "<":
-        return f"Fewer than {ratio(tokens['limit'])} the tokens reach the control's final loss."
-    if tokens["bound"] == ">":
-        return "It does not reach the control's final loss within its budgets."
-    if tokens["value"] is None:
-        return ""
-    return f"About {ratio(tokens['value'])} the tokens reach the control's final loss."
+    slope = f"{signed(trend['low'])} to {signed(trend['high'])} nats a doubling of the tokens"
+    return f"Trend: {trend['words']} ({slope})."
+
+
+def _equal_loss(row: Row) -> list[str]:
+    """Tokens at equal loss, and the fitted factor, where the difference is resolved."""
+    ratios, sentences = row["equal_loss"], []
+    if ratios is None or row["difference"]["answer"] not in (LOWER, HIGHER):
+        return []
+    tokens = ratios["tokens"]
+    span = f" ({_between(tokens)})" if tokens["interval"] else ""
+    if tokens["bound"]:
+        size = {"<": "less", ">": "more"}[tokens["bound"]]
+        sentences.append(f"At equal loss {size} than {ratio(tokens['limit'])} the tokens{span}.")
+    else:
+        sentences.append(f"At equal loss {ratio(tokens['value'])} the tokens{span}.")
+    factor = row["compute_factor"]
+    if factor and factor["value"] and factor["low"] is not None:
+        high = "no limit seen" if factor["high"] is None else f"{factor['high']:.2f}"
+        sentences.append(
+            f"By the fitted curve it is worth {ratio(factor['value'])} the control's compute "
+            f"({factor['low']:.2f} to {high})."
+        )
+    return sentences
+
+
+def _between(found: Row) -> str:
+    low, high = found["low"], found["high"]
+    if low is None and high is None:
+        return "the interval leaves the curves at both ends"
+    if low is None:
+        return f"at most {high:.2f}"
+    return f"at least {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _time(row: Row) -> str:
     """What the difference becomes once a slower variant gets no more time than the control."""
     pair = row["equal_time"]
-    if row["time_ratio"] is None or row["time_ratio"] <= 1.02:
+    if row["speed_ratio"] is None or row["speed_ratio"] >= 0.98:
         return ""
     if pair is None:
         return "It is too slow for a comparison at equal training time."
     if pair["low"] is None:
-        return ""
+        return f"At equal training time {signed(pair['mean'])}."
     limits = f"{signed(pair['mean'])}, {signed(pair['low'])} to {signed(pair['high'])}"
-    if pair["sign"] == 0:
-        return f"At equal training time no difference is seen ({limits})."
-    return f"At equal training time it is {'ahead' if pair['sign'] < 0 else 'behind'} ({limits})."
+    words = {LOWER: "it is ahead", HIGHER: "it is behind", EQUAL: "it is level"}
+    word = words.get(pair["answer"], "nothing is resolved")
+    return f"At equal training time {word} ({limits})."
 
 
 def _costs(row: Row) -> str:
@@ -146,80 +216,30 @@ def _costs(row: Row) -> str:
     return f"Cost: {listed(parts)}." if parts else ""
 
 
-def _incomplete(missing: list[tuple[str, int]], seeds: int) -> str | None:
-    if not missing:
-        return None
-    names = [f"{label} (seed {seed})" if seeds > 1 else label for label, seed in missing]
-    return f"This run is not complete. Not finished: {listed(names)}."
+def _diverged(row: Row) -> str:
+    lost = len(row["diverged"])
+    return f"{lost} of {lost + len(row['seeds'])} runs diverged." if lost else ""
 
 
-def _caveats(rows: list[Row], compared: list[Row], paired: int) -> list[str]:
-    notes = []
-    if compared:
-        notes.append(_seed_note(paired))
-    notes += _peak_note(rows) + _size_note(compared)
-    if len(compared) > 4:
-        notes.append(
-            f"{count(len(compared), 'comparison')} are made, each with its own 95% interval: by "
-            "chance alone about one interval in twenty misses the truth."
-        )
-    return notes
-
-
-def _run_notes(rows: list[Row], compared: list[Row], differences: Sequence[str]) -> list[str]:
-    """What several runs on one page have not in common."""
-    notes = []
-    if differences:
-        notes.append(
-            f"The runs differ in {listed(list(differences))}: a difference between variants of "
-            "different runs can come from that as well."
-        )
-    control = any(row["is_control"] for row in rows)
-    alone = [row["variant"] for row in rows if not row["is_control"] and row not in compared]
-    if control and alone:
-        notes.append(
-            f"No seed in common with the control: nothing is subtracted for {listed(alone)}."
-        )
-    return notes
-
-
-def _seed_note(paired: int) -> str:
-    if paired == 1:
-        return (
-            "One seed per variant: the intervals cover only the choice of held-out text, not the "
-            "luck of initialisation and data order. Other seeds can move a result by a few "
-            "hundredths to a few tenths of a nat (0.03 to 0.4 was measured with models of about "
-            "a million parameters), so a difference of that size may shrink or turn around."
-        )
-    few = " With so few seeds they are wide, and rightly so." if paired < 4 else ""
-    return f"The intervals cover both the held-out text and {paired} seeds, paired.{few}"
-
-
-def _peak_note(rows: list[Row]) -> list[str]:
-    tuned = [row["variant"] for row in rows if row["peak_lr_source"] == "tuned"]
-    untuned = [row for row in rows if row["peak_lr_source"] != "tuned"]
-    if not untuned:
-        return []
-    if tuned:
-        rates = [f"{row['variant']} ({row['peak_lr']:g})" for row in untuned]
-        return [
-            f"Unfair learning rates: the peak was tuned for {listed(tuned)}, but not for "
-            f"{listed(rates)}, which took it from the recipe or from a default. Tuned variants "
-            "have an advantage that is not theirs; --tune finds the missing peaks."
-        ]
-    rates = sorted({f"{row['peak_lr']:g}" for row in untuned}, key=float)
-    same = f"all took {rates[0]}" if len(rates) == 1 else f"they took {listed(rates)}"
+def _lost(run: Run, rows: list[Row]) -> list[Row]:
+    """A point for each variant whose runs all diverged."""
+    left = {row["variant"] for row in rows}
     return [
-        f"The peak learning rate was not tuned for any variant; {same}, from the recipe or from a "
-        "default. Another peak can change the order."
+        {
+            "variant": label,
+            "status": "worse",
+            "tag": "diverged",
+            "text": f"{len(seeds)} of {len(seeds)} runs diverged, first at step "
+            f"{si(min(found['step'] for found in seeds.values()))}: it has no loss to compare.",
+        }
+        for label, seeds in run.diverged.items()
+        if label not in left
     ]
 
 
-def _size_note(compared: list[Row]) -> list[str]:
-    unequal = [row for row in compared if abs(row["parameters_ratio"] - 1) > 0.01]
-    names = [f"{row['variant']} ({per_cent(row['parameters_ratio'] - 1)})" for row in unequal]
-    return [f"Parameters differ from the control's by more than 1%: {listed(names)}."] * bool(names)
-
-
-def _sign(row: Row) -> int:
-    return int(row["difference"]["sign"])
+def _incomplete(run: Run) -> str | None:
+    if not run.missing:
+        return None
+    several = len(run.info["seeds"]) > 1
+    names = [f"{label} (seed {seed})" if several else label for label, seed in run.missing]
+    return f"This run is not complete. Not finished: {listed(names)}."

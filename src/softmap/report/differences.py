@@ -1,0 +1,138 @@
+"""Everything that needs the control: differences, trends, ratios, and what more runs would show."""
+
+from __future__ import annotations
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from softmap.report import stats
+from softmap.report.answers import Answer
+from softmap.report.factor import factors
+from softmap.report.family import Family, at, counts, position_losses, seconds, windows
+from softmap.report.planning import Design, more_for_equality, more_runs, visible_difference
+from softmap.report.ratios import ratios
+from softmap.report.trend import trends
+
+Row = dict[str, Any]
+KEYS = (
+    "difference",
+    "text_stderr_of_difference",
+    "more_runs",
+    "trend",
+    "equal_time",
+    "equal_loss",
+    "compute_factor",
+)
+
+
+def add_differences(table: list[Row], family: Family) -> None:
+    """Every number that needs the control, for the rows of all other variants."""
+    rows = {row["variant"]: row for row in table if not row["is_control"]}
+    final = family.compare(family.final)
+    finals = final.answers()
+    for label, answer in finals.items():
+        rows[label]["difference"] = answer.as_dict() | {"p": final.p(label)}
+        rows[label]["more_runs"] = _more(family, answer)
+        rows[label]["text_stderr_of_difference"] = _text_error(family, label)
+    for index in range(len(family.tokens)):
+        found = family.compare({v: y[:, index] for v, y in family.losses.items()})
+        for label, answer in found.answers().items():
+            rows[label]["budgets"][index]["difference"] = answer.as_dict()
+    _add_by_position(rows, family)
+    for label, answer in _equal_time(family).items():
+        rows[label]["equal_time"] = answer.as_dict()
+    for label, trend in trends(family, finals).items():
+        rows[label]["trend"] = trend
+    _add_ratios(rows, family, finals)
+
+
+def _add_ratios(rows: dict[str, Row], family: Family, finals: dict[str, Answer]) -> None:
+    for label, factor in factors(family, finals).items():
+        cost = rows[label]["flops_ratio"]
+        rows[label]["compute_factor"] = {
+            key: None if value is None else value / cost for key, value in factor.items()
+        }
+    for label, ratio in ratios(family).items():
+        costs = {"tokens": 1.0, "flops": rows[label]["flops_ratio"]}
+        costs["time"] = 1 / rows[label]["speed_ratio"]
+        rows[label]["equal_loss"] = {cost: ratio.times(times) for cost, times in costs.items()}
+
+
+def _more(family: Family, answer: Answer) -> Row | None:
+    """Further runs of each variant and of the control that an open question needs."""
+    if answer.run_stderr is None or answer.df is None:
+        return None
+    design, sd, question = _design(family, answer), _single_sd(answer), family.question
+    return {
+        "for_difference": more_runs(design, sd, question.difference, question.power),
+        "for_equality": more_for_equality(design, sd, question.margin, question.power),
+        "visible_difference": visible_difference(design, sd, question.power),
+    }
+
+
+def _design(family: Family, answer: Answer) -> Design:
+    others = max(len(family.trials) - 1, 1)
+    level = family.question.level
+    return Design(answer.runs, answer.control_runs, answer.df or 1.0, others, level)
+
+
+def _single_sd(answer: Answer) -> float:
+    """The standard deviation of one run that gives the answer its standard error."""
+    return (answer.run_stderr or 0.0) / sqrt(1 / answer.runs + 1 / answer.control_runs)
+
+
+def _text_error(family: Family, label: str) -> float | None:
+    """Standard error of the difference over held-out text, these runs given."""
+    gap = windows(family.trials[label]) - windows(family.trials[family.control])
+    variance = stats.block_variance(gap)[0]
+    return sqrt(variance) if np.isfinite(variance) else None
+
+
+def _equal_time(family: Family) -> dict[str, Answer]:
+    """Differences where a variant may train only as long as the control did.
+
+    Each run's loss is read between its decayed points at the control's time. A variant that was
+    done sooner is judged by its final loss (which favours the control); one whose first budget took
+    longer than the control's whole run has no value.
+    """
+    times = {v: seconds(trials, family.tokens) for v, trials in family.trials.items()}
+    allowed = float(times[family.control][-1])
+    values = {
+        label: at(allowed, times[label], losses_RN) if label != family.control else losses_RN[:, -1]
+        for label, losses_RN in family.losses.items()
+        if times[label][0] <= allowed
+    }
+    return family.compare(values).answers()
+
+
+def _add_by_position(rows: dict[str, Row], family: Family) -> None:
+    context = next(iter(family.trials.values()))[0].budgets[-1].losses_WT.shape[1]
+    edges = stats.position_edges(context)
+    binned = {v: position_losses(trials, edges) for v, trials in family.trials.items()}
+    for index in range(len(edges) - 1):
+        answers = family.compare({v: y[:, index] for v, y in binned.items()}).answers()
+        for label, answer in answers.items():
+            rows[label]["by_position"][index]["difference"] = answer.as_dict()
+
+
+def statistics(family: Family, table: list[Row]) -> Row:
+    """How the answers were reached: what the page says of its method."""
+    question, check, pool = family.question, family.check, family.spreads.pooled
+    others = [label for label in family.trials if label != family.control]
+    plans = [row["more_runs"] for row in table if row["more_runs"] is not None]
+    return {
+        "level": question.level,
+        "margin": question.margin,
+        "difference": question.difference,
+        "power": question.power,
+        "comparisons": len(others),
+        "runs": counts(family.trials),
+        "pooled_sd": None if pool is None else pool.stderr,
+        "pooled_df": None if pool is None else pool.df,
+        "pooling_p": check.p,
+        "pooling_visible_ratio": check.visible,
+        "apart": list(check.apart),
+        "visible_difference": max((plan["visible_difference"] for plan in plans), default=None),
+    }

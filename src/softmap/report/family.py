@@ -1,0 +1,111 @@
+"""The runs of a folder as one family of comparisons: any number of a run, under one design.
+
+Shape letters: R runs of a variant, N budgets, W held-out windows, T positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softmap.report import pooling, stats
+from softmap.report.answers import Comparison, Question
+from softmap.report.load import Run, Trial
+from softmap.report.spread import Runs, Spreads
+
+Array = NDArray[np.floating[Any]]
+
+
+class Family:
+    """All finished runs by variant, the control first, and what their final losses say of pooling.
+
+    A run whose number was fixed by Stein's rule names the seeds of its first stage in ``run.json``
+    (``resolve.first_seeds``); the spread is then that of these seeds alone.
+    """
+
+    def __init__(self, run: Run, question: Question) -> None:
+        self.control, self.question = run.control, question
+        self.trials = {
+            label: [run.trials[label][seed] for seed in sorted(run.trials[label])]
+            for label in run.labels
+            if label in run.trials
+        }
+        self.first_seeds = (run.info.get("resolve") or {}).get("first_seeds")
+        self.losses = {label: losses(trials) for label, trials in self.trials.items()}
+        final = self._first(self.final)
+        self.check = pooling.check(final)
+        self.spreads = Spreads(final, self.check)
+
+    @property
+    def final(self) -> dict[str, Array]:
+        """(R,) the final loss of every run, by variant."""
+        return {label: losses_RN[:, -1] for label, losses_RN in self.losses.items()}
+
+    @property
+    def tokens(self) -> Array:
+        """(N,) tokens of the decayed points, the same for all."""
+        trial = next(iter(self.trials.values()))[0]
+        return np.array([budget.tokens for budget in trial.budgets], dtype=np.float64)
+
+    def compare(self, values: Runs) -> Comparison:
+        """Another number of each run (the same runs in the same order) under the same design."""
+        return Comparison(values, self.control, self.question, self.check, self._first(values))
+
+    def each(self, number: Callable[[str, Array], Array]) -> dict[str, Array]:
+        """``number(label, losses_RN)`` of every variant."""
+        return {label: number(label, losses_RN) for label, losses_RN in self.losses.items()}
+
+    def _first(self, values: Runs) -> Runs:
+        """The values of the first stage's seeds; of all runs where there was one stage."""
+        if self.first_seeds is None:
+            return values
+        return {
+            label: [
+                value
+                for value, trial in zip(found, self.trials[label], strict=True)
+                if trial.seed in self.first_seeds
+            ]
+            for label, found in values.items()
+        }
+
+
+def losses(trials: list[Trial]) -> Array:
+    """(R, N) held-out loss of every run at every budget, nats per token."""
+    return np.array([[budget.loss for budget in trial.budgets] for trial in trials])
+
+
+def at(place: float, places_N: Sequence[float] | Array, losses_RN: Array) -> Array:
+    """(R,) each run's loss at a place between its decayed points, linear in the logarithm.
+
+    Beyond the ends the loss there.
+    """
+    x = np.log(np.asarray(places_N, dtype=np.float64))
+    return np.array([np.interp(np.log(place), x, row) for row in losses_RN])
+
+
+def seconds(trials: list[Trial], tokens_N: Array) -> Array:
+    """(N,) training time to each budget: tokens over the median measured speed.
+
+    Not the wall clock, which has pauses in it, and whatever else the machine did.
+    """
+    speed = np.median([trial.result["tokens_per_second"] for trial in trials])
+    return np.asarray(tokens_N / speed)
+
+
+def windows(trials: list[Trial]) -> Array:
+    """(W,) mean final loss of every held-out window over the runs."""
+    return np.mean([trial.budgets[-1].losses_WT.mean(axis=1) for trial in trials], axis=0)
+
+
+def counts(trials: Mapping[str, list[Trial]]) -> dict[str, int]:
+    """Runs by variant."""
+    return {label: len(found) for label, found in trials.items()}
+
+
+def position_losses(trials: list[Trial], edges: list[int]) -> Array:
+    """(R, bins) final loss of each run averaged over windows and over the positions of each bin."""
+    found = [stats.bin_means(trial.budgets[-1].losses_WT, edges) for trial in trials]
+    return np.stack(found).mean(axis=1)
