@@ -189,7 +189,7 @@ def test_changed_text_is_noticed(tiny: Recipe, tmp_path: Path, no_page: None) ->
     recipe = dataclasses.replace(tiny, variants=tiny.variants[:1])
     compare(recipe, Request(tmp_path / "runs"))
     (tmp_path / "text.txt").write_text("other text\n" * 3000)
-    with pytest.raises(SoftmapError, match="holds another run: the text was .*: data was"):
+    with pytest.raises(SoftmapError, match=r"holds another run: the text was .*: data was"):
         compare(recipe, Request(tmp_path / "runs"))
 
 

@@ -304,3 +304,27 @@ def test_differences_are_drawn_without_intervals_too(tmp_path, no_pictures):
     payload = _payload(report.build(fake.make(tmp_path / "run", variants=2, **SMALL)).parent)
     assert {"difference", "trend", "position_difference"} <= set(payload["charts"])
     assert "none: nothing was repeated" in json.dumps(payload["charts"]["difference"])
+
+
+def test_clean_speed_stands_in_for_that_of_training(tmp_path, no_pictures):
+    run = fake.make(tmp_path / "run", variants=2, seeds=2, **SMALL)
+    note = "Speed and memory are those of the training itself"
+    before = report.summary(run)
+    assert any(note in text for text in before["verdict"]["caveats"])
+    speeds = {"median": 400.0, "low": 390.0, "high": 410.0}
+    both = {"tokens_per_second": speeds, "peak_memory_bytes": 77}
+    found = {"variants": {"transformer++": both, "diff": both}, "disturbed": None}
+    (run / "speed.json").write_text(json.dumps(found))
+    after = report.summary(run)
+    assert [row["tokens_per_second"] for row in after["variants"]] == [400.0, 400.0]
+    assert after["variants"][1]["speed_ratio"] == after["variants"][1]["memory_ratio"] == 1
+    assert not any(note in text for text in after["verdict"]["caveats"])
+    found["disturbed"] = "the machine was not idle: other processes took 1.0 cores"
+    (run / "speed.json").write_text(json.dumps(found))
+    assert any("other processes" in text for text in report.summary(run)["verdict"]["caveats"])
+    del found["variants"]["diff"]  # clean for one alone would be unfair
+    (run / "speed.json").write_text(json.dumps(found))
+    assert report.summary(run)["variants"] == before["variants"]
+    (run / "speed.json").write_text('{"variants": 3}')
+    with pytest.raises(SoftmapError, match=r"speed\.json"):
+        report.summary(run)

@@ -17,6 +17,7 @@ def caveats(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -> 
     if compared:
         notes += [_runs_note(compared, statistics), *_sight(compared, statistics)]
         notes += _spread_note(statistics)
+        notes += [run.info["speed_note"]] if run.info.get("speed_note") else []
     lost = [row for row in rows if row["diverged"]]
     if lost:
         names = [f"{_lost(row)} of {row['variant']}" for row in lost]

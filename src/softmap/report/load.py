@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
+from softmap.report.speed import clean, read_speed
 
 Array = NDArray[np.floating[Any]]
 
@@ -176,6 +177,8 @@ def load(directory: Path) -> Run:
             f"{directory}: nothing to report, expected at least one finished variant "
             f"(variants/*/seed*/result.json), found {'only diverged ones' if diverged else 'none'}"
         )
+    results = [trial.result for seeds in trials.values() for trial in seeds.values()]
+    info["speed_note"] = clean(results, read_speed(directory))
     labels = dict.fromkeys([info["control"], *info["variants"]])
     declared = [(label, seed) for label in labels for seed in info["seeds"]]
     run = Run(directory, info, trials, declared, diverged)

@@ -15,6 +15,10 @@ from softmap.errors import SoftmapError, shown
 from softmap.report.load import Run, Trial, check_same_windows, load
 from softmap.report.words import listed
 
+APART = (
+    "Speed and memory of different runs were measured at different times: between them, these and "
+    "every comparison at equal time contain what else the machine did."
+)
 # What has to be the same before two losses can be subtracted.
 MEASURED = ("data", "vocab_size", "model.context", "evaluation.windows")
 MEASURED_MAPS = ("evaluation.passage_tokens",)
@@ -68,6 +72,7 @@ def _info(runs: list[Run], names: list[str]) -> dict[str, Any]:
         "seeds": sorted({seed for run in runs for seed in run.info["seeds"]}),
         "command": f"softmap report {_paths([run.directory for run in runs])}",
         "recipe": None,
+        "speed_note": APART,
         "runs": [
             f"{name}: {run.info.get('command')}" for name, run in zip(names, runs, strict=True)
         ],
