@@ -74,7 +74,9 @@ def test_large_compressed_text_comes_in_parts(
     assert all(text.endswith("\n") for _, text in found)
 
 
-@pytest.mark.parametrize("damage", [b"no gzip", gzip.compress(b"text " * 99)[:-12]])
+@pytest.mark.parametrize(
+    "damage", [b"no gzip", gzip.compress(b"text " * 99)[:-12]], ids=["none", "cut"]
+)
 def test_damaged_compressed_text(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / "t.txt.gz").write_bytes(damage)
     fails(lambda: documents(tmp_path / "t.txt.gz"), "t.txt.gz", "cannot be read")
