@@ -104,6 +104,7 @@ def task(name: str, folder: Path) -> Task:
     return Task(name, 0, folder / name, None)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path: Path) -> None:
     deaths = {"never": 0, "twice": 2, "always": 99, "stopped": 1}
     kinds = {"stopped": signal.SIGTERM}  # by somebody else than its parent
@@ -153,6 +154,7 @@ def test_points_in_workers_are_the_points_of_one_process(tiny: Recipe, tmp_path:
     assert peaks[0] == peaks[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"),
     [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow)],

@@ -106,7 +106,16 @@ def test_equal_runs_and_spreads_give_plain_dunnett_with_fewer_df():
         assert comparison.p(label) == pytest.approx(theirs.pvalue[i], abs=0.03)
 
 
-@pytest.mark.parametrize("sizes", [[2, 2], [2] * 7, [3] * 4, [5, 2, 2, 1, 1], [5] * 3])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [2, 2],
+        *(
+            pytest.param(sizes, marks=pytest.mark.slow)
+            for sizes in ([2] * 7, [3] * 4, [5, 2, 2, 1, 1], [5] * 3)
+        ),
+    ],
+)
 def test_false_verdicts_and_coverage_under_one_spread(sizes):
     families, covered = 0, []
     for seed in range(DRAWS):
@@ -118,6 +127,7 @@ def test_false_verdicts_and_coverage_under_one_spread(sizes):
     assert 0.929 < np.mean(covered) < 0.97
 
 
+@pytest.mark.slow
 def test_coverage_at_a_true_difference():
     shifts = [0.0, 0.05, -0.1]
     inside = 0
@@ -127,7 +137,7 @@ def test_coverage_at_a_true_difference():
     assert inside / DRAWS == pytest.approx(0.95, abs=0.021)
 
 
-@pytest.mark.parametrize("difference", [0.03, 0.06])
+@pytest.mark.parametrize("difference", [0.06, pytest.param(0.03, marks=pytest.mark.slow)])
 def test_power_is_the_predicted_one(difference):
     design = planning.fresh(5, 2)
     found = [
@@ -137,6 +147,7 @@ def test_power_is_the_predicted_one(difference):
     assert np.mean(found) == pytest.approx(planning.power(design, 0.02, difference), abs=0.035)
 
 
+@pytest.mark.slow
 def test_false_equality_is_rare():
     margin, false = Question(margin=0.03), 0
     for seed in range(DRAWS):
@@ -146,6 +157,7 @@ def test_false_equality_is_rare():
     assert false / DRAWS < 0.071
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sds", "sizes"),
     [

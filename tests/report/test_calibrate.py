@@ -20,6 +20,7 @@ def calibrate():
     return module
 
 
+@pytest.mark.slow
 def test_normal_runs_are_calibrated(calibrate, tmp_path, capsys):
     out = tmp_path / "out.json"
     argv = ["--simulate", "0.03", "0.02", "--runs", "30", "--draws", "150", "--out", str(out)]

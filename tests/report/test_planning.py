@@ -90,6 +90,7 @@ def stage(random, sizes, sd=0.03):
     return {label: list(random.normal(0, sd, n)) for label, n in sizes.items()}
 
 
+@pytest.mark.slow
 def test_stein_for_several_differences_at_once():
     random, inside, h = np.random.default_rng(1), 0, 0.05
     for _ in range(2000):
