@@ -282,7 +282,7 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
     [
         (signal.SIGINT, 130),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        (signal.SIGHUP, 129),
+        pytest.param(signal.SIGHUP, 129, marks=pytest.mark.slow),
     ],
 )
 def test_a_stopped_run_says_how_to_go_on(
