@@ -30,7 +30,14 @@ from softmap.bench.commands import KINDS, Bench
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
 from softmap.lab.interrupts import sigterm_raises
-from softmap.lab.names import check_path, split_variants
+from softmap.lab.names import (
+    check_path,
+    is_run,
+    no_run,
+    runs_folder,
+    split_values,
+    split_variants,
+)
 
 Size = Annotated[int, Range(1, 2**31 - 1)]
 Port = Annotated[int, Range(0, 65535)]
@@ -120,14 +127,14 @@ class Compare:
         specs, out = split_variants(self.variants), self.out
         if self.variants and not specs:
             raise SoftmapError(f"--variants: expected names, found {shown(self.variants[0])}")
-        if not recipes.is_run(where):
+        if not is_run(where):
             recipe = recipes.load(where, self._overrides())
             if specs:
                 recipe = recipes.with_variants(recipe, specs)
             return recipe, out or Path("runs")
         recipe = recipes.of_run(where, self._overrides(), trust=self.trust_remote_code)
         kept = [entry.label or entry.variant for entry in recipe.variants]
-        return recipes.with_variants(recipe, [*kept, *specs]), out or recipes.runs_folder(where)
+        return recipes.with_variants(recipe, [*kept, *specs]), out or runs_folder(where)
 
     def _overrides(self) -> dict[str, str]:
         """The flags as overrides of the recipe; the texts among them quoted for YAML."""
@@ -143,14 +150,10 @@ class Compare:
             "seeds": _seeds(self.seeds, self.seed_list),
         }
         found = {key: json.dumps(value) for key, value in given.items() if value is not None}
-        for item in self.set:
-            key, equals, value = item.partition("=")
-            if not equals or not key:
-                raise SoftmapError(f"--set: expected key.path=value, found {item!r}")
-            if key in found:
-                raise SoftmapError(f"--set {key}: given twice, expected it once")
-            found[key] = value
-        return found
+        values = split_values(self.set)
+        for key in found.keys() & values.keys():
+            raise SoftmapError(f"--set {key}: given twice, expected it once")
+        return found | values
 
 
 @dataclass
@@ -272,8 +275,6 @@ class Report:
         folders = self.run_folders
         if not folders:
             raise SoftmapError("report: expected the folder of a run, found none")
-        from softmap.lab.recipe import is_run, no_run
-
         for folder in folders:
             check_path("the run's folder", folder)
             if not is_run(folder):

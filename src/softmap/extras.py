@@ -18,6 +18,10 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "vl_convert", "psutil",
     ),
 }  # fmt: skip
+#: What the laboratory imports from its first line on.
+LABORATORY = (
+    "yaml", "rich", "psutil", "scipy", "altair", "vl_convert", "transformers", "safetensors",
+)  # fmt: skip
 _EXTRA_OF = {package: extra for extra, packages in EXTRAS.items() for package in packages}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from generating import PROMPT, check_left_padding, generated
 
 from softmap.errors import SoftmapError
 from softmap.hf import SoftmapCache
@@ -20,17 +21,11 @@ VARIANTS = [
     "sas",
     "dcmha(pattern=LG,window=4)",
 ]
-PROMPT = torch.tensor([[3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 7]])
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
     "sampling": {"do_sample": True, "temperature": 1.3, "top_k": 20},
     "beams": {"num_beams": 3, "do_sample": False, "num_return_sequences": 2},
 }
-
-
-def generated(model: Any, ids: torch.Tensor, **options: Any) -> torch.Tensor:
-    torch.manual_seed(7)
-    return model.generate(ids, max_new_tokens=10, min_new_tokens=10, **options)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -56,15 +51,7 @@ def test_refused_guesses_leave_no_trace(make: Callable[..., Any], variant: str) 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_left_padding_changes_nothing(make: Callable[..., Any], variant: str) -> None:
-    model = make(variant)
-    rows = [PROMPT[0], PROMPT[0, :4], PROMPT[0, 2:9]]
-    batch, mask = torch.zeros(3, 11, dtype=torch.long), torch.zeros(3, 11, dtype=torch.long)
-    for n, row in enumerate(rows):
-        batch[n, 11 - len(row) :], mask[n, 11 - len(row) :] = row, 1
-    together = generated(model, batch, attention_mask=mask, do_sample=False)
-    for n, row in enumerate(rows):
-        alone = generated(model, row[None], do_sample=False)
-        assert torch.equal(together[n, 11:], alone[0, len(row) :]), n
+    check_left_padding(make(variant))
 
 
 def test_cache_is_ours_and_is_bounded_by_the_window(make: Callable[..., Any]) -> None:

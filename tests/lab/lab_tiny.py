@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from softmap.lab.progress import Display
+
 WORDS = ["alpha", "beta", "gamma", "delta", "def", "return", "x", "y", "\n"]
 
 RECIPE = """\
@@ -35,3 +37,14 @@ def write_recipe(folder: Path, more: str = "", words: int = 4000) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(RECIPE.format(text=write_text(folder, words)) + more)
     return path
+
+
+class Notes(Display):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.said.append(text)

@@ -10,6 +10,7 @@ import signal
 import threading
 from pathlib import Path
 
+import lab_tiny
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -221,13 +222,20 @@ def test_it_runs_outside_of_the_main_thread(tiny: Recipe, tmp_path: Path, no_pag
     assert (tmp_path / "runs/tiny/variants/transformerpp/seed0/result.json").exists()
 
 
-class Notes(Display):
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
+def test_the_last_page_has_the_speed_that_is_measured_after_training(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
 
-    def note(self, text: str) -> None:
-        self.said.append(text)
+    def build(folder: Path) -> Path:
+        done.append("page")
+        return folder / "report.html"
+
+    monkeypatch.setattr("softmap.report.build", build)
+    monkeypatch.setattr(compares, "measure_speed", lambda *_: done.append("speed"))
+    recipe = dataclasses.replace(tiny, variants=tiny.variants[:1])
+    compare(recipe, Request(tmp_path / "runs", speed=True))
+    assert done == ["page", "speed", "page"]
 
 
 def test_a_page_that_cannot_be_drawn_does_not_stop_the_training(
@@ -237,7 +245,7 @@ def test_a_page_that_cannot_be_drawn_does_not_stop_the_training(
         raise RuntimeError("no ink")
 
     monkeypatch.setattr("softmap.report.build", broken)
-    display = Notes()
+    display = lab_tiny.Notes()
     with pytest.raises(RuntimeError, match="no ink"):
         compare(tiny, Request(tmp_path / "runs"), display)
     assert len(list((tmp_path / "runs/tiny").rglob("result.json"))) == 2

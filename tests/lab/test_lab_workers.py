@@ -32,15 +32,6 @@ from softmap.lab.workers import WorkerDied, Workers, default_jobs
 TRIALS = ("transformerpp/seed0", "diff/seed0")
 
 
-class Notes(Display):
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-
 def same(run: Path, other: Path) -> None:
     """All that was learned is equal, bit for bit."""
     for trial in TRIALS:
@@ -69,7 +60,7 @@ def test_a_killed_worker_goes_on_and_all_learn_what_one_process_learns(
     tiny: Recipe, finished: Path, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compares, "run_trial", lab_work.killed_once)
-    display = Notes()
+    display = lab_tiny.Notes()
     run = compare(tiny, Request(tmp_path / "runs", jobs=2), display).parent
     same(run, finished)
     assert sum("its process died (SIGKILL); it goes on" in text for text in display.said) == 1
@@ -114,7 +105,7 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
         )
         for name, times in deaths.items()
     }
-    display, ended = Notes(), {}
+    display, ended = lab_tiny.Notes(), {}
     display.plan(list(deaths), 1, 1, 1)
     said = r"always seed 0 \(SIGKILL\): the process died 3 times"
     with Workers(2) as executor, pytest.raises(SoftmapError, match=said):

@@ -4,16 +4,6 @@ Everything that is timed first has to agree with the float64 reference. What doe
 speed. Candidates (ours and peers) live in ``candidates/``, one small class each.
 """
 
-from softmap.extras import need
+from softmap.extras import LABORATORY, need
 
-__needs__ = need(
-    __name__,
-    "tyro",
-    "yaml",
-    "psutil",
-    "altair",
-    "vl_convert",
-    "transformers",
-    "safetensors",
-    extra="lab",
-)
+__needs__ = need(__name__, "tyro", *LABORATORY, extra="lab")

@@ -21,7 +21,7 @@ from softmap.errors import SoftmapError, nearest, reason
 from softmap.fields import check
 from softmap.files import check_writable
 from softmap.lab import bench, recipe
-from softmap.lab.names import split_variants
+from softmap.lab.names import split_values, split_variants
 from softmap.ops import BACKENDS
 from softmap.variants import load
 
@@ -66,13 +66,7 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
 
 def run_step(flags: Step, argv: Sequence[str]) -> int:
     """``softmap bench step``; the exit status."""
-    overrides: dict[str, str] = {}
-    for item in flags.set:
-        key, equals, value = item.partition("=")
-        if not equals or not key:
-            raise SoftmapError(f"--set: expected key.path=value, found {item!r}")
-        overrides[key] = value
-    plan = recipe.load(flags.recipe, overrides)
+    plan = recipe.load(flags.recipe, split_values(flags.set))
     if flags.variants:
         plan = recipe.with_variants(plan, _names(flags.variants))
     device, say = _device(flags.device), Progress()

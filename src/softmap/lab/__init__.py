@@ -5,16 +5,6 @@ measures one of them, ``compare`` runs them all and builds the page, ``tune`` fi
 peak learning rate. Nothing here is imported by the model side of the package.
 """
 
-from softmap.extras import need
+from softmap.extras import LABORATORY, need
 
-__needs__ = need(
-    __name__,
-    "yaml",
-    "rich",
-    "psutil",
-    "altair",
-    "vl_convert",
-    "transformers",
-    "safetensors",
-    extra="lab",
-)
+__needs__ = need(__name__, *LABORATORY, extra="lab")

@@ -26,22 +26,22 @@ from softmap.lab.bench import Bench
 from softmap.lab.entry import Entry
 from softmap.lab.explain import chosen
 from softmap.lab.names import check_path
-from softmap.lab.peaks import FILE as PEAKS
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import Plan, make_plan, slug
 from softmap.lab.preflight import least_memory, preflight, settled
 from softmap.lab.progress import Display
-from softmap.lab.recipe import Recipe, dump, parse
+from softmap.lab.recipe import PEAKS, Recipe, dump, parse
 from softmap.lab.schedule import Task, results
 from softmap.lab.sections import Count
-from softmap.lab.speed import FILE as SPEED
 from softmap.lab.speed import measure_speed
 from softmap.lab.trial import Trial, run_trial
 from softmap.report.load import read_run
+from softmap.report.speed import FILE as SPEED
 from softmap.variants import renamed
 
 TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
-OURS = (*TRIALS, "tuning", PEAKS)
+POINTS = "tuning"  #: folder that keeps the points of a tuning
+OURS = (*TRIALS, POINTS, PEAKS)
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
             _run_all(_waiting(trials, display), shared, page, request)
             if request.speed:
                 measure_speed(folder, plan, shared, request.jobs or 1, display)
+                page.changed()  # it may have been drawn with the speeds of the training
         return page.path
 
 

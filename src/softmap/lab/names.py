@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from softmap.errors import SoftmapError, shown
+from softmap.errors import SoftmapError, nearest, shown
 
 LONGEST = 100  #: bytes of a name; folders and temporary files of it add their own
 FORBIDDEN = '/\\<>:"|?*'  #: separators, and what Windows and its file systems refuse
@@ -40,3 +41,50 @@ def split_variants(given: Sequence[str]) -> list[str]:
         else:
             part += char
     return [name for name in [*found, part.strip()] if name]
+
+
+def split_values(given: Sequence[str]) -> dict[str, str]:
+    """``["a.b=1", "c=2"]`` of ``--set`` to ``{"a.b": "1", "c": "2"}``.
+
+    Raises ``SoftmapError`` for what has no key, and for a key given twice.
+    """
+    found: dict[str, str] = {}
+    for item in given:
+        key, equals, value = item.partition("=")
+        if not equals or not key:
+            raise SoftmapError(f"--set: expected key.path=value, found {item!r}")
+        if key in found:
+            raise SoftmapError(f"--set {key}: given twice, expected it once")
+        found[key] = value
+    return found
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` is the folder of a run."""
+    return path.is_dir() and os.path.lexists(path / "run.json")
+
+
+def no_run(folder: Path) -> SoftmapError:
+    """The error for a folder that is no run, with the nearest beside it that is one."""
+    if (folder / "report.json").exists():
+        return SoftmapError(
+            f"{folder}: expected a run, found a page of several; give the runs themselves"
+        )
+    try:
+        beside = [str(path.parent) for path in folder.parent.glob("*/run.json")]
+    except OSError:
+        beside = []
+    what = "a folder that is none" if folder.is_dir() else "none"
+    text = f"; text is given with --data {folder}" if folder.is_dir() else ""
+    hint = nearest(str(folder), beside) or text
+    return SoftmapError(f"{folder}: expected a run (a folder with run.json), found {what}{hint}")
+
+
+def run_name(folder: Path) -> str:
+    """The name of the run in ``folder``."""
+    return folder.name or folder.resolve().name
+
+
+def runs_folder(folder: Path) -> Path:
+    """The folder of all runs that the run in ``folder`` belongs to."""
+    return folder.parent if folder.name else folder.resolve().parent

@@ -16,9 +16,7 @@ from typing import Annotated, Any, TypedDict
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check
 from softmap.lab import files
-from softmap.lab.recipe import Recipe, shipped
-
-FILE = "peaks.json"  #: of a run's folder
+from softmap.lab.recipe import PEAKS, Recipe, shipped
 
 
 class _Peak(TypedDict):
@@ -78,7 +76,7 @@ def tuned_for(recipe: Recipe) -> dict[str, Any]:
 
 
 def _paths(recipe: Recipe, folder: Path | None) -> list[Path]:
-    mine = [folder / FILE] if folder and os.path.lexists(folder / FILE) else []
+    mine = [folder / PEAKS] if folder and os.path.lexists(folder / PEAKS) else []
     named = recipe.peaks_path
     if named is not None and not mine and not os.path.lexists(named):
         raise SoftmapError(f"{named}: no such file of tuned peaks; --tune finds the peaks of a run")

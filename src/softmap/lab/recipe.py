@@ -22,13 +22,12 @@ from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.entry import Entry
-from softmap.lab.names import check_name
+from softmap.lab.names import check_name, is_run, no_run, run_name
 from softmap.lab.sections import Evaluation, Model, Positive, Seed, Training, Tuning
-from softmap.report.load import read_run
-from softmap.variants import outside, renamed
 
 MOST_SEEDS = 1000
 SUFFIXES = (".yaml", ".yml")
+PEAKS = "peaks.json"  #: of a run's folder: its tuned peaks
 
 
 @dataclass
@@ -70,6 +69,8 @@ class Recipe(Checked):
 
 def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
     """The recipe with other variants: its own entries where it has them, and always its control."""
+    from softmap.variants import renamed  # it takes torch, which typing errors need not await
+
     known = {name: e for e in recipe.variants for name in (e.label, renamed(e.variant, {})) if name}
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
     names = dict.fromkeys(name if name in known else renamed(name, {}) for name in specs)
@@ -93,24 +94,22 @@ def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Rec
     return _recipe(nodes.parse(text, str(path)), path, overrides or {})
 
 
-def is_run(path: Path) -> bool:
-    """Whether ``path`` is the folder of a run."""
-    return path.is_dir() and os.path.lexists(path / "run.json")
-
-
 def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool = False) -> Recipe:
     """The recipe that a run was made by, with all its seeds and its tuned peaks.
 
     trust: whether variants that it names by file may run. Raises ``SoftmapError`` where they may
     not, and for a damaged run.
     """
+    from softmap.report.load import read_run
+    from softmap.variants import outside
+
     path = folder / "run.json"
     info = read_run(path)
     if not info["recipe"]:
         raise SoftmapError(f"{path}: expected the run's recipe, found none")
-    own = {"name": json.dumps(runs_name(folder)), "seeds": json.dumps(info["seeds"])}
-    if os.path.lexists(folder / "peaks.json"):
-        own["peaks"] = "peaks.json"
+    own = {"name": json.dumps(run_name(folder)), "seeds": json.dumps(info["seeds"])}
+    if os.path.lexists(folder / PEAKS):
+        own["peaks"] = PEAKS
     recipe = parse(info["recipe"], path, {**own, **(overrides or {})})
     for entry in recipe.variants:
         if outside(entry.variant) and not trust:
@@ -118,16 +117,6 @@ def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool
                 f"{path}: the run names code, {shown(entry.variant)}; --trust-remote-code runs it"
             )
     return recipe
-
-
-def runs_name(folder: Path) -> str:
-    """The name of the run in ``folder``."""
-    return folder.name or folder.resolve().name
-
-
-def runs_folder(folder: Path) -> Path:
-    """The folder of all runs that the run in ``folder`` belongs to."""
-    return folder.parent if folder.name else folder.resolve().parent
 
 
 def find(path: Path | str) -> Path:
@@ -153,22 +142,6 @@ def find(path: Path | str) -> Path:
         raise no_run(path)
     hint = nearest(path.stem, known) or f" (softmap brings {', '.join(sorted(known))})"
     raise SoftmapError(f"no recipe or run {str(path)!r}{hint}")
-
-
-def no_run(folder: Path) -> SoftmapError:
-    """The error for a folder that is no run, with the nearest beside it that is one."""
-    if (folder / "report.json").exists():
-        return SoftmapError(
-            f"{folder}: expected a run, found a page of several; give the runs themselves"
-        )
-    try:
-        beside = [str(path.parent) for path in folder.parent.glob("*/run.json")]
-    except OSError:
-        beside = []
-    what = "a folder that is none" if folder.is_dir() else "none"
-    text = f"; text is given with --data {folder}" if folder.is_dir() else ""
-    hint = nearest(str(folder), beside) or text
-    return SoftmapError(f"{folder}: expected a run (a folder with run.json), found {what}{hint}")
 
 
 def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Recipe:

@@ -32,11 +32,11 @@ from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build
 from softmap.lab.workers import Workers
+from softmap.report.speed import FILE, read_speed
 from softmap.train.optim import adamw
 from softmap.train.parallel import single_process
 from softmap.train.step import train_step
 
-FILE = "speed.json"  #: of a run's folder
 ROUNDS = 7
 SECONDS = 0.2  #: of a variant's turn
 MOST_STEPS = 50  #: in a turn
@@ -51,9 +51,13 @@ def measure_speed(folder: Path, plan: Plan, shared: Bench, jobs: int, display: D
     """Write ``speed.json`` of a run, unless it is there, undisturbed, for these variants and
     settings."""
     labels = {candidate.label for candidate in plan.candidates}
-    before = files.read_json(folder / FILE) or {"disturbed": "not measured yet"}
-    same = before.get("settings") == shared.settings and labels <= {*before.get("variants", ())}
-    if same and before.get("disturbed") is None:
+    before = read_speed(folder)
+    if (
+        before is not None
+        and before["disturbed"] is None
+        and before.get("settings") == shared.settings
+        and labels <= before["variants"].keys()
+    ):
         return
     weights = sum(PER_PARAMETER * c.parameters["total"] for c in plan.candidates)
     if weights > memory(shared.device) // 2:

@@ -25,18 +25,17 @@ from softmap.fields import check
 from softmap.files import sweep
 from softmap.lab import bench, files, measure, workers
 from softmap.lab.bench import Bench
-from softmap.lab.compare import Request, check_folder, clear, with_jobs
+from softmap.lab.compare import POINTS, Request, check_folder, clear, with_jobs
 from softmap.lab.explain import chosen
-from softmap.lab.peaks import FILE, tuned_for
+from softmap.lab.peaks import tuned_for
 from softmap.lab.plan import Plan, make_plan
 from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
-from softmap.lab.recipe import Recipe
+from softmap.lab.recipe import PEAKS, Recipe
 from softmap.lab.schedule import Task, results
 from softmap.lab.trial import OnStep, Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
-POINTS = "tuning"  #: folder of a run that keeps the points
 TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
 
 
@@ -69,13 +68,13 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         shared = bench.make(short, plan, corpus)
         for candidate in plan.candidates:  # builds native code, if any takes it, once for all
             chosen(candidate.config, short.model.context, shared.device)
-        sweep(folder, f".{FILE}.[0-9]*.tmp")
+        sweep(folder, f".{PEAKS}.[0-9]*.tmp")
         sweep(folder / POINTS)
         request, points = with_jobs(request, plan, shared), _points(shared, plan, folder / POINTS)
         batch = short.training.batch_size * short.model.context
         display.plan([point.name for point in points], 1, short.training.steps, batch)
         losses = _losses(points, shared, display, request)
-        path = folder / FILE
+        path = folder / PEAKS
         files.write_json(path, _facts(losses, shared, recipe, request))
     for warning in edge_warnings(losses, recipe.tuning.grid):
         display.note(warning)
@@ -85,7 +84,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
 def _clear(folder: Path) -> None:
     """Forget the peaks and points of an earlier tuning, and the trials that followed it."""
     clear(folder)
-    (folder / FILE).unlink(missing_ok=True)
+    (folder / PEAKS).unlink(missing_ok=True)
     shutil.rmtree(folder / POINTS, ignore_errors=True)
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
-from softmap.report.speed import clean, read_speed
+from softmap.report.speed import read_speed, replace_speed
 
 Array = NDArray[np.floating[Any]]
 
@@ -178,7 +178,7 @@ def load(directory: Path) -> Run:
             f"(variants/*/seed*/result.json), found {'only diverged ones' if diverged else 'none'}"
         )
     results = [trial.result for seeds in trials.values() for trial in seeds.values()]
-    info["speed_note"] = clean(results, read_speed(directory))
+    info["speed_note"] = replace_speed(results, read_speed(directory))
     labels = dict.fromkeys([info["control"], *info["variants"]])
     declared = [(label, seed) for label in labels for seed in info["seeds"]]
     run = Run(directory, info, trials, declared, diverged)

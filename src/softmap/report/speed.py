@@ -13,7 +13,7 @@ from typing import Any, TypedDict
 from softmap.fields import check
 from softmap.files.sealed import read_sealed
 
-FILE = "speed.json"
+FILE = "speed.json"  #: of a run's folder
 
 
 class _Spread(TypedDict):
@@ -42,9 +42,11 @@ def read_speed(directory: Path) -> dict[str, Any] | None:
     return found
 
 
-def clean(results: list[dict[str, Any]], speed: dict[str, Any] | None) -> str:
-    """Put the clean numbers into the results, or leave the training's; returns what was done, for
-    the page."""
+def replace_speed(results: list[dict[str, Any]], speed: dict[str, Any] | None) -> str:
+    """Put what ``speed.json`` holds into the results, if it covers all of their variants.
+
+    Returns what the page has to say of its speeds; nothing where they are beyond doubt.
+    """
     labels = {result["variant"] for result in results}
     if speed is None or not labels <= speed["variants"].keys():
         return (

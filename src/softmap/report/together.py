@@ -20,8 +20,13 @@ APART = (
     "every comparison at equal time contain what else the machine did."
 )
 # What has to be the same before two losses can be subtracted.
-MEASURED = ("data", "vocab_size", "model.context", "evaluation.windows")
-MEASURED_MAPS = ("evaluation.passage_tokens",)
+MEASURED = (
+    "data",
+    "vocab_size",
+    "model.context",
+    "evaluation.windows",
+    "evaluation.passage_tokens",
+)
 
 
 def load_together(directories: Sequence[Path]) -> Run:
@@ -35,25 +40,23 @@ def load_together(directories: Sequence[Path]) -> Run:
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise SoftmapError(f"expected different runs, found one twice: {_paths(directories)}")
     runs = [load(directory) for directory in directories]
-    names = _names(runs)
     for run in runs[1:]:
         _check_comparable(runs[0], run)
+    named = dict(zip(_names(runs), runs, strict=True))
     joined = Run(
         directory=directories[0],
-        info=_info(runs, names),
+        info=_info(named),
         trials={
             f"{name}/{label}": _renamed(trials, f"{name}/{label}")
-            for name, run in zip(names, runs, strict=True)
+            for name, run in named.items()
             for label, trials in run.trials.items()
         },
         declared=[
-            (f"{name}/{label}", seed)
-            for name, run in zip(names, runs, strict=True)
-            for label, seed in run.declared
+            (f"{name}/{label}", seed) for name, run in named.items() for label, seed in run.declared
         ],
         diverged={
             f"{name}/{label}": seeds
-            for name, run in zip(names, runs, strict=True)
+            for name, run in named.items()
             for label, seeds in run.diverged.items()
         },
     )
@@ -61,22 +64,20 @@ def load_together(directories: Sequence[Path]) -> Run:
     return joined
 
 
-def _info(runs: list[Run], names: list[str]) -> dict[str, Any]:
-    first = runs[0]
-    listing = zip(names, runs, strict=True)
+def _info(named: dict[str, Run]) -> dict[str, Any]:
+    name, first = next(iter(named.items()))
+    runs = named.values()
     return {
         **first.info,
-        "name": " and ".join(names),
-        "control": f"{names[0]}/{first.control}",
-        "variants": [f"{name}/{label}" for name, run in listing for label in run.labels],
+        "name": " and ".join(named),
+        "control": f"{name}/{first.control}",
+        "variants": [f"{name}/{label}" for name, run in named.items() for label in run.labels],
         "seeds": sorted({seed for run in runs for seed in run.info["seeds"]}),
         "command": f"softmap report {_paths([run.directory for run in runs])}",
         "recipe": None,
         "speed_note": APART,
-        "runs": [
-            f"{name}: {run.info.get('command')}" for name, run in zip(names, runs, strict=True)
-        ],
-        "differences": _differences(runs, names),
+        "runs": [f"{name}: {run.info.get('command')}" for name, run in named.items()],
+        "differences": _differences(named),
     }
 
 
@@ -93,7 +94,7 @@ def _renamed(trials: dict[int, Trial], label: str) -> dict[int, Trial]:
 def _check_comparable(one: Run, other: Run) -> None:
     """Refuse runs whose losses are of different text, tokens, windows or budgets."""
     before, after = _facts(one), _facts(other)
-    keys = [key for key in (*MEASURED, *MEASURED_MAPS, "budgets") if before[key] != after[key]]
+    keys = [key for key in (*MEASURED, "budgets") if before[key] != after[key]]
     if keys:
         found = [f"{key} {shown(before[key], 40)} and {shown(after[key], 40)}" for key in keys]
         raise SoftmapError(
@@ -112,17 +113,17 @@ def _facts(run: Run) -> dict[str, Any]:
         **(run.info.get("settings") or {}),
     }
     budgets = (run.info.get("training") or {}).get("budgets_tokens")
-    return {key: settings.get(key) for key in (*MEASURED, *MEASURED_MAPS)} | {"budgets": budgets}
+    return {key: settings.get(key) for key in MEASURED} | {"budgets": budgets}
 
 
-def _differences(runs: list[Run], names: list[str]) -> list[str]:
+def _differences(named: dict[str, Run]) -> list[str]:
     """Settings, software and machines that are not the same in all, each with its values."""
-    every = [_conditions(run) for run in runs]
+    every = [_conditions(run) for run in named.values()]
     sentences = []
     for key in dict.fromkeys(key for found in every for key in found):
         values = [_plain(found.get(key)) for found in every]
         if len(set(values)) > 1:
-            each = (f"{name}: {value}" for name, value in zip(names, values, strict=True))
+            each = (f"{name}: {value}" for name, value in zip(named, values, strict=True))
             sentences.append(f"{key} ({', '.join(each)})")
     return sentences
 

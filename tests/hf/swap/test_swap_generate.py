@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from generating import PROMPT, check_left_padding
+from generating import generated as generated_of_length
 from transformers import DynamicCache, StaticCache
 
 from softmap.errors import SoftmapError
 
-PROMPT = torch.tensor([[3, 4, 5, 6, 3, 4, 5, 6, 3, 4, 7]])
 WAYS: dict[str, dict[str, Any]] = {
     "greedy": {"do_sample": False},
     "beams": {"num_beams": 3, "do_sample": False, "num_return_sequences": 2},
@@ -26,11 +28,7 @@ CASES = [
     ("diff2", "GPTNeoX", [-1]),
 ]
 Build = Callable[..., Any]
-
-
-def generated(model: Any, ids: torch.Tensor, **options: Any) -> torch.Tensor:
-    torch.manual_seed(7)
-    return model.generate(ids, max_new_tokens=8, min_new_tokens=8, **options)
+generated = functools.partial(generated_of_length, tokens=8)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -46,15 +44,7 @@ def test_cache_changes_nothing(
 
 @pytest.mark.parametrize(("variant", "name", "layers"), CASES)
 def test_left_padding_changes_nothing(swapped: Build, variant: str, name: str, layers: Any) -> None:
-    model = swapped(variant, name, layers)
-    rows = [PROMPT[0], PROMPT[0, :4], PROMPT[0, 2:9]]
-    batch, mask = torch.zeros(3, 11, dtype=torch.long), torch.zeros(3, 11, dtype=torch.long)
-    for n, row in enumerate(rows):
-        batch[n, 11 - len(row) :], mask[n, 11 - len(row) :] = row, 1
-    together = generated(model, batch, attention_mask=mask, do_sample=False)
-    for n, row in enumerate(rows):
-        alone = generated(model, row[None], do_sample=False)
-        assert torch.equal(together[n, 11:], alone[0, len(row) :]), n
+    check_left_padding(swapped(variant, name, layers))
 
 
 @pytest.mark.parametrize(("variant", "name", "layers"), CASES)
