@@ -61,6 +61,7 @@ def test_variants_of_two_runs_against_the_first_control(tmp_path):
     assert "softmap report" in page and "a: softmap compare recipes/a.yaml" in page
 
 
+@pytest.mark.slow
 def test_many_runs_of_one_name(tmp_path):
     runs = [fake.make(tmp_path / str(n) / "run", variants=15, **SMALL) for n in range(3)]
     found = summary(*runs, out=tmp_path / "page")
