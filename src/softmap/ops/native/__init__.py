@@ -15,7 +15,7 @@ from torch import Tensor
 
 from softmap.maps import Edit, chain
 from softmap.ops.call import Call
-from softmap.ops.native import build, limits
+from softmap.ops.native import build, limits, plain
 
 
 def refuses(call: Call) -> str | None:
@@ -25,9 +25,7 @@ def refuses(call: Call) -> str | None:
 
 def skipped(call: Call) -> str | None:
     """Why ``auto`` passes it over although it could run the call, or None."""
-    if not limits.edits_of(call):
-        return "plain attention is scaled_dot_product_attention's own"
-    return None
+    return None if limits.edits_of(call) else plain.skipped(call)
 
 
 def _only_shaped(call: Call) -> bool:

@@ -1,0 +1,32 @@
+"""Plain attention, with no edit of the map: native where it was measured to be the faster one.
+
+``results/plain-cpu.json`` (``benchmarks/plain.py``) has native's time over that of
+``scaled_dot_product_attention`` by width and length. With gradients it is 0.2-0.5 at 8 numbers a
+head, where SDPA's tiles are mostly padding, and 0.5-0.9 up to 64.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from softmap.ops.call import Call
+
+#: head_dim up to -> queries for which native was faster in every row of the results.
+TRAINING = {8: range(64, 1 << 30), 64: range(128, 2049), 128: range(256, 513)}
+INFERENCE = {8: range(128, 1 << 30), 64: range(256, 1025)}
+
+
+def skipped(call: Call) -> str | None:
+    """Why such a call is left to SDPA, or None. So are calls in compiled code: a choice by length
+    would compile it again for other lengths."""
+    if not torch.compiler.is_compiling() and call.queries in _faster(call):
+        return None
+    return "plain attention is faster by scaled_dot_product_attention at this size"
+
+
+def _faster(call: Call) -> range:
+    tensors = (call.q, call.k, call.v)
+    trained = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    width = max(t.shape[-1] for t in tensors)
+    table = TRAINING if trained else INFERENCE
+    return next((found for most, found in table.items() if width <= most), range(0))
