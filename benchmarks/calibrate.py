@@ -1,10 +1,12 @@
 """Does the page keep its promises? False verdicts, coverage and power, on runs of one variant.
 
-    python benchmarks/calibrate.py losses.json --out results/calibration.json
+    python benchmarks/calibrate.py runs/demo-40 --out results/calibration.json
+    python benchmarks/calibrate.py results/calibration.json
     python benchmarks/calibrate.py --simulate 0.029 0.036 0.015 --runs 40
 
-``losses.json`` holds final held-out losses by variant, ``{"transformer++": [3.69, ...], ...}``; or
-normal losses with given standard deviations are drawn. Each variant in turn is split against
+Losses come from the folders of runs, from a file of an earlier call, or from a file of final
+held-out losses by variant, ``{"transformer++": [3.69, ...], ...}``; or normal losses with given
+standard deviations are drawn. Each variant in turn is split against
 itself (A/A): n of its runs play the control, n others a variant, for n = 2, 3 and 5. There is no
 difference, so every "lower" or "higher" is false. With ``+others`` n runs of every further variant
 join the family, moved to the same mean, so that only their spreads differ. A shift added to the
@@ -31,6 +33,7 @@ from softmap.report import planning
 from softmap.report.answers import HIGHER, LOWER, Comparison
 
 SIZES = (2, 3, 5)
+REPORT = "report.json"
 Losses = dict[str, np.ndarray]
 
 
@@ -108,11 +111,14 @@ def _rate(hits: np.ndarray, splits: list[np.ndarray], runs: int) -> dict[str, fl
 
 
 def read(path: Path) -> Losses:
-    """The losses of a file, checked."""
+    """The losses of a run's folder or of a file, checked."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads((path / REPORT if path.is_dir() else path).read_text(encoding="utf-8"))
+        if path.is_dir():
+            found = {v["variant"]: v["budgets"][-1]["loss_by_seed"] for v in found["variants"]}
+        found = found.get("losses", found)
         losses = {str(v): np.array(y, dtype=np.float64) for v, y in found.items()}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise SoftmapError(f"{path}: expected losses by variant, found {reason(error)}") from None
     for label, runs in losses.items():
         if runs.ndim != 1 or len(runs) < 2 * min(SIZES) or not np.isfinite(runs).all():
@@ -123,6 +129,14 @@ def read(path: Path) -> Losses:
     if not losses:
         raise SoftmapError(f"{path}: expected at least one variant, found none")
     return losses
+
+
+def made(path: Path) -> Any:
+    """How the runs of a folder were made, or what an earlier call said of it."""
+    if not path.is_dir():
+        return json.loads(path.read_text(encoding="utf-8")).get("runs")
+    report = json.loads((path / REPORT).read_text(encoding="utf-8"))
+    return {name: report[name] for name in ("command", "commit", "versions", "device", "recipe")}
 
 
 def simulate(sds: list[float], runs: int) -> Losses:
@@ -145,25 +159,29 @@ def _line(row: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("losses", type=Path, nargs="?")
+    parser.add_argument("losses", type=Path, nargs="*")
     parser.add_argument("--simulate", type=float, nargs="+", metavar="SD")
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--draws", type=int, default=1000)
     parser.add_argument("--shift", type=float, default=0.05)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args(argv)
-    if (args.losses is None) == (args.simulate is None):
-        parser.error("expected a file of losses, or --simulate")
+    if bool(args.losses) == bool(args.simulate):
+        parser.error("expected folders of runs or files of losses, or --simulate")
     return _guarded(lambda: _main(args))
 
 
 def _main(args: argparse.Namespace) -> None:
-    losses = read(args.losses) if args.losses else simulate(args.simulate, args.runs)
+    losses = simulate(args.simulate, args.runs) if args.simulate else {}
+    for path in args.losses:
+        losses |= read(path)
     rows = calibrate(losses, args.draws, args.shift)
     print("\n".join(_line(row) for row in rows))
     if args.out:
         facts = {
-            "simulated": args.losses is None,
+            "simulated": bool(args.simulate),
+            "command": " ".join(["python", *sys.argv]),
+            "runs": [made(path) for path in args.losses],
             "losses": {v: list(y) for v, y in losses.items()},
         }
         args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")

@@ -25,10 +25,10 @@ from softmap.ops import attention
 
 TOKENS = 2048
 HEADS = 8
-ROUNDS = 9
-SECONDS = 2.0  # after three rounds
+ROUNDS = 7
+SECONDS = 1.0  # after three rounds
 WIDTHS = (4, 8, 16, 32, 64, 128)
-LENGTHS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+LENGTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 DTYPES = ("float32", "bfloat16")
 
 
