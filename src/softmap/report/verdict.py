@@ -40,6 +40,8 @@ def _headline(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -
         return (
             f"The control, {control}, has not finished, so no variant can be compared with it yet."
         )
+    if run.labels == [control]:
+        return f"There is only the control, {control}: nothing is compared."
     if not compared:
         return f"So far only the control, {control}, can be reported; nothing is compared yet."
     answers = {row["variant"]: row["difference"]["answer"] for row in compared}
