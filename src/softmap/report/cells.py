@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.report.answers import EQUAL, HIGHER, LOWER, UNRESOLVED
-from softmap.report.words import count, per_cent, ratio, si, signed
+from softmap.report.words import per_cent, ratio, si, signed
 
 Row = dict[str, Any]
 DASH = "\N{EM DASH}"
@@ -111,7 +111,7 @@ def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
 
 
 def _loss(row: Row) -> Cell:
-    runs = count(len(row["seeds"]), "run").lower()
+    runs = f"{len(row['seeds'])} run{'s' * (len(row['seeds']) > 1)}"
     lines = [runs if row["run_stderr"] is None else f"± {row['run_stderr']:.3f}, {runs}"]
     if row["bits_per_byte"] is not None:
         lines.append(f"{row['bits_per_byte']:.3f} bits per byte")

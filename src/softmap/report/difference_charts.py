@@ -8,7 +8,7 @@ import altair as alt
 
 from softmap.report import records
 from softmap.report.loss_charts import position_axis
-from softmap.report.style import DELTA, Chart, Style, log_axis, zero
+from softmap.report.style import DELTA, VARIANT, Chart, Style, log_axis, zero
 
 Row = dict[str, Any]
 
@@ -32,7 +32,7 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
     base = style.base(data).encode(y=y, yOffset=offset, color=style.plain_colour)
     x = alt.X("low:Q", title=BETTER_WORSE, axis=alt.Axis(tickCount=6, grid=True))
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip("budget:N", title="Budget"),
         alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
         alt.Tooltip("interval:N", title="Interval"),
@@ -93,7 +93,7 @@ def _banded(style: Style, data: list[Row], x: alt.X, place: alt.Tooltip) -> list
     base = style.base(data).encode(x=x, color=style.colour)
     y = alt.Y("mean:Q", title=DELTA)
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         place,
         alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
         alt.Tooltip("interval:N", title="Interval"),

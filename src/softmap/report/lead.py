@@ -32,7 +32,7 @@ def _subject(report: Row) -> str:
     rows = report["variants"]
     size = f"{_range(*map(words.si, _sizes(rows)))} parameters"
     if report["runs"]:
-        return f"{words.count(len(report['runs']), 'run')} side by side, models of {size},"
+        return f"{words.count(len(report['runs']), 'comparison')} side by side, models of {size},"
     if len(rows) == 1:
         return f"One way to compute attention, in a model of {size},"
     return f"{words.count(len(rows), 'way')} to compute attention, each in a model of {size},"

@@ -10,7 +10,7 @@ import altair as alt
 
 from softmap.report import records
 from softmap.report.load import Run
-from softmap.report.style import LOSS, Chart, Style, log_axis
+from softmap.report.style import LOSS, VARIANT, Chart, Style, log_axis
 from softmap.report.words import time_unit
 
 Row = dict[str, Any]
@@ -86,7 +86,7 @@ def _decayed(style: Style, points: list[Row], cost: Cost, y: alt.Scale) -> list[
 def _tooltip(cost: Cost, loss_title: str) -> list[alt.Tooltip]:
     number = ".3~r" if cost.key == "seconds" else ".4~s"
     return [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip(f"{cost.key}:Q", title=cost.title, format=number),
         alt.Tooltip("loss:Q", title=loss_title, format=".4f"),
     ]
@@ -122,7 +122,7 @@ def position(style: Style, rows: list[Row]) -> Chart:
         color=style.colour,
         opacity=style.opacity(),
         tooltip=[
-            alt.Tooltip("variant:N"),
+            VARIANT,
             alt.Tooltip("bin:N", title="Position"),
             alt.Tooltip("loss:Q", title=LOSS, format=".4f"),
         ],

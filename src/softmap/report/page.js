@@ -19,12 +19,16 @@
     paintTheme();
   });
   prefersDark.addEventListener("change", paintTheme);
-  for (const name of ["beforeprint", "afterprint"]) {
-    addEventListener(name, () => {
-      printing = name === "beforeprint";
-      drawMaps();
-    });
-  }
+  addEventListener("beforeprint", () => {
+    printing = true;
+    for (const { view } of charts) view.signal("width", 640).run(); // as wide as a sheet of paper
+    drawMaps();
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    dispatchEvent(new Event("resize"));
+    drawMaps();
+  });
 
   // ---- charts ----------------------------------------------------------------------------------
   const charts = [];

@@ -11,7 +11,7 @@ from urllib.parse import urlparse
 import altair
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from softmap.report import attention, cells, theme, words
 from softmap.report.compare import first_maps
@@ -79,12 +79,22 @@ def _environment() -> Environment:
     )
     environment.filters["safe_url"] = safe_url
     environment.filters["name"] = breakable
+    environment.filters["sentence"] = sentence
     return environment
 
 
 def breakable(label: str) -> Markup:
     """The escaped label, free to wrap after a slash or a comma and before a bracket."""
     return Markup("<wbr>").join(re.split(r"(?<=[/,])(?=[^/,])|(?<=[^(])(?=\()", label))
+
+
+def sentence(text: str) -> Markup:
+    """The escaped text, in which a name breaks only where it fills a line by itself."""
+    whole = Markup('<span class="whole">{}</span>')
+    return Markup(" ").join(
+        whole.format(breakable(word)) if re.search(r"\w[-/(,+]+\w", word) else escape(word)
+        for word in text.split(" ")
+    )
 
 
 def safe_url(url: Any) -> str | None:

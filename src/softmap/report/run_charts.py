@@ -7,30 +7,30 @@ from typing import Any
 import altair as alt
 
 from softmap.report import records
-from softmap.report.style import LOSS, Chart, Style
+from softmap.report.style import LOSS, VARIANT, Chart, Style, around
 
 Row = dict[str, Any]
+SEED = alt.Tooltip("seed:N", title="Seed")
 
 
 def every_run(style: Style, rows: list[Row]) -> Chart:
     """The final losses of all runs, one line for each variant, with the mean of each."""
-    losses = [row["loss"] for row in records.runs(rows)]
-    room = max(0.06 * (max(losses) - min(losses)), 0.01)
-    scale = alt.Scale(domain=[min(losses) - room, max(losses) + room], zero=False, nice=False)
-    x = alt.X("loss:Q", title=LOSS, scale=scale, axis=alt.Axis(tickCount=6, grid=True))
-    runs = style.base(records.runs(rows)).encode(y=style.rows, x=x, color=style.plain_colour)
+    data = records.runs(rows)
+    axis = alt.Axis(tickCount=6, grid=True)
+    x = alt.X("loss:Q", title=LOSS, scale=around(data, "loss"), axis=axis)
+    runs = style.base(data).encode(y=style.rows, x=x, color=style.plain_colour)
     means = style.base(records.means(rows)).encode(y=style.rows, x=x)
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip("loss:Q", title="Mean", format=".4f"),
         alt.Tooltip("runs:N", title="Runs"),
     ]
     layers = [
-        means.mark_tick(thickness=2, bandSize=22).encode(opacity=style.opacity(), tooltip=tooltip),
+        means.mark_tick(thickness=2, size=22).encode(opacity=style.opacity(), tooltip=tooltip),
         runs.mark_point(size=64, filled=True).encode(
             opacity=style.opacity(0.75),
             shape=style.plain_shape,
-            tooltip=["variant:N", "seed:N", alt.Tooltip("loss:Q", title=LOSS, format=".4f")],
+            tooltip=[VARIANT, SEED, alt.Tooltip("loss:Q", title=LOSS, format=".4f")],
         ),
     ]
     caption = (

@@ -18,6 +18,7 @@ from softmap.report.marks import Mark
 Row = dict[str, Any]
 LOSS = "Held-out loss (nats per token)"
 DELTA = "Loss minus the control's (nats per token)"
+VARIANT = alt.Tooltip("variant:N", title="Variant")
 # A long label in two lines: before its first bracket, else after its first slash.
 LINES = (
     "length(datum.label) < (width < 320 ? 15 : 26) ? datum.label : "
@@ -81,6 +82,13 @@ class Style:
 def zero(**channel: Any) -> alt.Chart:
     """A rule at zero: ``zero(x=alt.datum(0))``."""
     return alt.Chart(alt.Data(values=[{}])).mark_rule(strokeWidth=1).encode(**channel)
+
+
+def around(data: list[Row], field: str) -> alt.Scale:
+    """A linear scale of fixed ends, with room for marks; also where all values are one."""
+    values = [row[field] for row in data]
+    room = 0.08 * (max(values) - min(values)) or 0.02 * abs(max(values))
+    return alt.Scale(domain=[min(values) - room, max(values) + room], zero=False, nice=False)
 
 
 def log_axis(low: float, high: float, **axis: Any) -> dict[str, Any]:
