@@ -72,4 +72,5 @@ def form(row: Row) -> str:
 
 
 def _field(name: str, value: Any) -> str:
+    name = name.replace("qk_", "QK ").replace("_", " ")
     return name if value is True else f"{name} {str(value).lower()}"
