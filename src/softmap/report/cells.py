@@ -69,7 +69,7 @@ RESULTS = (
     Column("time", "Time for equal loss", "The same in time, at the measured speeds"),
 )
 COSTS = (
-    Column("speed", "Tokens per second", "Median in training, and times the control's"),
+    Column("speed", "Tokens per second", "Median of its measurement, and times the control's"),
     Column("flops", "FLOPs per token", "Forward and backward, a multiply-add counted as two"),
     Column("memory", "Peak memory", "The highest in training, and times the control's"),
     Column("cache", "Cache per token", "Bytes that decoding keeps for each token"),

@@ -77,7 +77,7 @@ def _labels(style: Style, base: alt.Chart, left: bool) -> alt.Chart:
 
 
 def speed(style: Style, rows: list[Row]) -> Chart:
-    """Median training speed, with the 10th to 90th percentile of the steps."""
+    """Median training speed, with the 10th to 90th percentile of the rounds (or steps)."""
     tooltip = [
         VARIANT,
         alt.Tooltip("speed:Q", title="Tokens per second, median", format=",.0f"),
@@ -89,9 +89,11 @@ def speed(style: Style, rows: list[Row]) -> Chart:
     spread = base.mark_rule(strokeWidth=1.5).encode(
         x="slow:Q", x2="fast:Q", opacity=style.opacity()
     )
+    apart = all(row["speed_rounds"] for row in rows)
     caption = (
-        "Median over the steps, with the 10th to 90th percentile as a line, on this run's device. "
-        "In brackets: times the control's speed."
+        f"Median over the {'rounds of a measurement apart from training' if apart else 'steps'}, "
+        "with the 10th to 90th percentile as a line, on this run's device. In brackets: times the "
+        "control's speed."
     )
     spec = style.finish([*layers, spread], _height(rows))
     return Chart("speed", "Training speed", caption, spec)

@@ -50,8 +50,7 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
     ]
     each = f", at {len(order)} budgets from the smallest (top) to the final one (bold)"
     caption = (
-        f"With intervals that hold for all variants together{each * (len(order) > 1)}. Left of the "
-        "line is better than the control."
+        f"{_intervals(data)}{each * (len(order) > 1)}. Left of the line is better than the control."
     )
     height = max(150, 46 * len({row["variant"] for row in data}))
     spec = style.finish(layers, height)
@@ -68,8 +67,8 @@ def trend(style: Style, rows: list[Row]) -> Chart | None:
     x = alt.X("tokens:Q", title="Training tokens, log scale", **scaled)
     spec = style.finish(_banded(style, data, x, alt.Tooltip("budget:N", title="At")), 300)
     caption = (
-        f"The decayed points against tokens. {BANDS}: intervals that hold for all variants at one "
-        "budget. A line that is still falling at its end has not shown its last word."
+        "The decayed points against tokens. A line that is still falling at its end has not shown "
+        f"its last word. {BANDS}: {_intervals(data).lower()} at one budget."
     )
     return Chart("trend", "Difference to the control against tokens", caption, spec)
 
@@ -81,17 +80,23 @@ def position_difference(style: Style, rows: list[Row]) -> Chart | None:
         return None
     layers = _banded(style, data, position_axis(data), alt.Tooltip("bin:N", title="Position"))
     caption = (
-        f"Where in the window a variant gains or loses. {BANDS}: the intervals of each bin "
-        "by itself, over the runs."
+        f"Where in the window a variant gains or loses. {BANDS}: {_intervals(data).lower()} "
+        "at one position."
     )
     spec = style.finish(layers, 300)
     return Chart("position_difference", "Difference to the control by position", caption, spec)
 
 
+def _intervals(data: list[Row]) -> str:
+    if all(row["low"] == row["high"] for row in data):
+        return "No intervals, since nothing was repeated"
+    return "Intervals that hold for all variants together"
+
+
 def _banded(style: Style, data: list[Row], x: alt.X, place: alt.Tooltip) -> list[alt.Chart]:
     """Lines with points, and a band from ``low`` to ``high``, about a rule at zero."""
     base = style.base(data).encode(x=x, color=style.colour)
-    y = alt.Y("mean:Q", title=DELTA)
+    y = alt.Y("mean:Q", title=DELTA, axis=alt.Axis(tickCount=6))
     tooltip = [
         VARIANT,
         place,
