@@ -82,7 +82,10 @@
   for (const chip of all(".chip")) {
     const box = chip.querySelector("input");
     const point = () => focus(box.checked ? box.value : null);
-    box.addEventListener("change", showVariants);
+    box.addEventListener("change", () => {
+      showVariants();
+      if (!box.checked) focus(null); // else all that is left would stay faded
+    });
     chip.addEventListener("pointerenter", point);
     chip.addEventListener("pointerleave", () => focus(null));
     box.addEventListener("focus", () => box.matches(":focus-visible") && point());
