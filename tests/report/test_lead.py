@@ -34,7 +34,7 @@ def test_runs_of_different_sizes_are_not_called_ways(tmp_path):
     rows[1]["parameters"] = 2 * rows[0]["parameters"]
     found = lead(summary | {"runs": ["a", "b"]})
     assert found.startswith("Two comparisons side by side, models of 1.05M to 2.1M parameters")
-    assert "(0.39 to 0.78 a parameter)" in found and "order" not in found
+    assert "(0.39 to 0.78 a parameter)" in found and "the same" not in found
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,10 @@ def lead(report: Row) -> str:
     runs = sorted(len(row["seeds"]) for row in rows)
     each = " a variant" * (len(rows) > 1)
     heldout = data.get("heldout_documents")
-    order = "" if report["runs"] or len(rows) == 1 else " in the same order"
+    alike = len(rows) > 1 and not report["runs"]
     parts = [
-        f"{_subject(report)} trained on {_tokens(rows)} of {_source(data)}{order}",
+        f"{_subject(report)} trained on {'the same ' * alike}{_tokens(rows)} of "
+        f"{_source(data)}{' in the same order' * alike}",
         f"context {model['context']}" if model.get("context") else "",
         training.get("precision") or "",
         f"{_range(str(runs[0]), str(runs[-1]))} run{'s' * (runs[-1] > 1)}{each}",
@@ -46,9 +47,9 @@ def _sizes(rows: list[Row]) -> tuple[int, int]:
 
 
 def _tokens(rows: list[Row]) -> str:
-    tokens, same = rows[0]["budgets"][-1]["tokens"], "the same " * (len(rows) > 1)
+    tokens = rows[0]["budgets"][-1]["tokens"]
     least, most = (f"{tokens / size:.2g}" for size in reversed(_sizes(rows)))
-    return f"{same}{words.si(tokens)} tokens ({_range(least, most)} a parameter)"
+    return f"{words.si(tokens)} tokens ({_range(least, most)} a parameter)"
 
 
 def _source(data: Row) -> str:

@@ -156,4 +156,4 @@ def _plain(value: Any) -> str:
         return "[" + ", ".join(_plain(item) for item in value) + "]"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
