@@ -81,6 +81,14 @@ class Backbone(Checked):
         cls.check_names(given)
         return cls(**given)
 
+    def changed(self) -> dict[str, Any]:
+        """The fields that are not those of Transformer++."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
     @classmethod
     def check_names(cls, given: Iterable[Any]) -> None:
         """Raise ``ValueError`` for a name that is no field."""

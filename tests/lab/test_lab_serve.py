@@ -46,7 +46,9 @@ def run(tmp_path: Path) -> Path:
     """A run's folder with its page, a chart, and what is nobody's business."""
     folder = tmp_path / "run"
     (folder / "charts").mkdir(parents=True)
-    (folder / "variants").mkdir()
+    (folder / "variants" / "diff" / "seed0").mkdir(parents=True)
+    for name in ("train.jsonl", "trial.json"):
+        (folder / "variants" / "diff" / "seed0" / name).write_text(name)
     (tmp_path / "secret.svg").write_text("secret")
     for name in ("report.html", "report.json", "report.csv", "charts/a.svg", "run.json", ".lock"):
         (folder / name).write_text(name)
@@ -58,13 +60,15 @@ def test_the_page_and_its_files_alone_are_served(run: Path) -> None:
     with Server(run, 0) as server:
         for name in ("report.html", "report.json", "report.csv", "charts/a.svg"):
             assert ask(server, f"GET /{name}") == (200, name.encode())
+        assert ask(server, "GET /variants/diff/seed0/train.jsonl") == (200, b"train.jsonl")
         assert ask(server, "GET /?x=1") == (200, b"report.html")
         assert ask(server, "HEAD /report.html") == (200, b"")
         for name in (
             "run.json", ".lock", "variants/", "charts", "charts/", "charts/b.svg", "charts/c.svg",
             "../secret.svg", "charts/../../secret.svg", "charts/%2e%2e/%2e%2e/secret.svg",
             "/etc/passwd", "%2fetc%2fpasswd", "report.html/", "report.html%00", "charts//a.svg",
-            "%ff%fe.svg",
+            "%ff%fe.svg", "variants/diff/seed0/trial.json", "variants/../seed0/train.jsonl",
+            "variants/diff/seed1/train.jsonl", "variants/train.jsonl",
         ):  # fmt: skip
             status, body = ask(server, f"GET /{name}")
             assert status == 404 and b"secret" not in body, name
@@ -79,8 +83,10 @@ def test_links_do_not_lead_out(run: Path, tmp_path: Path) -> None:
     (run / "report.html").symlink_to(tmp_path / "secret.svg")
     (run / "charts").rename(tmp_path / "charts")
     (run / "charts").symlink_to(tmp_path / "charts")
+    (run / "variants").rename(tmp_path / "variants")
+    (run / "variants").symlink_to(tmp_path / "variants")
     with Server(run, 0) as server:
-        for name in ("", "report.html", "charts/a.svg"):
+        for name in ("", "report.html", "charts/a.svg", "variants/diff/seed0/train.jsonl"):
             assert ask(server, f"GET /{name}")[0] == 404
 
 

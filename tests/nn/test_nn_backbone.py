@@ -196,3 +196,9 @@ def test_autocast_stays_near_float32(variant: str) -> None:
 
 def test_docstring_example_of_a_drop_in_layer() -> None:
     assert Attention(512, 8, "diff+dcmha")(torch.randn(1, 5, 512)).shape == (1, 5, 512)
+
+
+def test_what_was_changed() -> None:
+    assert Backbone().changed() == {}
+    fields = {"qk_norm": True, "pattern": "LG", "window": 4, "bias": False}
+    assert Backbone.of(fields).changed() == {"qk_norm": True, "pattern": "LG", "window": 4}

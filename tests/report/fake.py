@@ -67,6 +67,12 @@ def folder(directory: Path, label: str, seed: int = 0) -> Path:
     return directory / "variants" / re.sub(r"[^a-z0-9]+", "-", label).strip("-") / f"seed{seed}"
 
 
+def hues(folder: Path) -> list[tuple[str, str]]:
+    """Colours of a page's variants, light and dark, as its style sheet has them."""
+    text = (folder / "report.html").read_text()
+    return re.findall(r"--v\d+: light-dark\((#\w{6}), (#\w{6})\)", text)
+
+
 def _trial(
     directory: Path,
     index: int,

@@ -9,6 +9,7 @@ from runs import family
 from softmap.report.factor import equivalent, factors, fit
 from softmap.report.family import at, seconds
 from softmap.report.ratios import ratios
+from softmap.report.speed import log_error
 from softmap.report.trend import slopes, trends
 
 TOKENS = [100, 200, 400, 800]
@@ -71,6 +72,50 @@ def test_other_costs_scale_every_limit():
     tokens, flops = ratio(-0.5), ratio(-0.5).times(1.2)
     assert flops["low"] == pytest.approx(1.2 * tokens.low)
     assert flops["value"] == pytest.approx(0.6) and flops["interval"] is True
+
+
+def test_an_error_of_the_cost_adds_up_in_squares():
+    found = ratio(-0.5)
+    exact, wide = found.times(1.2), found.times(1.2, error=0.1)
+    assert wide["value"] == exact["value"] == pytest.approx(0.6)
+    for end in ("low", "high"):
+        distance = np.log(exact[end] / exact["value"])
+        assert abs(np.log(wide[end] / wide["value"])) == pytest.approx(np.hypot(distance, 0.1))
+    beyond = ratio(-1.55, spread=0.05)  # without an estimate the limit itself moves
+    assert beyond.value is None and beyond.high is not None
+    assert beyond.times(1.0, error=0.1)["high"] == pytest.approx(beyond.high * np.exp(0.1))
+    assert beyond.times(1.0, error=0.1)["low"] is None
+
+
+def test_the_error_of_a_speed_by_hand():
+    def row(low, high, rounds):
+        return {
+            "tokens_per_second": 100.0,
+            "tokens_per_second_range": [low, high],
+            "speed_rounds": rounds,
+        }
+
+    # sd 3 and 4 of 100, medians of 4 rounds: 1.2533 * 0.05 / 2; t(0.975, 3) = 3.1824
+    found = log_error(row(97, 103, 4), row(96, 104, 4), 0.95, 1)
+    assert found == pytest.approx(3.18245 * 1.2533 * 0.05 / 2, rel=1e-4)
+    assert log_error(row(97, 103, 4), row(96, 104, 4), 0.95, 6) > found  # one of six
+    assert log_error(row(97, 103, None), row(96, 104, 4), 0.95, 1) is None
+
+
+def test_the_interval_of_a_measured_speed_covers(draws=2000):
+    random = np.random.default_rng(0)
+
+    def row():
+        low, middle, high = np.percentile(random.normal(100, 3, 7), [10, 50, 90])
+        ends = [low, high]
+        return {"tokens_per_second": middle, "tokens_per_second_range": ends, "speed_rounds": 7}
+
+    inside = 0
+    for _ in range(draws):
+        mine, control = row(), row()
+        gap = abs(np.log(mine["tokens_per_second"] / control["tokens_per_second"]))
+        inside += gap <= log_error(mine, control, 0.95, 1)
+    assert 0.94 < inside / draws < 0.995  # df of one of two medians: never too narrow
 
 
 def test_ratios_cover(draws=120):

@@ -8,6 +8,7 @@ import json
 import os
 import re
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import fake
 import numpy as np
@@ -16,7 +17,7 @@ import pytest
 from softmap import report
 from softmap.errors import SoftmapError
 from softmap.report import assemble
-from softmap.report.page import breakable, safe_url
+from softmap.report.page import breakable, safe_url, sentence
 
 SMALL = {"windows": 40, "context": 32}
 
@@ -64,7 +65,7 @@ def test_every_promised_file_is_there_and_nothing_else(built):
     }
     charts = {path.name for path in (built / "charts").iterdir()}
     keys = set(_payload(built)["charts"])
-    assert len(keys) == 10
+    assert len(keys) == 11
     assert charts == {f"{key}.{kind}" for key in keys for kind in ("svg", "png")}
     for path in (built / "charts").glob("*.png"):
         assert path.read_bytes().startswith(b"\x89PNG")
@@ -141,15 +142,16 @@ def test_small_and_large_runs(tmp_path, no_pictures, variants, seeds):
     page = report.build(fake.make(tmp_path / "run", variants=variants, seeds=seeds, **SMALL))
     payload = _payload(page.parent)
     assert len(payload["report"]["variants"]) == variants
-    for theme in ("light", "dark"):
-        assert len(payload["colours"][theme]) == variants
+    assert len(fake.hues(page.parent)) == variants
 
 
 def test_colours_do_not_depend_on_what_has_finished(tmp_path, no_pictures):
-    whole = _payload(report.build(fake.make(tmp_path / "a", variants=4, **SMALL)).parent)
+    whole = report.build(fake.make(tmp_path / "a", variants=4, **SMALL)).parent
     skip = (("transformer++", 0), ("diff", 0))
-    part = _payload(report.build(fake.make(tmp_path / "b", variants=4, skip=skip, **SMALL)).parent)
-    assert part["colours"] == whole["colours"] and part["labels"] == whole["labels"]
+    folder = report.build(fake.make(tmp_path / "b", variants=4, skip=skip, **SMALL)).parent
+    part = _payload(folder)
+    assert len(fake.hues(folder)) == 4 and fake.hues(folder) == fake.hues(whole)
+    assert part["labels"] == _payload(whole)["labels"]
     assert "difference" not in part["charts"] and part["report"]["control_finished"] is False
     assert [row["variant"] for row in part["report"]["variants"]] == ["diff2", "dcmha"]
 
@@ -209,6 +211,34 @@ def test_a_control_that_diverged_is_not_called_unfinished(tmp_path):
         report.summary(run)
 
 
+def test_every_run_has_its_log_beside_the_page(tmp_path, no_pictures):
+    run = fake.make(tmp_path / "a run", variants=2, seeds=2, **SMALL)
+    diverge(run, "diff", 1)
+    (fake.folder(run, "transformer++", 1) / "train.jsonl").unlink()
+    page = report.build(run)
+    links = [unquote(a["href"]) for a in _Page(page.read_text()).all("a") if a.get("href")]
+    logs = [link for link in links if link.endswith(".jsonl")]
+    assert len(logs) == 3 and all((page.parent / link).is_file() for link in logs)
+    found = {(row["variant"], row["seed"]): row for row in report.summary(run)["every_run"]}
+    assert len(found) == 4 and found["transformer++", 1]["log"] is None
+    assert found["diff", 1]["loss"] is None and found["diff", 1]["diverged"]["step"] == 12
+    assert found["diff", 0]["log"] in logs
+    assert "diverged at step 12" in page.read_text()
+
+
+def test_what_a_run_does_not_say_is_left_out(tmp_path, no_pictures):
+    run = fake.make(tmp_path / "run", variants=2, **SMALL)
+    info = json.loads((run / "run.json").read_text())
+    for key in ("command", "created", "commit", "softmap_version", "recipe", "device", "data"):
+        info[key] = None
+    info["model"]["head_dim"] = None
+    info["training"]["betas"] = [0.9, None, {"nested": None, "given": True}]
+    (run / "run.json").write_text(json.dumps(info))
+    page = report.build(run).read_text()
+    text = page.partition('id="repeat"')[2].partition("</section>")[0]
+    assert "None" not in text and "head_dim" not in text and "[0.9, none, given true]" in text
+
+
 def test_data_can_break_neither_the_markup_nor_the_script(tmp_path, no_pictures):
     run = fake.make(tmp_path / "run", variants=2, **SMALL)
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
@@ -229,8 +259,10 @@ def test_data_can_break_neither_the_markup_nor_the_script(tmp_path, no_pictures)
 def test_addresses_and_long_names():
     assert safe_url("https://arxiv.org/abs/1") == "https://arxiv.org/abs/1"
     assert safe_url("javascript:1") is None and safe_url(None) is None
-    assert breakable("a<b>(c=1)") == "a&lt;b&gt;(<wbr>c=<wbr>1)"
-    assert breakable("transformer++") == "transformer++"
+    assert breakable("a<b>(c=1,d=2)") == "a&lt;b&gt;<wbr>(c=1,<wbr>d=2)"
+    assert breakable("first/transformer++") == "first/<wbr>transformer++"
+    assert breakable("diff+sas-p(x_y=1)") == "diff+sas-p<wbr>(x_y=1)"
+    assert sentence("a/b, <c> ends") == '<span class="whole">a/<wbr>b,</span> &lt;c&gt; ends'
 
 
 def _damage_missing_key(path):
@@ -304,6 +336,25 @@ def test_differences_are_drawn_without_intervals_too(tmp_path, no_pictures):
     payload = _payload(report.build(fake.make(tmp_path / "run", variants=2, **SMALL)).parent)
     assert {"difference", "trend", "position_difference"} <= set(payload["charts"])
     assert "none: nothing was repeated" in json.dumps(payload["charts"]["difference"])
+
+
+def test_rounds_of_clean_speed_widen_the_ratio_of_time_alone(tmp_path):
+    run = fake.make(tmp_path / "run", variants=2, seeds=3, **SMALL)
+
+    def time(low, high, count):
+        spread = {"median": 400.0, "low": low, "high": high, "count": count}
+        mine = {"tokens_per_second": spread, "peak_memory_bytes": 7}
+        found = {"variants": {"transformer++": mine, "diff": mine}, "disturbed": None}
+        (run / "speed.json").write_text(json.dumps(found))
+        summary = report.summary(run)
+        assert summary["statistics"]["speed_error"] == (count is not None)
+        return summary["variants"][1]["equal_loss"]
+
+    exact, noisy, unknown = time(400.0, 400.0, 7), time(340.0, 460.0, 7), time(340.0, 460.0, None)
+    assert noisy["tokens"] == exact["tokens"] and unknown == exact
+    assert noisy["time"]["value"] == exact["time"]["value"]
+    assert noisy["time"]["low"] < exact["time"]["low"] == exact["tokens"]["low"]
+    assert noisy["time"]["high"] > exact["time"]["high"]
 
 
 def test_clean_speed_stands_in_for_that_of_training(tmp_path, no_pictures):

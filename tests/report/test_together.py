@@ -61,6 +61,19 @@ def test_variants_of_two_runs_against_the_first_control(tmp_path):
     assert "softmap report" in page and "a: softmap compare recipes/a.yaml" in page
 
 
+def test_a_method_keeps_its_colour_and_its_logs_are_found(tmp_path):
+    a = fake.make(tmp_path / "a", variants=3, **SMALL)
+    b = fake.make(tmp_path / "b", variants=4, **SMALL)
+    page = tmp_path / "deep/er/page"
+    found = summary(a, b, out=page)
+    hues, alone = fake.hues(page), fake.hues(report.build(a).parent)
+    assert alone == hues[:3] == hues[3:6] and len(set(hues)) == 4
+    assert len(found["every_run"]) == 7
+    assert all((page / row["log"]).is_file() for row in found["every_run"])
+    text = (page / "report.html").read_text()
+    assert "Two comparisons side by side" in text and "Seven ways" not in text
+
+
 @pytest.mark.slow
 def test_many_runs_of_one_name(tmp_path):
     runs = [fake.make(tmp_path / str(n) / "run", variants=15, **SMALL) for n in range(3)]

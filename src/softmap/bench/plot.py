@@ -13,6 +13,7 @@ from softmap.bench import save
 from softmap.errors import SoftmapError
 from softmap.lab.plan import slug
 from softmap.report import theme
+from softmap.report.marks import SHAPES
 from softmap.report.page import VEGA_LITE
 
 Row = dict[str, Any]
@@ -74,7 +75,8 @@ def _draw(points: list[Row], title: dict[str, Any], folder: Path, stem: str) -> 
     labels = sorted(dict.fromkeys(p["series"] for p in points), key=lambda name: name != SDPA)
     drawn: list[Picture] = []
     for name in ("light", "dark"):
-        config = theme.config(len(labels), name, theme.PRINT_FONTS) | {"background": PAPER[name]}
+        config = theme.config(theme.HUES[name], theme.INKS[name], theme.PRINT_FONTS)
+        config |= {"background": PAPER[name]}
         spec = _spec(points, labels) | {"title": title, "padding": 16}
         svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config)
         path = folder / f"{stem}{'' if name == 'light' else '-dark'}.svg"
@@ -104,7 +106,7 @@ def _panel(points: list[Row], labels: list[str], field: str, title: str, *, spre
         color=alt.Color("series:N", title=None, scale=alt.Scale(domain=labels),
                         legend=alt.Legend(orient="bottom", columns=4)),
     )  # fmt: skip
-    scale = alt.Scale(domain=labels, range=theme.shapes(len(labels)))
+    scale = alt.Scale(domain=labels, range=list(SHAPES))
     points_ = base.mark_point(filled=True, size=70, opacity=1)
     layers = [
         base.mark_line(strokeWidth=2),

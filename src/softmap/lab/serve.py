@@ -15,7 +15,9 @@ from urllib.parse import unquote, urlsplit
 from softmap.errors import SoftmapError
 
 PAGE = "report.html"
-SERVED = (PAGE, "report.json", "report.csv")
+SERVED = re.compile(
+    r"report\.(html|json|csv)|charts/[^/.][^/]*\.(svg|png)|variants/[^/.][^/]*/seed\d+/train\.jsonl"
+)
 LOCAL = r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?"
 TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -23,6 +25,7 @@ TYPES = {
     ".csv": "text/csv; charset=utf-8",
     ".svg": "image/svg+xml",
     ".png": "image/png",
+    ".jsonl": "text/plain; charset=utf-8",
 }
 
 
@@ -70,20 +73,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def read_served(folder: Path, name: str) -> bytes | None:
-    """What is served as ``name``: the page, its data and its charts, each a plain file.
+    """What is served as ``name``: the page, its data, its charts, its logs, each a plain file.
 
     None for everything else: other names, folders, and links, wherever they lead.
     """
-    *inside, file = name.split("/")
-    charts = inside == ["charts"] and Path(file).suffix in (".svg", ".png")
-    if not (charts or (not inside and file in SERVED)) or "\0" in file:
+    if not SERVED.fullmatch(name) or "\0" in name:
         return None
+    *inside, file = name.split("/")
     try:
         at = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            if charts:
-                whole, at = at, os.open("charts", _OPEN | os.O_DIRECTORY, dir_fd=at)
-                os.close(whole)
+            for part in inside:
+                outer, at = at, os.open(part, _OPEN | os.O_DIRECTORY, dir_fd=at)
+                os.close(outer)
             with open(os.open(file, _OPEN, dir_fd=at), "rb") as opened:
                 if stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                     return opened.read()

@@ -252,6 +252,7 @@ def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
         "title": mine.title,
         "paper": mine.paper,
         "source": mine.source,
+        "backbone": mine.config.model_config().resolved_backbone.changed(),
         "peak_lr": mine.peak_lr,
         "peak_lr_source": mine.peak_source,
         **mine.costs(bench.recipe.model.context),

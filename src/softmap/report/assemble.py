@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from softmap.report import compare, theme
 from softmap.report.answers import Question
 from softmap.report.charts import charts
 from softmap.report.load import Run, load
+from softmap.report.marks import marks
 from softmap.report.page import VEGA_LITE, render
 from softmap.report.style import Chart
 from softmap.report.table import as_csv
@@ -48,6 +50,7 @@ def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, 
 
     Keys: those of ``run.json`` that say how to repeat it; ``control_finished``; ``missing`` and
     ``diverged``, lists of variant and seed; ``lost``, variants whose runs all diverged;
+    ``every_run``, its final loss and where its log lies, seen from the folder;
     ``statistics``, how the answers were reached; ``verdict`` with ``headline``, ``points``,
     ``incomplete`` and ``caveats``; and ``variants``: one dict per finished variant, the control
     first. There, in nats per token: ``loss``, its ``run_stderr`` between runs and ``text_stderr``
@@ -62,7 +65,7 @@ def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, 
     Raises:
         SoftmapError: the folder is no run, nothing has finished, or a file of it is damaged.
     """
-    return _summary(load(Path(run_dir)), question)
+    return _summary(load(Path(run_dir)), Path(run_dir), question)
 
 
 def build(run_dir: str | Path, question: Question | None = None) -> Path:
@@ -95,20 +98,21 @@ def build_together(run_dirs: Sequence[Path], out: Path, question: Question | Non
 
 
 def _write(run: Run, directory: Path, question: Question | None) -> Path:
-    report = _summary(run, question)
+    report = _summary(run, directory, question)
     drawn = charts(run, report["variants"])
     data = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     table = as_csv(report["variants"])
     page = render(run, report, drawn, table)
     write(directory / "report.json", data)
     write(directory / "report.csv", table)
+    colours = [theme.HUES["light"][mark.hue] for mark in marks(run.plain_labels)]
     for chart in drawn:
-        _pictures(chart, len(run.labels), directory / "charts")
+        _pictures(chart, colours, directory / "charts")
     write(directory / "report.html", page)
     return directory / "report.html"
 
 
-def _summary(run: Run, question: Question | None) -> dict[str, Any]:
+def _summary(run: Run, directory: Path, question: Question | None) -> dict[str, Any]:
     rows, statistics = compare.evidence(run, question)
     return {
         "format": FORMAT,
@@ -121,17 +125,38 @@ def _summary(run: Run, question: Question | None) -> dict[str, Any]:
             for seed, found in sorted(seeds.items())
         ],
         "lost": {v: len(s) for v, s in run.diverged.items() if v not in run.trials},
+        "every_run": _every_run(run, directory),
         "statistics": statistics,
         "verdict": verdict(run, rows, statistics),
         "variants": rows,
     }
 
 
-def _pictures(chart: Chart, variants: int, folder: Path) -> None:
+def _every_run(run: Run, directory: Path) -> list[dict[str, Any]]:
+    """Every run that ended: its final loss, or where it diverged; its log seen from the page."""
+    found: list[dict[str, Any]] = []
+    for label in run.labels:
+        ended = {**run.trials.get(label, {}), **run.diverged.get(label, {})}
+        for seed in sorted(ended):
+            trial, log = run.trials.get(label, {}).get(seed), run.logs.get((label, seed))
+            found.append(
+                {
+                    "variant": label,
+                    "seed": seed,
+                    "loss": trial.budgets[-1].loss if trial else None,
+                    "diverged": run.diverged.get(label, {}).get(seed),
+                    "log": os.path.relpath(log, directory) if log else None,
+                }
+            )
+    return found
+
+
+def _pictures(chart: Chart, colours: Sequence[str], folder: Path) -> None:
     """The chart with its title, in light colours on white, as SVG and as PNG (2 pixels a point)."""
     title = {"text": chart.title, "subtitle": _lines(chart.caption)}
     spec = chart.spec | {"width": 640, "title": title, "padding": 16}
-    config = theme.config(variants, "light", theme.PRINT_FONTS) | {"background": "#ffffff"}
+    config = theme.config(colours, theme.INKS["light"], theme.PRINT_FONTS)
+    config |= {"background": "#ffffff"}
     options: dict[str, Any] = {"vl_version": VEGA_LITE, "config": config}
     svg = vl_convert.vegalite_to_svg(spec, **options)
     write(folder / f"{chart.key}.svg", svg)

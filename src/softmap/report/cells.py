@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.report.answers import EQUAL, HIGHER, LOWER, UNRESOLVED
-from softmap.report.words import count, per_cent, ratio, si, signed
+from softmap.report.words import per_cent, ratio, si, signed
 
 Row = dict[str, Any]
 DASH = "\N{EM DASH}"
@@ -30,7 +30,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """``text`` with ``detail`` in small print; ``sort`` is None where nothing was measured.
+    """``text`` with ``detail``, lines of small print; ``sort`` is None where nothing was measured.
 
     ``bar`` places an interval on the shared scale of its column, as per cent of the width:
     (low, middle, high, zero). ``note`` explains an empty cell, or adds to a full one.
@@ -45,7 +45,7 @@ class Cell:
     bar: tuple[float, float, float, float] | None = None
 
 
-COLUMNS = (
+RESULTS = (
     Column(
         "loss",
         "Held-out loss",
@@ -67,7 +67,9 @@ COLUMNS = (
     ),
     Column("compute", "FLOPs for equal loss", "The same in counted operations"),
     Column("time", "Time for equal loss", "The same in time, at the measured speeds"),
-    Column("speed", "Tokens per second", "Median in training, and times the control's"),
+)
+COSTS = (
+    Column("speed", "Tokens per second", "Median of its measurement, and times the control's"),
     Column("flops", "FLOPs per token", "Forward and backward, a multiply-add counted as two"),
     Column("memory", "Peak memory", "The highest in training, and times the control's"),
     Column("cache", "Cache per token", "Bytes that decoding keeps for each token"),
@@ -91,7 +93,7 @@ def _reach(rows: list[Row], key: str) -> float:
 
 
 def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
-    """One cell per entry of :data:`COLUMNS`."""
+    """One cell per entry of :data:`RESULTS`, then of :data:`COSTS`."""
     return [
         _loss(row),
         _difference("difference", row, scales["difference"]),
@@ -109,14 +111,14 @@ def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
 
 
 def _loss(row: Row) -> Cell:
-    parts = [] if row["run_stderr"] is None else [f"± {row['run_stderr']:.3f}"]
-    parts += [count(len(row["seeds"]), "run").lower()]
+    runs = f"{len(row['seeds'])} run{'s' * (len(row['seeds']) > 1)}"
+    lines = [runs if row["run_stderr"] is None else f"± {row['run_stderr']:.3f}, {runs}"]
     if row["bits_per_byte"] is not None:
-        parts.append(f"{row['bits_per_byte']:.3f} bits per byte")
+        lines.append(f"{row['bits_per_byte']:.3f} bits per byte")
     if row["diverged"]:
         lost = len(row["diverged"])
-        parts.append(f"{lost} of {lost + len(row['seeds'])} runs diverged")
-    return Cell("loss", f"{row['loss']:.3f}", row["loss"], ", ".join(parts))
+        lines.append(f"{lost} of {lost + len(row['seeds'])} runs diverged")
+    return Cell("loss", f"{row['loss']:.3f}", row["loss"], "\n".join(lines))
 
 
 def _difference(key: str, row: Row, half_scale: float) -> Cell:
@@ -133,7 +135,7 @@ def _difference(key: str, row: Row, half_scale: float) -> Cell:
     status, words = ANSWERS[pair["answer"]]
     place = [50 + 48 * pair[end] / half_scale for end in ("low", "mean", "high")]
     bar = (round(place[0], 1), round(place[1], 1), round(place[2], 1), 50.0)
-    limits = f"{signed(pair['low'])} to {signed(pair['high'])}, {words}"
+    limits = f"{signed(pair['low'])} to {signed(pair['high'])}\n{words}"
     return Cell(key, signed(pair["mean"]), pair["mean"], limits, status=status, bar=bar)
 
 
@@ -142,7 +144,7 @@ def _trend(row: Row) -> Cell:
     if trend is None:
         return Cell("trend", DASH, None, note="the control" if row["is_control"] else "not known")
     words, _, more = trend["words"].partition(" (")
-    slope = f"{signed(trend['per_doubling'])} a doubling of tokens"
+    slope = f"{signed(trend['per_doubling'])} a doubling\nof the tokens"
     return Cell("trend", words, trend["per_doubling"], slope, note=more.rstrip(")"))
 
 

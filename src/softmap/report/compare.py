@@ -55,6 +55,8 @@ def _row(run: Run, label: str, family: Family) -> Row:
         "title": first.get("title"),
         "paper": first.get("paper"),
         "source": first.get("source"),
+        "spec": first.get("spec"),
+        "backbone": first.get("backbone"),
         "seeds": [trial.seed for trial in trials],
         "diverged": [{"seed": seed, **found} for seed, found in sorted(diverged.items())],
         "loss": loss,
@@ -83,6 +85,7 @@ def _costs(trials: list[Trial]) -> Row:
     return {
         "tokens_per_second": _median([result["tokens_per_second"] for result in results]),
         "tokens_per_second_range": [float(ranges[:, 0].min()), float(ranges[:, 1].max())],
+        "speed_rounds": first.get("speed_rounds"),
         "flops_per_token": first["flops_per_token"],
         "peak_memory_bytes": max(result["peak_memory_bytes"] for result in results),
         "cache_bytes_per_token": first["cache_bytes_per_token"],

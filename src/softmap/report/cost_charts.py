@@ -8,7 +8,7 @@ from typing import Any, Literal
 import altair as alt
 
 from softmap.report import records
-from softmap.report.style import LOSS, Chart, Style
+from softmap.report.style import LOSS, VARIANT, Chart, Style, around
 from softmap.report.words import time_unit
 
 Row = dict[str, Any]
@@ -22,13 +22,12 @@ def pareto(style: Style, rows: list[Row]) -> Chart | None:
     unit, size = time_unit(max(row["seconds"] for row in data))
     data = [row | {"time": float(f"{row['seconds'] / size:.4g}")} for row in data]
     time = f"Training time ({unit})"
-    room = alt.Scale(zero=False, padding=24)
     base = style.base(data).encode(
-        x=alt.X("time:Q", title=time, scale=room, axis=alt.Axis(tickCount=6)),
-        y=alt.Y("loss:Q", title=LOSS, scale=room, axis=alt.Axis(tickCount=6)),
+        x=alt.X("time:Q", title=time, scale=around(data, "time"), axis=alt.Axis(tickCount=6)),
+        y=alt.Y("loss:Q", title=LOSS, scale=around(data, "loss"), axis=alt.Axis(tickCount=6)),
     )
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip("time:Q", title=time),
         alt.Tooltip("loss:Q", title=LOSS, format=".4f"),
     ]
@@ -49,7 +48,7 @@ def _placed(data: list[Row]) -> list[Row]:
     seconds = [row["seconds"] for row in data]
     middle = (min(seconds) + max(seconds)) / 2
     losses = [row["loss"] for row in data]
-    line = (max(losses) - min(losses)) / 19  # one line of text, at 340 pixels less the padding
+    line = (max(losses) - min(losses)) / 19  # one line of text, at 340 pixels less the room around
     placed: list[Row] = []
     for row in sorted(data, key=lambda row: -float(row["loss"])):
         left, label = row["seconds"] > middle, float(row["loss"])
@@ -78,9 +77,9 @@ def _labels(style: Style, base: alt.Chart, left: bool) -> alt.Chart:
 
 
 def speed(style: Style, rows: list[Row]) -> Chart:
-    """Median training speed, with the 10th to 90th percentile of the steps."""
+    """Median training speed, with the 10th to 90th percentile of the rounds (or steps)."""
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip("speed:Q", title="Tokens per second, median", format=",.0f"),
         alt.Tooltip("slow:Q", title="10th percentile", format=",.0f"),
         alt.Tooltip("fast:Q", title="90th percentile", format=",.0f"),
@@ -90,9 +89,11 @@ def speed(style: Style, rows: list[Row]) -> Chart:
     spread = base.mark_rule(strokeWidth=1.5).encode(
         x="slow:Q", x2="fast:Q", opacity=style.opacity()
     )
+    apart = all(row["speed_rounds"] for row in rows)
     caption = (
-        "Median over the steps, with the 10th to 90th percentile as a line, on this run's device. "
-        "In brackets: times the control's speed."
+        f"Median over the {'rounds of a measurement apart from training' if apart else 'steps'}, "
+        "with the 10th to 90th percentile as a line, on this run's device. In brackets: times the "
+        "control's speed."
     )
     spec = style.finish([*layers, spread], _height(rows))
     return Chart("speed", "Training speed", caption, spec)
@@ -100,7 +101,7 @@ def speed(style: Style, rows: list[Row]) -> Chart:
 
 def memory(style: Style, rows: list[Row]) -> Chart:
     """Peak memory of training."""
-    tooltip = [alt.Tooltip("variant:N"), alt.Tooltip("memory_text:N", title="Peak memory")]
+    tooltip = [VARIANT, alt.Tooltip("memory_text:N", title="Peak memory")]
     bars = Bars("bytes", "bytes", "memory_text", "Peak memory of training (bytes)")
     _, layers = _bars(style, rows, bars, tooltip)
     caption = "The highest memory in use while training. In brackets: times the control's."

@@ -8,11 +8,13 @@ import altair as alt
 
 from softmap.report import records
 from softmap.report.loss_charts import position_axis
-from softmap.report.style import DELTA, Chart, Style, zero
+from softmap.report.style import DELTA, VARIANT, Chart, Style, log_axis, zero
 
 Row = dict[str, Any]
 
 
+# Many bands hide each other; the page steers which one is seen.
+BANDS = "Bands (of a few variants, or of the one pointed at)"
 # Em spaces, since SVG folds ordinary ones; short, to fit a phone.
 BETTER_WORSE = "\u2190 better\u2003nats per token\u2003worse \u2192"
 
@@ -26,16 +28,14 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
     offset = alt.YOffset(
         "budget:N", sort=order, scale=alt.Scale(paddingInner=0.35, paddingOuter=0.4)
     )
-    y = alt.Y("variant:N", title=None, sort=style.labels, scale=alt.Scale(padding=0.1))
-    place: dict[str, Any] = {"y": y, "yOffset": offset, "color": style.plain_colour}
-    base = style.base(data).encode(**place)
-    dots = style.base(records.runs(rows)).encode(**place)
+    y = style.rows.scale(alt.Scale(padding=0.1))
+    base = style.base(data).encode(y=y, yOffset=offset, color=style.plain_colour)
     x = alt.X("low:Q", title=BETTER_WORSE, axis=alt.Axis(tickCount=6, grid=True))
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip("budget:N", title="Budget"),
         alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
-        alt.Tooltip("interval:N", title="95% interval"),
+        alt.Tooltip("interval:N", title="Interval"),
     ]
     final = alt.condition("datum.final", alt.value(3), alt.value(1.5))
     size = alt.condition("datum.final", alt.value(95), alt.value(30))
@@ -47,16 +47,10 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
         base.mark_point(filled=True, opacity=1).encode(
             x="mean:Q", size=size, opacity=style.opacity(), tooltip=tooltip
         ),
-        dots.mark_point(size=16, strokeWidth=1).encode(
-            x="run:Q",
-            opacity=style.opacity(0.7),
-            tooltip=["variant:N", "budget:N", "seed:N", "loss:Q"],
-        ),
     ]
+    each = f", at {len(order)} budgets from the smallest (top) to the final one (bold)"
     caption = (
-        f"With intervals that hold for all variants together, at {len(order)} budgets from "
-        f"the smallest (top) to the final one (bold). Rings: each run, minus the control's mean. "
-        f"Left of the line is better than the control."
+        f"{_intervals(data)}{each * (len(order) > 1)}. Left of the line is better than the control."
     )
     height = max(150, 46 * len({row["variant"] for row in data}))
     spec = style.finish(layers, height)
@@ -69,13 +63,12 @@ def trend(style: Style, rows: list[Row]) -> Chart | None:
     if len({row["tokens"] for row in data}) < 2:
         return None
     tokens = sorted({row["tokens"] for row in data})
-    axis = alt.Axis(values=tokens, format="~s")
-    x = alt.X("tokens:Q", title="Training tokens (log scale)", axis=axis)
-    x = x.scale(alt.Scale(type="log", base=2, nice=False, padding=12))
+    scaled = log_axis(0.95 * tokens[0], 1.05 * tokens[-1], values=tokens, format=".3~s")
+    x = alt.X("tokens:Q", title="Training tokens, log scale", **scaled)
     spec = style.finish(_banded(style, data, x, alt.Tooltip("budget:N", title="At")), 300)
     caption = (
-        "The decayed points against tokens. Bands: intervals that hold for all variants at one "
-        "budget. A line that is still falling at its end has not shown its last word."
+        "The decayed points against tokens. A line that is still falling at its end has not shown "
+        f"its last word. {BANDS}: {_intervals(data).lower()} at one budget."
     )
     return Chart("trend", "Difference to the control against tokens", caption, spec)
 
@@ -85,31 +78,34 @@ def position_difference(style: Style, rows: list[Row]) -> Chart | None:
     data = [row for row in records.positions(rows) if row["low"] is not None]
     if not data:
         return None
-    layers = _banded(style, data, position_axis(), alt.Tooltip("bin:N", title="Position"))
+    layers = _banded(style, data, position_axis(data), alt.Tooltip("bin:N", title="Position"))
     caption = (
-        "Where in the window a variant gains or loses. Bands: 95% intervals of each bin by itself, "
-        "over the runs."
+        f"Where in the window a variant gains or loses. {BANDS}: {_intervals(data).lower()} "
+        "at one position."
     )
     spec = style.finish(layers, 300)
     return Chart("position_difference", "Difference to the control by position", caption, spec)
 
 
+def _intervals(data: list[Row]) -> str:
+    if all(row["low"] == row["high"] for row in data):
+        return "No intervals, since nothing was repeated"
+    return "Intervals that hold for all variants together"
+
+
 def _banded(style: Style, data: list[Row], x: alt.X, place: alt.Tooltip) -> list[alt.Chart]:
     """Lines with points, and a band from ``low`` to ``high``, about a rule at zero."""
     base = style.base(data).encode(x=x, color=style.colour)
-    y = alt.Y("mean:Q", title=DELTA)
+    y = alt.Y("mean:Q", title=DELTA, axis=alt.Axis(tickCount=6))
     tooltip = [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         place,
         alt.Tooltip("mean:Q", title="Difference", format="+.4f"),
-        alt.Tooltip("low:Q", title="95% from", format="+.4f"),
-        alt.Tooltip("high:Q", title="to", format="+.4f"),
+        alt.Tooltip("interval:N", title="Interval"),
     ]
     return [
         zero(y=alt.datum(0)),
-        base.mark_area(clip=True).encode(
-            y=alt.Y("low:Q"), y2="high:Q", opacity=style.opacity(0.13)
-        ),
+        base.mark_area(clip=True).encode(y=alt.Y("low:Q"), y2="high:Q", opacity=style.band()),
         base.mark_line(strokeWidth=1.75).encode(
             y=y, strokeDash=style.dash, opacity=style.opacity()
         ),

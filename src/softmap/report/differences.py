@@ -13,6 +13,7 @@ from softmap.report.factor import factors
 from softmap.report.family import Family, at, counts, position_losses, seconds, windows
 from softmap.report.planning import Design, more_for_equality, more_runs, visible_difference
 from softmap.report.ratios import ratios
+from softmap.report.speed import log_error
 from softmap.report.trend import trends
 
 Row = dict[str, Any]
@@ -29,7 +30,8 @@ KEYS = (
 
 def add_differences(table: list[Row], family: Family) -> None:
     """Every number that needs the control, for the rows of all other variants."""
-    rows = {row["variant"]: row for row in table if not row["is_control"]}
+    control, *others = table
+    rows = {row["variant"]: row for row in others}
     final = family.compare(family.final)
     finals = final.answers()
     for label, answer in finals.items():
@@ -45,19 +47,25 @@ def add_differences(table: list[Row], family: Family) -> None:
         rows[label]["equal_time"] = answer.as_dict()
     for label, trend in trends(family, finals).items():
         rows[label]["trend"] = trend
-    _add_ratios(rows, family, finals)
+    _add_ratios(rows, control, family, finals)
 
 
-def _add_ratios(rows: dict[str, Row], family: Family, finals: dict[str, Answer]) -> None:
+def _add_ratios(
+    rows: dict[str, Row], control: Row, family: Family, finals: dict[str, Answer]
+) -> None:
     for label, factor in factors(family, finals).items():
         cost = rows[label]["flops_ratio"]
         rows[label]["compute_factor"] = {
             key: None if value is None else value / cost for key, value in factor.items()
         }
     for label, ratio in ratios(family).items():
-        costs = {"tokens": 1.0, "flops": rows[label]["flops_ratio"]}
-        costs["time"] = 1 / rows[label]["speed_ratio"]
-        rows[label]["equal_loss"] = {cost: ratio.times(times) for cost, times in costs.items()}
+        row = rows[label]
+        error = log_error(row, control, family.question.level, len(rows))
+        row["equal_loss"] = {
+            "tokens": ratio.times(1.0),
+            "flops": ratio.times(row["flops_ratio"]),
+            "time": ratio.times(1 / row["speed_ratio"], error or 0.0),
+        }
 
 
 def _more(family: Family, answer: Answer) -> Row | None:
@@ -134,5 +142,6 @@ def statistics(family: Family, table: list[Row]) -> Row:
         "pooling_p": check.p,
         "pooling_visible_ratio": check.visible,
         "apart": list(check.apart),
+        "speed_error": all(row["speed_rounds"] for row in table),
         "visible_difference": max((plan["visible_difference"] for plan in plans), default=None),
     }

@@ -78,6 +78,8 @@ class _ResultFile(TypedDict):
     paper: str | None
     source: str | None
     impl: str | None
+    spec: str | None
+    backbone: dict | None
     files: dict | None
     model: dict | None
 
@@ -128,7 +130,8 @@ class Trial:
 class Run:
     """A run folder: its ``run.json``, the trials that have finished, and all that were declared.
 
-    ``diverged`` holds, by variant and seed, at which step a training diverged, and how.
+    ``diverged`` holds, by variant and seed, at which step a training diverged, and how; ``logs``
+    the ``train.jsonl`` of everything that ended.
     """
 
     directory: Path
@@ -136,6 +139,7 @@ class Run:
     trials: dict[str, dict[int, Trial]]
     declared: list[tuple[str, int]]
     diverged: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    logs: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
@@ -146,6 +150,12 @@ class Run:
         """Every declared variant, the control first, otherwise in the recipe's order."""
         rest = [label for label in self.info["variants"] if label != self.control]
         return [self.control, *rest]
+
+    @property
+    def plain_labels(self) -> list[str]:
+        """The labels without the run that they come from, where several share a page."""
+        plain = self.info.get("plain_labels") or {}
+        return [str(plain.get(label, label)) for label in self.labels]
 
     @property
     def missing(self) -> list[tuple[str, int]]:
@@ -163,11 +173,14 @@ def load(directory: Path) -> Run:
     info = read_run(directory / "run.json")
     trials: dict[str, dict[int, Trial]] = {}
     diverged: dict[str, dict[int, dict[str, Any]]] = {}
+    logs: dict[tuple[str, int], Path] = {}
     for path in result_files(directory):
         result = read_result(path)
         label, seed = str(result["variant"]), int(result["seed"])
         if label not in info["variants"] and label != info["control"]:
             continue
+        if (log := path.with_name("train.jsonl")).exists():
+            logs[label, seed] = log
         if result.get("diverged") is not None:
             diverged.setdefault(label, {})[seed] = result["diverged"]
         else:
@@ -181,7 +194,7 @@ def load(directory: Path) -> Run:
     info["speed_note"] = replace_speed(results, read_speed(directory))
     labels = dict.fromkeys([info["control"], *info["variants"]])
     declared = [(label, seed) for label in labels for seed in info["seeds"]]
-    run = Run(directory, info, trials, declared, diverged)
+    run = Run(directory, info, trials, declared, diverged, logs)
     _check_settings(run, result_files(directory))
     check_same_windows(run)
     for label, seeds in trials.items():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import log2
 from typing import Any
 
 import altair as alt
 
 from softmap.report import records
 from softmap.report.load import Run
-from softmap.report.style import LOSS, Chart, Style
+from softmap.report.style import LOSS, VARIANT, Chart, Style, log_axis
 from softmap.report.words import time_unit
 
 Row = dict[str, Any]
@@ -19,6 +20,7 @@ AXES = {
     "seconds": ("Loss against training time", "Training time", "equal time on this device"),
     "flops": ("Loss against computation", "Training FLOPs", "equal arithmetic"),
 }
+FIRST = 0.8  # of the first decayed point's cost: where the axes start
 HELD_OUT = (
     "Points: held-out loss after each decay, the mean of the runs with one standard error each way "
     "(the runs' spread, where any was repeated). Judge differences by their own intervals, not by "
@@ -38,7 +40,9 @@ class Cost:
 def loss(style: Style, run: Run, rows: list[Row], key: str) -> Chart:
     """Training curves and decayed points against ``tokens``, ``seconds`` or ``flops``."""
     title, axis, fair = AXES[key]
-    points, curve = records.budgets(rows), records.curves(run, rows)
+    points = records.budgets(rows)
+    start = FIRST * min(point["tokens"] for point in points)
+    curve = [row for row in records.curves(run, rows) if row["tokens"] >= start]
     if key == "seconds":
         unit, size = time_unit(max(point["seconds"] for point in points))
         points, curve = _in_unit(points, size), _in_unit(curve, size)
@@ -61,17 +65,15 @@ def _training(style: Style, curve: list[Row], cost: Cost, y: alt.Scale) -> list[
     tooltip = _tooltip(cost, "Training loss")
     # A line answers a pointer with its first point only, so unseen points carry the tooltips.
     return [
-        base.mark_line(strokeWidth=1, clip=True).encode(
-            strokeDash=style.dash, opacity=style.opacity(0.4)
-        ),
-        base.mark_circle(size=40, opacity=0, clip=True).encode(tooltip=tooltip),
+        base.mark_line(strokeWidth=1).encode(strokeDash=style.dash, opacity=style.opacity(0.4)),
+        base.mark_circle(size=40, opacity=0).encode(tooltip=tooltip),
     ]
 
 
 def _decayed(style: Style, points: list[Row], cost: Cost, y: alt.Scale) -> list[alt.Chart]:
     base = style.base(points).encode(x=cost.x, color=style.colour, opacity=style.opacity())
     middle = alt.Y("loss:Q", title="Loss (nats per token)", scale=y)
-    tooltip = [*_tooltip(cost, LOSS), alt.Tooltip("seeds:N", title="By seed")]
+    tooltip = [*_tooltip(cost, LOSS), alt.Tooltip("runs:N", title="Each run")]
     return [
         base.mark_line(strokeWidth=1.75).encode(y=middle, strokeDash=style.dash),
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=y), y2="high:Q"),
@@ -84,27 +86,27 @@ def _decayed(style: Style, points: list[Row], cost: Cost, y: alt.Scale) -> list[
 def _tooltip(cost: Cost, loss_title: str) -> list[alt.Tooltip]:
     number = ".3~r" if cost.key == "seconds" else ".4~s"
     return [
-        alt.Tooltip("variant:N"),
+        VARIANT,
         alt.Tooltip(f"{cost.key}:Q", title=cost.title, format=number),
         alt.Tooltip("loss:Q", title=loss_title, format=".4f"),
     ]
 
 
 def _cost_axis(points: list[Row], key: str, title: str) -> alt.X:
-    """From a little before the first decayed point, where the variants are still alike."""
-    values = [point[key] for point in points]
-    domain = [0.55 * min(values), max(values) + 0.03 * (max(values) - 0.55 * min(values))]
-    scale = alt.Scale(domain=domain, nice=False, zero=False)
-    number = "~r" if key == "seconds" else "~s"
-    return alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format=number, tickCount=5))
+    """Logarithmic, since budgets are multiples of each other; on tokens, they are the ticks."""
+    values = sorted({point[key] for point in points})
+    number = "~r" if key == "seconds" else ".3~s"
+    marked = {"values": values} if key == "tokens" else {}
+    scaled = log_axis(0.95 * FIRST * values[0], 1.06 * values[-1], format=number, **marked)
+    return alt.X(f"{key}:Q", title=f"{title}, log scale", **scaled)
 
 
 def _loss_range(points: list[Row], curve: list[Row]) -> list[float]:
-    """From just below the best value to just above the first decayed points: where it matters."""
+    """From just below the best value to just above the worst of what is drawn."""
     lowest = min([row["loss"] for row in curve] + [point["low"] for point in points])
-    highest = max(point["high"] for point in points)
-    room = 0.05 * max(highest - lowest, 0.05)
-    return [round(lowest - room, 3), round(highest + 3 * room, 3)]
+    highest = max([row["loss"] for row in curve] + [point["high"] for point in points])
+    room = 0.04 * max(highest - lowest, 0.05)
+    return [round(lowest - room, 3), round(highest + room, 3)]
 
 
 def _in_unit(rows: list[Row], size: float) -> list[Row]:
@@ -113,13 +115,14 @@ def _in_unit(rows: list[Row], size: float) -> list[Row]:
 
 def position(style: Style, rows: list[Row]) -> Chart:
     """Final held-out loss along the window."""
-    base = style.base(records.positions(rows)).encode(
-        x=position_axis(),
+    data = records.positions(rows)
+    base = style.base(data).encode(
+        x=position_axis(data),
         y=alt.Y("loss:Q", title=LOSS, scale=alt.Scale(zero=False)),
         color=style.colour,
         opacity=style.opacity(),
         tooltip=[
-            alt.Tooltip("variant:N"),
+            VARIANT,
             alt.Tooltip("bin:N", title="Position"),
             alt.Tooltip("loss:Q", title=LOSS, format=".4f"),
         ],
@@ -132,12 +135,12 @@ def position(style: Style, rows: list[Row]) -> Chart:
     return Chart("position", "Loss by position", caption, style.finish(layers, 300))
 
 
-def position_axis() -> alt.X:
+def position_axis(rows: list[Row]) -> alt.X:
     """Positions on a log scale: the early ones differ most."""
-    scale = alt.Scale(type="log", base=2, nice=False)
+    last = max(row["position"] for row in rows)
+    powers = [2**n for n in range(int(log2(last)) + 1)]
     return alt.X(
         "position:Q",
         title="Position in the window (tokens, log scale)",
-        scale=scale,
-        axis=alt.Axis(format="d", tickCount=8, labelSeparation=8, labelOverlap="greedy"),
+        **log_axis(1, last, values=powers, format="d"),
     )

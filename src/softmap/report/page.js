@@ -5,18 +5,12 @@
   const find = (query) => document.querySelector(query);
   const all = (query) => [...document.querySelectorAll(query)];
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
-  const theme = () => root.dataset.theme || (prefersDark.matches ? "dark" : "light");
+  let printing = false;
+  const theme = () => (printing ? "light" : root.dataset.theme || (prefersDark.matches ? "dark" : "light"));
 
-  // ---- theme -----------------------------------------------------------------------------------
-  const variantStyle = document.head.appendChild(document.createElement("style"));
-
+  // ---- theme: the style sheet's, of the charts too; only the maps hold pixels --------------------
   function paintTheme() {
-    const name = theme();
-    variantStyle.textContent = payload.colours[name]
-      .map((colour, index) => `.v${index}, .chip:has(.v${index}) { --c: ${colour}; }`)
-      .join("\n");
-    find("#theme").textContent = name === "dark" ? "Light" : "Dark";
-    drawCharts();
+    find("#theme").textContent = theme() === "dark" ? "Light" : "Dark";
     drawMaps();
   }
 
@@ -25,55 +19,77 @@
     paintTheme();
   });
   prefersDark.addEventListener("change", paintTheme);
+  addEventListener("beforeprint", () => {
+    printing = true;
+    for (const { view } of charts) view.signal("width", 640).run(); // as wide as a sheet of paper
+    drawMaps();
+  });
+  addEventListener("afterprint", () => {
+    printing = false;
+    dispatchEvent(new Event("resize"));
+    drawMaps();
+  });
 
   // ---- charts ----------------------------------------------------------------------------------
-  const views = new Map();
-  let drawing = 0;
+  const charts = [];
+  let focused = null;
   const shown = () => all(".chip input:checked").map((box) => box.value);
 
-  function chartConfig() {
-    const config = structuredClone(payload.config[theme()]);
-    config.axis.labelLimit = innerWidth < 500 ? 96 : 190;
-    config.legend.disable = true; // the chips are the legend of every chart
-    return config;
+  /** Every variant that a specification holds data of. */
+  function variants(node) {
+    if (node === null || typeof node !== "object") return [];
+    return [...("variant" in node ? [node.variant] : []), ...Object.values(node).flatMap(variants)];
   }
 
   async function drawCharts() {
-    const turn = ++drawing;
+    const config = payload.config;
+    if (innerWidth < 500) config.axis.labelLimit = 110;
     for (const [key, spec] of Object.entries(payload.charts)) {
-      const result = await vegaEmbed(`#chart-${key}`, structuredClone(spec), {
-        actions: false,
-        renderer: "svg",
-        config: chartConfig(),
-        tooltip: { theme: theme() },
-      });
-      if (turn !== drawing) return void result.finalize();
-      views.get(key)?.finalize();
-      views.set(key, result);
-      result.view.signal("shown", shown()).runAsync();
+      const holds = new Set(variants(spec));
+      const { view } = await vegaEmbed(`#chart-${key}`, spec, { actions: false, renderer: "svg", config });
+      charts.push({ view, holds, figure: find(`#chart-${key}`).closest("figure") });
+      // An area may be a band that is not seen.
+      view.addEventListener("pointerover", (_, item) => item?.mark.marktype !== "area" && focus(item?.datum?.variant));
+      view.addEventListener("pointerout", () => focus(null));
     }
+    showCharts(); // boxes may have been used meanwhile
   }
 
-  function signal(name, value) {
-    for (const { view } of views.values()) view.signal(name, value).runAsync();
+  function focus(label = null) {
+    if (label === focused) return;
+    focused = label;
+    for (const { view } of charts) view.signal("focus", label).runAsync();
+  }
+
+  /** A chart of which nothing is left keeps its place and is not drawn: its axes would have no ends. */
+  function showCharts() {
+    const on = shown();
+    for (const { view, holds, figure } of charts) {
+      const empty = !on.some((label) => holds.has(label));
+      figure.classList.toggle("empty", empty);
+      if (!empty) view.signal("shown", on).runAsync();
+    }
   }
 
   function showVariants() {
     const on = new Set(shown());
-    signal("shown", [...on]);
-    for (const row of all("#results tbody tr")) row.classList.toggle("off", !on.has(row.dataset.variant));
+    showCharts();
+    for (const row of all(".cards tbody tr")) row.classList.toggle("off", !on.has(row.dataset.variant));
     for (const map of all(".map")) map.hidden = !on.has(map.dataset.variant);
     drawMaps();
   }
 
   for (const chip of all(".chip")) {
     const box = chip.querySelector("input");
-    box.addEventListener("change", showVariants);
-    const focus = (value) => () => signal("focus", box.checked ? value : null);
-    chip.addEventListener("pointerenter", focus(box.value));
-    chip.addEventListener("pointerleave", focus(null));
-    box.addEventListener("focus", () => box.matches(":focus-visible") && focus(box.value)());
-    box.addEventListener("blur", focus(null));
+    const point = () => focus(box.checked ? box.value : null);
+    box.addEventListener("change", () => {
+      showVariants();
+      if (!box.checked) focus(null); // else all that is left would stay faded
+    });
+    chip.addEventListener("pointerenter", point);
+    chip.addEventListener("pointerleave", () => focus(null));
+    box.addEventListener("focus", () => box.matches(":focus-visible") && point());
+    box.addEventListener("blur", () => focus(null));
   }
   const check = (wanted) => () => {
     for (const box of all(".chip input")) box.checked = wanted(box.value);
@@ -88,7 +104,7 @@
     const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
     for (const other of heading.parentElement.children) other.setAttribute("aria-sort", "none");
     heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-    const body = find("#results tbody");
+    const body = heading.closest("table").tBodies[0];
     const value = (row) => parseFloat(row.children[column].dataset.sort);
     const compare = (a, b) => {
       if (isNaN(a) || isNaN(b)) return isNaN(a) - isNaN(b); // what was not measured comes last
@@ -96,7 +112,7 @@
     };
     body.append(...[...body.rows].sort((a, b) => compare(value(a), value(b))));
   }
-  for (const button of all("#results thead button")) {
+  for (const button of all(".cards thead button")) {
     button.addEventListener("click", () => sortBy(button.closest("th")));
   }
 
@@ -133,7 +149,7 @@
         values[p] += scale * code * Math.abs(code);
       }
     }
-    const head = mean ? `mean of ${chosen.length} heads` : `head ${map.heads[chosen[0]] + 1}`;
+    const head = mean && chosen.length > 1 ? `mean of ${chosen.length} heads` : `head ${map.heads[chosen[0]] + 1}`;
     return { values, which: `layer ${map.layers[layer] + 1}, ${head}` };
   }
 
@@ -289,4 +305,5 @@
   for (const button of all("[data-save]")) button.addEventListener("click", () => save(button.dataset.save));
 
   paintTheme();
+  drawCharts();
 })();

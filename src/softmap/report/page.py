@@ -11,11 +11,13 @@ from urllib.parse import urlparse
 import altair
 import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from softmap.report import attention, cells, theme, words
 from softmap.report.compare import first_maps
+from softmap.report.lead import form, lead
 from softmap.report.load import Run
+from softmap.report.marks import marks
 from softmap.report.style import Chart
 
 HERE = Path(__file__).parent
@@ -39,13 +41,16 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             report=report,
             rows=rows,
             labels=labels,
-            marks=theme.marks(len(labels)),
+            marks=marks(run.plain_labels),
+            hues=theme.HUES,
             finished=[row["variant"] for row in rows],
-            columns=cells.COLUMNS,
+            results=cells.RESULTS,
+            costs=cells.COSTS,
             table=cells.table(rows),
             charts=charts,
             repeat=_repeat(report),
-            lead=_lead(report),
+            lead=lead(report),
+            forms=[(row["variant"], form(row)) for row in rows],
             maps=[row["variant"] for row in rows if row["maps"]],
             captions=_captions(rows),
             payload=_payload(run, report, charts, table),
@@ -74,13 +79,22 @@ def _environment() -> Environment:
     )
     environment.filters["safe_url"] = safe_url
     environment.filters["name"] = breakable
+    environment.filters["sentence"] = sentence
     return environment
 
 
 def breakable(label: str) -> Markup:
-    """The escaped label, free to wrap after its punctuation."""
-    parts = re.split(r"(?<=[(,+=_])(?=[^(,+=_])", label)
-    return Markup("<wbr>").join(parts)
+    """The escaped label, free to wrap after a slash or a comma and before a bracket."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/,])(?=[^/,])|(?<=[^(])(?=\()", label))
+
+
+def sentence(text: str) -> Markup:
+    """The escaped text, in which a name breaks only where it fills a line by itself."""
+    whole = Markup('<span class="whole">{}</span>')
+    return Markup(" ").join(
+        whole.format(breakable(word)) if re.search(r"\w[-/(,+]+\w", word) else escape(word)
+        for word in text.split(" ")
+    )
 
 
 def safe_url(url: Any) -> str | None:
@@ -90,12 +104,12 @@ def safe_url(url: Any) -> str | None:
 
 def _payload(run: Run, report: dict[str, Any], charts: list[Chart], table: str) -> dict[str, Any]:
     """What the script needs, as one JSON object."""
-    count = len(run.labels)
+    colours = [f"var(--v{index})" for index in range(len(run.labels))]
     passage = run.info.get("passage") or {}
     return {
         "labels": run.labels,
-        "config": {name: theme.config(count, name) for name in ("light", "dark")},
-        "colours": {name: theme.colours(count, name) for name in ("light", "dark")},
+        # The chips are the legend of every chart.
+        "config": theme.config(colours, theme.INKS["page"]) | {"legend": {"disable": True}},
         "charts": {chart.key: chart.spec for chart in charts},
         "tokens": [str(token) for token in passage.get("tokens", [])],
         "maps": _maps(run),
@@ -122,50 +136,24 @@ def _captions(rows: list[dict[str, Any]]) -> dict[str, str]:
     }
 
 
-def _lead(report: dict[str, Any]) -> str:
-    """One sentence: what was compared, on what, for how long."""
-    model, data = report["model"] or {}, report["data"] or {}
-    rows, training = report["variants"], report["training"] or {}
-    source = f"text from {data['source']}" if data.get("source") else "text"
-    runs = [len(row["seeds"]) for row in rows]
-    runs_text = str(runs[0]) if len(set(runs)) == 1 else f"{min(runs)} to {max(runs)}"
-    heldout = data.get("heldout_documents")
-    size = words.si(rows[0]["parameters"])
-    tokens = words.si(rows[0]["budgets"][-1]["tokens"])
-    device = (report["device"] or {}).get("name", "one device")
-    parts = [
-        f"{words.count(len(rows), 'way')} to compute attention, each in a model of {size} "
-        f"parameters, trained on the same {tokens} tokens of {source} in the same order",
-        f"context {model['context']}" if model.get("context") else "",
-        f"{training['precision']}" if training.get("precision") else "",
-        f"{runs_text} run{'s' * (max(runs) > 1)} a variant",
-        f"{heldout} held-out documents" if heldout else "",
-        f"on {device}",
-    ]
-    return ", ".join(part for part in parts if part) + "."
-
-
 def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of everything that fixes the run, nested settings flattened."""
-    items = [("Command", report["command"]), ("Created", report["created"])]
+    """Name and value of everything that fixes the run; what it does not say is left out."""
+    items = [("Created", report["created"])]
     items += [("softmap", report["softmap_version"]), ("Commit", report["commit"])]
     items += [("Run", command) for command in report["runs"] or []]
     items.append(("Seeds", ", ".join(str(seed) for seed in report["seeds"])))
-    for title, key in (
-        ("Data", "data"),
-        ("Model", "model"),
-        ("Training", "training"),
-        ("Device", "device"),
-        ("Versions", "versions"),
-    ):
-        settings = (report[key] or {}).items()
-        items.append((title, ", ".join(f"{name} {_plain(value)}" for name, value in settings)))
+    for title in ("Data", "Model", "Training", "Device", "Versions"):
+        items.append((title, _plain(report[title.lower()] or {})))
     return [(name, str(value)) for name, value in items if value]
 
 
 def _plain(value: Any) -> str:
+    """A setting as people read it: ``name value`` pairs, lists in brackets, nothing for None."""
+    if isinstance(value, dict):
+        pairs = ((name, _plain(inner)) for name, inner in value.items() if inner is not None)
+        return ", ".join(f"{name} {text}" for name, text in pairs if text)
     if isinstance(value, list):
         return "[" + ", ".join(_plain(item) for item in value) + "]"
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value)
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

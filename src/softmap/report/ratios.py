@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from itertools import pairwise
+from math import exp, hypot, log
 from typing import Any
 
 import numpy as np
@@ -43,13 +44,21 @@ class Ratio:
     limit: float | None
     interval: bool
 
-    def times(self, factor: float) -> dict[str, Any]:
-        """The ratio of another cost, which is ``factor`` times the control's for each token."""
-        scaled = {
-            key: None if value is None else value * factor
-            for key, value in asdict(self).items()
-            if key in ("value", "low", "high", "limit")
-        }
+    def times(self, factor: float, error: float = 0.0) -> dict[str, Any]:
+        """The ratio of another cost, which is ``factor`` times the control's for each token.
+
+        error: half-width of the factor's own interval, of its logarithm. Distances of independent
+        limits add up in squares (Zou and Donner 2008), by themselves where there is no estimate.
+        """
+
+        def cost(end: float | None, side: int = 0) -> float | None:
+            if end is None:
+                return None
+            distance = abs(log(end / self.value)) if self.value else 0.0
+            return end * factor * exp(side * (hypot(distance, error) - distance))
+
+        low, high = cost(self.low, -1), cost(self.high, 1)
+        scaled = {"value": cost(self.value), "low": low, "high": high, "limit": cost(self.limit)}
         return asdict(self) | scaled
 
 

@@ -11,6 +11,7 @@ from softmap.report.words import listed, ratio, si, signed
 
 Row = dict[str, Any]
 POINTS = 80
+MOST_LISTED = 5  # runs in a tooltip
 
 
 def curves(run: Run, rows: list[Row]) -> list[Row]:
@@ -47,7 +48,7 @@ def budgets(rows: list[Row]) -> list[Row]:
             "loss": round(budget["loss"], 5),
             "low": round(budget["loss"] - (budget["run_stderr"] or 0), 5),
             "high": round(budget["loss"] + (budget["run_stderr"] or 0), 5),
-            "seeds": listed([f"{loss:.3f}" for loss in budget["loss_by_seed"]]),
+            "runs": _each(budget["loss_by_seed"]),
         }
         for row in rows
         for budget in row["budgets"]
@@ -63,7 +64,6 @@ def differences(rows: list[Row]) -> list[Row]:
             "tokens": budget["tokens"],
             "final": budget is row["budgets"][-1],
             **_limits(budget["difference"]),
-            "interval": _interval(budget["difference"]),
         }
         for row in rows
         for budget in row["budgets"]
@@ -72,22 +72,19 @@ def differences(rows: list[Row]) -> list[Row]:
 
 
 def runs(rows: list[Row]) -> list[Row]:
-    """Every run of a compared variant at every budget, its loss minus the control's mean."""
-    control = next((row for row in rows if row["is_control"]), None)
-    if control is None:
-        return []
+    """The final loss of every run."""
     return [
-        {
-            "variant": row["variant"],
-            "budget": f"{si(budget['tokens'])} tokens",
-            "seed": seed,
-            "loss": round(loss, 5),
-            "run": round(loss - theirs["loss"], 5),
-        }
+        {"variant": row["variant"], "seed": seed, "loss": round(loss, 5)}
         for row in rows
-        if not row["is_control"]
-        for budget, theirs in zip(row["budgets"], control["budgets"], strict=True)
-        for seed, loss in zip(row["seeds"], budget["loss_by_seed"], strict=True)
+        for seed, loss in zip(row["seeds"], row["budgets"][-1]["loss_by_seed"], strict=True)
+    ]
+
+
+def means(rows: list[Row]) -> list[Row]:
+    """The mean final loss of every variant, and the runs that it is of."""
+    return [
+        {"variant": row["variant"], "loss": round(row["loss"], 5), "runs": len(row["seeds"])}
+        for row in rows
     ]
 
 
@@ -129,22 +126,24 @@ def _with_ratio(text: str, relative: float | None) -> str:
 
 
 def _limits(difference: Row | None) -> Row:
+    """``mean``, ``low`` and ``high``, the limits at the mean where none are known; and in words."""
     if difference is None:
-        return dict.fromkeys(("mean", "low", "high"))
-    mean = difference["mean"]
-    return {"mean": mean} | {
-        end: mean if difference[end] is None else difference[end] for end in ("low", "high")
-    }
-
-
-def _interval(difference: Row) -> str:
-    if difference["low"] is None:
-        return "none: nothing was repeated"
-    return f"{signed(difference['low'])} to {signed(difference['high'])}"
+        return dict.fromkeys(("mean", "low", "high", "interval"))
+    mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+    if low is None:
+        return {"mean": mean, "low": mean, "high": mean, "interval": "none: nothing was repeated"}
+    return {"mean": mean, "low": low, "high": high, "interval": f"{signed(low)} to {signed(high)}"}
 
 
 def _span(start: int, stop: int) -> str:
     return str(start) if start == stop else f"{start}\N{EN DASH}{stop}"
+
+
+def _each(losses: list[float]) -> str:
+    """Every run's loss; of many runs the ends."""
+    if len(losses) > MOST_LISTED:
+        return f"{min(losses):.3f} to {max(losses):.3f} in {len(losses)} runs"
+    return listed([f"{loss:.3f}" for loss in losses])
 
 
 def _short(value: float) -> float:

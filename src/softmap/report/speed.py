@@ -7,8 +7,11 @@ each trial. Where the file covers every finished variant, its numbers stand in f
 from __future__ import annotations
 
 import os
+from math import sqrt
 from pathlib import Path
 from typing import Any, TypedDict
+
+from scipy import stats
 
 from softmap.fields import check
 from softmap.files.sealed import read_sealed
@@ -20,6 +23,7 @@ class _Spread(TypedDict):
     median: float
     low: float
     high: float
+    count: int | None
 
 
 class _Speed(TypedDict):
@@ -58,7 +62,26 @@ def replace_speed(results: list[dict[str, Any]], speed: dict[str, Any] | None) -
         spread = mine["tokens_per_second"]
         result["tokens_per_second"] = spread["median"]
         result["tokens_per_second_range"] = [spread["low"], spread["high"]]
+        result["speed_rounds"] = spread.get("count")
         if mine["peak_memory_bytes"] is not None:
             result["peak_memory_bytes"] = mine["peak_memory_bytes"]
     disturbed = speed["disturbed"]
     return f"When speed and memory were measured, {disturbed}." if disturbed else ""
+
+
+def log_error(mine: dict[str, Any], control: dict[str, Any], level: float, of: int) -> float | None:
+    """Half-width of the interval of log(speed / control's speed), one of ``of`` simultaneous ones.
+
+    A median of n rounds has the relative standard error 1.2533 sd / (sqrt(n) median) and n - 1
+    degrees of freedom; sd is half the distance from the 10th to the 90th percentile (right for
+    seven normal rounds, too wide for more). Sidak's level. None for speeds not measured in rounds.
+    """
+    rows = (mine, control)
+    rounds = [row["speed_rounds"] or 0 for row in rows]
+    if min(rounds) < 2:
+        return None
+    variance = 0.0
+    for row, n in zip(rows, rounds, strict=True):
+        low, high = row["tokens_per_second_range"]
+        variance += (1.2533 * (high - low) / 2 / row["tokens_per_second"]) ** 2 / n
+    return float(stats.t.isf((1 - level ** (1 / of)) / 2, min(rounds) - 1)) * sqrt(variance)

@@ -59,6 +59,11 @@ def load_together(directories: Sequence[Path]) -> Run:
             for name, run in named.items()
             for label, seeds in run.diverged.items()
         },
+        logs={
+            (f"{name}/{label}", seed): log
+            for name, run in named.items()
+            for (label, seed), log in run.logs.items()
+        },
     )
     check_same_windows(joined)
     return joined
@@ -67,11 +72,13 @@ def load_together(directories: Sequence[Path]) -> Run:
 def _info(named: dict[str, Run]) -> dict[str, Any]:
     name, first = next(iter(named.items()))
     runs = named.values()
+    plain = {f"{name}/{label}": label for name, run in named.items() for label in run.labels}
     return {
         **first.info,
         "name": " and ".join(named),
         "control": f"{name}/{first.control}",
-        "variants": [f"{name}/{label}" for name, run in named.items() for label in run.labels],
+        "variants": list(plain),
+        "plain_labels": plain,
         "seeds": sorted({seed for run in runs for seed in run.info["seeds"]}),
         "command": f"softmap report {_paths([run.directory for run in runs])}",
         "recipe": None,

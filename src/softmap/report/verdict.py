@@ -40,6 +40,8 @@ def _headline(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -
         return (
             f"The control, {control}, has not finished, so no variant can be compared with it yet."
         )
+    if run.labels == [control]:
+        return f"There is only the control, {control}: nothing is compared."
     if not compared:
         return f"So far only the control, {control}, can be reported; nothing is compared yet."
     answers = {row["variant"]: row["difference"]["answer"] for row in compared}
@@ -144,9 +146,11 @@ def _more(row: Row, statistics: Row) -> str:
         return f"About {runs} a variant would show a difference of {asked:g}."
     if n is None:
         return f"More than ten thousand runs would be needed to show a difference of {asked:g}."
-    show = f"to show equality within {statistics['margin']:g}"
     runs = "more runs than can be made" if equal is None else f"about {equal} more runs a variant"
-    return f"A difference of {asked:g} would probably have been seen; {runs} are needed {show}."
+    return (
+        f"So many runs find a difference of {asked:g} in {100 * statistics['power']:g}% of cases; "
+        f"{runs} would show equality within {statistics['margin']:g}."
+    )
 
 
 def _trend(row: Row) -> str:
