@@ -64,6 +64,8 @@ class Compare:
     added."""
     seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
     """How many: the seeds 0 to N-1."""
+    control_seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
+    """How many the control has, on which all comparisons lean: --seeds 2 --control-seeds 6."""
     seed_list: Annotated[tuple[str, ...], arg(metavar="INT [INT ...]")] = ()
     """These seeds, by spaces or commas."""
     data: str | None = None
@@ -136,6 +138,17 @@ class Compare:
         kept = [entry.label or entry.variant for entry in recipe.variants]
         return recipes.with_variants(recipe, [*kept, *specs]), out or runs_folder(where)
 
+    def _control_seeds(self) -> int | None:
+        """How many the control has, at least those of the others."""
+        if not self.control_seeds:
+            return None
+        number = _how_many("--control-seeds", self.control_seeds)
+        if self.seeds and number < (others := _how_many("--seeds", self.seeds)):
+            raise SoftmapError(
+                f"--control-seeds: expected at least the {others} of --seeds, found {number}"
+            )
+        return number
+
     def _overrides(self) -> dict[str, str]:
         """The flags as overrides of the recipe; the texts among them quoted for YAML."""
         import json
@@ -148,6 +161,7 @@ class Compare:
             "training.steps": self.steps,
             "model.context": self.context,
             "seeds": _seeds(self.seeds, self.seed_list),
+            "control_seeds": self._control_seeds(),
         }
         found = {key: json.dumps(value) for key, value in given.items() if value is not None}
         values = split_values(self.set)
@@ -317,22 +331,29 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def _seeds(count: Sequence[str], listed: Sequence[str]) -> list[int] | None:
+def _seeds(count: Sequence[str], listed: Sequence[str]) -> int | list[int] | None:
     """The seeds that ``--seeds`` counts or ``--seed-list`` lists."""
     if count and listed:
         raise SoftmapError("--seeds and --seed-list are both given, expected one of them")
-    if not count:
-        return _numbers("--seed-list", listed) or None
-    numbers = _numbers("--seeds", count)
+    if count:
+        return _how_many("--seeds", count)
+    return _numbers("--seed-list", listed) or None
+
+
+def _how_many(option: str, words: Sequence[str]) -> int:
+    """The number of seeds; those from 0 on are meant."""
+    numbers = _numbers(option, words)
+    instead = option == "--seeds"
     if len(numbers) != 1:
+        these = f"; --seed-list {' '.join(map(str, numbers))} takes these seeds" if instead else ""
         raise SoftmapError(
-            f"--seeds: expected one number, how many, found {len(numbers)} numbers; "
-            f"--seed-list {' '.join(map(str, numbers))} takes these seeds"
+            f"{option}: expected one number, how many, found {len(numbers)} numbers{these}"
         )
     if not 1 <= numbers[0] <= 1000:
-        alone = f"; --seed-list {numbers[0]} takes this seed alone" if numbers[0] >= 0 else ""
-        raise SoftmapError(f"--seeds: expected how many, 1 to 1000, found {numbers[0]}{alone}")
-    return list(range(numbers[0]))
+        instead = instead and numbers[0] >= 0
+        alone = f"; --seed-list {numbers[0]} takes this seed alone" if instead else ""
+        raise SoftmapError(f"{option}: expected how many, 1 to 1000, found {numbers[0]}{alone}")
+    return numbers[0]
 
 
 def _numbers(option: str, words: Sequence[str]) -> list[int]:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import os
 import shutil
 import time
 from dataclasses import dataclass
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,27 +21,22 @@ from softmap import report
 from softmap.errors import SoftmapError
 from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files, measure, workers
+from softmap.lab import bench, files, workers
 from softmap.lab.bench import Bench
-from softmap.lab.entry import Entry
 from softmap.lab.explain import chosen
+from softmap.lab.facts import run_facts
+from softmap.lab.folder import check_folder, check_same, clear
 from softmap.lab.names import check_path
 from softmap.lab.peaks import Peaks, find_peaks
-from softmap.lab.plan import Plan, make_plan, slug
+from softmap.lab.plan import Plan, make_plan
 from softmap.lab.preflight import least_memory, preflight, settled
 from softmap.lab.progress import Display
-from softmap.lab.recipe import PEAKS, Recipe, dump, parse
+from softmap.lab.recipe import PEAKS, Recipe
 from softmap.lab.schedule import Task, results
 from softmap.lab.sections import Count
 from softmap.lab.speed import measure_speed
 from softmap.lab.trial import Trial, run_trial
-from softmap.report.load import read_run
-from softmap.report.speed import FILE as SPEED
-from softmap.variants import renamed
-
-TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
-POINTS = "tuning"  #: folder that keeps the points of a tuning
-OURS = (*TRIALS, POINTS, PEAKS)
+from softmap.report.words import runs_a_variant
 
 
 @dataclass(frozen=True)
@@ -81,14 +76,15 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         corpus = bench.corpus(recipe, request.out, display)
         plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
         shared = bench.make(recipe, plan, corpus)
-        trials = _trials(recipe, plan, folder)
+        trials = _trials(plan, folder)
         if request.fresh:
             clear(folder)
-        _check_same(folder, trials, shared)
+        check_same(folder, trials, shared)
         _announce(plan, shared, peaks, display)
         _keep(peaks, folder)
         request = with_jobs(request, plan, shared)
-        files.write_json(folder / "run.json", _run_facts(folder, plan, shared, peaks, request))
+        facts = run_facts(folder, plan, shared, peaks, request.command, request.jobs or 1)
+        files.write_json(folder / "run.json", facts)
         page = _Page(folder, display)
         with page:
             _run_all(_waiting(trials, display), shared, page, request)
@@ -179,66 +175,15 @@ def _final_loss(result: dict[str, Any]) -> float:
     return float(budgets[-1]["loss"]) if budgets else math.nan
 
 
-def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
-    """Seed by seed, so that every variant has been seen once as early as possible."""
+def _trials(plan: Plan, folder: Path) -> list[Trial]:
+    """One of each variant, then the second, so that all have been seen as early as possible."""
+    rounds = zip_longest(*(candidate.seeds for candidate in plan.candidates))
     return [
         Trial(candidate, seed, folder / "variants" / candidate.slug / f"seed{seed}")
-        for seed in recipe.seeds
-        for candidate in plan.candidates
+        for seeds in rounds
+        for candidate, seed in zip(plan.candidates, seeds, strict=True)
+        if seed is not None
     ]
-
-
-def check_folder(folder: Path) -> None:
-    """A folder with other people's files in it is not written to."""
-    for name in OURS:
-        sweep(folder, f".{name}.[0-9]*.tmp")
-    strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
-    if strange and not (folder / "run.json").exists():
-        raise SoftmapError(
-            f"{folder}: expected a run or an empty folder, found {strange[0]!r}; "
-            "take another --name or --out"
-        )
-
-
-def clear(folder: Path) -> None:
-    """Throw away the trials and pages of an earlier run; its tuned peaks stay."""
-    for name in TRIALS:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
-    """What the folder holds must come from the same settings as what would be added to it."""
-    before = _before(folder)
-    if before is not None:
-        old, now = before.get("data") or {}, shared.corpus.meta
-        texts = f"the text was {old.get('source')}, is {now['source']}: "
-        changed = old.get("hash") not in (None, now["hash"])
-        _refuse(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
-    for trial in trials:
-        trial.result()  # a damaged one is named before anything is trained
-        begun = files.read_json(trial.folder / "trial.json")
-        if begun is not None:
-            _refuse(trial.folder, begun, trial.identity(shared))
-
-
-def _before(folder: Path) -> dict[str, Any] | None:
-    path = folder / "run.json"
-    return read_run(path) if os.path.lexists(path) else None
-
-
-def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any], why: str = "") -> None:
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    if keys:
-        changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
-        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-        raise SoftmapError(
-            f"{folder} holds another run: {why}{'; '.join(changes)}{more}; --fresh throws it away, "
-            "--name NAME keeps it"
-        )
 
 
 def _keep(peaks: Peaks, folder: Path) -> None:
@@ -249,9 +194,10 @@ def _keep(peaks: Peaks, folder: Path) -> None:
 
 def _announce(plan: Plan, shared: Bench, peaks: Peaks, display: Display) -> None:
     training, context = shared.recipe.training, shared.recipe.model.context
-    seeds = len(shared.recipe.seeds)
-    labels = [candidate.label for candidate in plan.candidates]
-    display.plan(labels, seeds, training.steps, training.batch_size * context)
+    runs = {candidate.label: len(candidate.seeds) for candidate in plan.candidates}
+    display.plan(runs, training.steps, training.batch_size * context)
+    if sum(runs.values()) > len(runs):
+        display.note(f"{runs_a_variant(runs, plan.control)}, {sum(runs.values())} in all")
     for sentence in peaks.unused:
         display.note(sentence)
     for candidate in plan.candidates:
@@ -262,44 +208,3 @@ def _announce(plan: Plan, shared: Bench, peaks: Peaks, display: Display) -> None
             f"{candidate.config.intermediate_size}, peak {candidate.peak_lr:g} "
             f"({candidate.peak_source}), {chosen(candidate.config, context, shared.device)}"
         )
-
-
-def _run_facts(
-    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, request: Request
-) -> dict[str, Any]:
-    before = _before(folder) or {}
-    labels = [candidate.label for candidate in plan.candidates]
-    seeds = sorted({*shared.recipe.seeds, *before.get("seeds", [])})
-    stay = _still_there(folder, before, labels)
-    entries = [*shared.recipe.variants, *_entries(before, stay, folder)]
-    whole = dataclasses.replace(
-        shared.recipe, variants=entries, seeds=seeds, peaks=peaks.by_variant or None
-    )
-    return {
-        "name": shared.recipe.name,
-        "created": before.get("created", measure.now()),
-        **shared.facts(plan, request.jobs or 1),
-        "command": request.command,
-        "variants": labels + stay,
-        "seeds": seeds,
-        "settings": shared.settings,
-        "recipe": dump(whole),
-    }
-
-
-def _still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
-    """Variants of earlier calls with the same settings, finished at least once: they stay."""
-    earlier = [label for label in before.get("variants", []) if label not in labels]
-    return [
-        label
-        for label in earlier
-        if any((folder / "variants" / slug(label)).glob("seed*/result.json"))
-    ]
-
-
-def _entries(before: dict[str, Any], labels: list[str], folder: Path) -> list[Entry]:
-    """The recipe's lines of those variants, from the recipe of the earlier call."""
-    if not labels or not before.get("recipe"):
-        return []
-    earlier = parse(before["recipe"], folder / "run.json").variants
-    return [entry for entry in earlier if (entry.label or renamed(entry.variant, {})) in labels]

@@ -25,8 +25,9 @@ from softmap.fields import check
 from softmap.files import sweep
 from softmap.lab import bench, files, measure, workers
 from softmap.lab.bench import Bench
-from softmap.lab.compare import POINTS, Request, check_folder, clear, with_jobs
+from softmap.lab.compare import Request, with_jobs
 from softmap.lab.explain import chosen
+from softmap.lab.folder import POINTS, check_folder, clear
 from softmap.lab.peaks import tuned_for
 from softmap.lab.plan import Plan, make_plan
 from softmap.lab.preflight import preflight, settled
@@ -72,7 +73,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         sweep(folder / POINTS)
         request, points = with_jobs(request, plan, shared), _points(shared, plan, folder / POINTS)
         batch = short.training.batch_size * short.model.context
-        display.plan([point.name for point in points], 1, short.training.steps, batch)
+        display.plan({point.name: 1 for point in points}, short.training.steps, batch)
         losses = _losses(points, shared, display, request)
         path = folder / PEAKS
         files.write_json(path, _facts(losses, shared, recipe, request))
@@ -147,9 +148,9 @@ def _shortened(recipe: Recipe) -> Recipe:
     # The warm-up keeps its length in steps, as the comparison's own runs will have it.
     warmup = min(given.warmup / recipe.tuning.share, 0.5)
     training = dataclasses.replace(given, steps=steps, budgets=[1.0], warmup=warmup)
-    variants = [dataclasses.replace(entry, peak_lr=None) for entry in recipe.variants]
+    variants = [dataclasses.replace(entry, peak_lr=None, seeds=[]) for entry in recipe.variants]
     return dataclasses.replace(
-        recipe, training=training, variants=variants, seeds=[recipe.tuning.seed],
+        recipe, training=training, variants=variants, seeds=[recipe.tuning.seed], control_seeds=[],
         tuning=dataclasses.replace(recipe.tuning, seed=0 if recipe.tuning.seed else 1),
     )  # fmt: skip
 

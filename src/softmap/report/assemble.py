@@ -37,6 +37,7 @@ COPIED = (
     "training",
     "control",
     "seeds",
+    "seeds_by_variant",
     "runs",
     "differences",
 )

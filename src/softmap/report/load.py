@@ -34,6 +34,7 @@ class _RunFile(TypedDict):
     control: str
     variants: list[str]
     seeds: list[int]
+    seeds_by_variant: dict[str, list[int]] | None
     created: str | None
     softmap_version: str | None
     commit: str | None
@@ -180,7 +181,8 @@ def load(directory: Path) -> Run:
     results = [trial.result for seeds in trials.values() for trial in seeds.values()]
     info["speed_note"] = replace_speed(results, read_speed(directory))
     labels = dict.fromkeys([info["control"], *info["variants"]])
-    declared = [(label, seed) for label in labels for seed in info["seeds"]]
+    seeds_of = info.get("seeds_by_variant") or {}
+    declared = [(label, seed) for label in labels for seed in seeds_of.get(label, info["seeds"])]
     run = Run(directory, info, trials, declared, diverged)
     _check_settings(run, result_files(directory))
     check_same_windows(run)

@@ -73,6 +73,11 @@ def _info(named: dict[str, Run]) -> dict[str, Any]:
         "control": f"{name}/{first.control}",
         "variants": [f"{name}/{label}" for name, run in named.items() for label in run.labels],
         "seeds": sorted({seed for run in runs for seed in run.info["seeds"]}),
+        "seeds_by_variant": {
+            f"{name}/{label}": seeds
+            for name, run in named.items()
+            for label, seeds in (run.info.get("seeds_by_variant") or {}).items()
+        },
         "command": f"softmap report {_paths([run.directory for run in runs])}",
         "recipe": None,
         "speed_note": APART,
