@@ -23,7 +23,7 @@ def run_facts(
     """All of it. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
     labels = [candidate.label for candidate in plan.candidates]
-    labels += _still_there(folder, before, labels)
+    labels += still_there(folder, before, labels)
     whole = dataclasses.replace(
         _whole(shared.recipe, labels, before, folder), peaks=peaks.by_variant or None
     )
@@ -38,12 +38,13 @@ def run_facts(
             label: whole.seeds_of(entry, control=label == plan.control)
             for label, entry in zip(labels, whole.variants, strict=False)
         },
+        **{key: before[key] for key in ("resolve", "time") if before.get(key)},
         "settings": shared.settings,
         "recipe": dump(whole),
     }
 
 
-def _still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
+def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
     """Variants of earlier calls with the same settings, finished at least once: they stay."""
     gone = [label for label in before.get("variants", []) if label not in labels]
     return [

@@ -68,6 +68,12 @@ class Display:
         self.steps, self.batch_tokens = steps, batch_tokens
         self._steps_left = sum(trials.values()) * steps
 
+    def more(self, trials: Mapping[str, int]) -> None:
+        """So many trials of each label come in addition."""
+        for label, number in trials.items():
+            self.rows[label].trials += number
+            self._steps_left += number * self.steps
+
     def start(self, label: str, seed: int) -> None:
         """A trial begins, or goes on."""
         self.drop(label, seed)

@@ -58,8 +58,9 @@ class Recipe(Checked):
         check_seeds("seeds", self.seeds, least=1)
         check_seeds("control_seeds", self.control_seeds)
         own = joined(self.control_seeds, *(entry.seeds for entry in self.variants))
-        if self.tuning.seed in joined(self.seeds, own):
-            raise SoftmapError(f"tuning.seed: {self.tuning.seed} is one of the run's own seeds")
+        both = set(self.tuning.seeds) & {*self.seeds, *own}
+        if both:
+            raise SoftmapError(f"tuning.seed: {min(both)} is one of the run's own seeds")
 
     @property
     def peaks_path(self) -> Path | None:

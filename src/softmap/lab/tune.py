@@ -25,7 +25,6 @@ from softmap.fields import check
 from softmap.files import sweep
 from softmap.lab import bench, files, measure, workers
 from softmap.lab.bench import Bench
-from softmap.lab.compare import Request, with_jobs
 from softmap.lab.explain import chosen
 from softmap.lab.folder import POINTS, check_folder, clear
 from softmap.lab.peaks import tuned_for
@@ -33,6 +32,7 @@ from softmap.lab.plan import Plan, make_plan
 from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import PEAKS, Recipe
+from softmap.lab.request import Request, with_jobs
 from softmap.lab.schedule import Task, results
 from softmap.lab.trial import OnStep, Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss

@@ -29,12 +29,24 @@ class _Passage(TypedDict):
     text: str | None
 
 
+class _Resolve(TypedDict):
+    half_width: float
+    first_seeds: dict[str, list[int]]
+
+
+class _Time(TypedDict):
+    seconds: float
+    spent: float
+
+
 class _RunFile(TypedDict):
     name: str
     control: str
     variants: list[str]
     seeds: list[int]
     seeds_by_variant: dict[str, list[int]] | None
+    resolve: _Resolve | None
+    time: _Time | None
     created: str | None
     softmap_version: str | None
     commit: str | None
@@ -73,6 +85,7 @@ class _ResultFile(TypedDict):
     tokens_per_second_range: list[float]
     peak_memory_bytes: float
     train_seconds: float
+    whole_seconds: float | None
     budgets: list[BudgetFile]
     parameters_non_embedding: int | None
     title: str | None

@@ -78,6 +78,13 @@ def _info(named: dict[str, Run]) -> dict[str, Any]:
             for name, run in named.items()
             for label, seeds in (run.info.get("seeds_by_variant") or {}).items()
         },
+        "resolve": {
+            "first_seeds": {
+                f"{name}/{label}": seeds
+                for name, run in named.items()
+                for label, seeds in (run.info.get("resolve") or {}).get("first_seeds", {}).items()
+            }
+        },
         "command": f"softmap report {_paths([run.directory for run in runs])}",
         "recipe": None,
         "speed_note": APART,
