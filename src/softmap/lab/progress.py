@@ -71,7 +71,7 @@ class Display:
     def more(self, trials: Mapping[str, int]) -> None:
         """So many trials of each label come in addition."""
         for label, number in trials.items():
-            self.rows[label].trials += number
+            self.rows.setdefault(label, Row(label, trials=0)).trials += number
             self._steps_left += number * self.steps
 
     def start(self, label: str, seed: int) -> None:
