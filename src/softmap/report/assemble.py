@@ -40,6 +40,9 @@ COPIED = (
     "seeds_by_variant",
     "runs",
     "differences",
+    "resolve",
+    "time",
+    "peaks",
 )
 WRITTEN = ("report.html", "report.json", "report.csv", "charts")
 

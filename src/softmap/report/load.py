@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
+from softmap.report.peaks import tried_peaks
 from softmap.report.speed import read_speed, replace_speed
 
 Array = NDArray[np.floating[Any]]
@@ -193,6 +194,9 @@ def load(directory: Path) -> Run:
         )
     results = [trial.result for seeds in trials.values() for trial in seeds.values()]
     info["speed_note"] = replace_speed(results, read_speed(directory))
+    info["peaks"] = tried_peaks(
+        directory, {label: next(iter(found.values())).result for label, found in trials.items()}
+    )
     labels = dict.fromkeys([info["control"], *info["variants"]])
     seeds_of = info.get("seeds_by_variant") or {}
     declared = [(label, seed) for label in labels for seed in seeds_of.get(label, info["seeds"])]

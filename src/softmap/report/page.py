@@ -13,7 +13,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from softmap.report import attention, cells, theme, words
+from softmap.report import attention, cells, peaks, theme, words
 from softmap.report.compare import first_maps
 from softmap.report.load import Run
 from softmap.report.style import Chart
@@ -44,6 +44,7 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             columns=cells.COLUMNS,
             table=cells.table(rows),
             charts=charts,
+            tuned=peaks.table(report["peaks"]),
             repeat=_repeat(report),
             lead=_lead(report),
             maps=[row["variant"] for row in rows if row["maps"]],
