@@ -174,7 +174,7 @@ def test_first_stage_alone_gives_the_spread(tmp_path):
     mean = [found["variants"][1]["difference"]["mean"] for found in (whole, staged)]
     assert mean[0] == mean[1]
     said = [" ".join(found["verdict"]["caveats"]) for found in (whole, staged)]
-    assert "Stein" not in said[0] and "no interval was wider than ± 0.5" in said[1]
+    assert "Stein" not in said[0] and "rule for intervals of at most ± 0.5" in said[1]
 
 
 def diverge(run, label, seed, step=12):

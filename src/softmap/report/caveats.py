@@ -87,7 +87,7 @@ def _spread_note(statistics: Row) -> list[str]:
         notes.append(text)
     if statistics["resolved"]:
         notes.append(
-            "Seeds were added by Stein's two-stage rule until no interval was wider than "
+            "Seeds were added by Stein's two-stage rule for intervals of at most "
             f"\N{PLUS-MINUS SIGN} {statistics['resolved']:g}: spread and degrees of freedom are "
             "those of the first stage, the means are of all runs."
         )
