@@ -128,6 +128,8 @@ def test_slower_runs_than_expected_exceed_it_by_one_at_most(
     spend(tiny, tmp_path, monkeypatch, work, 60)
     assert work.trained == [("transformer++", 0), ("diff", 0)] and clock.now == 135
     assert json.loads((tmp_path / "tiny/run.json").read_text())["time"]["spent"] == 135
+    spend(tiny, tmp_path, monkeypatch, work, 60)  # more than all of it is spent
+    assert len(work.trained) == 2
 
 
 def test_what_a_run_took_counts_more_than_its_speed(

@@ -174,6 +174,9 @@ def test_first_stage_alone_gives_the_spread(tmp_path):
     mean = [found["variants"][1]["difference"]["mean"] for found in (whole, staged)]
     assert mean[0] == mean[1]
     said = [" ".join(found["verdict"]["caveats"]) for found in (whole, staged)]
+    lost = {"half_width": 0.5, "first_seeds": first | {"diff": [8, 9]}}  # those diverged
+    (run / "run.json").write_text(json.dumps(info | {"resolve": lost}))
+    assert report.summary(run)["statistics"]["pooled_df"] == 1 + 3
     assert "Stein" not in said[0] and "rule for intervals of at most ± 0.5" in said[1]
 
 

@@ -76,11 +76,12 @@ def _more(session: Session, half_width: float) -> dict[str, list[int]]:
         )
     all_runs = family.compare(family.final)
     first = Comparison(all_runs.first, family.control, family.question, family.check)
-    needed = runs_needed(first, half_width, all_runs.sizes)
-    _check_cap(session, first, needed, run)
-    missing = {label: n - all_runs.sizes[label] for label, n in (needed or {}).items()}
+    needed = _needed(first, half_width, all_runs.sizes)
+    missing = {label: n - all_runs.sizes[label] for label, n in needed.items()}
     missing = {label: n for label, n in missing.items() if n > 0}
-    session.display.note(_second_said(session, first, needed or {}, missing, run))
+    if missing:
+        _check_cap(session, first, needed, run)
+    session.display.note(_second_said(session, first, needed, missing, run))
     return {label: further(_tried(session, run, label), n) for label, n in missing.items()}
 
 
@@ -107,19 +108,23 @@ def widest(first: Comparison, total: Mapping[str, int], sizes: Mapping[str, int]
     return max((a.high - a.low) / 2 for a in answers if a.high is not None and a.low is not None)
 
 
-def _check_cap(
-    session: Session, first: Comparison, needed: dict[str, int] | None, run: Run
-) -> None:
-    asked, most = session.request.resolve, session.request.at_most
-    if needed is None and first.spreads.pooled is None:
+def _needed(first: Comparison, half_width: float, sizes: Mapping[str, int]) -> dict[str, int]:
+    """:func:`runs_needed`, or ``SoftmapError`` where no number will do."""
+    if first.spreads.pooled is None:
         raise SoftmapError(
             "--resolve: the first stage has no spread to go by: no two of its runs differ"
         )
-    if needed is None:
+    found = runs_needed(first, half_width, sizes)
+    if found is None:
         raise SoftmapError(
-            f"--resolve {asked:g} needs more than {MOST:,} runs ({_spread_said(first)}): give a "
-            "wider one"
+            f"--resolve {half_width:g} needs more than {MOST:,} runs ({_spread_said(first)}): give "
+            "a wider one"
         )
+    return found
+
+
+def _check_cap(session: Session, first: Comparison, needed: dict[str, int], run: Run) -> None:
+    asked, most = session.request.resolve, session.request.at_most
     lost = {label: len(run.diverged.get(label, {})) for label in needed}
     tried = max(n + lost[label] for label, n in needed.items())
     if tried > most:

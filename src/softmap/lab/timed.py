@@ -80,7 +80,7 @@ def _check_enough(session: Session, clock: Clock) -> None:
     price = costs(session)
     lacking = [m.label for m in session.plan.candidates if not ended(session, m)]
     needed = together([price[label] for label in lacking], session.jobs)
-    if needed > clock.left:
+    if lacking and needed > clock.left:
         spent = f" beside the {duration(clock.spent)} that are spent" if clock.spent >= 1 else ""
         raise SoftmapError(
             f"--time: expected at least the {duration(needed)} that one run of each variant takes"

@@ -60,15 +60,13 @@ class Family:
         return {label: number(label, losses_RN) for label, losses_RN in self.losses.items()}
 
     def _first(self, values: Runs) -> Runs:
-        """The values of the first stage's seeds; of all runs of a variant with one stage."""
-        return {
-            label: [
-                value
-                for value, trial in zip(found, self.trials[label], strict=True)
-                if trial.seed in self.first_seeds.get(label, (trial.seed,))
-            ]
-            for label, found in values.items()
-        }
+        """The values of the first stage's seeds; of all runs of a variant without any."""
+        return {label: self._first_of(label, found) for label, found in values.items()}
+
+    def _first_of(self, label: str, found: Any) -> list[float]:
+        seeds = self.first_seeds.get(label, ())
+        pairs = zip(found, self.trials[label], strict=True)
+        return [value for value, trial in pairs if trial.seed in seeds] or list(found)
 
 
 def losses(trials: list[Trial]) -> Array:
