@@ -13,8 +13,7 @@ def lead(report: Row) -> str:
     """The page's second sentence: how many ways, in what models, on what and for how long."""
     model, data, training = (report[key] or {} for key in ("model", "data", "training"))
     rows = report["variants"]
-    runs = sorted(len(row["seeds"]) for row in rows)
-    each = " a variant" * (len(rows) > 1)
+    runs = {row["variant"]: len(row["seeds"]) for row in rows}
     heldout = data.get("heldout_documents")
     alike = len(rows) > 1 and not report["runs"]
     parts = [
@@ -22,7 +21,7 @@ def lead(report: Row) -> str:
         f"{_source(data)}{' in the same order' * alike}",
         f"context {model['context']}" if model.get("context") else "",
         training.get("precision") or "",
-        f"{_range(str(runs[0]), str(runs[-1]))} run{'s' * (runs[-1] > 1)}{each}",
+        words.runs_a_variant(runs, report["control"]),
         f"judged by {words.count(heldout, 'held-out document').lower()}" if heldout else "",
         f"on {(report['device'] or {}).get('name', 'one device')}",
     ]

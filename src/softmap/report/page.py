@@ -13,7 +13,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from softmap.report import attention, cells, theme, words
+from softmap.report import attention, cells, peaks, theme, words
 from softmap.report.compare import first_maps
 from softmap.report.lead import form, lead
 from softmap.report.load import Run
@@ -48,6 +48,7 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             costs=cells.COSTS,
             table=cells.table(rows),
             charts=charts,
+            tuned=peaks.table(report["peaks"]),
             repeat=_repeat(report),
             lead=lead(report),
             forms=[(row["variant"], form(row)) for row in rows],
@@ -141,10 +142,19 @@ def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
     items = [("Created", report["created"])]
     items += [("softmap", report["softmap_version"]), ("Commit", report["commit"])]
     items += [("Run", command) for command in report["runs"] or []]
-    items.append(("Seeds", ", ".join(str(seed) for seed in report["seeds"])))
+    items.append(("Seeds", _seeds(report)))
     for title in ("Data", "Model", "Training", "Device", "Versions"):
         items.append((title, _plain(report[title.lower()] or {})))
     return [(name, str(value)) for name, value in items if value]
+
+
+def _seeds(report: dict[str, Any]) -> str:
+    """Those of all variants, and of each that has others."""
+    every = report["seeds"]
+    others = {v: s for v, s in (report["seeds_by_variant"] or {}).items() if s != every}
+    parts = [", ".join(map(str, every))]
+    parts += [f"{label}: {', '.join(map(str, seeds))}" for label, seeds in others.items()]
+    return "; ".join(parts)
 
 
 def _plain(value: Any) -> str:
