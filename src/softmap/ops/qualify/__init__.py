@@ -9,8 +9,8 @@ passes is taken from then on, by every process; what fails or raises is said onc
 passed over for good.
 
 A backend that needs this has ``made_of(kind)``, what else its code depends on, and
-``trials(kind)``, the (queries, keys) of the small calls. ``SOFTMAP_QUALIFY=off`` tries nothing and takes what has
-qualified before; ``now`` tries once more in each process, whatever is on disk.
+``trials(kind)``, the (queries, keys) of the small calls. ``SOFTMAP_QUALIFY=off`` tries nothing and
+takes what has qualified before; ``now`` tries once more in each process, whatever is on disk.
 """
 
 from __future__ import annotations
