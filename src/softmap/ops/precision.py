@@ -169,7 +169,9 @@ def eager(call: Call) -> Tensor:
     """
     span = call.span(0, call.queries)._replace(first=0)
     extra = call.pad
-    s = pad(scores(call.q, call.k, call.heads, call.scale), (0, extra))
+    # Rounded here: of float16 ``scores`` makes float32, which no plain map has.
+    s = scores(call.q, call.k, call.heads, call.scale).to(call.q.dtype)
+    s = pad(s, (0, extra))
     wide = band_of(call, span, extra)
     for n, edit in chain(call.edits, "scores"):
         s = edit.edit(s, wide, bag(pad_keys(call.tensors[n], extra))).to(call.q.dtype)
