@@ -40,10 +40,28 @@ def test_twice_and_three_times(name: str, ours: float, plain: float, wrong: bool
 
 
 def test_medians_over_draws_and_results_of_few_numbers() -> None:
-    draws = [{"few": [Errors(n, 1.0), Errors(10.0 * n, 3.0)]} for n in (1.0, 2.0, 3.0)]
-    assert precision.medians(draws) == {"few": Errors(6.5, 2.0)}
-    broken = [*draws, {"few": [Errors(math.nan, 1.0)]}]
-    assert precision.medians(broken)["few"].ours == math.inf
+    few = [{"a": Errors(n, 1.0, 1.0, 1), "b": Errors(10 * n, 3.0, 1.0, 1)} for n in (1.0, 2.0, 3.0)]
+    assert precision.medians(few) == {precision.POOLED: Errors(6.5, 2.0)}
+    broken = [*few, {"a": Errors(math.nan, 1.0, 1.0, 1)}]
+    assert precision.medians(broken)[precision.POOLED].ours == math.inf
+    large = [{"q": Errors(n, 1.0, 1.0, 64)} for n in (1.0, 2.0, 9.0)]
+    assert precision.medians(large) == {"q": Errors(2.0, 1.0)} and not precision.alone(large)
+
+
+def test_one_wrong_result_of_few_numbers_does_not_hide_among_others() -> None:
+    """Of three, the median sees none; alone, all draws together: off by 3 of 5."""
+    names = ("a", "b", "c")
+    draws = [{n: Errors(1e-3, 1e-3, size, 2) for n in names} for size in (3.0, 4.0)]
+    draws[0]["c"] = Errors(1.0, 1e-3, 3.0, 2)
+    draws[1]["c"] = Errors(0.0, 0.0, 4.0, 2)
+    assert precision.fault(precision.medians(draws), torch.bfloat16) is None
+    found = precision.alone(draws)
+    assert found["a"].ours == pytest.approx(1e-3)
+    assert found["c"].ours == pytest.approx(0.6) and found["c"].plain == pytest.approx(
+        1e-3 * math.sqrt((3 * 9 + 2 * 16) / (3 * 25))  # of all results, more than its own 6e-4
+    )
+    why = precision.fault(found, torch.bfloat16)
+    assert why is not None and why.startswith("c in torch.bfloat16: error 6.0e-01")
 
 
 def test_errors_see_the_one_gradient_that_is_missing() -> None:

@@ -35,13 +35,18 @@ Run = Callable[[Call], Tensor]
 
 
 class Errors(NamedTuple):
-    """Relative root mean squares of the errors of one draw: the backend's, the plain map's."""
+    """Relative root mean squares of the errors of one result: the backend's, the plain map's.
+
+    size, numbers: norm and count of the truth.
+    """
 
     ours: float
     plain: float
+    size: float = 1.0
+    numbers: int = FEW
 
 
-Draw = dict[str, list[Errors]]
+Draw = dict[str, Errors]
 
 
 def finest(dtype: torch.dtype) -> float:
@@ -65,34 +70,59 @@ def yardstick(call: Call) -> Yardstick:
 
 
 def errors(run: Run, call: Call, known: Yardstick | None = None) -> Draw:
-    """The errors of ``run``, output edits included, by what is judged together: the output and
-    each gradient. Fresh memory is NaN while it runs. A gradient that is missing is off by infinity.
-    """
+    """The errors of ``run``, output edits included, of the output and each gradient. Fresh memory
+    is NaN while it runs. A gradient that is missing is off by infinity."""
     known = known or yardstick(call)
     with poisoned():
         ours = results(run, call)
-    found: Draw = {}
-    for name, t in known.truth.items():
-        group = name if t.numel() >= FEW or name == "output" else POOLED
-        if t.norm() > ZERO:
-            pair = Errors(_off(ours.get(name), t), _off(known.plain.get(name), t))
-            found.setdefault(group, []).append(pair)
-    return found
+    return {
+        name: Errors(_off(ours.get(name), t), _off(known.plain.get(name), t), size, t.numel())
+        for name, t in known.truth.items()
+        if (size := float(t.norm())) > ZERO
+    }
 
 
-def medians(draws: Sequence[Draw]) -> dict[str, Errors]:
+def medians(draws: Sequence[Draw]) -> Draw:
     """Over several draws, and over all results of few numbers: one alone, such as a lambda's
     gradient, is at times right by luck. Infinite where any of them is not finite."""
-    found: dict[str, Errors] = {}
-    for name in draws[0]:
-        every = [e for draw in draws for e in draw.get(name, [])]
-        finite = all(math.isfinite(e.ours) for e in every)
-        ours = median(e.ours for e in every) if finite else math.inf
-        found[name] = Errors(ours, median(e.plain for e in every))
-    return found
+    groups: dict[str, list[Errors]] = {}
+    for draw in draws:
+        for name, e in draw.items():
+            groups.setdefault(POOLED if _few(name, e) else name, []).append(e)
+    return {name: _median(every) for name, every in groups.items()}
 
 
-def fault(found: dict[str, Errors], dtype: torch.dtype) -> str | None:
+def _median(every: list[Errors]) -> Errors:
+    finite = all(math.isfinite(e.ours) for e in every)
+    ours = median(e.ours for e in every) if finite else math.inf
+    return Errors(ours, median(e.plain for e in every))
+
+
+def alone(draws: Sequence[Draw]) -> Draw:
+    """Each result of few numbers by itself, all draws together, so that one that is wrong does not
+    hide among others. The plain map's error is not taken to be less than what it is for all."""
+    every = [e for draw in draws for name, e in draw.items() if _few(name, e)]
+    names = dict.fromkeys(name for draw in draws for name, e in draw.items() if _few(name, e))
+    found = {name: _joined([draw[name] for draw in draws if name in draw]) for name in names}
+    least = _joined(every).plain if every else 0.0
+    return {name: e._replace(plain=max(e.plain, least)) for name, e in found.items()}
+
+
+def _few(name: str, e: Errors) -> bool:
+    return e.numbers < FEW and name != "output"
+
+
+def _joined(every: list[Errors]) -> Errors:
+    """As if they were one result of all their numbers."""
+    size = math.sqrt(sum(e.size**2 for e in every))
+    ours, plain = (
+        math.sqrt(sum((error * e.size) ** 2 for error, e in zip(errors, every, strict=True))) / size
+        for errors in ([e.ours for e in every], [e.plain for e in every])
+    )
+    return Errors(ours, plain, size, sum(e.numbers for e in every))
+
+
+def fault(found: Draw, dtype: torch.dtype) -> str | None:
     """The first result that is too far off, in one line, or None."""
     return next((why for n, e in found.items() if (why := _beyond(n, dtype, e))), None)
 

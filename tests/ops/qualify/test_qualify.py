@@ -310,9 +310,7 @@ def test_what_brings_a_process_down_is_left_alone(
     assert "2 processes ended while they tried it" in (reason() or "") and not stand_in.seen
 
 
-def test_no_memory_shows_nothing_of_a_kernel(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_memory_shows_nothing_of_a_kernel(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(call: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 

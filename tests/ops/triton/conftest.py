@@ -21,7 +21,7 @@ def _interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dot(_: Any, a: Any, b: Any, d: Any, *precision: Any) -> Any:
-    """``d + a b``, channel by channel, as a GPU adds them up: a b and (b^T a^T)^T have the same bits.
+    """``d + a b``, channel by channel, as a GPU adds them up: (b^T a^T)^T has the bits of a b.
 
     The interpreter's own product is NumPy's, whose sums are formed in another order when operands
     change places, on some processors (OpenBLAS for AVX2). The kernel ``keys`` computes k q^T where

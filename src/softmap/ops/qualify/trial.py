@@ -55,6 +55,7 @@ def tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
 def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
     call, first = precision.without_output(call), 0.0
     errors: Sizes = {}
+    every: list[precision.Draw] = []
     for queries, keys in backend.trials(kind):
         draws: list[precision.Draw] = []
         for seed in range(DRAWS):
@@ -69,12 +70,18 @@ def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
             except Exception as error:
                 return Trial(reason(error), not is_out_of_memory(error), 0, first, errors)
             first = first or time.perf_counter() - begin
-        found = precision.medians(draws)
-        errors[f"{queries} x {keys}"] = {n: (e.ours, e.plain) for n, e in found.items()}
-        why = precision.fault(found, call.q.dtype)
-        if why is not None:
-            return Trial(f"{why}, {queries} queries of {keys} keys", True, 0, first, errors)
-    return Trial(None, True, 0, first, errors)
+        size = f"{queries} queries of {keys} keys"
+        if (why := _judged(precision.medians(draws), size, call, errors)) is not None:
+            return Trial(why, True, 0, first, errors)
+        every += draws
+    return Trial(_judged(precision.alone(every), "all sizes", call, errors), True, 0, first, errors)
+
+
+def _judged(found: precision.Draw, size: str, call: Call, errors: Sizes) -> str | None:
+    """What is wrong at a size, or None; its errors are noted."""
+    errors[size] = {name: (e.ours, e.plain) for name, e in found.items()}
+    why = precision.fault(found, call.q.dtype)
+    return None if why is None else f"{why}, {size}"
 
 
 def in_thread(work: Callable[[], Made], device: torch.device) -> Made:
