@@ -127,13 +127,22 @@ def fault(found: Draw, dtype: torch.dtype) -> str | None:
     return next((why for n, e in found.items() if (why := _beyond(n, dtype, e))), None)
 
 
+def excess(name: str, found: Errors, dtype: torch.dtype) -> float:
+    """The error over what is allowed: more than 1 is too much."""
+    return found.ours / _allowed(name, found, dtype)
+
+
+def _allowed(name: str, found: Errors, dtype: torch.dtype) -> float:
+    return (OUTPUT if name == "output" else GRADIENT) * max(found.plain, finest(dtype))
+
+
 def _beyond(name: str, dtype: torch.dtype, found: Errors) -> str | None:
     if not math.isfinite(found.ours):
         return f"{name} in {dtype}: not finite, with every fresh buffer filled with NaN first"
-    times = OUTPUT if name == "output" else GRADIENT
-    allowed = times * max(found.plain, finest(dtype))
+    allowed = _allowed(name, found, dtype)
     if found.ours <= allowed:
         return None
+    times = OUTPUT if name == "output" else GRADIENT
     return (
         f"{name} in {dtype}: error {found.ours:.1e}, more than {times:g} x the plain map's "
         f"{found.plain:.1e} (root mean squares relative to float64; allowed {allowed:.1e})"
