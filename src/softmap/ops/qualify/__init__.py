@@ -62,12 +62,10 @@ def verdict(backend: ModuleType, call: Call, kind: Kind) -> Trial:
     if not known(kind):
         return _untried("symbolic sizes")
     if (at, kind) not in _VERDICTS:
-        with _LOCK:
-            if (at, kind) not in _VERDICTS:
-                found = _found(backend, call, kind, at)
-                if found.why in _LATER:
-                    return found
-                _VERDICTS[at, kind] = found
+        found = _found(backend, call, kind, at)
+        if found.why in _LATER:
+            return found
+        _VERDICTS[at, kind] = found
     return _VERDICTS[at, kind]
 
 
@@ -90,12 +88,14 @@ def _found(backend: ModuleType, call: Call, kind: Kind, at: str) -> Trial:
     if before is not None:
         return before
     why = "SOFTMAP_QUALIFY=off" if at == "off" else _hindered(call)
-    if why is not None:
+    if why is not None:  # nor is there any waiting for another thread's trial
         return _untried(why)
-    with record.alone():
-        # Another process may have tried it while this one waited.
-        before = None if at == "now" else record.read(key)
-        return before or _try(backend, call, kind, key)
+    with _LOCK, record.alone():
+        # Another thread or process may have tried it while this one waited.
+        before = _VERDICTS.get((at, kind)) or (None if at == "now" else record.read(key))
+        if before is None:
+            before = _VERDICTS[at, kind] = _try(backend, call, kind, key)
+        return before
 
 
 def _try(backend: ModuleType, call: Call, kind: Kind, key: dict[str, object]) -> Trial:
