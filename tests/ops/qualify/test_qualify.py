@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -185,13 +187,12 @@ def test_small_calls_are_as_the_call() -> None:
     assert choose(packed) == "stand_in"
     assert stand_in.seen[-1].starts is not None and stand_in.seen[-1].valid is None
     times = len(stand_in.seen)
-    last = {"query": {n: t[:, -1:] for n, t in call.tensors[0].query.items()}}
     one = softmap.ops.make_call(
         call.q[:, :, -1:], call.k, call.v, call.edits,
         tensors=[t._replace(query={n: x[:, -1:] for n, x in t.query.items()})
                  for t in call.tensors],
     )  # fmt: skip
-    assert last and choose(one) == "stand_in"
+    assert choose(one) == "stand_in"
     assert {c.queries for c in stand_in.seen[times:]} == {1}
 
 
@@ -253,6 +254,36 @@ def test_inside_a_backward_pass_it_waits_for_a_better_moment() -> None:
     Late.apply(torch.ones(1, requires_grad=True)).sum().backward()
     assert "inside a backward pass" in found[0] and not stand_in.seen
     assert reason() is None
+
+
+def test_inside_the_capture_of_a_graph_it_waits_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_a_gpu: Any = SimpleNamespace(q=SimpleNamespace(device=torch.device("cuda")))
+    for capturing, why in ((True, "inside the capture of a CUDA graph"), (False, None)):
+        monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda c=capturing: c)
+        assert qualify._hindered(on_a_gpu) == why
+    monkeypatch.setattr(qualify, "_hindered", lambda call: qualify._CAPTURE)
+    assert "inside the capture" in (reason() or "") and not stand_in.seen
+
+
+def test_a_kernel_that_takes_the_gpu_with_it_is_passed_over_by_the_next_process(
+    anew: Anew, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAULT", "raises")
+    monkeypatch.setattr(qualify, "lost", lambda device: True)
+    with pytest.raises(SoftmapError, match=r"unusable for this process: RuntimeError: out of .*;"):
+        choose(a_call())
+    anew()
+    assert "out of shared memory" in (reason() or "") and not stand_in.seen
+
+
+def test_a_child_has_a_lock_of_its_own() -> None:
+    with qualify._LOCK:
+        child = os.fork()
+        if child == 0:  # another thread of its parent may have held it
+            free = threading.Thread(target=lambda: os._exit(not qualify._LOCK.acquire(timeout=5)))
+            free.start()
+            free.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_compiler_takes_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
