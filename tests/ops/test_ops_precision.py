@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from softmap.ops import make_call, precision
+from softmap.ops import make_call, precision, yardstick
 from softmap.ops.precision import Errors
 
 
@@ -17,7 +17,7 @@ def test_the_plain_map_rounds_its_scores() -> None:
         q = torch.ones(1, 1, 2, 2, dtype=dtype)
         k = torch.tensor([[[[2048.0, 0.0], [2048.0, more]]]], dtype=dtype)
         v = torch.tensor([[[[0.0], [1.0]]]], dtype=dtype)
-        out = precision.eager(make_call(q, k, v, scale=1.0))
+        out = yardstick.eager(make_call(q, k, v, scale=1.0))
         assert out.flatten().tolist() == [0.0, 0.5] and out.dtype == dtype
 
 
@@ -67,11 +67,11 @@ def test_one_wrong_result_of_few_numbers_does_not_hide_among_others() -> None:
 def test_errors_see_the_one_gradient_that_is_missing() -> None:
     torch.manual_seed(0)
     call = make_call(*(torch.randn(1, 2, 9, 8) for _ in range(3)))
-    found = precision.errors(precision.eager, call)
+    found = yardstick.errors(yardstick.eager, call)
     assert precision.fault(precision.medians([found]), torch.float32) is None
 
     def cut(call):  # type: ignore[no-untyped-def]
-        return precision.eager(call.unflatten([call.q, call.k.detach(), call.v]))
+        return yardstick.eager(call.unflatten([call.q, call.k.detach(), call.v]))
 
-    why = precision.fault(precision.medians([precision.errors(cut, call)]), torch.float32)
+    why = precision.fault(precision.medians([yardstick.errors(cut, call)]), torch.float32)
     assert why is not None and why.startswith("gradient of k in torch.float32: not finite")

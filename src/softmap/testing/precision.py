@@ -7,7 +7,8 @@ from torch import Tensor
 
 from softmap.ops import chunked, precision
 from softmap.ops.call import Call, apply_output
-from softmap.ops.precision import FEW, GRADIENT, OUTPUT, ZERO, eager, poisoned
+from softmap.ops.precision import FEW, GRADIENT, OUTPUT
+from softmap.ops.yardstick import ZERO, eager, errors, poisoned
 from softmap.testing.layers import Note
 from softmap.testing.subject import Subject, bands, call_of
 
@@ -40,7 +41,7 @@ def _errors(subject: Subject, dtype: torch.dtype) -> precision.Draw:
     with torch.no_grad():
         call = call_of(subject.layer(dtype), subject.input(2, 33, dtype))
     with bands(8):
-        return precision.errors(_in_bands, call)
+        return errors(_in_bands, call)
 
 
 def _in_bands(call: Call) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from softmap.errors import reason
 from softmap.maps import Tensors
-from softmap.ops import precision
+from softmap.ops import precision, yardstick
 from softmap.ops.call import Call
 from softmap.ops.memory import is_out_of_memory
 from softmap.ops.qualify.kind import Kind
@@ -53,7 +53,7 @@ def tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
 
 
 def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
-    call, first = precision.without_output(call), 0.0
+    call, first = yardstick.without_output(call), 0.0
     errors: Sizes = {}
     every: list[precision.Draw] = []
     for queries, keys in backend.trials(kind):
@@ -61,12 +61,12 @@ def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
         for seed in range(DRAWS):
             small = call_like(call, queries, keys, seed)
             try:
-                known = precision.yardstick(small)
+                known = yardstick.yardstick(small)
             except Exception as error:  # the reference: nothing is learnt of the kernels
                 return Trial(f"the reference raised {reason(error)}", False, 0, first, errors)
             begin = time.perf_counter()
             try:
-                draws.append(precision.errors(backend.run, small, known))
+                draws.append(yardstick.errors(backend.run, small, known))
             except Exception as error:
                 return Trial(reason(error), not is_out_of_memory(error), 0, first, errors)
             first = first or time.perf_counter() - begin
