@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all gpu lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/softmap compare recipes/demo.yaml
@@ -16,6 +16,10 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest
+
+# With the Python at hand, whose torch can use the GPU: make gpu PYTHON=...; else that of .venv.
+gpu:
+	@PYTHONPATH=src $(if $(filter file,$(origin PYTHON)),$(firstword $(wildcard $(BIN)/python) $(PYTHON)),$(PYTHON)) benchmarks/gpu.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check --fix src tests benchmarks

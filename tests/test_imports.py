@@ -35,7 +35,8 @@ ALLOWED: dict[str, set[str]] = {
     "testing": {"maps", "ops", "variants", "nn", "hf", "data"},
     "lab": {"*", "maps", "ops", "variants", "nn", "hf", "data", "train", "evals", "report",
             "interop", "testing"},
-    "bench": {"maps", "ops", "variants", "nn", "hf", "data", "train", "lab", "report", "testing"},
+    "bench": {"*", "maps", "ops", "variants", "nn", "hf", "data", "train", "lab", "report",
+              "testing"},
     "cli": {"argv", "lab", "report", "interop", "variants", "bench"},
 }  # fmt: skip
 FREE = ("errors", "extras", "fields", "files", "lazy")

@@ -26,7 +26,7 @@ import tyro
 from tyro.conf import Positional, arg, subcommand
 
 from softmap.argv import prepared
-from softmap.bench.commands import KINDS, Bench
+from softmap.bench.commands import KINDS, Bench, Doctor
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
 from softmap.lab.interrupts import sigterm_raises
@@ -354,6 +354,7 @@ COMMANDS: dict[str, type] = {
     "report": Report,
     "import": Import,
     "bench": Bench,
+    "doctor": Doctor,
 }
 
 
@@ -407,8 +408,8 @@ def _numbers(option: str, words: Sequence[str]) -> list[int]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status.
 
-    0 done; 1 the bench found wrong results; 2 bad input or a file that cannot be read or written,
-    said in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
+    0 done; 1 the bench or the doctor found wrong results; 2 bad input or a file that cannot be read
+    or written, said in one line on stderr; 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP.
     SOFTMAP_TRACEBACK=1 shows where an error came from.
     """
     argv = sys.argv[1:] if argv is None else argv

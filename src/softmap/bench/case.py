@@ -17,8 +17,7 @@ from softmap.fields import Checked, Range
 from softmap.maps import Edit, Tensors
 from softmap.nn import Attention
 from softmap.ops import make_call
-from softmap.ops.attention import apply_output
-from softmap.ops.call import Call
+from softmap.ops.call import Call, apply_output
 from softmap.variants import build, load
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

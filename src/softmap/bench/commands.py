@@ -180,6 +180,26 @@ class Pages:
         return 0
 
 
+@dataclass
+class Doctor:
+    """Say what this machine has, and try its kernels on small calls against float64.
+
+    The native kernels, and on a GPU Triton's, which auto takes once they have qualified. The exit
+    status is 1 where a kernel is wrong. What --json writes is what a bug report needs.
+    """
+
+    json: Path | None = None
+    """A JSON file for all that was found."""
+    device: str = "auto"
+
+    def run(self, argv: Sequence[str]) -> int:
+        from softmap.bench.doctor import run_doctor
+
+        if self.json is not None:
+            check_path("doctor", self.json)
+        return run_doctor(self, argv)
+
+
 KINDS: dict[str, type] = {
     "op": Op,
     "step": Step,

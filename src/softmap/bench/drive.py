@@ -35,7 +35,7 @@ MANY: dict[str, Any] = {"recompile_limit": 1 << 12, "accumulated_recompile_limit
 
 def run_op(flags: Op, argv: Sequence[str]) -> int:
     """``softmap bench op``; the exit status."""
-    device = _device(flags.device)
+    device = device_of(flags.device)
     cases = _cases(flags, str(device))
     chosen = choose_candidates(flags.impl, flags.peers)
     say = Progress()
@@ -69,7 +69,7 @@ def run_step(flags: Step, argv: Sequence[str]) -> int:
     plan = recipe.load(flags.recipe, split_values(flags.set))
     if flags.variants:
         plan = recipe.with_variants(plan, _names(flags.variants))
-    device, say = _device(flags.device), Progress()
+    device, say = device_of(flags.device), Progress()
     run = step.Run(plan, _impl(flags.impl), device, say)
     _check_out(flags.out)
     report = Report("step", argv, device, flags.out, rounds=flags.rounds)
@@ -78,7 +78,7 @@ def run_step(flags: Step, argv: Sequence[str]) -> int:
 
 def run_decode(flags: Decode, argv: Sequence[str]) -> int:
     """``softmap bench decode``; the exit status."""
-    device, say = _device(flags.device), Progress()
+    device, say = device_of(flags.device), Progress()
     large = device.type == "cuda"
     defaults: dict[str, Any] = {
         "hidden_size": 2048 if large else 256, "heads": 16 if large else 8,
@@ -193,7 +193,8 @@ def _check_out(out: Path | None) -> None:
         check_writable(out)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device that ``--device`` names."""
     try:
         return bench.choose_device(name)
     except SoftmapError as error:

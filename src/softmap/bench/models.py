@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softmap.nn import Attention
-from softmap.testing.precision import GRADIENT, OUTPUT
+from softmap.ops.precision import GRADIENT, OUTPUT
 
 # As for single calls; a whole model adds up more rounding.
 FLOOR = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**-10}

@@ -14,9 +14,9 @@ from torch import Tensor
 from softmap.bench.candidates import Runner
 from softmap.bench.case import DTYPES, Case, Problem
 from softmap.ops import reference
-from softmap.ops.attention import apply_output
-from softmap.ops.call import Call
-from softmap.testing.precision import FEW, GRADIENT, OUTPUT, ZERO, eager
+from softmap.ops.call import Call, apply_output
+from softmap.ops.precision import FEW, GRADIENT, OUTPUT
+from softmap.ops.yardstick import ZERO, eager
 
 # Relative errors below these are rounding whatever the plain map's own luck.
 FLOOR = {"float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-11}

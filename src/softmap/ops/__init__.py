@@ -1,7 +1,6 @@
 """Attention with an edited map: one function, several exact backends."""
 
 from softmap.ops.attention import (
-    AUTOMATIC,
     BACKENDS,
     attention,
     attention_map,
@@ -12,7 +11,6 @@ from softmap.ops.attention import (
 from softmap.ops.options import Options
 
 __all__ = [
-    "AUTOMATIC",
     "BACKENDS",
     "Options",
     "attention",

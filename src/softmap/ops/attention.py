@@ -11,9 +11,20 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, chain, heads_after
-from softmap.ops import checks, chunked, compiled, finite, folded, memory, native, reference, triton
-from softmap.ops.call import Call, applied, bag, band_of, exact
+from softmap.maps import Edit, Tensors, heads_after
+from softmap.ops import (
+    checks,
+    chunked,
+    compiled,
+    finite,
+    folded,
+    memory,
+    native,
+    qualify,
+    reference,
+    triton,
+)
+from softmap.ops.call import Call, apply_output, band_of, exact
 from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import recorded, starts_of
 from softmap.ops.heads import Heads
@@ -29,8 +40,6 @@ BACKENDS: dict[str, ModuleType] = {
     "chunked": chunked,
     "reference": reference,
 }
-# Those that ``auto`` may take; another says in NAMED_ONLY why it has to be named.
-AUTOMATIC = {name: b for name, b in BACKENDS.items() if not hasattr(b, "NAMED_ONLY")}
 
 
 def attention(
@@ -205,7 +214,7 @@ def choose(call: Call, impl: str = "auto") -> str:
     """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
     checks.check_impl(impl, BACKENDS)
     if impl == "auto":
-        return next(name for name in AUTOMATIC if _passed_over(name, call) is None)
+        return next(name for name in BACKENDS if _passed_over(name, call) is None)
     why = _refusal(impl, call)
     if why:
         raise SoftmapError(f"impl={impl!r} cannot run this: {why}; {choose(call)!r} can")
@@ -226,17 +235,9 @@ def _refusal(name: str, call: Call) -> str | None:
 
 
 def _passed_over(name: str, call: Call) -> str | None:
-    """It refuses, has to be named, or leaves such calls to a faster one (``skipped``)."""
+    """It leaves such calls to a faster one (``skipped``), refuses, or runs code that has not
+    qualified on this machine (``made_of``)."""
     backend = BACKENDS[name]
-    why = _refusal(name, call) or getattr(backend, "NAMED_ONLY", None)
-    return why or (backend.skipped(call) if hasattr(backend, "skipped") else None)
-
-
-def apply_output(o: Tensor, call: Call, backend: ModuleType | None = None) -> Tensor:
-    """The output edits, in order, by the backend's own kernels (``output``) where it has them."""
-    own = getattr(backend, "output", None)
-    for n, edit in chain(call.edits, "output"):
-        t = bag(call.tensors[n]._replace(key={}))
-        done = None if own is None else own(edit, o, t)
-        o = applied(edit, edit.edit, o, None, t) if done is None else done
-    return o
+    why = backend.skipped(call) if hasattr(backend, "skipped") else None
+    why = why or _refusal(name, call)
+    return why or (qualify.why_not(backend, call) if hasattr(backend, "made_of") else None)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -311,6 +312,16 @@ def applied(
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise SoftmapError(f"{name} must return a tensor {tuple(shape)}, found {found}")
     return out
+
+
+def apply_output(o: Tensor, call: Call, backend: ModuleType | None = None) -> Tensor:
+    """The output edits, in order, by the backend's own kernels (``output``) where it has them."""
+    own = getattr(backend, "output", None)
+    for n, edit in chain(call.edits, "output"):
+        t = bag(call.tensors[n]._replace(key={}))
+        done = None if own is None else own(edit, o, t)
+        o = applied(edit, edit.edit, o, None, t) if done is None else done
+    return o
 
 
 def _speaks(error: Exception) -> bool:

@@ -21,8 +21,6 @@ from softmap.ops.call import Call, Place, Span, edited_map, of_batch, widened
 from softmap.ops.graphs import compiled, meta, missing_compiler, nature
 from softmap.ops.tiles import Eager, rows_of
 
-NAMED_ONLY = "it compiles for tens of seconds before its first result; name it to have it"
-
 TILE_BYTES = 1 << 20  # of one map tensor of a tile, which is compiled
 BAND_BYTES = 1 << 23  # of a band, whose products are not
 MIN_ROWS, MAX_ROWS = 8, 64
@@ -30,6 +28,11 @@ LENGTHS = 4  # at most so many key lengths
 MIN_STEP = 16
 
 _ROW_KINDS, _KEY_KINDS = ("q", "query"), ("k", "v", "key")
+
+
+def skipped(call: Call) -> str | None:
+    """Why ``auto`` always passes it over."""
+    return "it compiles for tens of seconds before its first result; name it to have it"
 
 
 @torch._disable_dynamo

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from softmap.files.cache import folder, locked
+
 KEPT = 8  # builds; each version of PyTorch, the compiler and the sources makes one
-
-
-def folder() -> Path:
-    """``$SOFTMAP_CACHE``, else ``softmap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    own = os.environ.get("SOFTMAP_CACHE")
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "softmap"
 
 
 def library(name: str, make: Callable[[Path], None]) -> Path:
@@ -28,7 +21,7 @@ def library(name: str, make: Callable[[Path], None]) -> Path:
     path = folder() / f"{name}.so"
     if not _whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(path.parent / "native.lock"):
+        with locked(path.parent / "native.lock"):
             if not _whole(path):  # another process may have made it while this one waited
                 _make(path, make)
     with contextlib.suppress(OSError):  # a folder that may only be read will do
@@ -68,11 +61,3 @@ def _forget_old(at: Path) -> None:
     for path in by_use[KEPT:]:
         path.unlink(missing_ok=True)
         path.with_suffix(".sha256").unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel lets go of it when that process dies."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -10,15 +10,16 @@ with ``TRITON_INTERPRET=1`` the kernels run, slowly, on CPU tensors.
 from __future__ import annotations
 
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from softmap.maps import Edit
 from softmap.ops.call import Call
+from softmap.ops.qualify.kind import Kind
 from softmap.ops.triton.common import DTYPES, interpreting
 
-NAMED_ONLY = "its kernels have not been run on a GPU yet, so it has to be named"
 MOST_HEADS, MOST_WIDTH = 64, 256
 
 
@@ -38,12 +39,26 @@ def run(call: Call) -> Tensor:
     return run_template(call)
 
 
+def made_of(kind: Kind) -> dict[str, Any]:
+    """What the code that runs such calls is made of: ``auto`` takes it once it has qualified."""
+    from softmap.ops.triton import made
+
+    return made.made_of(kind)
+
+
+def trials(kind: Kind) -> list[tuple[int, int]]:
+    """(queries, keys) of the calls on which it has to."""
+    from softmap.ops.triton import made
+
+    return made.trials(kind)
+
+
 def _machine(call: Call) -> str | None:
-    if find_spec("triton") is None:
-        return "Triton is not installed (pip install 'softmap[gpu]')"
     device = call.q.device.type
     if device != "cuda" and not interpreting():
         return f"Triton kernels need tensors on a GPU, found them on {device!r}"
+    if find_spec("triton") is None:
+        return "Triton is not installed (pip install 'softmap[gpu]')"
     # Properties, since a compiler that traces this takes them for constants.
     if device == "cuda" and torch.cuda.get_device_properties(call.q.device).major < 8:
         return "kernels need a GPU of compute capability 8.0 or newer"

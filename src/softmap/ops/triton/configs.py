@@ -12,7 +12,6 @@ memory (L2) and are added to in pieces of the width.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+
+from softmap.files.cache import folder
 
 # Bytes of accumulators that each kernel keeps in registers; ``keys`` has two sets.
 ACCUMULATOR = {"forward": 128 << 10, "rows": 64 << 10, "keys": 64 << 10}
@@ -94,8 +95,7 @@ def key(kernel: str, heads: int, width: int, bytes_: int) -> str:
 def cache_file() -> Path:
     """Where ``tune`` keeps what it found: one file for each model of GPU."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "softmap" / f"triton-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
+    return folder() / f"triton-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
 
 
 @lru_cache(maxsize=1)

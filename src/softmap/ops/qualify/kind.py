@@ -1,0 +1,92 @@
+"""What of a call decides over the code that runs it: the key under which a verdict is kept."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+
+from softmap.ops.call import Call
+
+
+class Kind(NamedTuple):
+    """Names, numbers and flags alone, so that a compiler can hand it to a function.
+
+    backend: name of its module. heads: maps, keys, values, outputs. widths: d, d'. queries:
+    ``all`` (of the keys' tokens), ``some`` or ``one``. masks: which of window, padding, documents
+    and running the call has. edits: those of the map, (stage, kernel, class, tensors), a tensor
+    (kind, name, shape without sequences and tokens, dtype). exact: float32 products are not TF32.
+    """
+
+    backend: str
+    device: str
+    dtype: str
+    heads: tuple[int, int, int, int]
+    widths: tuple[int, int]
+    queries: str
+    masks: tuple[str, ...]
+    edits: tuple[Any, ...]
+    exact: bool
+
+
+def kind_of(backend: ModuleType, call: Call) -> Kind:
+    """The kind of a call. Traced by compilers, so no more than attributes are read."""
+    h, q = call.heads, call.q
+    masks = (
+        ("window", call.window), ("padding", call.valid), ("documents", call.starts),
+        ("running", call.running),
+    )  # fmt: skip
+    return Kind(
+        backend.__name__,
+        str(q.device),
+        str(q.dtype),
+        (h.maps, h.keys, h.values, h.outputs),
+        (q.shape[3], call.v.shape[3]),
+        _queries(call),
+        tuple([name for name, given in masks if given is not None]),
+        tuple([_edit(n, call) for n, e in enumerate(call.edits) if e.stage != "output"]),
+        _exact(),
+    )
+
+
+def _queries(call: Call) -> str:
+    if call.queries == call.keys:
+        return "all"
+    return "one" if call.queries == 1 else "some"
+
+
+def _edit(n: int, call: Call) -> tuple[Any, ...]:
+    edit, t = call.edits[n], call.tensors[n]
+    tensors = [
+        (kind, name, tuple(x.shape[0 if kind == "layer" else 2 :]), str(x.dtype))
+        for kind, group in (("layer", t.layer), ("query", t.query), ("key", t.key))
+        for name, x in group.items()
+    ]
+    return (edit.stage, edit.kernel, type(edit).__qualname__, tuple(tensors))
+
+
+def _exact() -> bool:
+    return not torch.backends.cuda.matmul.allow_tf32
+
+
+# As torch.compiler.assume_constant_result does: it is read when a compiler traces, which guards it.
+_exact._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def known(kind: Kind) -> bool:
+    """Whether its sizes are numbers, and not symbols of a tracer."""
+    shapes = [t[2] for edit in kind.edits for t in edit[3]]
+    return all(type(n) is int for size in (kind.heads, kind.widths, *shapes) for n in size)
+
+
+def spelled(kind: Kind) -> str:
+    """For people: ``Compose, 16 heads of 64, bfloat16``."""
+    names = list(dict.fromkeys(edit[2] for edit in kind.edits))
+    d, dv = kind.widths
+    wide = f"{d}" if d == dv else f"{d} and {dv}"
+    masks = f" with {', '.join(kind.masks)}" if kind.masks else ""
+    few = {"one": ", one query", "some": ", few queries"}.get(kind.queries, "")
+    dtype = kind.dtype.removeprefix("torch.")
+    what = " + ".join(names) or "plain attention"
+    return f"{what}, {kind.heads[0]} heads of {wide}, {dtype}{few}{masks}"

@@ -1,0 +1,68 @@
+"""What the code for a kind of call is made of, and the sizes at which it has to prove itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+
+from softmap.ops.qualify.kind import Kind
+from softmap.ops.triton import launch, score_conv_launch
+from softmap.ops.triton.common import interpreting, next_power
+from softmap.ops.triton.configs import LEAST, config
+from softmap.ops.triton.edits import EDITS
+from softmap.ops.triton.plan import Link, Spec
+from softmap.ops.triton.score_conv_plan import tile_of
+
+KERNELS = ("forward", "rows", "keys")
+Tiles = dict[str, list[int]]
+
+
+def made_of(kind: Kind) -> dict[str, Any]:
+    """Versions, sources, tile sizes."""
+    return {
+        "triton": triton.__version__,
+        "code": launch.code(),
+        "interpreted": interpreting(),
+        "tiles": tiles(kind),
+    }
+
+
+def trials(kind: Kind) -> list[tuple[int, int]]:
+    """(queries, keys): several tiles and a part of one, at odd lengths and at multiples of 16, for
+    which Triton compiles other code; and so many keys that they are split among programs."""
+    side = max(n for sizes in tiles(kind).values() for n in sizes[:2])
+    odd, even = 2 * side + 5, 2 * side + 16
+    share = score_conv_launch.LEAST_SHARE if _taps(kind) else launch.LEAST_SHARE
+    many = 2 * share + 5
+    if kind.queries == "one":
+        return [(1, odd), (1, many)]
+    if kind.queries == "some":
+        return [(side + 5, odd), (5, many)]
+    return [(odd, odd), (even, even)]
+
+
+def tiles(kind: Kind) -> Tiles:
+    """Sizes by kernel, rows and keys of a tile first."""
+    size, width = getattr(torch, kind.dtype.removeprefix("torch.")).itemsize, max(kind.widths)
+    taps = _taps(kind)
+    if taps:
+        return {"score_conv": list(tile_of(kind.heads[0], kind.widths[0], taps, size))}
+    spec = Spec(kind.heads, 0.0, _links(kind, "scores"), _links(kind, "weights"))
+    heads, width = spec.tile_heads()[0], max(LEAST, next_power(width))
+    return {name: list(config(name, heads, width, size)) for name in KERNELS}
+
+
+def _links(kind: Kind, stage: str) -> tuple[Link, ...]:
+    return tuple(
+        Link(kernel, tuple((name, of) for of, name, *_ in tensors))
+        for own, kernel, _, tensors in kind.edits
+        if own == stage and kernel in EDITS
+    )
+
+
+def _taps(kind: Kind) -> int:
+    """The width of a score convolution, else 0."""
+    found = [t for _, kernel, _, t in kind.edits if kernel.startswith("score_conv")]
+    return next((shape[-1] for t in found for _, name, shape, _ in t if name == "w1"), 0)
