@@ -29,6 +29,7 @@ from softmap.argv import prepared
 from softmap.bench.commands import KINDS, Bench
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
+from softmap.lab.asking.commands import Eval
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import (
     check_path,
@@ -311,6 +312,7 @@ COMMANDS: dict[str, type] = {
     "explain": Explain,
     "variants": Variants,
     "generate": Generate,
+    "eval": Eval,
     "report": Report,
     "import": Import,
     "bench": Bench,
