@@ -15,7 +15,7 @@ from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_lea
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
-PROBES = 64
+PROBES = 256
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Maps(Suite):
     """Windows of held-out text. For each layer the mean over heads and rows (without the first
     row) of: entropy of |weights| over their sum, their share on the first token and below zero,
     and the sum of the row. Effective rank of a map A: (sum s^2)^2 / sum s^4 over its singular
-    values, from ||A||^2 and 64 random probes of A^T A. Rows pass by in bands; no map is kept."""
+    values, from ||A||^2 and A^T A applied to 256 random probes (exact up to 256 tokens). Rows pass by in bands; no map is kept."""
 
     windows: int = 8
 
@@ -72,12 +72,20 @@ def statistics(subject: Subject, window: np.ndarray) -> list[dict[str, float]]:
     return [layers[n].measures() for n in sorted(layers)]
 
 
+def _probes(length: int) -> Tensor:
+    """(T, n) vectors z with E |M z|^2 = ||M||^2: signs at random, or all unit vectors."""
+    if length <= PROBES:
+        return torch.eye(length, dtype=torch.float64) * length**0.5
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (length, PROBES), generator=generator)
+    return signs.double() * 2 - 1
+
+
 class _Layer:
     """Sums over the rows of one layer's maps, a band at a time."""
 
     def __init__(self, length: int) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.probes = torch.randn(length, PROBES, generator=generator, dtype=torch.float64)
+        self.probes = _probes(length)
         self.sums: dict[str, float] = defaultdict(float)
         self.rows = 0
         self.squares: Tensor | float = 0.0  # (H,) ||A||^2
