@@ -82,7 +82,10 @@ def test_what_passes_by_in_bands_is_the_whole_map(variant: str) -> None:
 
 def test_the_rank_of_longer_maps_is_estimated() -> None:
     model, ids = known.tiny(), np.arange(300) % 250
-    (maps, *_), (found, *_) = passage_maps(model, ids.tolist()), statistics(known.subject(model), ids)
+    (maps, *_), (found, *_) = (
+        passage_maps(model, ids.tolist()),
+        statistics(known.subject(model), ids),
+    )
     assert found["rank"] == pytest.approx(from_whole(maps)["rank"], rel=0.25)
 
 

@@ -69,9 +69,7 @@ class Setting:
 
     def generator(self, *numbers: int) -> np.random.Generator:
         """Random numbers that depend on the seed and these numbers alone."""
-        return np.random.Generator(
-            np.random.Philox(np.random.SeedSequence([self.seed, *numbers]))
-        )
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *numbers])))
 
     def heldout(self) -> Text:
         """The text. Raises ``SoftmapError`` where there is none."""

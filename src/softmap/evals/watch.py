@@ -133,9 +133,7 @@ def _interface(model: Any, make: Make, change: Change | None) -> Iterator[list[E
         key, value = (key, value) if change is None else (change(key), change(value))
         _check_plain(model, mask, more)
         window = more.get("sliding_window")
-        out = attention(
-            query, key, value, layers[number], scale=more.get("scaling"), window=window
-        )
+        out = attention(query, key, value, layers[number], scale=more.get("scaling"), window=window)
         return out.transpose(1, 2).contiguous(), None
 
     before = _implementation(model)

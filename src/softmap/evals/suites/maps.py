@@ -23,7 +23,8 @@ class Maps(Suite):
     """Windows of held-out text. For each layer the mean over heads and rows (without the first
     row) of: entropy of |weights| over their sum, their share on the first token and below zero,
     and the sum of the row. Effective rank of a map A: (sum s^2)^2 / sum s^4 over its singular
-    values, from ||A||^2 and A^T A applied to 256 random probes (exact up to 256 tokens). Rows pass by in bands; no map is kept."""
+    values, from ||A||^2 and A^T A applied to 256 random probes (exact up to 256 tokens). Rows pass
+    by in bands; no map is kept."""
 
     windows: int = 8
 

@@ -101,10 +101,9 @@ def _wide(records: list[Row]) -> bool:
 
 def _heat(style: Style, picture: Picture, measure: Measure, records: list[Row]) -> dict[str, Any]:
     """A map for each model, one above the other."""
-    domain = [0, 1] if measure.unit == "share" else None
-    colour = alt.Color(
-        "value:Q", title=measure.title, scale=alt.Scale(scheme="viridis", domain=domain or alt.Undefined)
-    )  # fmt: skip
+    bounds: dict[str, Any] = {"domain": [0, 1]} if measure.unit == "share" else {}
+    scale = alt.Scale(scheme="viridis", **bounds)
+    colour = alt.Color("value:Q", title=measure.title, scale=scale)
     chart = (
         style.base(records)
         .mark_rect()

@@ -132,9 +132,7 @@ def _told(
     }  # fmt: skip
 
 
-def _setting(
-    asked: Asked, suites: Sequence[Suite], models: Sequence[Model], tell: Tell
-) -> Setting:
+def _setting(asked: Asked, suites: Sequence[Suite], models: Sequence[Model], tell: Tell) -> Setting:
     """What is the same for all: the shortest context, the smallest vocabulary, one text."""
     text = None
     if any(suite.reads_text for suite in suites):
@@ -150,9 +148,7 @@ def _setting(
         sizes.append((own, subject.vocabulary))
         for suite in suites:
             suite.check(subject, replace(setting, context=own, vocabulary=subject.vocabulary))
-    return replace(
-        setting, context=min(c for c, _ in sizes), vocabulary=min(v for _, v in sizes)
-    )
+    return replace(setting, context=min(c for c, _ in sizes), vocabulary=min(v for _, v in sizes))
 
 
 def _loaded(model: Model, asked: Asked) -> Subject:
