@@ -6,7 +6,7 @@ import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def _told(
         "title": suite.title,
         "asks": suite.asks,
         "how": " ".join((type(suite).__doc__ or "").split()),
-        "settings": {k: v for k, v in vars(suite).items() if not callable(v)},
+        "settings": {f.name: getattr(suite, f.name) for f in fields(suite) if f.repr},  # type: ignore[arg-type]
         "measures": [
             {
                 "name": m.name, "title": m.title, "unit": m.unit, "better": m.better,
