@@ -29,7 +29,7 @@ from softmap.argv import prepared
 from softmap.bench.commands import KINDS, Bench
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
-from softmap.lab.asking.commands import Eval
+from softmap.lab.asking.commands import Eval, Learn
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import (
     check_path,
@@ -313,6 +313,7 @@ COMMANDS: dict[str, type] = {
     "variants": Variants,
     "generate": Generate,
     "eval": Eval,
+    "learn": Learn,
     "report": Report,
     "import": Import,
     "bench": Bench,

@@ -14,7 +14,16 @@ import pytest
 from softmap.errors import SoftmapError
 from softmap.evals.catalogue import suite
 from softmap.evals.question import Setting
-from softmap.evals.suites import composition, halluc, mad, recall, shots, signal
+from softmap.evals.suites import (
+    composition,
+    halluc,
+    mad,
+    recall,
+    shots,
+    signal,
+    token_composition,
+    token_needles,
+)
 from softmap.evals.suites.order import Order
 from softmap.evals.tasks import IGNORED
 
@@ -215,3 +224,11 @@ def test_signal_of_a_model_that_is_the_identity() -> None:
     import torch
 
     assert signal.similarity(torch.tensor(x)) == pytest.approx(1 / 3)
+
+
+def test_a_copier_finds_needles_among_tokens_and_composes_nothing() -> None:
+    who = known.subject(known.Copier(128), 128, text=False)
+    found = known.asked(token_needles.TokenNeedles(sequences=4), who)
+    assert found["accuracy", 1] == found["accuracy", 16] == 1
+    found = known.asked(token_composition.TokenComposition(sequences=4), who)
+    assert found["accuracy", "held out"] < 0.4

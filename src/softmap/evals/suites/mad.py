@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
-from softmap.evals.subject import Subject
-from softmap.evals.tasks import Task, labelled, scores
+from softmap.evals.question import Picture
+from softmap.evals.tasks import Task, labelled
+from softmap.evals.token_suite import TokenSuite
 
 SIZE = 16  #: ids of the tasks' own tokens; marks and noise lie above
 MARK, COPY, NOISE = SIZE, SIZE + 1, SIZE + 2
@@ -149,36 +148,21 @@ def _motifs(
 
 
 @dataclass(frozen=True)
-class MadSuite(Suite):
+class MadSuite(TokenSuite):
     """Each task's sequences of 128 tokens; right is an asked token that is the likeliest of all.
     They say most of models that were trained on them (softmap learn)."""
-
-    sequences: int = 64
 
     name = "mad"
     title = "Six synthetic tasks (MAD)"
     asks = "Which of six small skills has the model: recall, copying, compression, memory?"
-    measures = (
-        Measure("accuracy", "Asked tokens right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
-    )
+    condition = "task"
     pictures = (Picture("accuracy", "task", "Task"),)
 
-    def quick(self) -> Suite:
-        return dataclasses.replace(self, sequences=8)
+    def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        return [(task.key, task) for task in TASKS]
 
-    def check(self, subject: Subject, setting: Setting) -> None:
-        at_least("context", setting.context, TASKS[0].length, self.name, subject)
-        at_least("vocabulary", setting.vocabulary, VOCABULARY, self.name, subject)
-
-    def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
-        item = 0
-        for number, task in enumerate(TASKS):
-            ids, labels = task.batch(setting.seed, 10**6 + number, self.sequences)
-            for right, loss in scores(subject, ids, labels):
-                yield row("accuracy", item, right, task=task.key)
-                yield row("loss", item, loss, task=task.key)
-                item += 1
+    def mixture(self) -> tuple[Task, ...]:
+        return TASKS
 
 
 SUITE = MadSuite

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from softmap.errors import SoftmapError
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
-from softmap.evals.subject import Subject
-from softmap.evals.tasks import Task, labelled, scores
+from softmap.evals.question import Picture
+from softmap.evals.tasks import Task, labelled
+from softmap.evals.token_suite import TokenSuite
 
 VOCABULARY = 8192
 GRID = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64), (512, 128), (1024, 256))
@@ -53,44 +52,26 @@ class Recall(Task):
 
 
 @dataclass(frozen=True)
-class RecallSuite(Suite):
+class RecallSuite(TokenSuite):
     """Sequences of key-value pairs, then every key once more at places that follow a power law;
     right is a value that is the likeliest of all tokens behind its key. From 64 tokens with 4 pairs
     to 1024 with 256, as far as context and vocabulary (8192 at most) go."""
 
-    sequences: int = 64
-
     name = "recall"
     title = "Associative recall"
     asks = "Is the value found again that stood behind a key, with many of them to tell apart?"
-    measures = (
-        Measure("accuracy", "Values recalled", "share", "higher", 0.02),
-        Measure("loss", "Loss of the values (nats)", "nats", "lower", 0.05),
-    )
+    condition = "pairs"
     pictures = (
         Picture("accuracy", "pairs", "Pairs to remember (log scale)", log=True),
         Picture("loss", "pairs", "Pairs to remember (log scale)", log=True),
     )
 
-    def quick(self) -> Suite:
-        return dataclasses.replace(self, sequences=8)
+    def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        size = max(2 * GRID[0][1], min(VOCABULARY, vocabulary))
+        return [(n, Recall(length, n, size)) for length, n in GRID if 2 * n <= size]
 
-    def check(self, subject: Subject, setting: Setting) -> None:
-        at_least("context", setting.context, GRID[0][0], self.name, subject)
-        at_least("vocabulary", setting.vocabulary, 2 * GRID[0][1], self.name, subject)
-
-    def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
-        size = min(VOCABULARY, setting.vocabulary)
-        item = 0
-        for length, pairs in GRID:
-            if length > setting.context or 2 * pairs > size:
-                continue
-            task = Recall(length, pairs, size)
-            ids, labels = task.batch(setting.seed, 10**6 + pairs, self.sequences)
-            for right, loss in scores(subject, ids, labels):
-                yield row("accuracy", item, right, pairs=pairs)
-                yield row("loss", item, loss, pairs=pairs)
-                item += 1
+    def mixture(self) -> tuple[Task, ...]:
+        return tuple(Recall(length, pairs, 128) for length, pairs in GRID[:4])
 
 
 SUITE = RecallSuite

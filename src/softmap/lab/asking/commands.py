@@ -110,10 +110,67 @@ class Eval:
     def _page(self) -> Path:
         if self.page is not None:
             return self.page
+        from softmap.lab.asking.models import split
         from softmap.lab.names import is_run
 
-        first = Path(self.models[0].rpartition("=")[2])
+        _, first = split(self.models[0])
         return first / "eval.html" if is_run(first) else Path("eval.html")
+
+
+@dataclass
+class Learn:
+    """Train small models on a task of tokens, and ask them for instances that they never saw.
+
+    Minutes on two cores. For each variant a peak learning rate is chosen from --peaks with a seed
+    of its own; then one training for each seed. Stopped with Ctrl-C, the same command goes on.
+
+    For example:
+      softmap learn recall --variants diff dcmha --seeds 3
+      softmap learn mad --variants sas --steps 3000 --peaks 1e-3 3e-3
+    """
+
+    task: Positional[str]
+    """recall, mad, token_needles or token_composition."""
+    variants: tuple[str, ...] = ()
+    """Compared with transformer++, by spaces or commas."""
+    seeds: Annotated[int, Range(1, 1000)] = 3
+    peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    """Peak learning rates to choose from; with a single one nothing is tuned."""
+    steps: Annotated[int, Range(1, 10**7)] | None = None
+    """Training steps; 1500 by default."""
+    name: str | None = None
+    """Name of the folder; learn-TASK by default."""
+    out: Path = Path("runs")
+    """Folder of all runs."""
+    set: tuple[str, ...] = ()
+    """Other values of the model and its training, as model.hidden_size=128."""
+    jobs: Annotated[int, Range(1, 1000)] | None = None
+    """Trainings at once; by default as many as there are cores."""
+    quick: bool = False
+    """Ask few instances."""
+
+    def run(self, argv: Sequence[str]) -> None:
+        from softmap.lab.asking.page import write_page
+        from softmap.lab.asking.table import lines
+        from softmap.lab.files import write_json
+        from softmap.lab.learn import Lesson, learn, task_suite
+        from softmap.lab.names import check_name, split_values
+
+        name = self.name or f"learn-{task_suite(self.task).name}"
+        check_name("--name", name)
+        if not self.peaks or min(self.peaks) <= 0:
+            raise SoftmapError("--peaks: expected one or more numbers above 0")
+        lesson = Lesson(
+            self.task, split_variants(self.variants), self.seeds, list(dict.fromkeys(self.peaks)),
+            self.steps, split_values(self.set), self.jobs, self.quick,
+            "softmap " + shlex.join(argv),
+        )  # fmt: skip
+        folder = self.out / name
+        found = learn(lesson, folder, lambda text: print(text, file=sys.stderr))
+        for line in lines(found):
+            print(line)
+        write_json(folder / "eval.json", found, seal=False)
+        print(write_page(folder / "eval.html", found))
 
 
 def _names(given: Sequence[str]) -> list[str]:

@@ -47,14 +47,20 @@ def find(words: Sequence[str], variants: Sequence[str] = ()) -> list[Model]:
 
     Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
     """
-    runs = {word.rpartition("=")[2] for word in words if is_run(Path(word.rpartition("=")[2]))}
+    named = [split(word) for word in words]
+    several = len({path for _, path in named if is_run(path)}) > 1
     found: list[Model] = []
-    for word in words:
-        label, _, path = word.rpartition("=")
-        check_path("a model's folder", Path(path))
-        found += _of(label, Path(path), variants, several=len(runs) > 1)
+    for label, path in named:
+        check_path("a model's folder", path)
+        found += _of(label, path, variants, several=several)
     _check_once(found)
     return _numbered(found)
+
+
+def split(word: str) -> tuple[str, Path]:
+    """``LABEL=FOLDER`` in two; a folder that is there is one, whatever its name."""
+    label, _, path = word.rpartition("=")
+    return ("", Path(word)) if Path(word).is_dir() else (label, Path(path))
 
 
 def _of(label: str, where: Path, variants: Sequence[str], *, several: bool) -> list[Model]:
