@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -63,34 +64,25 @@ def test_answers_follow_from_facts_and_transforms(seen: bool) -> None:
         assert np.flatnonzero(asked != IGNORED).tolist() == list(range(39, 72, 4))
 
 
-def outcome(**losses: float | None) -> tuple[list[Any], dict[Any, dict[str, Any]]]:
-    """Jobs of two labels at two peaks, and what came out."""
-    from types import SimpleNamespace as Made
+class Point:
+    """A training of a label at a peak."""
 
-    jobs = []
-    results = {}
-    for name, loss in losses.items():
-        label, peak = name.split("_")
-        job = Made(candidate=Made(label=label, peak_lr=float(peak)), name=name)
-        jobs.append(name)
-        results[name] = {"loss": loss}
-        jobs[-1] = _Key(job)
-        results[jobs[-1]] = results.pop(name)
-    return jobs, results
+    def __init__(self, label: str, peak_lr: float) -> None:
+        self.candidate = SimpleNamespace(label=label, peak_lr=peak_lr)
 
 
-class _Key:
-    def __init__(self, job: Any) -> None:
-        self.candidate, self.name = job.candidate, job.name
+def outcome(label: str, *losses: float | None) -> dict[Any, dict[str, Any]]:
+    """What came out at the peaks 1, 2, ..."""
+    return {Point(label, n): {"loss": loss} for n, loss in enumerate(losses, 1)}
 
 
 def test_each_variant_takes_its_own_best_peak() -> None:
-    jobs, results = outcome(a_1=2.0, a_2=1.0, a_3=None, b_1=0.5, b_2=0.6)
-    assert learning._chosen(jobs, results, lambda _: None) == {"a": 2.0, "b": 1.0}
-    assert learning._chosen(jobs[:1], {}, lambda _: None) == {"a": 1.0}
-    jobs, results = outcome(a_1=None, a_2=None)
+    results = outcome("a", 2.0, 1.0, None) | outcome("b", 0.5, 0.6)
+    assert learning._chosen(list(results), results, lambda _: None) == {"a": 2, "b": 1}
+    assert learning._chosen(list(results)[:1], {}, lambda _: None) == {"a": 1}
+    results = outcome("a", None, None)
     with pytest.raises(SoftmapError, match="a diverged at every peak"):
-        learning._chosen(jobs, results, lambda _: None)
+        learning._chosen(list(results), results, lambda _: None)
 
 
 def test_trained_models_are_asked_as_replicates(
