@@ -120,7 +120,9 @@ def test_models_of_transformers_are_watched_by_their_interface(kind: str) -> Non
         assert found["rank"] == pytest.approx(rank, rel=1e-3)
 
 
-@pytest.mark.parametrize("make", [lambda: known.tiny("diff"), lambda: foreign("llama")])
+@pytest.mark.parametrize(
+    "make", [lambda: known.tiny("diff"), lambda: foreign("llama"), lambda: foreign("gpt2")]
+)
 def test_edits_are_taken_off_again(make: Any) -> None:
     model = make()
     who = known.subject(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import known
+import numpy as np
 import pytest
 
 from softmap.errors import SoftmapError
@@ -57,10 +58,27 @@ def test_length_shows_who_reads_far(reach: int | None, knows: bool) -> None:
     assert (found["excess"] < -3) is knows
 
 
-def test_every_length_has_the_same_targets() -> None:
+def test_every_length_has_the_same_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the text in front of them grows."""
+    who, seen = known.subject(known.Uniform(), context=32), []
+
+    def last_losses(window: np.ndarray, count: int) -> np.ndarray:
+        seen.append((len(window) - 1, window[-count - 1 :].tolist()))
+        return np.zeros(count)
+
+    monkeypatch.setattr(who, "last_losses", last_losses)
+    known.asked(Length(windows=1, times=8), who, text=known.random_text())
+    assert [length for length, _ in seen] == [32, 64, 128, 256]
+    assert all(targets == seen[0][1] for _, targets in seen)
+
+
+def test_lengths_go_as_far_as_the_text() -> None:
     lengths = Length(times=8).lengths(32, 10_000)
     assert lengths == [32, 64, 128, 256]
     assert Length(times=8).lengths(32, 200) == [32, 64, 128]  # as far as the text goes
+    assert suite("length:64").times == 64  # type: ignore[attr-defined]
+    with pytest.raises(SoftmapError, match="expected how many times the context"):
+        suite("length:far")
 
 
 NEEDLES = Needles(samples=3, counts=((1, 1), (4, 1)), lengths=2, depths=(0, 10), per_cell=1)

@@ -232,3 +232,13 @@ def test_a_copier_finds_needles_among_tokens_and_composes_nothing() -> None:
     assert found["accuracy", 1] == found["accuracy", 16] == 1
     found = known.asked(token_composition.TokenComposition(sequences=4), who)
     assert found["accuracy", "held out"] < 0.4
+
+
+def test_lengths_without_positions_are_left_out() -> None:
+    """Learned positions end with the context: what is longer has no answer, and that is said."""
+    model = known.tiny("transformer++(position=learned)", vocabulary=128)
+    told: list[str] = []
+    who = known.subject(model, 64, text=False)
+    found = known.asked(recall.RecallSuite(sequences=2), who, context=128, tell=told.append)
+    assert ("accuracy", 16) in found and ("accuracy", 32) not in found
+    assert "none of 128 tokens: learned positions reach 64" in told[0]

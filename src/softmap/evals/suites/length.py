@@ -16,8 +16,8 @@ from softmap.evals.subject import Subject
 
 @dataclass(frozen=True)
 class Length(Suite):
-    """The last tokens of a window are predicted after 1, 2, 4, ... times the context. Targets:
-    256, or a quarter of the context where that is fewer."""
+    """The last tokens of a window are predicted after 1, 2, 4, ... times the context, to 16 times
+    or to length:TIMES. Targets: 256, or a quarter of the context where that is fewer."""
 
     windows: int = 16
     times: int = 16
@@ -37,6 +37,16 @@ class Length(Suite):
             log=True,
         ),
     )  # fmt: skip
+
+    @classmethod
+    def of(cls, argument: str) -> Suite:
+        if not argument:
+            return cls()
+        if not argument.isascii() or not argument.isdecimal() or not 2 <= int(argument[:9]) <= 4096:
+            raise SoftmapError(
+                f"suite length: expected how many times the context, 2 to 4096, found {argument!r}"
+            )
+        return cls(times=int(argument))
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=4, times=4)
