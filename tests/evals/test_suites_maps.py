@@ -9,6 +9,7 @@ import known
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from softmap.errors import SoftmapError
@@ -19,6 +20,7 @@ from softmap.evals.suites.maps import statistics
 from softmap.evals.suites.needles import Needles, Prompt
 from softmap.evals.suites.outliers import Moments, Outliers, logits_of
 from softmap.evals.watch import Watch, edited, rounded
+from softmap.maps import Band, Edit
 
 IDS = np.arange(10, 50)
 
@@ -89,17 +91,31 @@ def test_the_rank_of_longer_maps_is_estimated() -> None:
     assert found["rank"] == pytest.approx(from_whole(maps)["rank"], rel=0.25)
 
 
+class Above(Edit):
+    """The mean of each row and the one above it."""
+
+    stage = "weights"
+    halo = 1
+
+    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        return (m + torch.nn.functional.pad(m, (0, 0, 1, 0))[:, :, :-1]) / 2
+
+
 def test_a_halo_is_not_counted_twice() -> None:
-    """More rows than a band has, and edits that read rows above."""
-    model, ids = known.tiny("dape+dcmha"), np.arange(200) % 250
+    """More rows than a band has, and an edit that reads the row above."""
+    model, ids = known.tiny(layers=1), np.arange(200) % 250
+    model.model.layers[0].attention.edits.append(Above())
     counted: list[int] = []
 
-    def see(layer: int, m: Any, visible: Any, rows: Any, cols: Any) -> None:
-        counted.extend(rows.tolist() if layer == 0 else [])
+    def see(layer: int, m: Tensor, visible: Tensor, rows: Tensor, cols: Tensor) -> None:
+        counted.extend(rows.tolist())
 
     with edited(model, lambda n: [Watch("weights", n, see)]):
         known.subject(model).logits(ids[None])
     assert counted == list(range(200))
+    (found,) = statistics(known.subject(model), ids)
+    expected = from_whole(passage_maps(model, ids.tolist())[0])
+    assert found == pytest.approx(expected, rel=1e-2, abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
