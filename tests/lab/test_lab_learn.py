@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from softmap.cli import main
 from softmap.errors import SoftmapError
 from softmap.evals.suites.token_composition import _ANSWER, _THING, Composed, says
 from softmap.evals.suites.token_needles import TokenNeedle
@@ -115,3 +117,32 @@ def test_bad_input_before_anything_is_trained(tmp_path: Path) -> None:
         with pytest.raises(SoftmapError, match=said):
             learn(lesson, tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(SoftmapError, match="expected a folder of its own, found a run"):
+        learn(Lesson("recall"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["los"], "learn: no task 'los'"),
+        (["recall", "--peaks", "0"], "--peaks: expected one or more numbers above 0"),
+        (["recall", "--seeds", "0"], "--seeds"),
+        (["recall", "--set", "model.hidden_size"], "--set: expected key.path=value"),
+        (["recall", "--name", "a/b"], "--name: expected the name of a folder"),
+    ],
+)
+def test_typing_errors_are_one_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["learn", *words]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert said in told[-1] and told[-1].startswith("softmap: error: ")
+
+
+def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    future: Future[dict[str, Any]] = Future()
+    future.set_exception(BrokenExecutor("SIGKILL"))
+    job: Any = SimpleNamespace(name="diff seed 0 at 0.001")
+    with pytest.raises(SoftmapError, match=r"diff seed 0 at 0.001: its process ended \(SIGKILL\)"):
+        learning._result(job, future)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import BrokenExecutor, Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from softmap.lab import files
 from softmap.lab import recipe as recipes
 from softmap.lab.asking.run import Asked, ask
 from softmap.lab.interrupts import Interrupted
+from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, make_plan, options
 from softmap.lab.recipe import Recipe
@@ -121,6 +122,8 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     mixture = task_suite(lesson.task).mixture()
     recipe = _recipe(lesson, max(task.length for task in mixture))
     plan = make_plan(recipe, mixture[0].vocabulary, Peaks())
+    if is_run(folder):
+        raise SoftmapError(f"{folder}: expected a folder of its own, found a run; take another --name")
     with files.lock(folder):
         tuning = [
             _job(lesson, recipe, candidate, peak, TUNING_SEED, folder)
@@ -173,9 +176,19 @@ def _run(jobs: Sequence[Job], lesson: Lesson, tell: Tell) -> dict[Job, dict[str,
     with Workers(count) as pool:
         futures = {pool.submit(run_job, job): job for job in waiting}
         for future in as_completed(futures):
-            found[futures[future]] = future.result()
-            _say(futures[future], future.result(), tell)
+            job = futures[future]
+            found[job] = _result(job, future)
+            _say(job, found[job], tell)
     return {job: found[job] for job in jobs}
+
+
+def _result(job: Job, future: Future[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise SoftmapError(
+            f"{job.name}: its process ended ({error}); the same command goes on from its checkpoint"
+        ) from None
 
 
 def _say(job: Job, out: dict[str, Any], tell: Tell) -> None:
