@@ -160,13 +160,13 @@ def test_the_command_writes_a_table_a_page_and_json(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "deep" / "answers.json", tmp_path / "answers.html"
-    words = ["eval", str(finished), "--suite", "loss,bits", "length", "--quick"]
+    words = ["eval", str(finished), "--suite", "loss,bits", "recall", "--quick", "--context", "64"]
     assert main([*words, "--json", str(out), "--page", str(page)]) == 0
     said, told = capsys.readouterr()
     assert "Bits per byte" in said and str(page) in said
     assert "loss: diff seed0" in told and "loss:" not in said
     found = json.loads(out.read_text())
-    assert list(found["suites"]) == ["loss", "bits", "length"]
+    assert list(found["suites"]) == ["loss", "bits", "recall"]
     assert found["command"].startswith("softmap eval")
     assert len(found["suites"]["loss"]["rows"]["diff seed0"]) > 16
     html = page.read_text()

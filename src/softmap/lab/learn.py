@@ -123,7 +123,9 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     recipe = _recipe(lesson, max(task.length for task in mixture))
     plan = make_plan(recipe, mixture[0].vocabulary, Peaks())
     if is_run(folder):
-        raise SoftmapError(f"{folder}: expected a folder of its own, found a run; take another --name")
+        raise SoftmapError(
+            f"{folder}: expected a folder of its own, found a run; take another --name"
+        )
     with files.lock(folder):
         tuning = [
             _job(lesson, recipe, candidate, peak, TUNING_SEED, folder)
