@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "interop": {"maps", "hf", "nn", "variants"},
     "data": set(),
     "train": {"hf", "nn", "data"},
-    "evals": {"hf", "nn", "data"},
+    "evals": {"maps", "ops", "hf", "nn", "data"},
     "report": set(),
     "testing": {"maps", "ops", "variants", "nn", "hf", "data"},
     "lab": {"*", "maps", "ops", "variants", "nn", "hf", "data", "train", "evals", "report",

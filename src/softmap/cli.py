@@ -29,6 +29,7 @@ from softmap.argv import prepared
 from softmap.bench.commands import KINDS, Bench, Doctor
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
+from softmap.lab.asking.commands import Eval, Learn
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import (
     check_path,
@@ -351,6 +352,8 @@ COMMANDS: dict[str, type] = {
     "explain": Explain,
     "variants": Variants,
     "generate": Generate,
+    "eval": Eval,
+    "learn": Learn,
     "report": Report,
     "import": Import,
     "bench": Bench,

@@ -17,6 +17,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "tokenizers", "datasets", "pyarrow", "filelock", "tyro", "yaml", "rich", "scipy", "altair",
         "vl_convert", "psutil",
     ),
+    "lm_eval": ("lm_eval",),
 }  # fmt: skip
 #: What the laboratory imports from its first line on.
 LABORATORY = (

@@ -1,0 +1,29 @@
+"""Suites by name: ``needles``, ``needles:faithful``, ``lm_eval:TASK,TASK``."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+
+from softmap.errors import SoftmapError, nearest, shown
+from softmap.evals.question import Suite
+
+
+def names() -> list[str]:
+    """All suites, by the names of their files."""
+    files = (Path(__file__).parent / "suites").glob("[a-z]*.py")
+    return sorted(file.stem for file in files)
+
+
+def suite(spec: str) -> Suite:
+    """The suite that ``NAME`` or ``NAME:ARGUMENT`` means.
+
+    Raises ``SoftmapError`` for one that is unknown, with the nearest name.
+    """
+    name, _, argument = spec.partition(":")
+    known = names()
+    if name not in known:
+        hint = nearest(name, known) or f" (there are: {', '.join(known)})"
+        raise SoftmapError(f"no suite {shown(name)}{hint}")
+    found: Suite = import_module(f"softmap.evals.suites.{name}").SUITE.of(argument)
+    return found

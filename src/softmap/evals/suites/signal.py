@@ -1,0 +1,75 @@
+"""Signal propagation: how alike tokens become with depth, and how far gradients reach."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.subject import Subject
+
+
+@dataclass(frozen=True)
+class Signal(Suite):
+    """Windows of held-out text. For the states between blocks: mean cosine similarity of two
+    different tokens of a window (0: all directions, 1: one), and the norm of the loss's gradient,
+    over that at the embeddings."""
+
+    windows: int = 8
+
+    name = "signal"
+    title = "Signal propagation"
+    asks = "Do tokens stay apart with depth, and do gradients reach every layer alike?"
+    reads_text = True
+    measures = (
+        Measure("similarity", "Mean cosine similarity of tokens", "", "lower", 0.02),
+        Measure("gradient", "Gradient norm over that at the embeddings", "", "", 0.05),
+    )
+    pictures = (
+        Picture("similarity", "layer", "Layer (after block)", "0: the embeddings."),
+        Picture("gradient", "layer", "Layer (after block)", "1: as large as at the embeddings."),
+    )
+
+    def quick(self) -> Suite:
+        return dataclasses.replace(self, windows=2)
+
+    def check(self, subject: Subject, setting: Setting) -> None:
+        super().check(subject, setting)
+        at_least("context", setting.context, 4, self.name, subject)
+
+    def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
+        for item, window in enumerate(windows):
+            states, norms = propagated(subject, window)
+            for layer, (state, norm) in enumerate(zip(states, norms, strict=True)):
+                yield row("similarity", item, similarity(state), layer=layer)
+                yield row("gradient", item, norm / max(norms[0], 1e-30), layer=layer)
+
+
+def similarity(state: Tensor) -> float:
+    """Mean cosine similarity of two different rows of (T, D)."""
+    x = torch.nn.functional.normalize(state.double(), dim=-1)
+    count = len(x)
+    return float((x.sum(0).square().sum() - x.square().sum()) / (count * (count - 1)))
+
+
+def propagated(subject: Subject, window: np.ndarray) -> tuple[list[Tensor], list[float]]:
+    """The states (T, D) before, between and after the blocks, and the norms of the gradients of
+    the window's mean loss with respect to them."""
+    ids = torch.as_tensor(window[None], device=subject.device)
+    model = subject.model.eval()
+    with torch.enable_grad():
+        out = model(input_ids=ids[:, :-1], use_cache=False, output_hidden_states=True)
+        loss = torch.nn.functional.cross_entropy(out.logits[0].float(), ids[0, 1:])
+        states = list(out.hidden_states)
+        grads = torch.autograd.grad(loss, states, allow_unused=True)
+    norms = [0.0 if grad is None else float(grad.float().norm()) for grad in grads]
+    return [state[0].detach().float() for state in states], norms
+
+
+SUITE = Signal

@@ -1,0 +1,84 @@
+"""From rows to numbers: the mean over instances with its interval, for the headline and for each
+set of conditions.
+
+An instance counts once, however many rows it has (the queries of one sequence are not
+independent): its value is the mean of its rows. The interval says how far the mean would move with
+other instances, for this very model: Wilson's for shares, else Student's.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from softmap.evals.question import Measure, Row, Suite
+
+Key = tuple[str, tuple[tuple[str, Any], ...] | None]
+_FIXED = ("measure", "item", "value")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Values by instance of one measure under some conditions (None: the headline)."""
+
+    measure: str
+    at: dict[str, Any] | None
+    items: dict[int, float]
+
+    @property
+    def key(self) -> Key:
+        return self.measure, None if self.at is None else tuple(self.at.items())
+
+    @property
+    def mean(self) -> float:
+        return float(np.mean(list(self.items.values())))
+
+
+def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, Cell]:
+    """All cells of one model's rows: the headlines first, then by condition as they came."""
+    known = {measure.name: measure for measure in suite.measures}
+    by: dict[Key, dict[int, list[float]]] = {}
+    for one in rows:
+        measure = known[one["measure"]]
+        at = {name: value for name, value in one.items() if name not in _FIXED}
+        if all(at.get(name) == value for name, value in measure.at.items()):
+            by.setdefault((measure.name, None), defaultdict(list))[one["item"]].append(one["value"])
+        if at:
+            key = (measure.name, tuple(at.items()))
+            by.setdefault(key, defaultdict(list))[one["item"]].append(one["value"])
+    made = {
+        key: Cell(key[0], None if key[1] is None else dict(key[1]), _means(items))
+        for key, items in by.items()
+    }
+    return {key: made[key] for key in sorted(made, key=lambda key: key[1] is not None)}
+
+
+def _means(items: dict[int, list[float]]) -> dict[int, float]:
+    return {item: float(np.mean(values)) for item, values in items.items()}
+
+
+def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] | None:
+    """95 % limits of the mean over instances; None where one instance says nothing of others."""
+    from scipy import stats
+
+    found = np.asarray(list(values), float)
+    n = len(found)
+    if measure.unit == "share":
+        z2 = float(stats.norm.ppf(0.975)) ** 2
+        middle = (found.mean() + z2 / (2 * n)) / (1 + z2 / n)
+        p = float(np.clip(found.mean(), 0, 1))
+        half = np.sqrt(z2 * (p * (1 - p) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+        return max(0.0, float(middle - half)), min(1.0, float(middle + half))
+    if n < 2:
+        return None
+    half = float(stats.t.ppf(0.975, n - 1) * found.std(ddof=1) / n**0.5)
+    return float(found.mean()) - half, float(found.mean()) + half
+
+
+def paired(one: Cell, other: Cell) -> list[float]:
+    """``one`` minus ``other`` by instance, where both have it."""
+    return [value - other.items[item] for item, value in one.items.items() if item in other.items]

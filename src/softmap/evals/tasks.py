@@ -1,0 +1,62 @@
+"""Tasks of tokens alone: sequences in which some tokens can be known, and a model is asked those.
+
+A task is a frozen dataclass with ``vocabulary``, ``length`` and :meth:`Task.sample`. Suites ask a
+model for instances, ``softmap learn`` trains on others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from softmap.evals.subject import Subject
+
+IGNORED = -100  #: the label of a token that is not asked, as Hugging Face has it
+
+
+class Task:
+    """``sample`` gives one sequence; whether a token is asked is said by its label.
+
+    Labels are aligned with the tokens (a model shifts them): the answer itself, or -100.
+    """
+
+    vocabulary: int
+    length: int
+
+    def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, labels), both int64 (length,)."""
+        raise NotImplementedError
+
+    def batch(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, labels), both (size, length): a pure function of its arguments."""
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+        rows = [self.sample(generator) for _ in range(size)]
+        return np.stack([ids for ids, _ in rows]), np.stack([labels for _, labels in rows])
+
+
+def labelled(ids: Any, asked: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, labels) from tokens and the places that are asked."""
+    tokens = np.asarray(ids, np.int64)
+    labels = np.full_like(tokens, IGNORED)
+    labels[np.asarray(asked, int)] = tokens[np.asarray(asked, int)]
+    return tokens, labels
+
+
+def scores(subject: Subject, ids: np.ndarray, labels: np.ndarray) -> Iterator[tuple[float, float]]:
+    """For each sequence the share of asked tokens that are the likeliest, and their mean loss."""
+    size = subject.batch(ids.shape[1])
+    for start in range(0, len(ids), size):
+        logits = subject.logits(ids[start : start + size])[:, :-1].cpu()
+        wanted = torch.as_tensor(labels[start : start + size, 1:])
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(wanted.shape)
+        asked = wanted != IGNORED
+        right = (logits.argmax(-1) == wanted) & asked
+        count = asked.sum(1)
+        yield from zip(
+            (right.sum(1) / count).tolist(), (losses.sum(1) / count).tolist(), strict=True
+        )

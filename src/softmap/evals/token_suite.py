@@ -1,0 +1,74 @@
+"""Suites over tasks of tokens alone, which small models can also be trained on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from softmap.errors import SoftmapError
+from softmap.evals.question import Measure, Row, Setting, Suite, at_least, row
+from softmap.evals.subject import Subject
+from softmap.evals.tasks import Task, scores
+
+HELD_OUT = 10**6  #: the first step of batches that are asked; training takes those before
+
+
+@dataclass(frozen=True)
+class TokenSuite(Suite):
+    """Right is an asked token that is the likeliest of all; an instance is a sequence.
+
+    ``condition`` names what differs between the tasks of :meth:`grid`. The first of them is the
+    least that a model must have room for.
+    """
+
+    sequences: int = 64
+
+    condition: ClassVar[str]
+    measures = (
+        Measure("accuracy", "Asked tokens right", "share", "higher", 0.02),
+        Measure("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
+    )
+
+    def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Conditions with their tasks, for models of so many ids; those that do not fit into a
+        model's context or vocabulary are left out."""
+        raise NotImplementedError
+
+    def mixture(self) -> tuple[Task, ...]:
+        """What ``softmap learn`` trains on; all of one vocabulary."""
+        raise NotImplementedError
+
+    def quick(self) -> Suite:
+        return dataclasses.replace(self, sequences=8)
+
+    def check(self, subject: Subject, setting: Setting) -> None:
+        _, least = self.grid(max(2, setting.vocabulary))[0]
+        at_least("context", setting.context, least.length, self.name, subject)
+        at_least("vocabulary", setting.vocabulary, least.vocabulary, self.name, subject)
+
+    def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        item = 0
+        for number, (value, task) in enumerate(self.grid(setting.vocabulary)):
+            if task.length > setting.context or task.vocabulary > setting.vocabulary:
+                continue
+            ids, labels = task.batch(setting.seed, HELD_OUT + number, self.sequences)
+            for right, loss in self._scores(subject, ids, labels, setting):
+                yield row("accuracy", item, right, **{self.condition: value})
+                yield row("loss", item, loss, **{self.condition: value})
+                item += 1
+
+    def _scores(
+        self, subject: Subject, ids: np.ndarray, labels: np.ndarray, setting: Setting
+    ) -> list[tuple[float, float]]:
+        """Nothing where the model has no positions for sequences longer than its context."""
+        try:
+            return list(scores(subject, ids, labels))
+        except SoftmapError as error:
+            if ids.shape[1] <= subject.context:
+                raise
+            setting.tell(f"{subject.name}: none of {ids.shape[1]} tokens: {error}")
+            return []

@@ -1,0 +1,1 @@
+"""``softmap eval``: models found, questions asked, answers compared, one page written."""

@@ -1,0 +1,190 @@
+"""The models that a command line names: runs, their variants and seeds, folders with a model.
+
+Each is one *run* of a label: the seeds of a run's variant share its label, and ``LABEL=FOLDER``
+gives a folder any. Labels are what is compared; runs of a label are its replicates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from softmap.data import DataConfig, load_tokenizer_dir, prepare
+from softmap.errors import SoftmapError, nearest, reason
+from softmap.evals.subject import Subject
+from softmap.evals.text import Text
+from softmap.files.sealed import read_object
+from softmap.interop.folder import TOKENIZER_FILES
+from softmap.lab.bench import CACHE
+from softmap.lab.generate import load_model, model_folder
+from softmap.lab.names import check_path, is_run, run_name
+from softmap.lab.plan import slug
+from softmap.report.load import read_result, read_run, result_files
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk: the label that it is a run of, the run's name, and the run's folder."""
+
+    label: str
+    run: str
+    folder: Path
+    of: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.label} {self.run}".strip()
+
+
+def find(words: Sequence[str], variants: Sequence[str] = ()) -> list[Model]:
+    """All models of ``[LABEL=]FOLDER`` words; of a run every finished trial of ``variants``.
+
+    Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
+    """
+    named = [split(word) for word in words]
+    several = len({path for _, path in named if is_run(path)}) > 1
+    found: list[Model] = []
+    for label, path in named:
+        check_path("a model's folder", path)
+        found += _of(label, path, variants, several=several)
+    _check_once(found)
+    return _numbered(found)
+
+
+def split(word: str) -> tuple[str, Path]:
+    """``LABEL=FOLDER`` in two; a folder that is there is one, whatever its name."""
+    label, _, path = word.rpartition("=")
+    return ("", Path(word)) if Path(word).is_dir() else (label, Path(path))
+
+
+def _of(label: str, where: Path, variants: Sequence[str], *, several: bool) -> list[Model]:
+    if is_run(where):
+        return _trials(label, where, variants, several)
+    folder = model_folder(where)
+    trial = folder.parent
+    if not label and folder.name == "model" and (trial / "result.json").is_file():
+        label = str(read_result(trial / "result.json")["variant"])
+        return [Model(label, trial.name, folder, _run_of(trial))]
+    return [Model(label or run_name(folder), "", folder, _run_of(trial))]
+
+
+def _run_of(trial: Path) -> Path | None:
+    """The run that a trial's folder (runs/NAME/variants/LABEL/seedN) lies in."""
+    parents = trial.resolve().parents
+    return parents[2] if len(parents) > 2 and is_run(parents[2]) else None
+
+
+def _trials(label: str, run: Path, variants: Sequence[str], several: bool) -> list[Model]:
+    info = read_run(run / "run.json")
+    results = [(path.parent, read_result(path)) for path in result_files(run)]
+    known = list(dict.fromkeys([info["control"], *info["variants"]]))
+    for name in variants:
+        if name not in known:
+            hint = nearest(name, known)
+            raise SoftmapError(
+                f"{run}: no variant {name!r}{hint or f'; there are: {chr(44).join(known)}'}"
+            )
+    wanted = [name for name in known if not variants or name in variants]
+    order = {slug(name): number for number, name in enumerate(wanted)}
+    lived = [
+        (folder, result)
+        for folder, result in results
+        if folder.parent.name in order and not result.get("diverged")
+    ]
+    if not lived:
+        raise SoftmapError(f"{run}: expected finished trials, found none")
+    lived.sort(key=lambda trial: (order[trial[0].parent.name], trial[1]["seed"]))
+    front = label or (run_name(run) if several else "")
+    return [
+        Model(_joined(front, str(result["variant"])), f"seed{result['seed']}", trial / "model", run)
+        for trial, result in lived
+    ]
+
+
+def _joined(front: str, label: str) -> str:
+    return f"{front}: {label}" if front else label
+
+
+def _check_once(models: Sequence[Model]) -> None:
+    seen: set[Path] = set()
+    for model in models:
+        place = model.folder.resolve()
+        if place in seen:
+            raise SoftmapError(f"{model.folder}: given twice, expected each model once")
+        seen.add(place)
+
+
+def _numbered(models: Sequence[Model]) -> list[Model]:
+    """With a name of its own for each run of a label."""
+    taken: dict[tuple[str, str], int] = {}
+    found = []
+    for model in models:
+        key = model.label, model.run
+        taken[key] = number = taken.get(key, 0) + 1
+        run = model.run or "run"
+        found.append(model if number == 1 else _again(model, f"{run}.{number}"))
+    return found
+
+
+def _again(model: Model, run: str) -> Model:
+    return Model(model.label, run, model.folder, model.of)
+
+
+def load(model: Model, *, trust_remote_code: bool = False, precision: str = "fp32") -> Subject:
+    """The model, ready to be asked. Raises ``SoftmapError`` for a folder that does not load."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # of a context that rotary positions may pass
+    kind = read_object(model.folder / "config.json").get("model_type")
+    has_tokenizer = any((model.folder / name).is_file() for name in TOKENIZER_FILES)
+    if str(kind).partition("-")[0] == "softmap" and has_tokenizer:
+        made, tokenizer = load_model(model.folder, trust_remote_code)
+    else:
+        made = _foreign(model.folder, trust_remote_code)
+        tokenizer = load_tokenizer_dir(model.folder) if has_tokenizer else None
+    return Subject(made, tokenizer, name=model.name, precision=precision)
+
+
+def _foreign(folder: Path, trust_remote_code: bool) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    try:
+        made = AutoModelForCausalLM.from_pretrained(
+            folder.resolve(), trust_remote_code=trust_remote_code, local_files_only=True
+        )
+    except SoftmapError:
+        raise
+    except Exception as error:  # safetensors', JSON's and transformers' own
+        raise SoftmapError(
+            f"{folder}: expected a causal language model, found one that does not load: "
+            f"{reason(error)}"
+        ) from None
+    return made.eval()
+
+
+def text_of(models: Sequence[Model], data: str | None, field: str | None, cache: Path) -> Text:
+    """The held-out text: of ``data`` (as softmap compare takes it), else of the first model's run,
+    else of the standard library."""
+    run = next((model.of for model in models if model.of is not None), None)
+    if data is None and run is not None:
+        from softmap.lab import recipe as recipes
+
+        config = recipes.of_run(run, trust=True).data  # its text; no variant of it is run
+        return Text.of(prepare(config, run.parent / CACHE))
+    config = DataConfig(data or "stdlib", field or "text", "bytes")
+    return Text.of(prepare(config, cache))
+
+
+def label_order(models: Sequence[Model]) -> list[str]:
+    """Labels in the order of the command line."""
+    return list(dict.fromkeys(model.label for model in models))
+
+
+def valid_key(text: str) -> str:
+    """``text`` as a part of a file name or an element's id."""
+    return re.sub(r"\W+", "_", text)

@@ -1,0 +1,87 @@
+"""One self-contained page of all answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import altair
+import vl_convert
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+import softmap.report
+from softmap.evals.catalogue import suite as suite_of
+from softmap.files import write
+from softmap.lab.asking import table
+from softmap.lab.asking.charts import charts
+from softmap.report import theme
+
+HERE = Path(__file__).parent
+STYLE = Path(softmap.report.__file__).parent / "page.css"
+
+
+def write_page(path: Path, found: Mapping[str, Any]) -> Path:
+    """The page of what :func:`~softmap.lab.asking.run.ask` gave, written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, page(found))
+    return path
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The same as one string of HTML that asks nothing of the network."""
+    labels = found["labels"]
+    drawn = {
+        name: charts(suite_of(name), name, suite["cells"], labels)
+        for name, suite in found["suites"].items()
+    }
+    every = [chart for some in drawn.values() for chart in some]
+    payload = {
+        "labels": labels,
+        "config": {name: theme.config(len(labels), name) for name in ("light", "dark")},
+        "colours": {name: theme.colours(len(labels), name) for name in ("light", "dark")},
+        "charts": {chart.key: chart.spec for chart in every},
+    }
+    return _template().render(
+        found=found,
+        labels=labels,
+        marks=theme.marks(len(labels)),
+        charts=drawn,
+        titles={
+            name: {one["name"]: one["title"] for one in suite["measures"]}
+            for name, suite in found["suites"].items()
+        },
+        classes=classes,
+        table=table,
+        payload=payload,
+        css=Markup(STYLE.read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+        bundle=Markup(_bundle()),
+    )
+
+
+def classes(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> str:
+    """How a difference is marked: better and worse by the measure's direction, or equal."""
+    difference = cell["differences"].get(label)
+    if difference is None:
+        return ""
+    answer = difference["answer"]
+    good = next(one["better"] for one in suite["measures"] if one["name"] == cell["measure"])
+    if answer in ("lower", "higher"):
+        return "" if not good else "better" if answer == good else "worse"
+    return "equal" if answer == "equal" else ""
+
+
+def _template() -> Any:
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    return environment.get_template("page.html")
+
+
+def _bundle() -> str:
+    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    made = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;", vl_version=version)
+    return str(made).replace("</script", "<\\/script").replace("<!--", "<\\!--")

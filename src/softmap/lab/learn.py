@@ -1,0 +1,262 @@
+"""``softmap learn``: small models trained on a task, and asked for instances that they never saw.
+
+For each variant one training at each peak learning rate, with a seed of its own; the peak with the
+least loss on validation instances; with it one training for each seed. All of one size, on the same
+batches. The trained models are then asked as ``softmap eval`` asks any: replicates, intervals, a
+page.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor, Future, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from softmap.errors import SoftmapError, nearest
+from softmap.evals.catalogue import names, suite
+from softmap.evals.subject import Subject
+from softmap.evals.tasks import IGNORED, Task, scores
+from softmap.evals.token_suite import HELD_OUT, TokenSuite
+from softmap.files.sealed import read_object
+from softmap.lab import files
+from softmap.lab import recipe as recipes
+from softmap.lab.asking.run import Asked, ask
+from softmap.lab.interrupts import Interrupted
+from softmap.lab.names import is_run
+from softmap.lab.peaks import Peaks
+from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.recipe import Recipe
+from softmap.lab.trial import build, fingerprint
+from softmap.lab.workers import Workers, cores
+from softmap.train import NonFiniteLoss, train
+
+TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
+VALIDATION = HELD_OUT // 2  #: the step whose batches choose it
+Tell = Callable[[str], None]
+
+RECIPE = """\
+model: {hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, context: 128}
+training: {steps: 1500, batch_size: 32, schedule: wsd, budgets: [1], decay_fraction: 0.2,
+  warmup: 0.05, precision: fp32, device: cpu}
+variants: [transformer++]
+"""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned by whom: the command's values."""
+
+    task: str
+    variants: Sequence[str] = ()
+    seeds: int = 3
+    peaks: Sequence[float] = (1e-3, 3e-3, 1e-2)
+    steps: int | None = None
+    settings: dict[str, str] = dataclasses.field(default_factory=dict)
+    jobs: int | None = None
+    quick: bool = False
+    command: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One training."""
+
+    task: str
+    recipe: Recipe
+    candidate: Candidate
+    seed: int
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.candidate.label} seed {self.seed} at {self.candidate.peak_lr:g}"
+
+    def identity(self) -> dict[str, Any]:
+        """All that its result depends on, as JSON has it."""
+        recipe, mine = dataclasses.asdict(self.recipe), self.candidate
+        found = {
+            "task": self.task, "variant": mine.spec, "peak_lr": mine.peak_lr, "seed": self.seed,
+            "intermediate_size": mine.config.intermediate_size,
+            "model": recipe["model"], "training": recipe["training"],
+        }  # fmt: skip
+        return dict(json.loads(json.dumps(found, default=str)))
+
+    def result(self) -> dict[str, Any] | None:
+        """What came out of it earlier, or None."""
+        path = self.folder / "learned.json"
+        found = read_object(path) if path.is_file() else None
+        return found if found and found.get("identity") == self.identity() else None
+
+
+def learnable() -> list[str]:
+    """The suites whose tasks a model can be trained on."""
+    return [name for name in names() if isinstance(suite(name), TokenSuite)]
+
+
+def task_suite(name: str) -> TokenSuite:
+    """The suite of a task. Raises ``SoftmapError`` for one that cannot be learned."""
+    known = learnable()
+    if name not in known:
+        hint = nearest(name, known) or f" (there are: {', '.join(known)})"
+        raise SoftmapError(f"learn: no task {name!r}{hint}")
+    found = suite(name)
+    assert isinstance(found, TokenSuite)
+    return found
+
+
+def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Train and ask; what :func:`softmap.lab.asking.run.ask` gives, with the peaks beside it.
+
+    ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
+    Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
+    """
+    mixture = task_suite(lesson.task).mixture()
+    recipe = _recipe(lesson, max(task.length for task in mixture))
+    plan = make_plan(recipe, mixture[0].vocabulary, Peaks())
+    if is_run(folder):
+        raise SoftmapError(
+            f"{folder}: expected a folder of its own, found a run; take another --name"
+        )
+    with files.lock(folder):
+        tuning = [
+            _job(lesson, recipe, candidate, peak, TUNING_SEED, folder)
+            for candidate in plan.candidates
+            for peak in lesson.peaks
+        ]
+        chosen = _chosen(tuning, _run(tuning if len(lesson.peaks) > 1 else [], lesson, tell), tell)
+        trials = [
+            _job(lesson, recipe, candidate, chosen[candidate.label], seed, folder)
+            for candidate in plan.candidates
+            for seed in range(lesson.seeds)
+        ]
+        lived = [job for job, out in _run(trials, lesson, tell).items() if out["loss"] is not None]
+    if not lived:
+        raise SoftmapError("learn: every training diverged; smaller --peaks may help")
+    words = [f"{job.candidate.label}={job.folder / 'model'}" for job in trials if job in lived]
+    asked = Asked(words, [lesson.task], quick=lesson.quick, context=10**4, command=lesson.command)
+    return ask(asked, tell) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
+
+
+def _recipe(lesson: Lesson, context: int) -> Recipe:
+    given = {"model.context": str(context), **lesson.settings}
+    if lesson.steps is not None:
+        given["training.steps"] = str(lesson.steps)
+    recipe = recipes.parse(RECIPE, Path("learn"), given)
+    return recipes.with_variants(recipe, list(lesson.variants))
+
+
+def _job(
+    lesson: Lesson, recipe: Recipe, candidate: Candidate, peak: float, seed: int, folder: Path
+) -> Job:
+    mine = dataclasses.replace(candidate, peak_lr=peak)
+    options(recipe, peak, seed, candidate.label)  # refuses what cannot be trained
+    made = Job(lesson.task, recipe, mine, seed, folder)
+    # Another setting has a folder of its own, so what was trained before stays what it is.
+    name = f"{peak:g}-seed{seed}-{fingerprint(made.identity())[:8]}"
+    return dataclasses.replace(made, folder=folder / candidate.slug / name)
+
+
+def _run(jobs: Sequence[Job], lesson: Lesson, tell: Tell) -> dict[Job, dict[str, Any]]:
+    """The results of all, each in a process of one thread."""
+    found = {job: out for job in jobs if (out := job.result()) is not None}
+    waiting = [job for job in jobs if job not in found]
+    count = min(lesson.jobs or cores(), len(waiting))
+    if count <= 1:
+        for job in waiting:
+            found[job] = run_job(job)
+            _say(job, found[job], tell)
+        return found
+    with Workers(count) as pool:
+        futures = {pool.submit(run_job, job): job for job in waiting}
+        for future in as_completed(futures):
+            job = futures[future]
+            found[job] = _result(job, future)
+            _say(job, found[job], tell)
+    return {job: found[job] for job in jobs}
+
+
+def _result(job: Job, future: Future[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        raise SoftmapError(
+            f"{job.name}: its process ended ({error}); the same command goes on from its checkpoint"
+        ) from None
+
+
+def _say(job: Job, out: dict[str, Any], tell: Tell) -> None:
+    what = (
+        "diverged" if out["loss"] is None else f"loss {out['loss']:.3f}, {out['right']:.1%} right"
+    )
+    tell(f"{job.task}: {job.name}: {what}")
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train one model on the task's mixture and keep it; its loss and share of right answers on
+    validation instances. Loss None: it diverged."""
+    logging.disable_progress_bar()
+    mixture = task_suite(job.task).mixture()
+    given = options(job.recipe, job.candidate.peak_lr, job.seed, job.name)
+    given = dataclasses.replace(given, run=f"{job.task} {job.candidate.spec}")
+    model = build(job.candidate, job.seed, torch.device("cpu"))
+
+    def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return batch(mixture, job.seed, step, given.batch_size, given.context)
+
+    try:
+        state = train(model, batches, given, job.folder)
+    except NonFiniteLoss:
+        return _kept(job, {"loss": None, "right": None})
+    if not state.finished:
+        raise Interrupted(state.signal or 2)
+    subject = Subject(model.eval(), name=job.name)
+    ids, labels = batch(mixture, TUNING_SEED, VALIDATION, 4 * given.batch_size, given.context)
+    found = np.array(list(scores(subject, ids.numpy(), labels.numpy())))
+    files.write_folder(job.folder / "model", model.save_pretrained)
+    return _kept(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
+
+
+def _kept(job: Job, out: dict[str, Any]) -> dict[str, Any]:
+    files.write_json(job.folder / "learned.json", out | {"identity": job.identity()}, seal=False)
+    return out
+
+
+def batch(
+    mixture: Sequence[Task], seed: int, step: int, size: int, context: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(ids, labels), both (size, context + 1): the mixture's tasks in turn, filled up with a token
+    that is not asked. A pure function of its arguments."""
+    ids = torch.zeros(size, context + 1, dtype=torch.int64)
+    labels = torch.full_like(ids, IGNORED)
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+    for row in range(size):
+        tokens, wanted = mixture[(step * size + row) % len(mixture)].sample(generator)
+        ids[row, : len(tokens)] = torch.from_numpy(tokens)
+        labels[row, : len(tokens)] = torch.from_numpy(wanted)
+    return ids, labels
+
+
+def _chosen(
+    jobs: Sequence[Job], results: dict[Job, dict[str, Any]], tell: Tell
+) -> dict[str, float]:
+    """The peak of each label: the only one, or that with the least validation loss."""
+    found: dict[str, float] = {}
+    for label in dict.fromkeys(job.candidate.label for job in jobs):
+        mine = [job for job in jobs if job.candidate.label == label]
+        lived = [job for job in mine if not results or results[job]["loss"] is not None]
+        if not lived:
+            raise SoftmapError(f"learn: {label} diverged at every peak; smaller --peaks may help")
+        best = min(lived, key=lambda job: results[job]["loss"]) if results else lived[0]
+        found[label] = best.candidate.peak_lr
+        if results:
+            tell(f"{label}: peak {best.candidate.peak_lr:g}")
+    return found
