@@ -69,7 +69,7 @@ def original(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Numbers are looked at, pictures and the page's script are not."""
     monkeypatch.setattr("softmap.report.assemble._pictures", lambda *_: None)
-    monkeypatch.setattr("softmap.report.page._bundle", lambda: "")
+    monkeypatch.setattr("softmap.report.page.bundle", lambda: "")
 
 
 def commands(place: Path) -> dict[str, list[str]]:

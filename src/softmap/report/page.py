@@ -57,14 +57,14 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             payload=_payload(run, report, charts, table),
             css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
             script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-            bundle=Markup(_bundle()),
+            bundle=Markup(bundle()),
             words=words,
         )
     )
 
 
 @cache
-def _bundle() -> str:
+def bundle() -> str:
     """Vega, Vega-Lite and vega-embed in one script, once for the whole page."""
     script = str(vl_convert.javascript_bundle(snippet=GLOBALS, vl_version=VEGA_LITE))
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
@@ -105,7 +105,7 @@ def safe_url(url: Any) -> str | None:
 
 def _payload(run: Run, report: dict[str, Any], charts: list[Chart], table: str) -> dict[str, Any]:
     """What the script needs, as one JSON object."""
-    colours = [f"var(--v{index})" for index in range(len(run.labels))]
+    colours = theme.of_page(len(run.labels))
     passage = run.info.get("passage") or {}
     return {
         "labels": run.labels,

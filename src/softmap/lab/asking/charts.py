@@ -9,6 +9,7 @@ import altair as alt
 
 from softmap.evals.question import Measure, Picture, Suite
 from softmap.lab.asking.models import valid_key
+from softmap.report.marks import marks
 from softmap.report.style import Chart, Style
 
 Row = dict[str, Any]
@@ -19,7 +20,7 @@ def charts(
     suite: Suite, name: str, cells: Sequence[Mapping[str, Any]], labels: list[str]
 ) -> list[Chart]:
     """The suite's pictures, as far as there are answers for them."""
-    style = Style(labels)
+    style = Style(labels, marks(labels))
     titles = {measure.name: measure for measure in suite.measures}
     made = []
     for picture in suite.pictures:

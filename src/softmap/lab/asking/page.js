@@ -5,37 +5,33 @@
   const all = (query) => [...document.querySelectorAll(query)];
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const theme = () => root.dataset.theme || (prefersDark.matches ? "dark" : "light");
-  const swatches = document.head.appendChild(document.createElement("style"));
   const views = [];
 
-  const shown = () => all(".chip input:checked").map((box) => box.value);
+  // The charts' colours are the style sheet's: a theme changes no chart.
+  function name() {
+    document.querySelector("#theme").textContent = theme() === "dark" ? "Light" : "Dark";
+  }
 
-  async function paint() {
-    const name = theme();
-    swatches.textContent = payload.colours[name]
-      .map((colour, index) => `.v${index}, .chip:has(.v${index}) { --c: ${colour}; }`)
-      .join("\n");
-    document.querySelector("#theme").textContent = name === "dark" ? "Light" : "Dark";
-    views.splice(0).forEach((view) => view.finalize());
+  async function draw() {
     for (const [key, spec] of Object.entries(payload.charts)) {
-      const config = structuredClone(payload.config[name]);
+      const config = structuredClone(payload.config);
       config.legend.disable = !spec.facet; // the chips are the legend of every other chart
-      views.push(await vegaEmbed(`#chart-${key}`, structuredClone(spec), {
-        actions: false, renderer: "svg", config, tooltip: { theme: name },
-      }));
+      views.push((await vegaEmbed(`#chart-${key}`, spec, { actions: false, renderer: "svg", config })).view);
     }
     signal();
   }
 
   function signal() {
-    for (const { view } of views) view.signal("shown", shown()).runAsync();
+    const shown = all(".chip input:checked").map((box) => box.value);
+    for (const view of views) view.signal("shown", shown).runAsync();
   }
 
   all(".chip input").forEach((box) => box.addEventListener("change", signal));
   document.querySelector("#theme").addEventListener("click", () => {
     root.dataset.theme = theme() === "dark" ? "light" : "dark";
-    paint();
+    name();
   });
-  prefersDark.addEventListener("change", paint);
-  paint();
+  prefersDark.addEventListener("change", name);
+  name();
+  draw();
 })();

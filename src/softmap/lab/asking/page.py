@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import altair
-import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -17,6 +15,8 @@ from softmap.files import write
 from softmap.lab.asking import table
 from softmap.lab.asking.charts import charts
 from softmap.report import theme
+from softmap.report.marks import marks
+from softmap.report.page import bundle
 
 HERE = Path(__file__).parent
 STYLE = Path(softmap.report.__file__).parent / "page.css"
@@ -39,14 +39,14 @@ def page(found: Mapping[str, Any]) -> str:
     every = [chart for some in drawn.values() for chart in some]
     payload = {
         "labels": labels,
-        "config": {name: theme.config(len(labels), name) for name in ("light", "dark")},
-        "colours": {name: theme.colours(len(labels), name) for name in ("light", "dark")},
+        "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
         "charts": {chart.key: chart.spec for chart in every},
     }
     return _template().render(
         found=found,
         labels=labels,
-        marks=theme.marks(len(labels)),
+        marks=marks(labels),
+        hues=theme.HUES,
         charts=drawn,
         titles={
             name: {one["name"]: one["title"] for one in suite["measures"]}
@@ -57,7 +57,7 @@ def page(found: Mapping[str, Any]) -> str:
         payload=payload,
         css=Markup(STYLE.read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-        bundle=Markup(_bundle()),
+        bundle=Markup(bundle()),
     )
 
 
@@ -79,9 +79,3 @@ def _template() -> Any:
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     return environment.get_template("page.html")
-
-
-def _bundle() -> str:
-    version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    made = vl_convert.javascript_bundle(snippet="window.vegaEmbed = vegaEmbed;", vl_version=version)
-    return str(made).replace("</script", "<\\/script").replace("<!--", "<\\!--")
