@@ -64,6 +64,8 @@ class Compare:
     added."""
     seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
     """How many: the seeds 0 to N-1."""
+    control_seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
+    """How many the control has, on which all comparisons lean: --seeds 2 --control-seeds 6."""
     seed_list: Annotated[tuple[str, ...], arg(metavar="INT [INT ...]")] = ()
     """These seeds, by spaces or commas."""
     data: str | None = None
@@ -84,6 +86,14 @@ class Compare:
     """Any other value of the recipe, as key.path=value."""
     fresh: bool = False
     """Throw away the trials that an earlier run of this name left; with --tune, its peaks too."""
+    resolve: Annotated[float, Range(above=0)] | None = None
+    """Add seeds until every interval reaches at most this far to each side, nats: Stein's two
+    stages, of which the first is the recipe's seeds."""
+    at_most: Size | None = None
+    """The most seeds of a variant that --resolve may take, by default 50."""
+    time: str | None = None
+    """As many seeds as fit into a time (90s, 30m, 1h30m), most for the control. Evaluation and the
+    measurement of speed count, and earlier calls with --time; --tune does not."""
     tune: bool = False
     """First find each variant's peak learning rate, on the recipe's grid: runs/NAME/peaks.json."""
     jobs: Size | None = None
@@ -97,11 +107,15 @@ class Compare:
     """Run the variants' own files that a given run names."""
 
     def run(self, argv: Sequence[str]) -> None:
+        within = self._within()
         recipe, out = self._recipe()
-        from softmap.lab.compare import Request
+        from softmap.lab.request import Request
         from softmap.lab.serve import Server
 
-        request = Request(out, "softmap " + shlex.join(argv), self.fresh, self.jobs, speed=True)
+        request = Request(
+            out, "softmap " + shlex.join(argv), self.fresh, self.jobs, speed=True, seconds=within,
+            resolve=self.resolve, at_most=self.at_most or 50,
+        )  # fmt: skip
         if not self.serve:
             print(self._compare(recipe, request))
             return
@@ -136,6 +150,31 @@ class Compare:
         kept = [entry.label or entry.variant for entry in recipe.variants]
         return recipes.with_variants(recipe, [*kept, *specs]), out or runs_folder(where)
 
+    def _within(self) -> float | None:
+        """Seconds of ``--time``. Raises ``SoftmapError`` for flags that do not go together."""
+        if self.at_most is not None and self.resolve is None:
+            raise SoftmapError("--at-most bounds --resolve, expected both, found it alone")
+        if self.time is None:
+            return None
+        for flag in ("seeds", "seed_list", "control_seeds"):
+            if getattr(self, flag):
+                raise SoftmapError(
+                    f"--time and --{flag.replace('_', '-')} are both given, expected one of them: "
+                    "the time says how many seeds there are"
+                )
+        return _duration("--time", self.time)
+
+    def _control_seeds(self) -> int | None:
+        """How many the control has, at least those of the others."""
+        if not self.control_seeds:
+            return None
+        number = _how_many("--control-seeds", self.control_seeds)
+        if self.seeds and number < (others := _how_many("--seeds", self.seeds)):
+            raise SoftmapError(
+                f"--control-seeds: expected at least the {others} of --seeds, found {number}"
+            )
+        return number
+
     def _overrides(self) -> dict[str, str]:
         """The flags as overrides of the recipe; the texts among them quoted for YAML."""
         import json
@@ -148,6 +187,7 @@ class Compare:
             "training.steps": self.steps,
             "model.context": self.context,
             "seeds": _seeds(self.seeds, self.seed_list),
+            "control_seeds": self._control_seeds(),
         }
         found = {key: json.dumps(value) for key, value in given.items() if value is not None}
         values = split_values(self.set)
@@ -317,22 +357,42 @@ COMMANDS: dict[str, type] = {
 }
 
 
-def _seeds(count: Sequence[str], listed: Sequence[str]) -> list[int] | None:
+def _seeds(count: Sequence[str], listed: Sequence[str]) -> int | list[int] | None:
     """The seeds that ``--seeds`` counts or ``--seed-list`` lists."""
     if count and listed:
         raise SoftmapError("--seeds and --seed-list are both given, expected one of them")
-    if not count:
-        return _numbers("--seed-list", listed) or None
-    numbers = _numbers("--seeds", count)
+    if count:
+        return _how_many("--seeds", count)
+    return _numbers("--seed-list", listed) or None
+
+
+def _how_many(option: str, words: Sequence[str]) -> int:
+    """The number of seeds; those from 0 on are meant."""
+    numbers = _numbers(option, words)
+    instead = option == "--seeds"
     if len(numbers) != 1:
+        these = f"; --seed-list {' '.join(map(str, numbers))} takes these seeds" if instead else ""
         raise SoftmapError(
-            f"--seeds: expected one number, how many, found {len(numbers)} numbers; "
-            f"--seed-list {' '.join(map(str, numbers))} takes these seeds"
+            f"{option}: expected one number, how many, found {len(numbers)} numbers{these}"
         )
     if not 1 <= numbers[0] <= 1000:
-        alone = f"; --seed-list {numbers[0]} takes this seed alone" if numbers[0] >= 0 else ""
-        raise SoftmapError(f"--seeds: expected how many, 1 to 1000, found {numbers[0]}{alone}")
-    return list(range(numbers[0]))
+        instead = instead and numbers[0] >= 0
+        alone = f"; --seed-list {numbers[0]} takes this seed alone" if instead else ""
+        raise SoftmapError(f"{option}: expected how many, 1 to 1000, found {numbers[0]}{alone}")
+    return numbers[0]
+
+
+def _duration(option: str, text: str) -> float:
+    """Seconds of ``90s``, ``30m``, ``1h30m``."""
+    number = r"([0-9]{1,9}(?:\.[0-9]{1,9})?)"
+    found = re.fullmatch(f"(?:{number}h)?(?:{number}m)?(?:{number}s)?", text.strip())
+    parts = found.groups() if found else ()
+    seconds = sum(float(part or 0) * unit for part, unit in zip(parts, (3600, 60, 1), strict=False))
+    if not seconds > 0:
+        raise SoftmapError(
+            f"{option}: expected a time such as 90s, 30m or 1h30m, found {shown(text)}"
+        )
+    return seconds
 
 
 def _numbers(option: str, words: Sequence[str]) -> list[int]:

@@ -18,12 +18,15 @@ from safetensors.numpy import load_file
 from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.lab import compare as compares
+from softmap.lab import page as pages
 from softmap.lab import recipe as recipes
+from softmap.lab import session as sessions
 from softmap.lab import trial
 from softmap.lab.compare import Request, compare
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Entry, Recipe
+from softmap.lab.trial import Trial
 
 
 def result(run: Path, variant: str, seed: int = 0) -> dict:
@@ -152,13 +155,13 @@ def test_what_is_finished_is_not_trained_again_and_stays_on_the_page(
     folder = compare(tiny, request).parent
     before = result(folder, "diff")
     trained: list[str] = []
-    real = compares.run_trial
+    real = sessions.run_trial
 
-    def spy(trial: compares.Trial, *rest: object) -> dict:
+    def spy(trial: Trial, *rest: object) -> dict:
         trained.append(trial.name)
         return real(trial, *rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compares, "run_trial", spy)
+    monkeypatch.setattr(sessions, "run_trial", spy)
     compare(tiny, request)
     assert trained == []
     other = dataclasses.replace(tiny, variants=[Entry("transformer++"), Entry("gated")])
@@ -266,9 +269,9 @@ def test_pages_take_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
         clock.now += 2.0
         return folder
 
-    monkeypatch.setattr(compares, "time", clock)
+    monkeypatch.setattr(pages, "time", clock)
     monkeypatch.setattr("softmap.report.build", build)
-    page = compares._Page(Path("run"), Display())
+    page = pages.Page(Path("run"), Display())
     for clock.now in (10.0, 20.0, 31.0, 33.0, 60.0):
         page.changed()
     assert built == [10.0, 33.0, 60.0]

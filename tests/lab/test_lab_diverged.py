@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.lab import compare as compares
+from softmap.lab import session as sessions
 from softmap.lab import trial
 from softmap.lab.compare import Request, compare
 from softmap.lab.generate import model_folder
@@ -38,7 +38,7 @@ def test_the_others_go_on_and_nothing_is_trained_again(
     assert found["budgets"] == [] and found["peak_lr"] == PEAK and "model" not in found
     assert not (folder / "model").exists() and not (folder / "checkpoints").exists()
     assert (run / "variants/transformerpp/seed0/result.json").exists()  # came after it
-    monkeypatch.setattr(compares, "run_trial", None)
+    monkeypatch.setattr(sessions, "run_trial", None)
     compare(recipe, Request(tmp_path / "runs"))
 
 

@@ -33,7 +33,7 @@ def step(display: Display, number: int, speed: float = 100.0) -> None:
 
 
 def begun(display: Display) -> Display:
-    display.plan(["transformer++", "diff"], seeds=2, steps=40, batch_tokens=50)
+    display.plan({"transformer++": 2, "diff": 2}, steps=40, batch_tokens=50)
     display.start("diff", 0)
     return display
 

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from softmap.errors import SoftmapError
-from softmap.lab import compare as compares
+from softmap.lab import session as sessions
 from softmap.lab.compare import Request, compare
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
@@ -59,7 +59,7 @@ def children() -> list[psutil.Process]:
 def test_a_killed_worker_goes_on_and_all_learn_what_one_process_learns(
     tiny: Recipe, finished: Path, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compares, "run_trial", lab_work.killed_once)
+    monkeypatch.setattr(sessions, "run_trial", lab_work.killed_once)
     display = lab_tiny.Notes()
     run = compare(tiny, Request(tmp_path / "runs", jobs=2), display).parent
     same(run, finished)
@@ -80,7 +80,7 @@ def test_a_stopped_run_keeps_what_each_worker_did(
 ) -> None:
     request = Request(tmp_path / "runs", jobs=2)
     with monkeypatch.context() as patched:
-        patched.setattr(compares, "run_trial", lab_work.slow)
+        patched.setattr(sessions, "run_trial", lab_work.slow)
         with pytest.raises(Interrupted) as stop:
             compare(tiny, request, StopAtFirstStep())
     assert stop.value.signal == signal.SIGTERM and not children()
@@ -106,10 +106,10 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
         for name, times in deaths.items()
     }
     display, ended = lab_tiny.Notes(), {}
-    display.plan(list(deaths), 1, 1, 1)
+    display.plan(dict.fromkeys(deaths, 1), 1, 1)
     said = r"always seed 0 \(SIGKILL\): the process died 3 times"
     with Workers(2) as executor, pytest.raises(SoftmapError, match=said):
-        for done, found in completed(executor, work, display):
+        for done, found in completed(executor, work.items(), display, 2):
             ended[done.label] = found["deaths"]
     assert ended == {"never": 0, "twice": 2, "stopped": 1}
     assert len(list((tmp_path / "always").iterdir())) == 3

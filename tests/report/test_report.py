@@ -166,11 +166,15 @@ def test_first_stage_alone_gives_the_spread(tmp_path):
     run = fake.make(tmp_path / "run", variants=2, seeds=4, **SMALL)
     info = json.loads((run / "run.json").read_text())
     whole = report.summary(run)
-    (run / "run.json").write_text(json.dumps(info | {"resolve": {"first_seeds": [0, 1]}}))
+    first = {label: [0, 1] for label in info["variants"]}
+    stages = {"half_width": 0.5, "first_seeds": first}
+    (run / "run.json").write_text(json.dumps(info | {"resolve": stages}))
     staged = report.summary(run)
     assert (whole["statistics"]["pooled_df"], staged["statistics"]["pooled_df"]) == (6, 2)
     mean = [found["variants"][1]["difference"]["mean"] for found in (whole, staged)]
     assert mean[0] == mean[1]
+    said = [" ".join(found["verdict"]["caveats"]) for found in (whole, staged)]
+    assert "Stein" not in said[0] and "rule for intervals of at most ± 0.5" in said[1]
 
 
 def diverge(run, label, seed, step=12):

@@ -6,63 +6,23 @@ interrupted goes on from its checkpoint. A run's folder belongs to one recipe an
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import math
-import os
-import shutil
 import time
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Self
 
-from softmap import report
-from softmap.errors import SoftmapError
-from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files, measure, workers
-from softmap.lab.bench import Bench
-from softmap.lab.entry import Entry
-from softmap.lab.explain import chosen
-from softmap.lab.names import check_path
-from softmap.lab.peaks import Peaks, find_peaks
-from softmap.lab.plan import Plan, make_plan, slug
-from softmap.lab.preflight import least_memory, preflight, settled
+from softmap.lab import bench, files
+from softmap.lab.folder import check_folder, check_same, clear
+from softmap.lab.page import Page
+from softmap.lab.peaks import find_peaks
+from softmap.lab.plan import make_plan
+from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
-from softmap.lab.recipe import PEAKS, Recipe, dump, parse
-from softmap.lab.schedule import Task, results
-from softmap.lab.sections import Count
+from softmap.lab.recipe import Recipe
+from softmap.lab.request import Request, with_jobs
+from softmap.lab.resolve import check_stages, resolve
+from softmap.lab.session import Session
 from softmap.lab.speed import measure_speed
-from softmap.lab.trial import Trial, run_trial
-from softmap.report.load import read_run
-from softmap.report.speed import FILE as SPEED
-from softmap.variants import renamed
-
-TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
-POINTS = "tuning"  #: folder that keeps the points of a tuning
-OURS = (*TRIALS, POINTS, PEAKS)
-
-
-@dataclass(frozen=True)
-class Request:
-    """How a comparison is run, beside what its recipe says.
-
-    out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
-    an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
-    trains them one after another in this process; None takes as many as there are cores, or GPUs.
-    speed: measure speed and memory apart from training, when all is trained.
-    """
-
-    out: Path = Path("runs")
-    command: str = "softmap compare"
-    fresh: bool = False
-    jobs: int | None = 1
-    speed: bool = False
-
-    def __post_init__(self) -> None:
-        check_path("out", self.out)
-        check("jobs", self.jobs, Count | None)
+from softmap.lab.timed import one_of_each, within
 
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
@@ -71,8 +31,12 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     Raises ``SoftmapError`` for bad input before anything is trained; ``Interrupted`` after Ctrl-C
     or SIGTERM, when everything done so far is on disk and the page shows it.
     """
-    display = display or Display()
-    recipe, folder = settled(recipe), request.out / recipe.name
+    began, display = time.monotonic(), display or Display()
+    wished, recipe, folder = recipe.seeds, settled(recipe), request.out / recipe.name
+    if request.resolve is not None:
+        check_stages(recipe)
+    if request.seconds is not None:
+        recipe = one_of_each(recipe)
     peaks = find_peaks(recipe, folder)
     preflight(recipe, display.note, peaks)
     with display, files.lock(folder):
@@ -81,225 +45,21 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         corpus = bench.corpus(recipe, request.out, display)
         plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
         shared = bench.make(recipe, plan, corpus)
-        trials = _trials(recipe, plan, folder)
+        request, page = with_jobs(request, plan, shared), Page(folder, display)
+        session = Session(folder, plan, shared, peaks, request, display, page)
         if request.fresh:
             clear(folder)
-        _check_same(folder, trials, shared)
-        _announce(plan, shared, peaks, display)
-        _keep(peaks, folder)
-        request = with_jobs(request, plan, shared)
-        files.write_json(folder / "run.json", _run_facts(folder, plan, shared, peaks, request))
-        page = _Page(folder, display)
+        check_same(folder, session.trials(), shared)
+        session.describe()
         with page:
-            _run_all(_waiting(trials, display), shared, page, request)
-            if request.speed:
-                measure_speed(folder, plan, shared, request.jobs or 1, display)
+            if request.seconds is not None:
+                within(session, wished, began)
+            elif request.resolve is not None:
+                resolve(session)
+            else:
+                session.write()
+                session.train(session.waiting(session.trials()))
+            if request.speed and request.seconds is None:  # within a time it has been measured
+                measure_speed(folder, plan, shared, session.jobs, display)
                 page.changed()  # it may have been drawn with the speeds of the training
         return page.path
-
-
-def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
-    """The request with its number of jobs, by default as many as suit this machine."""
-    if request.jobs is not None:
-        return request
-    needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)
-    return dataclasses.replace(request, jobs=workers.default_jobs(shared.device, needed))
-
-
-def _waiting(trials: list[Trial], display: Display) -> list[Trial]:
-    """Those that have no result yet; the others are finished."""
-    found = [(trial, trial.result()) for trial in trials]
-    for trial, result in found:
-        if result is not None:
-            _finish(trial, result, display, skipped=True)
-    return [trial for trial, result in found if result is None]
-
-
-def _finish(
-    trial: Trial, result: dict[str, Any], display: Display, *, skipped: bool = False
-) -> None:
-    # Also those that a kill left after the result.
-    shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
-    label, loss = trial.candidate.label, _final_loss(result)
-    display.finish(label, trial.seed, loss, skipped=skipped)
-
-
-def _run_all(trials: list[Trial], shared: Bench, page: _Page, request: Request) -> None:
-    """Train the trials; the page is kept up to date."""
-    tasks = {Task(t.candidate.label, t.seed, t.folder, partial(run_trial, t)): t for t in trials}
-    trained = results(tasks, shared, page.display, request.jobs or 1, request.out)
-    with contextlib.closing(trained):
-        for task, result in trained:
-            _finish(tasks[task], result, page.display)
-            page.changed()
-
-
-class _Page:
-    """The run's page, kept up to date without spending a tenth of the time on it.
-
-    It is built when the ``with`` block ends, also by a stop or an error.
-    """
-
-    def __init__(self, folder: Path, display: Display) -> None:
-        self.folder, self.path, self.display = folder, folder / "report.html", display
-        self._stale, self._built, self._seconds = True, -math.inf, 0.0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
-        if error is None:
-            self.refresh()
-        elif isinstance(error, KeyboardInterrupt | SoftmapError):
-            with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
-                self.refresh()
-
-    def changed(self) -> None:
-        """A trial has finished: build the page, if it is not too soon for that."""
-        self._stale = True
-        if time.monotonic() - self._built < 10 * self._seconds:
-            return
-        try:
-            self.refresh()
-        except Exception as error:  # hours of training do not end for a drawing
-            self.display.note(f"the page could not be built yet: {error}")
-
-    def refresh(self) -> None:
-        """Build the page, if anything has changed."""
-        if self._stale:
-            began = time.monotonic()
-            self.path = report.build(self.folder)
-            self._stale, self._built = False, time.monotonic()
-            self._seconds = self._built - began
-
-
-def _final_loss(result: dict[str, Any]) -> float:
-    """Of the last budget; NaN for a training that diverged."""
-    budgets = result["budgets"]
-    return float(budgets[-1]["loss"]) if budgets else math.nan
-
-
-def _trials(recipe: Recipe, plan: Plan, folder: Path) -> list[Trial]:
-    """Seed by seed, so that every variant has been seen once as early as possible."""
-    return [
-        Trial(candidate, seed, folder / "variants" / candidate.slug / f"seed{seed}")
-        for seed in recipe.seeds
-        for candidate in plan.candidates
-    ]
-
-
-def check_folder(folder: Path) -> None:
-    """A folder with other people's files in it is not written to."""
-    for name in OURS:
-        sweep(folder, f".{name}.[0-9]*.tmp")
-    strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
-    if strange and not (folder / "run.json").exists():
-        raise SoftmapError(
-            f"{folder}: expected a run or an empty folder, found {strange[0]!r}; "
-            "take another --name or --out"
-        )
-
-
-def clear(folder: Path) -> None:
-    """Throw away the trials and pages of an earlier run; its tuned peaks stay."""
-    for name in TRIALS:
-        path = folder / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-
-def _check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
-    """What the folder holds must come from the same settings as what would be added to it."""
-    before = _before(folder)
-    if before is not None:
-        old, now = before.get("data") or {}, shared.corpus.meta
-        texts = f"the text was {old.get('source')}, is {now['source']}: "
-        changed = old.get("hash") not in (None, now["hash"])
-        _refuse(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
-    for trial in trials:
-        trial.result()  # a damaged one is named before anything is trained
-        begun = files.read_json(trial.folder / "trial.json")
-        if begun is not None:
-            _refuse(trial.folder, begun, trial.identity(shared))
-
-
-def _before(folder: Path) -> dict[str, Any] | None:
-    path = folder / "run.json"
-    return read_run(path) if os.path.lexists(path) else None
-
-
-def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any], why: str = "") -> None:
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    if keys:
-        changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
-        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
-        raise SoftmapError(
-            f"{folder} holds another run: {why}{'; '.join(changes)}{more}; --fresh throws it away, "
-            "--name NAME keeps it"
-        )
-
-
-def _keep(peaks: Peaks, folder: Path) -> None:
-    """A run that uses a file of tuned peaks keeps it, and so can go on without its recipe."""
-    if peaks.path is not None and peaks.path != folder / PEAKS:
-        files.write_json(folder / PEAKS, files.read_json(peaks.path))
-
-
-def _announce(plan: Plan, shared: Bench, peaks: Peaks, display: Display) -> None:
-    training, context = shared.recipe.training, shared.recipe.model.context
-    seeds = len(shared.recipe.seeds)
-    labels = [candidate.label for candidate in plan.candidates]
-    display.plan(labels, seeds, training.steps, training.batch_size * context)
-    for sentence in peaks.unused:
-        display.note(sentence)
-    for candidate in plan.candidates:
-        total = candidate.parameters["total"]
-        off = 100 * (total / plan.target - 1)
-        display.note(
-            f"{candidate.label}: {total:,} parameters ({off:+.2f} %), MLP width "
-            f"{candidate.config.intermediate_size}, peak {candidate.peak_lr:g} "
-            f"({candidate.peak_source}), {chosen(candidate.config, context, shared.device)}"
-        )
-
-
-def _run_facts(
-    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, request: Request
-) -> dict[str, Any]:
-    before = _before(folder) or {}
-    labels = [candidate.label for candidate in plan.candidates]
-    seeds = sorted({*shared.recipe.seeds, *before.get("seeds", [])})
-    stay = _still_there(folder, before, labels)
-    entries = [*shared.recipe.variants, *_entries(before, stay, folder)]
-    whole = dataclasses.replace(
-        shared.recipe, variants=entries, seeds=seeds, peaks=peaks.by_variant or None
-    )
-    return {
-        "name": shared.recipe.name,
-        "created": before.get("created", measure.now()),
-        **shared.facts(plan, request.jobs or 1),
-        "command": request.command,
-        "variants": labels + stay,
-        "seeds": seeds,
-        "settings": shared.settings,
-        "recipe": dump(whole),
-    }
-
-
-def _still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
-    """Variants of earlier calls with the same settings, finished at least once: they stay."""
-    earlier = [label for label in before.get("variants", []) if label not in labels]
-    return [
-        label
-        for label in earlier
-        if any((folder / "variants" / slug(label)).glob("seed*/result.json"))
-    ]
-
-
-def _entries(before: dict[str, Any], labels: list[str], folder: Path) -> list[Entry]:
-    """The recipe's lines of those variants, from the recipe of the earlier call."""
-    if not labels or not before.get("recipe"):
-        return []
-    earlier = parse(before["recipe"], folder / "run.json").variants
-    return [entry for entry in earlier if (entry.label or renamed(entry.variant, {})) in labels]

@@ -11,9 +11,10 @@ from softmap.errors import SoftmapError, shown
 from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.names import LONGEST
-from softmap.lab.sections import Positive
+from softmap.lab.sections import Positive, Seed
+from softmap.lab.seeds import check_seeds, listed
 
-_OWN: list[tuple[str, Any]] = [("label", str), ("peak_lr", float)]
+_OWN: list[tuple[str, Any]] = [("label", str), ("peak_lr", float), ("seeds", list[int])]
 
 
 @dataclass
@@ -21,12 +22,14 @@ class Entry(Checked):
     """One line of ``variants``.
 
     In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
-    mapping ``{variant, label?, peak_lr?, ...}`` whose further keys are options of the edit.
+    mapping ``{variant, label?, peak_lr?, seeds?, ...}`` whose further keys are options of the edit.
+    Its own ``seeds`` come beside those of all.
     """
 
     variant: str
     label: str | None = None
     peak_lr: Positive | None = None
+    seeds: list[Seed] = field(default_factory=list)
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -36,6 +39,7 @@ class Entry(Checked):
             raise SoftmapError(
                 f"label: expected 1 to {LONGEST} printable characters, found {shown(label)}"
             )
+        check_seeds("seeds", self.seeds)
 
     @classmethod
     def from_node(cls, node: yaml.Node, key: str) -> Entry:
@@ -47,6 +51,8 @@ class Entry(Checked):
             raise nodes.fail(node, f"missing key '{key}.variant'")
         spec = _spec(values.pop("variant")[1], f"{key}.variant")
         given = [(name, kind) for name, kind in _OWN if name in values]
+        if "seeds" in values:
+            values["seeds"] = (node, listed(values["seeds"][1], f"{key}.seeds"))
         own = {n: strict.convert(values.pop(n)[1], kind, f"{key}.{n}") for n, kind in given}
         spec = _with_options(node, spec, values)
         try:
@@ -57,7 +63,7 @@ class Entry(Checked):
     def plain(self) -> Any:
         """The shortest YAML form."""
         own = {name: getattr(self, name) for name, _ in _OWN}
-        own = {name: value for name, value in own.items() if value is not None}
+        own = {name: value for name, value in own.items() if value not in (None, [])}
         return {"variant": self.variant, **own} if own else self.variant
 
 

@@ -26,6 +26,7 @@ class Candidate:
     label: how tables call it. spec: the canonical variant. slug: its folder's name.
     peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting), or
         "hint" (the paper's).
+    seeds: those of its runs.
     """
 
     label: str
@@ -38,6 +39,7 @@ class Candidate:
     parameters: dict[str, int]
     peak_lr: float
     peak_source: str
+    seeds: tuple[int, ...]
 
     def costs(self, context: int) -> dict[str, Any]:
         """Parameters, FLOPs per trained token and cache bytes per token, as results name them."""
@@ -80,7 +82,8 @@ def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Pl
         peak_lr, source = _peak(recipe, entry, variant, peaks)
         options(recipe, peak_lr, recipe.seeds[0], labels[i])  # refuses what cannot be trained
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
-        candidates.append(_candidate(labels[i], variant, config, peak_lr, source))
+        seeds = recipe.seeds_of(entry, control=i == control)
+        candidates.append(_candidate(labels[i], variant, config, (peak_lr, source), seeds))
     return Plan(candidates, labels[control], target)
 
 
@@ -124,7 +127,7 @@ def slug(label: str) -> str:
 
 
 def _candidate(
-    label: str, variant: Any, config: SoftmapConfig, peak_lr: float, peak_source: str
+    label: str, variant: Any, config: SoftmapConfig, peak: tuple[float, str], seeds: list[int]
 ) -> Candidate:
     return Candidate(
         label=label,
@@ -135,8 +138,9 @@ def _candidate(
         source=variant.source,
         config=config,
         parameters=accounting.parameters(config),
-        peak_lr=peak_lr,
-        peak_source=peak_source,
+        peak_lr=peak[0],
+        peak_source=peak[1],
+        seeds=tuple(seeds),
     )
 
 

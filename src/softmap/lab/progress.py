@@ -36,7 +36,8 @@ class Row:
     label: str
     running: dict[int, Running] = field(default_factory=dict)
     seed: int | None = None  #: the last that was finished
-    done: int = 0  #: trials
+    trials: int = 1
+    done: int = 0  #: of them
     heldout: float | None = None
 
 
@@ -45,7 +46,7 @@ class Display:
 
     def __init__(self) -> None:
         self.rows: dict[str, Row] = {}
-        self.steps = self.trials = self._steps_left = self._steps_done = 0
+        self.steps = self._steps_left = self._steps_done = 0
         self.batch_tokens = 1
         self._seconds = 0.0
 
@@ -61,11 +62,17 @@ class Display:
     def preparing(self, stage: str, done: int, total: int | None) -> None:
         """Progress of the data, in bytes of text."""
 
-    def plan(self, labels: list[str], seeds: int, steps: int, batch_tokens: int) -> None:
-        """What will be run: each label with each seed for so many steps."""
-        self.rows = {label: Row(label) for label in labels}
-        self.steps, self.trials, self.batch_tokens = steps, seeds, batch_tokens
-        self._steps_left = len(labels) * seeds * steps
+    def plan(self, trials: Mapping[str, int], steps: int, batch_tokens: int) -> None:
+        """What will be run: so many trials of each label, each of so many steps."""
+        self.rows = {label: Row(label, trials=number) for label, number in trials.items()}
+        self.steps, self.batch_tokens = steps, batch_tokens
+        self._steps_left = sum(trials.values()) * steps
+
+    def more(self, trials: Mapping[str, int]) -> None:
+        """So many trials of each label come in addition."""
+        for label, number in trials.items():
+            self.rows.setdefault(label, Row(label, trials=0)).trials += number
+            self._steps_left += number * self.steps
 
     def start(self, label: str, seed: int) -> None:
         """A trial begins, or goes on."""
@@ -194,7 +201,7 @@ class LiveTable(Display):
         return table
 
     def _cells(self, row: Row) -> list[str]:
-        trials, done = list(row.running.values()), f" ({row.done}/{self.trials})"
+        trials, done = list(row.running.values()), f" ({row.done}/{row.trials})"
         if not trials and not row.done:
             return [row.label, "", "waiting", "", "", "", ""]
         seeds = " ".join(map(str, row.running)) or f"{row.seed}"
@@ -204,7 +211,7 @@ class LiveTable(Display):
         left = [seconds for seconds in map(self.trial_left, trials) if seconds is not None]
         return [
             row.label,
-            seeds + (done if self.trials > 1 else ""),
+            seeds + (done if row.trials > 1 else ""),
             f"{steps}/{self.steps}",
             " ".join(losses),
             _number(sum(speeds)) if speeds else "",

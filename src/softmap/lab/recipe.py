@@ -3,7 +3,7 @@
 A YAML file, read strictly: an unknown key, a wrong type or a key given twice is refused with the
 file, the line and the key named. Every value has a default, so ``variants: [diff]`` alone is a
 recipe. Shares (``budgets``, ``warmup``) are of ``training.steps``: changing the number of steps
-scales the whole schedule.
+scales the whole schedule. Seeds are a list or a number: ``seeds: 3`` is ``seeds: [0, 1, 2]``.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from softmap.lab import nodes, strict
 from softmap.lab.entry import Entry
 from softmap.lab.names import check_name, is_run, no_run, run_name
 from softmap.lab.sections import Evaluation, Model, Positive, Seed, Training, Tuning
+from softmap.lab.seeds import check_seeds, joined, listed
 
-MOST_SEEDS = 1000
 SUFFIXES = (".yaml", ".yml")
+_SEEDS = ("seeds", "control_seeds")
 PEAKS = "peaks.json"  #: of a run's folder: its tuned peaks
 
 
@@ -40,7 +41,9 @@ class Recipe(Checked):
     training: Training = field(default_factory=Training)
     variants: list[Entry] = field(default_factory=lambda: [Entry("transformer++")])
     control: str | None = None  #: what the others are compared with: the first variant
-    seeds: list[Seed] = field(default_factory=lambda: [0])
+    seeds: list[Seed] = field(default_factory=lambda: [0])  #: of every variant: its runs
+    #: further ones of the control, on which all comparisons lean
+    control_seeds: list[Seed] = field(default_factory=list)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tuning: Tuning = field(default_factory=Tuning)
     #: Peaks by variant, or a file that ``--tune`` wrote (relative to the recipe).
@@ -52,12 +55,12 @@ class Recipe(Checked):
         check_name("name", self.name)
         if not self.variants:
             raise SoftmapError("variants: expected at least one, found none")
-        if len(set(self.seeds)) < len(self.seeds) or not 1 <= len(self.seeds) <= MOST_SEEDS:
-            raise SoftmapError(
-                f"seeds: expected 1 to {MOST_SEEDS} different numbers, found {shown(self.seeds)}"
-            )
-        if self.tuning.seed in self.seeds:
-            raise SoftmapError(f"tuning.seed: {self.tuning.seed} is one of the run's own seeds")
+        check_seeds("seeds", self.seeds, least=1)
+        check_seeds("control_seeds", self.control_seeds)
+        own = joined(self.control_seeds, *(entry.seeds for entry in self.variants))
+        both = set(self.tuning.seeds) & {*self.seeds, *own}
+        if both:
+            raise SoftmapError(f"tuning.seed: {min(both)} is one of the run's own seeds")
 
     @property
     def peaks_path(self) -> Path | None:
@@ -65,6 +68,10 @@ class Recipe(Checked):
         if not isinstance(self.peaks, str):
             return None
         return (self.path.parent if self.path else Path()) / self.peaks
+
+    def seeds_of(self, entry: Entry, *, control: bool) -> list[int]:
+        """Those of one of the variants: of all, and its own."""
+        return joined(self.seeds, self.control_seeds if control else [], entry.seeds)
 
 
 def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
@@ -149,8 +156,18 @@ def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Re
         raise SoftmapError(f"{path}: expected a recipe, found an empty file")
     for key, text in overrides.items():
         nodes.override(root, key, text)
+    _list_seeds(root)
     recipe: Recipe = strict.convert(root, Recipe, "")
     return dataclasses.replace(recipe, path=path)
+
+
+def _list_seeds(root: yaml.Node) -> None:
+    """Write numbers of seeds out, in place."""
+    if isinstance(root, yaml.MappingNode):
+        root.value = [
+            (name, listed(value, name.value) if name.value in _SEEDS else value)
+            for name, value in root.value
+        ]
 
 
 def dump(recipe: Recipe) -> str:

@@ -10,9 +10,10 @@ import contextlib
 import functools
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -51,22 +52,25 @@ class Task:
 Results = Generator[tuple[Task, dict[str, Any]], None, None]
 
 
-def results(
-    tasks: Collection[Task], bench: Bench, display: Display, jobs: int, out: Path
-) -> Results:
+def results(tasks: Iterable[Task], bench: Bench, display: Display, jobs: int, out: Path) -> Results:
     """Train the tasks; yields each with what came out, as they end.
 
-    jobs: how many at once, each in a process of one thread; 1: one after another, in this one.
-    out: the folder of all runs. To be closed: that returns when all processes have ended, stopped
-    with a checkpoint where they were not done. Raises what a task raises, and ``Interrupted``.
+    tasks: the next is asked for when there is a worker for it. jobs: how many at once, each in a
+    process of one thread; 1: one after another, in this one. out: the folder of all runs. To be
+    closed: that returns when all processes have ended, stopped with a checkpoint where they were
+    not done. Raises what a task raises, and ``Interrupted``.
     """
-    if jobs == 1 or not tasks:
+    if jobs == 1:
         yield from _here(tasks, bench, display)
         return
+    tasks = iter(tasks)
+    first = list(islice(tasks, jobs))
+    if not first:
+        return
     packed = Packed.of(bench, out)
-    work = {task: functools.partial(_there, packed, task) for task in tasks}
-    with sigterm_raises(), Workers(min(jobs, len(tasks)), bench.device) as executor:
-        yield from completed(executor, work, display)
+    work = ((task, functools.partial(_there, packed, task)) for task in chain(first, tasks))
+    with sigterm_raises(), Workers(len(first), bench.device) as executor:
+        yield from completed(executor, work, display, len(first))
 
 
 def _here(tasks: Iterable[Task], bench: Bench, display: Display) -> Results:
@@ -81,14 +85,26 @@ def _there(packed: Packed, task: Task) -> dict[str, Any]:
 
 
 def completed(
-    executor: Executor, work: Mapping[Task, Callable[[], dict[str, Any]]], display: Display
+    executor: Executor,
+    work: Iterable[tuple[Task, Callable[[], dict[str, Any]]]],
+    display: Display,
+    at_once: int,
 ) -> Results:
-    """Call the work of each task on ``executor``.
+    """Call the work of each task on ``executor``, ``at_once`` of them at a time.
 
     Raises what it raises, at once. Where the process of a task has died ``TRIES`` times, the
     others go on, and ``SoftmapError`` names it when they have ended.
     """
-    futures = {executor.submit(call): task for task, call in work.items()}
+    futures: dict[Future[Any], Task] = {}
+    calls: dict[Task, Callable[[], dict[str, Any]]] = {}
+    waiting = iter(work)
+
+    def begin() -> None:
+        for task, call in islice(waiting, at_once - len(futures)):
+            calls[task] = call
+            futures[executor.submit(call)] = task
+
+    begin()
     deaths: Counter[Task] = Counter()
     lost: list[str] = []
     following = _Following(display)
@@ -103,11 +119,12 @@ def completed(
                 deaths[task] += 1
                 if deaths[task] < TRIES:
                     display.note(f"{task.name}: its process died ({error}); it goes on in another")
-                    futures[executor.submit(work[task])] = task
+                    futures[executor.submit(calls[task])] = task
                 else:
                     lost.append(f"{task.name} ({error})")
                     display.note(f"{task.name}: its process died {TRIES} times; the others go on")
             else:
+                begin()  # first of all: what is done with a result takes its time
                 following.begin(task)
                 yield task, found
         following.look(futures)

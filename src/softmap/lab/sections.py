@@ -145,10 +145,16 @@ class Tuning(Checked):
 
     grid: list[Positive] = field(default_factory=lambda: [1e-3, 2e-3, 4e-3, 8e-3])
     share: Share = 0.25  #: of the recipe's steps, each point trained to its own full decay
-    seed: Seed = 1000  #: none of the comparison's seeds
+    seed: Seed = 1000  #: the first of its seeds, none of which are the comparison's
+    runs: Annotated[int, Range(1, 100)] = 2  #: at each peak, one for each seed
     windows: Windows = 64  #: windows taken from the end of the training text, and not trained on
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.grid or self.grid != sorted(set(self.grid)):
             raise SoftmapError(f"grid: expected rising peaks, found {self.grid}")
+
+    @property
+    def seeds(self) -> range:
+        """``runs`` of them, from ``seed`` on."""
+        return range(self.seed, self.seed + self.runs)

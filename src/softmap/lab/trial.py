@@ -8,6 +8,7 @@ diverged is finished, too: its result says so instead of what was measured.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -15,6 +16,7 @@ import json
 import math
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,13 +142,15 @@ def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
     checkpoint is on disk.
     """
     files.write_json(trial.folder / "trial.json", trial.identity(bench))
+    began, before = time.perf_counter(), _seconds(trial)
     try:
         model = _trained(trial, bench, on_step)
         _export(trial, bench, model)
         found = _measured(trial, bench)
     except NonFiniteLoss as error:
         found = {"diverged": {"step": error.step, "reason": error.found}, "budgets": []}
-    result = _described(trial, bench) | found | {"files": _sums(trial.folder)}
+    whole = {"whole_seconds": before + time.perf_counter() - began}
+    result = _described(trial, bench) | found | whole | {"files": _sums(trial.folder)}
     files.write_json(trial.folder / "result.json", result)
     return result
 
@@ -192,6 +196,13 @@ def _evaluate(
 
 def _log(trial: Trial) -> list[dict[str, float]]:
     return read_log(trial.folder / "train.jsonl")
+
+
+def _seconds(trial: Trial) -> float:
+    """What earlier calls have spent on its training."""
+    with contextlib.suppress(SoftmapError, LookupError):  # nothing, or damage that is named later
+        return _log(trial)[-1]["seconds"]
+    return 0.0
 
 
 def _budgets(trial: Trial, count: int, mine: str) -> list[dict[str, Any]]:

@@ -1,8 +1,9 @@
 """Each variant's peak learning rate, found on the same small grid for all.
 
-A peak is chosen by its loss on windows that the comparison never reports: held-out windows outside
-of those that it evaluates. Runs are shorter than the comparison's and use a seed of their own. The
-file that comes out keeps every point, so that a reader can see how flat the choice was.
+A peak is chosen by the mean loss of its runs on windows that the comparison never reports: held-out
+windows outside of those that it evaluates. Runs are shorter than the comparison's and use seeds of
+their own. A variant whose best peak is at the edge of its grid tries further ones. The file that
+comes out keeps every run, so that a reader can see how flat the choice was.
 """
 
 from __future__ import annotations
@@ -11,45 +12,36 @@ import contextlib
 import dataclasses
 import math
 import shutil
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypedDict
-
-import numpy as np
+from typing import Any
 
 import softmap
-from softmap.data import order
 from softmap.errors import SoftmapError
-from softmap.evals.loss import mean_and_stderr, token_losses
-from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files, measure, workers
+from softmap.lab import bench, files, grid, measure, workers
 from softmap.lab.bench import Bench
-from softmap.lab.compare import POINTS, Request, check_folder, clear, with_jobs
 from softmap.lab.explain import chosen
+from softmap.lab.folder import POINTS, check_folder, clear
 from softmap.lab.peaks import tuned_for
 from softmap.lab.plan import Plan, make_plan
+from softmap.lab.points import Point, point_of, tuning_windows
 from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import PEAKS, Recipe
-from softmap.lab.schedule import Task, results
-from softmap.lab.trial import OnStep, Trial, build, fingerprint, fit
-from softmap.train import NonFiniteLoss
-
-TIE = 0.05  #: nats; a seed moves a small model's loss by about as much
-
-
-class _PointFile(TypedDict):
-    loss: float | None  # None: it was not finite
+from softmap.lab.request import Request, with_jobs
+from softmap.lab.schedule import results
+from softmap.lab.sections import Tuning
 
 
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
-    The file is ``peaks.json`` of the run's folder, where :func:`compare` finds it. Finished points
-    are kept in ``tuning/``, so a tuning that was interrupted, or is given another variant, goes on.
-    Raises ``SoftmapError`` where the recipe gives peaks itself, or the folder holds trials that
-    were trained with other peaks.
+    The file is ``peaks.json`` of the run's folder, where :func:`compare` finds it. A variant that
+    diverges wherever it is tried has no peak in it. Finished points are kept in ``tuning/``, so a
+    tuning that was interrupted, or is given another variant, goes on. Raises ``SoftmapError`` where
+    the recipe gives peaks itself, or the folder holds trials that were trained with other peaks.
     """
     if isinstance(recipe.peaks, dict):
         raise SoftmapError("--tune: the recipe gives the peaks itself; take them out of it")
@@ -70,14 +62,15 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
             chosen(candidate.config, short.model.context, shared.device)
         sweep(folder, f".{PEAKS}.[0-9]*.tmp")
         sweep(folder / POINTS)
-        request, points = with_jobs(request, plan, shared), _points(shared, plan, folder / POINTS)
+        request = with_jobs(request, plan, shared)
         batch = short.training.batch_size * short.model.context
-        display.plan([point.name for point in points], 1, short.training.steps, batch)
-        losses = _losses(points, shared, display, request)
+        display.plan({}, short.training.steps, batch)
+        losses = _search(shared, plan, folder / POINTS, display, request)
         path = folder / PEAKS
         files.write_json(path, _facts(losses, shared, recipe, request))
-    for warning in edge_warnings(losses, recipe.tuning.grid):
-        display.note(warning)
+    for name, tried in losses.items():
+        for sentence in said(name, tried):
+            display.note(sentence)
     return path
 
 
@@ -97,47 +90,20 @@ def _check_untrained(folder: Path) -> None:
         )
 
 
-def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """(n, context + 1) held-out windows, none of which the comparison evaluates.
-
-    Raises ``SoftmapError`` when the held-out text has none to spare.
-    """
-    context, wanted = recipe.model.context, recipe.tuning.windows
-    every = order.windows(heldout, context)
-    reported = order.windows(heldout, context, recipe.evaluation.windows)
-    final = {window.tobytes() for window in reported}
-    spare = np.array([i for i, window in enumerate(every) if window.tobytes() not in final])
-    if not len(spare):
-        raise SoftmapError(
-            f"tuning needs held-out windows beside the {len(final)} that the comparison takes, "
-            f"found {len(every)} in all: --set evaluation.windows={max(1, len(every) * 3 // 4)} "
-            "leaves a quarter of them, a larger data.heldout gives more"
-        )
-    chosen = np.linspace(0, len(spare) - 1, min(wanted, len(spare))).round().astype(int)
-    return every[spare[chosen]]
-
-
-def edge_warnings(points: dict[str, dict[str, float | None]], grid: list[float]) -> list[str]:
-    """A sentence for each variant whose best peak is the grid's first or last."""
-    best = {name: best_peak(name, losses) for name, losses in points.items()}
+def said(name: str, tried: grid.Tried) -> list[str]:
+    """What has to be said of a variant's choice: nothing, if the best peak is within its grid."""
+    top = grid.best(tried)
+    if top is None:
+        return [
+            f"{name}: the training diverged at every peak, {min(tried):g} to {max(tried):g}: it "
+            "has none; a lower tuning.grid may help"
+        ]
+    if not grid.at_edge(tried):
+        return []
     return [
-        f"warning: {name}: the best peak, {peak:g}, is at the edge of the grid: widen tuning.grid"
-        for name, peak in best.items()
-        if len(grid) > 1 and peak in (grid[0], grid[-1])
+        f"warning: {name}: the best peak, {top:g}, is at the edge of the {len(tried)} that were "
+        "tried: move tuning.grid"
     ]
-
-
-def best_peak(name: str, losses: dict[str, float | None]) -> float:
-    """The lowest peak whose loss is within ``TIE`` of the lowest; diverged points never win.
-
-    One seed cannot tell such peaks apart, and the higher of two is nearer to where another seed
-    diverges.
-    """
-    finite = {float(peak): loss for peak, loss in losses.items() if loss is not None}
-    if not finite:
-        raise SoftmapError(f"{name}: the training diverged at every peak of tuning.grid")
-    lowest = min(finite.values())
-    return min(peak for peak, loss in finite.items() if loss <= lowest + TIE)
 
 
 def _shortened(recipe: Recipe) -> Recipe:
@@ -147,89 +113,61 @@ def _shortened(recipe: Recipe) -> Recipe:
     # The warm-up keeps its length in steps, as the comparison's own runs will have it.
     warmup = min(given.warmup / recipe.tuning.share, 0.5)
     training = dataclasses.replace(given, steps=steps, budgets=[1.0], warmup=warmup)
-    variants = [dataclasses.replace(entry, peak_lr=None) for entry in recipe.variants]
+    variants = [dataclasses.replace(entry, peak_lr=None, seeds=[]) for entry in recipe.variants]
     return dataclasses.replace(
-        recipe, training=training, variants=variants, seeds=[recipe.tuning.seed],
-        tuning=dataclasses.replace(recipe.tuning, seed=0 if recipe.tuning.seed else 1),
+        recipe, training=training, variants=variants, control_seeds=[],
+        seeds=list(recipe.tuning.seeds), tuning=_no_seed_of(recipe.tuning),
     )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class _Point:
-    """One variant at one peak: ``trial.folder`` keeps what comes of it."""
-
-    trial: Trial
-
-    @property
-    def name(self) -> str:
-        """For people."""
-        return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
-
-    def task(self) -> Task:
-        """To train it."""
-        return Task(self.name, self.trial.seed, self.trial.folder, self.train)
-
-    def found(self) -> dict[str, Any] | None:
-        """The file of an earlier call. Raises ``SoftmapError`` where it is damaged."""
-        path = self.trial.folder / "point.json"
-        found: dict[str, Any] | None = files.read_json(path)
-        if found is not None:
-            check(str(path), found, _PointFile)
-        return found
-
-    def train(self, shared: Bench, on_step: OnStep) -> dict[str, Any]:
-        """Train it, from where it was left."""
-        trial = self.trial
-        model = build(trial.candidate, trial.seed, shared.device)
-        found: dict[str, Any] = {"loss": None}
-        try:
-            fit(
-                model, trial.candidate, shared.recipe, shared.corpus.train, trial.seed,
-                trial.folder, on_step=on_step,
-            )  # fmt: skip
-            found["loss"] = self._heldout(model, shared)
-        except NonFiniteLoss as error:
-            found["diverged"] = str(error)
-        files.write_json(trial.folder / "point.json", found)
-        return found
-
-    def _heldout(self, model: Any, shared: Bench) -> float | None:
-        windows = tuning_windows(shared.corpus.heldout, shared.recipe)
-        batch = shared.recipe.evaluation.batch_size
-        loss, _ = mean_and_stderr(token_losses(model, windows, batch_size=batch))
-        return loss if math.isfinite(loss) else None
+def _no_seed_of(tuning: Tuning) -> Tuning:
+    """The section with a seed that is not among its own: those are the points' now."""
+    return dataclasses.replace(tuning, seed=tuning.seeds.stop % 2**32, runs=1)
 
 
-def _points(shared: Bench, plan: Plan, folder: Path) -> list[_Point]:
-    """All points, each in a folder that is named after all that its loss depends on."""
-    grid, seed = shared.recipe.tuning.grid, shared.recipe.seeds[0]
-    windows = len(tuning_windows(shared.corpus.heldout, shared.recipe))
-    points = []
-    for mine in plan.candidates:
-        for peak in grid:
-            trial = Trial(dataclasses.replace(mine, peak_lr=peak), seed, folder)
-            mark = fingerprint({**trial.identity(shared), "windows": windows})
-            named = dataclasses.replace(trial, folder=folder / f"{mine.slug}-{mark}")
-            points.append(_Point(named))
-    return points
+def _search(
+    shared: Bench, plan: Plan, folder: Path, display: Display, request: Request
+) -> dict[str, dict[float, list[float | None]]]:
+    """By variant the losses at each peak of its grid, which goes on beyond an edge that is best."""
+    grid_of_all = shared.recipe.tuning.grid
+    variants = {candidate.spec: candidate for candidate in plan.candidates}
+    tried: dict[str, dict[float, list[float | None]]] = {spec: {} for spec in variants}
+    wanted = {spec: list(grid_of_all) for spec in variants}
+    while any(wanted.values()):
+        points = [
+            point_of(shared, mine, peak, seed, folder)
+            for spec, mine in variants.items()
+            for peak in wanted[spec]
+            for seed in shared.recipe.seeds
+        ]
+        losses = _losses(points, shared, display, request)
+        for point in points:
+            mine = point.trial.candidate
+            tried[mine.spec].setdefault(mine.peak_lr, []).append(losses[point.trial.folder])
+        further = {spec: grid.wider(found, grid_of_all) for spec, found in tried.items()}
+        wanted = {spec: [] if peak is None else [peak] for spec, peak in further.items()}
+        for spec, peak in further.items():
+            if peak is not None:
+                display.note(f"{spec}: the best peak is at the edge of its grid: trying {peak:g}")
+    return {spec: dict(sorted(found.items())) for spec, found in tried.items()}
 
 
 def _losses(
-    points: list[_Point], shared: Bench, display: Display, request: Request
-) -> dict[str, dict[str, float | None]]:
-    """The loss of each variant at each peak; None where it diverged."""
-    kept = [(point, point.found()) for point in points]
-    losses: dict[str, dict[str, float | None]] = {p.trial.candidate.spec: {} for p in points}
+    points: list[Point], shared: Bench, display: Display, request: Request
+) -> dict[Path, float | None]:
+    """The loss of each point, by its folder; None where it diverged."""
+    display.more(Counter(point.name for point in points))
+    losses: dict[Path, float | None] = {}
 
-    def end(point: _Point, found: dict[str, Any], *, skipped: bool = False) -> None:
+    def end(point: Point, found: dict[str, Any], *, skipped: bool = False) -> None:
         shutil.rmtree(point.trial.folder / "checkpoints", ignore_errors=True)
-        mine, loss = point.trial.candidate, found.get("loss")
-        losses[mine.spec][repr(mine.peak_lr)] = loss
+        loss = losses[point.trial.folder] = found.get("loss")
         seen = math.nan if loss is None else loss
         display.finish(point.name, point.trial.seed, seen, skipped=skipped)
         if "diverged" in found and not skipped:
             display.note(found["diverged"])
 
+    kept = [(point, point.found()) for point in points]
     for point, found in kept:
         if found is not None:
             end(point, found, skipped=True)
@@ -239,26 +177,32 @@ def _losses(
     ) as trained:
         for task, found in trained:
             end(tasks[task], found)
-    grid = [repr(peak) for peak in shared.recipe.tuning.grid]
-    return {spec: {peak: found[peak] for peak in grid} for spec, found in losses.items()}
+    return losses
 
 
 def _facts(
-    losses: dict[str, dict[str, float | None]], shared: Bench, recipe: Recipe, request: Request
+    losses: Mapping[str, grid.Tried], shared: Bench, recipe: Recipe, request: Request
 ) -> dict[str, Any]:
-    """The file of peaks: the choice, every point, and what is needed to repeat it."""
+    """The file of peaks: the choice, every run at every peak, and what is needed to repeat it."""
     found = measure.provenance(shared.device)
+    choices = {name: (grid.chosen(tried), _named(tried)) for name, tried in losses.items()}
     return {
         "peaks": {
-            name: {"peak_lr": best_peak(name, of_peaks), "losses": of_peaks}
-            for name, of_peaks in losses.items()
+            name: {"peak_lr": peak, "losses": tried}
+            for name, (peak, tried) in choices.items()
+            if peak is not None
         },
+        "diverged": {name: tried for name, (peak, tried) in choices.items() if peak is None},
         "command": request.command,
         "softmap_version": softmap.__version__,
         **found,
         "device": found["device"] | workers.facts(request.jobs or 1),
-        "seed": shared.recipe.seeds[0],
+        "seeds": shared.recipe.seeds,
         "windows": len(tuning_windows(shared.corpus.heldout, shared.recipe)),
         "tuned_for": tuned_for(recipe),
         "settings": shared.settings,
     }
+
+
+def _named(tried: grid.Tried) -> dict[str, list[float | None]]:
+    return {repr(peak): list(losses) for peak, losses in tried.items()}

@@ -37,8 +37,12 @@ COPIED = (
     "training",
     "control",
     "seeds",
+    "seeds_by_variant",
     "runs",
     "differences",
+    "resolve",
+    "time",
+    "peaks",
 )
 WRITTEN = ("report.html", "report.json", "report.csv", "charts")
 

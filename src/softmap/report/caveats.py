@@ -85,6 +85,12 @@ def _spread_note(statistics: Row) -> list[str]:
                 "as wide would probably be noticed)."
             )
         notes.append(text)
+    if statistics["resolved"]:
+        notes.append(
+            "Seeds were added by Stein's two-stage rule for intervals of at most "
+            f"\N{PLUS-MINUS SIGN} {statistics['resolved']:g}: spread and degrees of freedom are "
+            "those of the first stage, the means are of all runs."
+        )
     if statistics["apart"]:
         notes.append(
             f"The spread of {listed(statistics['apart'])} is not that of the others: it stands on "

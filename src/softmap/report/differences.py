@@ -129,6 +129,7 @@ def statistics(family: Family, table: list[Row]) -> Row:
         "power": question.power,
         "comparisons": len(others),
         "runs": counts(family.trials),
+        "resolved": family.resolved,
         "pooled_sd": None if pool is None else pool.stderr,
         "pooled_df": None if pool is None else pool.df,
         "pooling_p": check.p,

@@ -22,8 +22,8 @@ Array = NDArray[np.floating[Any]]
 class Family:
     """All finished runs by variant, the control first, and what their final losses say of pooling.
 
-    A run whose number was fixed by Stein's rule names the seeds of its first stage in ``run.json``
-    (``resolve.first_seeds``); the spread is then that of these seeds alone.
+    A run whose number was fixed by Stein's rule names the seeds of its first stage by variant in
+    ``run.json`` (``resolve.first_seeds``); the spread is then that of these runs alone.
     """
 
     def __init__(self, run: Run, question: Question) -> None:
@@ -33,7 +33,8 @@ class Family:
             for label in run.labels
             if label in run.trials
         }
-        self.first_seeds = (run.info.get("resolve") or {}).get("first_seeds")
+        self.first_seeds = (run.info.get("resolve") or {}).get("first_seeds", {})
+        self.resolved = (run.info.get("resolve") or {}).get("half_width")
         self.losses = {label: losses(trials) for label, trials in self.trials.items()}
         final = self._first(self.final)
         self.check = pooling.check(final)
@@ -59,14 +60,12 @@ class Family:
         return {label: number(label, losses_RN) for label, losses_RN in self.losses.items()}
 
     def _first(self, values: Runs) -> Runs:
-        """The values of the first stage's seeds; of all runs where there was one stage."""
-        if self.first_seeds is None:
-            return values
+        """The values of the first stage's seeds; of all runs of a variant with one stage."""
         return {
             label: [
                 value
                 for value, trial in zip(found, self.trials[label], strict=True)
-                if trial.seed in self.first_seeds
+                if trial.seed in self.first_seeds.get(label, (trial.seed,))
             ]
             for label, found in values.items()
         }

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
+from softmap.report.peaks import tried_peaks
 from softmap.report.speed import read_speed, replace_speed
 
 Array = NDArray[np.floating[Any]]
@@ -29,11 +30,24 @@ class _Passage(TypedDict):
     text: str | None
 
 
+class _Resolve(TypedDict):
+    half_width: float
+    first_seeds: dict[str, list[int]]
+
+
+class _Time(TypedDict):
+    seconds: float
+    spent: float
+
+
 class _RunFile(TypedDict):
     name: str
     control: str
     variants: list[str]
     seeds: list[int]
+    seeds_by_variant: dict[str, list[int]] | None
+    resolve: _Resolve | None
+    time: _Time | None
     created: str | None
     softmap_version: str | None
     commit: str | None
@@ -72,6 +86,7 @@ class _ResultFile(TypedDict):
     tokens_per_second_range: list[float]
     peak_memory_bytes: float
     train_seconds: float
+    whole_seconds: float | None
     budgets: list[BudgetFile]
     parameters_non_embedding: int | None
     title: str | None
@@ -179,8 +194,12 @@ def load(directory: Path) -> Run:
         )
     results = [trial.result for seeds in trials.values() for trial in seeds.values()]
     info["speed_note"] = replace_speed(results, read_speed(directory))
+    info["peaks"] = tried_peaks(
+        directory, {label: next(iter(found.values())).result for label, found in trials.items()}
+    )
     labels = dict.fromkeys([info["control"], *info["variants"]])
-    declared = [(label, seed) for label in labels for seed in info["seeds"]]
+    seeds_of = info.get("seeds_by_variant") or {}
+    declared = [(label, seed) for label in labels for seed in seeds_of.get(label, info["seeds"])]
     run = Run(directory, info, trials, declared, diverged)
     _check_settings(run, result_files(directory))
     check_same_windows(run)

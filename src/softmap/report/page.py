@@ -13,7 +13,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from softmap.report import attention, cells, theme, words
+from softmap.report import attention, cells, peaks, theme, words
 from softmap.report.compare import first_maps
 from softmap.report.load import Run
 from softmap.report.style import Chart
@@ -44,6 +44,7 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             columns=cells.COLUMNS,
             table=cells.table(rows),
             charts=charts,
+            tuned=peaks.table(report["peaks"]),
             repeat=_repeat(report),
             lead=_lead(report),
             maps=[row["variant"] for row in rows if row["maps"]],
@@ -127,8 +128,7 @@ def _lead(report: dict[str, Any]) -> str:
     model, data = report["model"] or {}, report["data"] or {}
     rows, training = report["variants"], report["training"] or {}
     source = f"text from {data['source']}" if data.get("source") else "text"
-    runs = [len(row["seeds"]) for row in rows]
-    runs_text = str(runs[0]) if len(set(runs)) == 1 else f"{min(runs)} to {max(runs)}"
+    runs = {row["variant"]: len(row["seeds"]) for row in rows}
     heldout = data.get("heldout_documents")
     size = words.si(rows[0]["parameters"])
     tokens = words.si(rows[0]["budgets"][-1]["tokens"])
@@ -138,7 +138,7 @@ def _lead(report: dict[str, Any]) -> str:
         f"parameters, trained on the same {tokens} tokens of {source} in the same order",
         f"context {model['context']}" if model.get("context") else "",
         f"{training['precision']}" if training.get("precision") else "",
-        f"{runs_text} run{'s' * (max(runs) > 1)} a variant",
+        words.runs_a_variant(runs, report["control"]),
         f"{heldout} held-out documents" if heldout else "",
         f"on {device}",
     ]
@@ -150,7 +150,7 @@ def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
     items = [("Command", report["command"]), ("Created", report["created"])]
     items += [("softmap", report["softmap_version"]), ("Commit", report["commit"])]
     items += [("Run", command) for command in report["runs"] or []]
-    items.append(("Seeds", ", ".join(str(seed) for seed in report["seeds"])))
+    items.append(("Seeds", _seeds(report)))
     for title, key in (
         ("Data", "data"),
         ("Model", "model"),
@@ -161,6 +161,15 @@ def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
         settings = (report[key] or {}).items()
         items.append((title, ", ".join(f"{name} {_plain(value)}" for name, value in settings)))
     return [(name, str(value)) for name, value in items if value]
+
+
+def _seeds(report: dict[str, Any]) -> str:
+    """Those of all variants, and of each that has others."""
+    every = report["seeds"]
+    others = {v: s for v, s in (report["seeds_by_variant"] or {}).items() if s != every}
+    parts = [", ".join(map(str, every))]
+    parts += [f"{label}: {', '.join(map(str, seeds))}" for label, seeds in others.items()]
+    return "; ".join(parts)
 
 
 def _plain(value: Any) -> str:

@@ -159,7 +159,7 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
     The control gets ``ratio`` times the runs of a variant. A variant that stays apart from the
     pool gets a number of its own, and more of the control if it needs that. Afterwards the page
     must be given the same first stage (``Comparison(..., first=...)``, in ``run.json``
-    ``resolve.first_seeds``), whose spread the intervals keep.
+    ``resolve.first_seeds`` by label), whose spread the intervals keep.
     """
     _above_zero(half_width=half_width, ratio=ratio)
 
@@ -205,10 +205,18 @@ def allocate(
         fit = [label for label, cost in costs.items() if cost <= seconds]
         if not fit:
             return added
-        now = _badness(runs, control)
-        best = max(fit, key=lambda v: (now - _badness(_one_more(runs, v), control)) / costs[v])
+        best = next_run(runs, {label: costs[label] for label in fit}, control)
         runs, seconds = _one_more(runs, best), seconds - costs[best]
         added[best] += 1
+
+
+def next_run(runs: Mapping[str, int], costs: Mapping[str, float], control: str) -> str:
+    """The label whose next run lowers the sum of squared half-widths most for its seconds.
+
+    runs: of each label, the control included, that there are. costs: of those to choose from.
+    """
+    now = _badness(runs, control)
+    return max(costs, key=lambda v: (now - _badness(_one_more(runs, v), control)) / costs[v])
 
 
 def _one_more(runs: Mapping[str, int], label: str) -> dict[str, int]:

@@ -73,12 +73,34 @@ def _info(named: dict[str, Run]) -> dict[str, Any]:
         "control": f"{name}/{first.control}",
         "variants": [f"{name}/{label}" for name, run in named.items() for label in run.labels],
         "seeds": sorted({seed for run in runs for seed in run.info["seeds"]}),
+        "seeds_by_variant": {
+            f"{name}/{label}": seeds
+            for name, run in named.items()
+            for label, seeds in (run.info.get("seeds_by_variant") or {}).items()
+        },
+        "peaks": [
+            {**row, "variant": f"{name}/{row['variant']}"}
+            for name, run in named.items()
+            for row in run.info.get("peaks") or []
+        ],
+        "time": None,
+        "resolve": _first_stages(named),
         "command": f"softmap report {_paths([run.directory for run in runs])}",
         "recipe": None,
         "speed_note": APART,
         "runs": [f"{name}: {run.info.get('command')}" for name, run in named.items()],
         "differences": _differences(named),
     }
+
+
+def _first_stages(named: dict[str, Run]) -> dict[str, Any] | None:
+    """Of the runs whose number a first stage has fixed."""
+    first = {
+        f"{name}/{label}": seeds
+        for name, run in named.items()
+        for label, seeds in (run.info.get("resolve") or {}).get("first_seeds", {}).items()
+    }
+    return {"first_seeds": first} if first else None
 
 
 def _names(runs: list[Run]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from softmap.report.answers import EQUAL, HIGHER, LOWER, UNKNOWN, UNRESOLVED
 from softmap.report.caveats import caveats
 from softmap.report.load import Run
-from softmap.report.words import amount, count, listed, ratio, si, signed
+from softmap.report.words import amount, count, listed, ratio, runs_a_variant, si, signed
 
 Row = dict[str, Any]
 STATUS = {LOWER: "better", HIGHER: "worse", EQUAL: "equal", UNRESOLVED: "none", UNKNOWN: "none"}
@@ -55,12 +55,11 @@ def _headline(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -
             f"from the control, {control}, or be called equal to it."
         )
     clauses = _clauses(groups, control, statistics["margin"])
-    return f"{_opening(statistics)}{'; '.join(clauses)}."
+    return f"{_opening(statistics, control)}{'; '.join(clauses)}."
 
 
-def _opening(statistics: Row) -> str:
-    least, most = min(statistics["runs"].values()), max(statistics["runs"].values())
-    return f"Over {least if least == most else f'{least} to {most}'} runs a variant, "
+def _opening(statistics: Row, control: str) -> str:
+    return f"Over {runs_a_variant(statistics['runs'], control)}, "
 
 
 def _clauses(groups: dict[str, list[str]], control: str, margin: float) -> list[str]:
@@ -240,6 +239,6 @@ def _lost(run: Run, rows: list[Row]) -> list[Row]:
 def _incomplete(run: Run) -> str | None:
     if not run.missing:
         return None
-    several = len(run.info["seeds"]) > 1
+    several = len(run.declared) > len(run.labels)
     names = [f"{label} (seed {seed})" if several else label for label, seed in run.missing]
     return f"This run is not complete. Not finished: {listed(names)}."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine", "Ten"]
@@ -56,6 +58,15 @@ def count(number: int, noun: str) -> str:
     """``Seven ways``, ``One seed``, ``12 ways``."""
     word = NUMBERS[number] if number < len(NUMBERS) else str(number)
     return f"{word} {noun}{'' if number == 1 else 's'}"
+
+
+def runs_a_variant(runs: Mapping[str, int], control: str) -> str:
+    """``2 runs a variant``, ``2 to 4 runs a variant (6 of the control)``, from runs by variant."""
+    theirs = runs.get(control, 0)
+    others = [number for label, number in runs.items() if label != control] or [theirs]
+    least, most = min(others), max(others)
+    text = f"{least if least == most else f'{least} to {most}'} run{'s' * (most > 1)} a variant"
+    return text if theirs in (0, least, most) else f"{text} ({theirs} of the control)"
 
 
 def listed(items: list[str]) -> str:

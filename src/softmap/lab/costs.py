@@ -1,0 +1,66 @@
+"""Seconds that a run of a variant takes, evaluation and all: as it was, or as its speed says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from softmap.errors import SoftmapError
+from softmap.lab import files
+from softmap.lab.plan import Candidate
+from softmap.lab.session import Session
+from softmap.report.speed import read_speed
+
+EVALUATED = 1 / 3  #: of what a token costs in training: forward alone
+
+
+def ended(session: Session, candidate: Candidate) -> dict[int, dict[str, Any]]:
+    """Results of its runs by seed, those that diverged included."""
+    paths = session.trial(candidate, 0).folder.parent.glob("seed*/result.json")
+    found = [files.read_json(path) for path in sorted(paths)]
+    return {int(result["seed"]): result for result in found}
+
+
+def run_seconds(results: Iterable[Mapping[str, Any]]) -> float | None:
+    """The median over those that came to their end; None where none did."""
+    known = [result for result in results if result["budgets"]]
+    taken = [result.get("whole_seconds") or result["train_seconds"] for result in known]
+    return float(median(taken)) if taken else None
+
+
+def costs(session: Session) -> dict[str, float]:
+    """Seconds of one run of every variant.
+
+    Raises ``SoftmapError`` where neither a run nor a speed says it.
+    """
+    speeds = (read_speed(session.folder) or {"variants": {}})["variants"]
+    found = {}
+    for mine in session.plan.candidates:
+        seconds = run_seconds(ended(session, mine).values())
+        if seconds is None and mine.label in speeds:
+            speed = speeds[mine.label]["tokens_per_second"]["median"]
+            seconds = _tokens(session) / speed
+        if seconds is None:
+            raise SoftmapError(
+                f"--time: nothing says how long a run of {mine.label} takes: its speed could not "
+                "be measured; train one run of each without --time first"
+            )
+        found[mine.label] = seconds
+    return found
+
+
+def _tokens(session: Session) -> float:
+    """Of a run, in those of training."""
+    shared = session.shared
+    budgets = len(shared.recipe.training.budget_steps())
+    heldout = len(shared.windows) * shared.recipe.model.context * budgets
+    return session.run_tokens + EVALUATED * heldout
+
+
+def together(seconds: Iterable[float], jobs: int) -> float:
+    """How long runs of so many seconds take, so many at a time, the longest first."""
+    busy = [0.0] * jobs
+    for each in sorted(seconds, reverse=True):
+        busy[busy.index(min(busy))] += each
+    return max(busy)

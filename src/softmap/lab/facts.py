@@ -1,0 +1,75 @@
+"""What ``run.json`` says: this call's recipe, with what earlier calls have added to the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from softmap.lab import measure
+from softmap.lab.bench import Bench
+from softmap.lab.entry import Entry
+from softmap.lab.folder import earlier
+from softmap.lab.peaks import Peaks
+from softmap.lab.plan import Plan, slug
+from softmap.lab.recipe import Recipe, dump, parse
+from softmap.lab.seeds import joined
+from softmap.variants import renamed
+
+
+def run_facts(
+    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, command: str, jobs: int
+) -> dict[str, Any]:
+    """All of it. Variants and seeds of earlier calls stay."""
+    before = earlier(folder) or {}
+    labels = [candidate.label for candidate in plan.candidates]
+    labels += still_there(folder, before, labels)
+    whole = dataclasses.replace(
+        _whole(shared.recipe, labels, before, folder), peaks=peaks.by_variant or None
+    )
+    return {
+        "name": shared.recipe.name,
+        "created": before.get("created", measure.now()),
+        **shared.facts(plan, jobs),
+        "command": command,
+        "variants": labels,
+        "seeds": whole.seeds,
+        "seeds_by_variant": {
+            label: whole.seeds_of(entry, control=label == plan.control)
+            for label, entry in zip(labels, whole.variants, strict=False)
+        },
+        **{key: before[key] for key in ("resolve", "time") if before.get(key)},
+        "settings": shared.settings,
+        "recipe": dump(whole),
+    }
+
+
+def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
+    """Variants of earlier calls with the same settings, finished at least once: they stay."""
+    gone = [label for label in before.get("variants", []) if label not in labels]
+    return [
+        label
+        for label in gone
+        if any((folder / "variants" / slug(label)).glob("seed*/result.json"))
+    ]
+
+
+def _whole(recipe: Recipe, labels: list[str], before: dict[str, Any], folder: Path) -> Recipe:
+    """The recipe with the seeds of the earlier one, and with its lines of the other ``labels``."""
+    if not before.get("recipe"):
+        seeds = sorted({*recipe.seeds, *before.get("seeds", [])})
+        return dataclasses.replace(recipe, seeds=seeds)
+    old = parse(before["recipe"], folder / "run.json")
+    known = {entry.label or renamed(entry.variant, {}): entry for entry in old.variants}
+    entries = [
+        _with_seeds(entry, known[label].seeds) if label in known else entry
+        for label, entry in zip(labels, recipe.variants, strict=False)
+    ]
+    entries += [known[label] for label in labels[len(entries) :] if label in known]
+    seeds = sorted({*recipe.seeds, *before["seeds"]})
+    control = sorted({*recipe.control_seeds, *old.control_seeds})
+    return dataclasses.replace(recipe, variants=entries, seeds=seeds, control_seeds=control)
+
+
+def _with_seeds(entry: Entry, seeds: list[int]) -> Entry:
+    return dataclasses.replace(entry, seeds=joined(entry.seeds, seeds))

@@ -1,0 +1,75 @@
+"""The folder of a run: what lies in it, and whether what would be added to it belongs there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from softmap.errors import SoftmapError
+from softmap.files import sweep
+from softmap.lab import files
+from softmap.lab.bench import Bench
+from softmap.lab.recipe import PEAKS
+from softmap.lab.trial import Trial
+from softmap.report.load import read_run
+from softmap.report.speed import FILE as SPEED
+
+TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
+POINTS = "tuning"  #: folder that keeps the points of a tuning
+OURS = (*TRIALS, POINTS, PEAKS)
+
+
+def earlier(folder: Path) -> dict[str, Any] | None:
+    """What ``run.json`` says, if there is one."""
+    path = folder / "run.json"
+    return read_run(path) if os.path.lexists(path) else None
+
+
+def check_folder(folder: Path) -> None:
+    """A folder with other people's files in it is not written to."""
+    for name in OURS:
+        sweep(folder, f".{name}.[0-9]*.tmp")
+    strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
+    if strange and not (folder / "run.json").exists():
+        raise SoftmapError(
+            f"{folder}: expected a run or an empty folder, found {strange[0]!r}; "
+            "take another --name or --out"
+        )
+
+
+def clear(folder: Path) -> None:
+    """Throw away the trials and pages of an earlier run; its tuned peaks stay."""
+    for name in TRIALS:
+        path = folder / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
+    """What the folder holds must come from the same settings as what would be added to it."""
+    before = earlier(folder)
+    if before is not None:
+        old, now = before.get("data") or {}, shared.corpus.meta
+        texts = f"the text was {old.get('source')}, is {now['source']}: "
+        changed = old.get("hash") not in (None, now["hash"])
+        _refuse(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
+    for trial in trials:
+        trial.result()  # a damaged one is named before anything is trained
+        begun = files.read_json(trial.folder / "trial.json")
+        if begun is not None:
+            _refuse(trial.folder, begun, trial.identity(shared))
+
+
+def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any], why: str = "") -> None:
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    if keys:
+        changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise SoftmapError(
+            f"{folder} holds another run: {why}{'; '.join(changes)}{more}; --fresh throws it away, "
+            "--name NAME keeps it"
+        )

@@ -1,0 +1,103 @@
+"""The points of a tuning: one variant at one peak with one seed, trained to its full decay."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+from softmap.data import order
+from softmap.errors import SoftmapError
+from softmap.evals.loss import mean_and_stderr, token_losses
+from softmap.fields import check
+from softmap.lab import files
+from softmap.lab.bench import Bench
+from softmap.lab.plan import Candidate
+from softmap.lab.recipe import Recipe
+from softmap.lab.schedule import Task
+from softmap.lab.trial import OnStep, Trial, build, fingerprint, fit
+from softmap.train import NonFiniteLoss
+
+
+class PointFile(TypedDict):
+    """A ``point.json``."""
+
+    loss: float | None  # None: it was not finite
+
+
+def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """(n, context + 1) held-out windows, none of which the comparison evaluates.
+
+    Raises ``SoftmapError`` when the held-out text has none to spare.
+    """
+    context, wanted = recipe.model.context, recipe.tuning.windows
+    every = order.windows(heldout, context)
+    reported = order.windows(heldout, context, recipe.evaluation.windows)
+    final = {window.tobytes() for window in reported}
+    spare = np.array([i for i, window in enumerate(every) if window.tobytes() not in final])
+    if not len(spare):
+        raise SoftmapError(
+            f"tuning needs held-out windows beside the {len(final)} that the comparison takes, "
+            f"found {len(every)} in all: --set evaluation.windows={max(1, len(every) * 3 // 4)} "
+            "leaves a quarter of them, a larger data.heldout gives more"
+        )
+    chosen = np.linspace(0, len(spare) - 1, min(wanted, len(spare))).round().astype(int)
+    return every[spare[chosen]]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One variant at one peak with one seed: ``trial.folder`` keeps what comes of it."""
+
+    trial: Trial
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
+
+    def task(self) -> Task:
+        """To train it."""
+        return Task(self.name, self.trial.seed, self.trial.folder, self.train)
+
+    def found(self) -> dict[str, Any] | None:
+        """The file of an earlier call. Raises ``SoftmapError`` where it is damaged."""
+        path = self.trial.folder / "point.json"
+        found: dict[str, Any] | None = files.read_json(path)
+        if found is not None:
+            check(str(path), found, PointFile)
+        return found
+
+    def train(self, shared: Bench, on_step: OnStep) -> dict[str, Any]:
+        """Train it, from where it was left."""
+        trial = self.trial
+        model = build(trial.candidate, trial.seed, shared.device)
+        found: dict[str, Any] = {"loss": None}
+        try:
+            fit(
+                model, trial.candidate, shared.recipe, shared.corpus.train, trial.seed,
+                trial.folder, on_step=on_step,
+            )  # fmt: skip
+            found["loss"] = self._heldout(model, shared)
+        except NonFiniteLoss as error:
+            found["diverged"] = str(error)
+        files.write_json(trial.folder / "point.json", found)
+        return found
+
+    def _heldout(self, model: Any, shared: Bench) -> float | None:
+        windows = tuning_windows(shared.corpus.heldout, shared.recipe)
+        batch = shared.recipe.evaluation.batch_size
+        loss, _ = mean_and_stderr(token_losses(model, windows, batch_size=batch))
+        return loss if math.isfinite(loss) else None
+
+
+def point_of(shared: Bench, mine: Candidate, peak: float, seed: int, folder: Path) -> Point:
+    """The point, in a folder that is named after all that its loss depends on."""
+    windows = len(tuning_windows(shared.corpus.heldout, shared.recipe))
+    trial = Trial(dataclasses.replace(mine, peak_lr=peak), seed, folder)
+    mark = fingerprint({**trial.identity(shared), "windows": windows})
+    return Point(dataclasses.replace(trial, folder=folder / f"{mine.slug}-{mark}"))

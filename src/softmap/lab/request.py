@@ -1,0 +1,60 @@
+"""How a comparison is run, beside what its recipe says."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from softmap.errors import SoftmapError
+from softmap.fields import check
+from softmap.lab import workers
+from softmap.lab.bench import Bench
+from softmap.lab.names import check_path
+from softmap.lab.plan import Plan
+from softmap.lab.preflight import least_memory
+from softmap.lab.sections import Count, Positive
+from softmap.lab.seeds import MOST_SEEDS
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for.
+
+    out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
+    an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
+    trains them one after another in this process; None takes as many as there are cores, or GPUs.
+    speed: measure speed and memory apart from training. resolve: add seeds until no interval is
+    wider, nats each way; at_most: seeds of a variant that this may take. seconds: add seeds as long
+    as they fit into this time.
+    """
+
+    out: Path = Path("runs")
+    command: str = "softmap compare"
+    fresh: bool = False
+    jobs: int | None = 1
+    speed: bool = False
+    resolve: float | None = None
+    at_most: int = 50
+    seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        check_path("out", self.out)
+        check("jobs", self.jobs, Count | None)
+        check("resolve", self.resolve, Positive | None)
+        check("time", self.seconds, Positive | None)
+        if not 2 <= self.at_most <= MOST_SEEDS:
+            raise SoftmapError(f"at-most: expected 2 to {MOST_SEEDS}, found {self.at_most}")
+        if self.resolve is not None and self.seconds is not None:
+            raise SoftmapError(
+                "--resolve and --time are both given, expected one of them: the width of the "
+                "intervals says how long it takes, or the time how wide they are"
+            )
+
+
+def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
+    """The request with its number of jobs, by default as many as suit this machine."""
+    if request.jobs is not None:
+        return request
+    needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)
+    return dataclasses.replace(request, jobs=workers.default_jobs(shared.device, needed))

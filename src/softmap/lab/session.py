@@ -1,0 +1,152 @@
+"""A comparison under way: trials are trained, and ``run.json`` and the page say what there is."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from softmap.lab import files
+from softmap.lab.bench import Bench
+from softmap.lab.explain import chosen
+from softmap.lab.facts import run_facts
+from softmap.lab.page import Page
+from softmap.lab.peaks import Peaks
+from softmap.lab.plan import Candidate, Plan
+from softmap.lab.progress import Display
+from softmap.lab.recipe import PEAKS
+from softmap.lab.request import Request
+from softmap.lab.schedule import Task, results
+from softmap.lab.seeds import joined
+from softmap.lab.trial import Trial, run_trial
+from softmap.report.words import runs_a_variant
+
+
+@dataclass
+class Session:
+    """All of one call. Its plan and the recipe in ``shared`` grow with :meth:`add`."""
+
+    folder: Path
+    plan: Plan
+    shared: Bench
+    peaks: Peaks
+    request: Request
+    display: Display
+    page: Page
+
+    @property
+    def jobs(self) -> int:
+        """Trials at once."""
+        return self.request.jobs or 1
+
+    @property
+    def run_tokens(self) -> int:
+        """Tokens that one trial is trained on."""
+        return self.shared.recipe.training.steps * self._step_tokens
+
+    @property
+    def _step_tokens(self) -> int:
+        recipe = self.shared.recipe
+        return recipe.training.batch_size * recipe.model.context
+
+    def trial(self, candidate: Candidate, seed: int) -> Trial:
+        """One run, finished or not."""
+        return Trial(candidate, seed, self.folder / "variants" / candidate.slug / f"seed{seed}")
+
+    def trials(self) -> list[Trial]:
+        """One of each variant, then the second, so that all have been seen as early as possible."""
+        return self._rounds([(mine, mine.seeds) for mine in self.plan.candidates])
+
+    def _rounds(self, seeds: list[tuple[Candidate, Sequence[int]]]) -> list[Trial]:
+        rounds = zip_longest(*([self.trial(mine, seed) for seed in own] for mine, own in seeds))
+        return [trial for trials in rounds for trial in trials if trial is not None]
+
+    def describe(self) -> None:
+        """Say what the models are, and how many of them will be trained."""
+        runs = {candidate.label: len(candidate.seeds) for candidate in self.plan.candidates}
+        self.display.plan(runs, self.shared.recipe.training.steps, self._step_tokens)
+        if sum(runs.values()) > len(runs):
+            number = runs_a_variant(runs, self.plan.control)
+            self.display.note(f"{number}, {sum(runs.values())} in all")
+        for sentence in self.peaks.unused:
+            self.display.note(sentence)
+        for candidate in self.plan.candidates:
+            self.display.note(self._described(candidate))
+
+    def _described(self, candidate: Candidate) -> str:
+        total, context = candidate.parameters["total"], self.shared.recipe.model.context
+        return (
+            f"{candidate.label}: {total:,} parameters ({100 * (total / self.plan.target - 1):+.2f} "
+            f"%), MLP width {candidate.config.intermediate_size}, peak {candidate.peak_lr:g} "
+            f"({candidate.peak_source}), {chosen(candidate.config, context, self.shared.device)}"
+        )
+
+    def write(self, **more: Any) -> None:
+        """Write ``run.json`` with ``more`` in it; tuned peaks of another file are kept beside."""
+        path = self.peaks.path
+        if path is not None and path != self.folder / PEAKS:
+            files.write_json(self.folder / PEAKS, files.read_json(path))
+        facts = run_facts(
+            self.folder, self.plan, self.shared, self.peaks, self.request.command, self.jobs
+        )
+        files.write_json(self.folder / "run.json", facts | more)
+
+    def add(self, seeds: Mapping[str, Sequence[int]], **more: Any) -> list[Trial]:
+        """The trials of further seeds, by label, which become part of plan, recipe and display.
+
+        more: for ``run.json``.
+        """
+        recipe, before = self.shared.recipe, self.plan.candidates
+        entries = [
+            dataclasses.replace(entry, seeds=joined(entry.seeds, seeds.get(mine.label, ())))
+            for entry, mine in zip(recipe.variants, before, strict=True)
+        ]
+        recipe = dataclasses.replace(recipe, variants=entries)
+        self.shared = dataclasses.replace(self.shared, recipe=recipe)
+        after = [
+            dataclasses.replace(mine, seeds=tuple(joined(mine.seeds, seeds.get(mine.label, ()))))
+            for mine in before
+        ]
+        self.plan = dataclasses.replace(self.plan, candidates=after)
+        self.display.more({label: len(own) for label, own in seeds.items()})
+        self.write(**more)
+        return self._rounds([(mine, seeds.get(mine.label, ())) for mine in after])
+
+    def waiting(self, trials: Iterable[Trial]) -> list[Trial]:
+        """Those that have no result yet; the display learns of the others."""
+        found = [(trial, trial.result()) for trial in trials]
+        for trial, result in found:
+            if result is not None:
+                self._finish(trial, result, skipped=True)
+        return [trial for trial, result in found if result is None]
+
+    def train(self, trials: Iterable[Trial]) -> None:
+        """Train them; the page is kept up to date. The next is asked for when its turn comes."""
+        begun: dict[Task, Trial] = {}
+
+        def tasks() -> Iterable[Task]:
+            for trial in trials:
+                label, work = trial.candidate.label, partial(run_trial, trial)
+                task = Task(label, trial.seed, trial.folder, work)
+                begun[task] = trial
+                yield task
+
+        trained = results(tasks(), self.shared, self.display, self.jobs, self.request.out)
+        with contextlib.closing(trained):
+            for task, result in trained:
+                self._finish(begun[task], result)
+                self.page.changed()
+
+    def _finish(self, trial: Trial, result: dict[str, Any], *, skipped: bool = False) -> None:
+        # Also those that a kill left after the result.
+        shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
+        budgets = result["budgets"]
+        loss = float(budgets[-1]["loss"]) if budgets else math.nan  # it diverged
+        self.display.finish(trial.candidate.label, trial.seed, loss, skipped=skipped)
