@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, no_page: None) -> Clock:
         facts |= {"cores_of_others": 0.0, "load_average": [0.0], "settings": shared.settings}
         files.write_json(folder / "speed.json", facts)
 
-    monkeypatch.setattr(timed, "measure_speed", measure)
+    monkeypatch.setattr(compares, "measure_speed", measure)
     return clock
 
 
@@ -99,6 +99,19 @@ def test_the_time_is_spent_where_it_narrows_most(
     assert again.trained == []
     spend(recipe, tmp_path, monkeypatch, again, 360)
     assert again.trained and not set(again.trained) & set(work.trained)
+
+
+def test_what_all_runs_take_is_said_before_they_begin(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """Two runs of 10 s and two of 20 s; of one that is finished nothing is said."""
+    monkeypatch.setattr(sessions, "run_trial", works(clock))
+    recipe, display = dataclasses.replace(tiny, seeds=[0, 1]), lab_tiny.Notes()
+    compare(recipe, Request(tmp_path, speed=True), display)
+    assert "four runs to train, about 1:00" in display.said
+    recipe, display = dataclasses.replace(tiny, seeds=[0, 1, 2]), lab_tiny.Notes()
+    compare(recipe, Request(tmp_path, speed=True), display)
+    assert "two runs to train, about 0:30" in display.said
 
 
 def test_it_goes_on_with_the_time_that_is_left(

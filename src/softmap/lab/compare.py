@@ -11,6 +11,7 @@ from pathlib import Path
 
 from softmap.files import sweep
 from softmap.lab import bench, files
+from softmap.lab.costs import announced
 from softmap.lab.folder import check_folder, check_same, clear
 from softmap.lab.page import Page
 from softmap.lab.peaks import find_peaks
@@ -52,14 +53,13 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         check_same(folder, session.trials(), shared)
         session.describe()
         with page:
+            if request.speed or request.seconds is not None:  # first: it says what the rest takes
+                measure_speed(folder, plan, shared, session.jobs, display)
             if request.seconds is not None:
                 within(session, wished, began)
             elif request.resolve is not None:
                 resolve(session)
             else:
                 session.write()
-                session.train(session.waiting(session.trials()))
-            if request.speed and request.seconds is None:  # within a time it has been measured
-                measure_speed(folder, plan, shared, session.jobs, display)
-                page.changed()  # it may have been drawn with the speeds of the training
+                session.train(announced(session, session.waiting(session.trials())))
         return page.path

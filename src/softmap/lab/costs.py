@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 from softmap.errors import SoftmapError
 from softmap.lab import files
 from softmap.lab.plan import Candidate
+from softmap.lab.progress import duration
 from softmap.lab.session import Session
+from softmap.lab.trial import Trial
 from softmap.report.speed import read_speed
+from softmap.report.words import count
 
 EVALUATED = 1 / 3  #: of what a token costs in training: forward alone
 
@@ -48,6 +52,18 @@ def costs(session: Session) -> dict[str, float]:
             )
         found[mine.label] = seconds
     return found
+
+
+def announced(session: Session, trials: list[Trial]) -> list[Trial]:
+    """The same trials, after a line that says how long they will take, as far as that is known."""
+    with contextlib.suppress(SoftmapError):
+        price = costs(session)
+        taken = together([price[trial.candidate.label] for trial in trials], session.jobs)
+        if trials:
+            runs = count(len(trials), "run").lower()
+            beside = f", {session.jobs} at a time" if session.jobs > 1 else ""
+            session.display.note(f"{runs} to train, about {duration(taken)}{beside}")
+    return trials
 
 
 def _tokens(session: Session) -> float:

@@ -19,7 +19,6 @@ from softmap.lab.progress import duration
 from softmap.lab.recipe import Recipe
 from softmap.lab.seeds import further, joined
 from softmap.lab.session import Session
-from softmap.lab.speed import measure_speed
 from softmap.lab.trial import Trial
 from softmap.report.planning import allocate, next_run
 from softmap.report.words import runs_a_variant, si
@@ -63,7 +62,6 @@ def within(session: Session, wished: Sequence[int], began: float) -> None:
     """
     before = ((earlier(session.folder) or {}).get("time") or {}).get("spent", 0.0)
     clock = Clock(session.request.seconds or 0.0, before, began)
-    measure_speed(session.folder, session.plan, session.shared, session.jobs, session.display)
     _check_enough(session, clock)
     session.write(time=clock.record())
     session.display.note(_said(session, clock))
