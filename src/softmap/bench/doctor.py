@@ -95,7 +95,7 @@ def about(found: dict[str, Any]) -> Iterator[str]:
     names = ("python", "torch", "triton", "cuda", "transformers")
     listed = ", ".join(f"{n} {versions[n]}" for n in names if versions.get(n))
     yield f"softmap {found['softmap']}; {listed}; {versions['platform']}"
-    yield f"device: {device['name']}, {device['kind']}, {device['threads']} threads"
+    yield f"device: {device['name']}, {device['kind']}, threads: {device['threads']}"
     if gpu is not None:
         yield f"GPU: driver {gpu['driver']}, compute capability {gpu['capability']}"
     yield f"compiler: {versions.get('compiler', 'none')}"

@@ -154,7 +154,7 @@ class MadSuite(TokenSuite):
 
     name = "mad"
     title = "Six synthetic tasks (MAD)"
-    asks = "Which of six small skills has the model: recall, copying, compression, memory?"
+    asks = "How good is the model at six small skills: recall, copying, compression, memory?"
     condition = "task"
     pictures = (Picture("accuracy", "task", "Task"),)
 
