@@ -1,6 +1,7 @@
 """Where is plain attention faster in the native kernels than in SDPA? Ratios, one call each.
 
-    python benchmarks/plain.py --threads 1 2 --out results/plain-cpu.json
+    python benchmarks/plain.py --out results/plain-cpu.json
+    python benchmarks/plain.py --threads 2 --dtypes bfloat16 --out other.json
 
 Both backends take turns on the same tensors; a ratio is the median of the rounds'. Every row has
 about as many tokens, 2,048 or one sequence. ``softmap.ops.native.plain`` keeps what was found.
@@ -25,11 +26,10 @@ from softmap.ops import attention
 
 TOKENS = 2048
 HEADS = 8
-ROUNDS = 7
-SECONDS = 1.0  # after three rounds
+ROUNDS = 5
+SECONDS = 0.5  # after three rounds
 WIDTHS = (4, 8, 16, 32, 64, 128)
 LENGTHS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
-DTYPES = ("float32", "bfloat16")
 
 
 def row(threads: int, dtype: str, width: int, length: int) -> dict[str, Any]:
@@ -85,11 +85,12 @@ def facts() -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     rows = []
     for threads in args.threads:
-        for dtype in DTYPES:
+        for dtype in args.dtypes:
             for width in WIDTHS:
                 for length in LENGTHS:
                     rows.append(row(threads, dtype, width, length))

@@ -273,8 +273,8 @@ def test_pages_take_little_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pages, "time", clock)
     monkeypatch.setattr("softmap.report.build", build)
     page = pages.Page(Path("run"), Display())
-    for clock.now in (10.0, 20.0, 31.0, 33.0, 60.0):
+    for clock.now in (10.0, 20.0, 71.0, 73.0, 140.0):
         page.changed()
-    assert built == [10.0, 33.0, 60.0]
+    assert built == [10.0, 73.0, 140.0]
     page.refresh()
-    assert built == [10.0, 33.0, 60.0]
+    assert built == [10.0, 73.0, 140.0]

@@ -14,7 +14,7 @@ from softmap.lab.progress import Display
 
 
 class Page:
-    """The run's page, kept up to date without spending a tenth of the time on it.
+    """The run's page, kept up to date without spending more than 3 % of the time on it.
 
     It is built when the ``with`` block ends, also by a stop or an error.
     """
@@ -36,7 +36,7 @@ class Page:
     def changed(self) -> None:
         """A trial has finished: build the page, if it is not too soon for that."""
         self._stale = True
-        if time.monotonic() - self._built < 10 * self._seconds:
+        if time.monotonic() - self._built < 30 * self._seconds:
             return
         try:
             self.refresh()

@@ -75,7 +75,7 @@ class Style:
         shown = alt.param(name="shown", value=self.labels)
         focus = alt.param(name="focus", value=None)
         chart = alt.layer(*layers).properties(width="container", height=height)
-        spec: dict[str, Any] = chart.add_params(shown, focus).to_dict()
+        spec: dict[str, Any] = chart.add_params(shown, focus).to_dict(validate=False)
         return spec
 
 

@@ -58,5 +58,5 @@ def test_the_table_is_what_was_measured(kind: str) -> None:
     for most, tokens in table.items():
         least = max((w for w in table if w < most), default=0)
         inside = [r for r in rows if least < r["head_dim"] <= most and r["tokens"] in tokens]
-        assert len(inside) >= 4
+        assert len(inside) >= 3
         assert [r for r in inside if r[kind] >= 1] == []

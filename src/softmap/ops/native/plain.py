@@ -12,7 +12,7 @@ import torch
 from softmap.ops.call import Call
 
 #: head_dim up to -> queries for which native was faster in every row of the results.
-TRAINING = {8: range(64, 1 << 30), 64: range(128, 2049), 128: range(256, 513)}
+TRAINING = {8: range(64, 1 << 30), 64: range(128, 2049), 128: range(256, 1025)}
 INFERENCE = {8: range(128, 1 << 30), 64: range(256, 1025)}
 
 
