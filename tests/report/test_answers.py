@@ -6,11 +6,13 @@ from math import sqrt
 
 import numpy as np
 import pytest
+from runs import family
 from scipy import stats
 
 from softmap.errors import SoftmapError
 from softmap.report import planning
 from softmap.report.answers import Comparison, Question
+from softmap.report.differences import statistics
 
 DRAWS = 1000
 
@@ -187,3 +189,17 @@ def test_a_question_out_of_range_is_one_line(wrong):
     with pytest.raises(SoftmapError, match=next(iter(wrong))) as error:
         Question(**wrong)
     assert "\n" not in str(error.value)
+
+
+def test_what_can_be_seen_is_said_apart_for_those_that_stand_apart():
+    """A variant with 50 times the others' spread takes its own line and not the family's."""
+    calm = [[3.0 + 0.01 * n] for n in range(5)]
+    wild = [[3.0 + 0.5 * n] for n in range(5)]
+    found = family({"control": calm, "calm": calm, "wild": wild}, tokens=[1000])
+    rows = [
+        {"variant": label, "speed_rounds": 7, "more_runs": {"visible_difference": seen}}
+        for label, seen in {"calm": 0.03, "wild": 2.5}.items()
+    ]
+    said = statistics(found, rows)
+    assert said["apart"] == ["wild"]
+    assert said["visible_difference"] == 0.03 and said["visible_apart"] == {"wild": 2.5}

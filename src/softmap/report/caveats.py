@@ -62,9 +62,12 @@ def _sight(compared: list[Row], statistics: Row) -> list[str]:
         return []
     many = statistics["comparisons"]
     family = f", with {count(many, 'comparison').lower()} corrected as one family" * (many > 1)
+    apart = [f"{value:.2g} for {label}" for label, value in statistics["visible_apart"].items()]
     return [
         f"This run finds a difference of {seen:.3f} nats in {100 * statistics['power']:g}% of "
         f"cases{family}; smaller ones will mostly be missed."
+        + f" It takes {listed(apart)}, apart from the others."
+        * bool(apart)
     ]
 
 

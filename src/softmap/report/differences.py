@@ -129,7 +129,10 @@ def statistics(family: Family, table: list[Row]) -> Row:
     """How the answers were reached: what the page says of its method."""
     question, check, pool = family.question, family.check, family.spreads.pooled
     others = [label for label in family.trials if label != family.control]
-    plans = [row["more_runs"] for row in table if row["more_runs"] is not None]
+    seen = {
+        row["variant"]: row["more_runs"]["visible_difference"] for row in table if row["more_runs"]
+    }
+    pooled = [value for label, value in seen.items() if label not in check.apart]
     return {
         "level": question.level,
         "margin": question.margin,
@@ -144,5 +147,6 @@ def statistics(family: Family, table: list[Row]) -> Row:
         "pooling_visible_ratio": check.visible,
         "apart": list(check.apart),
         "speed_error": all(row["speed_rounds"] for row in table),
-        "visible_difference": max((plan["visible_difference"] for plan in plans), default=None),
+        "visible_difference": max(pooled or seen.values(), default=None),
+        "visible_apart": {label: seen[label] for label in check.apart if pooled and label in seen},
     }
