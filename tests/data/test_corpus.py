@@ -213,7 +213,8 @@ def _prepare(config: DataConfig, cache: Path, barrier: object, results: object) 
     results.put(prepare(config, cache).meta["hash"])  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("damaged", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", [False, True])
 def test_processes_that_prepare_the_same_at_once(
     folder: Path, make: Make, tmp_path: Path, damaged: bool
 ) -> None:

@@ -15,6 +15,7 @@ from softmap.lab.compare import Request, compare
 from softmap.lab.recipe import Entry, Recipe
 
 
+@pytest.mark.slow
 def test_each_variant_has_its_speed_and_twins_take_the_same_memory(
     tiny: Recipe, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def children() -> list[psutil.Process]:
     return [process for process in found if "spawn_main" in " ".join(process.cmdline())]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_and_all_learn_what_one_process_learns(
     tiny: Recipe, finished: Path, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -137,7 +137,9 @@ def test_equal_time_interpolates_a_slower_variant(tmp_path):
     assert row["equal_time"]["mean"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(("variants", "seeds"), [(1, 1), (15, 2)])
+@pytest.mark.parametrize(
+    ("variants", "seeds"), [(1, 1), pytest.param(15, 2, marks=pytest.mark.slow)]
+)
 def test_small_and_large_runs(tmp_path, no_pictures, variants, seeds):
     page = report.build(fake.make(tmp_path / "run", variants=variants, seeds=seeds, **SMALL))
     payload = _payload(page.parent)

@@ -41,6 +41,7 @@ def recalled(variant: str, steps: int) -> tuple[float, float]:
     return loss.item(), accuracy
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", sampled("dcmha"))
 def test_recalls_what_no_token_says_by_itself(variant: str) -> None:
     """A quarter of a nat below, and at twice the accuracy of, the best that can be done without
@@ -59,6 +60,7 @@ def test_tells_pairs_apart(variant: str) -> None:
     assert accuracy > 0.9
 
 
+@pytest.mark.slow
 def test_without_attention_the_level_is_not_passed() -> None:
     """The same training with a window of one key, the token's own, stays at ln 8."""
     loss, _ = recalled("transformer++(pattern=L,window=1)", 300)

@@ -44,6 +44,7 @@ def test_opcheck(device: str) -> None:
     torch.library.opcheck(operator, args)
 
 
+@pytest.mark.slow
 def test_the_compiler_takes_a_layer_whole(device: str) -> None:
     torch.manual_seed(0)
     layer = Attention(16, 2, "dcmha", head_dim=8).to(device)

@@ -122,7 +122,9 @@ def _check_half(case: Case, device: str) -> None:
             assert a <= GRADIENT * max(b, torch.finfo(dtype).eps / 2)
 
 
-@pytest.mark.parametrize(("limit", "head_dim"), [(1, 40), (1 << 20, 72)])
+@pytest.mark.parametrize(
+    ("limit", "head_dim"), [pytest.param(1, 40, marks=pytest.mark.slow), (1 << 20, 72)]
+)
 def test_wide_heads(
     limit: int, head_dim: int, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
