@@ -17,7 +17,8 @@ from softmap.lab import recipe
 from softmap.ops.call import Call
 
 STEP = ["--rounds", "2", "--steps", "1", "--set", "model.context=16", "model.hidden_size=32"]
-STEP += ["model.num_hidden_layers=2", "training.batch_size=2", "data.tokenizer=bytes"]
+STEP += ["model.num_attention_heads=4", "model.num_hidden_layers=2"]
+STEP += ["training.batch_size=2", "data.tokenizer=bytes"]
 DECODE = ["--hidden-size", "32", "--heads", "4", "--layers", "2", "--prompt", "12", "--new", "4"]
 DECODE += ["--lengths", "5", "20", "--rounds", "2", "--vocab", "40"]
 
@@ -60,7 +61,7 @@ def test_step_trains_what_compare_trains() -> None:
     )
     found = step.Run(plan, "auto", torch.device("cpu"), lambda text: None)
     assert [m.label for m in found.models] == [e.variant for e in plan.variants]
-    assert found.vocab == 1024 and found.record()["batch_tokens"] == 48
+    assert found.vocab == 512 and found.record()["batch_tokens"] == 48
     assert found.record()["precision"] == "bf16"
 
 
