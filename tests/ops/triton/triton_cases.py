@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -101,3 +102,9 @@ def off(got: Tensor, want: Tensor) -> float:
     assert got.isfinite().all(), "not finite"
     size = float(want.norm())
     return float((got.double() - want).norm()) / (size if size > 1e-9 else 1.0)
+
+
+def sampled(cases: list[Case]) -> list[Any]:
+    """Every third case with the fast tests, the others with the slow ones: they take seconds."""
+    slow = pytest.mark.slow
+    return [pytest.param(c, marks=[slow] * (n % 3 > 0)) for n, c in enumerate(cases)]
