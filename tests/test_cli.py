@@ -77,6 +77,7 @@ def test_compare_report_and_generate(capsys: pytest.CaptureFixture[str], workpla
     assert capsys.readouterr().out.startswith("alpha")
 
 
+@pytest.mark.slow
 def test_flags_change_the_recipe(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmap.report.build", lambda folder: folder / "report.html")
     argv = ["compare", "tiny.yaml", "--variants", "gated,dape(bias=fire,kernel=1)", "--seeds", "2"]

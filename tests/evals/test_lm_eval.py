@@ -18,6 +18,8 @@ from softmap.evals.question import Setting
 from softmap.evals.subject import Subject
 from softmap.evals.suites.lm_eval import LmEval
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("lm_eval")
 
 CHOICE = """\

@@ -107,6 +107,7 @@ def test_code_that_a_run_names_is_not_run_unasked(
     assert Path("ran").exists()
 
 
+@pytest.mark.slow
 def test_a_tuning_is_the_runs_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "runs/t1", "--tune"]) == 2  # its trials had other peaks
     assert "trained with other peaks" in capsys.readouterr().err

@@ -52,6 +52,7 @@ def test_a_held_out_loss_that_is_not_finite_is_one_too(
     assert found["diverged"] == {"step": 3, "reason": "held-out loss inf"}
 
 
+@pytest.mark.slow
 def test_page_and_generate_say_so(tiny: Recipe, tmp_path: Path) -> None:
     run = compare(diverging(tiny), Request(tmp_path / "runs")).parent
     assert (run / "report.html").exists()

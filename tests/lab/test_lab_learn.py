@@ -19,6 +19,8 @@ from softmap.evals.tasks import IGNORED
 from softmap.lab import learn as learning
 from softmap.lab.learn import Lesson, batch, learn, learnable, task_suite
 
+pytestmark = pytest.mark.slow
+
 TINY = {"model.hidden_size": "16", "model.num_hidden_layers": "1", "model.num_attention_heads": "2",
         "training.batch_size": "4"}  # fmt: skip
 

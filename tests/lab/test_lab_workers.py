@@ -118,6 +118,7 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     assert not children()
 
 
+@pytest.mark.slow
 def test_a_process_is_used_again_and_says_what_went_wrong(tmp_path: Path) -> None:
     with Workers(1) as executor:
         first, *_, last = [executor.submit(lab_work.counts, tmp_path) for _ in range(3)]

@@ -26,6 +26,7 @@ def exported(module: torch.nn.Module, *args: torch.Tensor, strict: bool = False)
 
 
 @pytest.mark.parametrize("variant", names())
+@pytest.mark.slow
 def test_any_length_of_every_variant(variant: str) -> None:
     own = layer(variant)
     program = exported(own, torch.randn(2, 9, 16, dtype=torch.float64))
@@ -35,6 +36,7 @@ def test_any_length_of_every_variant(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["transformer++", "nope", "diff", "dape"])
+@pytest.mark.slow
 def test_strict_export_likewise(variant: str) -> None:
     own = layer(variant)
     program = exported(own, torch.randn(2, 9, 16, dtype=torch.float64), strict=True)
@@ -44,6 +46,7 @@ def test_strict_export_likewise(variant: str) -> None:
 
 
 @pytest.mark.parametrize("variant", ["transformer++", "sas", "dcmha"])
+@pytest.mark.slow
 def test_windows_stay_open(variant: str) -> None:
     own = layer(variant, window=4)
     program = exported(own, torch.randn(2, 9, 16, dtype=torch.float64))

@@ -326,6 +326,7 @@ def test_a_log_cut_off_in_its_last_line_is_fine(tmp_path):
     assert report.summary(run)["variants"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_old_page_and_leaves_no_litter(tmp_path, monkeypatch):
     run = fake.make(tmp_path / "run", variants=1, **SMALL)
     page = report.build(run)

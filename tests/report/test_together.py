@@ -82,6 +82,7 @@ def test_many_runs_of_one_name(tmp_path):
     assert found["control"] == f"{runs[0]}/transformer++"
 
 
+@pytest.mark.slow
 def test_no_seed_in_common_is_no_obstacle(tmp_path):
     a = fake.make(tmp_path / "a", variants=2, seeds=1, **SMALL)
     b = fake.make(tmp_path / "b", variants=2, seeds=3, **SMALL)

@@ -72,6 +72,7 @@ def test_every_check_is_in_the_table() -> None:
         assert re.search(rf"^\| .*`{name}`.* \|", PAGE, re.MULTILINE), name
 
 
+@pytest.mark.slow
 def test_recipe_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softmap.report.build", lambda run: Path(run) / "report.html")
     (text,) = blocks("yaml")

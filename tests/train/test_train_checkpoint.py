@@ -213,6 +213,7 @@ def run_child(folder: Path, fault: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("fault", [KILLED_AFTER_THE_WEIGHTS, KILLED_BEFORE_THE_RENAME])
+@pytest.mark.slow
 def test_killed_in_the_middle_of_a_save_the_last_good_one_loads(tmp_path, fault):
     child = run_child(tmp_path, fault)
     assert child.returncode == -signal.SIGKILL, child.stderr

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 from softmap.errors import SoftmapError
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.randint(3, 31, (2, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.tensor([[1] * 9, [1] * 6 + [0] * 3])
 LABELS = IDS.masked_fill(MASK == 0, -100)

@@ -94,6 +94,7 @@ print(store.library("native-a", make))
 """
 
 
+@pytest.mark.slow
 def test_processes_that_race_build_once(folder: Path) -> None:
     racers = [python(BUILDER.format(seconds=0.5), folder) for _ in range(3)]
     assert [r.wait(60) for r in racers] == [0, 0, 0]
