@@ -91,6 +91,7 @@ class Suite:
     pictures: ClassVar[tuple[Picture, ...]] = ()
     reads_text: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = False  #: of a tokenizer
+    least_context: ClassVar[int] = 0  #: tokens that a model must be able to read
 
     @classmethod
     def of(cls, argument: str) -> Suite:
@@ -110,6 +111,7 @@ class Suite:
                 f"{subject.name}: suite {self.name} needs the model's tokenizer, found none in its "
                 "folder"
             )
+        at_least("context", setting.context, self.least_context, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         """The answers of one model."""

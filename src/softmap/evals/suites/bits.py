@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Rounded, edited, rounded
 
@@ -31,6 +31,7 @@ class Bits(Suite):
     title = "Few bits"
     asks = "What does it cost to hold attention logits, weights or the cache in few bits?"
     reads_text = True
+    least_context = 4
     measures = (
         Measure("logits", "Logits rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
         Measure("weights", "Weights rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
@@ -44,10 +45,6 @@ class Bits(Suite):
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=4)
-
-    def check(self, subject: Subject, setting: Setting) -> None:
-        super().check(subject, setting)
-        at_least("context", setting.context, 4, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)

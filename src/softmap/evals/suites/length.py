@@ -10,7 +10,7 @@ import numpy as np
 
 from softmap.data import order
 from softmap.errors import SoftmapError, reason
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
@@ -26,6 +26,7 @@ class Length(Suite):
     title = "Length extrapolation"
     asks = "Does the model read on beyond the length that it was trained with?"
     reads_text = True
+    least_context = 8
     measures = (
         Measure("loss", "Loss of the last tokens (nats)", "nats", "lower"),
         Measure("excess", "Loss at the longest minus at 1x (nats)", "nats", "lower"),
@@ -50,10 +51,6 @@ class Length(Suite):
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=4, times=4)
-
-    def check(self, subject: Subject, setting: Setting) -> None:
-        super().check(subject, setting)
-        at_least("context", setting.context, 8, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         tokens = setting.heldout().tokens(subject.tokenizer)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 _POSITION = "Position in the window (tokens, log scale)"
@@ -23,6 +23,7 @@ class Loss(Suite):
     title = "Held-out loss"
     asks = "How well is held-out text predicted, and how much does more context help?"
     reads_text = True
+    least_context = 2
     measures = (
         Measure("loss", "Loss (nats per token)", "nats", "lower"),
         Measure("bits_per_byte", "Bits per byte", "bits", "lower", 0.005),
@@ -36,10 +37,6 @@ class Loss(Suite):
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=16)
-
-    def check(self, subject: Subject, setting: Setting) -> None:
-        super().check(subject, setting)
-        at_least("context", setting.context, 2, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         text = setting.heldout()

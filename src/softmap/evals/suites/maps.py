@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
@@ -32,6 +32,7 @@ class Maps(Suite):
     title = "Attention maps in numbers"
     asks = "How sharp, how signed, how low in rank are the maps, and how much rests on a sink?"
     reads_text = True
+    least_context = 4
     measures = (
         Measure("entropy", "Entropy of a row (nats)", "nats", "", 0.05),
         Measure("sink", "Attention on the first token", "share", "", 0.02),
@@ -48,10 +49,6 @@ class Maps(Suite):
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=2)
-
-    def check(self, subject: Subject, setting: Setting) -> None:
-        super().check(subject, setting)
-        at_least("context", setting.context, 4, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)

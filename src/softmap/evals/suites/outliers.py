@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
@@ -29,6 +29,7 @@ class Outliers(Suite):
     title = "Activation outliers"
     asks = "How far do the largest hidden states and attention logits stand out?"
     reads_text = True
+    least_context = 4
     measures = (
         Measure("hidden_max", "Largest |hidden|", "", "lower", 0.1),
         Measure("hidden_ratio", "Largest over median |hidden|", "", "lower", 0.5),
@@ -44,10 +45,6 @@ class Outliers(Suite):
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=4)
-
-    def check(self, subject: Subject, setting: Setting) -> None:
-        super().check(subject, setting)
-        at_least("context", setting.context, 4, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)

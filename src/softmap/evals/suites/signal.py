@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
@@ -26,6 +26,7 @@ class Signal(Suite):
     title = "Signal propagation"
     asks = "Do tokens stay apart with depth, and do gradients reach every layer alike?"
     reads_text = True
+    least_context = 4
     measures = (
         Measure("similarity", "Mean cosine similarity of tokens", "", "lower", 0.02),
         Measure("gradient", "Gradient norm over that at the embeddings", "", "", 0.05),
@@ -37,10 +38,6 @@ class Signal(Suite):
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, windows=2)
-
-    def check(self, subject: Subject, setting: Setting) -> None:
-        super().check(subject, setting)
-        at_least("context", setting.context, 4, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
