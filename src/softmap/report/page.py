@@ -35,14 +35,13 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
     labels = run.labels
     rows = report["variants"]
     return (
-        _environment()
+        environment()
         .get_template("page.html")
         .render(
             report=report,
             rows=rows,
             labels=labels,
             marks=marks(run.plain_labels),
-            hues=theme.HUES,
             finished=[row["variant"] for row in rows],
             results=cells.RESULTS,
             costs=cells.COSTS,
@@ -55,9 +54,7 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             maps=[row["variant"] for row in rows if row["maps"]],
             captions=_captions(rows),
             payload=_payload(run, report, charts, table),
-            css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-            script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-            bundle=Markup(bundle()),
+            **assets(HERE / "page.js"),
             words=words,
         )
     )
@@ -70,18 +67,30 @@ def bundle() -> str:
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
+def assets(script: Path) -> dict[str, Any]:
+    """What ``parts.html`` puts into any page: the style sheet, Vega, the page's own script, and
+    the hues that marks index."""
+    return {
+        "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        "bundle": Markup(bundle()),
+        "script": Markup(script.read_text(encoding="utf-8")),
+        "hues": theme.HUES,
+    }
+
+
+def environment(*folders: Path) -> Environment:
+    """Templates of ``folders``, then of this one."""
+    made = Environment(
+        loader=FileSystemLoader([*folders, HERE]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["safe_url"] = safe_url
-    environment.filters["name"] = breakable
-    environment.filters["sentence"] = sentence
-    return environment
+    made.filters["safe_url"] = safe_url
+    made.filters["name"] = breakable
+    made.filters["sentence"] = sentence
+    return made
 
 
 def breakable(label: str) -> Markup:

@@ -6,20 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-import softmap.report
 from softmap.evals.catalogue import suite as suite_of
 from softmap.files import write
 from softmap.lab.asking import table
 from softmap.lab.asking.charts import charts
 from softmap.report import theme
 from softmap.report.marks import marks
-from softmap.report.page import bundle
+from softmap.report.page import assets, environment
 
 HERE = Path(__file__).parent
-STYLE = Path(softmap.report.__file__).parent / "page.css"
 
 
 def write_page(path: Path, found: Mapping[str, Any]) -> Path:
@@ -42,22 +37,23 @@ def page(found: Mapping[str, Any]) -> str:
         "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
         "charts": {chart.key: chart.spec for chart in every},
     }
-    return _template().render(
-        found=found,
-        labels=labels,
-        marks=marks(labels),
-        hues=theme.HUES,
-        charts=drawn,
-        titles={
-            name: {one["name"]: one["title"] for one in suite["measures"]}
-            for name, suite in found["suites"].items()
-        },
-        classes=classes,
-        table=table,
-        payload=payload,
-        css=Markup(STYLE.read_text(encoding="utf-8")),
-        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
-        bundle=Markup(bundle()),
+    return (
+        environment(HERE)
+        .get_template("page.html")
+        .render(
+            found=found,
+            labels=labels,
+            marks=marks(labels),
+            charts=drawn,
+            titles={
+                name: {one["name"]: one["title"] for one in suite["measures"]}
+                for name, suite in found["suites"].items()
+            },
+            classes=classes,
+            table=table,
+            payload=payload,
+            **assets(HERE / "page.js"),
+        )
     )
 
 
@@ -71,11 +67,3 @@ def classes(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> st
     if answer in ("lower", "higher"):
         return "" if not good else "better" if answer == good else "worse"
     return "equal" if answer == "equal" else ""
-
-
-def _template() -> Any:
-    environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return environment.get_template("page.html")
