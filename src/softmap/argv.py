@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from tyro.conf import Positional
 
-from softmap.errors import SoftmapError, nearest, shown
+from softmap.errors import SoftmapError, nearest, nearest_or_all, shown
 
 Commands = Mapping[str, Any]
 """Each command's dataclass, or the commands below it."""
@@ -33,7 +33,7 @@ def prepared(argv: Sequence[str], commands: Commands, program: str = "softmap") 
     if name in _HELP:
         return [name]
     if name not in commands:
-        hint = nearest(name, commands) or f" (there are: {', '.join(commands)})"
+        hint = nearest_or_all(name, commands)
         raise SoftmapError(f"{program} has no command {shown(name)}{hint}")
     kind, program = commands[name], f"{program} {name}"
     below = isinstance(kind, Mapping)

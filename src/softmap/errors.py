@@ -54,3 +54,9 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     close = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
     listed = " or ".join(repr(prefix + found) for found in close)
     return f" (did you mean {listed}?)" if close else ""
+
+
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """:func:`nearest`, or all of them where none is near."""
+    known = list(known)
+    return nearest(name, known) or f" (there are: {', '.join(known)})"

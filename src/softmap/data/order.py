@@ -27,12 +27,17 @@ def require(tokens: int, context: int, batch_size: int = 1, what: str = "the cor
         )
 
 
+def generator(*numbers: int) -> np.random.Generator:
+    """Random numbers that are a function of these numbers alone."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers)))
+
+
 @lru_cache(maxsize=8)
 def _epoch(seed: int, epoch: int, windows: int, tokens: int) -> tuple[int, NDArray[np.int64]]:
     """The epoch's offset into the text and its permutation of the windows."""
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, epoch])))
-    offset = int(generator.integers(tokens))
-    permutation = generator.permutation(windows)
+    draw = generator(seed, epoch)
+    offset = int(draw.integers(tokens))
+    permutation = draw.permutation(windows)
     permutation.flags.writeable = False
     return offset, permutation
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from softmap.data import order
 from softmap.errors import SoftmapError
 
 
@@ -71,8 +72,7 @@ class Recall:
         self, *, seed: int, step: int, batch_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(input_ids, labels), both (batch_size, length): a pure function of its arguments."""
-        sequence = np.random.SeedSequence([seed, step])
-        generator = np.random.Generator(np.random.Philox(sequence))
+        generator = order.generator(seed, step)
         rows = [self._sequence(generator) for _ in range(batch_size)]
         input_ids = np.stack(rows)
         labels = np.full_like(input_ids, -100)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from pathlib import Path
 
-from softmap.errors import SoftmapError, nearest, shown
+from softmap.errors import SoftmapError, nearest_or_all, shown
 from softmap.evals.question import Suite
 
 
@@ -23,7 +23,6 @@ def suite(spec: str) -> Suite:
     name, _, argument = spec.partition(":")
     known = names()
     if name not in known:
-        hint = nearest(name, known) or f" (there are: {', '.join(known)})"
-        raise SoftmapError(f"no suite {shown(name)}{hint}")
+        raise SoftmapError(f"no suite {shown(name)}{nearest_or_all(name, known)}")
     found: Suite = import_module(f"softmap.evals.suites.{name}").SUITE.of(argument)
     return found

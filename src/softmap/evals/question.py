@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.subject import Subject
 from softmap.evals.text import Text
@@ -69,7 +70,7 @@ class Setting:
 
     def generator(self, *numbers: int) -> np.random.Generator:
         """Random numbers that depend on the seed and these numbers alone."""
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *numbers])))
+        return order.generator(self.seed, *numbers)
 
     def heldout(self) -> Text:
         """The text. Raises ``SoftmapError`` where there is none."""

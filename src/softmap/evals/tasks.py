@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from softmap.data import order
 from softmap.evals.subject import Subject
 
 IGNORED = -100  #: the label of a token that is not asked, as Hugging Face has it
@@ -32,7 +33,7 @@ class Task:
 
     def batch(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids, labels), both (size, length): a pure function of its arguments."""
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+        generator = order.generator(seed, step)
         rows = [self.sample(generator) for _ in range(size)]
         return np.stack([ids for ids, _ in rows]), np.stack([labels for _, labels in rows])
 

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from softmap.errors import SoftmapError, nearest
+from softmap.data import order
+from softmap.errors import SoftmapError, nearest_or_all
 from softmap.evals.catalogue import names, suite
 from softmap.evals.subject import Subject
 from softmap.evals.tasks import IGNORED, Task, scores
@@ -106,8 +107,7 @@ def task_suite(name: str) -> TokenSuite:
     """The suite of a task. Raises ``SoftmapError`` for one that cannot be learned."""
     known = learnable()
     if name not in known:
-        hint = nearest(name, known) or f" (there are: {', '.join(known)})"
-        raise SoftmapError(f"learn: no task {name!r}{hint}")
+        raise SoftmapError(f"learn: no task {name!r}{nearest_or_all(name, known)}")
     found = suite(name)
     assert isinstance(found, TokenSuite)
     return found
@@ -237,7 +237,7 @@ def batch(
     that is not asked. A pure function of its arguments."""
     ids = torch.zeros(size, context + 1, dtype=torch.int64)
     labels = torch.full_like(ids, IGNORED)
-    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, step])))
+    generator = order.generator(seed, step)
     for row in range(size):
         tokens, wanted = mixture[(step * size + row) % len(mixture)].sample(generator)
         ids[row, : len(tokens)] = torch.from_numpy(tokens)

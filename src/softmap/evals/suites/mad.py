@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from softmap.data import order
 from softmap.evals.question import Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
@@ -120,8 +121,7 @@ class Memorisation(Mad):
     key = "memorisation"
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        own = np.random.Generator(np.random.Philox(0))
-        values = own.integers(SIZE // 2, SIZE, SIZE)
+        values = order.generator(0).integers(SIZE // 2, SIZE, SIZE)
         # Every key once at most, so that none can be looked up: all 16 noise ids are keys.
         keys = generator.permutation(SIZE)
         pairs = np.stack([keys + NOISE, values[keys]], 1).reshape(-1)

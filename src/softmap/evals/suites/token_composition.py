@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from softmap.data import order
 from softmap.evals.question import Measure, Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
@@ -21,8 +22,7 @@ VOCABULARY = _ANSWER + ANSWERS
 
 def says() -> np.ndarray:
     """(transforms, things) the answer that each transform has for a thing; learned in training."""
-    generator = np.random.Generator(np.random.Philox(7))
-    return generator.integers(0, ANSWERS, (TRANSFORMS, THINGS)) + _ANSWER
+    return order.generator(7).integers(0, ANSWERS, (TRANSFORMS, THINGS)) + _ANSWER
 
 
 @dataclass(frozen=True)

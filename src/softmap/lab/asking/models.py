@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging
 
 from softmap.data import DataConfig, load_tokenizer_dir, prepare
-from softmap.errors import SoftmapError, nearest, reason
+from softmap.errors import SoftmapError, nearest_or_all, reason
 from softmap.evals.subject import Subject
 from softmap.evals.text import Text
 from softmap.files.sealed import read_object
@@ -86,10 +86,7 @@ def _trials(label: str, run: Path, variants: Sequence[str], several: bool) -> li
     known = list(dict.fromkeys([info["control"], *info["variants"]]))
     for name in variants:
         if name not in known:
-            hint = nearest(name, known)
-            raise SoftmapError(
-                f"{run}: no variant {name!r}{hint or f'; there are: {chr(44).join(known)}'}"
-            )
+            raise SoftmapError(f"{run}: no variant {name!r}{nearest_or_all(name, known)}")
     wanted = [name for name in known if not variants or name in variants]
     order = {slug(name): number for number, name in enumerate(wanted)}
     lived = [
@@ -128,12 +125,8 @@ def _numbered(models: Sequence[Model]) -> list[Model]:
         key = model.label, model.run
         taken[key] = number = taken.get(key, 0) + 1
         run = model.run or "run"
-        found.append(model if number == 1 else _again(model, f"{run}.{number}"))
+        found.append(model if number == 1 else replace(model, run=f"{run}.{number}"))
     return found
-
-
-def _again(model: Model, run: str) -> Model:
-    return Model(model.label, run, model.folder, model.of)
 
 
 def load(model: Model, *, trust_remote_code: bool = False, precision: str = "fp32") -> Subject:

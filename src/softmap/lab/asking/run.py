@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import softmap
-from softmap.errors import SoftmapError, nearest
+from softmap.errors import SoftmapError, nearest_or_all
 from softmap.evals.catalogue import suite as suite_of
 from softmap.evals.question import Row, Setting, Suite
 from softmap.evals.subject import LONGEST, Subject
@@ -165,8 +165,7 @@ def _control(given: str | None, labels: Sequence[str]) -> str:
     if given is None:
         return labels[0]
     if given not in labels:
-        hint = nearest(given, labels) or f"; there are: {', '.join(labels)}"
-        raise SoftmapError(f"--control: no model {given!r}{hint}")
+        raise SoftmapError(f"--control: no model {given!r}{nearest_or_all(given, labels)}")
     return given
 
 
