@@ -13,12 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import altair as alt
-import vl_convert
 
-from softmap.report import theme
-from softmap.report.page import VEGA_LITE
+from softmap.bench.plot import SUFFIX, svgs
 
-PAPER = {"light": "#ffffff", "dark": "#15191e"}
 Row = dict[str, Any]
 
 
@@ -41,9 +38,10 @@ def panel(data: list[Row], kind: str, title: str) -> alt.Chart:
     base = alt.Chart(alt.Data(values=[row for row in data if row["kind"] == kind]))
     x = alt.X("rate:Q", title=title, scale=alt.Scale(domainMin=0))
     y = alt.Y("runs:N", title=None, sort=None)
+    colour = alt.Color("variant:N", legend=None)
     layers = [
-        base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y, color="variant:N"),
-        base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color="variant:N"),
+        base.mark_rule(strokeWidth=1.5).encode(x="low:Q", x2="high:Q", y=y, color=colour),
+        base.mark_point(filled=True, size=70, opacity=1).encode(x=x, y=y, color=colour),
         base.mark_tick(thickness=2, height=16).encode(x="promised:Q", y=y),
     ]
     chart: alt.Chart = alt.layer(*layers).properties(width=300, height=78)
@@ -59,13 +57,8 @@ def main(results: str, stem: str) -> None:
         panel(data, "false verdicts", "false verdicts (%); tick: promised"),
         panel(data, "shift found", f"a shift of {shift:g} nats found (%); tick: predicted"),
     ).to_dict()
-    for name in ("light", "dark"):
-        config = theme.config(theme.HUES[name][1 : 1 + count], theme.INKS[name], theme.PRINT_FONTS)
-        config |= {"background": PAPER[name]}
-        config["legend"]["disable"] = True
-        svg = vl_convert.vegalite_to_svg(spec | {"padding": 16}, VEGA_LITE, config=config)
-        path = Path(f"{stem}{'' if name == 'light' else '-dark'}.svg")
-        path.write_text(svg, encoding="utf-8")
+    for name, svg in svgs(spec, slice(1, 1 + count)):
+        Path(f"{stem}{SUFFIX[name]}.svg").write_text(svg, encoding="utf-8")
 
 
 if __name__ == "__main__":

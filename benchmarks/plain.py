@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -22,6 +20,7 @@ from typing import Any
 
 import torch
 
+from softmap.bench.save import environment
 from softmap.ops import attention
 
 TOKENS = 2048
@@ -69,25 +68,17 @@ def seconds(run: Callable[[str], None], impl: str) -> float:
     return time.perf_counter() - start
 
 
-def facts() -> dict[str, Any]:
-    """What the numbers belong to."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return {
-        "command": " ".join(["python", *sys.argv]),
-        "date": time.strftime("%Y-%m-%d"),
-        "commit": commit.stdout.strip(),
-        "torch": torch.__version__,
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-        "machine": platform.machine(),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--threads", type=int, nargs="+", default=[1])
     parser.add_argument("--dtypes", nargs="+", default=["float32"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    found = {
+        "command": " ".join(["python", *sys.argv]),
+        **environment(torch.device("cpu")),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+    }
     rows = []
     for threads in args.threads:
         for dtype in args.dtypes:
@@ -95,7 +86,7 @@ def main() -> None:
                 for length in LENGTHS:
                     rows.append(row(threads, dtype, width, length))
                     print(rows[-1], file=sys.stderr)
-    args.out.write_text(json.dumps({**facts(), "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(found | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from softmap.report.page import VEGA_LITE
 
 Row = dict[str, Any]
 PAPER = {"light": "#ffffff", "dark": "#15191e"}
+SUFFIX = {"light": "", "dark": "-dark"}
 SDPA = "SDPA, plain attention"
 
 
@@ -74,16 +75,23 @@ def _title(found: dict[str, Any], variant: str) -> dict[str, Any]:
 def _draw(points: list[Row], title: dict[str, Any], folder: Path, stem: str) -> list[Picture]:
     labels = sorted(dict.fromkeys(p["series"] for p in points), key=lambda name: name != SDPA)
     drawn: list[Picture] = []
-    for name in ("light", "dark"):
-        config = theme.config(theme.HUES[name], theme.INKS[name], theme.PRINT_FONTS)
-        config |= {"background": PAPER[name]}
-        spec = _spec(points, labels) | {"title": title, "padding": 16}
-        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, config=config)
-        path = folder / f"{stem}{'' if name == 'light' else '-dark'}.svg"
+    for name, svg in svgs(_spec(points, labels) | {"title": title}, slice(None)):
+        path = folder / f"{stem}{SUFFIX[name]}.svg"
         drawn.append((path, svg))
         if name == "light":
             drawn.append((path.with_suffix(".png"), vl_convert.svg_to_png(svg, scale=2)))
     return drawn
+
+
+def svgs(spec: dict[str, Any], hues: slice) -> Iterator[tuple[str, str]]:
+    """("light" or "dark", the chart on that paper), in these of the theme's hues."""
+    for name, paper in PAPER.items():
+        config = theme.config(theme.HUES[name][hues], theme.INKS[name], theme.PRINT_FONTS)
+        config |= {"background": paper}
+        yield (
+            name,
+            vl_convert.vegalite_to_svg(spec | {"padding": 16}, vl_version=VEGA_LITE, config=config),
+        )
 
 
 def _spec(points: list[Row], labels: list[str]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from softmap.files import sweep
 from softmap.lab import bench, files
-from softmap.lab.costs import announced
+from softmap.lab.costs import announce
 from softmap.lab.folder import check_folder, check_same, clear
 from softmap.lab.page import Page
 from softmap.lab.peaks import find_peaks
@@ -61,5 +61,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
                 resolve(session)
             else:
                 session.write()
-                session.train(announced(session, session.waiting(session.trials())))
+                waiting = session.waiting(session.trials())
+                announce(session, waiting)
+                session.train(waiting)
         return page.path

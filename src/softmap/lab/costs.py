@@ -54,8 +54,8 @@ def costs(session: Session) -> dict[str, float]:
     return found
 
 
-def announced(session: Session, trials: list[Trial]) -> list[Trial]:
-    """The same trials, after a line that says how long they will take, as far as that is known."""
+def announce(session: Session, trials: list[Trial]) -> None:
+    """Say how long the trials will take, as far as that is known."""
     with contextlib.suppress(SoftmapError):
         price = costs(session)
         taken = together([price[trial.candidate.label] for trial in trials], session.jobs)
@@ -63,7 +63,6 @@ def announced(session: Session, trials: list[Trial]) -> list[Trial]:
             runs = count(len(trials), "run").lower()
             beside = f", {session.jobs} at a time" if session.jobs > 1 else ""
             session.display.note(f"{runs} to train, about {duration(taken)}{beside}")
-    return trials
 
 
 def _tokens(session: Session) -> float:

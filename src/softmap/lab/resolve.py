@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from math import sqrt
 
 from softmap.errors import SoftmapError
-from softmap.lab.costs import announced, run_seconds
+from softmap.lab.costs import announce, run_seconds
 from softmap.lab.facts import still_there
 from softmap.lab.folder import earlier
 from softmap.lab.progress import duration
@@ -60,7 +60,9 @@ def resolve(session: Session) -> None:
     first |= (before.get("resolve") or {}).get("first_seeds", {})
     session.write(resolve={"half_width": half_width, "first_seeds": first})
     session.display.note(_first_said(session, first))
-    session.train(announced(session, session.waiting(session.trials())))
+    waiting = session.waiting(session.trials())
+    announce(session, waiting)
+    session.train(waiting)
     while more := _more(session, half_width):
         session.train(session.add(more))
 
