@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -20,6 +21,9 @@ class Text:
 
     source: str
     documents: tuple[str, ...]
+    _tokens: WeakKeyDictionary[Any, np.ndarray] = field(
+        default_factory=WeakKeyDictionary, repr=False, compare=False
+    )
 
     @classmethod
     def of(cls, corpus: Corpus) -> Text:
@@ -42,10 +46,13 @@ class Text:
         return sum(len(document.encode()) for document in self.documents)
 
     def tokens(self, tokenizer: Any) -> np.ndarray:
-        """All documents as one array, each followed by the end of a document."""
-        encoded = tokenizer.encode_batch(list(self.documents))
-        parts = [np.array([*ids, tokenizer.eod], np.int64) for ids in encoded]
-        return np.concatenate(parts)
+        """All documents as one array, each followed by the end of a document; made once for each
+        tokenizer, since every suite of a model asks for it."""
+        if tokenizer not in self._tokens:
+            encoded = tokenizer.encode_batch(list(self.documents))
+            parts = [np.array([*ids, tokenizer.eod], np.int64) for ids in encoded]
+            self._tokens[tokenizer] = np.concatenate(parts)
+        return self._tokens[tokenizer]
 
     def windows(self, tokenizer: Any, context: int, count: int) -> np.ndarray:
         """At most ``count`` windows (n, context + 1), spread evenly.

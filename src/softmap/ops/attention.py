@@ -80,12 +80,7 @@ def attention(
             o = finite.isolated(_in_bands, call)
         elif name == "reference":
             return o
-        return differentiable_again(o, call, _whole)
-
-
-def _whole(call: Call) -> Tensor:
-    """By plain torch, the whole map at once."""
-    return apply_output(reference.run(call), call)
+        return differentiable_again(o, call, reference.whole)
 
 
 def _in_bands(call: Call) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from softmap.ops import memory
-from softmap.ops.call import Call, cut, run_span
+from softmap.ops.call import Call, apply_output, cut, run_span
 
 
 def refuses(call: Call) -> str | None:
@@ -24,3 +24,8 @@ def run(call: Call, *, weights: bool = False) -> Tensor:
     kinds, flat = call.flatten()
     parts = [cut(t, kind, span) for kind, t in zip(kinds, flat, strict=True)]
     return run_span(call, span, parts, weights=weights)
+
+
+def whole(call: Call) -> Tensor:
+    """The same with the output edits."""
+    return apply_output(run(call), call)

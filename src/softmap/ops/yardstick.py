@@ -40,7 +40,7 @@ def yardstick(call: Call) -> Yardstick:
     """What a backend's results of the call are held against, output edits included."""
     exact = call.unflatten([_double(t) for t in call.flatten()[1]])
     plain = results(lambda call: apply_output(eager(call), call), call)
-    return Yardstick(results(_whole, exact), plain)
+    return Yardstick(results(reference.whole, exact), plain)
 
 
 def errors(run: Run, call: Call, known: Yardstick | None = None) -> Draw:
@@ -54,10 +54,6 @@ def errors(run: Run, call: Call, known: Yardstick | None = None) -> Draw:
         for name, t in known.truth.items()
         if (size := float(t.norm())) > ZERO
     }
-
-
-def _whole(call: Call) -> Tensor:
-    return apply_output(reference.run(call), call)
 
 
 def _double(t: Tensor) -> Tensor:
