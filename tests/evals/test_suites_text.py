@@ -14,6 +14,7 @@ from softmap.evals.question import Setting
 from softmap.evals.suites.length import Length
 from softmap.evals.suites.loss import Loss, octaves
 from softmap.evals.suites.needles import FAITHFUL_CITIES, Needles, Prompt
+from softmap.evals.suites.repeats import Repeats, distances, pairs_of_one_document
 from softmap.evals.text import Text
 
 LOG_V = math.log(257)
@@ -82,6 +83,25 @@ def test_lengths_go_as_far_as_the_text() -> None:
 
 
 NEEDLES = Needles(samples=3, counts=((1, 1), (4, 1)), lengths=2, depths=(0, 10), per_cell=1)
+
+
+def test_repeats_are_pairs_of_this_document_alone() -> None:
+    """2 3 is in both documents; 4 2 is in the first alone, twice."""
+    end = 9
+    tokens = np.array([2, 3, 4, 2, 4, 2, end, 2, 3, 5, end])
+    single = pairs_of_one_document(tokens, end)
+    assert single == {(3, 4), (4, 2), (2, 4), (2, end), (end, 2), (3, 5), (5, end)}
+    assert distances(tokens, single).tolist() == [0, 0, 0, 0, 2, 0, 0, 0, 0, 0]
+
+
+def test_a_copier_recalls_repeats_and_a_uniform_model_none() -> None:
+    text = Text("made", ("abcdefghijklmnopqrst" * 20, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"))
+    copier, uniform = known.Copier(), known.Uniform()
+    found = known.asked(Repeats(windows=2), known.subject(copier), text=text)
+    assert found["recalled"] == 1 and found["repeated"] < 1e-6
+    assert found["new"] > 1  # nothing says what comes next in the first 20
+    found = known.asked(Repeats(windows=2), known.subject(uniform), text=text)
+    assert [found["repeated", 32], found["new"]] == pytest.approx([LOG_V] * 2, rel=1e-6)
 
 
 def test_a_copier_finds_every_needle() -> None:

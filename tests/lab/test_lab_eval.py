@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,22 @@ from softmap.cli import main
 from softmap.data import prepare
 from softmap.errors import SoftmapError
 from softmap.evals.question import Measure, Suite
-from softmap.evals.summary import Cell, cells, interval
+from softmap.evals.summary import Cell, answers, cells, interval
 from softmap.evals.text import Text
 from softmap.lab import recipe as recipes
-from softmap.lab.asking.compare import compared
 from softmap.lab.asking.models import find, load, text_of
 from softmap.lab.asking.run import Asked, ask
-from softmap.lab.asking.table import lines
+from softmap.report.question_table import lines
+from softmap.report.questions import compared
 
 
+@dataclass(frozen=True)
 class Made(Suite):
     """Made up."""
 
     name = "made"
+    title = "Made up"
+    asks = "Nothing?"
     measures = (
         Measure("right", "Right", "share", "higher", 0.02),
         Measure("loss", "Loss", "nats", "lower", 0.01, at={"size": 2}),
@@ -41,7 +45,7 @@ def rows(measure: str, values: list[float], **at: Any) -> list[dict[str, Any]]:
 def runs(*means: float) -> dict[str, Any]:
     """Runs whose two instances lie around each mean."""
     return {
-        f"seed{n}": cells(Made(), rows("loss", [mean - 1, mean + 1], size=2))
+        f"seed{n}": answers(Made(), rows("loss", [mean - 1, mean + 1], size=2))
         for n, mean in enumerate(means)
     }
 
@@ -80,7 +84,7 @@ def test_intervals_by_hand() -> None:
 
 def test_single_runs_have_no_verdict_but_an_interval_over_instances() -> None:
     found = {"a": runs(2.0), "b": runs(1.0)}
-    (headline, _) = compared(Made(), found, "a")
+    (headline, _) = compared(Made().described(), found, "a")
     assert headline["at"] is None and headline["models"]["b"]["mean"] == 1.0
     difference = headline["differences"]["b"]
     assert difference["answer"] == "unknown" and difference["low"] is None
@@ -94,7 +98,7 @@ def test_single_runs_have_no_verdict_but_an_interval_over_instances() -> None:
 )
 def test_replicates_are_judged_between_runs(b: tuple[float, ...], answer: str) -> None:
     found = {"a": runs(2.0, 2.02, 1.98), "b": runs(*b)}
-    (headline, _) = compared(Made(), found, "a")
+    (headline, _) = compared(Made().described(), found, "a")
     difference = headline["differences"]["b"]
     assert difference["answer"] == answer
     assert difference["mean"] == pytest.approx(np.mean(b) - 2.0)
@@ -105,7 +109,7 @@ def test_replicates_are_judged_between_runs(b: tuple[float, ...], answer: str) -
 def test_means_of_instances_are_taken_within_a_run_first() -> None:
     """Three runs of two instances are three numbers, not six."""
     found = {"a": runs(2.0, 2.5, 1.5), "b": runs(1.9, 2.4, 1.4)}
-    (headline, _) = compared(Made(), found, "a")
+    (headline, _) = compared(Made().described(), found, "a")
     assert headline["differences"]["b"]["df"] == pytest.approx(4)
     assert Cell("loss", None, {0: 1.0, 1: 2.0}).mean == 1.5
 

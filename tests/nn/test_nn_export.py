@@ -55,7 +55,10 @@ def test_windows_stay_open(variant: str) -> None:
         torch.testing.assert_close(program(x), own(x))
 
 
-@pytest.mark.parametrize("variant", ["transformer++", "diff", "dape"])
+@pytest.mark.parametrize(
+    "variant",
+    [*(pytest.param(v, marks=pytest.mark.slow) for v in ("transformer++", "diff")), "dape"],
+)
 def test_model_takes_any_mask(variant: str) -> None:
     torch.manual_seed(0)
     config = ModelConfig(variant=variant, vocab_size=11, hidden_size=16, num_hidden_layers=2,

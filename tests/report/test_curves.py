@@ -118,6 +118,7 @@ def test_the_interval_of_a_measured_speed_covers(draws=2000):
     assert 0.94 < inside / draws < 0.995  # df of one of two medians: never too narrow
 
 
+@pytest.mark.slow
 def test_ratios_cover(draws=120):
     random, inside = np.random.default_rng(0), 0
     for _ in range(draws):

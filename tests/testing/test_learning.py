@@ -25,7 +25,7 @@ SLOW_STARTERS = {"v-skipinit": 900}
 TASK = Recall(pairs=4, queries=4, keys=8, values=8)
 
 
-@pytest.mark.parametrize("variant", sampled("diff", "dcmha", "sas"))
+@pytest.mark.parametrize("variant", sampled("dcmha"))
 def test_learns_a_text_by_heart(variant: str) -> None:
     model, batch = learning.make(variant, 128), learning.text_batch()
     learning.train(model, lambda step: batch, steps=150, lr=1e-2)

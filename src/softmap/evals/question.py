@@ -8,7 +8,7 @@ Everything else follows from the rows: means, intervals, comparisons, tables and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
@@ -100,6 +100,18 @@ class Suite:
         if argument:
             raise SoftmapError(f"suite {cls.name} takes no argument, found {argument!r}")
         return cls()
+
+    def described(self) -> dict[str, Any]:
+        """What a page says of it, and what comparing its answers needs, as plain data."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
+        return {
+            "title": self.title,
+            "asks": self.asks,
+            "how": " ".join((type(self).__doc__ or "").split()),
+            "settings": settings,
+            "measures": [asdict(one) for one in self.measures],
+            "pictures": [asdict(one) for one in self.pictures],
+        }
 
     def quick(self) -> Suite:
         """The same with fewer and smaller instances: seconds on one core."""

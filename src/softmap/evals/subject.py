@@ -59,6 +59,14 @@ class Subject:
         size = self.batch(windows.shape[1])
         return token_losses(self.model, windows, batch_size=size, precision=self.precision)
 
+    def judged(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of one batch of windows (B, T): losses in nats, and whether the token was the likeliest
+        of all, both (B, T - 1)."""
+        logits = self.logits(windows[:, :-1])
+        targets = torch.as_tensor(windows[:, 1:], device=self.device)
+        losses = torch.nn.functional.cross_entropy(logits.mT, targets, reduction="none")
+        return losses.cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
+
     def last_losses(self, window: np.ndarray, count: int) -> np.ndarray:
         """Losses (count,) of the last ``count`` tokens of one window (T,), all before them read."""
         logits = self.logits(window[None, :-1], keep=count)[0]

@@ -79,6 +79,19 @@ def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] |
     return float(found.mean()) - half, float(found.mean()) + half
 
 
-def paired(one: Cell, other: Cell) -> list[float]:
-    """``one`` minus ``other`` by instance, where both have it."""
-    return [value - other.items[item] for item, value in one.items.items() if item in other.items]
+def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[dict[str, Any]]:
+    """The cells of one model as plain data for :mod:`softmap.report.questions`.
+
+    values: also those of every instance, which pair two single models.
+    """
+    measures = {measure.name: measure for measure in suite.measures}
+    return [_plain(cell, measures[cell.measure], values) for cell in cells(suite, rows).values()]
+
+
+def _plain(cell: Cell, measure: Measure, values: bool) -> dict[str, Any]:
+    low, high = interval(cell.items.values(), measure) or (None, None)
+    found = {
+        "measure": cell.measure, "at": cell.at, "mean": cell.mean, "low": low, "high": high,
+        "items": len(cell.items),
+    }  # fmt: skip
+    return found | ({"values": cell.items} if values else {})

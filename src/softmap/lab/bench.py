@@ -16,6 +16,8 @@ import softmap
 from softmap.data import Corpus, order, prepare, skipped_files
 from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
+from softmap.evals.question import Setting
+from softmap.evals.text import Text
 from softmap.lab import measure, workers
 from softmap.lab.plan import Plan
 from softmap.lab.preflight import choose_device
@@ -43,6 +45,12 @@ class Bench:
     passage: list[int]
     device: torch.device
     settings: dict[str, Any]
+
+    @functools.cached_property
+    def setting(self) -> Setting:
+        """In which the suites of ``evaluation.suites`` are asked."""
+        context, vocabulary = self.recipe.model.context, self.corpus.tokenizer.vocab_size
+        return Setting(context, vocabulary, text=Text.of(self.corpus))
 
     def facts(self, plan: Plan, jobs: int = 1) -> dict[str, Any]:
         """What ``run.json`` says of the run's text, model, schedule and machine.
@@ -99,7 +107,7 @@ def _settings(
     recipe: Recipe, plan: Plan, corpus: Corpus, windows: int, device: torch.device
 ) -> dict[str, Any]:
     training = dataclasses.asdict(recipe.training)
-    model = dataclasses.asdict(recipe.model)
+    model, suites = dataclasses.asdict(recipe.model), recipe.evaluation.suites
     return {
         "softmap": softmap.__version__,
         "data": corpus.meta["hash"],
@@ -112,6 +120,7 @@ def _settings(
         "control": plan.control,
         "target_parameters": plan.target,
         "device": device.type,
+        **({"evaluation.suites": suites} if suites else {}),
     }
 
 

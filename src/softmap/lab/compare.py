@@ -18,6 +18,7 @@ from softmap.lab.peaks import find_peaks
 from softmap.lab.plan import make_plan
 from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
+from softmap.lab.questions import check_suites
 from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request, with_jobs
 from softmap.lab.resolve import check_stages, resolve
@@ -46,6 +47,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         corpus = bench.corpus(recipe, request.out, display)
         plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
         shared = bench.make(recipe, plan, corpus)
+        check_suites(plan, shared)
         request, page = with_jobs(request, plan, shared), Page(folder, display)
         session = Session(folder, plan, shared, peaks, request, display, page)
         if request.fresh:

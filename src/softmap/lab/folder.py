@@ -11,9 +11,9 @@ from softmap.errors import SoftmapError
 from softmap.files import sweep
 from softmap.lab import files
 from softmap.lab.bench import Bench
-from softmap.lab.recipe import PEAKS
 from softmap.lab.trial import Trial
 from softmap.report.load import read_run
+from softmap.report.peaks import PEAKS
 from softmap.report.speed import FILE as SPEED
 
 TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)

@@ -16,7 +16,8 @@ from typing import Annotated, Any, TypedDict
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check
 from softmap.lab import files
-from softmap.lab.recipe import PEAKS, Recipe, shipped
+from softmap.lab.recipe import Recipe, shipped
+from softmap.report.peaks import PEAKS
 
 
 class _Peak(TypedDict):

@@ -12,6 +12,7 @@ from softmap import testing
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
 from softmap.errors import SoftmapError
+from softmap.evals.catalogue import suite
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
@@ -31,6 +32,8 @@ def preflight(recipe: Recipe, note: Callable[[str], None], peaks: Peaks | None =
     plan = make_plan(recipe, vocabulary(recipe), peaks)
     device = choose_device(recipe.training.device)
     open_source(recipe.data)
+    for name in recipe.evaluation.suites:
+        suite(name)
     for candidate in plan.candidates:
         check_memory(candidate, recipe, device)
     check_own(plan, recipe, note)

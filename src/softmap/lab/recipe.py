@@ -25,10 +25,10 @@ from softmap.lab.entry import Entry
 from softmap.lab.names import check_name, is_run, no_run, run_name
 from softmap.lab.sections import Evaluation, Model, Positive, Seed, Training, Tuning
 from softmap.lab.seeds import check_seeds, joined, listed
+from softmap.report.peaks import PEAKS
 
 SUFFIXES = (".yaml", ".yml")
 _SEEDS = ("seeds", "control_seeds")
-PEAKS = "peaks.json"  #: of a run's folder: its tuned peaks
 
 
 @dataclass

@@ -137,6 +137,8 @@ class Evaluation(Checked):
     batch_size: Rows = 32
     #: length of the passage whose attention maps are drawn
     passage_tokens: Annotated[int, Range(1, 64)] = 48
+    #: of ``softmap eval``, asked of every trained model: their answers stand on the page
+    suites: list[str] = field(default_factory=list)
 
 
 @dataclass

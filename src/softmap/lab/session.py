@@ -21,11 +21,11 @@ from softmap.lab.page import Page
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, Plan
 from softmap.lab.progress import Display
-from softmap.lab.recipe import PEAKS
 from softmap.lab.request import Request
 from softmap.lab.schedule import Task, results
 from softmap.lab.seeds import joined
 from softmap.lab.trial import Trial, run_trial
+from softmap.report.peaks import PEAKS
 from softmap.report.words import runs_a_variant
 
 

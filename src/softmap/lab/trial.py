@@ -2,8 +2,9 @@
 
 Its folder holds ``trial.json`` (what it is, written first), ``train.jsonl`` and checkpoints while
 it trains, ``eval-<i>.npz`` and ``budget-<i>.json`` as each decay ends, ``maps.npz``, ``model/``,
-and ``result.json``, written last: where that file is, the trial is finished. A training that
-diverged is finished, too: its result says so instead of what was measured.
+``answers.json`` where the recipe asks for more than the loss, and ``result.json``, written last:
+where that file is, the trial is finished. A training that diverged is finished, too: its result
+says so instead of what was measured.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from softmap.lab.bench import Bench
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
+from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, train
@@ -146,6 +148,8 @@ def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
     try:
         model = _trained(trial, bench, on_step)
         _export(trial, bench, model)
+        if answers := ask(model, bench, trial.name):
+            files.write_json(trial.folder / "answers.json", answers)
         found = _measured(trial, bench)
     except NonFiniteLoss as error:
         found = {"diverged": {"step": error.step, "reason": error.found}, "budgets": []}

@@ -29,10 +29,11 @@ from softmap.lab.plan import Plan, make_plan
 from softmap.lab.points import Point, point_of, tuning_windows
 from softmap.lab.preflight import preflight, settled
 from softmap.lab.progress import Display
-from softmap.lab.recipe import PEAKS, Recipe
+from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request, with_jobs
 from softmap.lab.schedule import results
 from softmap.lab.sections import Tuning
+from softmap.report.peaks import PEAKS
 
 
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,13 @@ import vl_convert
 
 from softmap.errors import SoftmapError
 from softmap.files import write
-from softmap.report import compare, theme
+from softmap.report import compare, question_charts, questions, theme
 from softmap.report.answers import Question
 from softmap.report.charts import charts
 from softmap.report.load import Run, load
 from softmap.report.marks import marks
 from softmap.report.page import VEGA_LITE, render
-from softmap.report.style import Chart
+from softmap.report.style import Chart, Style
 from softmap.report.table import as_csv
 from softmap.report.together import load_together
 from softmap.report.verdict import verdict
@@ -62,7 +63,7 @@ def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, 
     :class:`~softmap.report.answers.Answer`; None for the control or without one), ``more_runs``,
     ``trend``, ``equal_loss`` (ratios of tokens, FLOPs and time), ``compute_factor``, costs and
     their ratios to the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the
-    attention maps).
+    attention maps); and ``questions``: by suite what else was asked (``report.questions``).
 
     question: level, margin, and the difference that plans are made for; see docs/statistics.md.
 
@@ -104,13 +105,14 @@ def build_together(run_dirs: Sequence[Path], out: Path, question: Question | Non
 def _write(run: Run, directory: Path, question: Question | None) -> Path:
     report = _summary(run, directory, question)
     drawn = charts(run, report["variants"])
+    asked = question_charts.charts(Style(run.labels, marks(run.plain_labels)), report["questions"])
     data = json.dumps(report, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     table = as_csv(report["variants"])
-    page = render(run, report, drawn, table)
+    page = render(run, report, drawn, asked, table)
     write(directory / "report.json", data)
     write(directory / "report.csv", table)
     colours = [theme.HUES["light"][mark.hue] for mark in marks(run.plain_labels)]
-    for chart in drawn:
+    for chart in [*drawn, *chain.from_iterable(asked.values())]:
         _pictures(chart, colours, directory / "charts")
     write(directory / "report.html", page)
     return directory / "report.html"
@@ -133,6 +135,7 @@ def _summary(run: Run, directory: Path, question: Question | None) -> dict[str, 
         "statistics": statistics,
         "verdict": verdict(run, rows, statistics),
         "variants": rows,
+        "questions": questions.of_run(run),
     }
 
 

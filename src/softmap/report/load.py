@@ -118,6 +118,17 @@ class _Row(TypedDict):
     loss: float
 
 
+class _Suite(TypedDict):
+    """A suite in ``answers.json``; :mod:`softmap.report.questions` has the parts."""
+
+    title: str
+    asks: str
+    how: str
+    measures: list[dict]
+    pictures: list[dict]
+    answers: list[dict]
+
+
 @dataclass(frozen=True)
 class Budget:
     """A decayed checkpoint: what it cost so far, and its loss on every held-out token."""
@@ -139,6 +150,7 @@ class Trial:
     budgets: list[Budget]
     curve: list[dict[str, float]]
     maps_LHTT: Array | None
+    answers: dict[str, Any] = field(default_factory=dict)  #: by suite
 
 
 @dataclass(frozen=True)
@@ -295,6 +307,7 @@ def _trial(path: Path, result: dict[str, Any]) -> Trial:
         budgets=sorted(budgets, key=lambda budget: budget.tokens),
         curve=_curve(path.parent / "train.jsonl"),
         maps_LHTT=_maps(path.parent / "maps.npz"),
+        answers=_answers(path.parent / "answers.json"),
     )
 
 
@@ -319,6 +332,15 @@ def _curve(path: Path) -> list[dict[str, float]]:
         {"step": step, **{key: float(rows[step][key]) for key in ("tokens", "seconds", "loss")}}
         for step in sorted(rows)
     ]
+
+
+def _answers(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    found = read_sealed(path)
+    for name, suite in found.items():
+        check(f"{path}: {name}", suite, _Suite)
+    return found
 
 
 def _maps(path: Path) -> Array | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -13,7 +14,7 @@ import vl_convert
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from softmap.report import attention, cells, peaks, theme, words
+from softmap.report import attention, cells, peaks, question_table, theme, words
 from softmap.report.compare import first_maps
 from softmap.report.lead import form, lead
 from softmap.report.load import Run
@@ -26,8 +27,16 @@ VEGA_LITE = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 GLOBALS = "window.vegaEmbed = vegaEmbed;"
 
 
-def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) -> str:
+def render(
+    run: Run,
+    report: dict[str, Any],
+    charts: list[Chart],
+    asked: dict[str, list[Chart]],
+    table: str,
+) -> str:
     """The whole page as one string of HTML that asks nothing of the network.
+
+    asked: the charts of each suite in ``report["questions"]``.
 
     Everything from the run is escaped by the template engine; JSON in script elements has
     ``<``, ``>`` and ``&`` written as unicode escapes.
@@ -47,13 +56,16 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             costs=cells.COSTS,
             table=cells.table(rows),
             charts=charts,
+            control=run.control,
+            asked=asked,
+            answers=question_table,
             tuned=peaks.table(report["peaks"]),
             repeat=_repeat(report),
             lead=lead(report),
             forms=[(row["variant"], form(row)) for row in rows],
             maps=[row["variant"] for row in rows if row["maps"]],
             captions=_captions(rows),
-            payload=_payload(run, report, charts, table),
+            payload=_payload(run, report, [*charts, *chain.from_iterable(asked.values())], table),
             **assets(HERE / "page.js"),
             words=words,
         )

@@ -15,7 +15,7 @@ from softmap.fields import check
 from softmap.files.sealed import read_sealed
 
 Row = dict[str, Any]
-FILE = "peaks.json"  #: of a run's folder
+PEAKS = "peaks.json"  #: of a run's folder: its tuned peaks
 
 
 class _Peak(TypedDict):
@@ -36,7 +36,7 @@ def tried_peaks(directory: Path, results: Mapping[str, Mapping[str, Any]]) -> li
 
     results: of one finished run of each label. Raises ``SoftmapError`` for a damaged file.
     """
-    path = directory / FILE
+    path = directory / PEAKS
     if not os.path.lexists(path):
         return []
     found = read_sealed(path)

@@ -74,7 +74,9 @@ def test_compiled_whole(variant: str, layout: dict) -> None:
         assert_same(got[name], value, f"{name} of {case}, compiled")
 
 
-@pytest.mark.parametrize("variant", ["transformer++", "dcmha", "diff"])
+@pytest.mark.parametrize(
+    "variant", ["transformer++", pytest.param("dcmha", marks=pytest.mark.slow), "diff"]
+)
 def test_layers_are_captured_whole(variant: str) -> None:
     """Two layers, projections and positions included, as one graph."""
     torch.compiler.reset()

@@ -192,6 +192,7 @@ def test_opcheck(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.library.opcheck(score_conv, _operator(call, monkeypatch))
 
 
+@pytest.mark.slow
 def test_the_compiler_takes_it_whole(device: str) -> None:
     call = Case("dape(hidden=2)", heads=2, batch=1, tokens=17).call(torch.float32, device)
     flat = [t.detach().requires_grad_() for t in call.flatten()[1]]

@@ -81,8 +81,9 @@ def _check(case: Case, device: str) -> None:
         assert off(ours[name], t) < max(EXACT, 8 * off(dense[name], t)), name
 
 
-HALF = [Case("dcmha", batch=1, tokens=33), Case("diff", batch=1, tokens=17)]
+HALF = [Case("diff", batch=1, tokens=17)]
 HALF_SLOW = [
+    Case("dcmha", batch=1, tokens=33),
     Case("talking-heads", tokens=33),
     Case("dcmha(static=true)+kerple", tokens=33),
     Case("sas", tokens=33),

@@ -78,8 +78,8 @@ class Eval:
             raise SoftmapError("eval: expected one or more models, found none")
         from softmap.lab.asking.page import write_page
         from softmap.lab.asking.run import ask
-        from softmap.lab.asking.table import lines
         from softmap.lab.files import write_json
+        from softmap.report.question_table import lines
 
         for path in (self.json, self.page):
             if path is not None:
@@ -151,10 +151,10 @@ class Learn:
 
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.asking.page import write_page
-        from softmap.lab.asking.table import lines
         from softmap.lab.files import write_json
         from softmap.lab.learn import Lesson, learn, task_suite
         from softmap.lab.names import check_name, split_values
+        from softmap.report.question_table import lines
 
         name = self.name or f"learn-{task_suite(self.task).name}"
         check_name("--name", name)

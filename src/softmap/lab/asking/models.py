@@ -6,7 +6,6 @@ gives a folder any. Labels are what is compared; runs of a label are its replica
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -176,8 +175,3 @@ def text_of(models: Sequence[Model], data: str | None, field: str | None, cache:
 def label_order(models: Sequence[Model]) -> list[str]:
     """Labels in the order of the command line."""
     return list(dict.fromkeys(model.label for model in models))
-
-
-def valid_key(text: str) -> str:
-    """``text`` as a part of a file name or an element's id."""
-    return re.sub(r"\W+", "_", text)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from softmap.evals.catalogue import suite as suite_of
 from softmap.files import write
-from softmap.lab.asking import table
-from softmap.lab.asking.charts import charts
-from softmap.report import theme
+from softmap.report import question_table, theme
 from softmap.report.marks import marks
 from softmap.report.page import assets, environment
+from softmap.report.question_charts import charts
+from softmap.report.style import Style
 
 HERE = Path(__file__).parent
 
@@ -27,10 +26,7 @@ def write_page(path: Path, found: Mapping[str, Any]) -> Path:
 def page(found: Mapping[str, Any]) -> str:
     """The same as one string of HTML that asks nothing of the network."""
     labels = found["labels"]
-    drawn = {
-        name: charts(suite_of(name), name, suite["cells"], labels)
-        for name, suite in found["suites"].items()
-    }
+    drawn = charts(Style(labels, marks(labels)), found["suites"])
     every = [chart for some in drawn.values() for chart in some]
     payload = {
         "labels": labels,
@@ -43,27 +39,11 @@ def page(found: Mapping[str, Any]) -> str:
         .render(
             found=found,
             labels=labels,
+            control=found["control"],
             marks=marks(labels),
-            charts=drawn,
-            titles={
-                name: {one["name"]: one["title"] for one in suite["measures"]}
-                for name, suite in found["suites"].items()
-            },
-            classes=classes,
-            table=table,
+            drawn=drawn,
+            answers=question_table,
             payload=payload,
             **assets(HERE / "page.js"),
         )
     )
-
-
-def classes(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> str:
-    """How a difference is marked: better and worse by the measure's direction, or equal."""
-    difference = cell["differences"].get(label)
-    if difference is None:
-        return ""
-    answer = difference["answer"]
-    good = next(one["better"] for one in suite["measures"] if one["name"] == cell["measure"])
-    if answer in ("lower", "higher"):
-        return "" if not good else "better" if answer == good else "worse"
-    return "equal" if answer == "equal" else ""

@@ -6,7 +6,7 @@ import gc
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,12 @@ from softmap.errors import SoftmapError, nearest_or_all
 from softmap.evals.catalogue import suite as suite_of
 from softmap.evals.question import Row, Setting, Suite
 from softmap.evals.subject import LONGEST, Subject
-from softmap.evals.summary import cells
+from softmap.evals.summary import answers
 from softmap.lab import measure
 from softmap.lab.asking import models as named
-from softmap.lab.asking.compare import compared
 from softmap.lab.asking.models import Model
 from softmap.lab.preflight import choose_device
+from softmap.report.questions import compared
 
 FORMAT = 1
 Tell = Callable[[str], None]
@@ -114,22 +114,12 @@ def _told(
 ) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = defaultdict(dict)
     for model in models:
-        found[model.label][model.run] = cells(suite, rows[name, model])
-    return {
-        "title": suite.title,
-        "asks": suite.asks,
-        "how": " ".join((type(suite).__doc__ or "").split()),
-        "settings": {f.name: getattr(suite, f.name) for f in fields(suite) if f.repr},  # type: ignore[arg-type]
-        "measures": [
-            {
-                "name": m.name, "title": m.title, "unit": m.unit, "better": m.better,
-                "margin": m.margin, "at": dict(m.at),
-            }
-            for m in suite.measures
-        ],
-        "cells": compared(suite, found, control),
+        found[model.label][model.run] = answers(suite, rows[name, model])
+    told = suite.described()
+    return told | {
+        "cells": compared(told, found, control),
         "rows": {model.name: rows[name, model] for model in models},
-    }  # fmt: skip
+    }
 
 
 def _setting(asked: Asked, suites: Sequence[Suite], models: Sequence[Model], tell: Tell) -> Setting:

@@ -1,4 +1,4 @@
-"""The answers as lines for a terminal."""
+"""The answers as words and numbers: lines for a terminal, cells of a page's table."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     for name, suite in found["suites"].items():
         yield f"{suite['title']} ({name})"
         yield suite["asks"]
-        for cell in suite["cells"]:
-            if cell["at"] is None:
-                yield from _headline(title(suite, cell["measure"]), cell, found["control"])
+        for cell in headlines(suite):
+            yield from _headline(title(suite, cell["measure"]), cell, found["control"])
         yield from _conditions(suite, found["labels"])
         yield ""
 
@@ -29,6 +28,11 @@ def title(suite: Mapping[str, Any], name: str) -> str:
     """Of a measure's headline, with the conditions that it takes."""
     measure = next(one for one in suite["measures"] if one["name"] == name)
     return f"{measure['title']}{', ' if measure['at'] else ''}{condition(measure['at'])}"
+
+
+def headlines(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The cells that are over all instances, one a measure."""
+    return [cell for cell in suite["cells"] if cell["at"] is None]
 
 
 def _headline(title: str, cell: Mapping[str, Any], control: str) -> Iterator[str]:
@@ -85,6 +89,18 @@ def _conditions(suite: Mapping[str, Any], labels: list[str]) -> Iterator[str]:
                 for one, label in zip(means, shown, strict=True)
             ]
             yield f"    {text:<{width}}  " + "  ".join(numbers)
+
+
+def direction(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> str:
+    """How a difference is marked: better or worse by the measure's direction, equal, or not."""
+    difference = cell["differences"].get(label)
+    if difference is None:
+        return ""
+    answer = difference["answer"]
+    good = next(one["better"] for one in suite["measures"] if one["name"] == cell["measure"])
+    if answer in ("lower", "higher"):
+        return "" if not good else "better" if answer == good else "worse"
+    return "equal" if answer == "equal" else ""
 
 
 def condition(at: Mapping[str, Any]) -> str:

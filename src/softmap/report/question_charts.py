@@ -2,51 +2,50 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
-from softmap.evals.question import Measure, Picture, Suite
-from softmap.lab.asking.models import valid_key
-from softmap.report.marks import marks
 from softmap.report.style import Chart, Style
 
+Json = Mapping[str, Any]
 Row = dict[str, Any]
 BARS = "Bars: one standard error between runs, or with single runs 95 % over instances."
 
 
-def charts(
-    suite: Suite, name: str, cells: Sequence[Mapping[str, Any]], labels: list[str]
-) -> list[Chart]:
-    """The suite's pictures, as far as there are answers for them."""
-    style = Style(labels, marks(labels))
-    titles = {measure.name: measure for measure in suite.measures}
+def charts(style: Style, suites: Mapping[str, Json]) -> dict[str, list[Chart]]:
+    """By suite its pictures, as far as there are answers (:mod:`softmap.report.questions`)."""
+    return {name: _of_suite(style, name, suite) for name, suite in suites.items()}
+
+
+def _of_suite(style: Style, name: str, suite: Json) -> list[Chart]:
+    measures = {one["name"]: one for one in suite["measures"]}
     made = []
-    for picture in suite.pictures:
-        records = _records(picture, cells)
+    for picture in suite["pictures"]:
+        records = _records(picture, suite["cells"])
         if len({one["x"] for one in records}) < 2:
             continue
-        key = valid_key(f"{name}_{picture.measure}_{picture.x}")
-        measure = titles[picture.measure]
-        spec = _heat(style, picture, measure, records) if picture.y else None
-        spec = spec or _line(style, picture, measure, records)
-        caption = picture.caption if picture.y else f"{picture.caption} {BARS}".strip()
-        made.append(Chart(key, measure.title, caption, spec))
+        key = re.sub(r"\W+", "_", f"{name}_{picture['measure']}_{picture['x']}")
+        measure = measures[picture["measure"]]
+        draw = _heat if picture["y"] else _line
+        caption = picture["caption"] if picture["y"] else f"{picture['caption']} {BARS}".strip()
+        made.append(Chart(key, measure["title"], caption, draw(style, picture, measure, records)))
     return made
 
 
-def _records(picture: Picture, cells: Sequence[Mapping[str, Any]]) -> list[Row]:
-    wanted = {picture.x, picture.y} - {None}
+def _records(picture: Json, cells: Sequence[Json]) -> list[Row]:
+    wanted = {picture["x"], picture["y"]} - {None}
     found = []
     for cell in cells:
-        if cell["measure"] != picture.measure or cell["at"] is None or set(cell["at"]) != wanted:
+        if cell["measure"] != picture["measure"] or cell["at"] is None or set(cell["at"]) != wanted:
             continue
         for label, numbers in cell["models"].items():
             low, high = _bar(numbers)
-            one = {"variant": label, "x": cell["at"][picture.x], "value": numbers["mean"]}
+            one = {"variant": label, "x": cell["at"][picture["x"]], "value": numbers["mean"]}
             one |= {"low": low, "high": high}
-            found.append(one | ({"y": cell["at"][picture.y]} if picture.y else {}))
+            found.append(one | ({"y": cell["at"][picture["y"]]} if picture["y"] else {}))
     return found
 
 
@@ -58,19 +57,19 @@ def _bar(numbers: Mapping[str, Any]) -> tuple[float, float]:
     return (mean, mean) if run["low"] is None else (run["low"], run["high"])
 
 
-def _line(style: Style, picture: Picture, measure: Measure, records: list[Row]) -> dict[str, Any]:
+def _line(style: Style, picture: Json, measure: Json, records: list[Row]) -> dict[str, Any]:
     """Points with bars, joined where the condition is a number."""
     numeric = all(isinstance(one["x"], int | float) for one in records)
-    y = alt.Scale(domain=[0, 1]) if measure.unit == "share" and _wide(records) else None
+    y = alt.Scale(domain=[0, 1]) if measure["unit"] == "share" and _wide(records) else None
     y = y or alt.Scale(zero=False)
     base = style.base(records).encode(
         x=_axis(picture, records, numeric), color=style.colour, opacity=style.opacity()
     )
-    value = alt.Y("value:Q", title=measure.title, scale=y)
+    value = alt.Y("value:Q", title=measure["title"], scale=y)
     tooltip = [
         alt.Tooltip("variant:N"),
-        alt.Tooltip("x:N", title=picture.x_title),
-        alt.Tooltip("value:Q", title=measure.title, format=".4f"),
+        alt.Tooltip("x:N", title=picture["x_title"]),
+        alt.Tooltip("value:Q", title=measure["title"], format=".4f"),
     ]
     layers = [
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=y), y2="high:Q"),
@@ -84,15 +83,15 @@ def _line(style: Style, picture: Picture, measure: Measure, records: list[Row]) 
     return style.finish(layers, 300)
 
 
-def _axis(picture: Picture, records: list[Row], numeric: bool) -> alt.X:
+def _axis(picture: Json, records: list[Row], numeric: bool) -> alt.X:
     if not numeric:
         order = list(dict.fromkeys(one["x"] for one in records))
-        return alt.X("x:N", title=picture.x_title, sort=order, axis=alt.Axis(labelAngle=0))
-    kind = {"type": "log", "base": 2} if picture.log else {"zero": False}
+        return alt.X("x:N", title=picture["x_title"], sort=order, axis=alt.Axis(labelAngle=0))
+    kind = {"type": "log", "base": 2} if picture["log"] else {"zero": False}
     scale = alt.Scale(nice=False, **kind)
     ticks = sorted({one["x"] for one in records})
     axis = alt.Axis(values=ticks, format="~r", labelOverlap="greedy")
-    return alt.X("x:Q", title=picture.x_title, scale=scale, axis=axis)
+    return alt.X("x:Q", title=picture["x_title"], scale=scale, axis=axis)
 
 
 def _wide(records: list[Row]) -> bool:
@@ -100,17 +99,17 @@ def _wide(records: list[Row]) -> bool:
     return max(one["value"] for one in records) > 0.25
 
 
-def _heat(style: Style, picture: Picture, measure: Measure, records: list[Row]) -> dict[str, Any]:
+def _heat(style: Style, picture: Json, measure: Json, records: list[Row]) -> dict[str, Any]:
     """A map for each model, one above the other."""
-    bounds: dict[str, Any] = {"domain": [0, 1]} if measure.unit == "share" else {}
+    bounds: dict[str, Any] = {"domain": [0, 1]} if measure["unit"] == "share" else {}
     scale = alt.Scale(scheme="viridis", **bounds)
-    colour = alt.Color("value:Q", title=measure.title, scale=scale)
+    colour = alt.Color("value:Q", title=measure["title"], scale=scale)
     chart = (
         style.base(records)
         .mark_rect()
         .encode(
-            x=alt.X("x:O", title=picture.x_title),
-            y=alt.Y("y:O", title=picture.y_title, sort="descending"),
+            x=alt.X("x:O", title=picture["x_title"]),
+            y=alt.Y("y:O", title=picture["y_title"], sort="descending"),
             color=colour,
             tooltip=["variant:N", "x:O", "y:O", alt.Tooltip("value:Q", format=".3f")],
         )

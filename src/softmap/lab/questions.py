@@ -1,0 +1,41 @@
+"""More than the loss: the suites of a recipe's ``evaluation.suites``, asked of trained models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from softmap.evals.catalogue import suite
+from softmap.evals.subject import Subject
+from softmap.evals.summary import answers
+from softmap.hf import SoftmapForCausalLM
+from softmap.lab.bench import Bench
+from softmap.lab.plan import Plan
+
+
+def check_suites(plan: Plan, bench: Bench) -> None:
+    """Raise ``SoftmapError`` for a suite that models of this context and vocabulary cannot be
+    asked, before any of them is trained."""
+    if not bench.recipe.evaluation.suites:
+        return
+    control = plan.candidates[0]
+    with torch.device("meta"):  # its sizes are asked for, not its answers
+        model = SoftmapForCausalLM(control.config)
+    subject = Subject(model, bench.corpus.tokenizer, name=control.label)
+    for name in bench.recipe.evaluation.suites:
+        suite(name).check(subject, bench.setting)
+
+
+def ask(model: Any, bench: Bench, name: str) -> dict[str, Any]:
+    """By suite its description and the answers of one model, for ``answers.json``.
+
+    name: of the model, for people.
+    """
+    subject = Subject(model, bench.corpus.tokenizer, name=name)
+    found = {}
+    for word in bench.recipe.evaluation.suites:
+        asked = suite(word)
+        rows = asked.rows(subject, bench.setting)
+        found[word] = asked.described() | {"answers": answers(asked, rows, values=False)}
+    return found
