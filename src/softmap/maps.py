@@ -108,8 +108,6 @@ class Edit(nn.Module):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.kernel = cls.__dict__.get("kernel")
-        if "edit" in cls.__dict__ and "edit_eager" not in cls.__dict__:
-            cls.edit_eager = Edit.edit_eager  # type: ignore[method-assign]
 
     def forward(self, x: Tensor | None = None) -> Tensors:
         """All tensors that the edit declares for the tokens of x (B, T, D), before any slicing.
@@ -175,14 +173,6 @@ class Edit(nn.Module):
         """
         raise NotImplementedError
 
-    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        """:meth:`edit` with its adjoint written by hand, for bands of ``chunked``; optional.
-
-        It need not be differentiable twice. A subclass with an :meth:`edit` of its own does not
-        inherit it.
-        """
-        return self.edit(m, band, t)
-
     # Closed forms, optional: "I need no map".
     def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor | None:
         """Scores edit as a change of q (B, H, T, d) alone, or None where there is no such form."""
@@ -199,13 +189,6 @@ class Edit(nn.Module):
         map's own value at the query's token. mean: (B, H, T, d) mean of the visible values.
         """
         raise NotImplementedError
-
-    def flops_per_cell(self) -> float:
-        """Forward operations at one (i, j) for all heads; a multiply-add counts 2.
-
-        An edit with a closed form costs nothing per cell.
-        """
-        return 0.0
 
 
 class Tensors(NamedTuple):

@@ -92,14 +92,11 @@ def test_inputs_that_are_made_of_each_other() -> None:
 
 def test_forms_without_second_derivatives_say_so() -> None:
     from softmap.ops import chunked
-    from softmap.variants.diff import Subtraction
 
     layer, x = subject("diff")
     call = call_of(layer, x)
-    m = torch.randn(1, 4, 3, 3, requires_grad=True)
-    for out, end in ((chunked.run(call), call.q), (Subtraction.apply(m, torch.ones(())), m)):
-        with pytest.raises(SoftmapError, match=r"no second derivatives .*impl='reference'"):
-            torch.autograd.grad(out.sum(), end, create_graph=True)
+    with pytest.raises(SoftmapError, match=r"no second derivatives .*impl='reference'"):
+        torch.autograd.grad(chunked.run(call).sum(), call.q, create_graph=True)
 
 
 def _grad(layer: Attention, x: Tensor) -> Tensor:

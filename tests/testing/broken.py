@@ -206,16 +206,6 @@ class PlaceKey(RunningKey):
         return {"c": self.mlp(x) + torch.arange(x.shape[1])[:, None]}
 
 
-class WrongAdjoint(Scores):
-    """Its form for bands is another edit."""
-
-    def edit(self, m, band, t):
-        return m * t["w"][:, None, None]
-
-    def edit_eager(self, m, band, t):
-        return m * t["w"][:, None, None] * 1.5
-
-
 def _make(cls):
     @variant(cls.__name__.lower(), cls.__name__)
     def make():
@@ -231,8 +221,8 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
 behind, stuck, scalar, longleak, trainingleak = map(
     _make, (Behind, Stuck, Scalar, LongLeak, TrainingLeak)
 )
-runningkey, runningquery, batchkey, placekey, wrongadjoint = map(
-    _make, (RunningKey, RunningQuery, BatchKey, PlaceKey, WrongAdjoint)
+runningkey, runningquery, batchkey, placekey = map(
+    _make, (RunningKey, RunningQuery, BatchKey, PlaceKey)
 )
 
 

@@ -88,7 +88,6 @@ def test_a_fault_of_one_edit_is_told_plainly(fault: str, says: str) -> None:
     [
         ("leak", "causality", r"row \d+ changed when .*; now: N, before: N, at \[sequence \d, row"),
         ("length", "causality", r"became NaN: now: N, before: N, at \[sequence \d, row"),
-        ("wrongadjoint", "chunked", r"at T 11: chunked in bands of 1: N, the whole map: N, at"),
         ("hidden", "chunked", r"gradient of edits.0.weight at .* the whole map: N, at \[\d\]"),
         ("wrongfold", "folded", r"folded in bands of 4: N, the whole map: N, at \[sequence"),
         ("nohalo", "decoding", r"decoded token by token \(impl reference, window None, pad\w+ 0\): "

@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from softmap.bench import decode, rows, step, text
-from softmap.bench.case import DTYPES, PLAIN, SHORT, Case, Direction, Dtype, least_bytes
+from softmap.bench.case import PLAIN, SHORT, Case, Direction, Dtype, least_bytes
 from softmap.bench.entry import choose_candidates
 from softmap.bench.failure import is_out_of_memory, require
-from softmap.bench.machine import measured
 from softmap.bench.op import Run
 from softmap.bench.progress import Progress
 from softmap.bench.save import Report
@@ -43,9 +42,7 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
         require(least_bytes(case), device, f"{case.variant} {case.title}")
         Run(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, say)
     _check_out(flags.out)
-    say("rates of this machine")
-    machine = measured(device, DTYPES[cases[0].dtype])
-    report = Report("op", argv, device, flags.out, rounds=flags.rounds, machine=machine.record())
+    report = Report("op", argv, device, flags.out, rounds=flags.rounds)
     wrong: list[str] = []
 
     def measure(case: Case) -> None:
@@ -53,7 +50,7 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
         try:
             run.measure(flags.rounds, flags.seconds)
         finally:
-            found = rows.record(run, machine)
+            found = rows.record(run)
             report.add(found)
             say.clear()
             print("\n".join(text.op_lines(found, case.title)), flush=True)

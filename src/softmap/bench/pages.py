@@ -1,11 +1,11 @@
-"""Tables of Markdown pages, written between markers from results and from the arithmetic.
+"""Tables of Markdown pages, written between markers from results.
 
     <!-- bench: KIND ARGUMENT -->
     ...written by softmap bench pages...
     <!-- /bench -->
 
-KIND is ``op``, ``step`` or ``decode`` with result files (relative to the page), ``formulas`` with
-streamed, held or bytes, or ``floors`` with a machine. A result that does not exist yet says so.
+KIND is ``op``, ``step`` or ``decode``, ARGUMENT the result files, relative to the page. One that
+does not exist yet says so.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from softmap.bench import floors, save
+from softmap.bench import save
 from softmap.bench.failure import size
 from softmap.bench.text import largest_errors, milliseconds, said
 from softmap.errors import SoftmapError
@@ -46,11 +46,8 @@ def fill(page: str, folder: Path, name: str = "the page") -> str:
 
 
 def _table(kind: str, argument: str, folder: Path, name: str) -> Iterator[str]:
-    if kind in floors.TABLES:
-        return floors.TABLES[kind](argument)
     if kind not in _TABLES:
-        known = ", ".join([*_TABLES, *floors.TABLES])
-        raise SoftmapError(f"{name}: expected a table of {known}, found {kind!r}")
+        raise SoftmapError(f"{name}: expected a table of {', '.join(_TABLES)}, found {kind!r}")
     return _of_results(kind, folder, argument.split())
 
 
@@ -82,7 +79,7 @@ def _source(found: dict[str, Any], argument: str) -> str:
 
 def _op(found: dict[str, Any]) -> Iterator[str]:
     yield from _head(
-        ["variant", "shape", "what ran", "ms", "times SDPA", "peak memory", "share of the floor",
+        ["variant", "shape", "what ran", "ms", "times SDPA", "peak memory",
          "error, of gradients"], 3,
     )  # fmt: skip
     for case in found["cases"]:
@@ -95,13 +92,12 @@ def _op(found: dict[str, Any]) -> Iterator[str]:
 
 def _op_cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "timed":
-        return [said(row), "", "", "", ""]
+        return [said(row), "", "", ""]
     time, ratio, peak = row["seconds"], row["over_sdpa"], row["peak_bytes"]
     return [
         milliseconds(time["median"]),
         "" if ratio is None else _with_spread(ratio),
         "" if peak is None else size(peak),
-        f"{row['floor_share']:.0%}",
         ", ".join(filter(None, largest_errors(row))),
     ]
 

@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from softmap.bench import arithmetic
 from softmap.bench.entry import Entry
-from softmap.bench.machine import Machine
 from softmap.bench.op import Run
 from softmap.bench.stats import ratios, spread
 
 
-def record(run: Run, machine: Machine) -> dict[str, Any]:
+def record(run: Run) -> dict[str, Any]:
     """The case, and a row for every candidate in the order of the run."""
-    rows = [_row(run.entries, entry, machine) for entry in run.entries]
+    rows = [_row(run.entries, entry) for entry in run.entries]
     return {**asdict(run.case), "auto": run.auto, "rows": rows}
 
 
-def _row(entries: list[Entry], entry: Entry, machine: Machine) -> dict[str, Any]:
+def _row(entries: list[Entry], entry: Entry) -> dict[str, Any]:
     """No speed beside a failed check."""
     found: dict[str, Any] = {
         "candidate": entry.name,
@@ -30,22 +28,17 @@ def _row(entries: list[Entry], entry: Entry, machine: Machine) -> dict[str, Any]
     }
     if entry.status == "out of memory":
         found |= {"tried_bytes": entry.tried_bytes, **_smaller(entries, entry)}
-    return found | (_speed(entries, entry, machine) if entry.seconds else {})
+    return found | (_speed(entries, entry) if entry.seconds else {})
 
 
-def _speed(entries: list[Entry], entry: Entry, machine: Machine) -> dict[str, Any]:
+def _speed(entries: list[Entry], entry: Entry) -> dict[str, Any]:
     base = _yardstick(entries)
-    work = arithmetic.work(entry.problem, held=machine.held)
-    floor, seconds = machine.floor(work), spread(entry.seconds)
     return {
-        "seconds": seconds,
+        "seconds": spread(entry.seconds),
         "first_seconds": entry.first_seconds,
         "over_sdpa": None if base is None else ratios(entry.seconds, base.seconds),
         "sdpa": None if base is None else base.name,
         "peak_bytes": entry.peak_bytes,
-        "work": work._asdict(),
-        "floor_seconds": floor,
-        "floor_share": floor / seconds["median"],
     }
 
 

@@ -19,7 +19,7 @@ def columns(rows: list[list[str]], left: int = 1) -> Iterator[str]:
         yield "  " + "  ".join(cells).rstrip()
 
 
-HEAD = ["", "ms", "10-90 %", "x SDPA", "peak", "floor", "error", "of gradients"]
+HEAD = ["", "ms", "10-90 %", "x SDPA", "peak", "error", "of gradients"]
 
 
 def op_lines(case: dict[str, Any], title: str) -> Iterator[str]:
@@ -68,7 +68,6 @@ def _timed(row: Row) -> list[str]:
         f"{milliseconds(time['low'])}-{milliseconds(time['high'])}",
         "" if ratio is None else f"{ratio['median']:.2f}",
         "" if row["peak_bytes"] is None else size(row["peak_bytes"]),
-        f"{row['floor_share']:.0%}",
         *largest_errors(row),
     ]
 

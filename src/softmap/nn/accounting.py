@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from softmap.maps import Edit
 from softmap.nn.attention import Attention
 from softmap.nn.config import ModelConfig
 from softmap.nn.decoder import Decoder
+from softmap.ops.count import Counted, Place, operations
 
 
 def _as_config(config: Any) -> ModelConfig:
@@ -38,8 +40,9 @@ def flops_per_token(config: Any, context: int) -> int:
     """Forward and backward operations for one token of a full context, multiply-add = 2.
 
     Matrix products 2 per weight, scores and combined values 2 per channel and visible key,
-    edits what they declare per map cell; backward counts twice the forward. It is the cost of the
-    maths, not of a backend: recomputation is not counted, masked halves are not either.
+    edits as :func:`softmap.ops.count.operations` counts them; backward counts twice the forward. It
+    is the cost of the maths, not of a backend: recomputation is not counted, masked halves are not
+    either.
     """
     config, model = _meta(config)
     per_token = 2.0 * config.vocab_size * config.hidden_size
@@ -51,18 +54,24 @@ def flops_per_token(config: Any, context: int) -> int:
         per_token += sum(2.0 * p.numel() for p in layer.parameters()
                          if p.ndim >= 2 and id(p) not in own)  # fmt: skip
         per_token += sum(2.0 * b.numel() for b in layer.buffers() if b.ndim >= 2)  # fixed W_init
-        per_token += sum(_edit_flops_per_token(e) for e in edits)
         h = attention.heads
         per_cell = 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim)
-        per_cell += sum(e.flops_per_cell() for e in edits)
+        for counted in _counted(attention, edits, config.hidden_size):
+            per_token += counted.token
+            per_cell += counted.cell
         cells += per_cell * _mean_keys(context, attention.window)
     return int(3 * (per_token + cells))
 
 
-def _edit_flops_per_token(edit: Edit) -> float:
-    """Weights that act on tokens; those handed out as layer tensors act on cells instead."""
-    on_cells = {id(t) for t in edit.layer_tensors().values()}
-    return sum(2.0 * p.numel() for p in edit.parameters() if p.ndim >= 2 and id(p) not in on_cells)
+def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Counted]:
+    """Of each edit, where it stands in the layer."""
+    h = attention.heads
+    maps = dict.fromkeys(("scores", "weights"), h.maps) | {"output": h.outputs}
+    for edit in edits:
+        place = Place(maps[edit.stage], attention.head_dim, attention.value_dim, dim)
+        yield operations(edit, place)
+        if edit.stage == "weights":
+            maps["weights"] = edit.heads_out(maps["weights"])
 
 
 def _mean_keys(context: int, window: int | None) -> float:

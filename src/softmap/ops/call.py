@@ -268,23 +268,22 @@ def edited_map(
     lead: int,
     *,
     hidden: bool = False,
-    eager: bool = False,
+    add: bool = False,
 ) -> Tensor:
     """From the scores (B, H, lead + R, C) of a band to its edited weights (B, H', R, C).
 
-    ``tensors`` are the edits', cut to the band. hidden: the scores are masked already. eager:
-    edits by their ``edit_eager``, cells hidden by an addition, several times as fast as a choice;
-    a NaN in a hidden cell then reaches its row.
+    ``tensors`` are the edits', cut to the band. hidden: the scores are masked already. add: cells
+    are hidden by an addition, several times as fast as a choice; a NaN in a hidden cell then
+    reaches its row.
     """
-    s = edited_scores(call, tensors, s.to(compute_dtype(s)), place, eager)
+    s = edited_scores(call, tensors, s.to(compute_dtype(s)), place)
     if not hidden:
-        s = s + place.hidden(s.dtype) if eager else torch.where(place.shown, s, -torch.inf)
-    w = softmax(s, open_rows=any(e.stage == "scores" for e in call.edits) or not eager)
+        s = s + place.hidden(s.dtype) if add else torch.where(place.shown, s, -torch.inf)
+    w = softmax(s, open_rows=any(e.stage == "scores" for e in call.edits) or not add)
     # A row that sees no key (left padding) is all zeros, not NaN.
     w = place.band().zero(w) if call.valid is not None else w
     for n, edit in chain(call.edits, "weights"):
-        form = edit.edit_eager if eager else edit.edit
-        w = applied(edit, form, w, place.band(), bag(tensors[n]))
+        w = applied(edit, edit.edit, w, place.band(), bag(tensors[n]))
         w = w if edit.keeps_zeros else place.band().zero(w)
     return w[:, :, lead:] if lead else w
 
@@ -329,9 +328,7 @@ def _speaks(error: Exception) -> bool:
     return own or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
-def edited_scores(
-    call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place, eager: bool
-) -> Tensor:
+def edited_scores(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place) -> Tensor:
     """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
     edits = chain(call.edits, "scores")
     if not edits:
@@ -339,8 +336,7 @@ def edited_scores(
     width, pad = s.shape[-1], call.pad
     s = torch.nn.functional.pad(s, (0, pad)) if pad else s
     for n, edit in edits:
-        form = edit.edit_eager if eager else edit.edit
-        s = applied(edit, form, s, place.band(pad), bag(pad_keys(tensors[n], pad)))
+        s = applied(edit, edit.edit, s, place.band(pad), bag(pad_keys(tensors[n], pad)))
     return s[..., :width] if pad else s
 
 

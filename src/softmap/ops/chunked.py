@@ -49,7 +49,7 @@ def map_bytes(call: Call) -> int:
 def run(call: Call, *, plain: bool = False) -> Tensor:
     """Attention (B, H', T, d') band by band; exact, with every gradient of the reference.
 
-    plain: with the edits as the reference has them, and hidden cells that may hold anything.
+    plain: hidden cells may hold anything, NaN too, as the reference allows.
     Under torch.compile a graph break: what the compiler made of a loop over bands would be of one
     length."""
     # Asked here, since to mark the function would import the compiler at the first eager call.

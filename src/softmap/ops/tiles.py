@@ -151,8 +151,8 @@ class Eager:
         self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor], hidden: bool
     ) -> Tensor:
         place, tensors = self._place(call, tile), call.grouped(parts)
-        eager = not self._plain
-        return edited_map(call, tensors, s, place, tile.lead, hidden=hidden, eager=eager)
+        add = not self._plain
+        return edited_map(call, tensors, s, place, tile.lead, hidden=hidden, add=add)
 
     def _hide(self, call: Call, s: Tensor, tile: Span) -> bool:
         return not self._plain and _hide(call, s, self._place(call, tile))

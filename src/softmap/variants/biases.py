@@ -29,9 +29,6 @@ class Bias(Edit):
         super().__init__()
         self.heads = self.maps = place.heads
 
-    def flops_per_cell(self) -> float:
-        return float(self.heads)
-
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
         """(b, H, R, C) the bias; beyond the diagonal it is whatever distance 0 gives."""
         raise NotImplementedError

@@ -13,7 +13,7 @@ from softmap.errors import SoftmapError
 from softmap.fields import Range
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
-from softmap.variants._score_conv import SLOPE, Refinement, conv_in, conv_out
+from softmap.variants._score_conv import SLOPE, conv_in, conv_out
 from softmap.variants._weights import Conv2dWeights
 from softmap.variants.biases import BIASES, Bias, NotNegative, Positive, fire_bias
 
@@ -65,10 +65,6 @@ class ScoreConv(Edit):
             hidden = hidden.masked_fill(~(band.visible | band.beyond), 0.0)
         return seen + conv_in(hidden, second) + own
 
-    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        ours = None if band.whole else band.visible | band.beyond
-        return Refinement.apply(*self._given(m, band, t), ours)  # type: ignore[no-any-return]
-
     def _given(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> tuple[Tensor, ...]:
         """The scores seen, the first convolution of them and all that is added to it, the second
         convolution and all that is added to S beside it."""
@@ -83,9 +79,6 @@ class ScoreConv(Edit):
             offset = offset + conv_out(bias, first[:, self.heads :])
             own = own + bias
         return seen, first[:, : self.heads], offset, t["w2"], own
-
-    def flops_per_cell(self) -> float:
-        return 2.0 * (self.up.weight.numel() + self.down.weight.numel())
 
 
 @variant(

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 
 from softmap.fields import Range
 from softmap.maps import Band, Edit
-from softmap.variants._compose import Composition
 from softmap.variants._parts import Parts, Place, variant
 
 BACKBONES: dict[str, dict[str, Any]] = {
@@ -106,11 +105,6 @@ class Compose(Edit):
                 out = _add_low_rank(out, m, t[f"{side}1"], t[f"{side}2"], side)
         return out
 
-    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        names = ("static", "q1", "q2", "qg", "k1", "k2", "kg")
-        given = (t[n].to(m.dtype) if n in t else None for n in names)
-        return Composition.apply(m, *given)  # type: ignore[no-any-return]
-
     @staticmethod
     def _diagonal(t: dict[str, Tensor]) -> Tensor | float:
         """1 + g_q + g_k, (B, H, R|1, C|1)."""
@@ -120,13 +114,6 @@ class Compose(Edit):
         if "kg" in t:
             gain = gain + t["kg"].transpose(1, 2).contiguous()[:, :, None]
         return gain
-
-    def flops_per_cell(self) -> float:
-        sides = (self.query is not None) + (self.key is not None)
-        low = any(hasattr(s, "w1") for s in (self.query, self.key) if s is not None)
-        gates = any(hasattr(s, "wg") for s in (self.query, self.key) if s is not None)
-        static = 0 if self.static is None else 2 * self.heads**2
-        return self.heads * sides * (4.0 * self.rank * low + 2.0 * gates) + static
 
 
 def _add_low_rank(out: Tensor, m: Tensor, w1: Tensor, w2: Tensor, side: str) -> Tensor:

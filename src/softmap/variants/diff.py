@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
 from softmap.fields import Range
-from softmap.maps import Band, Edit, first_order
+from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
 
 
@@ -31,27 +31,6 @@ def halves(heads: int, who: str) -> int:
 def subtract(pairs: Tensor, weight: Tensor) -> Tensor:
     """x[:, 2h] - weight * x[:, 2h+1] for (B, 2H, ...) maps or outputs."""
     return pairs[:, 0::2] - weight * pairs[:, 1::2]
-
-
-class Subtraction(torch.autograd.Function):
-    """:func:`subtract` of maps; autograd would fill a map with zeros for each of the two slices."""
-
-    @staticmethod
-    def forward(ctx: Any, pairs: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(pairs, weight)
-        return torch.addcmul(pairs[:, 0::2], pairs[:, 1::2], weight, value=-1)
-
-    @staticmethod
-    @first_order
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
-        pairs, weight = ctx.saved_tensors
-        back = torch.empty_like(pairs)
-        back[:, 0::2] = grad
-        torch.mul(grad, -weight, out=back[:, 1::2])
-        d_weight = None
-        if ctx.needs_input_grad[1]:
-            d_weight = -(grad * pairs[:, 1::2]).sum_to_size(weight.shape)
-        return back, d_weight
 
 
 class Difference(Edit):
@@ -81,9 +60,6 @@ class Difference(Edit):
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return subtract(m, t["lambda"])
-
-    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        return Subtraction.apply(m, t["lambda"])  # type: ignore[no-any-return]
 
     def fold_output(
         self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]

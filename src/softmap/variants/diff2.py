@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
-from softmap.variants.diff import Subtraction, halves, subtract
+from softmap.variants.diff import halves, subtract
 
 
 class TokenDifference(Edit):
@@ -31,10 +31,6 @@ class TokenDifference(Edit):
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return subtract(m, t["lambda"].transpose(1, 2)[..., None].to(m.dtype))
-
-    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        weight = t["lambda"].transpose(1, 2)[..., None].to(m.dtype)
-        return Subtraction.apply(m, weight)  # type: ignore[no-any-return]
 
     def fold_output(
         self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from softmap.maps import Band, Edit
 from softmap.variants._parts import Parts, Place, variant
-from softmap.variants._rows import MixHeads
 
 
 class HeadMix(Edit):
@@ -28,12 +27,6 @@ class HeadMix(Edit):
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         mixed = t["mix"].to(m.dtype).T @ m.flatten(2)
         return mixed.view_as(m)
-
-    def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        return MixHeads.apply(m, t["mix"].to(m.dtype).T)  # type: ignore[no-any-return]
-
-    def flops_per_cell(self) -> float:
-        return 2.0 * self.mix.numel()
 
 
 @variant(

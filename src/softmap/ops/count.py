@@ -1,0 +1,192 @@
+"""Operations of an edit, counted by running it: nobody declares them, so nobody forgets to.
+
+The edit runs on a small band without numbers (torch's ``meta`` device) while every operation is
+watched. A matrix product or a convolution of m x k by k x n counts 2 m k n; any other operation on
+floating-point numbers one for each element of the largest tensor that it reads or writes, a
+multiply-add two; copies, views, masks and arithmetic of places nothing. Runs of two sizes a side
+tell what grows with the cells of the map from what grows with its rows and keys.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from softmap.errors import SoftmapError, reason
+from softmap.maps import Edit, make_band, needs_input
+from softmap.ops.call import bag, pad_keys
+
+SIDE = 8  #: rows, and keys, of the smaller band; a multiple of what edits group tokens by
+MOVES = {
+    "clone", "copy", "copy_", "_to_copy", "cat", "stack", "constant_pad_nd", "where",
+    "masked_fill", "masked_fill_", "gather", "index", "index_select", "embedding", "roll", "flip",
+    "fill", "fill_", "zero_", "full", "full_like", "zeros", "zeros_like", "ones", "ones_like",
+    "empty", "empty_like", "empty_strided", "new_zeros", "new_ones", "new_full", "new_empty",
+    "new_empty_strided", "scalar_tensor", "arange", "tril", "triu", "_unsafe_view",
+}  # fmt: skip
+TWO = {"addcmul", "addcmul_", "addcdiv", "addcdiv_", "lerp", "lerp_"}
+
+
+class Counted(NamedTuple):
+    """Forward operations of an edit of all heads.
+
+    cell: at one (i, j) of one sequence's map; what is the same for all sequences of a batch (a
+    position bias) is not in it. token: of one token, its own tensors and what an output edit or
+    a closed form does with it.
+    """
+
+    cell: float
+    token: float
+
+
+class _Watch(TorchDispatchMode):
+    """Adds up the operations that run under it."""
+
+    total = 0.0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.total += _cost(func, args, kwargs or {}, out)
+        return out
+
+
+@cache
+def _formulas() -> dict[Any, Callable[..., int]]:
+    """Those of torch for products, by operator."""
+    from torch.utils.flop_counter import flop_registry  # it imports Triton
+
+    return dict(flop_registry)
+
+
+def _cost(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> float:
+    packet = func._overloadpacket
+    if packet in (formulas := _formulas()):
+        return float(formulas[packet](*args, **kwargs, out_val=out))
+    name = packet.__name__
+    made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
+    if func.is_view or name in MOVES or not any(t.is_floating_point() for t in made):
+        return 0.0
+    read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    size = max(t.numel() for t in [*made, *read])
+    return float(size * (2 if name in TWO else 1))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an edit stands in a layer: what enters it, and the layer's width."""
+
+    maps: int
+    head_dim: int
+    value_dim: int
+    dim: int
+
+
+def operations(edit: Edit, place: Place) -> Counted:
+    """Of one edit. One with a closed form costs nothing per cell: that is counted of its tokens.
+
+    Raises ``SoftmapError`` where the edit cannot be run on a band of its own.
+    """
+    device = next((t.device for t in (*edit.parameters(), *edit.buffers())), torch.device("cpu"))
+    if device.type == "meta":
+        with suppress(Exception):  # it looks at numbers, or makes tensors elsewhere
+            return _counted(edit, place, device)
+    try:
+        return _counted(_filled(edit), place, torch.device("cpu"))
+    except Exception as error:
+        name = type(edit).__name__
+        raise SoftmapError(f"{name}: its operations cannot be counted: {reason(error)}") from error
+
+
+def _filled(edit: Edit) -> Edit:
+    """The edit, or a copy of one that has no numbers or is on a GPU, with some."""
+    if all(t.device.type == "cpu" for t in (*edit.parameters(), *edit.buffers())):
+        return edit
+    made = copy.deepcopy(edit).to_empty(device="cpu")
+    with torch.no_grad():
+        for t in (*made.parameters(), *made.buffers()):
+            t.fill_(0.5 if t.is_floating_point() else 0)
+    return made
+
+
+def _counted(edit: Edit, place: Place, device: torch.device) -> Counted:
+    def made(tokens: int) -> float:
+        x = torch.ones(1, tokens, place.dim, device=device)
+        return _total(lambda: (edit.query_tensors(x), edit.key_tensors(x)))
+
+    token = _slope(made) if needs_input(edit) else 0.0
+    closed = _closed(edit, place, device)
+    if closed is not None:
+        return Counted(0.0, token + _slope(closed))
+
+    def edited(rows: int, keys: int) -> float:
+        one, two = (_edit_of_a_band(edit, place, n, rows, keys, device) for n in (1, 2))
+        return _total(two) - _total(one)
+
+    return Counted(_mixed(edited), token)
+
+
+def _total(run: Callable[[], Any]) -> float:
+    with torch.no_grad(), _Watch() as watch:
+        run()
+    return watch.total
+
+
+def _slope(cost: Callable[[int], float]) -> float:
+    """What one token more costs."""
+    return (cost(2 * SIDE) - cost(SIDE)) / SIDE
+
+
+def _mixed(cost: Callable[[int, int], float]) -> float:
+    """What one cell more costs, without what its row and its key cost."""
+    n, m = SIDE, 2 * SIDE
+    return (cost(m, m) - cost(m, n) - cost(n, m) + cost(n, n)) / n**2
+
+
+def _closed(edit: Edit, place: Place, device: torch.device) -> Callable[[int], float] | None:
+    """What an output edit, or a closed form, costs by tokens; None where the edit has none."""
+
+    def tensors(tokens: int) -> dict[str, Tensor]:
+        x = torch.ones(1, tokens, place.dim, device=device)
+        return bag(edit(x)._replace(key={}))
+
+    def wide(tokens: int, width: int) -> Tensor:
+        return torch.ones(1, place.maps, tokens, width, device=device)
+
+    def closed(tokens: int) -> float:
+        t, o = tensors(tokens), wide(tokens, place.value_dim)
+        if edit.stage == "output":
+            return _total(lambda: edit.edit(o, None, t))  # type: ignore[arg-type]
+        if edit.folds_output:
+            return _total(lambda: edit.fold_output(o, o, o if edit.needs_mean else None, t))
+        return _total(lambda: edit.fold_query(wide(tokens, place.head_dim), t))
+
+    folds = type(edit).fold_query is not Edit.fold_query
+    return closed if edit.stage == "output" or edit.folds_output or folds else None
+
+
+def _edit_of_a_band(
+    edit: Edit, place: Place, batch: int, rows: int, keys: int, device: torch.device
+) -> Callable[[], Any]:
+    """The edit of a band of so many sequences whose rows see all keys, as a backend calls it."""
+    halo, pad = edit.halo, edit.pad
+    m = torch.ones(batch, place.maps, rows + halo, keys + pad, device=device)
+    cols = torch.arange(keys + pad, device=device)
+    at = torch.arange(keys, keys + rows + halo, device=device)
+    band = make_band(at[None], cols[None], at, cols, None, None)
+    x = torch.ones(batch, max(rows + halo, keys), place.dim, device=device)
+    t = edit(x) if needs_input(edit) else edit()
+    query = {n: a[:, : rows + halo] for n, a in t.query.items()}
+    key = {n: a[:, :keys] for n, a in t.key.items()}
+    given = bag(pad_keys(t._replace(query=query, key=key), pad))
+    return lambda: edit.edit(m, band, given)
