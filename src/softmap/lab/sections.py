@@ -39,6 +39,16 @@ class Model(Checked):
 
 
 @dataclass
+class Size(Checked):
+    """One size of a sweep (``softmap scale``): what is not said is the model's, the training's."""
+
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    steps: Count | None = None
+
+
+@dataclass
 class Training(Checked):
     """The optimiser and its schedule; see ``softmap.train``."""
 

@@ -21,6 +21,7 @@ from softmap.report.marks import marks
 from softmap.report.style import Chart
 
 HERE = Path(__file__).parent
+SIMPLE = HERE / "simple.js"  #: the script of pages that are charts, chips and a theme
 VEGA_LITE = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 GLOBALS = "window.vegaEmbed = vegaEmbed;"

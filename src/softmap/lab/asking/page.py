@@ -12,7 +12,7 @@ from softmap.lab.asking import table
 from softmap.lab.asking.charts import charts
 from softmap.report import theme
 from softmap.report.marks import marks
-from softmap.report.page import assets, environment
+from softmap.report.page import SIMPLE, assets, environment
 
 HERE = Path(__file__).parent
 
@@ -52,7 +52,7 @@ def page(found: Mapping[str, Any]) -> str:
             classes=classes,
             table=table,
             payload=payload,
-            **assets(HERE / "page.js"),
+            **assets(SIMPLE),
         )
     )
 
