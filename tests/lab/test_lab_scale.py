@@ -50,6 +50,7 @@ def test_bad_input_is_one_line(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("no_page")
 def test_a_sweep_is_trained_and_read_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,7 +44,7 @@ def render(run: Run, report: dict[str, Any], charts: list[Chart], table: str) ->
             labels=labels,
             marks=marks(run.plain_labels),
             finished=[row["variant"] for row in rows],
-            results=cells.RESULTS,
+            results=cells.results(rows),
             costs=cells.COSTS,
             table=cells.table(rows),
             charts=charts,
