@@ -24,8 +24,10 @@ def test_schedules_side_by_side_and_their_valley(
 ) -> None:
     path = lab_tiny.write_recipe(tmp_path)
     text = path.read_text().replace("variants: [transformer++, diff]\n", ARMS)
-    path.write_text(text.replace("  precision: fp32", "  precision: fp32\n  keep_points: true"))
+    text = text.replace("  precision: fp32", "  precision: fp32\n  keep_points: true")
+    path.write_text(text.replace("share: 0.5", "share: 1.0"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("softmap.report.assemble._pictures", lambda *_: None)
     assert main(["compare", str(path), "--tune", "--jobs", "1"]) == 0
     run = tmp_path / "runs" / "tiny"
     peaks = json.loads((run / "peaks.json").read_text())["peaks"]

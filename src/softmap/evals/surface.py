@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +75,8 @@ class Surface:
         return values[largest], directions.to(gradient.device)
 
 
-def between(one: Tensor, other: Tensor, share: float) -> Tensor:
-    """The point ``share`` of the way from ``one`` to ``other``."""
+def between(one: Any, other: Any, share: float) -> Any:
+    """``share`` of the way from ``one`` to ``other``: points, or losses."""
     return (1 - share) * one + share * other
 
 

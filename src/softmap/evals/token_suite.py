@@ -29,7 +29,7 @@ class TokenSuite(Suite):
 
     condition: ClassVar[str]
     training: ClassVar[dict[str, str]] = {}  #: of ``softmap learn``, where it is not as for others
-    measures = (
+    measures: ClassVar[tuple[Measure, ...]] = (
         Measure("accuracy", "Asked tokens right", "share", "higher", 0.02),
         Measure("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
     )
