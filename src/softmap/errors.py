@@ -47,8 +47,8 @@ def reason(error: BaseException, limit: int = 200) -> str:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``: three at
-    most, none much farther than the first.
+    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``; three
+    at most, none much farther than the first.
 
     prefix: stands before each of them, such as the dashes of an option.
     """
