@@ -50,6 +50,8 @@ class Scale:
 
         if not self.given:
             raise SoftmapError("scale: expected runs or a recipe with sizes, found none")
+        if self.out is not None:
+            check_path("--out", self.out)
         command = "softmap " + shlex.join(argv)
         folders, out = self._read() if is_run(Path(self.given[0])) else self._trained(command)
         page, found = build(folders, self.out or out, command, softmap.__version__)
