@@ -39,6 +39,7 @@ from softmap.lab.names import (
     split_values,
     split_variants,
 )
+from softmap.lab.scale import Scale
 
 Size = Annotated[int, Range(1, 2**31 - 1)]
 Port = Annotated[int, Range(0, 65535)]
@@ -354,6 +355,7 @@ COMMANDS: dict[str, type] = {
     "generate": Generate,
     "eval": Eval,
     "learn": Learn,
+    "scale": Scale,
     "report": Report,
     "import": Import,
     "bench": Bench,

@@ -47,13 +47,20 @@ def reason(error: BaseException, limit: int = 200) -> str:
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``.
+    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``; three
+    at most, none much farther than the first.
 
     prefix: stands before each of them, such as the dashes of an option.
     """
-    close = difflib.get_close_matches(name[:100], list(known), n=3, cutoff=0.5)
+    word = name[:100]
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    close = [one for one in close if _alike(one, word) > _alike(close[0], word) - 0.3]
     listed = " or ".join(repr(prefix + found) for found in close)
     return f" (did you mean {listed}?)" if close else ""
+
+
+def _alike(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def nearest_or_all(name: str, known: Iterable[str]) -> str:

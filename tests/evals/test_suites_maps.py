@@ -219,6 +219,34 @@ def test_rounding_by_hand() -> None:
     assert torch.allclose(rounded(x[:, :3], 8), x[:, :3], atol=7 / 127 / 2)
 
 
+def test_needles_under_few_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copier finds every needle; where rounding blinds it, none."""
+    import contextlib
+
+    from softmap.evals.suites import bits
+
+    model = known.Copier()
+    who = known.subject(model, context=256)
+
+    @contextlib.contextmanager
+    def blind(_: Any, count: int) -> Any:
+        model.reach = 0 if count <= 4 else None
+        model._known = [-1]  # read anew
+        yield
+        model.reach, model._known = None, [-1]
+
+    monkeypatch.setattr(bits, "_logits", blind)
+    monkeypatch.setattr(bits, "_WAYS", {})
+    found = known.asked(Bits(windows=1, needles=2), who, text=known.random_text())
+    assert [found["needles", n] for n in (32, 8, 6, 4)] == [1, 1, 1, 0]
+    assert found["needles"] == 0  # the headline is that of 4 bits
+    assert found["needle_loss", 32] < 0.1 < found["needle_loss", 4]
+    small = known.asked(
+        Bits(windows=1, needles=2), known.subject(model, 64), text=known.random_text()
+    )
+    assert "needles" not in small  # no room for a needle, and the rest is asked
+
+
 def test_bits_cost_nothing_where_there_is_nothing_to_round() -> None:
     found = known.asked(
         Bits(windows=2), known.subject(uniform_attention()), text=known.random_text()

@@ -15,6 +15,7 @@ from softmap.cli import main
 from softmap.errors import SoftmapError
 from softmap.evals.suites.token_composition import _ANSWER, _THING, Composed, says
 from softmap.evals.suites.token_needles import TokenNeedle
+from softmap.evals.suites.token_shots import TokenShot
 from softmap.evals.tasks import IGNORED
 from softmap.lab import learn as learning
 from softmap.lab.learn import Lesson, batch, learn, learnable, task_suite
@@ -26,7 +27,11 @@ TINY = {"model.hidden_size": "16", "model.num_hidden_layers": "1", "model.num_at
 
 
 def test_what_can_be_learned() -> None:
-    assert learnable() == ["mad", "recall", "token_composition", "token_needles"]
+    assert learnable() == [
+        "bigram", "mad", "recall", "token_composition", "token_needles", "token_shots",
+    ]  # fmt: skip
+    for short in ("needles", "composition", "shots"):
+        assert task_suite(short) == task_suite(f"token_{short}")
     for name in learnable():
         mixture = task_suite(name).mixture()
         assert len({task.vocabulary for task in mixture}) == 1
@@ -43,6 +48,19 @@ def test_batches_take_the_mixture_in_turn_and_ask_only_what_tasks_ask() -> None:
     again, _ = batch(mixture, seed=3, step=1, size=4, context=128)
     other, _ = batch(mixture, seed=3, step=2, size=4, context=128)
     assert torch.equal(ids, again) and not torch.equal(ids, other)
+
+
+def test_a_shot_is_decided_by_its_ending_and_every_label_is_shown() -> None:
+    for every in (False, True):
+        ids, labels = TokenShot(3 * 13, every=every).batch(0, 0, 8)
+        for row, asked in zip(ids.reshape(8, 13, 3), labels.reshape(8, 13, 3), strict=True):
+            rule = dict(row[:, 1:].tolist())
+            assert all(rule[int(ending)] == label for _, ending, label in row)
+            assert set(row[:6, 2].tolist()) == set(range(6))
+            at = np.flatnonzero((asked != IGNORED).any(1)).tolist()
+            assert at == (list(range(6, 13)) if every else [12])
+    other = TokenShot(3 * 13).batch(0, 1, 1)[0][0, 1::3]
+    assert set(other.tolist()) != set(ids[0, 1::3].tolist())  # other endings, another rule
 
 
 def test_a_needle_says_what_is_asked() -> None:
@@ -87,6 +105,18 @@ def test_each_variant_takes_its_own_best_peak() -> None:
     results = outcome("a", None, None)
     with pytest.raises(SoftmapError, match="a diverged at every peak"):
         learning._chosen(list(results), results, lambda _: None)
+
+
+def test_points_of_the_decays_are_kept_where_the_task_asks_for_them(tmp_path: Path) -> None:
+    lesson = Lesson(
+        "bigram", seeds=1, peaks=[1e-3], steps=12, settings=TINY, jobs=1, quick=True,
+    )  # fmt: skip
+    found = learn(lesson, tmp_path / "learned")
+    cells = found["suites"]["bigram"]["cells"]
+    phases = {cell["at"]["phase"] for cell in cells if cell["at"] and "phase" in cell["at"]}
+    assert phases == {f"{n} {phase}" for n in (1, 2, 3) for phase in ("before", "after")}
+    heads = {cell["measure"] for cell in cells if cell["at"] is None}
+    assert heads == {"excess", "loss", "fall", "curvature", "through"}
 
 
 def test_what_is_trained_is_asked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

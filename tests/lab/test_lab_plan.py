@@ -13,7 +13,7 @@ import torch
 from softmap.errors import SoftmapError
 from softmap.lab import plan as plans
 from softmap.lab import recipe as recipes
-from softmap.lab.peaks import tuned_for
+from softmap.lab.peaks import Peaks, tuned_for
 from softmap.lab.preflight import settled
 from softmap.lab.recipe import Entry, Recipe
 
@@ -122,3 +122,47 @@ def test_the_precision_follows_the_device(
     recipe = dataclasses.replace(tiny, training=training)
     assert settled(recipe).training.precision == precision
     assert settled(tiny).training.precision == "fp32"  # as it says itself
+
+
+ARMS = """
+variants:
+  - {variant: transformer++, label: chain}
+  - {variant: transformer++, label: branches, training: {schedule: wsd, decay_fraction: 0.2}}
+  - {variant: transformer++, label: again, training: {schedule: cosine-oracle}, peak_lr: 2e-3}
+"""
+
+
+def arms(tmp_path: Path, text: str = ARMS) -> Recipe:
+    path = lab_tiny.write_recipe(tmp_path)
+    path.write_text(path.read_text().replace("variants: [transformer++, diff]\n", text))
+    return recipes.load(path)
+
+
+def test_a_schedule_of_its_own_is_a_line_like_a_variant(tmp_path: Path) -> None:
+    recipe = arms(tmp_path)
+    plan = plans.make_plan(recipe, 257)
+    chain, branches, again = plan.candidates
+    assert chain.key == "transformer++"
+    assert branches.key == "transformer++ (schedule=wsd, decay_fraction=0.2)"
+    given = plans.options(recipe, 1e-3, 0, "it", branches.own)
+    assert (given.schedule, given.decay_fraction, given.budgets) == ("wsd", 0.2, (3, 6, 12))
+    assert plans.options(recipe, 1e-3, 0, "it", chain.own).schedule == "wsd-s"
+    assert again.peak_lr == 2e-3
+    tuned = Peaks({"transformer++": 5e-3, branches.key: 7e-3}, "tuned")
+    assert [c.peak_lr for c in plans.make_plan(recipe, 257, tuned).candidates] == [5e-3, 7e-3, 2e-3]
+    assert recipes.parse(recipes.dump(recipe), tmp_path / "x.yaml").variants == recipe.variants
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        ("{schedule: wsds}", "did you mean 'wsd-s'"),
+        ("{schedule: cosine}", r"tiny.yaml:\d+: training: budgets: expected \[1\], as a cosine"),
+        ("{steps: 3}", "steps"),
+        ("{decay_fraction: 2}", r"training.decay_fraction: expected a number above 0 below 1"),
+    ],
+)
+def test_a_schedule_that_does_not_fit_names_its_line(tmp_path: Path, own: str, said: str) -> None:
+    text = ARMS.replace("{schedule: cosine-oracle}", own)
+    with pytest.raises(SoftmapError, match=said):
+        plans.make_plan(arms(tmp_path, text), 257)

@@ -135,7 +135,7 @@ def test_other_variants_keep_the_control_and_known_entries(tmp_path: Path) -> No
     assert first.control == "diff"
 
 
-@pytest.mark.parametrize("name", ["demo", "evening"])
+@pytest.mark.parametrize("name", ["demo", "evening", "schedules", "sizes"])
 def test_shipped_recipes_load_by_name_and_from_the_repository(name: str) -> None:
     root = Path(__file__).parents[2] / "recipes" / f"{name}.yaml"
     assert recipes.load(name) == recipes.load(root)

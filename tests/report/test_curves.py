@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from runs import family
+from runs import family, run
 
+from softmap.report import differences
+from softmap.report.answers import Question
 from softmap.report.factor import equivalent, factors, fit
-from softmap.report.family import at, seconds
+from softmap.report.family import Family, at, seconds
 from softmap.report.ratios import ratios
 from softmap.report.speed import log_error
 from softmap.report.trend import slopes, trends
@@ -238,3 +242,22 @@ def test_a_factor_without_replicates_has_no_interval():
     fam = family({"control": [CURVE], "v": [CURVE]}, PLACES)
     found = factors(fam, fam.compare(fam.final).answers())["v"]
     assert found["value"] == pytest.approx(1, rel=0.02) and found["low"] is None
+
+
+def test_equal_total_compute_counts_what_was_thrown_away():
+    """The variant's budgets cost 100, 300, 700, 1500 tokens in all: it is read at 800 of them."""
+    made = run({"control": around(LINE), "v": around(LINE)}, TOKENS)
+    for label, trials in made.trials.items():
+        for trial in trials.values():
+            trial.result["flops_per_token"] = 6.0
+            if label == "v":
+                total = np.cumsum(TOKENS)
+                trial.budgets[:] = [
+                    replace(b, spent=int(t)) for b, t in zip(trial.budgets, total, strict=True)
+                ]
+    fam = Family(made, Question())
+    answer = differences._equal_compute(fam)["v"]
+    share = np.log(800 / 700) / np.log(1500 / 700)
+    assert answer.mean == pytest.approx((1 - share) * 3.0 + share * 2.5 - 2.5)
+    plain = family({"control": around(LINE), "v": around(LINE)}, TOKENS)
+    assert differences._equal_compute(plain) == {}  # nothing is thrown away: no column

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.train.plan import START, Segment, pinned, plan
+from softmap.train.plan import START, Segment, mean_rate, pinned, plan, spent
 from softmap.train.schedules import (
     Terms,
     cosine,
@@ -177,6 +177,24 @@ def test_oracle_plan_starts_each_run_anew():
     assert outline(segments) == [(START, 0, 20, 0), (START, 0, 40, 1)]
     assert segments[0].lr(19) == segments[1].lr(39) == 0.1
     assert pinned(segments, 0) == {START}
+
+
+def test_a_segment_knows_where_its_decay_begins():
+    assert [s.decay for s in plan("wsd-s", TERMS)] == [16, 36]
+    assert [s.decay for s in plan("wsd", TERMS)] == [None, 16, None, 36]
+    assert [s.decay for s in plan("cyclic-cosine", TERMS)] == [None, None]
+
+
+def test_what_a_schedule_spends_and_its_mean_rate():
+    plans = {name: plan(name, TERMS) for name in ("wsd-s", "wsd", "cosine-oracle")}
+    steps = {name: [spent(found, 0), spent(found, 1)] for name, found in plans.items()}
+    assert steps == {"wsd-s": [20, 40], "wsd": [20, 44], "cosine-oracle": [20, 60]}
+    # Of wsd the path to the last budget has no decay but its own; the other's was thrown away.
+    path = [wsd(t, TERMS) for t in range(40)]
+    assert mean_rate(plans["wsd"]) == pytest.approx(sum(path) / 40)
+    assert mean_rate(plans["wsd-s"]) == pytest.approx(sum(wsd_s(t, TERMS) for t in range(40)) / 40)
+    first = [wsd(t, TERMS, budget=0) for t in range(20)]
+    assert mean_rate(plans["wsd"], 0) == pytest.approx(sum(first) / 20)
 
 
 def test_plans_refuse_unknown_names_and_a_cosine_of_several_budgets():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ class Subject:
 
     tokenizer: ``softmap.data.Tokenizer`` or None. context: the longest sequence it was made for;
     vocabulary: its number of ids; both by default as the model's configuration says. precision:
-    ``"bf16"`` runs it under autocast.
+    ``"bf16"`` runs it under autocast. folder: where it lies, for suites that read beside it.
     """
 
     def __init__(
@@ -38,7 +39,9 @@ class Subject:
         context: int | None = None,
         vocabulary: int | None = None,
         precision: str = "fp32",
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self.model, self.tokenizer, self.name, self.precision = model, tokenizer, name, precision
         config = getattr(model, "config", None)
         self.context: int = context or _longest(config)

@@ -28,7 +28,8 @@ class TokenSuite(Suite):
     sequences: int = 64
 
     condition: ClassVar[str]
-    measures = (
+    training: ClassVar[dict[str, str]] = {}  #: of ``softmap learn``, where it is not as for others
+    measures: ClassVar[tuple[Measure, ...]] = (
         Measure("accuracy", "Asked tokens right", "share", "higher", 0.02),
         Measure("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
     )

@@ -25,7 +25,15 @@ from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 
 # Settings of a recipe's training that change how fast a result comes, or belong to one variant.
-_FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every", "peak_lr")
+_FREE = (
+    "micro_batch_size",
+    "compile",
+    "device",
+    "checkpoint_every",
+    "log_every",
+    "peak_lr",
+    "keep_points",
+)
 
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens

@@ -11,10 +11,12 @@ from softmap.errors import SoftmapError, shown
 from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.names import LONGEST
-from softmap.lab.sections import Positive, Seed
+from softmap.lab.sections import Own, Positive, Seed
 from softmap.lab.seeds import check_seeds, listed
 
-_OWN: list[tuple[str, Any]] = [("label", str), ("peak_lr", float), ("seeds", list[int])]
+_OWN: list[tuple[str, Any]] = [
+    ("label", str), ("peak_lr", float), ("seeds", list[int]), ("training", Own),
+]  # fmt: skip
 
 
 @dataclass
@@ -22,14 +24,15 @@ class Entry(Checked):
     """One line of ``variants``.
 
     In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
-    mapping ``{variant, label?, peak_lr?, seeds?, ...}`` whose further keys are options of the edit.
-    Its own ``seeds`` come beside those of all.
+    mapping ``{variant, label?, peak_lr?, seeds?, training?, ...}`` whose further keys are options
+    of the edit. Its own ``seeds`` come beside those of all; its own ``training`` is a schedule.
     """
 
     variant: str
     label: str | None = None
     peak_lr: Positive | None = None
     seeds: list[Seed] = field(default_factory=list)
+    training: Own | None = None
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class Entry(Checked):
     def plain(self) -> Any:
         """The shortest YAML form."""
         own = {name: getattr(self, name) for name, _ in _OWN}
+        own["training"] = None if self.training is None else self.training.given()
         own = {name: value for name, value in own.items() if value not in (None, [])}
         return {"variant": self.variant, **own} if own else self.variant
 

@@ -22,6 +22,7 @@ from transformers.utils import logging
 
 from softmap.data import order
 from softmap.errors import SoftmapError, nearest_or_all
+from softmap.evals import points
 from softmap.evals.catalogue import names, suite
 from softmap.evals.subject import Subject
 from softmap.evals.tasks import IGNORED, Task, scores
@@ -84,6 +85,8 @@ class Job:
     def identity(self) -> dict[str, Any]:
         """All that its result depends on, as JSON has it."""
         recipe, mine = dataclasses.asdict(self.recipe), self.candidate
+        if not recipe["training"]["keep_points"]:  # as before there were any
+            del recipe["training"]["keep_points"]
         found = {
             "task": self.task, "variant": mine.spec, "peak_lr": mine.peak_lr, "seed": self.seed,
             "intermediate_size": mine.config.intermediate_size,
@@ -104,11 +107,15 @@ def learnable() -> list[str]:
 
 
 def task_suite(name: str) -> TokenSuite:
-    """The suite of a task. Raises ``SoftmapError`` for one that cannot be learned."""
+    """The suite of a task; ``shots`` is ``token_shots``, as all that are named so.
+
+    Raises ``SoftmapError`` for one that cannot be learned.
+    """
     known = learnable()
-    if name not in known:
+    short = [one for one in known if one == f"token_{name}"]
+    if name not in known and not short:
         raise SoftmapError(f"learn: no task {name!r}{nearest_or_all(name, known)}")
-    found = suite(name)
+    found = suite(short[0] if short else name)
     assert isinstance(found, TokenSuite)
     return found
 
@@ -119,6 +126,7 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
+    lesson = dataclasses.replace(lesson, task=task_suite(lesson.task).name)
     mixture = task_suite(lesson.task).mixture()
     recipe = _recipe(lesson, max(task.length for task in mixture))
     plan = make_plan(recipe, mixture[0].vocabulary, Peaks())
@@ -147,7 +155,7 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
 
 
 def _recipe(lesson: Lesson, context: int) -> Recipe:
-    given = {"model.context": str(context), **lesson.settings}
+    given = {"model.context": str(context), **task_suite(lesson.task).training, **lesson.settings}
     if lesson.steps is not None:
         given["training.steps"] = str(lesson.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
@@ -213,7 +221,7 @@ def run_job(job: Job) -> dict[str, Any]:
         return batch(mixture, job.seed, step, given.batch_size, given.context)
 
     try:
-        state = train(model, batches, given, job.folder)
+        state = train(model, batches, given, job.folder, **_points(job))
     except NonFiniteLoss:
         return _kept(job, {"loss": None, "right": None})
     if not state.finished:
@@ -223,6 +231,17 @@ def run_job(job: Job) -> dict[str, Any]:
     found = np.array(list(scores(subject, ids.numpy(), labels.numpy())))
     files.write_folder(job.folder / "model", model.save_pretrained)
     return _kept(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
+
+
+def _points(job: Job) -> dict[str, Any]:
+    """What keeps the weights before and after each decay, where the recipe wants them."""
+    if not job.recipe.training.keep_points:
+        return {}
+    folder = job.folder / points.FOLDER
+    return {
+        "on_decay": lambda index, model: points.keep(model, folder, index, points.BEFORE),
+        "on_budget": lambda index, _, model: points.keep(model, folder, index, points.AFTER),
+    }
 
 
 def _kept(job: Job, out: dict[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from softmap.hf import SoftmapConfig
 from softmap.lab.names import LONGEST
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.recipe import Entry, Recipe
+from softmap.lab.sections import Own
 from softmap.nn import accounting
 from softmap.train import Options
 from softmap.variants import load
@@ -26,7 +27,7 @@ class Candidate:
     label: how tables call it. spec: the canonical variant. slug: its folder's name.
     peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting), or
         "hint" (the paper's).
-    seeds: those of its runs.
+    seeds: those of its runs. own: its schedule, where it is not the recipe's.
     """
 
     label: str
@@ -40,6 +41,12 @@ class Candidate:
     peak_lr: float
     peak_source: str
     seeds: tuple[int, ...]
+    own: Own | None = None
+
+    @property
+    def key(self) -> str:
+        """What peaks are tuned for: the variant, and its own schedule."""
+        return self.spec if self.own is None else f"{self.spec} ({self.own})"
 
     def costs(self, context: int) -> dict[str, Any]:
         """Parameters, FLOPs per trained token and cache bytes per token, as results name them."""
@@ -80,17 +87,21 @@ def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Pl
     candidates = []
     for i, (entry, variant) in enumerate(loaded):
         peak_lr, source = _peak(recipe, entry, variant, peaks)
-        options(recipe, peak_lr, recipe.seeds[0], labels[i])  # refuses what cannot be trained
+        # Refuses what cannot be trained.
+        _at(entry, options, recipe, peak_lr, recipe.seeds[0], labels[i], entry.training)
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
         seeds = recipe.seeds_of(entry, control=i == control)
-        candidates.append(_candidate(labels[i], variant, config, (peak_lr, source), seeds))
+        made = _candidate(labels[i], variant, config, (peak_lr, source), seeds)
+        candidates.append(dataclasses.replace(made, own=entry.training))
     return Plan(candidates, labels[control], target)
 
 
-def options(recipe: Recipe, peak_lr: float, seed: int, label: str) -> Options:
+def options(
+    recipe: Recipe, peak_lr: float, seed: int, label: str, own: Own | None = None
+) -> Options:
     """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
-    given = recipe.training
     try:
+        given = recipe.training.with_own(own)
         return Options(
             steps=given.steps,
             batch_size=given.batch_size,
@@ -175,8 +186,9 @@ def _sized(recipe: Recipe, item: tuple[Entry, Any], vocab_size: int, target: int
 def _peak(recipe: Recipe, entry: Entry, variant: Any, peaks: Peaks) -> tuple[float, str]:
     if entry.peak_lr is not None:
         return entry.peak_lr, "recipe"
-    if variant.label in peaks.by_variant:
-        return peaks.by_variant[variant.label], peaks.source
+    key = variant.label if entry.training is None else f"{variant.label} ({entry.training})"
+    if key in peaks.by_variant:
+        return peaks.by_variant[key], peaks.source
     if variant.peak_lr_hint is not None:
         return variant.peak_lr_hint, "hint"
     return recipe.training.peak_lr, "recipe"

@@ -29,6 +29,8 @@ def preflight(recipe: Recipe, note: Callable[[str], None], peaks: Peaks | None =
 
     note: told what takes some seconds. peaks: as for ``make_plan``.
     """
+    if recipe.sizes:
+        raise SoftmapError(f"{recipe.name} has sizes: softmap scale {recipe.path} trains each")
     plan = make_plan(recipe, vocabulary(recipe), peaks)
     device = choose_device(recipe.training.device)
     open_source(recipe.data)

@@ -23,7 +23,7 @@ from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.entry import Entry
 from softmap.lab.names import check_name, is_run, no_run, run_name
-from softmap.lab.sections import Evaluation, Model, Positive, Seed, Training, Tuning
+from softmap.lab.sections import Evaluation, Model, Positive, Seed, Size, Training, Tuning
 from softmap.lab.seeds import check_seeds, joined, listed
 from softmap.report.peaks import PEAKS
 
@@ -46,6 +46,7 @@ class Recipe(Checked):
     control_seeds: list[Seed] = field(default_factory=list)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tuning: Tuning = field(default_factory=Tuning)
+    sizes: list[Size] = field(default_factory=list)  #: of a sweep, for ``softmap scale``
     #: Peaks by variant, or a file that ``--tune`` wrote (relative to the recipe).
     peaks: dict[str, Positive] | str | None = None
     path: Path | None = field(default=None, compare=False, metadata={"yaml": False})
@@ -175,6 +176,8 @@ def dump(recipe: Recipe) -> str:
     plain = dataclasses.asdict(recipe)
     plain["variants"] = [entry.plain() for entry in recipe.variants]
     del plain["path"]
+    if not recipe.sizes:
+        del plain["sizes"]
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 

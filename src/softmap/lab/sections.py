@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,16 @@ class Model(Checked):
 
 
 @dataclass
+class Size(Checked):
+    """One size of a sweep (``softmap scale``): what is not said is the model's, the training's."""
+
+    hidden_size: int | None = None
+    num_hidden_layers: int | None = None
+    num_attention_heads: int | None = None
+    steps: Count | None = None
+
+
+@dataclass
 class Training(Checked):
     """The optimiser and its schedule; see ``softmap.train``."""
 
@@ -62,6 +73,7 @@ class Training(Checked):
     compile: bool = False
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
     log_every: Count = 10  #: steps
+    keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
     device: str = "auto"  #: "auto", "cpu", "cuda", ...
 
     def __post_init__(self) -> None:
@@ -86,6 +98,12 @@ class Training(Checked):
             raise SoftmapError(f"betas: expected two numbers, found {self.betas}")
 
         self._check_schedule()
+
+    def with_own(self, own: Own | None) -> Training:
+        """With what one line of the variants says otherwise."""
+        if own is None:
+            return self
+        return dataclasses.replace(self, budgets=self.shares, **own.given())
 
     def budget_steps(self, steps: int | None = None) -> list[int]:
         """The steps at which a budget ends, in a run of ``steps``."""
@@ -127,6 +145,25 @@ class Training(Checked):
         except SoftmapError as error:
             return str(error)
         return None
+
+
+@dataclass
+class Own(Checked):
+    """The schedule of one line of ``variants``, where it is not that of all; the budgets stay."""
+
+    schedule: str | None = None
+    warmup: Annotated[float, Range(0, below=1)] | None = None
+    min_lr_ratio: Annotated[float, Range(0, 1)] | None = None
+    decay_fraction: Annotated[float, Range(above=0, below=1)] | None = None
+    decay_of: str | None = None
+    decay_shape: str | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What is said."""
+        return {key: value for key, value in vars(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        return ", ".join(f"{key}={value}" for key, value in self.given().items())
 
 
 @dataclass

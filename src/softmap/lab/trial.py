@@ -32,6 +32,8 @@ from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.evals.maps import passage_maps
+from softmap.evals.points import AFTER, BEFORE, keep
+from softmap.evals.points import FOLDER as POINTS
 from softmap.fields import check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
@@ -43,7 +45,7 @@ from softmap.lab.plan import Candidate, options
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
 from softmap.report.load import BudgetFile, read_log, read_result
-from softmap.train import NonFiniteLoss, train
+from softmap.train import NonFiniteLoss, Options, mean_rate, spent, train
 
 OnStep = Callable[[Mapping[str, float]], Any]
 
@@ -68,8 +70,10 @@ class Trial:
     def identity(self, bench: Bench) -> dict[str, Any]:
         """All that its result depends on."""
         mine = self.candidate
+        own = {"own": mine.own.given()} if mine.own else {}
         return {
             **bench.settings,
+            **own,
             "variant": mine.spec,
             "intermediate_size": mine.config.intermediate_size,
             "peak_lr": mine.peak_lr,
@@ -114,7 +118,7 @@ def fit(
     The batches are a function of the seed and the step alone, the same for every variant.
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
-    given = options(recipe, candidate.peak_lr, seed, f"{candidate.label} seed {seed}")
+    given = _options(candidate, recipe, seed)
     given = dataclasses.replace(given, run=candidate.spec)
 
     def batches(step: int) -> torch.Tensor:
@@ -124,6 +128,11 @@ def fit(
     state = train(model, batches, given, folder, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
+
+
+def _options(candidate: Candidate, recipe: Recipe, seed: int) -> Options:
+    name = f"{candidate.label} seed {seed}"
+    return options(recipe, candidate.peak_lr, seed, name, candidate.own)
 
 
 class NonFiniteHeldOut(NonFiniteLoss):
@@ -163,11 +172,18 @@ def _trained(trial: Trial, bench: Bench, on_step: OnStep) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
         evaluate = functools.partial(_evaluate, trial, bench, memory)
+        keep = functools.partial(_keep, trial, bench.recipe.training.keep_points)
         fit(
             model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
-            on_step=on_step, on_budget=evaluate,
+            on_step=on_step, on_budget=evaluate, on_decay=keep,
         )  # fmt: skip
     return model
+
+
+def _keep(trial: Trial, wanted: bool, index: int, model: Any, phase: str = BEFORE) -> None:
+    """Called where a decay begins and where it ends: its point, if they are kept."""
+    if wanted:
+        keep(model, trial.folder / POINTS, index, phase)
 
 
 def _evaluate(
@@ -175,6 +191,7 @@ def _evaluate(
 ) -> None:
     """Called where a decay ends: held-out losses, and what it took to get there."""
     memory.sample()
+    _keep(trial, bench.recipe.training.keep_points, index, model, AFTER)
     recipe, file = bench.recipe, f"eval-{index}.npz"
     losses = token_losses(model, bench.windows, batch_size=recipe.evaluation.batch_size)
     mean, stderr = mean_and_stderr(losses)
@@ -182,8 +199,10 @@ def _evaluate(
         raise NonFiniteHeldOut(trial.name, step, mean)
     files.write_arrays(trial.folder / file, losses=losses)
     tokens = step * recipe.training.batch_size * recipe.model.context
+    segments = _options(trial.candidate, recipe, trial.seed).plan()
     record = {
         "tokens": tokens,
+        "spent": spent(segments, index) * tokens // step,
         "step": step,
         "seconds": _log(trial)[-1]["seconds"],
         "flops": tokens * trial.candidate.costs(recipe.model.context)["flops_per_token"],
@@ -257,6 +276,7 @@ def _sums(folder: Path) -> sealed.Sums:
 def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
     """What a result says however the training ended."""
     mine = trial.candidate
+    given = _options(mine, bench.recipe, trial.seed)
     log = _log(trial)
     median, spread = measure.speed(log)
     return {
@@ -270,6 +290,9 @@ def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
         "backbone": mine.config.model_config().resolved_backbone.changed(),
         "peak_lr": mine.peak_lr,
         "peak_lr_source": mine.peak_source,
+        "peak_of": mine.key,
+        "schedule": given.schedule,
+        "mean_lr": mean_rate(given.plan()),
         **mine.costs(bench.recipe.model.context),
         "impl": chosen(mine.config, bench.recipe.model.context, bench.device),
         "threads": torch.get_num_threads(),

@@ -113,7 +113,11 @@ def _shortened(recipe: Recipe) -> Recipe:
     steps = max(2, round(recipe.tuning.share * given.steps))
     # The warm-up keeps its length in steps, as the comparison's own runs will have it.
     warmup = min(given.warmup / recipe.tuning.share, 0.5)
-    training = dataclasses.replace(given, steps=steps, budgets=[1.0], warmup=warmup)
+    if any(entry.training for entry in recipe.variants):
+        # Schedules differ in what they do at several budgets: each point has them all.
+        training = dataclasses.replace(given, steps=steps)
+    else:
+        training = dataclasses.replace(given, steps=steps, budgets=[1.0], warmup=warmup)
     variants = [dataclasses.replace(entry, peak_lr=None, seeds=[]) for entry in recipe.variants]
     return dataclasses.replace(
         recipe, training=training, variants=variants, control_seeds=[],
@@ -131,7 +135,7 @@ def _search(
 ) -> dict[str, dict[float, list[float | None]]]:
     """By variant the losses at each peak of its grid, which goes on beyond an edge that is best."""
     grid_of_all = shared.recipe.tuning.grid
-    variants = {candidate.spec: candidate for candidate in plan.candidates}
+    variants = {candidate.key: candidate for candidate in plan.candidates}
     tried: dict[str, dict[float, list[float | None]]] = {spec: {} for spec in variants}
     wanted = {spec: list(grid_of_all) for spec in variants}
     while any(wanted.values()):
@@ -144,7 +148,7 @@ def _search(
         losses = _losses(points, shared, display, request)
         for point in points:
             mine = point.trial.candidate
-            tried[mine.spec].setdefault(mine.peak_lr, []).append(losses[point.trial.folder])
+            tried[mine.key].setdefault(mine.peak_lr, []).append(losses[point.trial.folder])
         further = {spec: grid.wider(found, grid_of_all) for spec, found in tried.items()}
         wanted = {spec: [] if peak is None else [peak] for spec, peak in further.items()}
         for spec, peak in further.items():

@@ -59,7 +59,7 @@ def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, 
     ``statistics``, how the answers were reached; ``verdict`` with ``headline``, ``points``,
     ``incomplete`` and ``caveats``; and ``variants``: one dict per finished variant, the control
     first. There, in nats per token: ``loss``, its ``run_stderr`` between runs and ``text_stderr``
-    over the held-out text; ``difference`` and ``equal_time`` (an
+    over the held-out text; ``difference``, ``equal_time`` and ``equal_compute`` (an
     :class:`~softmap.report.answers.Answer`; None for the control or without one), ``more_runs``,
     ``trend``, ``equal_loss`` (ratios of tokens, FLOPs and time), ``compute_factor``, costs and
     their ratios to the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the

@@ -60,6 +60,11 @@ RESULTS = (
     Column("trend", "Trend", "Over the last budgets, as far as it is resolved"),
     Column("equal_time", "At equal time", "The same difference with no more time than the control"),
     Column(
+        "equal_compute",
+        "At equal total compute",
+        "The same difference where decays that were thrown away and restarts count",
+    ),
+    Column(
         "tokens",
         "Tokens for equal loss",
         "The variant's tokens over the control's, at the higher of their final losses; below 1 is "
@@ -79,10 +84,17 @@ COSTS = (
 )
 
 
+def results(rows: list[Row]) -> list[Column]:
+    """The columns of results that are of use: equal compute only where schedules differ in it."""
+    needed = any(row["equal_compute"] for row in rows)
+    return [column for column in RESULTS if needed or column.key != "equal_compute"]
+
+
 def table(rows: list[Row]) -> list[list[Cell]]:
     """The cells of every row; the little interval bars of a column share one scale."""
-    scales = {key: _reach(rows, key) for key in ("difference", "equal_time")}
-    return [_row(row, scales) for row in rows]
+    scales = {key: _reach(rows, key) for key in ("difference", "equal_time", "equal_compute")}
+    keys = [column.key for column in (*results(rows), *COSTS)]
+    return [[cell for cell in _row(row, scales) if cell.key in keys] for row in rows]
 
 
 def _reach(rows: list[Row], key: str) -> float:
@@ -99,6 +111,7 @@ def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
         _difference("difference", row, scales["difference"]),
         _trend(row),
         _difference("equal_time", row, scales["equal_time"]),
+        _difference("equal_compute", row, scales["equal_compute"]),
         *(_equal_loss(*pair, row) for pair in zip(*EQUAL_LOSS, strict=True)),
         _cost("speed", row, "tokens_per_second", "speed_ratio"),
         _cost("flops", row, "flops_per_token", "flops_ratio"),
@@ -106,7 +119,7 @@ def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
         _cost("cache", row, "cache_bytes_per_token", "cache_ratio", "B"),
         _parameters(row),
         Cell("mlp", f"{row['intermediate_size']:,}", row["intermediate_size"]),
-        Cell("peak_lr", f"{row['peak_lr']:.3g}", row["peak_lr"], row["peak_lr_source"]),
+        _peak(row),
     ]
 
 
@@ -126,8 +139,8 @@ def _difference(key: str, row: Row, half_scale: float) -> Cell:
     if row["is_control"]:
         return Cell(key, DASH, 0.0, note="the control")
     if pair is None:
-        too_slow = key == "equal_time" and row["difference"] is not None
-        note = "its first budget took longer than the control's run" if too_slow else "no control"
+        too_slow = key != "difference" and row["difference"] is not None
+        note = "its first budget took more than the control's run" if too_slow else "no control"
         return Cell(key, DASH, None, note=note)
     if pair["low"] is None:
         note = "no replicate, no interval, no verdict"
@@ -177,6 +190,14 @@ def _cost(key: str, row: Row, field: str, relative: str, unit: str = "") -> Cell
     times = row.get(relative)
     shown = "" if times is None or row["is_control"] else ratio(times)
     return Cell(key, si(row[field], unit), row[field], shown)
+
+
+def _peak(row: Row) -> Cell:
+    """With the mean rate of the final weights' steps, in which schedules of one peak differ."""
+    lines = [row["peak_lr_source"]]
+    if row["mean_lr"] is not None:
+        lines.append(f"mean {row['mean_lr']:.3g}")
+    return Cell("peak_lr", f"{row['peak_lr']:.3g}", row["peak_lr"], "\n".join(lines))
 
 
 def _parameters(row: Row) -> Cell:

@@ -94,6 +94,8 @@ def _costs(trials: list[Trial]) -> Row:
         "intermediate_size": first["intermediate_size"],
         "peak_lr": first["peak_lr"],
         "peak_lr_source": first["peak_lr_source"],
+        "schedule": first.get("schedule"),
+        "mean_lr": first.get("mean_lr"),
         "impl": first.get("impl"),
         "train_seconds": _median([result["train_seconds"] for result in results]),
     }

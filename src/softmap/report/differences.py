@@ -10,7 +10,7 @@ import numpy as np
 from softmap.report import stats
 from softmap.report.answers import Answer
 from softmap.report.factor import factors
-from softmap.report.family import Family, at, counts, position_losses, seconds, windows
+from softmap.report.family import Family, at, counts, position_losses, seconds, spent, windows
 from softmap.report.planning import Design, more_for_equality, more_runs, visible_difference
 from softmap.report.ratios import ratios
 from softmap.report.speed import log_error
@@ -23,6 +23,7 @@ KEYS = (
     "more_runs",
     "trend",
     "equal_time",
+    "equal_compute",
     "equal_loss",
     "compute_factor",
 )
@@ -45,6 +46,8 @@ def add_differences(table: list[Row], family: Family) -> None:
     _add_by_position(rows, family)
     for label, answer in _equal_time(family).items():
         rows[label]["equal_time"] = answer.as_dict()
+    for label, answer in _equal_compute(family).items():
+        rows[label]["equal_compute"] = answer.as_dict()
     for label, trend in trends(family, finals).items():
         rows[label]["trend"] = trend
     _add_ratios(rows, control, family, finals)
@@ -111,6 +114,26 @@ def _equal_time(family: Family) -> dict[str, Answer]:
         label: at(allowed, times[label], losses_RN) if label != family.control else losses_RN[:, -1]
         for label, losses_RN in family.losses.items()
         if times[label][0] <= allowed
+    }
+    return family.compare(values).answers()
+
+
+def _equal_compute(family: Family) -> dict[str, Answer]:
+    """Differences at equal total compute, where a schedule spends tokens beside those of its
+    budgets; nothing where none does.
+
+    Each run's loss is read between its decayed points at the operations that the control spent on
+    all of its own; one that had none by then has no value.
+    """
+    tokens = {v: spent(trials) for v, trials in family.trials.items()}
+    if all(np.array_equal(found, family.tokens) for found in tokens.values()):
+        return {}
+    costs = {v: n * family.trials[v][0].result["flops_per_token"] for v, n in tokens.items()}
+    allowed = float(costs[family.control][-1])
+    values = {
+        label: at(allowed, costs[label], losses_RN)
+        for label, losses_RN in family.losses.items()
+        if costs[label][0] <= allowed
     }
     return family.compare(values).answers()
 

@@ -92,6 +92,12 @@ def seconds(trials: list[Trial], tokens_N: Array) -> Array:
     return np.asarray(tokens_N / speed)
 
 
+def spent(trials: list[Trial]) -> Array:
+    """(N,) tokens trained until each budget was there: more than its own where a schedule throws
+    decays away or begins anew."""
+    return np.array([b.spent or b.tokens for b in trials[0].budgets], dtype=np.float64)
+
+
 def windows(trials: list[Trial]) -> Array:
     """(W,) mean final loss of every held-out window over the runs."""
     return np.mean([trial.budgets[-1].losses_WT.mean(axis=1) for trial in trials], axis=0)

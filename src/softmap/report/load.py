@@ -71,6 +71,7 @@ class BudgetFile(TypedDict):
     loss: float
     file: str
     stderr: float | None
+    spent: int | None  # tokens trained until then, thrown-away decays and restarts included
 
 
 class _ResultFile(TypedDict):
@@ -97,6 +98,9 @@ class _ResultFile(TypedDict):
     backbone: dict | None
     files: dict | None
     model: dict | None
+    peak_of: str | None
+    schedule: str | None
+    mean_lr: float | None
 
 
 class _Diverged(TypedDict):
@@ -138,6 +142,7 @@ class Budget:
     flops: float
     loss: float
     losses_WT: Array
+    spent: int | None = None
 
 
 @dataclass(frozen=True)
@@ -320,6 +325,7 @@ def _budget(entry: dict[str, Any], path: Path) -> Budget:
         flops=float(entry["flops"]),
         loss=float(losses.mean()),
         losses_WT=losses,
+        spent=entry.get("spent"),
     )
 
 

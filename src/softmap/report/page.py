@@ -22,6 +22,7 @@ from softmap.report.marks import marks
 from softmap.report.style import Chart
 
 HERE = Path(__file__).parent
+SIMPLE = HERE / "simple.js"  #: the script of pages that are charts, chips and a theme
 VEGA_LITE = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 GLOBALS = "window.vegaEmbed = vegaEmbed;"
@@ -52,7 +53,7 @@ def render(
             labels=labels,
             marks=marks(run.plain_labels),
             finished=[row["variant"] for row in rows],
-            results=cells.RESULTS,
+            results=cells.results(rows),
             costs=cells.COSTS,
             table=cells.table(rows),
             charts=charts,

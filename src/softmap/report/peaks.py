@@ -41,12 +41,16 @@ def tried_peaks(directory: Path, results: Mapping[str, Mapping[str, Any]]) -> li
         return []
     found = read_sealed(path)
     check(str(path), found, _PeaksFile)
-    peaks = {label: found["peaks"].get(result.get("spec")) for label, result in results.items()}
+    peaks = {label: found["peaks"].get(_key(result)) for label, result in results.items()}
     return [
         {"variant": label, "peak_lr": peak["peak_lr"], "tried": _tried(peak["losses"])}
         for label, peak in peaks.items()
         if peak and peak.get("losses") and peak["peak_lr"] == results[label]["peak_lr"]
     ]
+
+
+def _key(result: Mapping[str, Any]) -> str:
+    return str(result.get("peak_of") or result.get("spec"))
 
 
 def _tried(losses: Mapping[str, Any]) -> list[Row]:

@@ -41,7 +41,7 @@ def load_together(directories: Sequence[Path]) -> Run:
         raise SoftmapError(f"expected different runs, found one twice: {_paths(directories)}")
     runs = [load(directory) for directory in directories]
     for run in runs[1:]:
-        _check_comparable(runs[0], run)
+        check_comparable(runs[0], run, (*MEASURED, "budgets"))
     named = dict(zip(_names(runs), runs, strict=True))
     joined = Run(
         directory=directories[0],
@@ -120,10 +120,10 @@ def _renamed(trials: dict[int, Trial], label: str) -> dict[int, Trial]:
     return {seed: dataclasses.replace(trial, variant=label) for seed, trial in trials.items()}
 
 
-def _check_comparable(one: Run, other: Run) -> None:
-    """Refuse runs whose losses are of different text, tokens, windows or budgets."""
+def check_comparable(one: Run, other: Run, keys: Sequence[str] = MEASURED) -> None:
+    """Refuse runs whose losses are of different text, tokens, windows (or ``budgets``)."""
     before, after = _facts(one), _facts(other)
-    keys = [key for key in (*MEASURED, "budgets") if before[key] != after[key]]
+    keys = [key for key in keys if before[key] != after[key]]
     if keys:
         found = [f"{key} {shown(before[key], 40)} and {shown(after[key], 40)}" for key in keys]
         raise SoftmapError(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from softmap.lazy import lazily
 from softmap.train.options import Options
-from softmap.train.plan import Segment, plan
+from softmap.train.plan import Segment, mean_rate, plan, spent
 from softmap.train.schedules import Terms
 
 if TYPE_CHECKING:
@@ -29,8 +29,10 @@ __all__ = [
     "State",
     "Terms",
     "Tracker",
+    "mean_rate",
     "open_tracker",
     "plan",
+    "spent",
     "train",
 ]
 

@@ -48,6 +48,7 @@ def train(
     *,
     on_step: Callable[[dict[str, float]], None] | None = None,
     on_budget: Callable[[int, int, nn.Module], None] | None = None,
+    on_decay: Callable[[int, nn.Module], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     trackers: Sequence[Tracker] = (),
     parallel: Parallel | None = None,
@@ -63,6 +64,8 @@ def train(
     on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
         the model in eval mode. What it draws at random does not touch the training. Called again
         after a resume only if it had not returned.
+    on_decay: called as ``(index, model)`` before the first step of a budget's decay, of schedules
+        that have one; it must leave the model as it is. Called again after a resume from there.
     should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
         (a second Ctrl-C raises KeyboardInterrupt at once).
     trackers: further receivers of the metrics; the caller closes them.
@@ -141,6 +144,8 @@ def train(
                 if not warm:
                     warm_up(forward, model, batches(state.step), options, parallel)
                     warm = True
+                if on_decay is not None and state.step == segment.decay:
+                    on_decay(int(segment.budget or 0), model)
                 began = time.perf_counter()
                 lr = segment.lr(state.step)
                 batch = batches(state.step)

@@ -9,7 +9,7 @@ cosine-oracle          one segment per budget, each from the initial state
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
@@ -32,6 +32,7 @@ class Segment:
     start, stop: steps done before its first and after its last step.
     lr: the learning rate of a step, ``start <= step < stop``.
     budget: index of the budget that its end answers, or None (a piece of trunk).
+    decay: the first step of that budget's decay, of schedules that have a stable phase before it.
     """
 
     origin: Position
@@ -39,6 +40,7 @@ class Segment:
     stop: int
     lr: Callable[[int], float]
     budget: int | None
+    decay: int | None = None
 
 
 def plan(schedule: Schedule, terms: Terms) -> list[Segment]:
@@ -63,7 +65,11 @@ def plan(schedule: Schedule, terms: Terms) -> list[Segment]:
     rates = {"wsd-s": schedules.wsd_s, "cyclic-cosine": schedules.cyclic_cosine}
     lr = partial(rates.get(schedule, schedules.cosine), terms=terms)
     lr(0)  # refuses terms that the schedule cannot use before any training is spent on them
-    return _chain(terms, lr)
+    chain = _chain(terms, lr)
+    if schedule != "wsd-s":
+        return chain
+    starts = schedules.decay_starts(terms)
+    return [replace(one, decay=start) for one, start in zip(chain, starts, strict=True)]
 
 
 def _chain(terms: Terms, lr: Callable[[int], float]) -> list[Segment]:
@@ -81,8 +87,29 @@ def _branches(terms: Terms) -> list[Segment]:
         lr = partial(schedules.wsd, terms=terms, budget=index)
         segments.append(Segment(origin, origin[1], start, lr, None))
         origin = (len(segments) - 1, start)
-        segments.append(Segment(origin, start, terms.budgets[index], lr, index))
+        segments.append(Segment(origin, start, terms.budgets[index], lr, index, decay=start))
     return segments
+
+
+def spent(segments: list[Segment], budget: int) -> int:
+    """Steps trained until ``budget`` (an index) is there, those whose end is thrown away included:
+    what it costs to have it and all budgets before it."""
+    last = _of_budget(segments, budget)
+    return sum(segment.stop - segment.start for segment in segments[: last + 1])
+
+
+def mean_rate(segments: list[Segment], budget: int | None = None) -> float:
+    """The mean learning rate of the steps that lead to a budget's weights, by default the last."""
+    last = max(s.budget for s in segments if s.budget is not None)
+    path = [segments[_of_budget(segments, last if budget is None else budget)]]
+    while path[-1].origin != START:
+        path.append(segments[path[-1].origin[0]])
+    rates = [segment.lr(step) for segment in path for step in range(segment.start, segment.stop)]
+    return sum(rates) / len(rates)
+
+
+def _of_budget(segments: list[Segment], budget: int) -> int:
+    return next(index for index, segment in enumerate(segments) if segment.budget == budget)
 
 
 def pinned(segments: list[Segment], current: int) -> set[Position]:

@@ -11,11 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
+from softmap.errors import SoftmapError
 from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
+from softmap.evals.suites.needles import DEPTHS, Needles, told
 from softmap.evals.watch import Rounded, edited, rounded
 
 BITS = (8, 6, 4)
+PLAIN = 32  #: of a row that is not rounded
 
 
 @dataclass(frozen=True)
@@ -23,9 +26,11 @@ class Bits(Suite):
     """Held-out loss with parts of the model rounded, minus the loss without. Always symmetric,
     round to nearest, a scale of the largest size: of each row of a map for the logits (before the
     softmax, after all other edits, new for every row), of each output of a linear layer for the
-    weights, of each token and head for keys and values."""
+    weights, of each token and head for keys and values. And one needle in the text (as the suite
+    needles has it) with the logits rounded: its number found, every token of it the likeliest."""
 
     windows: int = 32
+    needles: int = 22  #: prompts, two at each depth
 
     name = "bits"
     title = "Few bits"
@@ -36,15 +41,24 @@ class Bits(Suite):
         Measure("logits", "Logits rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
         Measure("weights", "Weights rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
         Measure("cache", "Cache rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-    )
+        Measure(
+            "needles", "Logits rounded: needles found", "share", "higher", 0.02, at={"bits": 4}
+        ),
+        Measure(
+            "needle_loss", "Logits rounded: loss of the needle's number (nats)", "nats", "lower",
+            0.05, at={"bits": 4},
+        ),
+    )  # fmt: skip
     pictures = (
         Picture("logits", "bits", "Bits", "Attention logits rounded."),
         Picture("weights", "bits", "Bits", "Linear layers rounded."),
         Picture("cache", "bits", "Bits", "Keys and values rounded."),
+        Picture("needles", "bits", "Bits (32: not rounded)", "Attention logits rounded."),
+        Picture("needle_loss", "bits", "Bits (32: not rounded)", "Attention logits rounded."),
     )
 
     def quick(self) -> Suite:
-        return dataclasses.replace(self, windows=4)
+        return dataclasses.replace(self, windows=4, needles=4)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
@@ -55,6 +69,27 @@ class Bits(Suite):
                     found = subject.losses(windows).mean(1)
                 for item, added in enumerate(found - plain):
                     yield row(what, item, added, bits=bits)
+        yield from self._needles(subject, setting)
+
+    def _needles(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Nothing where the context has no room for one."""
+        suite = Needles(counts=((1, 1),))
+        try:
+            suite.check(subject, setting)
+        except SoftmapError as error:
+            setting.tell(f"bits: no needles: {error}")
+            return
+        hay = setting.heldout().tokens(subject.tokenizer)
+        for item in range(self.needles):
+            place = [item % DEPTHS / DEPTHS]
+            drawn = setting.generator(item, 2)
+            prompt = suite.prompt(subject, hay, setting.context, place, 1, drawn)
+            for bits in (PLAIN, *BITS):
+                way = contextlib.nullcontext() if bits == PLAIN else _logits(subject.model, bits)
+                with way:
+                    right, loss = told(subject, prompt)
+                yield row("needles", item, right, bits=bits)
+                yield row("needle_loss", item, loss, bits=bits)
 
 
 def _logits(model: nn.Module, bits: int) -> contextlib.AbstractContextManager[object]:

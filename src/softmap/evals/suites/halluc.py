@@ -12,6 +12,7 @@ from typing import TypedDict
 import numpy as np
 
 from softmap.errors import SoftmapError
+from softmap.evals import hub
 from softmap.evals.jsonl import read
 from softmap.evals.judge import CORRECT
 from softmap.evals.names import CITIES, COLOURS, OBJECTS, PEOPLE
@@ -49,7 +50,8 @@ class Halluc(Suite):
     """A document of made-up facts, two questions answered as examples, and one more: of half of
     them the document states the answer, of the others it does not ("not stated"). Right: the answer
     holds the stated value and no other. Hallucinated: any value that the document does not state of
-    that person. halluc:FILE reads JSON lines of document, question and reference, and a judge
+    that person. halluc:xsum, cnn_dailymail, multi_news and hotpot_qa read the Hub, halluc:FILE
+    JSON lines of document, question and reference, and a judge
     (--judge) says what is correct; what it does not clearly say is not."""
 
     cases: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
@@ -71,6 +73,8 @@ class Halluc(Suite):
     def of(cls, argument: str) -> Suite:
         if not argument:
             return cls()
+        if hub.names(argument, hub.DOCUMENTS):
+            return cls(hub.documents(argument))
         lines = read(Path(argument), _Line)
         return cls(tuple((one["document"], one["question"], one["reference"]) for one in lines))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from softmap.errors import SoftmapError, nearest
 from softmap.evals.names import CITIES
@@ -181,9 +182,18 @@ def question(cities: Sequence[str]) -> str:
 
 def answer_loss(subject: Subject, prompt: Prompt) -> float:
     """Mean loss of the tokens of the right answer."""
+    return told(subject, prompt)[1]
+
+
+def told(subject: Subject, prompt: Prompt) -> tuple[float, float]:
+    """Of the right answer read behind the prompt: 1 where each of its tokens is the likeliest, else
+    0; and their mean loss."""
     answer = subject.encode(" " + " and ".join(prompt.numbers))
-    window = np.array([*prompt.tokens, *answer], np.int64)
-    return float(subject.last_losses(window, len(answer)).mean())
+    window = np.array([[*prompt.tokens, *answer]], np.int64)
+    logits = subject.logits(window[:, :-1], keep=len(answer))[0].cpu()
+    wanted = torch.as_tensor(answer)
+    right = float((logits.argmax(-1) == wanted).all())
+    return right, float(torch.nn.functional.cross_entropy(logits, wanted))
 
 
 def _buried(

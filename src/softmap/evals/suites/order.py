@@ -10,16 +10,17 @@ import numpy as np
 
 from softmap.evals.question import Measure, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
-from softmap.evals.suites.shots import Example, Shots, constrained, of_file, written
+from softmap.evals.suites.shots import Example, Shots, constrained, given, written
 
 
 @dataclass(frozen=True)
 class Order(Suite):
     """One set of demonstrations in ten orders, at random and by class (the classes in random
     order); the same questions after each. An instance is a set of demonstrations. Prompts are those
-    of ``shots``; order:FILE reads examples as it does."""
+    of ``shots``; order:NAME and order:FILE read examples as it does."""
 
     examples: tuple[Example, ...] = field(default=(), repr=False)
+    tested: tuple[Example, ...] = field(default=(), repr=False)
     orders: int = 10
     shots: int = 24
     questions: int = 16
@@ -37,7 +38,7 @@ class Order(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
-        return cls(of_file(argument)) if argument else cls()
+        return cls(*given(argument))
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, orders=4, shots=12, questions=4, sets=2)
@@ -63,7 +64,11 @@ class Order(Suite):
     ) -> tuple[list[Example], list[str], list[Example]]:
         drawn = Shots(self.examples).drawn(generator, self.shots + self.questions)
         labels = sorted({label for _, label in (self.examples or drawn)})
-        return drawn[: self.shots], labels, drawn[self.shots :]
+        asked = drawn[self.shots :]
+        if self.tested:
+            chosen = generator.permutation(len(self.tested))[: self.questions]
+            asked = [self.tested[n] for n in chosen]
+        return drawn[: self.shots], labels, asked
 
     def _ordered(
         self, shown: list[Example], by_class: bool, generator: np.random.Generator

@@ -11,11 +11,12 @@ from typing import TypedDict
 import numpy as np
 
 from softmap.errors import SoftmapError
+from softmap.evals import hub
+from softmap.evals.hub import Example
 from softmap.evals.jsonl import read
 from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 
-Example = tuple[str, str]  # text, label
 LABELS = ("red", "blue", "green", "black", "white", "grey")
 _CONSONANTS, _VOWELS = "bcdfghklmnprstvz", "aeiou"
 
@@ -29,10 +30,12 @@ class _Line(TypedDict):
 class Shots(Suite):
     """``text -> label`` lines, a question at the end, and the likeliest label token by token, only
     labels allowed. Offline: made-up words whose ending decides the label, new endings in every
-    prompt. shots:FILE reads JSON lines of text and label (TREC, Banking-77, Clinc-150 saved so).
+    prompt. shots:trec, trec-fine, banking77 and clinc150 read the Hub, demonstrations from the
+    training side and questions from 250 test items; shots:FILE reads JSON lines of text and label.
     """
 
     examples: tuple[Example, ...] = field(default=(), repr=False)
+    questions: tuple[Example, ...] = field(default=(), repr=False)
     counts: tuple[int, ...] = (6, 12, 24, 48, 96, 192)
     items: int = 64
 
@@ -48,7 +51,7 @@ class Shots(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
-        return cls(of_file(argument)) if argument else cls()
+        return cls(*given(argument))
 
     def quick(self) -> Suite:
         return dataclasses.replace(self, counts=self.counts[:3], items=8)
@@ -75,6 +78,8 @@ class Shots(Suite):
         """Demonstrations and a question, its label, and all labels. With more of them the same
         question comes after the same demonstrations and further ones."""
         (asked, label), *shown = self.drawn(generator, 1 + max(self.counts))
+        if self.questions:
+            asked, label = self.questions[int(generator.integers(len(self.questions)))]
         labels = sorted({one for _, one in self.examples}) or list(LABELS)
         return written(shown[:count], asked), label, labels
 
@@ -123,6 +128,14 @@ def constrained(subject: Subject, prompt: Sequence[int], labels: Sequence[str]) 
         said.append(max(allowed, key=lambda token: float(logits[token])))
         alive = {k: tokens for k, tokens in alive.items() if tokens[: len(said)] == said}
     return next(iter(alive))
+
+
+def given(argument: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(demonstrations, questions) of a suite's argument: a set of the Hub by name, or a file, whose
+    questions are its own examples; nothing of nothing."""
+    if not argument:
+        return (), ()
+    return hub.examples(argument) if hub.names(argument, hub.EXAMPLES) else (of_file(argument), ())
 
 
 def of_file(argument: str) -> tuple[Example, ...]:

@@ -130,7 +130,7 @@ class Learn:
     """
 
     task: Positional[str]
-    """recall, mad, token_needles or token_composition."""
+    """recall, mad, bigram, needles, composition or shots (the last three among tokens)."""
     variants: tuple[str, ...] = ()
     """Compared with transformer++, by spaces or commas."""
     seeds: Annotated[int, Range(1, 1000)] = 3

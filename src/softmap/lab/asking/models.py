@@ -139,7 +139,9 @@ def load(model: Model, *, trust_remote_code: bool = False, precision: str = "fp3
     else:
         made = _foreign(model.folder, trust_remote_code)
         tokenizer = load_tokenizer_dir(model.folder) if has_tokenizer else None
-    return Subject(made, tokenizer, name=model.name, precision=precision)
+    return Subject(
+        made, tokenizer, name=model.name, precision=precision, folder=model.folder.resolve()
+    )
 
 
 def _foreign(folder: Path, trust_remote_code: bool) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from softmap.files import write
 from softmap.report import question_table, theme
 from softmap.report.marks import marks
-from softmap.report.page import assets, environment
+from softmap.report.page import SIMPLE, assets, environment
 from softmap.report.question_charts import charts
 from softmap.report.style import Style
 
@@ -44,6 +44,6 @@ def page(found: Mapping[str, Any]) -> str:
             drawn=drawn,
             answers=question_table,
             payload=payload,
-            **assets(HERE / "page.js"),
+            **assets(SIMPLE),
         )
     )

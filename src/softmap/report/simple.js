@@ -1,4 +1,4 @@
-"use strict";
+"use strict"; // of pages with charts, chips that switch variants, and a theme
 (() => {
   const payload = JSON.parse(document.getElementById("payload").textContent);
   const root = document.documentElement;

@@ -1,0 +1,92 @@
+"""The loss as a surface over a model's weights: its value anywhere, and its sharpest directions.
+
+Weights are one vector w of all parameters. The curvature is the Hessian H of the loss at w, seen
+through products H v (Pearlmutter 1994) alone; ARPACK's Lanczos iteration turns them into the
+largest eigenvalues and their directions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+TOLERANCE = 1e-2  #: of eigenvalues, relative
+
+
+class Surface:
+    """A model's parameters as one vector. Within :meth:`moved` they can be put anywhere."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters = list(model.parameters())
+        self.size = sum(p.numel() for p in self.parameters)
+
+    @property
+    def here(self) -> Tensor:
+        """Where the model is, a copy."""
+        return torch.cat([p.detach().float().flatten() for p in self.parameters])
+
+    def go(self, place: Tensor) -> None:
+        """Put the model's parameters at ``place`` (size,)."""
+        with torch.no_grad():
+            parts = place.split([p.numel() for p in self.parameters])
+            for parameter, part in zip(self.parameters, parts, strict=True):
+                parameter.copy_(part.view_as(parameter))
+
+    @contextlib.contextmanager
+    def moved(self) -> Iterator[None]:
+        """Afterwards the parameters are again where they were."""
+        before = self.here
+        try:
+            yield
+        finally:
+            self.go(before)
+
+    def sharpest(
+        self, loss: Callable[[], Tensor], count: int, seed: int = 0
+    ) -> tuple[np.ndarray, Tensor]:
+        """The ``count`` largest eigenvalues (count,) of the Hessian of ``loss()`` at the model's
+        place, the largest first, and their directions (count, size) of length 1."""
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # it has second derivatives
+            grads = torch.autograd.grad(loss(), self.parameters, create_graph=True)
+            gradient = torch.cat([g.flatten() for g in grads])
+
+            def product(v: np.ndarray) -> np.ndarray:
+                direction = torch.as_tensor(v.ravel(), dtype=gradient.dtype)
+                found = torch.autograd.grad(
+                    gradient, self.parameters, direction.to(gradient.device), retain_graph=True,
+                    materialize_grads=True,
+                )  # fmt: skip
+                return torch.cat([g.flatten() for g in found]).double().cpu().numpy()
+
+            operator = LinearOperator((self.size, self.size), matvec=product, dtype=np.float64)
+            start = np.random.default_rng(seed).normal(size=self.size)
+            if not product(start).any():  # flat: ARPACK has no way to say so
+                return np.zeros(count), torch.eye(count, self.size, device=gradient.device)
+            values, vectors = eigsh(operator, count, which="LA", v0=start, tol=TOLERANCE)
+        largest = np.argsort(values)[::-1]
+        directions = torch.as_tensor(vectors[:, largest].T.copy(), dtype=torch.float32)
+        return values[largest], directions.to(gradient.device)
+
+
+def between(one: Any, other: Any, share: float) -> Any:
+    """``share`` of the way from ``one`` to ``other``: points, or losses."""
+    return (1 - share) * one + share * other
+
+
+def along_and_across(step: Tensor, direction: Tensor) -> tuple[float, float]:
+    """A step's part along ``direction`` and the length of what is left, over its length."""
+    length = direction.norm()
+    along = float(step @ direction / length**2)
+    return along, float((step - along * direction).norm() / length)
+
+
+def share_within(step: Tensor, directions: Tensor) -> float:
+    """The share of a step's squared length within orthonormal ``directions`` (k, size)."""
+    return float((directions @ step).square().sum() / step.square().sum().clamp_min(1e-30))
