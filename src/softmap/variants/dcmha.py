@@ -61,6 +61,14 @@ class Factors(nn.Module):
         return out
 
 
+    def close(self) -> None:
+        """w2 = 0 and g = 0 for every token, w1 as it is: what is added is zero, its gradient not."""
+        if hasattr(self, "w1"):
+            self.w2[:, self.rank :] = 0
+        if hasattr(self, "wg"):
+            self.wg.zero_()
+
+
 class Compose(Edit):
     """a' = a W_b + (a.w1_q) w2_q + a g_q + (a.w1_k) w2_k + a g_k for the heads a of one (i, j)."""
 
@@ -120,6 +128,15 @@ class Compose(Edit):
         if "kg" in t:
             gain = gain + t["kg"].transpose(1, 2).contiguous()[:, :, None]
         return gain
+
+    @torch.no_grad()
+    def start_as_identity(self) -> bool:
+        for side in (self.query, self.key):
+            if side is not None:
+                side.close()
+        if self.static is not None:
+            nn.init.zeros_(self.static)
+        return True
 
     def flops_per_cell(self) -> float:
         sides = (self.query is not None) + (self.key is not None)

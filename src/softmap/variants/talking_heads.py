@@ -32,6 +32,10 @@ class HeadMix(Edit):
     def edit_eager(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return MixHeads.apply(m, t["mix"].to(m.dtype).T)  # type: ignore[no-any-return]
 
+    def start_as_identity(self) -> bool:
+        nn.init.eye_(self.mix)
+        return True
+
     def flops_per_cell(self) -> float:
         return 2.0 * self.mix.numel()
 
