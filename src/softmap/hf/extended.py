@@ -38,8 +38,7 @@ def extend(model: Any, label: str, impl: str) -> dict[int, dict[str, int]]:
 def _config(config: SoftmapConfig, label: str, impl: str) -> SoftmapConfig:
     if own.names_code(config.variant):
         raise SoftmapError(
-            f"the model's variant is a file of its own, {config.variant}: expected one of "
-            "softmap's"
+            f"the model's variant is a file of its own, {config.variant}: expected one of softmap's"
         )
     new = copy.deepcopy(config)
     plain = config.variant == "transformer++"
@@ -64,7 +63,7 @@ def _made(old: Attention, config: SoftmapConfig, layer: int) -> tuple[Attention,
 
 def _adopted(old: Attention, new: Attention, config: SoftmapConfig) -> list[nn.Module]:
     """Give the modules of ``old`` to ``new``; returns them."""
-    kept = [old.q_proj]
+    kept: list[nn.Module] = [old.q_proj]
     new.q_proj = _queries(old, new, config)
     for name in ("k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
         module = getattr(old, name)

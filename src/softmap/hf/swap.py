@@ -67,8 +67,8 @@ def _configuration_of(model: Any) -> type[SwappedConfig]:
         return found
     names = ", ".join(kind.prefix for kind in KINDS)
     raise SoftmapError(
-        f"attention is put into a base model, causal language model or sequence classifier of {names} "
-        f"itself (not wrapped, nor a class of one's own), found {type(model).__name__}"
+        f"attention can be put into a base model, causal language model or sequence classifier of "
+        f"{names} itself (not wrapped, nor a class of one's own), found {type(model).__name__}"
     )
 
 

@@ -21,12 +21,12 @@ class Job(Protocol):
     """One training: of a label, at a peak, in a folder that keeps what comes out."""
 
     @property
-    def name(self) -> str: ...  # noqa: D102
+    def name(self) -> str: ...
     @property
-    def label(self) -> str: ...  # noqa: D102
+    def label(self) -> str: ...
     @property
-    def peak_lr(self) -> float: ...  # noqa: D102
-    def result(self) -> Outcome | None: ...  # noqa: D102
+    def peak_lr(self) -> float: ...
+    def result(self) -> Outcome | None: ...
 
 
 J = TypeVar("J", bound=Job)

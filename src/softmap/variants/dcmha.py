@@ -60,9 +60,8 @@ class Factors(nn.Module):
             out["g"] = torch.tanh(x @ self.wg)
         return out
 
-
     def close(self) -> None:
-        """w2 = 0 and g = 0 for every token, w1 as it is: what is added is zero, its gradient not."""
+        """w2 = 0 and g = 0 for every token, w1 as it is: it adds zero, whose gradient is not."""
         if hasattr(self, "w1"):
             self.w2[:, self.rank :] = 0
         if hasattr(self, "wg"):

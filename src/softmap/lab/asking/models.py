@@ -42,12 +42,15 @@ class Model:
         return f"{self.label} {self.run}".strip()
 
 
-def find(words: Sequence[str], variants: Sequence[str] = ()) -> list[Model]:
-    """All models of ``[LABEL=]FOLDER`` words; of a run every finished trial of ``variants``.
+Word = str | tuple[str, Path]  #: ``[LABEL=]FOLDER``, or the two
+
+
+def find(words: Sequence[Word], variants: Sequence[str] = ()) -> list[Model]:
+    """All models of the words; of a run every finished trial of ``variants``.
 
     Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
     """
-    named = [split(word) for word in words]
+    named = [split(word) if isinstance(word, str) else word for word in words]
     several = len({path for _, path in named if is_run(path)}) > 1
     found: list[Model] = []
     for label, path in named:

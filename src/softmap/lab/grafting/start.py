@@ -46,12 +46,9 @@ class Start:
 
     def lines(self) -> Iterator[str]:
         """For a terminal."""
-        how = f"its function changes ({'; '.join(self.changes)})" if self.changes else "as it was"
-        yield (
-            f"{self.label}: the model starts {how}"
-            if not self.changes
-            else f"{self.label}: {how}"
-        )
+        changes = "; ".join(self.changes)
+        how = f"another function: {changes}" if changes else "the model's function"
+        yield f"{self.label}: starts as {how}"
         yield (
             f"  largest difference of a logit {self.difference:.2g} (logits up to "
             f"{self.largest:.3g}), loss {self.before:.4f} before, {self.after:.4f} after"
