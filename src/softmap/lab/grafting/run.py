@@ -13,8 +13,11 @@ import torch
 
 from softmap.data import Corpus, order, prepare
 from softmap.errors import SoftmapError
+from softmap.evals.catalogue import suite
+from softmap.evals.question import Setting
 from softmap.lab import files, workers
 from softmap.lab import recipe as recipes
+from softmap.lab.asking.models import Model
 from softmap.lab.asking.run import Asked, ask
 from softmap.lab.grafting.job import PLAIN, Job, run_job, tuning_split
 from softmap.lab.grafting.source import Source
@@ -81,6 +84,9 @@ def look(request: Request, tell: Tell = lambda _: None) -> Prepared:
     parameters = sum(p.numel() for p in subject.model.parameters())
     recipe = settled(_recipe(request, subject.context))
     device = choose_device(recipe.training.device)
+    for name in request.suites:
+        setting = Setting(recipe.model.context, subject.vocabulary)
+        suite(name).check(subject, setting)
     del subject
     gc.collect()
     corpus = prepare(request.source.data(request.data, request.field), request.cache)
@@ -194,7 +200,8 @@ def _train(
 
 def _asked(request: Request, recipe: Recipe, lived: Sequence[Job]) -> Asked:
     return Asked(
-        [(job.label, job.folder / "model") for job in lived], request.suites,
+        [Model(job.label, f"seed{job.seed}", job.folder / "model") for job in lived],
+        request.suites,
         quick=request.quick, context=recipe.model.context, data=request.data, field=request.field,
         device=recipe.training.device, trust_remote_code=request.source.trusted,
         command=request.command, cache=request.cache,
