@@ -80,7 +80,7 @@ def test_dry_run_says_what_changes_and_writes_nothing(
     status, out, _ = told(models, capsys, words + str(tmp_path / "runs"))
     assert status == 0
     lines = out.splitlines()
-    assert lines[0] == "diff2: starts as the model's function"
+    assert lines[0] == "diff2 (diff2(gain=true)): starts as the model's function"
     # Of 2 heads of width 8 at width 16: w, a gain each, and a second query.
     assert lines[2].startswith("  290 weights added: layer 1 edits.0.gain 2, ")
     assert lines[3] == "nope: starts as another function: rotary positions are left out"

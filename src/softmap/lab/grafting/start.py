@@ -48,7 +48,8 @@ class Start:
         """For a terminal."""
         changes = "; ".join(self.changes)
         how = f"another function: {changes}" if changes else "the model's function"
-        yield f"{self.label}: starts as {how}"
+        form = "" if self.variant == self.label else f" ({self.variant})"
+        yield f"{self.label}{form}: starts as {how}"
         yield (
             f"  largest difference of a logit {self.difference:.2g} (logits up to "
             f"{self.largest:.3g}), loss {self.before:.4f} before, {self.after:.4f} after"
