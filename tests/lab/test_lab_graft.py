@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lab_tiny
@@ -15,9 +17,13 @@ import transformers
 from transformers import AutoModelForCausalLM
 
 from softmap.cli import main
-from softmap.data.builders import bytes_tokenizer
+from softmap.data import DataConfig, prepare
+from softmap.data.builders import bytes_tokenizer, train_bpe
 from softmap.errors import SoftmapError
+from softmap.evals.text import Text
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
+from softmap.lab import jobs as kept_jobs
+from softmap.lab.asking.page import page
 from softmap.lab.grafting import job as jobs
 from softmap.lab.grafting import run as grafting
 from softmap.lab.grafting.run import Request, graft, look
@@ -146,6 +152,34 @@ def test_a_peak_is_chosen_on_text_that_is_not_trained_on(request_of: Any) -> Non
     assert all(row.astype(ready.corpus.train.dtype).tobytes() in joined for row in windows)
 
 
+def test_what_is_held_out_does_not_depend_on_the_tokenizer(models: Path, tmp_path: Path) -> None:
+    """The models are asked on the text that no tokenizer's share of it was trained on."""
+    text = models / "text.txt"
+    train_bpe([text.read_text()], 300).save(tmp_path / "bpe")
+    found = [
+        Text.of(prepare(DataConfig(str(text), "text", tokenizer), tmp_path / "cache")).documents
+        for tokenizer in ("bytes", f"hf:{tmp_path / 'bpe'}")
+    ]
+    assert found[0] == found[1] and found[0]
+
+
+def test_trainings_under_way_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_jobs, "EVERY", 0.01)
+    job: Any = SimpleNamespace(name="plain seed 0", folder=tmp_path)
+    log, heard = tmp_path / "train.jsonl", threading.Event()
+    log.write_text('{"step": 1, "loss": 9.0}\n')  # of an earlier session
+    said: list[str] = []
+
+    def tell(text: str) -> None:
+        said.append(text)
+        heard.set()
+
+    with kept_jobs.followed([job], tell):
+        log.write_text('{"step": 1, "loss": 9.0}\n{"step": 20, "loss": 1.5}\n')
+        assert heard.wait(60)
+    assert said == ["plain seed 0: step 20, loss 1.5000"]
+
+
 def trial(request: Request, folder: Path, label: str) -> Any:
     """The only job of an arm."""
     ready = look(request)
@@ -167,6 +201,8 @@ def test_what_is_trained_is_asked_and_kept(
     assert found["labels"] == ["plain", "diff2", "dape(bias=rope)"]
     assert found["control"] == "plain" and found["diverged"] == 0
     assert [one["variant"] for one in found["graft"]] == ["diff2(gain=true)", "dape(bias=rope)"]
+    shown = page(found)
+    assert "Before the first step" in shown and "edits.0.gain 2" in shown
     headline = found["suites"]["loss"]["cells"][0]
     assert list(headline["models"]["diff2"]["runs"]) == ["seed0"]
     assert sum("seed 1000" in line for line in said) == 6

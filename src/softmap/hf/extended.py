@@ -42,7 +42,8 @@ def _config(config: SoftmapConfig, label: str, impl: str) -> SoftmapConfig:
         )
     new = copy.deepcopy(config)
     plain = config.variant == "transformer++"
-    new.variant, new.impl = label if plain else f"{config.variant}+{label}", impl
+    new.variant = label if plain else f"{config.variant}+{label}"
+    new.impl = config.impl if impl == "auto" else impl
     new.resolve()
     return new
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Future, as_completed
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -11,8 +13,10 @@ import torch
 
 from softmap.errors import SoftmapError
 from softmap.files.sealed import read_object
+from softmap.lab.schedule import last_logged
 from softmap.lab.workers import Workers
 
+EVERY = 30.0  #: seconds between two looks at what is being trained
 Tell = Callable[[str], None]
 Outcome = dict[str, Any]  #: with ``loss``, None where the training diverged
 
@@ -26,6 +30,8 @@ class Job(Protocol):
     def label(self) -> str: ...
     @property
     def peak_lr(self) -> float: ...
+    @property
+    def folder(self) -> Path: ...
     def result(self) -> Outcome | None: ...
 
 
@@ -42,29 +48,58 @@ def run_all(
     jobs: Sequence[J],
     work: Callable[[J], Outcome],
     count: int,
-    told: Callable[[J, Outcome], None],
+    tell: Tell,
+    words: Callable[[Outcome], str],
     device: torch.device | None = None,
 ) -> dict[J, Outcome]:
     """The outcomes of all: earlier ones as they were, the others by ``work``, ``count`` at once.
 
-    Each in a process of one thread, where several run at once. told: called with each new one.
-    Raises ``SoftmapError`` where a process dies.
+    Each in a process of one thread, where several run at once. tell: of each new one in ``words``,
+    and from time to time of those under way. Raises ``SoftmapError`` where a process dies.
     """
     found = {job: out for job in jobs if (out := job.result()) is not None}
     waiting = [job for job in jobs if job not in found]
-    count = min(count, len(waiting))
-    if count <= 1:
-        for job in waiting:
-            found[job] = work(job)
-            told(job, found[job])
-        return {job: found[job] for job in jobs}
-    with Workers(count, device) as pool:
-        futures = {pool.submit(work, job): job for job in waiting}
-        for future in as_completed(futures):
-            job = futures[future]
-            found[job] = outcome(job, future)
-            told(job, found[job])
+    with followed(waiting, tell):
+        for job, out in _outcomes(waiting, work, min(count, len(waiting)), device):
+            found[job] = out
+            tell(f"{job.name}: {words(out)}")
     return {job: found[job] for job in jobs}
+
+
+def _outcomes(
+    jobs: Sequence[J], work: Callable[[J], Outcome], count: int, device: torch.device | None
+) -> Iterator[tuple[J, Outcome]]:
+    if count <= 1:
+        for job in jobs:
+            yield job, work(job)
+        return
+    with Workers(count, device) as pool:
+        futures = {pool.submit(work, job): job for job in jobs}
+        for future in as_completed(futures):
+            yield futures[future], outcome(futures[future], future)
+
+
+@contextlib.contextmanager
+def followed(jobs: Sequence[Job], tell: Tell) -> Iterator[None]:
+    """While the block runs, tell of trainings that go on, by the last lines of their logs."""
+    seen = {job.folder: last_logged(job.folder / "train.jsonl") for job in jobs}
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(EVERY):
+            for job in jobs:
+                line = last_logged(job.folder / "train.jsonl")
+                if line is not None and line != seen[job.folder]:
+                    seen[job.folder] = line
+                    tell(f"{job.name}: step {line['step']}, loss {line['loss']:.4f}")
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def outcome(job: Job, future: Future[Outcome]) -> Outcome:

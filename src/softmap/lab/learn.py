@@ -87,7 +87,7 @@ class Job:
     @property
     def name(self) -> str:
         """For people."""
-        return f"{self.label} seed {self.seed} at {self.peak_lr:g}"
+        return f"{self.task}: {self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
         """All that its result depends on, as JSON has it."""
@@ -173,14 +173,13 @@ def _job(
 
 
 def _run(jobs: Sequence[Job], lesson: Lesson, tell: Tell) -> dict[Job, dict[str, Any]]:
-    return run_all(jobs, run_job, lesson.jobs or cores(), lambda job, out: _say(job, out, tell))
+    return run_all(jobs, run_job, lesson.jobs or cores(), tell, _words)
 
 
-def _say(job: Job, out: dict[str, Any], tell: Tell) -> None:
-    what = (
-        "diverged" if out["loss"] is None else f"loss {out['loss']:.3f}, {out['right']:.1%} right"
-    )
-    tell(f"{job.task}: {job.name}: {what}")
+def _words(out: dict[str, Any]) -> str:
+    if out["loss"] is None:
+        return "diverged"
+    return f"loss {out['loss']:.3f}, {out['right']:.1%} right"
 
 
 def run_job(job: Job) -> dict[str, Any]:

@@ -190,12 +190,11 @@ def _train(
 ) -> dict[Job, dict[str, Any]]:
     device = choose_device(ready.recipe.training.device)
     count = request.jobs or workers.default_jobs(device, PER_PARAMETER * ready.parameters)
+    return run_all(jobs, run_job, count, tell, _words, device)
 
-    def told(job: Job, out: dict[str, Any]) -> None:
-        loss = "diverged" if out["loss"] is None else f"held-out loss {out['loss']:.4f}"
-        tell(f"{job.name}: {loss}")
 
-    return run_all(jobs, run_job, count, told, device)
+def _words(out: dict[str, Any]) -> str:
+    return "diverged" if out["loss"] is None else f"held-out loss {out['loss']:.4f}"
 
 
 def _asked(request: Request, recipe: Recipe, lived: Sequence[Job]) -> Asked:
