@@ -26,7 +26,8 @@ from softmap.lab import jobs as kept_jobs
 from softmap.lab.asking.page import page
 from softmap.lab.grafting import job as jobs
 from softmap.lab.grafting import run as grafting
-from softmap.lab.grafting.run import Request, graft, look
+from softmap.lab.grafting.look import Request, look
+from softmap.lab.grafting.run import graft
 from softmap.lab.grafting.source import Source
 from softmap.lab.grafting.start import where
 from softmap.lab.interrupts import Interrupted
@@ -89,6 +90,7 @@ def test_dry_run_says_what_changes_and_writes_nothing(
     assert lines[0] == "diff2 (diff2(gain=true)): starts as the model's function"
     # Of 2 heads of width 8 at width 16: w, a gain each, and a second query.
     assert lines[2].startswith("  290 weights added: layer 1 edits.0.gain 2, ")
+    assert lines[5] == "  0 weights added"
     assert lines[3] == "nope: starts as another function: rotary positions are left out"
     assert [path.name for path in (tmp_path / "runs").iterdir()] == [".cache"]
 
@@ -117,6 +119,8 @@ REFUSED = {
     "{0}/llama --to gated --data {0}/text.txt --context 33": "reads at most 32 tokens, found 33",
     "{0}/llama --to gated --set model.hidden_size=8": "expected a value of training",
     "{0}/llama --to gated --set training.stepz=8": "stepz",
+    "{0}/llama --to gated --set training.peak_lr=1": "training.peak_lr: expected --peak-lr",
+    "{0}/llama --to gated --steps 9 --set training.steps=8": "training.steps: given twice",
     "{0}/llama --to gated --peaks 1e-3 --peak-lr 1e-3": "--peak-lr and --peaks are both given",
     "{0}/llama --to gated --peaks 1e-3 -1": "--peaks: expected one or more numbers above 0",
     "{0}/llama --to gated --peak-lr 0": "--peak-lr: expected a number above 0",

@@ -78,7 +78,8 @@ class Graft:
     """Run the code that a model's folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
-        from softmap.lab.grafting.run import graft, look
+        from softmap.lab.grafting.look import look
+        from softmap.lab.grafting.run import graft
 
         request, tell = self._request(argv), lambda text: print(text, file=sys.stderr)
         if self.dry_run:
@@ -101,7 +102,7 @@ class Graft:
         variants, settings = split_variants(self.to), split_values(self.set)
         suites = split_variants(self.suite)
         from softmap.lab.bench import CACHE
-        from softmap.lab.grafting.run import Request
+        from softmap.lab.grafting.look import Request
         from softmap.lab.grafting.source import Source
 
         source = Source.at(self.model, self.variant, self.of_seed, self.trust_remote_code)

@@ -54,7 +54,8 @@ class Start:
             f"  largest difference of a logit {self.difference:.2g} (logits up to "
             f"{self.largest:.3g}), loss {self.before:.4f} before, {self.after:.4f} after"
         )
-        yield f"  {self.weights:,} weights added{': ' if self.added else ''}{where(self.added)}"
+        places = where(self.added)
+        yield f"  {self.weights:,} weights added{': ' if places else ''}{places}"
 
 
 def where(added: dict[int, dict[str, int]]) -> str:
@@ -79,13 +80,14 @@ def _layers(numbers: list[int]) -> str:
 
 def starts(
     source: Source, variants: Sequence[str], layers: Any, windows: np.ndarray, device: torch.device
-) -> list[Start]:
+) -> Iterator[Start]:
     """Of each variant, on ``windows`` (n, context + 1) of tokens.
 
     Raises ``SoftmapError`` for a variant that cannot be put into the model.
     """
     model = source.subject(device)
-    return [_start(source, model, to, layers, windows, device) for to in variants]
+    for to in variants:
+        yield _start(source, model, to, layers, windows, device)
 
 
 def _start(
