@@ -30,6 +30,7 @@ from softmap.bench.commands import KINDS, Bench, Doctor
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
 from softmap.lab.asking.commands import Eval, Learn
+from softmap.lab.grafting.commands import Graft
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import (
     check_path,
@@ -356,6 +357,7 @@ COMMANDS: dict[str, type] = {
     "eval": Eval,
     "learn": Learn,
     "scale": Scale,
+    "graft": Graft,
     "report": Report,
     "import": Import,
     "bench": Bench,

@@ -190,6 +190,15 @@ class Edit(nn.Module):
         """
         raise NotImplementedError
 
+    def start_as_identity(self) -> bool:
+        """Set the parameters so that the edit changes nothing, and all of them can still learn.
+
+        Of a pair of maps it then returns the first. Returns whether it does: False where no such
+        parameters exist, as by default; then they are as near to it as the edit knows. Called
+        once, when a trained model is given the edit (``softmap.hf.graft``).
+        """
+        return False
+
 
 class Tensors(NamedTuple):
     """The tensors of one edit, before any slicing."""

@@ -18,6 +18,8 @@ from softmap.evals.suites.token_needles import TokenNeedle
 from softmap.evals.suites.token_shots import TokenShot
 from softmap.evals.tasks import IGNORED
 from softmap.lab import learn as learning
+from softmap.lab.jobs import best_peaks
+from softmap.lab.jobs import outcome as outcome_of
 from softmap.lab.learn import Lesson, batch, learn, learnable, task_suite
 
 pytestmark = pytest.mark.slow
@@ -90,7 +92,7 @@ class Point:
     """A training of a label at a peak."""
 
     def __init__(self, label: str, peak_lr: float) -> None:
-        self.candidate = SimpleNamespace(label=label, peak_lr=peak_lr)
+        self.label, self.peak_lr = label, peak_lr
 
 
 def outcome(label: str, *losses: float | None) -> dict[Any, dict[str, Any]]:
@@ -100,11 +102,11 @@ def outcome(label: str, *losses: float | None) -> dict[Any, dict[str, Any]]:
 
 def test_each_variant_takes_its_own_best_peak() -> None:
     results = outcome("a", 2.0, 1.0, None) | outcome("b", 0.5, 0.6)
-    assert learning._chosen(list(results), results, lambda _: None) == {"a": 2, "b": 1}
-    assert learning._chosen(list(results)[:1], {}, lambda _: None) == {"a": 1}
+    assert best_peaks(list(results), results, lambda _: None) == {"a": 2, "b": 1}
+    assert best_peaks(list(results)[:1], {}, lambda _: None) == {"a": 1}
     results = outcome("a", None, None)
     with pytest.raises(SoftmapError, match="a diverged at every peak"):
-        learning._chosen(list(results), results, lambda _: None)
+        best_peaks(list(results), results, lambda _: None)
 
 
 def test_points_of_the_decays_are_kept_where_the_task_asks_for_them(tmp_path: Path) -> None:
@@ -175,4 +177,4 @@ def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     future.set_exception(BrokenExecutor("SIGKILL"))
     job: Any = SimpleNamespace(name="diff seed 0 at 0.001")
     with pytest.raises(SoftmapError, match=r"diff seed 0 at 0.001: its process ended \(SIGKILL\)"):
-        learning._result(job, future)
+        outcome_of(job, future)

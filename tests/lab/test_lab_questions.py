@@ -46,7 +46,7 @@ def test_answers_are_those_of_softmap_eval_and_stand_on_the_page(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("repeat", "no suite 'repeat' (did you mean 'repeats' or 'recall'?)"),
+        ("repeat", "no suite 'repeat' (did you mean 'repeats'?)"),
         ("needles", "transformer++: suite needles needs a context of at least"),
     ],
 )

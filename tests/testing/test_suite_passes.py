@@ -15,6 +15,7 @@ COMBINATIONS = [
     "dcmha(static=true)+diff",
     "diff+dape",
     "diff+diff2",
+    "diff2(gain=true)+gated(gain=true)",
     "diff(lambda_init=0.8,head_norm=false)",
     "diff2+dape(bias=fire)",
     "dape(bias=rope)",

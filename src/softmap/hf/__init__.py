@@ -15,6 +15,7 @@ from transformers.models.auto import modeling_auto
 from softmap.hf.cache import SoftmapCache
 from softmap.hf.classification import SoftmapForSequenceClassification
 from softmap.hf.configuration import SoftmapConfig
+from softmap.hf.graft import graft
 from softmap.hf.modeling import SoftmapForCausalLM, SoftmapModel
 from softmap.hf.scalars import register as register_scalars
 from softmap.hf.swap import swap
@@ -41,5 +42,6 @@ __all__ = [
     "SoftmapForCausalLM",
     "SoftmapForSequenceClassification",
     "SoftmapModel",
+    "graft",
     "swap",
 ]

@@ -37,8 +37,20 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
 
     Raises ``ValueError``, and leaves the model as it was, where a part of it cannot be swapped.
     """
-    made = _configuration_of(model)
     label = attention_part(variant)
+    fresh = put(model, label, layers, impl)
+    count = sum(sum(sizes.values()) for sizes in fresh.values())
+    logger.warning(
+        f"softmap.hf.swap: {label} in {len(fresh)} of {len(model.base_model.layers)} layers; "
+        f"{count:,} weights are new and want training, all others are kept"
+    )
+    return model
+
+
+def put(model: Any, label: str, layers: Any, impl: str) -> dict[int, dict[str, int]]:
+    """Put the attention of the variant ``label`` into a model; how many weights of which parameters
+    of each layer are new. Raises ``ValueError`` as :func:`swap`."""
+    made = _configuration_of(model)
     check_backend(impl)
     base = model.base_model
     wanted = _chosen(layers, len(base.layers))
@@ -46,12 +58,7 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
     for n in wanted:
         _check_layer(made.kind, base, n)
     entry = {"variant": label, "layers": wanted, "impl": impl}
-    fresh = become(model, swapped_into(model.config, made, entry))
-    logger.warning(
-        f"softmap.hf.swap: {label} in {len(wanted)} of {len(base.layers)} layers; "
-        f"{sum(fresh.values()):,} weights are new and want training, all others are kept"
-    )
-    return model
+    return become(model, swapped_into(model.config, made, entry))
 
 
 def _configuration_of(model: Any) -> type[SwappedConfig]:
@@ -60,8 +67,8 @@ def _configuration_of(model: Any) -> type[SwappedConfig]:
         return found
     names = ", ".join(kind.prefix for kind in KINDS)
     raise SoftmapError(
-        f"swap() takes a base model, causal language model or sequence classifier of {names} "
-        f"itself (not wrapped, nor a class of one's own), found {type(model).__name__}"
+        f"attention can be put into a base model, causal language model or sequence classifier of "
+        f"{names} itself (not wrapped, nor a class of one's own), found {type(model).__name__}"
     )
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Future, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,22 +26,21 @@ from softmap.evals.catalogue import names, suite
 from softmap.evals.subject import Subject
 from softmap.evals.tasks import IGNORED, Task, scores
 from softmap.evals.token_suite import HELD_OUT, TokenSuite
-from softmap.files.sealed import read_object
 from softmap.lab import files
 from softmap.lab import recipe as recipes
 from softmap.lab.asking.run import Asked, ask
 from softmap.lab.interrupts import Interrupted
+from softmap.lab.jobs import Tell, best_peaks, kept, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, make_plan, options
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build, fingerprint
-from softmap.lab.workers import Workers, cores
+from softmap.lab.workers import cores
 from softmap.train import NonFiniteLoss, train
 
 TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
 VALIDATION = HELD_OUT // 2  #: the step whose batches choose it
-Tell = Callable[[str], None]
 
 RECIPE = """\
 model: {hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, context: 128}
@@ -78,9 +76,19 @@ class Job:
     folder: Path
 
     @property
+    def label(self) -> str:
+        """Of the variant."""
+        return self.candidate.label
+
+    @property
+    def peak_lr(self) -> float:
+        """Its peak learning rate."""
+        return self.candidate.peak_lr
+
+    @property
     def name(self) -> str:
         """For people."""
-        return f"{self.candidate.label} seed {self.seed} at {self.candidate.peak_lr:g}"
+        return f"{self.task}: {self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
         """All that its result depends on, as JSON has it."""
@@ -96,9 +104,7 @@ class Job:
 
     def result(self) -> dict[str, Any] | None:
         """What came out of it earlier, or None."""
-        path = self.folder / "learned.json"
-        found = read_object(path) if path.is_file() else None
-        return found if found and found.get("identity") == self.identity() else None
+        return kept(self.folder / "learned.json", self.identity())
 
 
 def learnable() -> list[str]:
@@ -140,7 +146,8 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
             for candidate in plan.candidates
             for peak in lesson.peaks
         ]
-        chosen = _chosen(tuning, _run(tuning if len(lesson.peaks) > 1 else [], lesson, tell), tell)
+        tried = _run(tuning if len(lesson.peaks) > 1 else [], lesson, tell)
+        chosen = best_peaks(tuning, tried, tell)
         trials = [
             _job(lesson, recipe, candidate, chosen[candidate.label], seed, folder)
             for candidate in plan.candidates
@@ -174,38 +181,13 @@ def _job(
 
 
 def _run(jobs: Sequence[Job], lesson: Lesson, tell: Tell) -> dict[Job, dict[str, Any]]:
-    """The results of all, each in a process of one thread."""
-    found = {job: out for job in jobs if (out := job.result()) is not None}
-    waiting = [job for job in jobs if job not in found]
-    count = min(lesson.jobs or cores(), len(waiting))
-    if count <= 1:
-        for job in waiting:
-            found[job] = run_job(job)
-            _say(job, found[job], tell)
-        return found
-    with Workers(count) as pool:
-        futures = {pool.submit(run_job, job): job for job in waiting}
-        for future in as_completed(futures):
-            job = futures[future]
-            found[job] = _result(job, future)
-            _say(job, found[job], tell)
-    return {job: found[job] for job in jobs}
+    return run_all(jobs, run_job, lesson.jobs or cores(), tell, _words)
 
 
-def _result(job: Job, future: Future[dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return future.result()
-    except BrokenExecutor as error:
-        raise SoftmapError(
-            f"{job.name}: its process ended ({error}); the same command goes on from its checkpoint"
-        ) from None
-
-
-def _say(job: Job, out: dict[str, Any], tell: Tell) -> None:
-    what = (
-        "diverged" if out["loss"] is None else f"loss {out['loss']:.3f}, {out['right']:.1%} right"
-    )
-    tell(f"{job.task}: {job.name}: {what}")
+def _words(out: dict[str, Any]) -> str:
+    if out["loss"] is None:
+        return "diverged"
+    return f"loss {out['loss']:.3f}, {out['right']:.1%} right"
 
 
 def run_job(job: Job) -> dict[str, Any]:
@@ -262,20 +244,3 @@ def batch(
         ids[row, : len(tokens)] = torch.from_numpy(tokens)
         labels[row, : len(tokens)] = torch.from_numpy(wanted)
     return ids, labels
-
-
-def _chosen(
-    jobs: Sequence[Job], results: dict[Job, dict[str, Any]], tell: Tell
-) -> dict[str, float]:
-    """The peak of each label: the only one, or that with the least validation loss."""
-    found: dict[str, float] = {}
-    for label in dict.fromkeys(job.candidate.label for job in jobs):
-        mine = [job for job in jobs if job.candidate.label == label]
-        lived = [job for job in mine if not results or results[job]["loss"] is not None]
-        if not lived:
-            raise SoftmapError(f"learn: {label} diverged at every peak; smaller --peaks may help")
-        best = min(lived, key=lambda job: results[job]["loss"]) if results else lived[0]
-        found[label] = best.candidate.peak_lr
-        if results:
-            tell(f"{label}: peak {best.candidate.peak_lr:g}")
-    return found

@@ -146,7 +146,7 @@ class _Following:
         """One look at each."""
         for task in [task for future, task in futures.items() if future.running()]:
             self.begin(task)
-            line = _last(task.folder / "train.jsonl")
+            line = last_logged(task.folder / "train.jsonl")
             if line is not None and line != self._seen[task]:
                 self._seen[task] = line
                 self._display.step(task.label, task.seed, line)
@@ -154,7 +154,7 @@ class _Following:
     def begin(self, task: Task) -> None:
         """It runs, if that is news. What an earlier session has logged is none."""
         if task not in self._seen:
-            self._seen[task] = _last(task.folder / "train.jsonl")
+            self._seen[task] = last_logged(task.folder / "train.jsonl")
             self._display.start(task.label, task.seed)
 
     def end(self, task: Task) -> None:
@@ -164,7 +164,7 @@ class _Following:
             self._display.drop(task.label, task.seed)
 
 
-def _last(path: Path) -> dict[str, Any] | None:
+def last_logged(path: Path) -> dict[str, Any] | None:
     """The last whole line of a training's log, if there is one by now."""
     with contextlib.suppress(OSError, ValueError, LookupError, AttributeError):
         with path.open("rb") as file:

@@ -9,7 +9,7 @@ from softmap.backbone import Backbone
 from softmap.errors import SoftmapError
 from softmap.ops.attention import BACKENDS
 from softmap.ops.checks import check_impl
-from softmap.variants import load
+from softmap.variants import graft_form, load
 
 # The fields of a backbone that a layer of attention answers for by itself.
 _OWN = ("position", "qk_norm", "qk_norm_eps", "query_expansion", "pattern", "window")
@@ -38,6 +38,11 @@ def attention_part(variant: Any) -> str:
             f"{b.position} positions to the embeddings, expected position=rope or none"
         )
     return made.label
+
+
+def graft_part(variant: Any) -> str:
+    """:func:`attention_part` of the form of a variant whose edits can start as the identity."""
+    return attention_part(graft_form(variant))
 
 
 def check_backend(impl: Any) -> None:

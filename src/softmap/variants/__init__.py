@@ -8,7 +8,7 @@ models that carry a file of the user's own.
 
 from softmap.variants._edits import Edits, Shapes, edits, sized
 from softmap.variants._find import code_of, find, names
-from softmap.variants._load import Composition, load, outside, renamed
+from softmap.variants._load import Composition, graft_form, load, outside, renamed
 from softmap.variants._parts import About, Builder, Parts, Place, build, variant
 from softmap.variants._tokens import by_token, check_tokens
 from softmap.variants._trust import Loaded
@@ -28,6 +28,7 @@ __all__ = [
     "code_of",
     "edits",
     "find",
+    "graft_form",
     "load",
     "names",
     "outside",

@@ -71,6 +71,18 @@ def load(spec: Spec) -> Composition:
     )
 
 
+def graft_form(spec: Spec) -> str:
+    """The canonical text of ``spec`` with the options that let its members start as the identity.
+
+    Options that are given stay. Raises ``ValueError`` as :func:`load` does.
+    """
+    load(spec)
+    members = members_of(spec)
+    forms = [find(name, spec).__softmap__.graft for name, _ in members]  # type: ignore[attr-defined]
+    own = [(n, {**form, **o}) for (n, o), form in zip(members, forms, strict=True)]
+    return spelled(own, spec)
+
+
 def outside(spec: Spec) -> list[tuple[str, str]]:
     """The (where, name) of the members that run code of the user's own; nothing is run here."""
     names = [name for name, _ in members_of(spec)]

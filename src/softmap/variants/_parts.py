@@ -53,13 +53,14 @@ class Parts:
 
 @dataclass(frozen=True)
 class About:
-    """What a page or a command says of a variant."""
+    """What a page or a command says of a variant; the options that a graft of it takes."""
 
     name: str
     title: str
     paper: str | None
     source: str | None
     peak_lr_hint: float | None
+    graft: Mapping[str, Any]
 
 
 F = TypeVar("F", bound=Callable[..., Parts])
@@ -72,22 +73,27 @@ def variant(
     paper: str | None = None,
     source: str | None = None,
     peak_lr_hint: float | None = None,
+    graft: dict[str, Any] | None = None,
 ) -> Callable[[F], F]:
     """Mark a function ``(*, options...) -> Parts`` as the variant ``name``.
 
     Its docstring is the maths that ``softmap explain`` prints; its keyword arguments are the
     options of the recipe. Being in a file of this folder, or in a file named by the user, is all
-    the registration there is.
+    the registration there is. graft: options with which its edits can start as the identity, where
+    those without cannot (``softmap.hf.graft``).
     """
 
     for what, given, kind in (
         ("name", name, str), ("title", title, str), ("paper", paper, str | None),
         ("source", source, str | None), ("peak_lr_hint", peak_lr_hint, float | None),
+        ("graft", graft, dict | None),
     ):  # fmt: skip
         check(f"variant: {what}", given, kind)
 
     def mark(function: F) -> F:
-        function.__softmap__ = About(name, title, paper, source, peak_lr_hint)  # type: ignore[attr-defined]
+        function.__softmap__ = About(  # type: ignore[attr-defined]
+            name, title, paper, source, peak_lr_hint, graft or {}
+        )
         return function
 
     return mark

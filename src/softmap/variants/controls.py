@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -26,22 +28,36 @@ class Temperature(Edit):
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return m * t["tau"][:, None, None]
 
+    def start_as_identity(self) -> bool:
+        nn.init.zeros_(self.log_temperature)
+        return True
+
     def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor:
         return (q * t["tau"][:, None, None]).to(q.dtype)
 
 
 class Gate(Edit):
-    """o' = sigmoid(x_i W)_h o: one gate per head and token, from the layer's input."""
+    """o' = sigmoid(x_i W)_h o: one gate per head and token, from the layer's input.
+
+    gain: o' = (1 - g_h (1 - sigmoid(x_i W)_h)) o, a trained gain g_h, 0 at init.
+    """
 
     stage = "output"
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, gain: bool = False) -> None:
         super().__init__()
         self.maps = place.heads
         self.gate = nn.Linear(place.dim, place.heads, bias=False)
+        self.gain = nn.Parameter(torch.zeros(place.heads)) if gain else None
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        return {"gate": torch.sigmoid(self.gate(x))}
+        gate = torch.sigmoid(self.gate(x))
+        return {"gate": gate if self.gain is None else 1 + self.gain * (gate - 1)}
+
+    def start_as_identity(self) -> bool:
+        if self.gain is not None:
+            nn.init.zeros_(self.gain)
+        return self.gain is not None
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return m * t["gate"].transpose(1, 2)[..., None].to(m.dtype)
@@ -61,10 +77,13 @@ def temperature() -> Parts:
     "Gated attention",
     paper="arXiv 2505.06708",
     source="https://arxiv.org/abs/2505.06708",
+    graft={"gain": True},
 )
-def gated() -> Parts:
+def gated(*, gain: bool = False) -> Parts:
     """A sigmoid gate per head and token on the attention output, computed from the layer's input.
 
-    o'[h,i] = sigmoid(x_i w_h) o[h,i]
+        o'[h,i] = sigmoid(x_i w_h) o[h,i]
+
+    gain: (1 - g_h (1 - sigmoid(x_i w_h))) instead, g_h trained from 0: open at the start.
     """
-    return Parts(output=[Gate])
+    return Parts(output=[partial(Gate, gain=gain)])

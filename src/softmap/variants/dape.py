@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
@@ -79,6 +79,11 @@ class ScoreConv(Edit):
             offset = offset + conv_out(bias, first[:, self.heads :])
             own = own + bias
         return seen, first[:, : self.heads], offset, t["w2"], own
+
+    def start_as_identity(self) -> bool:
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)  # type: ignore[arg-type]
+        return self.bias is None
 
 
 @variant(

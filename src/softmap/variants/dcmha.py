@@ -59,6 +59,13 @@ class Factors(nn.Module):
             out["g"] = torch.tanh(x @ self.wg)
         return out
 
+    def close(self) -> None:
+        """w2 = 0 and g = 0 for every token, w1 as it is: it adds zero, whose gradient is not."""
+        if hasattr(self, "w1"):
+            self.w2[:, self.rank :] = 0
+        if hasattr(self, "wg"):
+            self.wg.zero_()
+
 
 class Compose(Edit):
     """a' = a W_b + (a.w1_q) w2_q + a g_q + (a.w1_k) w2_k + a g_k for the heads a of one (i, j)."""
@@ -114,6 +121,15 @@ class Compose(Edit):
         if "kg" in t:
             gain = gain + t["kg"].transpose(1, 2).contiguous()[:, :, None]
         return gain
+
+    @torch.no_grad()
+    def start_as_identity(self) -> bool:
+        for side in (self.query, self.key):
+            if side is not None:
+                side.close()
+        if self.static is not None:
+            nn.init.zeros_(self.static)
+        return True
 
 
 def _add_low_rank(out: Tensor, m: Tensor, w1: Tensor, w2: Tensor, side: str) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,23 +13,33 @@ from softmap.variants.diff import halves, subtract
 
 
 class TokenDifference(Edit):
-    """A'[h] = A[2h] - sigmoid(w_h . x_i) A[2h+1]: lambda per token and head, no head norm."""
+    """A'[h] = A[2h] - sigmoid(w_h . x_i) A[2h+1]: lambda per token and head, no head norm.
+
+    gain: lambda = g_h sigmoid(w_h . x_i), a trained gain g_h, 0 at init.
+    """
 
     stage = "weights"
     keeps_zeros = True
     kernel = "subtract_pairs"
     folds_output = True
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, gain: bool = False) -> None:
         super().__init__()
-        self.maps = place.heads
-        self.to_lambda = nn.Linear(place.dim, halves(place.heads, "diff2"), bias=False)
+        self.maps, heads = place.heads, halves(place.heads, "diff2")
+        self.to_lambda = nn.Linear(place.dim, heads, bias=False)
+        self.gain = nn.Parameter(torch.zeros(heads)) if gain else None
 
     def heads_out(self, heads: int) -> int:
         return halves(heads, "diff2")
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        return {"lambda": torch.sigmoid(self.to_lambda(x))}
+        weight = torch.sigmoid(self.to_lambda(x))
+        return {"lambda": weight if self.gain is None else self.gain * weight}
+
+    def start_as_identity(self) -> bool:
+        if self.gain is not None:
+            nn.init.zeros_(self.gain)
+        return self.gain is not None
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return subtract(m, t["lambda"].transpose(1, 2)[..., None].to(m.dtype))
@@ -43,13 +55,15 @@ class TokenDifference(Edit):
     "Differential attention V2",
     paper="Differential Transformer V2 (blog, 2026)",
     source="https://huggingface.co/blog/microsoft/diff-attn-v2",
+    graft={"gain": True},
 )
-def diff2() -> Parts:
+def diff2(*, gain: bool = False) -> Parts:
     """Twice the query heads, the same key and value heads; neighbours share their KV head.
 
         o[h,i] = o[2h,i] - sigmoid(w_h . x_i) o[2h+1,i]
 
     No head norm and no lambda_init; the cache is that of a Transformer. Costs one more query
     projection and twice the score FLOPs.
+    gain: g_h sigmoid(w_h . x_i) instead, g_h trained from 0: nothing is subtracted at the start.
     """
-    return Parts(weights=[TokenDifference], backbone={"query_expansion": 2})
+    return Parts(weights=[partial(TokenDifference, gain=gain)], backbone={"query_expansion": 2})

@@ -59,6 +59,13 @@ class Shaped(Edit):
             out = out - t["gamma"] * mean
         return out
 
+    def start_as_identity(self) -> bool:
+        nn.init.zeros_(self.alpha)
+        nn.init.ones_(self.beta)
+        if self.gamma is not None:
+            nn.init.zeros_(self.gamma)
+        return True
+
 
 SKIPLESS: dict[str, Any] = {
     "block": "sequential",

@@ -28,6 +28,10 @@ class HeadMix(Edit):
         mixed = t["mix"].to(m.dtype).T @ m.flatten(2)
         return mixed.view_as(m)
 
+    def start_as_identity(self) -> bool:
+        nn.init.eye_(self.mix)
+        return True
+
 
 @variant(
     "talking-heads",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +66,9 @@ class SwappedAttention(nn.Module):
 
 def fitted(
     old: Projections, variant: Any, layer: int, depth: int, window: int | None, impl: str
-) -> tuple[Attention, int]:
-    """Attention of the variant with the linear maps of ``old``, and how many weights are new.
+) -> tuple[Attention, dict[str, int]]:
+    """Attention of the variant with the linear maps of ``old``, and how many weights of which of
+    its parameters are new.
 
     Those of keys, values and the output stay as they are; so do those of queries, unless the
     variant has more maps, or others that read a key: then each of the model's query heads gives
@@ -84,21 +86,28 @@ def fitted(
     windows = [w for w in (made.window, window) if w is not None]
     made.window = min(windows, default=None)
     made.k_proj, made.v_proj, made.o_proj = old.k, old.v, old.o
-    made.q_proj = _queries(old.q, made, heads)
+    made.q_proj = queries(old.q, made, heads)
     if old.q_norm is not None and old.k_norm is not None:
         made.q_norm, made.k_norm = old.q_norm, old.k_norm  # type: ignore[assignment]
     kept = [m for m in vars(old).values() if isinstance(m, nn.Module)]
     for module in made.children():
         if module not in kept:
             module.to(weight.dtype)
-    return made, _weights(made) - sum(map(_weights, kept))
+    return made, new_weights(made, old.q, kept)
 
 
-def _weights(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def new_weights(made: Attention, q: nn.Linear, kept: Sequence[nn.Module]) -> dict[str, int]:
+    """How many weights of which parameters of ``made`` are in none of the modules ``kept``; its
+    queries hold those of ``q``, and more."""
+    old = {p for module in kept for p in module.parameters()}
+    sizes = {n: p.numel() for n, p in made.named_parameters() if p not in old}
+    for name, weight in q.named_parameters(prefix="q_proj"):
+        if name in sizes:
+            sizes[name] -= weight.numel()
+    return {name: size for name, size in sizes.items() if size}
 
 
-def _queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
+def queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
     """The queries' linear map of the layer ``made`` for a model of ``heads`` query heads."""
     maps = _maps_of_heads(made, heads)
     if maps == list(range(made.heads.maps)):

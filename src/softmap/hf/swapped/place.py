@@ -17,10 +17,10 @@ from softmap.nn import own
 _CAPTURE = install_output_capuring_hook.__module__
 
 
-def become(model: Any, config: Any) -> dict[int, int]:
+def become(model: Any, config: Any) -> dict[int, dict[str, int]]:
     """Give a model, of a family's class or of ours, the layers that the configuration names.
 
-    All are made before one is put in. Returns how many weights of each are new.
+    All are made before one is put in. Returns how many weights of which parameters of each are new.
     """
     base = model.base_model
     made = {
@@ -32,7 +32,7 @@ def become(model: Any, config: Any) -> dict[int, int]:
         each.__class__ = config.classes[type(each).__name__.removeprefix("Softmap")]
         # As a dict, which it was before it had setters of its own.
         dict.__setitem__(_CAN_RECORD_REGISTRY, str(type(each)), each._can_record_outputs)
-    _configure(model, config)
+    configure(model, config)
     for n, (swapped, _) in made.items():
         if getattr(base, "_output_capturing_hooks_installed", False):
             install_output_capuring_hook(swapped, "attentions", 1)
@@ -40,7 +40,9 @@ def become(model: Any, config: Any) -> dict[int, int]:
     return {n: fresh for n, (_, fresh) in made.items()}
 
 
-def _made(base: Any, config: Any, n: int, entry: dict[str, Any]) -> tuple[SwappedAttention, int]:
+def _made(
+    base: Any, config: Any, n: int, entry: dict[str, Any]
+) -> tuple[SwappedAttention, dict[str, int]]:
     old = getattr(base.layers[n], config.kind.attention)
     attention, fresh = fitted(
         config.kind.projections(old), entry["variant"], n, len(base.layers),
@@ -79,7 +81,7 @@ def _changes(module: nn.Module) -> list[str]:
     ]
 
 
-def _configure(model: Any, config: Any) -> None:
+def configure(model: Any, config: Any) -> None:
     """Give all of a model a configuration. Its own is left to another model that may share it; but
     that of a base model changes in place, for the head around it, which is not seen from here."""
     if model is model.base_model:

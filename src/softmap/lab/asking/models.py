@@ -41,17 +41,20 @@ class Model:
         return f"{self.label} {self.run}".strip()
 
 
-def find(words: Sequence[str], variants: Sequence[str] = ()) -> list[Model]:
+def find(words: Sequence[str | Model], variants: Sequence[str] = ()) -> list[Model]:
     """All models of ``[LABEL=]FOLDER`` words; of a run every finished trial of ``variants``.
 
     Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
     """
-    named = [split(word) for word in words]
-    several = len({path for _, path in named if is_run(path)}) > 1
+    named = [word if isinstance(word, Model) else split(word) for word in words]
+    runs = {word[1] for word in named if not isinstance(word, Model) and is_run(word[1])}
     found: list[Model] = []
-    for label, path in named:
-        check_path("a model's folder", path)
-        found += _of(label, path, variants, several=several)
+    for word in named:
+        if isinstance(word, Model):
+            found.append(word)
+            continue
+        check_path("a model's folder", word[1])
+        found += _of(*word, variants, several=len(runs) > 1)
     _check_once(found)
     return _numbered(found)
 

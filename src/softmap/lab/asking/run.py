@@ -30,7 +30,7 @@ Tell = Callable[[str], None]
 class Asked:
     """What the command line asks: which suites of which models, and how."""
 
-    models: Sequence[str]
+    models: Sequence[str | Model]
     suites: Sequence[str]
     variants: Sequence[str] = ()
     control: str | None = None

@@ -1,0 +1,1 @@
+"""``softmap graft``: edits in a trained model, fine-tuned beside the model as it is."""

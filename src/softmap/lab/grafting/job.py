@@ -1,0 +1,144 @@
+"""One training of a model: as it is, or with a graft."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from softmap import files as whole
+from softmap.data import Corpus, DataConfig, order, prepare
+from softmap.evals.loss import token_losses
+from softmap.files import sealed
+from softmap.lab import files
+from softmap.lab.grafting.source import Source, put
+from softmap.lab.interrupts import Interrupted
+from softmap.lab.jobs import kept
+from softmap.lab.plan import options
+from softmap.lab.preflight import choose_device
+from softmap.lab.recipe import Recipe
+from softmap.train import NonFiniteLoss, train
+
+PLAIN = "plain"  #: the arm of the model as it is
+VALIDATION = 0.1  #: of the training text, its end: what chooses a peak
+WINDOWS = 16  #: whose loss is told of a training
+
+# What changes how fast a result comes, and not which.
+_FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every", "peak_lr")
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """variant: the text of what is put in, None for the model as it is. tuning: it chooses a peak,
+    on text of its own, and leaves no model. sums: of the model's files; text: the hash of the
+    text."""
+
+    source: Source
+    label: str
+    variant: str | None
+    layers: Sequence[int] | None
+    recipe: Recipe
+    data: DataConfig
+    cache: Path
+    peak_lr: float
+    seed: int
+    tuning: bool
+    sums: sealed.Sums
+    text: str
+    folder: Path
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.label} seed {self.seed} at {self.peak_lr:g}"
+
+    def identity(self) -> dict[str, Any]:
+        """All that its result depends on, as JSON has it."""
+        training = dataclasses.asdict(self.recipe.training)
+        found = {
+            "model": self.sums, "variant": self.variant, "layers": self.layers, "text": self.text,
+            "context": self.recipe.model.context, "peak_lr": self.peak_lr, "seed": self.seed,
+            "tuning": self.tuning,
+            "training": {name: value for name, value in training.items() if name not in _FREE},
+        }  # fmt: skip
+        return dict(json.loads(json.dumps(found, default=str)))
+
+    def result(self) -> dict[str, Any] | None:
+        """What came out of it earlier, or None."""
+        return kept(self.folder / "grafted.json", self.identity())
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Train one model and keep it; its loss on some held-out windows, None where it diverged."""
+    logging.disable_progress_bar()
+    device, context = choose_device(job.recipe.training.device), job.recipe.model.context
+    given = options(job.recipe, job.peak_lr, job.seed, job.name)
+    given = dataclasses.replace(given, run=f"graft {job.variant or PLAIN}")
+    tokens, windows = _text(job, given.batch_size)
+    model = begun(job, device)
+
+    def batches(step: int) -> torch.Tensor:
+        shape = {"batch_size": given.batch_size, "context": context}
+        return torch.from_numpy(order.batch(tokens, seed=job.seed, step=step, **shape))
+
+    try:
+        state = train(model, batches, given, job.folder)
+    except NonFiniteLoss:
+        return _kept(job, {"loss": None})
+    if not state.finished:
+        raise Interrupted(state.signal or 2)
+    losses = token_losses(model.eval(), windows, batch_size=given.rows)
+    if not job.tuning:
+        _export(job, model)
+    return _kept(job, {"loss": float(losses.mean())})
+
+
+def begun(job: Job, device: torch.device) -> Any:
+    """The model before its first step: new weights are a function of the seed."""
+    model = job.source.subject(device).model
+    torch.manual_seed(job.seed)
+    if job.variant is not None:
+        put(model, job.variant, job.layers)
+    return model
+
+
+def _text(job: Job, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens to train on, and windows whose loss is told."""
+    corpus, context = prepare(job.data, job.cache), job.recipe.model.context
+    if job.tuning:
+        return tuning_split(corpus, context, rows)
+    return corpus.train, order.windows(corpus.heldout, context, WINDOWS)
+
+
+def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """The training text without its end, and windows of that end.
+
+    Raises ``SoftmapError`` where either is too short.
+    """
+    cut = len(corpus.train) - max(context + 1, round(VALIDATION * len(corpus.train)))
+    order.require(max(cut, 0), context, rows, "the training text without what chooses a peak")
+    return corpus.train[:cut], order.windows(corpus.train[cut:], context, WINDOWS)
+
+
+def _export(job: Job, model: Any) -> None:
+    def fill(folder: Path) -> None:
+        with whole.writing(folder):
+            model.save_pretrained(folder)
+            job.source.copy_tokenizer(folder)
+        sealed.seal_folder(folder)
+
+    files.write_folder(job.folder / "model", fill)
+
+
+def _kept(job: Job, out: dict[str, Any]) -> dict[str, Any]:
+    files.write_json(job.folder / "grafted.json", out | {"identity": job.identity()}, seal=False)
+    shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
+    return out

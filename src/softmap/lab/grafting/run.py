@@ -1,0 +1,105 @@
+"""Fine-tune a model as it is and with grafts, at equal steps and seeds, and compare them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from softmap.errors import SoftmapError
+from softmap.lab import files, workers
+from softmap.lab.asking.models import Model
+from softmap.lab.asking.run import Asked, ask
+from softmap.lab.grafting.job import PLAIN, Job, run_job
+from softmap.lab.grafting.look import Prepared, Request, look
+from softmap.lab.jobs import Tell, best_peaks, run_all
+from softmap.lab.names import is_run
+from softmap.lab.plan import options, slug
+from softmap.lab.preflight import PER_PARAMETER, choose_device
+from softmap.lab.recipe import Recipe
+from softmap.lab.trial import fingerprint
+
+TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
+
+
+def graft(request: Request, folder: Path, tell: Tell = lambda _: None) -> dict[str, Any]:
+    """Fine-tune and ask; what :func:`softmap.lab.asking.run.ask` gives, with ``graft`` (what each
+    has changed at step 0), ``peaks`` and ``diverged`` beside it.
+
+    ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
+    Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
+    """
+    if is_run(folder):
+        raise SoftmapError(
+            f"{folder}: expected a folder of its own, found a run; take another --name"
+        )
+    ready = look(request, tell)
+    with files.lock(folder):
+        tuning = _jobs(request, ready, folder, [TUNING_SEED], None)
+        tried = _train(tuning if len(request.peaks) > 1 else [], request, ready, tell)
+        peaks = best_peaks(tuning, tried, tell)
+        trials = _jobs(request, ready, folder, range(request.seeds), peaks)
+        out = _train(trials, request, ready, tell)
+        lived = [job for job in trials if out[job]["loss"] is not None]
+        if not any(job.label == PLAIN for job in lived):
+            raise SoftmapError(
+                f"{PLAIN}: every training diverged, so there is nothing to compare with; a smaller "
+                "peak may help"
+            )
+        asked = _asked(request, ready.recipe, lived)
+        found = ask(asked, tell)
+        more = {"peaks": peaks, "diverged": len(trials) - len(lived)}
+        return found | more | {"graft": [start.plain() for start in ready.starts]}
+
+
+def _jobs(
+    request: Request,
+    ready: Prepared,
+    folder: Path,
+    seeds: Sequence[int],
+    peaks: dict[str, float] | None,
+) -> list[Job]:
+    """A job for each arm and seed, at its peak; at all of them where those are to be chosen."""
+    texts = {PLAIN: None, **{start.label: start.variant for start in ready.starts}}
+    source = request.source
+    common = Job(
+        source, PLAIN, None, request.layers, ready.recipe, source.data(request.data, request.field),
+        request.cache, 0.0, 0, peaks is None, source.sums(), str(ready.corpus.meta["hash"]), folder,
+    )  # fmt: skip
+    return [
+        _job(dataclasses.replace(common, label=label, variant=text, peak_lr=peak, seed=seed))
+        for label, text in texts.items()
+        for peak in ([peaks[label]] if peaks else request.peaks)
+        for seed in seeds
+    ]
+
+
+def _job(job: Job) -> Job:
+    """The job in a folder that other settings do not share. Raises ``SoftmapError`` for options
+    that cannot be trained with."""
+    options(job.recipe, job.peak_lr, job.seed, job.label)
+    name = f"{job.peak_lr:g}-seed{job.seed}-{fingerprint(job.identity())[:8]}"
+    return dataclasses.replace(job, folder=job.folder / slug(job.label) / name)
+
+
+def _train(
+    jobs: Sequence[Job], request: Request, ready: Prepared, tell: Tell
+) -> dict[Job, dict[str, Any]]:
+    device = choose_device(ready.recipe.training.device)
+    count = request.jobs or workers.default_jobs(device, PER_PARAMETER * ready.parameters)
+    return run_all(jobs, run_job, count, tell, _words, device)
+
+
+def _words(out: dict[str, Any]) -> str:
+    return "diverged" if out["loss"] is None else f"held-out loss {out['loss']:.4f}"
+
+
+def _asked(request: Request, recipe: Recipe, lived: Sequence[Job]) -> Asked:
+    return Asked(
+        [Model(job.label, f"seed{job.seed}", job.folder / "model") for job in lived],
+        request.suites,
+        quick=request.quick, context=recipe.model.context, data=request.data, field=request.field,
+        device=recipe.training.device, trust_remote_code=request.source.trusted,
+        command=request.command, cache=request.cache,
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""The trained model that is grafted: where it is, what tells it from others, how it is loaded."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softmap.data import DataConfig
+from softmap.errors import SoftmapError
+from softmap.evals.subject import Subject
+from softmap.files import sealed
+from softmap.hf.graft import Grafted, grafted
+from softmap.interop.folder import TOKENIZER_FILES
+from softmap.lab.asking.models import Model, load
+from softmap.lab.generate import model_folder
+
+_WEIGHTS = ("config.json", "*.safetensors", "*.py")
+
+
+@dataclass(frozen=True)
+class Source:
+    """The folder of a model with its tokenizer. trusted: whether code that it brings may run."""
+
+    folder: Path
+    trusted: bool = False
+
+    @classmethod
+    def at(
+        cls, where: Path, variant: str | None = None, seed: int | None = None, trusted: bool = False
+    ) -> Source:
+        """Of a run, a trial or a model's folder.
+
+        Raises ``SoftmapError`` for a folder that is none of them, and for a model without a
+        tokenizer.
+        """
+        trial = where / "model"
+        inside = (trial / "config.json").is_file() and not (where / "config.json").is_file()
+        folder = model_folder(trial if inside else where, variant, seed)
+        if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+            raise SoftmapError(
+                f"{folder}: fine-tuning reads text with the model's own tokenizer: expected its "
+                "files (tokenizer.json) in the folder, found none"
+            )
+        return cls(folder, trusted)
+
+    def subject(self, device: torch.device) -> Subject:
+        """The model in float32, and its tokenizer. Raises ``SoftmapError`` where they do not load
+        or do not go together."""
+        found = load(Model("", "", self.folder), trust_remote_code=self.trusted)
+        found.model.float().to(device)
+        found.device = device
+        if found.tokenizer.vocab_size > found.vocabulary:
+            raise SoftmapError(
+                f"{self.folder}: expected a tokenizer of at most the model's {found.vocabulary} "
+                f"tokens, found {found.tokenizer.vocab_size}"
+            )
+        return found
+
+    def sums(self) -> sealed.Sums:
+        """Sizes and hashes of what the model and its tokenizer are read from."""
+        names = (*_WEIGHTS, *TOKENIZER_FILES)
+        paths = {path for name in names for path in self.folder.glob(name) if path.is_file()}
+        return sealed.checksums(self.folder, paths)
+
+    def data(self, text: str, field: str) -> DataConfig:
+        """A text as tokens of this model."""
+        return DataConfig(text, field, f"hf:{self.folder.resolve()}")
+
+    def copy_tokenizer(self, folder: Path) -> None:
+        """Its files, as they are."""
+        for name in TOKENIZER_FILES:
+            if (self.folder / name).is_file():
+                shutil.copyfile(self.folder / name, folder / name)
+
+
+def put(model: Any, to: str, layers: Any) -> Grafted:
+    """:func:`softmap.hf.graft.grafted`; an error names the variant."""
+    try:
+        return grafted(model, to, layers)
+    except SoftmapError as error:
+        text = str(error)
+        raise error if to in text else SoftmapError(f"--to {to}: {text}") from None
