@@ -119,9 +119,8 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
-    mixture = task_suite(lesson.task).mixture()
-    recipe = _recipe(lesson, max(task.length for task in mixture))
-    plan = make_plan(recipe, mixture[0].vocabulary, Peaks())
+    recipe, vocabulary = recipe_of(lesson)
+    plan = make_plan(recipe, vocabulary, Peaks())
     if is_run(folder):
         raise SoftmapError(
             f"{folder}: expected a folder of its own, found a run; take another --name"
@@ -146,12 +145,16 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     return ask(asked, tell) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
 
 
-def _recipe(lesson: Lesson, context: int) -> Recipe:
+def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
+    """What a lesson is trained by, and the task's vocabulary. Raises ``SoftmapError`` for a task
+    that cannot be learned and for bad values."""
+    mixture = task_suite(lesson.task).mixture()
+    context = max(task.length for task in mixture)
     given = {"model.context": str(context), **lesson.settings}
     if lesson.steps is not None:
         given["training.steps"] = str(lesson.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
-    return recipes.with_variants(recipe, list(lesson.variants))
+    return recipes.with_variants(recipe, list(lesson.variants)), mixture[0].vocabulary
 
 
 def _job(
