@@ -6,10 +6,10 @@ All of it is data, written before anything is run. The verdict follows from the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
-from softmap.claims._bases import SMALL, Base
+from softmap.claims._bases import SMALL, TASK, Base
 from softmap.claims._rules import Row, Verdict, as_claimed
 
 SCALES = {
@@ -103,8 +103,9 @@ class Asked(Study):
 @dataclass(frozen=True)
 class Learned(Study):
     """Models that ``softmap learn`` trains on a task of tokens, with other ``settings`` where
-    given; ``base`` plays no part."""
+    given."""
 
+    base: Base = TASK
     task: str = ""
     reads: str = "accuracy"
     at: Literal["", "last", "each"] = ""
@@ -140,6 +141,12 @@ class Claim:
     id: str = ""
 
 
+def on(study: Study, *bases: Base) -> tuple[Study, ...]:
+    """The study on each of these bases."""
+    return tuple(replace(study, base=base) for base in bases)
+
+
 LOSS = Measure("Held-out loss")
+NEAR = Measure("Held-out loss", margin=0.03)  #: where a claim says that something costs nothing
 TOKENS = Measure("Tokens for equal loss", "x", 0.05)
 COMPUTE = Measure("Compute for equal loss", "x", 0.05)

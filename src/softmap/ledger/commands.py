@@ -100,7 +100,7 @@ class Report:
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]")] = ()
-    """Folders with results; by default runs/claims/results. Of a claim's results the newest counts."""
+    """Folders with results, of which the newest counts; by default runs/claims/results."""
     page: Path | None = None
     """Where the page is written; by default ledger.html beside the first folder."""
 

@@ -57,8 +57,12 @@ class Place:
         A variant that was not tuned takes the peak of its method's tuned form: the least of them
         where it combines several.
         """
-        found = recipes.load(base.recipe, {**base.settings, **self.settings})
-        found = dataclasses.replace(settled(found), name=base.name, seeds=[0], control_seeds=[])
+        found = settled(recipes.load(base.recipe, {**base.settings, **self.settings}))
+        steps = round(base.steps * found.training.steps)
+        training = dataclasses.replace(found.training, steps=steps)
+        found = dataclasses.replace(
+            found, name=base.name, seeds=[0], control_seeds=[], training=training
+        )
         peaks = find_peaks(found, self.folder / base.name)
         entries = [
             Entry(name, peak_lr=_peak(name, peaks), seeds=list(range(runs.get(name, 1))))
