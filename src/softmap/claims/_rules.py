@@ -106,7 +106,10 @@ def as_claimed(rows: Sequence[Row]) -> Verdict:
 def _said(word: str, words: dict[Row, str]) -> str:
     names = {one: [row.name for row, w in words.items() if w == one] for one in VERDICTS}
     if word == NO_VERDICT:
-        return f"Two runs or more are needed of each arm: {', '.join(names[NO_VERDICT])}."
+        return (
+            "No spread between runs is known, which takes two of each arm, not all alike: "
+            f"{', '.join(names[NO_VERDICT])}."
+        )
     if len(words) == 1:
         (row,) = words
         return f"{row.name} was expected {phrase(row)}: {word}."

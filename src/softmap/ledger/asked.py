@@ -70,7 +70,7 @@ def parts(
             name: {seeds[name][_number(run)]: one["mean"] for run, one in mine["runs"].items()}
             for name, mine in cell["models"].items()
         }
-        rows = differences(study, values, diverged, what)
+        rows = differences(study, values, diverged, what if study.at == "each" else "")
         found.append(Part(study.measure, values, rows, diverged, what))
     if found:
         found[0] = _with_curve(found[0], study, suite)

@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from softmap.claims._rules import CONTRADICTED, NOT_RESOLVED, NOT_SEEN, REPRODUCED
+from softmap.claims._rules import CONTRADICTED, NO_VERDICT, NOT_RESOLVED, NOT_SEEN, REPRODUCED
 from softmap.report.marks import Mark
 from softmap.report.style import LINES, Chart
 
@@ -18,7 +18,7 @@ Marks = Mapping[str, tuple[int, Mark]]
 QUIET = "var(--quiet)"
 HUES = {
     REPRODUCED: "var(--better)", CONTRADICTED: "var(--worse)", NOT_SEEN: "var(--link)",
-    NOT_RESOLVED: QUIET,
+    NOT_RESOLVED: QUIET, NO_VERDICT: QUIET,
 }  # fmt: skip
 
 
@@ -77,6 +77,7 @@ def _curve(curve: Mapping[str, Any], marks: Marks) -> Spec:
     own = [marks[label] for label in labels]
     hues = alt.Scale(domain=labels, range=[f"var(--v{place})" for place, _ in own])
     shapes = alt.Scale(domain=labels, range=[mark.shape for _, mark in own])
+    dashes = alt.Scale(domain=labels, range=[mark.dash for _, mark in own])
     scale = alt.Scale(type="log", nice=False) if curve["log"] else alt.Scale(zero=False)
     base = alt.Chart(alt.Data(values=curve["points"])).encode(
         x=alt.X("x:Q", title=curve["x"], scale=scale, axis=alt.Axis(format="~s")),
@@ -85,8 +86,10 @@ def _curve(curve: Mapping[str, Any], marks: Marks) -> Spec:
         tooltip=["variant:N", "x:Q", alt.Tooltip("value:Q", format=".4f")],
     )
     points = base.mark_point(filled=True, size=45, opacity=1)
+    dash = alt.StrokeDash("variant:N", title=None, scale=dashes)
     shape = alt.Shape("variant:N", title=None, scale=shapes)
-    return _finish([base.mark_line(strokeWidth=1.75), points.encode(shape=shape)], 200)
+    lines = base.mark_line(strokeWidth=1.75).encode(strokeDash=dash)
+    return _finish([lines, points.encode(shape=shape)], 200)
 
 
 def _finish(layers: list[Any], height: int) -> Spec:

@@ -17,19 +17,52 @@ FORMAT = 1
 Key = tuple[str, str]  # claim, scale
 
 
+class _Measure(TypedDict):
+    title: str
+    unit: str
+
+
+class _Row(TypedDict):
+    arm: str
+    against: str
+    expects: str
+    mean: float | None
+    low: float | None
+    high: float | None
+    runs: list[int]
+    margin: float
+    zero: float
+    lost: str
+    what: str
+    verdict: str
+
+
+class _Point(TypedDict):
+    variant: str
+    x: float
+    value: float
+
+
+class _Curve(TypedDict):
+    x: str
+    y: str
+    log: bool
+    points: list[_Point]
+
+
 class _Part(TypedDict):
     what: str
     values: dict[str, dict[str, float]]
-    rows: list[dict]
+    rows: list[_Row]
     diverged: dict[str, int]
-    curve: dict | None
+    curve: _Curve | None
     notes: list[str]
 
 
 class _Study(TypedDict):
     kind: str
     control: str
-    measure: dict
+    measure: _Measure
     parts: list[_Part]
 
 
@@ -39,6 +72,10 @@ class _Stage(TypedDict):
     verdict: str
     said: str
     studies: list[_Study]
+
+
+class _Device(TypedDict):
+    name: str
 
 
 class _Result(TypedDict):
@@ -52,6 +89,7 @@ class _Result(TypedDict):
     created: str
     command: str
     commit: str | None
+    device: _Device
     softmap: str
     of: str
 

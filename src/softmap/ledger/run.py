@@ -12,7 +12,7 @@ import torch
 
 import softmap
 from softmap.claims._bases import Base
-from softmap.claims._claim import SCALES, Claim, Study
+from softmap.claims._claim import SCALES, Asked, Claim, Learned, Study, Timed
 from softmap.claims._find import claim as find
 from softmap.claims._find import names
 from softmap.claims._rules import NO_VERDICT, of_row
@@ -107,11 +107,13 @@ def _stage(claim: Claim, base: Base, studies: list[Study], place: Place) -> dict
 
 
 def _trained(study: Study, place: Place) -> tuple[int, float]:
-    """Train what the study's base lacks; the runs that it reads, and what they took together."""
-    if study.kind == "timed" or not getattr(study, "trained", study.kind != "learned"):
-        return sum(place.runs(name in study.references) for name in study.variants), 0.0
-    if study.kind == "learned":
+    """Train what the study's base lacks; how many runs it reads, and what they took together."""
+    if isinstance(study, Timed):
+        return place.seeds, 0.0
+    if isinstance(study, Learned):
         return place.seeds * len(study.variants), 0.0
+    if isinstance(study, Asked) and not study.trained:
+        return sum(place.runs(name in study.references) for name in study.variants), 0.0
     read = []
     for base, runs in trained.needed(study, place):
         train(place, base, runs)

@@ -45,30 +45,27 @@ def said(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
     return f"{name} beside {row['against']}: {effect(row, study)}{verdict}"
 
 
+def first(result: Result) -> str:
+    """The effect of the first row of the largest base, with the arm's name."""
+    study = result["stages"][-1]["studies"][0]
+    rows = [row for part in study["parts"] for row in part["rows"]]
+    return f"{rows[0]['arm']} {effect(rows[0], study)}" if rows else ""
+
+
 def effect(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
     """The difference, or the ratio, with its interval."""
     if row["lost"]:
         return "most trainings diverged"
     if row["mean"] is None:
-        return "no runs" if row["low"] is None else interval(row, study)
-    return f"{number(row['mean'], study)} {interval(row, study)}".strip()
-
-
-def interval(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
-    """``[low, high]``; an end beyond what the runs can tell is a dash."""
-    if not has_interval(row):
-        return ""
+        return "no runs"
+    if row["low"] is None and row["high"] is None:  # no spread is known
+        return number(row["mean"], study)
     low, high = (number(row[end], study) for end in ("low", "high"))
-    return f"[{low}, {high}]"
-
-
-def has_interval(row: Mapping[str, Any]) -> bool:
-    """Whether a spread is known; one end may lie beyond what the runs can tell."""
-    return row["low"] is not None or row["high"] is not None
+    return f"{number(row['mean'], study)} [{low}, {high}]"
 
 
 def number(value: float | None, study: Mapping[str, Any]) -> str:
-    """A ratio or a signed difference."""
+    """A ratio or a signed difference; an end beyond what the runs can tell is three dots."""
     if value is None:
         return "…"
     if study["measure"]["unit"] == "x":
