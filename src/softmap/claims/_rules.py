@@ -95,25 +95,25 @@ def of_row(row: Row) -> str:
 def as_claimed(rows: Sequence[Row]) -> Verdict:
     """Reproduced where all rows with an expectation are; else contradicted where one is, else not
     seen where one is, else not resolved. One row without a verdict leaves the claim without."""
-    words = {row: of_row(row) for row in rows if row.expects}
-    if not words:
+    judged = [(row, of_row(row)) for row in rows if row.expects]
+    if not judged:
         return Verdict(NO_VERDICT, "Nothing was compared.")
     order = (NO_VERDICT, CONTRADICTED, NOT_SEEN, NOT_RESOLVED, REPRODUCED)
-    word = next(one for one in order if one in words.values())
-    return Verdict(word, _said(word, words))
+    word = min((word for _, word in judged), key=order.index)
+    return Verdict(word, _said(word, judged))
 
 
-def _said(word: str, words: dict[Row, str]) -> str:
-    names = {one: [row.name for row, w in words.items() if w == one] for one in VERDICTS}
+def _said(word: str, judged: Sequence[tuple[Row, str]]) -> str:
+    names = {one: [row.name for row, own in judged if own == one] for one in VERDICTS}
     if word == NO_VERDICT:
         return (
             "No spread between runs is known, which takes two of each arm, not all alike: "
             f"{', '.join(names[NO_VERDICT])}."
         )
-    if len(words) == 1:
-        (row,) = words
+    if len(judged) == 1:
+        row = judged[0][0]
         return f"{row.name} was expected {phrase(row)}: {word}."
-    parts = [f"{len(names[REPRODUCED])} of {len(words)} rows are as claimed"]
+    parts = [f"{len(names[REPRODUCED])} of {len(judged)} rows are as claimed"]
     for one in (CONTRADICTED, NOT_SEEN, NOT_RESOLVED):
         if names[one]:
             parts.append(f"{one}: {', '.join(names[one])}")

@@ -79,5 +79,5 @@ def opened(
         session = Session(folder, plan, shared, peaks, request, display, page(folder, display))
         if request.fresh:
             clear(folder)
-        check_same(folder, session.trials(), shared)
+        check_same(folder, session.trials(), shared, request.way_out)
         yield session

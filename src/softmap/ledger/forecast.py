@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -12,7 +14,7 @@ from softmap.claims._claim import Asked, Claim, Learned, Study, Timed, Trained
 from softmap.lab.costs import EVALUATED
 from softmap.lab.learn import recipe_of
 from softmap.lab.plan import Candidate, make_plan
-from softmap.lab.preflight import vocabulary
+from softmap.lab.preflight import choose_device, vocabulary
 from softmap.lab.progress import duration
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import timed, training_step
@@ -23,6 +25,8 @@ from softmap.ledger.run import stages
 from softmap.ledger.trained import needed
 from softmap.ledger.training import missing, results
 
+LARGE = 1e11  #: operations of a step that is not tried
+SPEED = 3e10  #: operations a second of one core
 PROCESS = 60.0  #: seconds that a measurement of speed takes, about
 SHARED = 0.7  #: of its speed a core has left when all are busy
 
@@ -68,17 +72,33 @@ def _run_seconds(place: Place, base: Base, runs: dict[str, int]) -> float:
 
 def _by_a_step(recipe: Recipe) -> float:
     """Seconds of a run of the control, its evaluations with it."""
-    plan = make_plan(recipe, vocabulary(recipe))
+    candidate = make_plan(recipe, vocabulary(recipe)).candidates[0]
     heldout = recipe.evaluation.windows * len(recipe.training.budget_steps())
     windows = recipe.training.steps * recipe.training.batch_size + EVALUATED * heldout
-    return _step(plan.candidates[0], recipe) * windows / recipe.training.batch_size
+    return _step(candidate, recipe) * windows / recipe.training.batch_size
 
 
 def _step(candidate: Candidate, recipe: Recipe) -> float:
-    cpu = torch.device("cpu")
-    step = training_step(build(candidate, 0, cpu), candidate, recipe)
-    timed(step, 1, cpu)
-    return timed(step, 2, cpu)
+    """Seconds of a step; of a large one on a CPU as its operations say."""
+    given, device = recipe.training, choose_device(recipe.training.device)
+    tokens = given.batch_size * recipe.model.context
+    flops = tokens * float(candidate.costs(recipe.model.context)["flops_per_token"])
+    if device.type == "cpu" and flops > LARGE:
+        return flops / SPEED
+    step = training_step(build(candidate, 0, device), candidate, recipe)
+    timed(step, 1, device)
+    return timed(step, 2, device) if device.type == "cuda" else _of_one_core(step)
+
+
+def _of_one_core(step: Callable[[], Any]) -> float:
+    """What it takes with one thread where nothing else runs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    began = time.process_time()
+    for _ in range(3):
+        step()
+    torch.set_num_threads(threads)
+    return (time.process_time() - began) / 3
 
 
 def _tasks(studies: Sequence[Study], place: Place) -> Iterator[Told]:

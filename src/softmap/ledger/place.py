@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def _peak(variant: str, peaks: Peaks) -> float | None:
     return min(found) if found else None
 
 
-def methods(variant: str) -> Iterable[str]:
+def methods(variant: str) -> list[str]:
     """``diff+dcmha(rank=4)`` to ``diff`` and ``dcmha``."""
     bare = re.sub(r"\([^()]*\)", "", variant)
-    return [name for name in re.split(r"(?<!\+)\+(?!\+)", bare) if name]
+    return re.split(r"\+(?=[a-z])", bare)

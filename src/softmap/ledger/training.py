@@ -44,7 +44,8 @@ def train(place: Place, base: Base, runs: Mapping[str, int]) -> None:
     if not missing(place, base, runs):
         return
     recipe = place.recipe(base, runs)
-    request = Request(place.folder, place.command, jobs=place.jobs)
+    way_out = "--runs FOLDER keeps it and begins another"
+    request = Request(place.folder, place.command, jobs=place.jobs, way_out=way_out)
     with opened(recipe, request, place.display(), _NoPage) as session:
         wanted = [trial for trial in session.trials() if _is_wanted(trial, runs)]
         steps = session.shared.recipe.training.steps
