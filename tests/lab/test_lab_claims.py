@@ -15,6 +15,7 @@ from softmap.cli import main
 from softmap.errors import SoftmapError
 from softmap.lab.interrupts import Interrupted
 from softmap.ledger import trained
+from softmap.ledger.judge import Part
 from softmap.ledger.place import Place
 from softmap.ledger.training import missing
 from softmap.report.load import read_run
@@ -41,6 +42,11 @@ def invent(monkeypatch: pytest.MonkeyPatch, **how: Any) -> lab_invented.Invented
     return made
 
 
+def measured(study: Trained, place: Place) -> list[Part]:
+    trained.prepare(study, place)
+    return trained.measure(study, place)
+
+
 def loss(label: str, seed: int) -> float | None:
     at = {"transformer++": 3.0, "diff": 2.0, "diff2": 1.0}[label] + 0.001 * seed
     return None if (label, seed) == ("diff2", 1) else at
@@ -50,30 +56,30 @@ def test_a_model_is_trained_once_whoever_asks(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = invent(monkeypatch, loss=loss)
-    (part,) = trained.measure(ONE, place)
+    (part,) = measured(ONE, place)
     first = [(label, seed) for seed in (0, 1) for label in ("transformer++", "diff")]
     assert made.trained == [*first, ("transformer++", 2), ("transformer++", 3)]
     assert part.values["diff"] == {0: 2.0, 1: 2.001}
     assert part.rows[0].mean == pytest.approx(2.0005 - 3.0015)
 
-    (part,) = trained.measure(TWO, place)
+    (part,) = measured(TWO, place)
     assert sorted(made.trained[6:]) == [("diff", 2), ("diff", 3), ("diff2", 0), ("diff2", 1)]
     assert part.diverged == {"diff2": 1} and part.values["diff2"] == {0: 1.0}
     ((small, runs),) = trained.needed(TWO, place)
     assert missing(place, small, runs) == []
     info = read_run(place.folder / "small" / "run.json")
     assert info["seeds_by_variant"]["transformer++"] == [0, 1, 2, 3]
-    trained.measure(ONE, place)
+    measured(ONE, place)
     assert len(made.trained) == 10
 
 
 def test_a_queue_that_was_stopped_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     made = invent(monkeypatch, loss=loss, stop=(3, Interrupted(15)))
     with pytest.raises(Interrupted):
-        trained.measure(ONE, place)
+        measured(ONE, place)
     assert len(made.trained) == 3
     made.stop = None
-    (part,) = trained.measure(ONE, place)
+    (part,) = measured(ONE, place)
     assert len(made.trained) == 6 and len(part.values["transformer++"]) == 4
 
 
@@ -81,10 +87,10 @@ def test_models_of_another_setting_are_not_mixed_in(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = invent(monkeypatch, loss=loss)
-    trained.measure(ONE, place)
+    measured(ONE, place)
     other = Place(place.folder, 3, 1, {**place.settings, "training.steps": "14"})
     with pytest.raises(SoftmapError, match=r"training.steps was 12, is 14; --runs FOLDER"):
-        trained.measure(ONE, other)
+        measured(ONE, other)
     assert len(made.trained) == 6
 
 
@@ -100,8 +106,8 @@ def test_from_the_command_line_with_real_trainings(
     command.append("model.num_hidden_layers=2")
     assert main([*command, "--dry-run"]) == 0
     told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("small: 18 to do, about ")
-    assert told[-1].startswith("3 claims, 26 trainings, about ") and not Path("runs").exists()
+    assert told[0].startswith("small: 20 to do, about ")
+    assert told[-1].startswith("3 claims, 28 trainings, about ") and not Path("runs").exists()
     assert main(command) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     found = json.loads(Path("runs/claims/results/dape-extra.cpu.json").read_text())

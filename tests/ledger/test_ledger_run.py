@@ -44,7 +44,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         curve = {"x": "Tokens", "y": "Loss", "log": True, "points": points}
         return [Part(study.measure, values, differences(study, values), {"sas": 1}, curve=curve)]
 
-    monkeypatch.setattr(running, "_trained", lambda study, place: (8, 60.0))
+    monkeypatch.setattr(running, "_prepared", lambda study, place: (8, 60.0))
     monkeypatch.setitem(running._KINDS, "trained", measure)
     return measured
 
@@ -96,12 +96,12 @@ def test_a_base_that_is_done_is_on_disk_before_the_next(
             raise KeyboardInterrupt
         return 8, 1.0
 
-    monkeypatch.setattr(running, "_trained", stopped)
+    monkeypatch.setattr(running, "_prepared", stopped)
     with pytest.raises(KeyboardInterrupt):
         run(CLAIM, "cpu", Place(tmp_path), tmp_path)
     found = results.read(tmp_path / "sas-loss.cpu.json")
     assert (found["verdict"], len(found["stages"])) == ("reproduced", 1)
-    monkeypatch.setattr(running, "_trained", lambda study, place: (8, 1.0))
+    monkeypatch.setattr(running, "_prepared", lambda study, place: (8, 1.0))
     run(CLAIM, "cpu", Place(tmp_path), tmp_path)
     assert len(results.read(tmp_path / "sas-loss.cpu.json")["stages"]) == 2
 

@@ -17,22 +17,19 @@ from softmap.lab.plan import make_plan
 from softmap.lab.trial import build, save_model
 from softmap.ledger.judge import Part, differences
 from softmap.ledger.place import Place
-from softmap.ledger.trained import needed, read
-from softmap.ledger.training import train
+from softmap.ledger.trained import read
 
 Models = Mapping[str, Mapping[int, Path]]  # arm, seed
 Cell = Mapping[str, Any]
 
 
 def measure(study: Asked, place: Place) -> list[Part]:
-    """Train what is missing, and ask."""
+    """Ask the models that are there, or those that were never trained."""
     if not study.trained:
         with tempfile.TemporaryDirectory() as folder:
             models = _started(study, place, Path(folder))
             text = place.recipe(study.base, {}).data
             return _parts(study, models, place, {}, data=text.data, field=text.field)
-    for base, runs in needed(study, place):
-        train(place, base, runs)
     curves, diverged = read(study, place)
     models = {
         name: {

@@ -22,8 +22,6 @@ from softmap.lab.trial import fingerprint
 from softmap.ledger import asked, learned, results, timed, trained
 from softmap.ledger.judge import Part, as_json
 from softmap.ledger.place import Place
-from softmap.ledger.training import results as trials
-from softmap.ledger.training import train
 
 _KINDS: dict[str, Callable[[Any, Place], list[Part]]] = {
     "trained": trained.measure,
@@ -93,7 +91,7 @@ def run(claim: Claim, scale: str, place: Place, out: Path, only: Sequence[str] =
 def _stage(claim: Claim, base: Base, studies: list[Study], place: Place) -> dict[str, Any]:
     runs, seconds, told, rows = 0, 0.0, [], []
     for study in studies:
-        number, spent = _trained(study, place)
+        number, spent = _prepared(study, place)
         began = time.monotonic()
         found = _KINDS[study.kind](study, place)
         runs, seconds = runs + number, seconds + spent + time.monotonic() - began
@@ -106,7 +104,7 @@ def _stage(claim: Claim, base: Base, studies: list[Study], place: Place) -> dict
     }  # fmt: skip
 
 
-def _trained(study: Study, place: Place) -> tuple[int, float]:
+def _prepared(study: Study, place: Place) -> tuple[int, float]:
     """Train what the study's base lacks; how many runs it reads, and what they took together."""
     if isinstance(study, Timed):
         return place.seeds, 0.0
@@ -114,10 +112,7 @@ def _trained(study: Study, place: Place) -> tuple[int, float]:
         return place.seeds * len(study.variants), 0.0
     if isinstance(study, Asked) and not study.trained:
         return sum(place.runs(name in study.references) for name in study.variants), 0.0
-    read = []
-    for base, runs in trained.needed(study, place):
-        train(place, base, runs)
-        read += [one for v, n in runs.items() for one in trials(place, base, v, n).values()]
+    read = trained.prepare(study, place)
     return len(read), sum(one.get("whole_seconds") or 0.0 for one in read)
 
 

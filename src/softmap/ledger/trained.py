@@ -35,10 +35,17 @@ def needed(study: Study, place: Place) -> list[tuple[Base, dict[str, int]]]:
     return list(bases.values())
 
 
-def measure(study: Trained, place: Place) -> list[Part]:
-    """Train what is missing; the differences of final losses, or the ratios at equal loss."""
+def prepare(study: Study, place: Place) -> list[dict[str, Any]]:
+    """Train what the study's bases lack; the results that it reads."""
+    read = []
     for base, runs in needed(study, place):
         train(place, base, runs)
+        read += [one for v, n in runs.items() for one in results(place, base, v, n).values()]
+    return read
+
+
+def measure(study: Trained, place: Place) -> list[Part]:
+    """The differences of final losses, or the ratios at equal loss, of runs that are there."""
     curves, diverged = read(study, place)
     values: Values = {
         name: {seed: one.budgets[-1].loss for seed, one in trials.items()}
