@@ -79,6 +79,8 @@ def bases(scale: str) -> dict[str, tuple[Base, dict[str, int]]]:
 @pytest.mark.parametrize("scale", SCALES)
 def test_all_bases_can_be_planned(scale: str) -> None:
     for base, runs in bases(scale).values():
+        if scale != "cpu":  # deep models take seconds each: the control and one more
+            runs = dict(list(runs.items())[-1:])
         recipe = Place(Path("none")).recipe(base, runs)
         plan = make_plan(recipe, vocabulary(recipe))
         assert {"transformer++", *runs} == {one.label for one in plan.candidates}

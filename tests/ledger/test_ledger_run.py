@@ -169,6 +169,26 @@ def test_bad_input_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
+def test_one_claim_that_fails_does_not_end_the_queue(
+    tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def fails(study: Any, place: Place) -> tuple[int, float]:
+        if study.control == "diff":
+            raise SoftmapError("it has no room")
+        return 8, 1.0
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running, "_prepared", fails)
+    monkeypatch.setattr("softmap.ledger.forecast.forecast", lambda *_: [])
+    assert main(["claims", "run", "diff-controls", "sas-loss"]) == 2
+    told = capsys.readouterr()
+    assert told.out.split() == ["runs/claims/results/sas-loss.cpu.json"]
+    said = told.err.strip().splitlines()
+    assert said[0] == "diff-controls: it has no room"
+    assert said[-1] == "softmap: error: claims run: not finished, as said above: diff-controls"
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Union
 
 from tyro.conf import OmitArgPrefixes, OmitSubcommandPrefixes, Positional, arg, subcommand
 
+from softmap.errors import SoftmapError
 from softmap.fields import Range, check_flags
 from softmap.lab.names import check_path, split_values
 
@@ -77,8 +78,17 @@ class Run:
         place = self._place(argv)
         for line in forecast(claims, self.scale, place, place.workers, self.base):
             print(line, file=sys.stderr)
+        failed = []
         for claim in () if self.dry_run else claims:
-            print(run(claim, self.scale, place, self.out, self.base))
+            try:
+                print(run(claim, self.scale, place, self.out, self.base), flush=True)
+            except SoftmapError as error:  # the rest of a long queue goes on
+                if len(claims) == 1:
+                    raise
+                print(f"{claim.id}: {error}", file=sys.stderr)
+                failed.append(claim.id)
+        if failed:
+            raise SoftmapError(f"claims run: not finished, as said above: {', '.join(failed)}")
 
     def _place(self, argv: Sequence[str]) -> Any:
         from softmap.lab.progress import choose
