@@ -60,6 +60,7 @@ def test_a_study_names_what_there_is(name: str, scale: str, study: Study) -> Non
         assert study.reads in {measure.name for measure in suite(study.suite).measures}
     if isinstance(study, Learned):
         assert study.task in learnable() and study.reads in ("accuracy", "loss")
+        assert all(name == arm.variant for name, arm in study.variants.items())
     if isinstance(study, Timed):
         assert study.measure.unit == "x"
 

@@ -95,6 +95,8 @@ def test_arms_are_compared_with_their_own_reference() -> None:
     assert found["c", "b"].mean == pytest.approx(0.5)
     assert found["c", "a"].mean == pytest.approx(-0.5)
     assert (of_row(found["c", "b"]), of_row(found["c", "a"])) == (CONTRADICTED, REPRODUCED)
+    assert [one.arm for one in rows] == ["b", "c", "c"]
+    assert as_claimed(rows).said == "1 of 2 rows are as claimed; contradicted: c beside b."
 
 
 @pytest.mark.parametrize(

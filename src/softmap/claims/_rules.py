@@ -104,7 +104,10 @@ def as_claimed(rows: Sequence[Row]) -> Verdict:
 
 
 def _said(word: str, judged: Sequence[tuple[Row, str]]) -> str:
-    names = {one: [row.name for row, own in judged if own == one] for one in VERDICTS}
+    several = len({row.against for row, _ in judged}) > 1
+    names: dict[str, list[str]] = {one: [] for one in VERDICTS}
+    for row, own in judged:
+        names[own].append(f"{row.name} beside {row.against}" if several else row.name)
     if word == NO_VERDICT:
         return (
             "No spread between runs is known, which takes two of each arm, not all alike: "

@@ -3,21 +3,25 @@
 from softmap.claims._bases import ONE_CARD, PAPER_DC, SMALL
 from softmap.claims._claim import NEAR, Arm, Claim, Trained
 
-_FULL, _POST = "dcmha(qk_norm=true)", "dcmha(pre=false,qk_norm=true)"
+_FULL = "dcmha(qk_norm=true)"
+
+
+def _dc(options, label, expects="", against=None):
+    return Arm(f"dcmha({options},qk_norm=true)", expects, against, label)
 
 
 def _on(base, window, ranks):
     arms = (
         Arm("transformer++(qk_norm=true)", "higher"),
-        Arm("dcmha(static=true,query=false,key=false,qk_norm=true)", "higher"),
-        Arm("dcmha(key=false,qk_norm=true)", "equal"),
-        Arm("dcmha(query=false,qk_norm=true)", "equal"),
-        Arm("dcmha(low_rank=false,qk_norm=true)", "higher"),
-        Arm("dcmha(gates=false,qk_norm=true)", "equal"),
-        Arm("dcmha(post=false,qk_norm=true)", "higher", against=_POST),
-        Arm(_POST),
-        *(Arm(f"dcmha(rank={rank},qk_norm=true)", "equal") for rank in ranks),
-        Arm(f"dcmha(pattern=LG,window={window},qk_norm=true)", "equal"),
+        _dc("static=true,query=false,key=false", "static only", "higher"),
+        _dc("key=false", "query-wise only", "equal"),
+        _dc("query=false", "key-wise only", "equal"),
+        _dc("low_rank=false", "gates only", "higher"),
+        _dc("gates=false", "low-rank only", "equal"),
+        _dc("post=false", "pre only", "higher", against="post only"),
+        _dc("pre=false", "post only"),
+        *(_dc(f"rank={rank}", f"rank {rank}", "equal") for rank in ranks),
+        _dc(f"pattern=LG,window={window}", "local and global layers", "equal"),
     )
     return (Trained(NEAR, arms, control=_FULL, base=base),)
 

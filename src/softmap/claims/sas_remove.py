@@ -8,15 +8,15 @@ _SHAPED = "sas(attention_skip=1,mlp_gain=1,value=linear,first_value=linear,outpu
 _STUDY = Trained(
     NEAR,
     (
-        Arm("transformer++(attention_skip=0)", "higher"),
-        Arm(_SHAPED, "at most"),
-        Arm(_TRAINABLE),
-        Arm("sas", "at most"),
-        Arm("sas", "at most", against=_TRAINABLE),
+        Arm("transformer++(attention_skip=0)", "higher", label="no attention skip"),
+        Arm(_SHAPED, "at most", label="shaped attention in a Pre-LN block"),
+        Arm(_TRAINABLE, label="sas with trainable V and P"),
         Arm("v-skipinit"),
+        Arm("sas", "at most"),
+        Arm("sas", "at most", against="sas with trainable V and P"),
         Arm("sas-p", "at most"),
-        Arm("sas(norms=first)", "higher"),
-        Arm("sas-p(norms=first)", "higher"),
+        Arm("sas(norms=first)", "higher", label="sas without norms"),
+        Arm("sas-p(norms=first)", "higher", label="sas-p without norms"),
     ),
 )
 

@@ -35,12 +35,10 @@ def differences(
     study: Study, values: Values, diverged: Mapping[str, int] | None = None, what: str = ""
 ) -> list[Row]:
     """Every arm minus what it is compared with; arms with one reference are a family."""
+    families = {name: _family(study, name, values) for name in study.references}
     return [
-        _row(study, arm, family, values, diverged or {}, what)
-        for reference in sorted(study.references)
-        for family in [_family(study, reference, values)]
+        _row(study, arm, families[arm.against or study.control], values, diverged or {}, what)
         for arm in study.arms
-        if (arm.against or study.control) == reference
     ]
 
 
