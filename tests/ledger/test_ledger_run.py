@@ -84,7 +84,12 @@ def test_what_is_done_is_left_and_what_was_asked_otherwise_is_not(
     run(CLAIM, "cpu", place, tmp_path / "results")
     assert made_up == ["small", "small", "medium"]
     run(CLAIM, "cpu", dataclasses.replace(place, seeds=3), tmp_path / "results")
-    run(CLAIM, "cpu", dataclasses.replace(place, settings={"a": "1"}), tmp_path / "results")
+    run(
+        CLAIM,
+        "cpu",
+        dataclasses.replace(place, settings={"seeds": "1", "training.clip": "2"}),
+        tmp_path / "results",
+    )
     assert len(made_up) == 7
 
 

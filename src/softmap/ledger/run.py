@@ -18,6 +18,7 @@ from softmap.claims._find import names
 from softmap.claims._rules import NO_VERDICT, of_row
 from softmap.errors import SoftmapError, nearest_or_all, shown
 from softmap.lab import files, measure
+from softmap.lab.recipe import dump
 from softmap.lab.trial import fingerprint
 from softmap.ledger import asked, learned, results, timed, trained
 from softmap.ledger.judge import Part, as_json
@@ -70,10 +71,11 @@ def stages(claim: Claim, scale: str, only: Sequence[str] = ()) -> list[tuple[Bas
 def run(claim: Claim, scale: str, place: Place, out: Path, only: Sequence[str] = ()) -> Path:
     """Test a claim and write its result; it grows with every base that is done.
 
-    A result of the same studies, seeds and values is left as it is.
+    A result of the same studies, recipes and seeds is left as it is.
     """
     path, mine = results.file(out, claim.id, scale), stages(claim, scale, only)
-    identity = fingerprint({"studies": repr(mine), "seeds": place.seeds, **place.settings})
+    recipes = [dump(place.recipe(base, {})) for base, _ in mine]
+    identity = fingerprint({"studies": repr(mine), "recipes": recipes, "seeds": place.seeds})
     if path.is_file() and results.read(path)["of"] == identity:
         place.tell(f"{claim.id}: was finished")
         return path
