@@ -37,7 +37,9 @@ ALLOWED: dict[str, set[str]] = {
             "interop", "testing"},
     "bench": {"*", "maps", "ops", "variants", "nn", "hf", "data", "train", "lab", "report",
               "testing"},
-    "cli": {"argv", "lab", "report", "interop", "variants", "bench"},
+    "claims": set(),
+    "ledger": {"*", "claims", "bench", "variants", "data", "lab", "report"},
+    "cli": {"argv", "lab", "report", "interop", "variants", "bench", "ledger"},
 }  # fmt: skip
 FREE = ("errors", "extras", "fields", "files", "lazy")
 TORCH_ONLY = (*FREE, "maps", "backbone", "variants", "ops", "nn")

@@ -41,6 +41,8 @@ from softmap.lab.names import (
     split_variants,
 )
 from softmap.lab.scale import Scale
+from softmap.ledger.commands import KINDS as CLAIMS
+from softmap.ledger.commands import Claims
 
 Size = Annotated[int, Range(1, 2**31 - 1)]
 Port = Annotated[int, Range(0, 65535)]
@@ -358,6 +360,7 @@ COMMANDS: dict[str, type] = {
     "learn": Learn,
     "scale": Scale,
     "graft": Graft,
+    "claims": Claims,
     "report": Report,
     "import": Import,
     "bench": Bench,
@@ -436,6 +439,7 @@ def _parse(argv: Sequence[str]) -> Any:
     kinds: Any = Union[  # noqa: UP007  # made at run time
         tuple(Annotated[kind, subcommand(name)] for name, kind in COMMANDS.items())
     ]
+    argv = ["claims", "list"] if list(argv) == ["claims"] else argv
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -443,7 +447,7 @@ def _parse(argv: Sequence[str]) -> Any:
                 kinds,
                 prog="softmap",
                 description="Transformers that edit the attention map, compared side by side.",
-                args=prepared(argv, {**COMMANDS, "bench": KINDS}),
+                args=prepared(argv, {**COMMANDS, "bench": KINDS, "claims": CLAIMS}),
                 config=(tyro.conf.FlagCreatePairsOff,),
             )
     except SystemExit as stop:

@@ -6,7 +6,9 @@ interrupted goes on from its checkpoint. A run's folder belongs to one recipe an
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from softmap.files import sweep
@@ -33,30 +35,17 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     Raises ``SoftmapError`` for bad input before anything is trained; ``Interrupted`` after Ctrl-C
     or SIGTERM, when everything done so far is on disk and the page shows it.
     """
-    began, display = time.monotonic(), display or Display()
-    wished, recipe, folder = recipe.seeds, settled(recipe), request.out / recipe.name
+    began, wished = time.monotonic(), recipe.seeds
     if request.resolve is not None:
         check_stages(recipe)
     if request.seconds is not None:
         recipe = one_of_each(recipe)
-    peaks = find_peaks(recipe, folder)
-    preflight(recipe, display.note, peaks)
-    with display, files.lock(folder):
-        check_folder(folder)
-        sweep(folder)
-        corpus = bench.corpus(recipe, request.out, display)
-        plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
-        shared = bench.make(recipe, plan, corpus)
-        check_suites(plan, shared)
-        request, page = with_jobs(request, plan, shared), Page(folder, display)
-        session = Session(folder, plan, shared, peaks, request, display, page)
-        if request.fresh:
-            clear(folder)
-        check_same(folder, session.trials(), shared)
+    with opened(recipe, request, display or Display()) as session:
+        request, display, page = session.request, session.display, session.page
         session.describe()
         with page:
             if request.speed or request.seconds is not None:  # first: it says what the rest takes
-                measure_speed(folder, plan, shared, session.jobs, display)
+                measure_speed(session.folder, session.plan, session.shared, session.jobs, display)
             if request.seconds is not None:
                 within(session, wished, began)
             elif request.resolve is not None:
@@ -67,3 +56,30 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
                 announce(session, waiting)
                 session.train(waiting)
         return page.path
+
+
+@contextlib.contextmanager
+def opened(
+    recipe: Recipe, request: Request, display: Display, page: type[Page] = Page
+) -> Iterator[Session]:
+    """The recipe's folder, held against other processes, with all that its trials need.
+
+    Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused by then.
+    """
+    recipe = settled(recipe)
+    folder = request.out / recipe.name
+    peaks = find_peaks(recipe, folder)
+    preflight(recipe, display.note, peaks)
+    with display, files.lock(folder):
+        check_folder(folder)
+        sweep(folder)
+        corpus = bench.corpus(recipe, request.out, display)
+        plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
+        shared = bench.make(recipe, plan, corpus)
+        check_suites(plan, shared)
+        request = with_jobs(request, plan, shared)
+        session = Session(folder, plan, shared, peaks, request, display, page(folder, display))
+        if request.fresh:
+            clear(folder)
+        check_same(folder, session.trials(), shared, request.way_out)
+        yield session

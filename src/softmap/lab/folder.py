@@ -49,27 +49,32 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
-    """What the folder holds must come from the same settings as what would be added to it."""
+def check_same(folder: Path, trials: list[Trial], shared: Bench, way_out: str) -> None:
+    """What the folder holds must come from the same settings as what would be added to it.
+
+    way_out: what a user may do where it does not.
+    """
     before = earlier(folder)
     if before is not None:
         old, now = before.get("data") or {}, shared.corpus.meta
         texts = f"the text was {old.get('source')}, is {now['source']}: "
         changed = old.get("hash") not in (None, now["hash"])
-        _refuse(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
+        why = texts if changed else ""
+        _refuse(folder, before.get("settings") or {}, shared.settings, why, way_out)
     for trial in trials:
         trial.result()  # a damaged one is named before anything is trained
         begun = files.read_json(trial.folder / "trial.json")
         if begun is not None:
-            _refuse(trial.folder, begun, trial.identity(shared))
+            _refuse(trial.folder, begun, trial.identity(shared), "", way_out)
 
 
-def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any], why: str = "") -> None:
+def _refuse(
+    folder: Path, before: dict[str, Any], after: dict[str, Any], why: str, way_out: str
+) -> None:
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if keys:
         changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
         more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
         raise SoftmapError(
-            f"{folder} holds another run: {why}{'; '.join(changes)}{more}; --fresh throws it away, "
-            "--name NAME keeps it"
+            f"{folder} holds another run: {why}{'; '.join(changes)}{more}; {way_out}"
         )

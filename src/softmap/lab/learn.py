@@ -133,9 +133,8 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
     lesson = dataclasses.replace(lesson, task=task_suite(lesson.task).name)
-    mixture = task_suite(lesson.task).mixture()
-    recipe = _recipe(lesson, max(task.length for task in mixture))
-    plan = make_plan(recipe, mixture[0].vocabulary, Peaks())
+    recipe, vocabulary = recipe_of(lesson)
+    plan = make_plan(recipe, vocabulary, Peaks())
     if is_run(folder):
         raise SoftmapError(
             f"{folder}: expected a folder of its own, found a run; take another --name"
@@ -161,12 +160,17 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
     return ask(asked, tell) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
 
 
-def _recipe(lesson: Lesson, context: int) -> Recipe:
-    given = {"model.context": str(context), **task_suite(lesson.task).training, **lesson.settings}
+def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
+    """What a lesson is trained by, and the task's vocabulary. Raises ``SoftmapError`` for a task
+    that cannot be learned and for bad values."""
+    suite = task_suite(lesson.task)
+    mixture = suite.mixture()
+    context = max(task.length for task in mixture)
+    given = {"model.context": str(context), **suite.training, **lesson.settings}
     if lesson.steps is not None:
         given["training.steps"] = str(lesson.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
-    return recipes.with_variants(recipe, list(lesson.variants))
+    return recipes.with_variants(recipe, list(lesson.variants)), mixture[0].vocabulary
 
 
 def _job(

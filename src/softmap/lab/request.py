@@ -26,7 +26,7 @@ class Request:
     trains them one after another in this process; None takes as many as there are cores, or GPUs.
     speed: measure speed and memory apart from training. resolve: add seeds until no interval is
     wider, nats each way; at_most: seeds of a variant that this may take. seconds: add seeds as long
-    as they fit into this time.
+    as they fit into this time. way_out: what may be done about a folder with another run.
     """
 
     out: Path = Path("runs")
@@ -37,6 +37,7 @@ class Request:
     resolve: float | None = None
     at_most: int = 50
     seconds: float | None = None
+    way_out: str = "--fresh throws it away, --name NAME keeps it"
 
     def __post_init__(self) -> None:
         check_path("out", self.out)

@@ -249,7 +249,8 @@ def _budget(path: Path, mine: str) -> dict[str, Any]:
     return found
 
 
-def _save_model(model: Any, folder: Path) -> None:
+def save_model(model: Any, folder: Path) -> None:
+    """Its weights and configuration. Raises ``SoftmapError`` where they cannot be written."""
     logging.disable_progress_bar()  # the run has its own display
     try:
         model.save_pretrained(folder)
@@ -259,7 +260,7 @@ def _save_model(model: Any, folder: Path) -> None:
 
 def _export(trial: Trial, bench: Bench, model: Any) -> None:
     def fill(folder: Path) -> None:
-        _save_model(model, folder)
+        save_model(model, folder)
         bench.corpus.tokenizer.save(folder)
         sealed.seal_folder(folder)
 

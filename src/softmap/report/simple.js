@@ -5,6 +5,7 @@
   const all = (query) => [...document.querySelectorAll(query)];
   const prefersDark = matchMedia("(prefers-color-scheme: dark)");
   const theme = () => root.dataset.theme || (prefersDark.matches ? "dark" : "light");
+  const chips = all(".chip input"); // a page without them has a legend in every chart
   const views = [];
 
   // The charts' colours are the style sheet's: a theme changes no chart.
@@ -15,18 +16,19 @@
   async function draw() {
     for (const [key, spec] of Object.entries(payload.charts)) {
       const config = structuredClone(payload.config);
-      config.legend.disable = !spec.facet; // the chips are the legend of every other chart
+      config.legend.disable = chips.length > 0 && !spec.facet; // the chips are the legend
       views.push((await vegaEmbed(`#chart-${key}`, spec, { actions: false, renderer: "svg", config })).view);
     }
     signal();
   }
 
   function signal() {
-    const shown = all(".chip input:checked").map((box) => box.value);
+    if (!chips.length) return;
+    const shown = chips.filter((box) => box.checked).map((box) => box.value);
     for (const view of views) view.signal("shown", shown).runAsync();
   }
 
-  all(".chip input").forEach((box) => box.addEventListener("change", signal));
+  chips.forEach((box) => box.addEventListener("change", signal));
   document.querySelector("#theme").addEventListener("click", () => {
     root.dataset.theme = theme() === "dark" ? "light" : "dark";
     name();

@@ -1,0 +1,1 @@
+"""What the papers claim, one file a claim, found by file name; :mod:`softmap.ledger` tests them."""

@@ -1,0 +1,152 @@
+"""What a claim is: a sentence that somebody published, and how it is put to the test at each scale.
+
+All of it is data, written before anything is run. The verdict follows from the runs by ``rule``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal
+
+from softmap.claims._bases import SMALL, TASK, Base
+from softmap.claims._rules import Row, Verdict, as_claimed
+
+SCALES = {
+    "cpu": "minutes to hours on two cores",
+    "gpu": "one card",
+    "paper": "the authors' setting",
+}
+CONTROL = "transformer++"
+
+Expects = Literal["", "lower", "higher", "equal", "at most", "at least"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number of a run. margin: differences (of a ratio: its distance from 1) that count as none.
+
+    unit: ``nats``, ``share``, ``x`` (a ratio with the control's), or nothing. better: which way is
+    good, and so which way a diverged training counts.
+    """
+
+    title: str
+    unit: str = "nats"
+    margin: float = 0.01
+    better: Literal["lower", "higher"] = "lower"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant, and what the claim says of its number beside that of ``against``.
+
+    expects: ``lower``, ``higher``, ``equal`` (within the margin), ``at most`` (not higher by the
+    margin), ``at least``; nothing where it only stands beside the others. against: another arm's
+    label, by default the study's control. base: where it is trained, if not on the study's base.
+    """
+
+    variant: str
+    expects: Expects = ""
+    against: str | None = None
+    label: str = ""
+    base: Base | None = None
+
+    @property
+    def name(self) -> str:
+        """The label, by default the variant."""
+        return self.label or self.variant
+
+
+@dataclass(frozen=True)
+class Study:
+    """Runs of a control and of arms, and a measure of each; subclasses say where it comes from."""
+
+    measure: Measure
+    arms: tuple[Arm, ...]
+    control: str = CONTROL
+    base: Base = SMALL
+    kind: ClassVar[str]
+
+    @property
+    def variants(self) -> dict[str, Arm]:
+        """Every variant that takes part by its name, the control first."""
+        control = {self.control: Arm(self.control)}
+        return control | {arm.name: arm for arm in self.arms}
+
+    @property
+    def references(self) -> set[str]:
+        """Names that others are compared with."""
+        return {arm.against or self.control for arm in self.arms}
+
+
+@dataclass(frozen=True)
+class Trained(Study):
+    """Language models on the base; ``reads`` their final held-out loss, or the tokens or the
+    compute that they need for equal loss, over the control's."""
+
+    reads: Literal["loss", "tokens", "compute"] = "loss"
+    kind = "trained"
+
+
+@dataclass(frozen=True)
+class Asked(Study):
+    """The base's models asked by a suite of ``softmap eval``; as they start where ``trained`` is
+    false. at: ``""`` the headline, ``"last"`` the largest condition, ``"each"`` of them."""
+
+    suite: str = ""
+    reads: str = ""
+    at: Literal["", "last", "each"] = ""
+    trained: bool = True
+    kind = "asked"
+
+
+@dataclass(frozen=True)
+class Learned(Study):
+    """Models that ``softmap learn`` trains on a task of tokens, with other ``settings`` where
+    given."""
+
+    base: Base = TASK
+    task: str = ""
+    reads: str = "accuracy"
+    at: Literal["", "last", "each"] = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    kind = "learned"
+
+
+@dataclass(frozen=True)
+class Timed(Study):
+    """Speed over the control's, each run a process of its own: a training step of the base's
+    models, of one size, or decoding with a cache (a prompt of 1024 tokens and 128 more)."""
+
+    what: Literal["step", "decode"] = "step"
+    kind = "timed"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A published sentence. theirs: the authors' numbers, which give the direction and no mark.
+
+    scales: by name the studies, bases from small to large, or a sentence that says why it is not
+    tested there. rule: from the rows of one base to a verdict.
+    """
+
+    sentence: str
+    paper: str
+    source: str
+    theirs: str
+    hypothesis: str
+    protocol: str
+    scales: Mapping[str, tuple[Study, ...] | str]
+    rule: Callable[[Sequence[Row]], Verdict] = field(default=as_claimed, repr=False)
+    id: str = ""
+
+
+def on(study: Study, *bases: Base) -> tuple[Study, ...]:
+    """The study on each of these bases."""
+    return tuple(replace(study, base=base) for base in bases)
+
+
+LOSS = Measure("Held-out loss")
+NEAR = Measure("Held-out loss", margin=0.03)  #: where a claim says that something costs nothing
+TOKENS = Measure("Tokens for equal loss", "x", 0.05)
+COMPUTE = Measure("Compute for equal loss", "x", 0.05)

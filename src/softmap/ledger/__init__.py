@@ -1,0 +1,1 @@
+"""Claims put to the test: the trainings they share, the studies that read them, and the ledger."""

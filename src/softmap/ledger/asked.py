@@ -1,0 +1,128 @@
+"""Studies of questions: the base's models, trained or as they start, asked by a suite."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from softmap.claims._claim import Asked, Learned, Study
+from softmap.lab import bench
+from softmap.lab.asking import run as asking
+from softmap.lab.plan import make_plan
+from softmap.lab.trial import build, save_model
+from softmap.ledger.judge import Part, differences
+from softmap.ledger.place import Place
+from softmap.ledger.trained import read
+
+Models = Mapping[str, Mapping[int, Path]]  # arm, seed
+Cell = Mapping[str, Any]
+
+
+def measure(study: Asked, place: Place) -> list[Part]:
+    """Ask the models that are there, or those that were never trained."""
+    if not study.trained:
+        with tempfile.TemporaryDirectory() as folder:
+            models = _started(study, place, Path(folder))
+            text = place.recipe(study.base, {}).data
+            return _parts(study, models, place, {}, data=text.data, field=text.field)
+    curves, diverged = read(study, place)
+    models = {
+        name: {
+            seed: place.trial(arm.base or study.base, arm.variant, seed) / "model"
+            for seed in curves[name]
+        }
+        for name, arm in study.variants.items()
+    }
+    return _parts(study, models, place, diverged)
+
+
+def _parts(
+    study: Asked, models: Models, place: Place, diverged: Mapping[str, int], **text: Any
+) -> list[Part]:
+    words = [f"{name}={path}" for name, found in models.items() for path in found.values()]
+    cache = place.folder / bench.CACHE
+    given = asking.Asked(words, [study.suite], device="cpu", cache=cache, **text)
+    suite = asking.ask(given, place.tell)["suites"][study.suite]
+    return parts(study, suite, {name: list(found) for name, found in models.items()}, diverged)
+
+
+def parts(
+    study: Asked | Learned,
+    suite: Mapping[str, Any],
+    seeds: Mapping[str, list[int]],
+    diverged: Mapping[str, int],
+) -> list[Part]:
+    """Of the cells of an asked suite those that the study reads, each with its rows.
+
+    seeds: of every arm's runs, in the order in which they were asked.
+    """
+    found = []
+    for what, cell in _cells(study, suite["cells"]):
+        values = {
+            name: {seeds[name][_number(run)]: one["mean"] for run, one in mine["runs"].items()}
+            for name, mine in cell["models"].items()
+        }
+        rows = differences(study, values, diverged, what if study.at == "each" else "")
+        found.append(Part(study.measure, values, rows, diverged, what))
+    if found:
+        found[0] = _with_curve(found[0], study, suite)
+    return found
+
+
+def _cells(study: Asked | Learned, cells: list[Cell]) -> list[tuple[str, Cell]]:
+    """The headline, or the cells by condition: all of them, or the largest."""
+    mine = [cell for cell in cells if cell["measure"] == study.reads]
+    if study.at == "":
+        return [("", cell) for cell in mine if cell["at"] is None]
+    under = [(_condition(cell), cell) for cell in mine if cell["at"] is not None]
+    return under if study.at == "each" else under[-1:]
+
+
+def _number(run: str) -> int:
+    """``run`` is the first that was asked of a label, ``run.2`` the second."""
+    return int(run.partition(".")[2] or 1) - 1
+
+
+def _condition(cell: Cell) -> str:
+    return "at " + ", ".join(f"{name} {value}" for name, value in cell["at"].items())
+
+
+def _with_curve(part: Part, study: Asked | Learned, suite: Mapping[str, Any]) -> Part:
+    """Means by the suite's condition, where it is one number."""
+    points = [
+        {"variant": name, "x": value, "value": round(numbers["mean"], 5)}
+        for cell in suite["cells"]
+        if cell["measure"] == study.reads and cell["at"] is not None and len(cell["at"]) == 1
+        for value in cell["at"].values()
+        if isinstance(value, int | float)
+        for name, numbers in cell["models"].items()
+    ]
+    if len({point["x"] for point in points}) < 2:
+        return part
+    (name,) = next(c["at"] for c in suite["cells"] if c["measure"] == study.reads and c["at"])
+    log = max(p["x"] for p in points) >= 16 * max(1, min(p["x"] for p in points))
+    title = name.capitalize() + (" (log scale)" if log else "")
+    curve = {"x": title, "y": study.measure.title, "log": log, "points": points}
+    return dataclasses.replace(part, curve=curve)
+
+
+def _started(study: Study, place: Place, folder: Path) -> dict[str, dict[int, Path]]:
+    """Models as they are before the first step, saved in ``folder``."""
+    runs = {name: place.runs(name in study.references) for name in study.variants}
+    recipe = place.recipe(study.base, runs)
+    corpus = bench.corpus(recipe, place.folder, place.display())
+    plan = make_plan(recipe, corpus.tokenizer.vocab_size)
+    found: dict[str, dict[int, Path]] = {name: {} for name in runs}
+    for candidate in plan.candidates:
+        for seed in range(runs.get(candidate.label, 0)):
+            path = folder / candidate.slug / str(seed)
+            path.mkdir(parents=True)
+            save_model(build(candidate, seed, torch.device("cpu")), path)
+            corpus.tokenizer.save(path)
+            found[candidate.label][seed] = path
+    return found

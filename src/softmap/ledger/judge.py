@@ -1,0 +1,89 @@
+"""From the numbers of runs to rows: the statistics are those of every comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from softmap.claims._claim import Arm, Measure, Study
+from softmap.claims._rules import Row
+from softmap.report.answers import Comparison, Question
+
+Values = Mapping[str, Mapping[int, float]]  # arm, seed
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a study found of one quantity.
+
+    values: of every run. rows: of each arm. diverged: trainings by arm. what: the condition, where
+    there are several. curve: means by a condition, for the picture. notes: sentences for people.
+    """
+
+    measure: Measure
+    values: Values
+    rows: Sequence[Row]
+    diverged: Mapping[str, int] = field(default_factory=dict)
+    what: str = ""
+    curve: Mapping[str, Any] | None = None
+    notes: Sequence[str] = ()
+
+
+def differences(
+    study: Study, values: Values, diverged: Mapping[str, int] | None = None, what: str = ""
+) -> list[Row]:
+    """Every arm minus what it is compared with; arms with one reference are a family."""
+    families = {name: _family(study, name, values) for name in study.references}
+    return [
+        _row(study, arm, families[arm.against or study.control], values, diverged or {}, what)
+        for arm in study.arms
+    ]
+
+
+def _family(study: Study, reference: str, values: Values) -> Comparison | None:
+    """The reference and its arms, as far as they have numbers."""
+    names = [arm.name for arm in study.arms if (arm.against or study.control) == reference]
+    runs = {name: list(values[name].values()) for name in (reference, *names) if values.get(name)}
+    if reference not in runs or len(runs) < 2:
+        return None
+    return Comparison(runs, reference, Question(margin=study.measure.margin))
+
+
+def _row(
+    study: Study,
+    arm: Arm,
+    family: Comparison | None,
+    values: Values,
+    diverged: Mapping[str, int],
+    what: str,
+) -> Row:
+    reference, measure = arm.against or study.control, study.measure
+    runs = (len(values.get(arm.name, ())), len(values.get(reference, ())))
+    lost = worse(measure) if diverged.get(arm.name, 0) > max(1, runs[0]) else ""
+    limits: dict[str, Any] = dict.fromkeys(("mean", "low", "high", "equal_low", "equal_high"))
+    if family is not None and arm.name in family.runs:
+        found = family.answer(arm.name)
+        limits = {name: getattr(found, name) for name in limits}
+    return Row(
+        arm.name, reference, arm.expects, **limits, runs=runs, margin=measure.margin, lost=lost,
+        what=what,
+    )  # fmt: skip
+
+
+def worse(measure: Measure) -> str:
+    """The side on which a diverged training counts."""
+    return "higher" if measure.better == "lower" else "lower"
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """Its fields, numbers rounded; infinite ends of intervals become None."""
+    return {
+        name: _rounded(value) if isinstance(value, float) else value
+        for name, value in vars(row).items()
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -1,0 +1,86 @@
+"""Where a scale's models are kept, and the recipes that they are trained by."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from softmap.claims._bases import Base
+from softmap.claims._claim import CONTROL
+from softmap.lab import recipe as recipes
+from softmap.lab.entry import Entry
+from softmap.lab.peaks import Peaks, find_peaks
+from softmap.lab.plan import slug
+from softmap.lab.preflight import settled
+from softmap.lab.progress import Display
+from softmap.lab.recipe import Recipe
+from softmap.lab.workers import cores
+
+MARGIN_RUNS = 2  #: runs of an arm that others are compared with, over those of any other
+
+
+@dataclass(frozen=True)
+class Place:
+    """A scale's folder, where each base has one of its own, and how studies are run there.
+
+    seeds: runs of an arm. settings: values that all bases get, as ``--set`` gives them.
+    """
+
+    folder: Path
+    seeds: int = 5
+    jobs: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    command: str = "softmap claims run"
+    display: Callable[[], Display] = Display
+    tell: Callable[[str], None] = lambda _: None
+
+    @property
+    def workers(self) -> int:
+        """Trainings at once."""
+        return self.jobs or cores()
+
+    def runs(self, reference: bool) -> int:
+        """Runs of an arm; more of one on which comparisons lean."""
+        return self.seeds * (MARGIN_RUNS if reference else 1)
+
+    def trial(self, base: Base, variant: str, seed: int) -> Path:
+        """The folder of a trained model, there or not."""
+        return self.folder / base.name / "variants" / slug(variant) / f"seed{seed}"
+
+    def recipe(self, base: Base, runs: Mapping[str, int]) -> Recipe:
+        """The base's recipe with these variants and so many runs of each; the control, whose size
+        all have, stands first and has at least one.
+
+        A variant that was not tuned takes the peak of its method's tuned form: the least of them
+        where it combines several.
+        """
+        found = settled(recipes.load(base.recipe, {**base.settings, **self.settings}))
+        steps = round(base.steps * found.training.steps)
+        training = dataclasses.replace(found.training, steps=steps)
+        found = dataclasses.replace(
+            found, name=base.name, seeds=[0], control_seeds=[], training=training
+        )
+        peaks = find_peaks(found, self.folder / base.name)
+        entries = [
+            Entry(name, peak_lr=_peak(name, peaks), seeds=list(range(runs.get(name, 1))))
+            for name in dict.fromkeys([CONTROL, *runs])
+        ]
+        return dataclasses.replace(found, variants=entries, control=CONTROL)
+
+
+def _peak(variant: str, peaks: Peaks) -> float | None:
+    """None: the variant has its own, or the recipe's will do."""
+    if variant in peaks.by_variant:
+        return None
+    tuned = {method: peak for name, peak in peaks.by_variant.items() for method in methods(name)}
+    found = [tuned[method] for method in methods(variant) if method in tuned]
+    return min(found) if found else None
+
+
+def methods(variant: str) -> list[str]:
+    """``diff+dcmha(rank=4)`` to ``diff`` and ``dcmha``."""
+    bare = re.sub(r"\([^()]*\)", "", variant)
+    return re.split(r"\+(?=[a-z])", bare)

@@ -1,0 +1,124 @@
+"""Studies of losses: what the base's runs say at their decayed points."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmap.claims._bases import Base
+from softmap.claims._claim import Study, Trained
+from softmap.claims._rules import Row
+from softmap.ledger.judge import Part, Values, differences
+from softmap.ledger.place import Place
+from softmap.ledger.training import curve, results, train
+from softmap.report.answers import Question
+from softmap.report.family import Family
+from softmap.report.load import Run
+from softmap.report.load import Trial as Curve
+from softmap.report.ratios import Ratio, ratios
+
+Curves = dict[str, dict[int, Curve]]
+
+
+def needed(study: Study, place: Place) -> list[tuple[Base, dict[str, int]]]:
+    """The bases that the study takes, with how many runs of each variant."""
+    bases: dict[str, tuple[Base, dict[str, int]]] = {}
+    for name, arm in study.variants.items():
+        base = arm.base or study.base
+        _, runs = bases.setdefault(base.name, (base, {}))
+        wanted = place.runs(name in study.references)
+        runs[arm.variant] = max(wanted, runs.get(arm.variant, 0))
+    return list(bases.values())
+
+
+def prepare(study: Study, place: Place) -> list[dict[str, Any]]:
+    """Train what the study's bases lack; the results that it reads."""
+    read = []
+    for base, runs in needed(study, place):
+        train(place, base, runs)
+        read += [one for v, n in runs.items() for one in results(place, base, v, n).values()]
+    return read
+
+
+def measure(study: Trained, place: Place) -> list[Part]:
+    """The differences of final losses, or the ratios at equal loss, of runs that are there."""
+    curves, diverged = read(study, place)
+    values: Values = {
+        name: {seed: one.budgets[-1].loss for seed, one in trials.items()}
+        for name, trials in curves.items()
+    }
+    rows = differences(study, values, diverged)
+    if study.reads != "loss":
+        rows = [_ratio(study, row, curves) for row in rows]
+    return [Part(study.measure, values, rows, diverged, curve=_picture(study, curves))]
+
+
+def read(study: Study, place: Place) -> tuple[Curves, dict[str, int]]:
+    """By arm the runs that came to their end, and how many diverged."""
+    curves: Curves = {}
+    diverged: dict[str, int] = {}
+    for name, arm in study.variants.items():
+        number = place.runs(name in study.references)
+        found = results(place, arm.base or study.base, arm.variant, number)
+        curves[name] = {s: curve(name, s, one) for s, one in found.items() if one["budgets"]}
+        if len(curves[name]) < len(found):
+            diverged[name] = len(found) - len(curves[name])
+    return curves, diverged
+
+
+def _ratio(study: Trained, row: Row, curves: Curves) -> Row:
+    """The same row with the ratio of tokens, or of compute, at equal loss."""
+    pair = {name: curves[name] for name in (row.against, row.arm) if curves[name]}
+    if len(pair) < 2 or row.low is None:
+        return dataclasses.replace(row, zero=1.0)
+    found = ratios(_family(study, row.against, curves))[row.arm]
+    flops = [np.mean([one.result["flops_per_token"] for one in pair[n].values()]) for n in pair]
+    factor = float(flops[1] / flops[0]) if study.reads == "compute" else 1.0
+    value, low, high = (None if end is None else end * factor for end in _limits(found, row))
+    return dataclasses.replace(
+        row, mean=value, low=low, high=high, equal_low=low, equal_high=high, zero=1.0
+    )
+
+
+def _family(study: Trained, reference: str, curves: Curves) -> Family:
+    """The reference and the arms that are compared with it, as one run's report has them."""
+    names = [arm.name for arm in study.arms if (arm.against or study.control) == reference]
+    info: dict[str, Any] = {"control": reference, "variants": [reference, *names]}
+    mine = {name: curves[name] for name in (reference, *names) if curves[name]}
+    return Family(Run(Path(), info, mine, []), Question(margin=study.measure.margin))
+
+
+def _limits(ratio: Ratio, row: Row) -> tuple[float | None, float, float]:
+    """The ratio and its limits. One beyond the curves is at their end or at none, by the side of 1
+    on which the difference puts it."""
+    assert row.low is not None and row.high is not None
+    value = ratio.value if ratio.value is not None else ratio.limit
+    low = ratio.low if ratio.low is not None else (value if row.low > 0 else 0.0)
+    high = ratio.high if ratio.high is not None else (value if row.high < 0 else math.inf)
+    assert low is not None and high is not None
+    return value, low, high
+
+
+def _picture(study: Trained, curves: Curves) -> dict[str, Any] | None:
+    """Mean loss minus the control's by tokens."""
+    means = {
+        name: {b.tokens: float(np.mean([t.budgets[n].loss for t in trials.values()]))
+               for n, b in enumerate(next(iter(trials.values())).budgets)}
+        for name, trials in curves.items()
+        if trials
+    }  # fmt: skip
+    control = means.get(study.control)
+    if control is None or len(control) < 2:
+        return None
+    points = [
+        {"variant": name, "x": tokens, "value": round(loss - control[tokens], 5)}
+        for name, losses in means.items()
+        for tokens, loss in losses.items()
+        if tokens in control
+    ]
+    title = f"Loss minus that of {study.control} (nats)"
+    return {"x": "Tokens (log scale)", "y": title, "log": True, "points": points}

@@ -1,0 +1,79 @@
+"""Models of a base: trained where they are missing, whoever asks for them, and never twice."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from softmap.claims._bases import Base
+from softmap.lab.compare import opened
+from softmap.lab.page import Page
+from softmap.lab.request import Request
+from softmap.lab.trial import Trial
+from softmap.ledger.place import Place
+from softmap.report import load
+from softmap.report.load import Budget, read_result
+
+
+class _NoPage(Page):
+    """The ledger has a page of its own."""
+
+    def refresh(self) -> None:
+        pass
+
+
+def missing(place: Place, base: Base, runs: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Variants and seeds that have no result yet."""
+    return [
+        (variant, seed)
+        for variant, number in runs.items()
+        for seed in range(number)
+        if not (place.trial(base, variant, seed) / "result.json").exists()
+    ]
+
+
+def train(place: Place, base: Base, runs: Mapping[str, int]) -> None:
+    """Train what is missing, one of each variant before the second.
+
+    Raises ``SoftmapError`` where the folder's models are of another setting, ``Interrupted`` after
+    Ctrl-C or SIGTERM: what was begun goes on in the next call.
+    """
+    if not missing(place, base, runs):
+        return
+    recipe = place.recipe(base, runs)
+    way_out = "--runs FOLDER keeps it and begins another"
+    request = Request(place.folder, place.command, jobs=place.jobs, way_out=way_out)
+    with opened(recipe, request, place.display(), _NoPage) as session:
+        wanted = [trial for trial in session.trials() if _is_wanted(trial, runs)]
+        steps = session.shared.recipe.training.steps
+        session.display.plan(_count(wanted), steps, session.run_tokens // steps)
+        session.write()
+        session.train(session.waiting(wanted))
+
+
+def _is_wanted(trial: Trial, runs: Mapping[str, int]) -> bool:
+    return trial.seed < runs.get(trial.candidate.label, 0)
+
+
+def _count(trials: list[Trial]) -> dict[str, int]:
+    labels = [trial.candidate.label for trial in trials]
+    return {label: labels.count(label) for label in dict.fromkeys(labels)}
+
+
+def results(place: Place, base: Base, variant: str, number: int) -> dict[int, dict[str, Any]]:
+    """What came out of a variant's runs, by seed; of a diverged one ``budgets`` is empty."""
+    paths = {seed: place.trial(base, variant, seed) / "result.json" for seed in range(number)}
+    return {seed: read_result(path) for seed, path in paths.items() if Path(path).exists()}
+
+
+def curve(label: str, seed: int, result: Mapping[str, Any]) -> load.Trial:
+    """A result as the report's statistics take it, with its decayed points and no more."""
+    nothing = np.zeros((0, 0))
+    budgets = [
+        Budget(one["tokens"], one["seconds"], one["flops"], one["loss"], nothing)
+        for one in sorted(result["budgets"], key=lambda one: float(one["tokens"]))
+    ]
+    return load.Trial(label, seed, dict(result), budgets, [], None)
