@@ -56,15 +56,19 @@ def check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
         old, now = before.get("data") or {}, shared.corpus.meta
         texts = f"the text was {old.get('source')}, is {now['source']}: "
         changed = old.get("hash") not in (None, now["hash"])
-        _refuse(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
+        refuse_other(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
     for trial in trials:
         trial.result()  # a damaged one is named before anything is trained
         begun = files.read_json(trial.folder / "trial.json")
-        if begun is not None:
-            _refuse(trial.folder, begun, trial.identity(shared))
+        refuse_other(trial.folder, begun, trial.identity(shared))
 
 
-def _refuse(folder: Path, before: dict[str, Any], after: dict[str, Any], why: str = "") -> None:
+def refuse_other(
+    folder: Path, before: dict[str, Any] | None, after: dict[str, Any], why: str = ""
+) -> None:
+    """Raise ``SoftmapError`` where what lies there, if anything, was made with other settings."""
+    if before is None:
+        return
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if keys:
         changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]
