@@ -44,8 +44,12 @@ class Train:
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab import recipe as recipes
         from softmap.lab.one import Wanted, train_one
-        from softmap.lab.progress import choose
+        from softmap.lab.progress import Display, choose
+        from softmap.train.processes import rank, said_once
 
-        recipe = recipes.load(self.recipe, split_values(self.set))
-        wanted = Wanted(self.variant, self.seed, self.out, self.name, self.fresh)
-        print(train_one(recipe, wanted, choose()))
+        with said_once():
+            recipe = recipes.load(self.recipe, split_values(self.set))
+            wanted = Wanted(self.variant, self.seed, self.out, self.name, self.fresh)
+            model = train_one(recipe, wanted, Display() if rank() else choose())
+        if not rank():
+            print(model)

@@ -56,7 +56,9 @@ def check_same(folder: Path, trials: list[Trial], shared: Bench) -> None:
         old, now = before.get("data") or {}, shared.corpus.meta
         texts = f"the text was {old.get('source')}, is {now['source']}: "
         changed = old.get("hash") not in (None, now["hash"])
-        refuse_other(folder, before.get("settings") or {}, shared.settings, texts if changed else "")
+        refuse_other(
+            folder, before.get("settings") or {}, shared.settings, texts if changed else ""
+        )
     for trial in trials:
         trial.result()  # a damaged one is named before anything is trained
         begun = files.read_json(trial.folder / "trial.json")

@@ -6,27 +6,36 @@ trains, what was measured where decays end, and ``model/``. The same call goes o
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import softmap
+from softmap.data import Corpus
 from softmap.errors import SoftmapError
 from softmap.fields import check
 from softmap.files import sweep
 from softmap.lab import bench, files
+from softmap.lab.bench import Bench
 from softmap.lab.folder import refuse_other
 from softmap.lab.names import check_name, check_path, is_run
-from softmap.lab.peaks import find_peaks
-from softmap.lab.plan import make_plan, slug
-from softmap.lab.preflight import preflight, settled
+from softmap.lab.peaks import Peaks, find_peaks
+from softmap.lab.plan import Plan, make_plan, slug
+from softmap.lab.preflight import choose_device, preflight, settled
 from softmap.lab.progress import Display
-from softmap.lab.recipe import Recipe, with_variants
+from softmap.lab.recipe import Recipe, dump, with_variants
 from softmap.lab.sections import Seed
 from softmap.lab.trial import Trial, run_trial
+from softmap.train import Parallel
+from softmap.train.processes import processes, ranks
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,8 @@ class Wanted:
     """Which model of a recipe, and where it is kept.
 
     variant: by default the recipe's control. seed: by default the recipe's first. out: the folder
-    of all runs. name: of the folder in it that takes VARIANT/seedN. fresh: throw away what lies there.
+    of all runs. name: of the folder in it that takes VARIANT/seedN. fresh: throw away what is
+    there.
     """
 
     variant: str | None = None
@@ -53,36 +63,107 @@ class Wanted:
 def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) -> Path:
     """Train it, or go on with it; returns the folder of the model.
 
-    Raises ``SoftmapError`` for bad input before anything is trained, and where the training
-    diverged; ``Interrupted`` after Ctrl-C or SIGTERM, when all that was done is on disk.
+    Under torchrun every process calls this with the same arguments, and the first one writes.
+    Raises ``SoftmapError`` for bad input before anything is trained, where the training diverged,
+    and where a process is lost; ``Interrupted`` after Ctrl-C or SIGTERM, when all that was done is
+    on disk.
     """
     display = display or Display()
     recipe = settled(_of_one(recipe, wanted.variant))
-    seed = recipe.seeds[0] if wanted.seed is None else wanted.seed
+    recipe.parallel.check(ranks(), recipe.training.batch_size, recipe.model.context)
     peaks = find_peaks(recipe)
     preflight(recipe, display.note, peaks)
-    label = recipe.variants[-1].label or recipe.variants[-1].variant
-    folder = wanted.out / (wanted.name or f"{recipe.name}-trained") / slug(label) / f"seed{seed}"
-    if is_run(folder.parents[1]):
-        raise SoftmapError(
-            f"{folder.parents[1]}: expected no run of several trainings there; take another --name"
-        )
-    with display, files.lock(folder):
-        _check_folder(folder, fresh=wanted.fresh)
-        corpus = bench.corpus(recipe, wanted.out, display)
-        plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
-        shared = bench.make(recipe, plan, corpus)
-        trial = Trial(plan.candidates[-1], seed, folder)
-        result = trial.result()
-        refuse_other(folder, files.read_json(folder / "trial.json"), trial.identity(shared))
-        given = recipe.training
-        display.plan({trial.candidate.label: 1}, given.steps, given.batch_size * recipe.model.context)
-        display.note(shared.described(trial.candidate, plan))
+    device = choose_device(recipe.training.device)
+    with processes(recipe.parallel, device, _facts(recipe)) as parallel, ExitStack() as held:
+        held.enter_context(display)
+        work = _Work(recipe, wanted, peaks, parallel, display)
+        parallel.by_first(lambda: work.take(held))
+        return work.train()
+
+
+@dataclass
+class _Work:
+    """One call, on one of its processes."""
+
+    recipe: Recipe
+    wanted: Wanted
+    peaks: Peaks
+    parallel: Parallel
+    display: Display
+
+    @property
+    def seed(self) -> int:
+        return self.recipe.seeds[0] if self.wanted.seed is None else self.wanted.seed
+
+    @property
+    def folder(self) -> Path:
+        entry = self.recipe.variants[-1]
+        name = self.wanted.name or f"{self.recipe.name}-trained"
+        return self.wanted.out / name / slug(entry.label or entry.variant) / f"seed{self.seed}"
+
+    def take(self, held: ExitStack) -> None:
+        """Have the folder to ourselves; a folder with anything else in it is refused."""
+        folder, run = self.folder, self.folder.parents[1]
+        if is_run(run):
+            raise SoftmapError(
+                f"{run}: expected no run of several trainings there; take another --name"
+            )
+        held.enter_context(files.lock(folder))
+        sweep(folder)
+        there = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
+        if there and not os.path.lexists(folder / "trial.json"):
+            raise SoftmapError(
+                f"{folder}: expected a training or an empty folder, found {there[0]!r}; take "
+                "another --name"
+            )
+        if self.wanted.fresh:
+            _clear(folder, there)
+
+    def train(self) -> Path:
+        """The folder of the model."""
+        corpus = self._corpus()
+        plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
+        shared = bench.make(self.recipe, plan, corpus)
+        trial = Trial(plan.candidates[-1], self.seed, self.folder)
+        self._describe(trial, plan, shared)
+        result = self.parallel.by_first(lambda: _earlier(trial, shared))
         if result is None:
-            display.start(trial.candidate.label, seed)
-            result = run_trial(trial, shared, partial(display.step, trial.candidate.label, seed))
-        _finish(trial, result, display)
-    return folder / "model"
+            self.display.start(trial.candidate.label, self.seed)
+            on_step = partial(self.display.step, trial.candidate.label, self.seed)
+            result = run_trial(trial, shared, on_step, self.parallel)
+        self.parallel.by_first(lambda: _finish(trial, result, self.display))
+        return self.folder / "model"
+
+    def _corpus(self) -> Corpus:
+        """The text as tokens: made by the first process, read by the others."""
+
+        def make() -> Corpus:
+            return bench.corpus(self.recipe, self.wanted.out, self.display)
+
+        made: list[Corpus] = []
+        self.parallel.by_first(lambda: made.append(make()))
+        return made[0] if made else make()
+
+    def _describe(self, trial: Trial, plan: Plan, shared: Bench) -> None:
+        given, context = self.recipe.training, self.recipe.model.context
+        label = trial.candidate.label
+        self.display.plan({label: 1}, given.steps, given.batch_size * context)
+        self.display.note(shared.described(trial.candidate, plan))
+        if self.parallel.ranks > 1:
+            self.display.note(self.recipe.parallel.described(self.parallel.ranks))
+
+
+def _facts(recipe: Recipe) -> dict[str, str]:
+    """What all processes must agree on."""
+    plain = hashlib.sha256(dump(recipe).encode()).hexdigest()[:16]
+    return {"softmap": softmap.__version__, "torch": torch.__version__, "recipe": plain}
+
+
+def _earlier(trial: Trial, shared: Bench) -> dict[str, Any] | None:
+    """What came out before. Refuses a folder whose training was another one."""
+    begun = files.read_json(trial.folder / "trial.json")
+    refuse_other(trial.folder, begun, trial.identity(shared))
+    return trial.result()
 
 
 def _of_one(recipe: Recipe, variant: str | None) -> Recipe:
@@ -91,16 +172,8 @@ def _of_one(recipe: Recipe, variant: str | None) -> Recipe:
     return with_variants(recipe, [variant or control])
 
 
-def _check_folder(folder: Path, *, fresh: bool) -> None:
-    """A folder with anything else in it is not written to."""
-    sweep(folder)
-    strange = [path.name for path in folder.iterdir() if path.name != ".lock"]
-    if strange and not os.path.lexists(folder / "trial.json"):
-        raise SoftmapError(
-            f"{folder}: expected a training or an empty folder, found {min(strange)!r}; take "
-            "another --name"
-        )
-    for path in [folder / name for name in strange] if fresh else []:
+def _clear(folder: Path, names: list[str]) -> None:
+    for path in [folder / name for name in names]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:

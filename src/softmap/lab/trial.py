@@ -41,7 +41,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
 from softmap.lab.recipe import Recipe
 from softmap.report.load import BudgetFile, read_log, read_result
-from softmap.train import NonFiniteLoss, train
+from softmap.train import NonFiniteLoss, Parallel, train
 
 OnStep = Callable[[Mapping[str, float]], Any]
 
@@ -105,21 +105,26 @@ def fit(
     tokens: np.ndarray,
     seed: int,
     folder: Path,
+    parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
     """Train a candidate's model on ``tokens``; goes on from ``folder`` if it was begun there.
 
-    The batches are a function of the seed and the step alone, the same for every variant.
+    The batches are a function of the seed and the step alone, the same for every variant and for
+    any number of processes. parallel: by default this process alone, by the recipe's layout.
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
     given = options(recipe, candidate.peak_lr, seed, f"{candidate.label} seed {seed}")
     given = dataclasses.replace(given, run=candidate.spec)
 
+    parallel = parallel or Parallel(next(model.parameters()).device, recipe.parallel)
+    rows = parallel.rows(given.batch_size)
+    shape = {"batch_size": given.batch_size, "context": given.context, "rows": rows}
+
     def batches(step: int) -> torch.Tensor:
-        shape = {"batch_size": given.batch_size, "context": given.context}
         return torch.from_numpy(order.batch(tokens, seed=seed, step=step, **shape))
 
-    state = train(model, batches, given, folder, **hooks)
+    state = train(model, batches, given, folder, parallel=parallel, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
 
@@ -134,48 +139,86 @@ class NonFiniteHeldOut(NonFiniteLoss):
         )
 
 
-def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
+def run_trial(
+    trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel | None = None
+) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
+    parallel: the processes that do so together, each of which calls this; the first one writes.
     Where the training diverges, that is the result: ``diverged`` says at which step and what was
     found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
     checkpoint is on disk.
     """
-    files.write_json(trial.folder / "trial.json", trial.identity(bench))
-    began, before = time.perf_counter(), _seconds(trial)
+    parallel = parallel or Parallel(bench.device, bench.recipe.parallel)
+    identity = trial.identity(bench)
+    parallel.by_first(lambda: files.write_json(trial.folder / "trial.json", identity))
+    began, before = time.perf_counter(), parallel.by_first(lambda: _seconds(trial))
     try:
-        model = _trained(trial, bench, on_step)
-        _export(trial, bench, model)
-        found = _measured(trial, bench)
+        model = _trained(trial, bench, on_step, parallel)
+        _export(trial, bench, model, parallel)
+        found = parallel.by_first(lambda: _measured(trial, bench))
     except NonFiniteLoss as error:
         found = {"diverged": {"step": error.step, "reason": error.found}, "budgets": []}
-    whole = {"whole_seconds": before + time.perf_counter() - began}
-    result = _described(trial, bench) | found | whole | {"files": _sums(trial.folder)}
+    found["whole_seconds"] = before + time.perf_counter() - began
+    return parallel.by_first(lambda: _written(trial, bench, found))
+
+
+def _written(trial: Trial, bench: Bench, found: dict[str, Any]) -> dict[str, Any]:
+    result = _described(trial, bench) | found | {"files": _sums(trial.folder)}
     files.write_json(trial.folder / "result.json", result)
     return result
 
 
-def _trained(trial: Trial, bench: Bench, on_step: OnStep) -> Any:
+def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
-        evaluate = functools.partial(_evaluate, trial, bench, memory)
+        evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
         fit(
             model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
-            on_step=on_step, on_budget=evaluate,
+            parallel, on_step=on_step, on_budget=evaluate,
         )  # fmt: skip
     return model
 
 
 def _evaluate(
-    trial: Trial, bench: Bench, memory: measure.PeakMemory, index: int, step: int, model: Any
+    trial: Trial,
+    bench: Bench,
+    memory: measure.PeakMemory,
+    parallel: Parallel,
+    index: int,
+    step: int,
+    model: Any,
 ) -> None:
     """Called where a decay ends: held-out losses, and what it took to get there."""
     memory.sample()
-    recipe, file = bench.recipe, f"eval-{index}.npz"
-    losses = token_losses(model, bench.windows, batch_size=recipe.evaluation.batch_size)
-    mean, stderr = mean_and_stderr(losses)
+    losses = _losses(model, bench, parallel)
+    mean, _ = mean_and_stderr(losses)
     if not math.isfinite(mean):
         raise NonFiniteHeldOut(trial.name, step, mean)
+    parallel.by_first(lambda: _keep_budget(trial, bench, memory, index, step, losses))
+    memory.forget()
+
+
+def _losses(model: Any, bench: Bench, parallel: Parallel) -> np.ndarray:
+    """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
+    all take part in each other's forward passes."""
+    size, count = bench.recipe.evaluation.batch_size, len(bench.windows)
+    dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
+    mine = bench.windows[dealt[:, parallel.rank] % count]
+    every = parallel.together(lambda: token_losses(model, mine, batch_size=size))
+    return np.stack(every, 1).reshape(dealt.size, -1)[:count]
+
+
+def _keep_budget(
+    trial: Trial,
+    bench: Bench,
+    memory: measure.PeakMemory,
+    index: int,
+    step: int,
+    losses: np.ndarray,
+) -> None:
+    recipe, file = bench.recipe, f"eval-{index}.npz"
+    mean, stderr = mean_and_stderr(losses)
     files.write_arrays(trial.folder / file, losses=losses)
     tokens = step * recipe.training.batch_size * recipe.model.context
     record = {
@@ -191,7 +234,6 @@ def _evaluate(
         "files": sealed.checksums(trial.folder, [trial.folder / file]),
     }
     files.write_json(trial.folder / f"budget-{index}.json", record)
-    memory.forget()
 
 
 def _log(trial: Trial) -> list[dict[str, float]]:
@@ -234,14 +276,40 @@ def _save_model(model: Any, folder: Path) -> None:
         raise SoftmapError(f"{folder}: cannot be written: {error}") from None
 
 
-def _export(trial: Trial, bench: Bench, model: Any) -> None:
+def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
     def fill(folder: Path) -> None:
-        _save_model(model, folder)
+        _save_model(_whole(model, tensors), folder)
         bench.corpus.tokenizer.save(folder)
         sealed.seal_folder(folder)
 
-    files.write_arrays(trial.folder / "maps.npz", maps=passage_maps(model, bench.passage))
-    files.write_folder(trial.folder / "model", fill)
+    def write() -> None:
+        files.write_arrays(trial.folder / "maps.npz", maps=maps)
+        files.write_folder(trial.folder / "model", fill)
+
+    maps = passage_maps(model, bench.passage)
+    tensors = {} if parallel.ranks == 1 else _gathered(model, parallel)
+    parallel.by_first(write)
+
+
+def _gathered(model: Any, parallel: Parallel) -> dict[str, torch.Tensor]:
+    """The model's tensors on the first rank's CPU, one after the other; none on the others."""
+    found = {}
+    for name, t in model.state_dict().items():
+        whole = parallel.whole(t).cpu()
+        if parallel.rank == 0:
+            found[name] = whole
+    return found
+
+
+def _whole(model: Any, tensors: dict[str, torch.Tensor]) -> Any:
+    """The model of these tensors; itself where there are none."""
+    if not tensors:
+        return model
+    with torch.device("meta"):
+        whole = SoftmapForCausalLM(model.config)
+    whole.load_state_dict(tensors, assign=True)
+    whole.tie_weights()
+    return whole
 
 
 def _sums(folder: Path) -> sealed.Sums:

@@ -1,0 +1,134 @@
+"""What one of several ranks does in the tests of ``test_ranks.py``: python ranks.py WORK FOLDER."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from softmap.hf import SoftmapConfig, SoftmapForCausalLM
+from softmap.nn import Share
+from softmap.testing.subject import perturb
+from softmap.train import Layout, Options, Parallel, train
+from softmap.train.processes import processes
+from softmap.variants import names
+
+CPU = torch.device("cpu")
+OPTIONS = Options(
+    steps=4, budgets=(2, 4), batch_size=6, micro_batch_size=2, context=9, peak_lr=0.02, log_every=1
+)
+LAYOUTS = {
+    "ddp": Layout(),
+    "fsdp": Layout(shard="all", activations="block"),
+    "context": Layout(context=2),
+    "all": Layout(shard=2, context=2, activations="selective"),
+}
+
+
+def model(variant: str, **sizes: Any) -> Any:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 24, "hidden_size": 16, "num_attention_heads": 4, **sizes}
+    shape = {"num_hidden_layers": 2, "max_position_embeddings": 32, **shape}
+    return perturb(SoftmapForCausalLM(SoftmapConfig(variant=variant, **shape)))
+
+
+def batches(options: Options, parallel: Parallel) -> Any:
+    """Labels that are not all to be learned: unevenly many on each rank, none in some pieces."""
+    rows = parallel.rows(options.batch_size)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        made = torch.Generator().manual_seed(step)
+        ids = torch.randint(0, 24, (options.batch_size, options.context + 1), generator=made)
+        labels = ids.clone()
+        labels[0, :4] = labels[4:] = -100
+        return ids[rows], labels[rows]
+
+    return batch
+
+
+def run(net: Any, options: Options, folder: Path, parallel: Parallel, **more: Any) -> list[float]:
+    """The losses of a training, and the last norm."""
+    train(net, batches(options, parallel), options, folder, parallel=parallel, **more)
+    lines = parallel.by_first(lambda: (folder / "train.jsonl").read_text().splitlines())
+    found = [json.loads(line) for line in lines]
+    return [line["loss"] for line in found] + [found[-1]["grad_norm"]]
+
+
+def layouts(folder: Path, parallel: Parallel) -> None:
+    """Each layout has the loss curve of one process."""
+    alone = Parallel(CPU)
+    want = run(model("fire"), OPTIONS, folder / f"alone{parallel.rank}", alone)
+    for name, layout in LAYOUTS.items():
+        if max(layout.context, layout.copy_size(parallel.ranks)) in (1, parallel.ranks):
+            mine = type(parallel)(CPU, layout, parallel.rank, parallel.ranks)
+            got = run(model("fire"), OPTIONS, folder / name, mine)
+            torch.testing.assert_close(torch.tensor(got), torch.tensor(want), msg=f"{name} {got}")
+
+
+def resume(folder: Path, parallel: Parallel) -> None:
+    """Stopped after each step and gone on with: the same bits; every rank says so."""
+    mine = type(parallel)(CPU, Layout(shard="all"), parallel.rank, parallel.ranks)
+    options = replace(OPTIONS, checkpoint_every=1)
+    whole = run(model("dcmha"), options, folder / "whole", mine)
+    for _ in range(2):
+        asked = iter([False, False, True])
+        train(
+            model("dcmha"), batches(options, mine), options, folder / "parts",
+            parallel=mine, should_stop=lambda asked=asked: next(asked),
+        )  # fmt: skip
+    assert run(model("dcmha"), options, folder / "parts", mine) == whole
+    lines = (folder / "parts" / "resumes.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [(line["rank"], line["step"]) for line in found] == [
+        (rank, step) for step in (2, 3) for rank in range(parallel.ranks)
+    ]
+    assert all(line["exact"] for line in found)
+    assert [line["lr"] for line in found[::parallel.ranks]] == [None, OPTIONS.plan()[1].lr(3)]
+
+
+def context(folder: Path, parallel: Parallel) -> None:
+    """Rows of every variant shared: outputs and gradients are those of whole sequences."""
+    group = torch.distributed.group.WORLD
+    for variant in (*names(), "dape(bias=fire)", "dcmha(qk_norm=true)+diff"):
+        for tokens, documents in ((13, None), (11, [0] * 4 + [1] * 7)):
+            packed = None if documents is None else torch.tensor([documents])
+            _same(variant, tokens, packed, Share.of(group, tokens))
+
+
+def _same(variant: str, tokens: int, documents: Tensor | None, share: Share) -> None:
+    net = model(variant, num_hidden_layers=1).double()
+    ids = torch.randint(0, 24, (2, tokens))
+    whole = net(ids, documents=documents, use_cache=False).logits
+    weight = torch.randn_like(whole)
+    want = torch.autograd.grad((whole * weight).sum(), _trained(net), allow_unused=True)
+    part = net(ids, documents=documents, share=share).logits
+    torch.testing.assert_close(part, share.take(whole), msg=lambda text: f"{variant}: {text}")
+    total = (part * share.take(weight)).sum()
+    for g, w in zip(torch.autograd.grad(total, _trained(net), allow_unused=True), want, strict=True):
+        assert (g is None) == (w is None), variant
+        if g is not None and w is not None:
+            torch.distributed.all_reduce(g)
+            torch.testing.assert_close(g, w, msg=lambda text: f"{variant}: {text}")
+
+
+def _trained(net: nn.Module) -> list[nn.Parameter]:
+    return [p for p in net.parameters() if p.requires_grad]
+
+
+def main(works: str, folder: Path) -> None:
+    with processes(Layout(timeout=120), CPU, {}) as parallel:
+        for work in works.split(","):
+            globals()[work](folder / work, parallel)
+            if os.environ.get("SAY"):
+                print(work, "ok", flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(sys.argv[1], Path(sys.argv[2]))
