@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.nn import Share
 from softmap.testing.subject import perturb
-from softmap.train import Layout, Options, Parallel, train
+from softmap.train import Layout, Options, Parallel, checkpoint, train
 from softmap.train.processes import processes
 from softmap.variants import names
 
@@ -23,12 +24,16 @@ CPU = torch.device("cpu")
 OPTIONS = Options(
     steps=4, budgets=(2, 4), batch_size=6, micro_batch_size=2, context=9, peak_lr=0.02, log_every=1
 )
-LAYOUTS = {
-    "ddp": Layout(),
-    "fsdp": Layout(shard="all", activations="block"),
-    "context": Layout(context=2),
-    "all": Layout(shard=2, context=2, activations="selective"),
-}
+
+def layouts_of(ranks: int) -> dict[str, Layout]:
+    if ranks == 4:
+        return {"hsdp": Layout(shard=2, context=2)}
+    return {
+        "ddp": Layout(),
+        "fsdp": Layout(shard="all", activations="block"),
+        "context": Layout(context=ranks),
+        "both": Layout(shard=ranks, context=ranks, activations="selective"),
+    }
 
 
 def model(variant: str, **sizes: Any) -> Any:
@@ -60,20 +65,22 @@ def run(net: Any, options: Options, folder: Path, parallel: Parallel, **more: An
     return [line["loss"] for line in found] + [found[-1]["grad_norm"]]
 
 
+def laid_out(parallel: Parallel, layout: Layout) -> Parallel:
+    return type(parallel)(CPU, layout, parallel.rank, parallel.ranks)
+
+
 def layouts(folder: Path, parallel: Parallel) -> None:
     """Each layout has the loss curve of one process."""
     alone = Parallel(CPU)
     want = run(model("fire"), OPTIONS, folder / f"alone{parallel.rank}", alone)
-    for name, layout in LAYOUTS.items():
-        if max(layout.context, layout.copy_size(parallel.ranks)) in (1, parallel.ranks):
-            mine = type(parallel)(CPU, layout, parallel.rank, parallel.ranks)
-            got = run(model("fire"), OPTIONS, folder / name, mine)
-            torch.testing.assert_close(torch.tensor(got), torch.tensor(want), msg=f"{name} {got}")
+    for name, layout in layouts_of(parallel.ranks).items():
+        got = run(model("fire"), OPTIONS, folder / name, laid_out(parallel, layout))
+        torch.testing.assert_close(torch.tensor(got), torch.tensor(want), msg=f"{name} {got}")
 
 
 def resume(folder: Path, parallel: Parallel) -> None:
     """Stopped after each step and gone on with: the same bits; every rank says so."""
-    mine = type(parallel)(CPU, Layout(shard="all"), parallel.rank, parallel.ranks)
+    mine = laid_out(parallel, Layout(shard="all"))
     options = replace(OPTIONS, checkpoint_every=1)
     whole = run(model("dcmha"), options, folder / "whole", mine)
     for _ in range(2):
@@ -90,6 +97,52 @@ def resume(folder: Path, parallel: Parallel) -> None:
     ]
     assert all(line["exact"] for line in found)
     assert [line["lr"] for line in found[::parallel.ranks]] == [None, OPTIONS.plan()[1].lr(3)]
+
+
+def save(folder: Path, parallel: Parallel) -> None:
+    """Stop after three steps, in the folder that ``go_on`` takes."""
+    mine, asked = laid_out(parallel, Layout(shard="all")), iter([False] * 4 + [True])
+    given = batches(OPTIONS, mine)
+    train(
+        model("dape(bias=fire)"), given, OPTIONS, folder.parent / "kept",
+        parallel=mine, should_stop=lambda: next(asked),
+    )  # fmt: skip
+
+
+def go_on(folder: Path, parallel: Parallel) -> None:
+    """From what another number of ranks has saved, to the losses of one process."""
+    net, alone = model("dape(bias=fire)"), Parallel(CPU)
+    want = run(net, OPTIONS, folder / f"alone{parallel.rank}", alone)
+    mine = laid_out(parallel, Layout(shard="all"))
+    got = run(model("dape(bias=fire)"), OPTIONS, folder.parent / "kept", mine)
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(want))
+    if parallel.rank == 0:
+        (line, *_) = (folder.parent / "kept" / "resumes.jsonl").read_text().splitlines()
+        assert json.loads(line)["exact"] is None
+
+
+def survive(folder: Path, parallel: Parallel) -> None:
+    """One rank is killed in its third step, and in its next attempt in the middle of a save."""
+    attempt, dying = int(os.environ["TORCHELASTIC_RESTART_COUNT"]), parallel.rank == 1
+    options = replace(OPTIONS, checkpoint_every=1)
+    mine = laid_out(parallel, Layout(shard="all"))
+    given = batches(options, mine)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        if dying and attempt == 0 and step == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return given(step)
+
+    if dying and attempt == 1:
+        checkpoint.sealed.checksums = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    net = model("diff")
+    train(net, batch, options, folder, parallel=mine)
+    if parallel.rank == 0:
+        (folder / "attempts").write_text(str(attempt))
+
+
+def undisturbed(folder: Path, parallel: Parallel) -> None:
+    run(model("diff"), OPTIONS, folder, laid_out(parallel, Layout(shard="all")))
 
 
 def context(folder: Path, parallel: Parallel) -> None:
