@@ -6,24 +6,29 @@ import json
 import os
 import signal
 import sys
+import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from softmap.errors import SoftmapError
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.nn import Share
 from softmap.testing.subject import perturb
-from softmap.train import Layout, Options, Parallel, checkpoint, train
-from softmap.train.processes import processes
+from softmap.train import Checkpoints, Layout, Options, Parallel, checkpoint, train
+from softmap.train.processes import check_same, processes, said
 from softmap.variants import names
 
 CPU = torch.device("cpu")
 OPTIONS = Options(
     steps=4, budgets=(2, 4), batch_size=6, micro_batch_size=2, context=9, peak_lr=0.02, log_every=1
 )
+
 
 def layouts_of(ranks: int) -> dict[str, Layout]:
     if ranks == 4:
@@ -76,6 +81,21 @@ def layouts(folder: Path, parallel: Parallel) -> None:
     for name, layout in layouts_of(parallel.ranks).items():
         got = run(model("fire"), OPTIONS, folder / name, laid_out(parallel, layout))
         torch.testing.assert_close(torch.tensor(got), torch.tensor(want), msg=f"{name} {got}")
+    low = replace(OPTIONS, precision="bf16")
+    want = run(model("fire"), low, folder / f"low{parallel.rank}", alone)
+    got = run(model("fire"), low, folder / "low", laid_out(parallel, Layout(shard="all")))
+    torch.testing.assert_close(torch.tensor(got), torch.tensor(want), rtol=0.02, atol=0.02)
+
+
+def compiled(folder: Path, parallel: Parallel) -> None:
+    """Each block by itself, between what sharding does."""
+    alone, options = Parallel(CPU), replace(OPTIONS, compile=True, context=8)
+    plain = replace(options, compile=False)
+    want = run(model("diff"), plain, folder / f"alone{parallel.rank}", alone)
+    for name in ("ddp", "fsdp", "both"):
+        mine = laid_out(parallel, layouts_of(parallel.ranks)[name])
+        got = run(model("diff"), options, folder / name, mine)
+        torch.testing.assert_close(torch.tensor(got), torch.tensor(want), msg=f"{name} {got}")
 
 
 def resume(folder: Path, parallel: Parallel) -> None:
@@ -96,7 +116,55 @@ def resume(folder: Path, parallel: Parallel) -> None:
         (rank, step) for step in (2, 3) for rank in range(parallel.ranks)
     ]
     assert all(line["exact"] for line in found)
-    assert [line["lr"] for line in found[::parallel.ranks]] == [None, OPTIONS.plan()[1].lr(3)]
+    assert [line["lr"] for line in found[:: parallel.ranks]] == [None, OPTIONS.plan()[1].lr(3)]
+
+
+def sigterm(folder: Path, parallel: Parallel) -> None:
+    """One rank is told to stop: all save after the same step."""
+    mine = laid_out(parallel, Layout())
+    given = batches(OPTIONS, mine)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        if parallel.rank == parallel.ranks - 1 and step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return given(step)
+
+    state = train(model("diff"), batch, OPTIONS, folder, parallel=mine)
+    assert (state.step, state.signal, state.finished) == (3, signal.SIGTERM, False)
+    assert Checkpoints(folder / "checkpoints", parallel=mine).latest()[1]["step"] == 3
+
+
+def refusals(folder: Path, parallel: Parallel) -> None:
+    """What one rank finds is raised on all, in one line."""
+    with pytest.raises(SoftmapError, match="same softmap: expected v0, as rank 0 has, found v1 on"):
+        check_same(parallel, {"softmap": f"v{parallel.rank}"})
+    with pytest.raises(SoftmapError, match="a parameter of shape"):
+        net = model("diff")
+        net.scale = nn.Parameter(torch.tensor(1.0))
+        laid_out(parallel, Layout(shard="all")).wrap(net, compile=False, precision="fp32")
+    mine = laid_out(parallel, Layout())
+    run(model("diff"), OPTIONS, folder, mine)
+    with pytest.raises(SoftmapError, match="found no such tensor"):
+        run(model("dape"), OPTIONS, folder, mine)
+    if parallel.rank == 0:
+        (shard, *_) = (folder / "checkpoints" / "001-000000004").glob("shard-00002-*")
+        shard.write_bytes(shard.read_bytes()[:-1])
+    context = (
+        pytest.warns(RuntimeWarning, match="truncated") if not parallel.rank else nullcontext()
+    )
+    with context:
+        assert Checkpoints(folder / "checkpoints", parallel=mine).latest()[1]["step"] == 2
+
+
+def hang(folder: Path, parallel: Parallel) -> None:
+    """Nobody waits for ever: the group's time is 3 s here."""
+    if parallel.rank:
+        time.sleep(10)
+        return
+    late = pytest.raises(SoftmapError, match="rank 0: another process has not answered")
+    with late, said(parallel.layout):
+        parallel.largest(1)
+    os._exit(0)
 
 
 def save(folder: Path, parallel: Parallel) -> None:
@@ -163,7 +231,9 @@ def _same(variant: str, tokens: int, documents: Tensor | None, share: Share) -> 
     part = net(ids, documents=documents, share=share).logits
     torch.testing.assert_close(part, share.take(whole), msg=lambda text: f"{variant}: {text}")
     total = (part * share.take(weight)).sum()
-    for g, w in zip(torch.autograd.grad(total, _trained(net), allow_unused=True), want, strict=True):
+    for g, w in zip(
+        torch.autograd.grad(total, _trained(net), allow_unused=True), want, strict=True
+    ):
         assert (g is None) == (w is None), variant
         if g is not None and w is not None:
             torch.distributed.all_reduce(g)
@@ -175,7 +245,7 @@ def _trained(net: nn.Module) -> list[nn.Parameter]:
 
 
 def main(works: str, folder: Path) -> None:
-    with processes(Layout(timeout=120), CPU, {}) as parallel:
+    with processes(Layout(timeout=3 if works == "hang" else 120), CPU, {}) as parallel:
         for work in works.split(","):
             globals()[work](folder / work, parallel)
             if os.environ.get("SAY"):

@@ -72,7 +72,7 @@ def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) ->
     recipe = settled(_of_one(recipe, wanted.variant))
     recipe.parallel.check(ranks(), recipe.training.batch_size, recipe.model.context)
     peaks = find_peaks(recipe)
-    preflight(recipe, display.note, peaks)
+    preflight(recipe, display.note, peaks, ranks())
     device = choose_device(recipe.training.device)
     with processes(recipe.parallel, device, _facts(recipe)) as parallel, ExitStack() as held:
         held.enter_context(display)

@@ -21,7 +21,6 @@ from softmap.errors import SoftmapError
 from softmap.maps import Edit, compute_dtype
 from softmap.nn.tokens import Tokens
 
-
 # By their new names where torch (2.13) has them.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor

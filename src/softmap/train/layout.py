@@ -37,9 +37,8 @@ class Layout(Checked):
     def described(self, ranks: int) -> str:
         """For people."""
         size = self.copy_size(ranks)
-        copies = f"{ranks // size} copies of the parameters, each on {size}"
-        share = f", sequences shared by {self.context}" if self.context > 1 else ""
-        return f"{ranks} processes: {copies}{share}"
+        share = f", {self.context} share a sequence" if self.context > 1 else ""
+        return f"{ranks} processes: {size} share a copy of the parameters{share}"
 
     def check(self, ranks: int, batch_size: int, context: int) -> None:
         """Raise ``SoftmapError`` for sizes that so many ranks do not divide."""

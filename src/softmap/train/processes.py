@@ -38,12 +38,12 @@ def processes(layout: Layout, device: torch.device, facts: Mapping[str, str]) ->
     if ranks() == 1:
         yield Parallel(device, layout)
         return
-    with _said(layout):
+    with said(layout):
         device = _own(device)
         backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         torch.distributed.init_process_group(backend, timeout=timedelta(seconds=layout.timeout))
         found = Processes(device, layout, rank(), ranks())
-        _check_same(found, facts)
+        check_same(found, facts)
         yield found
     torch.distributed.destroy_process_group()  # not after an error: others may be gone
 
@@ -84,7 +84,8 @@ def _own(device: torch.device) -> torch.device:
     return torch.device("cuda", local)
 
 
-def _check_same(parallel: Parallel, facts: Mapping[str, str]) -> None:
+def check_same(parallel: Parallel, facts: Mapping[str, str]) -> None:
+    """Raise ``SoftmapError`` where the facts of a rank are not those of the first."""
     every = parallel.together(lambda: dict(facts))
     for other, theirs in enumerate(every):
         for name in facts:
@@ -96,7 +97,7 @@ def _check_same(parallel: Parallel, facts: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _said(layout: Layout) -> Iterator[None]:
+def said(layout: Layout) -> Iterator[None]:
     """What goes wrong between processes, in one line."""
     try:
         yield
