@@ -87,6 +87,21 @@ def layouts(folder: Path, parallel: Parallel) -> None:
     torch.testing.assert_close(torch.tensor(got), torch.tensor(want), rtol=0.02, atol=0.02)
 
 
+def variants(folder: Path, parallel: Parallel) -> None:
+    """Every variant, replicated and sharded with shared sequences."""
+    options, alone = replace(OPTIONS, steps=2, budgets=(2,)), Parallel(CPU)
+    for variant in (*names(), "dape(bias=fire)", "sas+dcmha"):
+        want = run(model(variant), options, folder / variant / f"alone{parallel.rank}", alone)
+        for name in ("ddp", "both"):
+            mine = laid_out(parallel, layouts_of(parallel.ranks)[name])
+            got = run(model(variant), options, folder / variant / name, mine)
+            about = f"{variant}, {name}: {got}, alone {want}"
+            # Adam's first steps divide by gradients that are hardly more than rounding.
+            torch.testing.assert_close(
+                torch.tensor(got), torch.tensor(want), rtol=1e-4, atol=1e-5, msg=about
+            )
+
+
 def compiled(folder: Path, parallel: Parallel) -> None:
     """Each block by itself, between what sharding does."""
     alone, options = Parallel(CPU), replace(OPTIONS, compile=True, context=8)

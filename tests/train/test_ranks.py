@@ -60,6 +60,11 @@ def test_rows_of_every_variant(tmp_path: Path, ranks: int) -> None:
 
 
 @pytest.mark.slow
+def test_every_variant_in_two_layouts(tmp_path: Path) -> None:
+    work(2, "variants", tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [3, 4])
 def test_more_ranks(tmp_path: Path, ranks: int) -> None:
     work(ranks, "layouts,resume" if ranks == 3 else "layouts", tmp_path)

@@ -9,7 +9,7 @@ back to the rank whose tokens they are. Edits mix heads, so heads cannot be spli
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,9 @@ class Share:
     rank: int
     ranks: int
     tokens: int
+    _places: dict[torch.device, Tensor] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         if self.tokens < 2 * self.ranks:
@@ -59,22 +62,19 @@ class Share:
         return self.bands_of(self.rank)
 
     @cached_property
-    def _rows(self) -> list[list[int]]:
-        """The rows of each rank."""
-        return [[row for band in self.bands_of(n) for row in band] for n in range(self.ranks)]
-
-    @cached_property
     def length(self) -> int:
         """The most rows that a rank has; all send so many."""
-        return max(map(len, self._rows))
+        return max(sum(map(len, self.bands_of(rank))) for rank in range(self.ranks))
 
-    @cached_property
-    def places(self) -> Tensor:
+    def places(self, device: torch.device) -> Tensor:
         """(T,) where each token lies in what all ranks send, one after the other."""
-        where = torch.empty(self.tokens, dtype=torch.int64)
-        for rank, rows in enumerate(self._rows):
-            where[rows] = rank * self.length + torch.arange(len(rows))
-        return where
+        if device not in self._places:
+            where = torch.empty(self.tokens, dtype=torch.int64)
+            for rank in range(self.ranks):
+                rows = torch.cat([torch.arange(b.start, b.stop) for b in self.bands_of(rank)])
+                where[rows] = rank * self.length + torch.arange(len(rows))
+            self._places[device] = where.to(device)
+        return self._places[device]
 
     def take(self, t: Tensor, axis: int = 1) -> Tensor:
         """This rank's rows of ``t``, which has all T on ``axis``."""
@@ -107,13 +107,13 @@ class _Gather(torch.autograd.Function):
         sent[: own.shape[0]] = own
         every = own.new_empty(share.ranks * share.length, *own.shape[1:])
         _all_gather(every, sent, group=share.group)
-        return every.index_select(0, share.places.to(own.device))
+        return every.index_select(0, share.places(own.device))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         share, wide = ctx.share, compute_dtype(grad)
         every = grad.new_zeros(share.ranks * share.length, *grad.shape[1:], dtype=wide)
-        every.index_copy_(0, share.places.to(grad.device), grad.to(wide))
+        every.index_copy_(0, share.places(grad.device), grad.to(wide))
         own = every.new_empty(share.length, *grad.shape[1:])
         _reduce_scatter(own, every, group=share.group)
         return own[: ctx.rows].to(grad.dtype), None

@@ -91,6 +91,7 @@ class Checkpoints:
         of_final = partial(self._said, final)
         try:
             self.parallel.by_first(of_final(self._begin, temporary))
+            self.parallel.together(lambda: _check_seen(temporary, self.parallel.rank))
             write = of_final(self._write_part, temporary, model, optimizer, own or {})
             parts = self.parallel.together(write)
             self.parallel.by_first(of_final(self._publish, temporary, final, record, parts))
@@ -179,7 +180,6 @@ class Checkpoints:
         own: Mapping[str, Any],
     ) -> dict[str, Any]:
         """What this rank writes, and what there is to say of it: "files", with their hashes."""
-        _check_seen(folder, self.parallel.rank)
         if self.parallel.ranks == 1:
             save_weights(model, folder / _WEIGHTS)
             save_optimizer(model, optimizer, folder / _OPTIMIZER)

@@ -86,6 +86,7 @@ class Processes(Parallel):
         self._shards = init_device_mesh(kind, (copies, copy), mesh_dim_names=("copy", "shard"))
         groups = (self.ranks // together, together)
         self._rows = init_device_mesh(kind, groups, mesh_dim_names=("batch", "context"))
+        self._shares: dict[int, Share] = {}
 
     def wrap(self, model: nn.Module, *, compile: bool, precision: str) -> Callable[..., Any]:
         """In this order: what a block keeps, what is compiled, who holds which parameters."""
@@ -130,7 +131,9 @@ class Processes(Parallel):
     def share(self, tokens: int) -> Share | None:
         if self.layout.context == 1:
             return None
-        return Share.of(self._rows.get_group("context"), tokens)
+        if tokens not in self._shares:
+            self._shares[tokens] = Share.of(self._rows.get_group("context"), tokens)
+        return self._shares[tokens]
 
     def reduce_at_last(self, forward: Any, last: bool) -> None:
         if hasattr(forward, "set_requires_gradient_sync"):

@@ -41,7 +41,7 @@ def processes(layout: Layout, device: torch.device, facts: Mapping[str, str]) ->
     with said(layout):
         device = _own(device)
         backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
-        torch.distributed.init_process_group(backend, timeout=timedelta(seconds=layout.timeout))
+        _meet(backend, timedelta(seconds=layout.timeout))
         found = Processes(device, layout, rank(), ranks())
         check_same(found, facts)
         yield found
@@ -62,6 +62,19 @@ def said_once() -> Iterator[None]:
         if rank():
             raise SystemExit(128 + getattr(stop, "signal", signal.SIGINT)) from None
         raise
+
+
+def _meet(backend: str, timeout: timedelta) -> None:
+    """Under a name of this attempt: where torchrun keeps one store for all, the addresses of
+    processes that are gone are in it, too."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, own, count = next(
+        torch.distributed.rendezvous("env://", rank(), ranks(), timeout=timeout)
+    )
+    store = torch.distributed.PrefixStore(f"attempt{attempt}", store)
+    torch.distributed.init_process_group(
+        backend, store=store, rank=own, world_size=count, timeout=timeout
+    )
 
 
 def _own(device: torch.device) -> torch.device:
