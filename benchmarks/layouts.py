@@ -28,10 +28,10 @@ from softmap.lab.preflight import choose_device
 from softmap.train import Layout, Options, Parallel, train
 from softmap.train.processes import processes, ranks
 
-VARIANTS = ("transformer++", "dcmha", "dape")
-SHAPE = {"vocab_size": 256, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+VARIANTS = ("transformer++", "dcmha")
+SHAPE = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 OPTIONS = Options(
-    steps=24, batch_size=8, micro_batch_size=1, context=127, peak_lr=3e-3, warmup=4, log_every=1
+    steps=12, batch_size=8, micro_batch_size=1, context=63, peak_lr=3e-3, warmup=4, log_every=1
 )
 
 

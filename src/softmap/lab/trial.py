@@ -119,10 +119,10 @@ def fit(
 
     parallel = parallel or Parallel(next(model.parameters()).device, recipe.parallel)
     rows = parallel.rows(given.batch_size)
-    shape = {"batch_size": given.batch_size, "context": given.context, "rows": rows}
+    shape = {"batch_size": given.batch_size, "context": given.context}
 
     def batches(step: int) -> torch.Tensor:
-        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, **shape))
+        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, rows=rows, **shape))
 
     state = train(model, batches, given, folder, parallel=parallel, **hooks)
     if not state.finished:

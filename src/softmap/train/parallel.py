@@ -120,8 +120,10 @@ class Processes(Parallel):
         # Fixed buffers need no broadcast at each pass; torch 2.13 calls that by another name.
         known = signature(DistributedDataParallel).parameters
         name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
-        devices = [self.device] if self.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices, **{name: False})
+        given: dict[str, Any] = {name: False}
+        if self.device.type == "cuda":
+            given["device_ids"] = [self.device]
+        return DistributedDataParallel(model, **given)
 
     def rows(self, batch_size: int) -> slice:
         count = batch_size // self._rows.shape[0]
