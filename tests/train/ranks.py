@@ -63,11 +63,12 @@ def batches(options: Options, parallel: Parallel) -> Any:
 
 
 def run(net: Any, options: Options, folder: Path, parallel: Parallel, **more: Any) -> list[float]:
-    """The losses of a training, and the last norm."""
+    """The losses of a training, and the first norm: Adam's first steps, where gradients are hardly
+    more than rounding, make more of it in later ones."""
     train(net, batches(options, parallel), options, folder, parallel=parallel, **more)
     lines = parallel.by_first(lambda: (folder / "train.jsonl").read_text().splitlines())
     found = [json.loads(line) for line in lines]
-    return [line["loss"] for line in found] + [found[-1]["grad_norm"]]
+    return [line["loss"] for line in found] + [found[0]["grad_norm"]]
 
 
 def laid_out(parallel: Parallel, layout: Layout) -> Parallel:
@@ -96,10 +97,7 @@ def variants(folder: Path, parallel: Parallel) -> None:
             mine = laid_out(parallel, layouts_of(parallel.ranks)[name])
             got = run(model(variant), options, folder / variant / name, mine)
             about = f"{variant}, {name}: {got}, alone {want}"
-            # Adam's first steps divide by gradients that are hardly more than rounding.
-            torch.testing.assert_close(
-                torch.tensor(got), torch.tensor(want), rtol=1e-4, atol=1e-5, msg=about
-            )
+            torch.testing.assert_close(torch.tensor(got), torch.tensor(want), msg=about)
 
 
 def compiled(folder: Path, parallel: Parallel) -> None:
