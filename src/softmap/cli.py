@@ -30,6 +30,7 @@ from softmap.bench.commands import KINDS, Bench, Doctor
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check_flags
 from softmap.lab.asking.commands import Eval, Learn
+from softmap.lab.commands import Train
 from softmap.lab.grafting.commands import Graft
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.names import (
@@ -353,6 +354,7 @@ class Import:
 
 COMMANDS: dict[str, type] = {
     "compare": Compare,
+    "train": Train,
     "explain": Explain,
     "variants": Variants,
     "generate": Generate,

@@ -9,7 +9,7 @@ from torch import nn
 from train_stub import BATCH, CONTEXT, Stub, batches, same, weights
 
 from softmap.errors import SoftmapError
-from softmap.train import Options, SingleProcess, rng
+from softmap.train import Options, Parallel, rng
 from softmap.train.optim import adamw, weight_decay_groups
 from softmap.train.step import train_step
 
@@ -20,7 +20,7 @@ def one_step(model, batch=None, **changes):
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     batch = batches(0) if batch is None else batch
-    parallel = SingleProcess(torch.device("cpu"))
+    parallel = Parallel(torch.device("cpu"))
     return train_step(model, optimizer, batch, 0.01, options, parallel)
 
 

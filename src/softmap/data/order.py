@@ -43,9 +43,16 @@ def _epoch(seed: int, epoch: int, windows: int, tokens: int) -> tuple[int, NDArr
 
 
 def batch(
-    tokens: Tokens, *, seed: int, step: int, batch_size: int, context: int
+    tokens: Tokens,
+    *,
+    seed: int,
+    step: int,
+    batch_size: int,
+    context: int,
+    rows: slice = slice(None),
 ) -> NDArray[np.int64]:
-    """Batch number ``step``: (batch_size, context + 1) token ids, inputs and shifted targets.
+    """Batch number ``step``: (batch_size, context + 1) token ids, inputs and shifted targets; or
+    only those ``rows`` of it.
 
     The text is a ring of N tokens. Epoch e starts at a random offset o_e and visits the
     M = N // context windows ``[o_e + i * context, o_e + (i + 1) * context]`` in an order p_e, both
@@ -61,11 +68,12 @@ def batch(
         raise SoftmapError(f"seed, step >= 0 and batch >= 1, found {seed}, {step}, {batch_size}")
     size = len(tokens)
     windows = size // context
-    starts = np.empty(batch_size, np.int64)
-    for row in range(batch_size):
+    wanted = range(batch_size)[rows]
+    starts = np.empty(len(wanted), np.int64)
+    for at, row in enumerate(wanted):
         epoch, index = divmod(step * batch_size + row, windows)
         offset, permutation = _epoch(seed, epoch, windows, size)
-        starts[row] = offset + permutation[index] * context
+        starts[at] = offset + permutation[index] * context
     return tokens[(starts[:, None] + np.arange(context + 1)) % size].astype(np.int64)
 
 

@@ -9,6 +9,7 @@ from transformers import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
+from softmap.errors import SoftmapError
 from softmap.hf.arguments import (
     LOSS,
     PACKING,
@@ -25,7 +26,7 @@ from softmap.hf.configuration import SoftmapConfig
 from softmap.hf.generation import Generates
 from softmap.hf.packing import documents_of
 from softmap.hf.pretrained import SoftmapPreTrainedModel
-from softmap.nn import Record
+from softmap.nn import Record, Share
 from softmap.nn.decoder import Layers
 
 
@@ -52,6 +53,7 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         output_hidden_states: Any = None,
         cache_position: Tensor | None = None,
         documents: Tensor | None = None,
+        share: Share | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
         """input_ids (B, T) to ``last_hidden_state`` (B, T, D), normed.
@@ -62,7 +64,8 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         ``seq_idx`` (B, T), ``cu_seq_lens_q`` (n + 1,). Otherwise position_ids may only repeat what
         the mask and the documents give. use_cache: None means the configuration's, but no cache in
         training, with documents, nor in torch.export and torch.jit.trace. ``attentions`` are the
-        edited maps, one (B, H', T, S) a layer.
+        edited maps, one (B, H', T, S) a layer. share: only the rows of this rank's share come out,
+        as ``softmap.nn.Share`` has them; all that is given is of whole sequences.
         """
         packing = taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)
@@ -72,6 +75,7 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         seen = cache.get_seq_length() if cache is not None else 0
         check_places(cache_position, seen, tokens.shape[1])
         documents = documents_of(position_ids, attention_mask, seen, documents, packing, tokens)
+        use_cache = False if use_cache is None and share is not None else use_cache
         if caching(self, use_cache, documents, cache) and cache is None:
             cache = self.new_cache()
         maps = self.config.output_attentions if output_attentions is None else output_attentions
@@ -81,7 +85,7 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         states = output_hidden_states is not None and output_hidden_states is not False
         record = Record(wants_maps=bool(maps)) if maps or states else None
         caches = None if cache is None else cache.own
-        hidden = self._run(tokens, attention_mask, caches, documents, record)
+        hidden = self._run(tokens, attention_mask, caches, documents, record, share)
         return BaseModelOutputWithPast(
             last_hidden_state=hidden,
             past_key_values=cache,
@@ -125,24 +129,28 @@ class SoftmapForCausalLM(Generates, SoftmapPreTrainedModel, GenerationMixin):  #
         cache_position: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
         documents: Tensor | None = None,
+        share: Share | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """input_ids (B, T) to logits (B, T, vocabulary); other arguments: :class:`SoftmapModel`.
 
         labels (B, T), -100 where not asked, are shifted here; of packed documents they want -100 at
         the first token of each. ``num_items_in_batch``: what the loss is divided by.
-        logits_to_keep: the last n positions only (0: all), or their indices.
+        logits_to_keep: the last n positions only (0: all), or their indices. With a ``share``
+        logits are those of its rows, and so are ``shift_labels``, which take the place of labels.
         """
         loss_arguments, packing = taken(kwargs, LOSS), taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)
         asked = labels is not None or "shift_labels" in loss_arguments
         check_labels(labels, input_ids, inputs_embeds, logits_to_keep)
+        if share is not None and labels is not None:
+            raise SoftmapError("labels of a share are its rows' own: expected shift_labels instead")
         if use_cache is None and asked:
             use_cache = False
         outputs = self.model(
             input_ids, attention_mask, position_ids, past_key_values, inputs_embeds, use_cache,
-            output_attentions, output_hidden_states, cache_position, documents, return_dict=True,
-            **packing,
+            output_attentions, output_hidden_states, cache_position, documents, share,
+            return_dict=True, **packing,
         )  # fmt: skip
         keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         logits = self.lm_head(outputs.last_hidden_state[:, keep])

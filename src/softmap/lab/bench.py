@@ -19,7 +19,8 @@ from softmap.evals.maps import passage
 from softmap.evals.question import Setting
 from softmap.evals.text import Text
 from softmap.lab import measure, workers
-from softmap.lab.plan import Plan
+from softmap.lab.explain import chosen
+from softmap.lab.plan import Candidate, Plan
 from softmap.lab.preflight import choose_device
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
@@ -59,6 +60,15 @@ class Bench:
         """In which the suites of ``evaluation.suites`` are asked."""
         context, vocabulary = self.recipe.model.context, self.corpus.tokenizer.vocab_size
         return Setting(context, vocabulary, text=Text.of(self.corpus))
+
+    def described(self, mine: Candidate, plan: Plan) -> str:
+        """One of the plan's models, for people."""
+        total, context = mine.parameters["total"], self.recipe.model.context
+        return (
+            f"{mine.label}: {total:,} parameters ({100 * (total / plan.target - 1):+.2f} %), "
+            f"MLP width {mine.config.intermediate_size}, peak {mine.peak_lr:g} "
+            f"({mine.peak_source}), {chosen(mine.config, context, self.device)}"
+        )
 
     def facts(self, plan: Plan, jobs: int = 1) -> dict[str, Any]:
         """What ``run.json`` says of the run's text, model, schedule and machine.

@@ -11,6 +11,7 @@ from softmap.errors import SoftmapError
 from softmap.files import sweep
 from softmap.lab import files
 from softmap.lab.bench import Bench
+from softmap.lab.request import WAY_OUT
 from softmap.lab.trial import Trial
 from softmap.report.load import read_run
 from softmap.report.peaks import PEAKS
@@ -60,17 +61,23 @@ def check_same(folder: Path, trials: list[Trial], shared: Bench, way_out: str) -
         texts = f"the text was {old.get('source')}, is {now['source']}: "
         changed = old.get("hash") not in (None, now["hash"])
         why = texts if changed else ""
-        _refuse(folder, before.get("settings") or {}, shared.settings, why, way_out)
+        refuse_other(folder, before.get("settings") or {}, shared.settings, why, way_out)
     for trial in trials:
         trial.result()  # a damaged one is named before anything is trained
         begun = files.read_json(trial.folder / "trial.json")
-        if begun is not None:
-            _refuse(trial.folder, begun, trial.identity(shared), "", way_out)
+        refuse_other(trial.folder, begun, trial.identity(shared), "", way_out)
 
 
-def _refuse(
-    folder: Path, before: dict[str, Any], after: dict[str, Any], why: str, way_out: str
+def refuse_other(
+    folder: Path,
+    before: dict[str, Any] | None,
+    after: dict[str, Any],
+    why: str = "",
+    way_out: str = WAY_OUT,
 ) -> None:
+    """Raise ``SoftmapError`` where what lies there, if anything, was made with other settings."""
+    if before is None:
+        return
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if keys:
         changes = [f"{key} was {before.get(key)}, is {after.get(key)}" for key in keys[:3]]

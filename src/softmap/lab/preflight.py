@@ -24,10 +24,13 @@ LONGEST_CHECKED = 2048  #: tokens of the longest input on which one's own varian
 GIB = 2**30
 
 
-def preflight(recipe: Recipe, note: Callable[[str], None], peaks: Peaks | None = None) -> None:
+def preflight(
+    recipe: Recipe, note: Callable[[str], None], peaks: Peaks | None = None, ranks: int = 1
+) -> None:
     """Raise ``SoftmapError`` for whatever can be refused before text is read and files are made.
 
-    note: told what takes some seconds. peaks: as for ``make_plan``.
+    note: told what takes some seconds. peaks: as for ``make_plan``. ranks: processes that train
+    each model together, by the recipe's layout.
     """
     if recipe.sizes:
         raise SoftmapError(f"{recipe.name} has sizes: softmap scale {recipe.path} trains each")
@@ -37,7 +40,7 @@ def preflight(recipe: Recipe, note: Callable[[str], None], peaks: Peaks | None =
     for name in recipe.evaluation.suites:
         suite(name)
     for candidate in plan.candidates:
-        check_memory(candidate, recipe, device)
+        check_memory(candidate, recipe, device, ranks)
     check_own(plan, recipe, note)
 
 
@@ -83,24 +86,30 @@ def computes_bfloat16(device: torch.device) -> bool:
     return any(found.get(unit) for unit in ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16"))
 
 
-def check_memory(candidate: Candidate, recipe: Recipe, device: torch.device) -> None:
+def check_memory(
+    candidate: Candidate, recipe: Recipe, device: torch.device, ranks: int = 1
+) -> None:
     """Refuse what cannot fit."""
-    needed = least_memory(candidate, recipe)
+    needed = least_memory(candidate, recipe, ranks)
     if needed > (there := memory(device)):
+        more = " or raise parallel.shard" if ranks > 1 else ""
         raise SoftmapError(
             f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, "
             f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
-            "training.micro_batch_size"
+            f"training.micro_batch_size{more}"
         )
 
 
-def least_memory(candidate: Candidate, recipe: Recipe) -> int:
-    """Bytes that training needs at least: the model with its optimiser, and what a forward pass of
-    one micro-batch keeps in any case (each layer's input and the logits, in float32)."""
-    shape, given = recipe.model, recipe.training
-    rows = given.micro_batch_size or given.batch_size
+def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
+    """Bytes that training needs at least on each of ``ranks``: its part of the model with its
+    optimiser, and what a forward pass of one micro-batch keeps in any case (each layer's input and
+    the logits, in float32)."""
+    shape, given, layout = recipe.model, recipe.training, recipe.parallel
+    copy, share = (layout.copy_size(ranks), layout.context) if ranks > 1 else (1, 1)
+    rows = given.batch_size // max(1, ranks // share)
+    tokens = min(given.micro_batch_size or rows, rows) * shape.context // share
     width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
-    return PER_PARAMETER * candidate.parameters["total"] + 4 * rows * shape.context * width
+    return PER_PARAMETER * candidate.parameters["total"] // copy + 4 * tokens * width
 
 
 def memory(device: torch.device) -> int:

@@ -26,6 +26,7 @@ from softmap.lab.names import check_name, is_run, no_run, run_name
 from softmap.lab.sections import Evaluation, Model, Positive, Seed, Size, Training, Tuning
 from softmap.lab.seeds import check_seeds, joined, listed
 from softmap.report.peaks import PEAKS
+from softmap.train.layout import Layout
 
 SUFFIXES = (".yaml", ".yml")
 _SEEDS = ("seeds", "control_seeds")
@@ -39,6 +40,7 @@ class Recipe(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
+    parallel: Layout = field(default_factory=Layout)  #: of ``softmap train`` over several processes
     variants: list[Entry] = field(default_factory=lambda: [Entry("transformer++")])
     control: str | None = None  #: what the others are compared with: the first variant
     seeds: list[Seed] = field(default_factory=lambda: [0])  #: of every variant: its runs

@@ -16,6 +16,9 @@ from softmap.lab.preflight import least_memory
 from softmap.lab.sections import Count, Positive
 from softmap.lab.seeds import MOST_SEEDS
 
+#: What may be done about a folder with another run.
+WAY_OUT = "--fresh throws it away, --name NAME keeps it"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -37,7 +40,7 @@ class Request:
     resolve: float | None = None
     at_most: int = 50
     seconds: float | None = None
-    way_out: str = "--fresh throws it away, --name NAME keeps it"
+    way_out: str = WAY_OUT
 
     def __post_init__(self) -> None:
         check_path("out", self.out)

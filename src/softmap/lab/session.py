@@ -15,7 +15,6 @@ from typing import Any
 
 from softmap.lab import files
 from softmap.lab.bench import Bench
-from softmap.lab.explain import chosen
 from softmap.lab.facts import run_facts
 from softmap.lab.page import Page
 from softmap.lab.peaks import Peaks
@@ -78,15 +77,7 @@ class Session:
         for sentence in self.peaks.unused:
             self.display.note(sentence)
         for candidate in self.plan.candidates:
-            self.display.note(self._described(candidate))
-
-    def _described(self, candidate: Candidate) -> str:
-        total, context = candidate.parameters["total"], self.shared.recipe.model.context
-        return (
-            f"{candidate.label}: {total:,} parameters ({100 * (total / self.plan.target - 1):+.2f} "
-            f"%), MLP width {candidate.config.intermediate_size}, peak {candidate.peak_lr:g} "
-            f"({candidate.peak_source}), {chosen(candidate.config, context, self.shared.device)}"
-        )
+            self.display.note(self.shared.described(candidate, self.plan))
 
     def write(self, **more: Any) -> None:
         """Write ``run.json`` with ``more`` in it; tuned peaks of another file are kept beside."""

@@ -34,7 +34,7 @@ from softmap.lab.trial import build
 from softmap.lab.workers import Workers
 from softmap.report.speed import FILE, read_speed
 from softmap.train.optim import adamw
-from softmap.train.parallel import single_process
+from softmap.train.parallel import Parallel
 from softmap.train.step import train_step
 
 ROUNDS = 7
@@ -130,9 +130,9 @@ def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[]
     """A step of training on random tokens."""
     given = options(recipe, candidate.peak_lr, 0, candidate.label)
     optimizer = adamw(net, lr=given.peak_lr, weight_decay=given.weight_decay, betas=given.betas)
-    run: Any = torch.compile(net.train()) if given.compile else net.train()
+    parallel = Parallel(next(net.parameters()).device, recipe.parallel)
+    run = parallel.wrap(net.train(), compile=given.compile, precision=given.precision)
     batch = random_ids(candidate.config.vocab_size, given.batch_size, given.context + 1)
-    parallel = single_process(net)
     return lambda: train_step(run, optimizer, batch, 0.0, given, parallel)
 
 

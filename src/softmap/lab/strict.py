@@ -85,6 +85,8 @@ def _shape_fits(node: yaml.Node, kind: Any) -> bool:
         return isinstance(node, yaml.SequenceNode)
     if origin is dict or dataclasses.is_dataclass(origin):
         return isinstance(node, yaml.MappingNode)
+    if origin is Literal:
+        return isinstance(node, yaml.ScalarNode) and node.value in get_args(kind)
     return isinstance(node, yaml.ScalarNode) and _scalar_fits(node, origin)
 
 

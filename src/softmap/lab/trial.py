@@ -45,7 +45,7 @@ from softmap.lab.plan import Candidate, options
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
 from softmap.report.load import BudgetFile, read_log, read_result
-from softmap.train import NonFiniteLoss, Options, mean_rate, spent, train
+from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
 
 OnStep = Callable[[Mapping[str, float]], Any]
 
@@ -111,21 +111,26 @@ def fit(
     tokens: np.ndarray,
     seed: int,
     folder: Path,
+    parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
     """Train a candidate's model on ``tokens``; goes on from ``folder`` if it was begun there.
 
-    The batches are a function of the seed and the step alone, the same for every variant.
+    The batches are a function of the seed and the step alone, the same for every variant and for
+    any number of processes. parallel: by default this process alone, by the recipe's layout.
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
     given = _options(candidate, recipe, seed)
     given = dataclasses.replace(given, run=candidate.spec)
 
-    def batches(step: int) -> torch.Tensor:
-        shape = {"batch_size": given.batch_size, "context": given.context}
-        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, **shape))
+    parallel = parallel or Parallel(next(model.parameters()).device, recipe.parallel)
+    rows = parallel.rows(given.batch_size)
+    shape = {"batch_size": given.batch_size, "context": given.context}
 
-    state = train(model, batches, given, folder, **hooks)
+    def batches(step: int) -> torch.Tensor:
+        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, rows=rows, **shape))
+
+    state = train(model, batches, given, folder, parallel=parallel, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
 
@@ -145,58 +150,102 @@ class NonFiniteHeldOut(NonFiniteLoss):
         )
 
 
-def run_trial(trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
+def run_trial(
+    trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel | None = None
+) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
+    parallel: the processes that do so together, each of which calls this; the first one writes.
     Where the training diverges, that is the result: ``diverged`` says at which step and what was
     found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
     checkpoint is on disk.
     """
-    files.write_json(trial.folder / "trial.json", trial.identity(bench))
-    began, before = time.perf_counter(), _seconds(trial)
+    parallel = parallel or Parallel(bench.device, bench.recipe.parallel)
+    identity = trial.identity(bench)
+    parallel.by_first(lambda: files.write_json(trial.folder / "trial.json", identity))
+    began, before = time.perf_counter(), parallel.by_first(lambda: _seconds(trial))
     try:
-        model = _trained(trial, bench, on_step)
-        _export(trial, bench, model)
-        if answers := ask(model, bench, trial.name):
-            files.write_json(trial.folder / "answers.json", answers)
-        found = _measured(trial, bench)
+        model = _trained(trial, bench, on_step, parallel)
+        _export(trial, bench, model, parallel)
+        found = parallel.by_first(lambda: _measured(trial, bench))
     except NonFiniteLoss as error:
         found = {"diverged": {"step": error.step, "reason": error.found}, "budgets": []}
-    whole = {"whole_seconds": before + time.perf_counter() - began}
-    result = _described(trial, bench) | found | whole | {"files": _sums(trial.folder)}
+    found["whole_seconds"] = before + time.perf_counter() - began
+    return parallel.by_first(lambda: _written(trial, bench, found))
+
+
+def _written(trial: Trial, bench: Bench, found: dict[str, Any]) -> dict[str, Any]:
+    result = _described(trial, bench) | found | {"files": _sums(trial.folder)}
     files.write_json(trial.folder / "result.json", result)
     return result
 
 
-def _trained(trial: Trial, bench: Bench, on_step: OnStep) -> Any:
+def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
-        evaluate = functools.partial(_evaluate, trial, bench, memory)
-        keep = functools.partial(_keep, trial, bench.recipe.training.keep_points)
+        evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
+        keep = functools.partial(_keep, trial, bench, parallel)
         fit(
             model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
-            on_step=on_step, on_budget=evaluate, on_decay=keep,
+            parallel, on_step=on_step, on_budget=evaluate, on_decay=keep,
         )  # fmt: skip
     return model
 
 
-def _keep(trial: Trial, wanted: bool, index: int, model: Any, phase: str = BEFORE) -> None:
+def _keep(
+    trial: Trial,
+    bench: Bench,
+    parallel: Parallel,
+    index: int,
+    model: Any,
+    phase: str = BEFORE,
+) -> None:
     """Called where a decay begins and where it ends: its point, if they are kept."""
-    if wanted:
-        keep(model, trial.folder / POINTS, index, phase)
+    if bench.recipe.training.keep_points:
+        whole = _whole(model, parallel)
+        parallel.by_first(lambda: keep(whole, trial.folder / POINTS, index, phase))
 
 
 def _evaluate(
-    trial: Trial, bench: Bench, memory: measure.PeakMemory, index: int, step: int, model: Any
+    trial: Trial,
+    bench: Bench,
+    memory: measure.PeakMemory,
+    parallel: Parallel,
+    index: int,
+    step: int,
+    model: Any,
 ) -> None:
     """Called where a decay ends: held-out losses, and what it took to get there."""
     memory.sample()
-    _keep(trial, bench.recipe.training.keep_points, index, model, AFTER)
-    recipe, file = bench.recipe, f"eval-{index}.npz"
-    losses = token_losses(model, bench.windows, batch_size=recipe.evaluation.batch_size)
-    mean, stderr = mean_and_stderr(losses)
+    _keep(trial, bench, parallel, index, model, AFTER)
+    losses = _losses(model, bench, parallel)
+    mean, _ = mean_and_stderr(losses)
     if not math.isfinite(mean):
         raise NonFiniteHeldOut(trial.name, step, mean)
+    parallel.by_first(lambda: _keep_budget(trial, bench, memory, index, step, losses))
+    memory.forget()
+
+
+def _losses(model: Any, bench: Bench, parallel: Parallel) -> np.ndarray:
+    """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
+    all take part in each other's forward passes."""
+    size, count = bench.recipe.evaluation.batch_size, len(bench.windows)
+    dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
+    mine = bench.windows[dealt[:, parallel.rank] % count]
+    every = parallel.together(lambda: token_losses(model, mine, batch_size=size))
+    return np.stack(every, 1).reshape(dealt.size, -1)[:count]
+
+
+def _keep_budget(
+    trial: Trial,
+    bench: Bench,
+    memory: measure.PeakMemory,
+    index: int,
+    step: int,
+    losses: np.ndarray,
+) -> None:
+    recipe, file = bench.recipe, f"eval-{index}.npz"
+    mean, stderr = mean_and_stderr(losses)
     files.write_arrays(trial.folder / file, losses=losses)
     tokens = step * recipe.training.batch_size * recipe.model.context
     segments = _options(trial.candidate, recipe, trial.seed).plan()
@@ -214,7 +263,6 @@ def _evaluate(
         "files": sealed.checksums(trial.folder, [trial.folder / file]),
     }
     files.write_json(trial.folder / f"budget-{index}.json", record)
-    memory.forget()
 
 
 def _log(trial: Trial) -> list[dict[str, float]]:
@@ -258,14 +306,43 @@ def save_model(model: Any, folder: Path) -> None:
         raise SoftmapError(f"{folder}: cannot be written: {error}") from None
 
 
-def _export(trial: Trial, bench: Bench, model: Any) -> None:
+def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
     def fill(folder: Path) -> None:
-        save_model(model, folder)
+        save_model(whole, folder)
         bench.corpus.tokenizer.save(folder)
         sealed.seal_folder(folder)
 
-    files.write_arrays(trial.folder / "maps.npz", maps=passage_maps(model, bench.passage))
-    files.write_folder(trial.folder / "model", fill)
+    def write() -> None:
+        files.write_arrays(trial.folder / "maps.npz", maps=maps)
+        files.write_folder(trial.folder / "model", fill)
+        if answers := ask(whole, bench, trial.name):
+            files.write_json(trial.folder / "answers.json", answers)
+
+    maps, whole = passage_maps(model, bench.passage), _whole(model, parallel)
+    parallel.by_first(write)
+
+
+def _whole(model: Any, parallel: Parallel) -> Any:
+    """The model with all of its tensors, on the first rank; that of other ranks is of no use."""
+    if parallel.ranks == 1:
+        return model
+    tensors = _gathered(model, parallel)
+    with torch.device("meta"):
+        whole = SoftmapForCausalLM(model.config)
+    if tensors:
+        whole.load_state_dict(tensors, assign=True)
+        whole.tie_weights()
+    return whole
+
+
+def _gathered(model: Any, parallel: Parallel) -> dict[str, torch.Tensor]:
+    """The model's tensors on the first rank's CPU, one after the other; none on the others."""
+    found = {}
+    for name, t in model.state_dict().items():
+        whole = parallel.whole(t).cpu()
+        if parallel.rank == 0:
+            found[name] = whole
+    return found
 
 
 def _sums(folder: Path) -> sealed.Sums:

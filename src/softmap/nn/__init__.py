@@ -9,6 +9,7 @@ from softmap.nn.config import ModelConfig
 from softmap.nn.decay import decays, never_decayed
 from softmap.nn.decoder import Decoder, attention_maps
 from softmap.nn.record import Record
+from softmap.nn.share import Share
 
 __all__ = [
     "Attention",
@@ -18,6 +19,7 @@ __all__ = [
     "LayerCache",
     "ModelConfig",
     "Record",
+    "Share",
     "accounting",
     "attention_maps",
     "decays",

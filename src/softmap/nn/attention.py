@@ -13,6 +13,7 @@ from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate
 from softmap.nn.record import Record
+from softmap.nn.share import Share, shared_attention
 from softmap.nn.tokens import Tokens, taken
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
@@ -114,6 +115,8 @@ class Attention(nn.Module):
             if cache is not None:
                 cache.check_mask(key_mask)
         tokens = Tokens(*self.project(x, positions), [e(x) for e in self._edits])
+        if positions.share is not None:
+            return self._projected(self._shared(positions.share, tokens, positions))
         tokens, at, rows, running = self._held(tokens, positions, cache)
         q, k, v, tensors = tokens
         where: Any = {"key_mask": at.key_mask, "documents": at.starts, "cols": at.cols}
@@ -125,7 +128,21 @@ class Attention(nn.Module):
             record.add_map(weights, T, positions.cols.shape[1], positions.held_order)
         o = attention(q, k, v, self._edits, impl=self.impl, running=running, **where)
         o = o if rows is None else taken(o, rows.argsort(1), 2)
-        return self.o_proj(o[:, :, -T:].transpose(1, 2).flatten(2))
+        return self._projected(o[:, :, -T:])
+
+    def _projected(self, o: Tensor) -> Tensor:
+        """(B, H', T, d') to (B, T, D)."""
+        return self.o_proj(o.transpose(1, 2).flatten(2))
+
+    def _shared(self, share: Share, own: Tokens, at: Positions) -> Tensor:
+        """The rows of this rank's tokens, (B, H', n, d')."""
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, tensors: list[Tensors], keys: int) -> Tensor:
+            starts = None if at.starts is None else at.starts[:, :keys]
+            where: Any = {"tensors": tensors, "documents": starts, "cols": at.cols[:, :keys]}
+            return attention(q, k, v, self._edits, impl=self.impl, window=self.window, **where)
+
+        return shared_attention(share, own, self._edits, attend)
 
     def _held(
         self, new: Tokens, at: Positions, cache: LayerCache | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from softmap.nn.config import ModelConfig
 from softmap.nn.layers import make_norm
 from softmap.nn.positions import Positions, sinusoidal
 from softmap.nn.record import Record
+from softmap.nn.share import Share
 from softmap.ops.checks import DTYPES
 
 
@@ -39,14 +41,18 @@ class Layers:
         caches: list[LayerCache] | None,
         documents: Tensor | None,
         record: Record | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Of what :meth:`_given` gives."""
         if caches and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
-        inputs_embeds = self._embedded(tokens)
         seen = caches[0].seen if caches else None
-        total = (seen or 0) + inputs_embeds.shape[1]
-        positions = Positions.of(total, attention_mask, inputs_embeds.device, documents, seen)
+        total = (seen or 0) + tokens.shape[1]
+        positions = Positions.of(total, attention_mask, tokens.device, documents, seen)
+        if share is not None:
+            share.check(total, attention_mask, alone=not caches and record is None)
+            positions, tokens = replace(positions, share=share), share.take(tokens)
+        inputs_embeds = self._embedded(tokens)
         if caches:
             caches[0].check_mask(attention_mask)
         x = self._with_positions(inputs_embeds, positions)
@@ -91,7 +97,7 @@ class Layers:
             ) from error
 
     def _with_positions(self, x: Tensor, positions: Positions) -> Tensor:
-        at = positions.last(x.shape[1]).cols.clamp(min=0)
+        at = positions.rows(x.shape[1]).clamp(min=0)
         if self.position == "sinusoidal":
             # Scaled to the embeddings' size at init, so that neither drowns the other.
             return x + sinusoidal(at, self.dim).to(x.dtype) * self.embedding_std
@@ -126,15 +132,17 @@ class Decoder(Layers, nn.Module):
         inputs_embeds: Tensor | None = None,
         documents: Tensor | None = None,
         record: Record | None = None,
+        share: Share | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too.
 
         documents: (B, T) or (1, T) integers, the document of each token, where several are packed
         in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
-        record: filled with what it asks for.
+        record: filled with what it asks for. share: only the rows of this rank's share come out;
+        all that is given is of whole sequences.
         """
         tokens = self._given(input_ids, inputs_embeds)
-        return self._run(tokens, attention_mask, caches, documents, record)
+        return self._run(tokens, attention_mask, caches, documents, record, share)
 
 
 @torch.no_grad()

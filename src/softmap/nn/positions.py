@@ -10,6 +10,7 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError
 from softmap.maps import compute_dtype
+from softmap.nn.share import Share
 from softmap.nn.tokens import taken
 from softmap.ops.documents import INTEGERS as INTEGERS  # hf reads it here, and the next
 from softmap.ops.documents import can_look, starts_of
@@ -36,6 +37,8 @@ class Positions:
 
     rotary: cos and sin (b, 1, T, width / 2) of the tokens being processed, where the model around
     the layer has rotary positions of its own; None: they are computed here.
+
+    share: the tokens being processed are not the last ones but this rank's share of them.
     """
 
     cols: Tensor
@@ -44,6 +47,7 @@ class Positions:
     padding: str = "none"
     mask: Tensor | None = None
     rotary: Angles | None = None
+    share: Share | None = None
     _angles: dict[tuple[int, int, float, torch.dtype], Angles] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -97,6 +101,10 @@ class Positions:
         valid = None if self.valid is None else self.valid[:, -tokens:]
         return Positions(self.cols[:, -tokens:], valid, None, self.padding, self.mask)
 
+    def rows(self, tokens: int) -> Tensor:
+        """(b, T) positions of the ``tokens`` being processed."""
+        return self.last(tokens).cols if self.share is None else self.share.take(self.cols)
+
     def order(self, tokens: int) -> Tensor:
         """(B, n) of the last n tokens: in each document those of padding first, the rest as it
         is. Indices count from the first of the n."""
@@ -123,7 +131,7 @@ class Positions:
         return self._angles[key]
 
     def _made(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
-        cos, sin = angles(self.last(tokens).cols, width, theta)
+        cos, sin = angles(self.rows(tokens), width, theta)
         return cos.to(dtype), sin.to(dtype)
 
 

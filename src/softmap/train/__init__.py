@@ -7,6 +7,7 @@ torch, and checkpoints need safetensors (``pip install 'softmap[hf]'``).
 from typing import TYPE_CHECKING
 
 from softmap.lazy import lazily
+from softmap.train.layout import Layout
 from softmap.train.options import Options
 from softmap.train.plan import Segment, mean_rate, plan, spent
 from softmap.train.schedules import Terms
@@ -14,18 +15,18 @@ from softmap.train.schedules import Terms
 if TYPE_CHECKING:
     from softmap.train.checkpoint import BrokenCheckpoint, Checkpoints
     from softmap.train.loop import NonFiniteLoss, train
-    from softmap.train.parallel import Parallel, SingleProcess
+    from softmap.train.parallel import Parallel
     from softmap.train.state import State
     from softmap.train.trackers import Tracker, open_tracker
 
 __all__ = [
     "BrokenCheckpoint",
     "Checkpoints",
+    "Layout",
     "NonFiniteLoss",
     "Options",
     "Parallel",
     "Segment",
-    "SingleProcess",
     "State",
     "Terms",
     "Tracker",
@@ -43,7 +44,6 @@ __getattr__, __dir__ = lazily(
         "Checkpoints": "softmap.train.checkpoint",
         "NonFiniteLoss": "softmap.train.loop",
         "Parallel": "softmap.train.parallel",
-        "SingleProcess": "softmap.train.parallel",
         "State": "softmap.train.state",
         "Tracker": "softmap.train.trackers",
         "open_tracker": "softmap.train.trackers",

@@ -6,6 +6,9 @@ A checkpoint is a folder ``<segment>-<step>`` (names sort in the order of traini
     optimizer.safetensors  the optimiser's state per parameter
     state.json             the loop's record, random states, size and SHA-256 of the files above
 
+Several ranks write one ``shard-*.safetensors`` each instead, with what they hold of both, by
+``torch.distributed.checkpoint``; any number of ranks reads either form.
+
 It is written under a temporary name, synced to the disk and renamed, so any folder under a final
 name was once complete: the newest name is the pointer to the latest checkpoint, and no second
 record can disagree with it. Damage after that is found by the hashes.
@@ -16,9 +19,10 @@ from __future__ import annotations
 import os
 import shutil
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -26,18 +30,23 @@ from torch import nn
 from softmap.errors import SoftmapError
 from softmap.files import fsync, sealed, share
 from softmap.train import rng
+from softmap.train.parallel import Parallel
 from softmap.train.plan import Position
 from softmap.train.tensors import (
     SafetensorError,
     load_optimizer,
+    load_shards,
     load_weights,
     save_optimizer,
+    save_shards,
     save_weights,
 )
 
 _FORMAT = "softmap checkpoint 1"
-_STATE = "state.json"
+_WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _TEMPORARY = ".tmp-"
+
+T = TypeVar("T")
 
 
 class BrokenCheckpoint(SoftmapError):
@@ -45,11 +54,13 @@ class BrokenCheckpoint(SoftmapError):
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``folder``; one process writes there at a time."""
+    """The checkpoints of one run, in ``folder``, which all its ranks see; one run writes there at
+    a time. ``save`` and ``load`` are called on all ranks."""
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, parallel: Parallel | None = None) -> None:
         self.folder = folder
         self.keep = keep
+        self.parallel = parallel or Parallel(torch.device("cpu"))
 
     def path(self, position: Position) -> Path:
         """Where the state at ``position`` (segment, steps done) lies or would lie."""
@@ -68,29 +79,27 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         record: dict[str, Any],
         pinned: Iterable[Position] = (),
+        own: Mapping[str, Any] | None = None,
     ) -> Path:
         """Saves everything at ``position``, then drops the oldest beyond ``keep`` and ``pinned``.
 
-        Raises SoftmapError if it cannot be written (a full disk): what was there stays, the
-        temporary folder does not.
+        own: what is kept of this rank, beside its random states. Raises SoftmapError if it cannot
+        be written (a full disk): what was there stays, the temporary folder does not.
         """
         final = self.path(position)
         temporary = self.folder / f"{_TEMPORARY}{final.name}"
+        of_final = partial(self._said, final)
         try:
-            self._clear_temporary()
-            temporary.mkdir(parents=True)
-            _write(temporary, final.name, model, optimizer, record)
-            if final.exists():  # a broken one, or the same state saved again
-                shutil.rmtree(final)
-            os.rename(temporary, final)
-            fsync(self.folder)
-        except (OSError, SafetensorError) as error:
-            raise SoftmapError(
-                f"checkpoint {final}: could not be written: {error}; last good: {self.last_good()}"
-            ) from error
+            self.parallel.by_first(of_final(self._begin, temporary))
+            self.parallel.together(lambda: _check_seen(temporary, self.parallel.rank))
+            write = of_final(self._write_part, temporary, model, optimizer, own or {})
+            parts = self.parallel.together(write)
+            self.parallel.by_first(of_final(self._publish, temporary, final, record, parts))
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        self._prune(final, {self.path(other) for other in pinned})
+            if self.parallel.rank == 0:
+                shutil.rmtree(temporary, ignore_errors=True)
+        keep = {self.path(other) for other in pinned}
+        self.parallel.by_first(lambda: self._prune(final, keep))
         return final
 
     def load(
@@ -98,21 +107,40 @@ class Checkpoints:
     ) -> dict[str, Any]:
         """Verifies ``path``, loads model, optimiser and random states, returns the record.
 
-        Raises BrokenCheckpoint (missing, truncated or altered files) or SoftmapError (whole, but of
-        another model); model and optimiser are as before then, except where only the optimiser's
-        part is foreign.
+        Of as many ranks as saved it, each gets its own random states. Raises BrokenCheckpoint
+        (missing, truncated or altered files) or SoftmapError (whole, but of another model); model
+        and optimiser are as before then, except where only the optimiser's part is foreign.
         """
-        state = verify(path)
-        load_weights(model, path / "model.safetensors")
-        load_optimizer(model, optimizer, path / "optimizer.safetensors")
-        rng.restore(state["rng"])
-        return state["record"]
+        state = self.parallel.by_first(lambda: verify(path))
+        self.parallel.together(lambda: _check_seen(path, self.parallel.rank))
+        alone = self.parallel.ranks == 1
+        if alone and (path / _WEIGHTS).exists():
+            load_weights(model, path / _WEIGHTS)
+            load_optimizer(model, optimizer, path / _OPTIMIZER)
+        else:
+            load_shards(model, optimizer, path, alone=alone)
+        mine = self._own(state)
+        if mine is not None:
+            rng.restore(mine["rng"])
+        record: dict[str, Any] = state["record"]
+        return record
+
+    def own(self, path: Path) -> dict[str, Any] | None:
+        """What was kept of this rank; None where other numbers of ranks saved, or older code."""
+        return self._own(_read_state(path / _STATE))
+
+    def _own(self, state: dict[str, Any]) -> dict[str, Any] | None:
+        ranks: list[dict[str, Any]] = state.get("ranks") or [{"rng": state["rng"]}]
+        return ranks[self.parallel.rank] if len(ranks) == self.parallel.ranks else None
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest whole checkpoint and its record, None if there are no checkpoints at all.
 
         Warns of each broken one that it passes over; raises BrokenCheckpoint if all are broken.
         """
+        return self.parallel.by_first(self._latest)
+
+    def _latest(self) -> tuple[Path, dict[str, Any]] | None:
         problems: list[BrokenCheckpoint] = []
         for path in self.newest_first():
             try:
@@ -139,9 +167,63 @@ class Checkpoints:
             if path not in pinned:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _clear_temporary(self) -> None:
+    def _begin(self, temporary: Path) -> None:
         for path in self.folder.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path, ignore_errors=True)
+        temporary.mkdir(parents=True)
+
+    def _write_part(
+        self,
+        folder: Path,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        own: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """What this rank writes, and what there is to say of it: "files", with their hashes."""
+        if self.parallel.ranks == 1:
+            save_weights(model, folder / _WEIGHTS)
+            save_optimizer(model, optimizer, folder / _OPTIMIZER)
+            files = list(folder.iterdir())
+        else:
+            save_shards(model, optimizer, folder)
+            files = list(folder.glob(f"shard-{self.parallel.rank + 1:05d}-*"))
+        for path in files:
+            fsync(path)
+        return {"rng": rng.snapshot(), **own, "files": sealed.checksums(folder, files)}
+
+    def _publish(
+        self, temporary: Path, final: Path, record: dict[str, Any], parts: list[dict[str, Any]]
+    ) -> None:
+        """The first rank gives the folder its name when all parts are there."""
+        state = {
+            "format": _FORMAT,
+            "name": final.name,
+            "files": {name: found for part in parts for name, found in part.pop("files").items()},
+            "ranks": parts,
+            "record": record,
+        }
+        sealed.write_sealed(temporary / _STATE, state)
+        share(temporary)
+        for path in (temporary / _STATE, temporary):
+            fsync(path)
+        if final.exists():  # a broken one, or the same state saved again
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        fsync(self.folder)
+
+    def _said(self, final: Path, do: Callable[..., T], *given: Any) -> Callable[[], T]:
+        """``do`` of what is given; what keeps it from writing, in one line."""
+
+        def run() -> T:
+            try:
+                return do(*given)
+            except (OSError, SafetensorError) as error:
+                raise SoftmapError(
+                    f"checkpoint {final}: could not be written: {error}; last good: "
+                    f"{self.last_good()}"
+                ) from error
+
+        return run
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -167,27 +249,12 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _write(
-    folder: Path,
-    name: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    record: dict[str, Any],
-) -> None:
-    save_weights(model, folder / "model.safetensors")
-    save_optimizer(model, optimizer, folder / "optimizer.safetensors")
-    files = sealed.checksums(folder, folder.iterdir())
-    state = {
-        "format": _FORMAT,
-        "name": name,
-        "files": files,
-        "rng": rng.snapshot(),
-        "record": record,
-    }
-    sealed.write_sealed(folder / _STATE, state)
-    share(folder)
-    for path in (*folder.iterdir(), folder):
-        fsync(path)
+def _check_seen(folder: Path, rank: int) -> None:
+    if not folder.is_dir():
+        raise SoftmapError(
+            f"rank {rank} sees no {folder}: expected a folder that all processes share, found one "
+            "of the first machine alone"
+        )
 
 
 def _read_state(file: Path) -> dict[str, Any]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
 from torch import nn
 
 from softmap.errors import SoftmapError
 from softmap.files import writing
 from softmap.train import rng
 from softmap.train.checkpoint import Checkpoints
+from softmap.train.exact import Fingerprint, check_resumed, fingerprint
 from softmap.train.optim import adamw
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process
@@ -22,7 +24,9 @@ from softmap.train.plan import START, Position, pinned
 from softmap.train.signals import StopRequest
 from softmap.train.state import BudgetsDone, State
 from softmap.train.step import Batch, train_step, warm_up
-from softmap.train.trackers import JsonlTracker, Tracker
+from softmap.train.trackers import JsonlTracker, Sum, Tracker
+
+UNSIGNALLED = 1 << 16  #: larger than any signal: ``should_stop`` has asked
 
 
 class NonFiniteLoss(SoftmapError):
@@ -57,8 +61,10 @@ def train(
 
     model: ``model(input_ids=, labels=)`` returns an object with ``.loss``, the mean next-token loss
         in nats; labels come unshifted, -100 marks no target. It sees context + 1 tokens per row.
-    batches: the batch of a step, a pure function of the step: int64 (batch_size, context + 1).
-    directory: gets ``checkpoints/``, ``train.jsonl`` and ``budgets.json``.
+    batches: the batch of a step, a pure function of the step: int64 (batch_size, context + 1); of
+        several ranks each gives its own ``parallel.rows``.
+    directory: gets ``checkpoints/``, ``train.jsonl``, ``budgets.json``, and ``resumes.jsonl`` with
+        what was compared at each resume. All ranks see it.
     on_step: called each ``log_every`` steps and at the end of each segment with the metrics that
         go to train.jsonl: segment, step, tokens, seconds, loss, lr, grad_norm, tokens_per_second.
     on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
@@ -69,6 +75,9 @@ def train(
     should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
         (a second Ctrl-C raises KeyboardInterrupt at once).
     trackers: further receivers of the metrics; the caller closes them.
+    parallel: the processes that train the model together; each calls this with the same model,
+        options and directory. Metrics, trackers and ``on_step`` are the first's, callbacks of
+        budgets run on all. By default this process is alone.
 
     Before the first step of a call the model runs forward and backward once without an update, so
     that what only a first step costs (kernels to build, graphs to compile) is in no step's seconds.
@@ -84,60 +93,79 @@ def train(
         directory.mkdir(parents=True, exist_ok=True)
     parallel = parallel or single_process(model)
     segments = options.plan()
+    forward = parallel.wrap(model, compile=options.compile, precision=options.precision)
     optimizer = adamw(
         model, lr=options.peak_lr, weight_decay=options.weight_decay, betas=options.betas
     )
-    forward = parallel.wrap(model)
-    if options.compile:
-        forward = torch.compile(forward)
     tokens_per_step = options.batch_size * options.context
-    checkpoints = Checkpoints(directory / "checkpoints", options.keep)
+    checkpoints = Checkpoints(directory / "checkpoints", options.keep, parallel)
+    state = State()
     saved: Position | None = None
+    logged: Sum | None = None
     log: JsonlTracker | None = None
+    done: Any = ()
     warm = False
+
+    def now() -> Fingerprint:
+        segment = segments[state.segment]
+        if state.step == segment.stop:
+            return fingerprint(model, optimizer, None, None, parallel)
+        coming = batches(state.step), segment.lr(state.step)
+        return fingerprint(model, optimizer, *coming, parallel)
 
     def save() -> None:
         nonlocal saved
         if saved != state.position:
             pins = pinned(segments, state.segment)
             record = state.record(options) | {"log": log.sum if log else None}
-            checkpoints.save(state.position, model, optimizer, record, pins)
+            checkpoints.save(state.position, model, optimizer, record, pins, now())
             saved = state.position
 
-    def restore(path: Path) -> State:
-        return State.from_record(checkpoints.load(path, model, optimizer))
+    def restore(path: Path) -> None:
+        nonlocal state
+        state = State.from_record(checkpoints.load(path, model, optimizer))
+        place = {"segment": state.segment, "step": state.step}
+        own, lines = checkpoints.own(path), directory / "resumes.jsonl"
+        check_resumed(now(), own, place, parallel, lines)
 
     latest = checkpoints.latest()
     if latest is not None:
         path, record = latest
         check_same_run(record["options"], options, str(path))
-        state = restore(path)
+        restore(path)
         saved, logged = state.position, record.get("log")
     else:
-        state, logged = State(), None
-        rng.seed(options.seed)
+        rng.seed(options.seed + parallel.rank)
         if START in pinned(segments, 0):
             save()
-    done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
-    path = directory / "train.jsonl"
 
-    with (
-        StopRequest() as interrupt,
-        closing(JsonlTracker(path, state.position, logged)) as opened,
-    ):
-        log = opened
+    def open_files() -> None:  # the first rank's alone
+        nonlocal log, done
+        done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
+        log = JsonlTracker(directory / "train.jsonl", state.position, logged)
+        opened.callback(log.close)
+
+    def due(budget: int) -> bool:
+        return budget not in done
+
+    def evaluated(budget: int) -> None:
+        done.add(budget)
+
+    with StopRequest() as interrupt, ExitStack() as opened:
+        parallel.by_first(open_files)
         for index in range(state.segment, len(segments)):
             segment = segments[index]
             if index > state.segment:
                 if segment.origin != state.position:
-                    state = restore(checkpoints.path(segment.origin))
+                    restore(checkpoints.path(segment.origin))
                 state.segment = index
             model.train()
 
             while True:
-                if interrupt or (should_stop is not None and should_stop()):
+                asked = UNSIGNALLED if should_stop is not None and should_stop() else 0
+                if stop := parallel.largest(interrupt.signal or asked):
                     save()
-                    state.signal = interrupt.signal
+                    state.signal = None if stop == UNSIGNALLED else stop
                     return state
                 if state.step == segment.stop:
                     break
@@ -151,28 +179,29 @@ def train(
                 batch = batches(state.step)
                 loss, norm = train_step(forward, optimizer, batch, lr, options, parallel)
                 if not (math.isfinite(loss) and math.isfinite(norm)):
-                    good = checkpoints.last_good()
+                    good = parallel.by_first(checkpoints.last_good)
                     raise NonFiniteLoss(options.label, state.step, loss, norm, good)
                 state.advance(loss, norm, time.perf_counter() - began, tokens_per_step)
 
                 last = state.step == segment.stop
                 if last or state.step % options.log_every == 0:
                     metrics = state.metrics(lr, tokens_per_step)
-                    for tracker in (log, *trackers):
+                    for tracker in (log, *trackers) if log else ():
                         tracker.log(metrics)
-                    if on_step is not None:
+                    if log and on_step is not None:
                         on_step(metrics)
                 if last or (
                     options.checkpoint_every and state.step % options.checkpoint_every == 0
                 ):
                     save()
 
-            if segment.budget is not None and segment.budget not in done:
+            budget = segment.budget
+            if budget is not None and parallel.by_first(partial(due, budget)):
                 if on_budget is not None:
                     with rng.preserved():
                         model.eval()
-                        on_budget(segment.budget, state.step, model)
+                        on_budget(budget, state.step, model)
                         model.train()
-                done.add(segment.budget)
+                parallel.by_first(partial(evaluated, budget))
     state.finished = True
     return state

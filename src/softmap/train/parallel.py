@@ -1,55 +1,205 @@
-"""The seam between the loop and the machines it runs on.
+"""The seam between the loop and the machines it runs on: one process, or all of torchrun's.
 
-The loop asks for nothing else, so a multi-process engine is another class with these members.
+:meth:`Parallel.wrap` is the order in which a model is made ready. The loop, a step and checkpoints
+ask for nothing but the members of :class:`Parallel`, which is one process; :class:`Processes` is
+many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from softmap.errors import SoftmapError
+from softmap.nn import Block, Share
+from softmap.train.activations import checkpoint_activations
+from softmap.train.layout import Layout
 
-class Parallel(Protocol):
-    """What the loop needs of a set of processes."""
-
-    @property
-    def rank(self) -> int:
-        """This process's number, from 0."""
-
-    @property
-    def world_size(self) -> int:
-        """How many processes share each batch."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where this process computes."""
-
-    def wrap(self, model: nn.Module) -> Callable[..., Any]:
-        """The forward pass to train with (sharded, replicated, ...)."""
-
-    def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """The mean of ``value`` over the processes."""
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class SingleProcess:
-    """One process, one device."""
+class Agreed(SoftmapError):
+    """What another rank has found, and says."""
+
+
+@dataclass
+class Parallel:
+    """One process on one device."""
 
     device: torch.device
+    layout: Layout = field(default_factory=Layout)
     rank: int = 0
-    world_size: int = 1
+    ranks: int = 1
 
-    def wrap(self, model: nn.Module) -> Callable[..., Any]:
+    def wrap(self, model: nn.Module, *, compile: bool, precision: str) -> Callable[..., Any]:
+        """The forward pass to train with; ``model`` itself is changed where that is needed."""
+        checkpoint_activations(model, self.layout.activations)
+        return torch.compile(model) if compile else model
+
+    def rows(self, batch_size: int) -> slice:
+        """The sequences of a batch of which this rank computes something."""
+        return slice(0, batch_size)
+
+    def share(self, tokens: int) -> Share | None:
+        """Its part of sequences of so many tokens, where ranks share them."""
+        return None
+
+    def reduce_at_last(self, forward: Any, last: bool) -> None:
+        """Have the next backward pass add up the gradients of all ranks only if it is the ``last``
+        of a step."""
+
+    def sum(self, value: Tensor) -> Tensor:
+        """``value`` added up over the ranks, in place."""
+        return value
+
+    def largest(self, number: int) -> int:
+        """The largest that a rank has."""
+        return number
+
+    def whole(self, t: Tensor) -> Tensor:
+        """A tensor of which each rank holds a part, on every rank."""
+        return t
+
+    def by_first(self, do: Callable[[], T]) -> T:
+        """What ``do`` gives on the first rank, to all; a ``SoftmapError`` is raised on all."""
+        return do()
+
+    def together(self, do: Callable[[], T]) -> list[T]:
+        """What ``do`` gives on each rank, to all. A ``SoftmapError`` on one is raised on all."""
+        return [do()]
+
+
+@dataclass
+class Processes(Parallel):
+    """The processes of ``torch.distributed``'s default group, of which this is one."""
+
+    def __post_init__(self) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+
+        kind, copy = self.device.type, self.layout.copy_size(self.ranks)
+        copies, together = self.ranks // copy, self.layout.context
+        self._shards = init_device_mesh(kind, (copies, copy), mesh_dim_names=("copy", "shard"))
+        groups = (self.ranks // together, together)
+        self._rows = init_device_mesh(kind, groups, mesh_dim_names=("batch", "context"))
+        self._shares: dict[int, Share] = {}
+
+    def wrap(self, model: nn.Module, *, compile: bool, precision: str) -> Callable[..., Any]:
+        """In this order: what a block keeps, what is compiled, who holds which parameters."""
+        checkpoint_activations(model, self.layout.activations)
+        if compile:
+            _compile_blocks(model)
+        if self.layout.copy_size(self.ranks) > 1:
+            return self._sharded(model, precision)
+        return self._replicated(model)
+
+    def _sharded(self, model: nn.Module, precision: str) -> nn.Module:
+        """FSDP2 by the block, in groups of ranks that hold one copy each (HSDP)."""
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        _check_shapes(model)
+        mesh = self._shards if self._shards.shape[0] > 1 else self._shards["shard"]
+        # The forward pass runs under autocast as on one process: the stream between blocks, the
+        # embeddings and the head's weights stay wide; blocks are sent as they are multiplied.
+        low = torch.bfloat16 if precision == "bf16" else None
+        wide = None if low is None else torch.float32
+        policy = MixedPrecisionPolicy(low, reduce_dtype=wide, cast_forward_inputs=False)
+        for block in _blocks(model):
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(model, mesh=mesh)
         return model
 
-    def all_reduce_mean(self, value: Tensor) -> Tensor:
+    def _replicated(self, model: nn.Module) -> nn.Module:
+        """DDP: each rank has the whole model, gradients are added up as they come."""
+        from torch.nn.parallel import DistributedDataParallel
+
+        # Fixed buffers need no broadcast at each pass; torch 2.13 calls that by another name.
+        known = signature(DistributedDataParallel).parameters
+        name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
+        given: dict[str, Any] = {name: False}
+        if self.device.type == "cuda":
+            given["device_ids"] = [self.device]
+        return DistributedDataParallel(model, **given)
+
+    def rows(self, batch_size: int) -> slice:
+        count = batch_size // self._rows.shape[0]
+        first = self.rank // self.layout.context * count
+        return slice(first, first + count)
+
+    def share(self, tokens: int) -> Share | None:
+        if self.layout.context == 1:
+            return None
+        if tokens not in self._shares:
+            self._shares[tokens] = Share.of(self._rows.get_group("context"), tokens)
+        return self._shares[tokens]
+
+    def reduce_at_last(self, forward: Any, last: bool) -> None:
+        if hasattr(forward, "set_requires_gradient_sync"):
+            forward.set_requires_gradient_sync(last)
+        else:
+            forward.require_backward_grad_sync = last
+
+    def sum(self, value: Tensor) -> Tensor:
+        torch.distributed.all_reduce(value)
+        return value
+
+    def largest(self, number: int) -> int:
+        value = torch.tensor(number)
+        torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+        return int(value)
+
+    def whole(self, t: Tensor) -> Tensor:
+        found: Tensor = t.full_tensor() if hasattr(t, "full_tensor") else t
+        return found
+
+    def by_first(self, do: Callable[[], T]) -> T:
+        tried = [_tried(do) if self.rank == 0 else None]
+        torch.distributed.broadcast_object_list(tried)
+        return self._of(0, tried[0])
+
+    def together(self, do: Callable[[], T]) -> list[T]:
+        tried: list[Any] = [None] * self.ranks
+        torch.distributed.all_gather_object(tried, _tried(do))
+        return [self._of(rank, one) for rank, one in enumerate(tried)]
+
+    def _of(self, rank: int, tried: Any) -> Any:
+        """The value that a rank has got, or the error."""
+        value, error = tried
+        if error is not None:
+            raise SoftmapError(error) if rank == self.rank else Agreed(error)
         return value
 
 
-def single_process(model: nn.Module) -> SingleProcess:
+def single_process(model: nn.Module) -> Parallel:
     """The process that we are, on the device where ``model`` lies."""
-    return SingleProcess(next(model.parameters()).device)
+    return Parallel(next(model.parameters()).device)
+
+
+def _blocks(model: nn.Module) -> list[Block]:
+    return [module for module in model.modules() if isinstance(module, Block)]
+
+
+def _compile_blocks(model: nn.Module) -> None:
+    """Each block by itself: between blocks lies what sharding does, which is not to be traced."""
+    for block in _blocks(model):
+        block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
+
+
+def _check_shapes(model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not parameter.ndim:
+            raise SoftmapError(
+                f"{name}: a parameter of shape () cannot be sharded: expected shape (1,), or "
+                "parallel.shard=1"
+            )
+
+
+def _tried(do: Callable[[], Any]) -> tuple[Any, str | None]:
+    try:
+        return do(), None
+    except SoftmapError as error:
+        return None, str(error)

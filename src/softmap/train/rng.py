@@ -23,7 +23,7 @@ def seed(value: int) -> None:
 def snapshot() -> dict[str, Any]:
     """Their states now; ``restore`` brings them back exactly."""
     name, keys, position, has_gauss, cached = np.random.get_state()
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    cuda = [torch.cuda.get_rng_state(device) for device in _devices()]
     return {
         "torch": _to_text(torch.get_rng_state()),
         "cuda": [_to_text(state) for state in cuda],
@@ -35,8 +35,9 @@ def snapshot() -> dict[str, Any]:
 def restore(state: dict[str, Any]) -> None:
     """Sets them to a ``snapshot``, also one that went through JSON."""
     torch.set_rng_state(_to_tensor(state["torch"]))
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([_to_tensor(text) for text in state["cuda"]])
+    if len(state["cuda"]) == len(devices := _devices()):
+        for device, text in zip(devices, state["cuda"], strict=True):
+            torch.cuda.set_rng_state(_to_tensor(text), device)
     np.random.set_state(tuple(state["numpy"]))
     version, keys, gauss_next = state["python"]
     random.setstate((version, tuple(keys), gauss_next))
@@ -50,6 +51,15 @@ def preserved() -> Iterator[None]:
         yield
     finally:
         restore(before)
+
+
+def _devices() -> list[int]:
+    """The GPUs whose states are ours; of several processes each has one."""
+    if not torch.cuda.is_available():
+        return []
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return [torch.cuda.current_device()]
+    return list(range(torch.cuda.device_count()))
 
 
 def _to_text(state: Tensor) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +32,24 @@ def train_step(
 ) -> tuple[float, float]:
     """Accumulates gradients over micro-batches, clips, updates; returns (loss, gradient norm).
 
-    The loss is the mean over the batch's targets in nats, whatever the micro-batches; the norm is
-    that before clipping. If either is not finite no update is made: the caller decides.
-    Memory is that of one micro-batch of ``options.rows`` sequences.
+    batch: this rank's sequences. The loss is the mean over the targets of all ranks in nats,
+    whatever the micro-batches; the norm is that before clipping. If either is not finite no update
+    is made: the caller decides. Memory is that of one micro-batch of ``options.rows`` sequences.
     """
-    inputs, labels = _checked(batch, options)
-    targets = int((labels[:, 1:] != IGNORE).sum())
-    if targets == 0:
+    pieces = _pieces(batch, options, parallel)
+    own = torch.tensor(sum(piece.asked for piece in pieces))
+    if not (targets := int(parallel.sum(own))):
         raise SoftmapError("batch: expected targets to learn, found only ignored labels")
+    if parallel.ranks == 1:  # others wait for each piece of ours
+        pieces = [piece for piece in pieces if piece.asked]
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=parallel.device)
-    pieces = zip(inputs.split(options.rows), labels.split(options.rows), strict=True)
-    for input_ids, piece in pieces:
-        weight = int((piece[:, 1:] != IGNORE).sum()) / targets
-        if weight > 0:  # a mean over no target is NaN
-            loss += _backward(forward, input_ids, piece, weight, options, parallel)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, options.clip or math.inf)
+    for piece in pieces:
+        parallel.reduce_at_last(forward, piece is pieces[-1])
+        loss += _backward(forward, piece, piece.asked / targets, options, parallel)
+    norm = _clipped(optimizer, options, parallel)
     # Both scalars in one transfer: the only wait for the device in a step.
-    values = torch.stack([parallel.all_reduce_mean(loss), norm.to(loss.dtype)]).tolist()
+    values = torch.stack([parallel.sum(loss), norm.to(loss.dtype)]).tolist()
     if all(map(math.isfinite, values)):
         for group in optimizer.param_groups:
             group["lr"] = lr
@@ -71,12 +70,11 @@ def warm_up(
     Forward and backward of each shape of micro-batch that the batch has, and an update of a
     parameter that is thrown away. Parameters, buffers and random states stay as they are.
     """
-    inputs, labels = _checked(batch, options)
-    pieces = zip(inputs.split(options.rows), labels.split(options.rows), strict=True)
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with rng.preserved():
-        for ids, piece in {len(ids): (ids, piece) for ids, piece in pieces}.values():
-            _backward(forward, ids, piece, 1.0, options, parallel)
+        shapes = {len(piece.ids): piece for piece in _pieces(batch, options, parallel)}
+        for piece in shapes.values():
+            _backward(forward, piece, 1.0, options, parallel)
         idle = nn.Linear(1, 1, device=parallel.device)
     model.zero_grad(set_to_none=True)
     for buffer, before in buffers:
@@ -86,28 +84,59 @@ def warm_up(
     adamw(idle, lr=0.0, weight_decay=0.0, betas=options.betas).step()
 
 
+class _Piece(NamedTuple):
+    """A micro-batch: ids (b, context), and the targets of the rows that are this rank's, (b, n)."""
+
+    ids: Tensor
+    targets: Tensor
+    asked: int  #: targets that are to be learned
+
+
+def _pieces(batch: Batch, options: Options, parallel: Parallel) -> list[_Piece]:
+    ids, labels = _checked(batch, options, parallel)
+    # Shifted here, not by the model: it then sees `context` tokens, not an odd context + 1.
+    ids, labels = ids[:, :-1], labels[:, 1:]
+    if (share := parallel.share(options.context)) is not None:
+        labels = share.take(labels)
+    pairs = zip(ids.split(options.rows), labels.split(options.rows), strict=True)
+    return [_Piece(own, piece, int((piece != IGNORE).sum())) for own, piece in pairs]
+
+
 def _backward(
     forward: Callable[..., Any],
-    input_ids: Tensor,
-    labels: Tensor,
+    piece: _Piece,
     weight: float,
     options: Options,
     parallel: Parallel,
 ) -> Tensor:
     """Adds the gradients of ``weight`` times the piece's mean loss; returns that product."""
     device = parallel.device
-    # Shifted here, not by the model: it then sees `context` tokens, not an odd context + 1.
-    inputs, targets = input_ids[:, :-1].to(device), labels[:, 1:].contiguous().to(device)
+    ids, targets = piece.ids.to(device), piece.targets.contiguous().to(device)
+    if not piece.asked:  # a mean over no target is NaN: one is asked, and weighs nothing
+        targets, weight = targets.clone().index_fill_(1, targets.new_zeros(1), 0), 0.0
+    share = parallel.share(options.context)
+    given = {"labels": targets} if share is None else {"share": share}
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        output = forward(input_ids=inputs, labels=targets, shift_labels=targets)
+        output = forward(input_ids=ids, shift_labels=targets, **given)
     loss = output.loss.float() * weight
-    loss.backward()
+    # The ranks' gradients are averaged, and are parts of one sum.
+    (loss * parallel.ranks).backward()
     return loss.detach()
 
 
-def _checked(batch: Batch, options: Options) -> tuple[Tensor, Tensor]:
+def _clipped(optimizer: torch.optim.Optimizer, options: Options, parallel: Parallel) -> Tensor:
+    """The norm of all gradients, which are then at most ``options.clip`` long."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norm = parallel.whole(nn.utils.get_total_norm(gradients))
+    nn.utils.clip_grads_with_norm_(parameters, options.clip or math.inf, norm)
+    return norm
+
+
+def _checked(batch: Batch, options: Options, parallel: Parallel) -> tuple[Tensor, Tensor]:
     inputs, labels = batch if isinstance(batch, tuple) else (batch, batch)
-    expected = (options.batch_size, options.context + 1)
+    rows = parallel.rows(options.batch_size)
+    expected = (rows.stop - rows.start, options.context + 1)
     for name, tensor in (("token ids", inputs), ("labels", labels)):
         if tuple(tensor.shape) != expected or tensor.dtype != torch.int64:
             raise SoftmapError(

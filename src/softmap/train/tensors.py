@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file, save_model
 from torch import Tensor, nn
 
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, reason
 
-__all__ = ["SafetensorError", "load_optimizer", "load_weights", "save_optimizer", "save_weights"]
+__all__ = [
+    "SafetensorError",
+    "load_optimizer",
+    "load_shards",
+    "load_weights",
+    "save_optimizer",
+    "save_shards",
+    "save_weights",
+]
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
@@ -60,6 +70,95 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         state.setdefault(index, {})[key] = tensor
     groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
+    """Each rank writes what it alone holds, and its part of what all hold, into ``folder``: one
+    safetensors file a rank, under the names of :func:`save_weights` and :func:`save_optimizer`."""
+    from torch.distributed import checkpoint as dcp
+
+    tensors = {names[0]: t.detach() for names, t in _named(model)}
+    tensors |= {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
+    with _one_line(folder):
+        dcp.save(tensors, storage_writer=writer)
+
+
+def load_shards(
+    model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, *, alone: bool
+) -> None:
+    """Brings both back from safetensors of any number of ranks, sharded as they are now.
+
+    alone: there is no other process. SoftmapError if names, shapes or dtypes differ.
+    """
+    from torch.distributed import checkpoint as dcp
+
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    known = reader.read_metadata().state_dict_metadata
+    wanted = _present(model, known, folder)
+    states = _states(model, optimizer, known, folder)
+    flat = {f"{name}/{key}": t for name, own in states.items() for key, t in own.items()}
+    with _one_line(folder):
+        dcp.load({**wanted, **flat}, storage_reader=reader, no_dist=alone)
+    parameters, indices = dict(model.named_parameters()), _indices(optimizer)
+    state = {indices[id(parameters[name])]: own for name, own in states.items()}
+    groups: list[dict[str, Any]] = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _named(model: nn.Module) -> list[tuple[list[str], Tensor]]:
+    """Parameters and persistent buffers, each once with all its names."""
+    found: dict[int, tuple[list[str], Tensor]] = {}
+    for name, t in model.state_dict(keep_vars=True).items():
+        found.setdefault(id(t), ([], t))[0].append(name)
+    return list(found.values())
+
+
+def _present(model: nn.Module, known: dict[str, Any], folder: Path) -> dict[str, Tensor]:
+    """The model's tensors by the names that they have in the files, to be written in place."""
+    own = {next((n for n in names if n in known), names[0]): t for names, t in _named(model)}
+    found = {name: _described(known[name]) for name in known if "/" not in name}
+    for name in sorted(own.keys() | found.keys()):
+        want, have = _describe(own.get(name)), found.get(name, _describe(None))
+        if want != have:
+            raise SoftmapError(f"{folder}: {name}: expected {want}, found {have}")
+    return {name: t.detach() for name, t in own.items()}
+
+
+def _states(
+    model: nn.Module, optimizer: torch.optim.Optimizer, known: dict[str, Any], folder: Path
+) -> dict[str, dict[str, Tensor]]:
+    """Room for each state of the optimiser that the files have, by parameter."""
+    parameters, indices = dict(model.named_parameters()), _indices(optimizer)
+    states: dict[str, dict[str, Tensor]] = {}
+    for name in sorted(name for name in known if "/" in name):
+        owner, _, key = name.rpartition("/")
+        if id(parameters.get(owner)) not in indices:
+            raise SoftmapError(f"{folder}: expected states of trained parameters, found {owner!r}")
+        alike = tuple(known[name].size) == tuple(parameters[owner].shape) and key != "step"
+        made = torch.zeros_like(parameters[owner]) if alike else torch.zeros(known[name].size)
+        states.setdefault(owner, {})[key] = made.detach()
+    return states
+
+
+@contextmanager
+def _one_line(folder: Path) -> Iterator[None]:
+    """What torch gathers from all ranks, as the first of their errors."""
+    from torch.distributed.checkpoint import CheckpointException
+
+    try:
+        yield
+    except CheckpointException as error:
+        failures = [failure[0] for failure in error.failures.values()]
+        raise SoftmapError(f"{folder}: {reason(failures[0])}") from error
+
+
+def _described(metadata: Any) -> str:
+    return f"{str(metadata.properties.dtype).removeprefix('torch.')} {tuple(metadata.size)}"
 
 
 def _indices(optimizer: torch.optim.Optimizer) -> dict[int, int]:

@@ -86,8 +86,10 @@ def run_job(job: Job) -> dict[str, Any]:
     model = begun(job, device)
 
     def batches(step: int) -> torch.Tensor:
-        shape = {"batch_size": given.batch_size, "context": context}
-        return torch.from_numpy(order.batch(tokens, seed=job.seed, step=step, **shape))
+        found = order.batch(
+            tokens, seed=job.seed, step=step, batch_size=given.batch_size, context=context
+        )
+        return torch.from_numpy(found)
 
     try:
         state = train(model, batches, given, job.folder)

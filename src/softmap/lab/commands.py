@@ -1,0 +1,55 @@
+"""``softmap train`` on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from softmap.fields import Range
+from softmap.lab.names import split_values
+
+
+@dataclass
+class Train:
+    """Train one model of a recipe, in this process or in many: runs/NAME/VARIANT/seedN/model.
+
+    Interrupted with Ctrl-C or SIGTERM, the same command goes on where it stopped. Under torchrun
+    all processes train the one model; docs/distributed.md.
+
+    For example:
+      softmap train demo
+      softmap train recipe.yaml --variant dcmha --seed 1 --set training.steps=5000
+      torchrun --nproc-per-node 8 -m softmap train recipe.yaml --set parallel.shard=8
+    """
+
+    recipe: Annotated[Positional[str], arg(metavar="RECIPE")] = "demo"
+    """A recipe file, or the name of one that comes with softmap (demo, evening)."""
+    variant: str | None = None
+    """By default the recipe's control. Its size is the control's, its peak as in a comparison."""
+    seed: Annotated[int, Range(0, 2**32 - 1)] | None = None
+    """By default the recipe's first."""
+    name: str | None = None
+    """Name of the folder that takes VARIANT/seedN; RECIPE-trained by default."""
+    out: Path = Path("runs")
+    """Folder of all runs."""
+    set: tuple[str, ...] = ()
+    """Any other value of the recipe, as key.path=value."""
+    fresh: bool = False
+    """Throw away what an earlier training of this name left."""
+
+    def run(self, argv: Sequence[str]) -> None:
+        from softmap.lab import recipe as recipes
+        from softmap.lab.one import Wanted, train_one
+        from softmap.lab.progress import Display, choose
+        from softmap.train.processes import rank, said_once
+
+        with said_once():
+            recipe = recipes.load(self.recipe, split_values(self.set))
+            wanted = Wanted(self.variant, self.seed, self.out, self.name, self.fresh)
+            model = train_one(recipe, wanted, Display() if rank() else choose())
+        if not rank():
+            print(model)
