@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.lab.peaks import find_peaks, tuned_for
+from softmap.lab.peaks import find_peaks, trained_as, tuned_for
 from softmap.lab.recipe import Recipe
 
 
@@ -38,6 +38,22 @@ def test_the_runs_own_come_before_the_file_that_the_recipe_names(
     assert (found.by_variant, found.path) == ({"diff": 0.25}, mine)
     given = dataclasses.replace(tiny, peaks={"diff": 0.125})
     assert find_peaks(given, tmp_path / "run").source == "recipe"
+
+
+@pytest.mark.parametrize(
+    ("setting", "peak", "there"),
+    [({}, 0.25, True), ({"weight_decay": 0.2}, 0.25, False), ({}, 0.5, False)],
+)
+def test_earlier_runs_are_those_of_this_very_training_and_peak(
+    tiny: Recipe, tmp_path: Path, setting: dict[str, Any], peak: float, there: bool
+) -> None:
+    path = write(tmp_path / "run/peaks.json", tiny)
+    runs = {"diff": {"peak_lr": peak, "losses": [[3.0, 2.0], [3.1, 2.1]]}}
+    found = json.loads(path.read_text()) | {"spreads": {"training": trained_as(tiny), "runs": runs}}
+    path.write_text(json.dumps(found))
+    used = find_peaks(change(tiny, "training", **setting), tmp_path / "run")
+    assert used.by_variant == {"diff": 0.25}  # peaks depend on less
+    assert used.earlier == ({"diff": runs["diff"]["losses"]} if there else {})
 
 
 @pytest.mark.parametrize(

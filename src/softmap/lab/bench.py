@@ -24,18 +24,7 @@ from softmap.lab.plan import Candidate, Plan
 from softmap.lab.preflight import choose_device
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
-
-# Settings of a recipe's training that change how fast a result comes, or belong to one variant.
-_FREE = (
-    "micro_batch_size",
-    "compile",
-    "device",
-    "checkpoint_every",
-    "log_every",
-    "peak_lr",
-    "keep_points",
-)
-
+from softmap.lab.sections import FREE
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
@@ -131,7 +120,7 @@ def _settings(
         "data": corpus.meta["hash"],
         "vocab_size": corpus.tokenizer.vocab_size,
         **{f"model.{name}": value for name, value in model.items()},
-        **{f"training.{n}": value for n, value in training.items() if n not in _FREE},
+        **{f"training.{n}": value for n, value in training.items() if n not in FREE},
         "training.budgets": recipe.training.shares,
         "evaluation.windows": windows,
         "evaluation.passage_tokens": recipe.evaluation.passage_tokens,

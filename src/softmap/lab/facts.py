@@ -39,6 +39,11 @@ def run_facts(
             for label, entry in zip(labels, whole.variants, strict=False)
         },
         **{key: before[key] for key in ("resolve", "time") if before.get(key)},
+        "spreads": {
+            mine.label: peaks.earlier[mine.spec]
+            for mine in plan.candidates
+            if mine.spec in peaks.earlier and mine.own is None and mine.peak_source == "tuned"
+        },
         "settings": shared.settings,
         "recipe": dump(whole),
     }

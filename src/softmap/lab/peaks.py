@@ -17,6 +17,7 @@ from softmap.errors import SoftmapError, shown
 from softmap.fields import Range, check
 from softmap.lab import files
 from softmap.lab.recipe import Recipe, shipped
+from softmap.lab.sections import FREE
 from softmap.report.peaks import PEAKS
 
 
@@ -24,9 +25,22 @@ class _Peak(TypedDict):
     peak_lr: Annotated[float, Range(above=0)]
 
 
+class _Known(TypedDict):
+    """Runs of a variant: the loss of each at each budget."""
+
+    peak_lr: Annotated[float, Range(above=0)]
+    losses: list[list[float]]
+
+
+class _Spreads(TypedDict):
+    training: dict
+    runs: dict[str, _Known]
+
+
 class _PeaksFile(TypedDict):
     peaks: dict[str, _Peak]
     tuned_for: dict
+    spreads: _Spreads | None
 
 
 @dataclass(frozen=True)
@@ -34,13 +48,15 @@ class Peaks:
     """Peaks by canonical variant.
 
     source: "tuned" on the grid that all share, or "recipe". path: the file they are from. unused:
-    a sentence for each file that was found for another setting.
+    a sentence for each file that was found for another setting. earlier: by canonical variant the
+    losses (runs, budgets) of many runs with this very recipe and peak, where the file has some.
     """
 
     by_variant: dict[str, float] = field(default_factory=dict)
     source: str = "recipe"
     path: Path | None = None
     unused: tuple[str, ...] = ()
+    earlier: dict[str, list[list[float]]] = field(default_factory=dict)
 
 
 def find_peaks(recipe: Recipe, folder: Path | None = None) -> Peaks:
@@ -56,13 +72,30 @@ def find_peaks(recipe: Recipe, folder: Path | None = None) -> Peaks:
         other = _differences(found["tuned_for"], tuned_for(recipe))
         if not other:
             peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
-            return Peaks(peaks, "tuned", path, tuple(unused))
+            return Peaks(peaks, "tuned", path, tuple(unused), _earlier(found, recipe))
         if not path.is_relative_to(shipped()):  # the demo's own say nothing about another text
             unused.append(
                 f"not used: the peak learning rates in {path} were tuned for another setting "
                 f"({other}); --tune finds those of this one"
             )
     return Peaks(unused=tuple(unused))
+
+
+def _earlier(found: Any, recipe: Recipe) -> dict[str, list[list[float]]]:
+    """Runs whose spread is that of the recipe's own, by canonical variant."""
+    spreads = found.get("spreads") or {"training": {}, "runs": {}}
+    if _differences(spreads["training"], trained_as(recipe)):
+        return {}
+    peaks = {name: point["peak_lr"] for name, point in found["peaks"].items()}
+    runs = {name: one for name, one in spreads["runs"].items() if name in peaks}
+    return {n: one["losses"] for n, one in runs.items() if one["peak_lr"] == peaks[n]}
+
+
+def trained_as(recipe: Recipe) -> dict[str, Any]:
+    """What the spread of runs depends on beside what peaks depend on: all of the training."""
+    training = dataclasses.asdict(recipe.training)
+    kept = {name: value for name, value in training.items() if name not in FREE}
+    return kept | {"budgets": recipe.training.shares, "windows": recipe.evaluation.windows}
 
 
 def tuned_for(recipe: Recipe) -> dict[str, Any]:

@@ -49,6 +49,18 @@ class Size(Checked):
     steps: Count | None = None
 
 
+#: Settings of :class:`Training` that change how fast a result comes, or belong to one variant.
+FREE = (
+    "micro_batch_size",
+    "compile",
+    "device",
+    "checkpoint_every",
+    "log_every",
+    "peak_lr",
+    "keep_points",
+)
+
+
 @dataclass
 class Training(Checked):
     """The optimiser and its schedule; see ``softmap.train``."""

@@ -78,7 +78,8 @@ class Comparison:
     ``check`` fixes who shares the pooled spread; without it these very runs are asked. Derived
     quantities of the same runs (other budgets, positions, slopes) take the check of their final
     losses, so that one page has one design. ``first`` are the runs of a first stage, where their
-    spread decided how many were added (Stein's rule): then it alone may be used.
+    spread decided how many were added (Stein's rule): then it alone may be used. ``earlier`` are
+    runs of the very same variants in other comparisons: their spread counts, their mean does not.
     """
 
     def __init__(
@@ -88,11 +89,12 @@ class Comparison:
         question: Question | None = None,
         check: pooling.Check | None = None,
         first: Runs | None = None,
+        earlier: Runs | None = None,
     ) -> None:
         self.runs, self.control, self.first = runs, control, first or runs
-        self.question = question or Question()
-        self.check = check or pooling.check(self.first)
-        self.spreads = Spreads(self.first, self.check)
+        self.question, self.earlier = question or Question(), earlier or {}
+        self.check = check or pooling.check(self.first, self.earlier)
+        self.spreads = Spreads(self.first, self.check, self.earlier)
         self.sizes = {label: len(values) for label, values in runs.items()}
         self.others = [label for label in runs if label != control]
 

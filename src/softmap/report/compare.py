@@ -73,7 +73,7 @@ def _row(run: Run, label: str, family: Family) -> Row:
 
 
 def _own_sd(family: Family, label: str) -> float | None:
-    final = family.final[label]
+    final = family.losses[label][:, -1]
     return float(np.std(final, ddof=1)) if len(final) > 1 else None
 
 
@@ -103,9 +103,7 @@ def _costs(trials: list[Trial]) -> Row:
 
 def _budget(family: Family, label: str, index: int) -> Row:
     trials, found = family.trials[label], family.losses[label][:, index]
-    error = family.compare({v: y[:, index] for v, y in family.losses.items()}).spreads.error(
-        {label: len(found)}
-    )
+    error = family.compare(family.each(lambda _, y: y[:, index])).spreads.error({label: len(found)})
     return {
         "tokens": trials[0].budgets[index].tokens,
         "seconds": float(seconds(trials, family.tokens)[index]),

@@ -40,7 +40,7 @@ def add_differences(table: list[Row], family: Family) -> None:
         rows[label]["more_runs"] = _more(family, answer)
         rows[label]["text_stderr_of_difference"] = _text_error(family, label)
     for index in range(len(family.tokens)):
-        found = family.compare({v: y[:, index] for v, y in family.losses.items()})
+        found = family.compare(family.each(lambda _, y, n=index: y[:, n]))  # type: ignore[misc]
         for label, answer in found.answers().items():
             rows[label]["budgets"][index]["difference"] = answer.as_dict()
     _add_by_position(rows, family)
@@ -112,7 +112,7 @@ def _equal_time(family: Family) -> dict[str, Answer]:
     allowed = float(times[family.control][-1])
     values = {
         label: at(allowed, times[label], losses_RN) if label != family.control else losses_RN[:, -1]
-        for label, losses_RN in family.losses.items()
+        for label, losses_RN in family.curves.items()
         if times[label][0] <= allowed
     }
     return family.compare(values).answers()
@@ -132,7 +132,7 @@ def _equal_compute(family: Family) -> dict[str, Answer]:
     allowed = float(costs[family.control][-1])
     values = {
         label: at(allowed, costs[label], losses_RN)
-        for label, losses_RN in family.losses.items()
+        for label, losses_RN in family.curves.items()
         if costs[label][0] <= allowed
     }
     return family.compare(values).answers()
@@ -163,6 +163,7 @@ def statistics(family: Family, table: list[Row]) -> Row:
         "power": question.power,
         "comparisons": len(others),
         "runs": counts(family.trials),
+        "earlier_runs": {label: len(found) for label, found in family.earlier.items()},
         "resolved": family.resolved,
         "pooled_sd": None if pool is None else pool.stderr,
         "pooled_df": None if pool is None else pool.df,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from softmap.report import pooling, stats
 from softmap.report.answers import Comparison, Question
 from softmap.report.load import Run, Trial
+from softmap.report.pooling import Check
 from softmap.report.spread import Runs, Spreads
 
 Array = NDArray[np.floating[Any]]
@@ -23,7 +24,9 @@ class Family:
     """All finished runs by variant, the control first, and what their final losses say of pooling.
 
     A run whose number was fixed by Stein's rule names the seeds of its first stage by variant in
-    ``run.json`` (``resolve.first_seeds``); the spread is then that of these runs alone.
+    ``run.json`` (``resolve.first_seeds``); the spread is then that of these runs alone. Else it
+    may name earlier runs of the very same recipe (``spreads``): they say how far runs lie from
+    their own mean, and are in no mean of this page.
     """
 
     def __init__(self, run: Run, question: Question) -> None:
@@ -36,14 +39,28 @@ class Family:
         self.first_seeds = (run.info.get("resolve") or {}).get("first_seeds", {})
         self.resolved = (run.info.get("resolve") or {}).get("half_width")
         self.losses = {label: losses(trials) for label, trials in self.trials.items()}
-        final = self._first(self.final)
-        self.check = pooling.check(final)
-        self.spreads = Spreads(final, self.check)
+        earlier = {} if self.first_seeds else run.info.get("spreads") or {}
+        self.earlier = {
+            label: np.array(earlier[label]) for label in self.losses if label in earlier
+        }
+        final = self.compare(self.final, Check(None, None, ()))
+        self.check = pooling.check(final.first, final.earlier)
+        self.spreads = Spreads(final.first, self.check, final.earlier)
+
+    @property
+    def curves(self) -> dict[str, Array]:
+        """(R + E, N) the losses of this page's runs, then those of the earlier ones."""
+        return {
+            label: np.concatenate([losses_RN, self.earlier[label]])
+            if label in self.earlier
+            else losses_RN
+            for label, losses_RN in self.losses.items()
+        }
 
     @property
     def final(self) -> dict[str, Array]:
-        """(R,) the final loss of every run, by variant."""
-        return {label: losses_RN[:, -1] for label, losses_RN in self.losses.items()}
+        """(R + E,) the final loss of every run, by variant."""
+        return {label: losses_RN[:, -1] for label, losses_RN in self.curves.items()}
 
     @property
     def tokens(self) -> Array:
@@ -51,13 +68,19 @@ class Family:
         trial = next(iter(self.trials.values()))[0]
         return np.array([budget.tokens for budget in trial.budgets], dtype=np.float64)
 
-    def compare(self, values: Runs) -> Comparison:
-        """Another number of each run (the same runs in the same order) under the same design."""
-        return Comparison(values, self.control, self.question, self.check, self._first(values))
+    def compare(self, values: Runs, check: Check | None = None) -> Comparison:
+        """Another number of each run under the same design: of this page's runs in their order,
+        then, where it is known of them, of the earlier ones."""
+        count = counts(self.trials)
+        mine = {label: found[: count[label]] for label, found in values.items()}
+        earlier = {label: found[count[label] :] for label, found in values.items()}
+        check = self.check if check is None else check
+        first = self._first(mine)
+        return Comparison(mine, self.control, self.question, check, first, earlier)
 
     def each(self, number: Callable[[str, Array], Array]) -> dict[str, Array]:
-        """``number(label, losses_RN)`` of every variant."""
-        return {label: number(label, losses_RN) for label, losses_RN in self.losses.items()}
+        """``number(label, losses_RN)`` of every variant, all of its :attr:`curves`."""
+        return {label: number(label, losses_RN) for label, losses_RN in self.curves.items()}
 
     def _first(self, values: Runs) -> Runs:
         """The values of the first stage's seeds; of all runs of a variant without any."""

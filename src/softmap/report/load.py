@@ -60,6 +60,7 @@ class _RunFile(TypedDict):
     training: dict | None
     settings: dict | None
     passage: _Passage | None
+    spreads: dict[str, list[list[float]]] | None
 
 
 class BudgetFile(TypedDict):

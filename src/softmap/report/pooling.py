@@ -42,13 +42,14 @@ class Check:
     apart: tuple[str, ...]
 
 
-def check(runs: Mapping[str, Any]) -> Check:
+def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Check:
     """Which variants share one spread: the odd ones leave the pool until the rest agree.
 
     The first question errs at ``LEVEL``; each variant that leaves is the one without which the
-    others are most alike.
+    others are most alike. ``earlier``: as for :class:`~softmap.report.spread.Spreads`.
     """
-    squares = {label: _own(values) for label, values in runs.items() if len(values) > 1}
+    found = {v: squares_of(values, (earlier or {}).get(v, ())) for v, values in runs.items()}
+    squares = {label: own for label, own in found.items() if own[1]}
     pool, apart = dict(squares), []
     while len(pool) > 1 and _p(pool) < LEVEL:
         odd = min(pool, key=lambda label: _bartlett(_without(pool, label)))
@@ -78,10 +79,15 @@ def visible(df: tuple[int, ...], power: float = 0.8) -> float | None:
     return None if high > log(99.0) else float(np.exp(high))
 
 
-def _own(values: Any) -> tuple[float, int]:
-    """Sum of squares about the mean, and degrees of freedom."""
-    numbers = np.asarray(values, dtype=np.float64)
-    return float(np.sum((numbers - numbers.mean()) ** 2)), len(numbers) - 1
+def squares_of(*groups: Any) -> tuple[float, int]:
+    """Sum of squares of each group about its own mean, and degrees of freedom."""
+    total, df = 0.0, 0
+    for values in groups:
+        if len(values):
+            numbers = np.asarray(values, dtype=np.float64)
+            total += float(np.sum((numbers - numbers.mean()) ** 2))
+            df += len(numbers) - 1
+    return total, df
 
 
 def _without(pool: Squares, label: str) -> Squares:

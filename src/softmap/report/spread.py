@@ -22,9 +22,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-import numpy as np
-
-from softmap.report.pooling import Check
+from softmap.report.pooling import Check, squares_of
 
 PRIOR = 1.0
 Runs = Mapping[str, Any]  # label to one number for each run: a sequence or an array
@@ -47,13 +45,14 @@ class Spreads:
 
     ``check`` names the variants that stay apart: they have their own variance alone, and the pool
     does without them. Variants with the very same losses enter the pool once, since a repetition is
-    no replicate.
+    no replicate. ``earlier`` runs of a variant count about their own mean.
     """
 
-    def __init__(self, runs: Runs, check: Check) -> None:
+    def __init__(self, runs: Runs, check: Check, earlier: Runs | None = None) -> None:
         self.apart = set(check.apart)
-        self.df = {v: len(y) - 1 for v, y in runs.items()}
-        self.own = {v: float(np.var(y, ddof=1)) for v, y in runs.items() if len(y) > 1}
+        squares = {v: squares_of(y, (earlier or {}).get(v, ())) for v, y in runs.items()}
+        self.df = {v: df for v, (_, df) in squares.items()}
+        self.own = {v: square / df for v, (square, df) in squares.items() if df}
         once = {tuple(sorted(runs[v])): v for v in reversed(list(self.own)) if v not in self.apart}
         self.pool = {v: self.df[v] for v in once.values()}
 
