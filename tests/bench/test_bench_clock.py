@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from softmap.bench import clock, machine, stats
+from softmap.bench import clock, stats
 from softmap.bench.clock import Clock
 from softmap.bench.failure import is_out_of_memory, size, tried_bytes
 
@@ -52,15 +52,6 @@ def test_on_a_gpu_the_cache_is_flushed_and_events_enclose_the_call(
     )
     assert found == 0.0025  # events tell milliseconds
     assert gpu.queue == ["prepare", "wait", "flush", "event", "run", "event", "wait"]
-
-
-def test_rates_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = SimpleNamespace(name="some GPU", multi_processor_count=100, clock_rate=2_000_000)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
-    made = machine._gpu(torch.device("cuda"), 5e14, 3e12)
-    assert made.name == "some GPU" and (made.products, made.bytes) == (5e14, 3e12)
-    assert made.vector == 100 * 2e9 * 256 and made.exp == 100 * 2e9 * 16
-    assert not made.shared and not made.held
 
 
 def test_ratios_are_taken_within_rounds() -> None:

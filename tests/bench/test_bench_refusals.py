@@ -51,7 +51,6 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     def measured(*_: object) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("softmap.bench.drive.measured", measured)
     for run in ("op", "step", "decode"):
         monkeypatch.setattr(f"softmap.bench.{run}.Run.measure", measured)
     monkeypatch.chdir(tmp_path)
@@ -147,7 +146,7 @@ def test_a_signal_before_the_first_case_leaves_nothing(
     number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        "softmap.bench.drive.measured", lambda *_: os.kill(os.getpid(), number) or time.sleep(9)
+        "softmap.bench.drive._check_out", lambda *_: os.kill(os.getpid(), number) or time.sleep(9)
     )
     assert main(["bench", "op", "diff", "--out", "new/a.json"]) == 128 + number
     assert os.listdir() == []

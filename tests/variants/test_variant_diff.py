@@ -88,11 +88,12 @@ def config(variant: str) -> ModelConfig:
 
 
 def test_diff_costs_what_a_transformer_costs() -> None:
-    """Four vectors of d and one norm of 2d a layer are all that is added; FLOPs are equal."""
+    """Four vectors of d and one norm of 2d a layer are all that is added; FLOPs are equal but for
+    the head norm and the subtraction of two outputs."""
     more = accounting.parameters(config("diff"))["total"]
     assert more - accounting.parameters(config("transformer++"))["total"] == 3 * (4 * 8 + 2 * 8)
     flops = [accounting.flops_per_token(config(v), 64) for v in ("diff", "transformer++")]
-    assert flops[0] == flops[1]
+    assert flops[1] < flops[0] < 1.01 * flops[1]
 
 
 def test_diff2_keeps_the_cache_of_a_transformer() -> None:
