@@ -150,6 +150,7 @@ def test_an_interrupted_run_has_a_page(tiny: Recipe, tmp_path: Path) -> None:
     assert (tmp_path / "runs" / "tiny" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again_and_stays_on_the_page(
     tiny: Recipe, tmp_path: Path, no_page: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,6 +244,7 @@ def test_speed_is_measured_before_training_so_that_every_page_has_it(
     assert done == ["speed", "page"]
 
 
+@pytest.mark.slow
 def test_a_page_that_cannot_be_drawn_does_not_stop_the_training(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

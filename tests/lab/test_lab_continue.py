@@ -67,6 +67,7 @@ def test_its_recipe_under_another_name(run: Path) -> None:
     assert sorted(results(Path("runs/t2"))) == sorted(results(run))
 
 
+@pytest.mark.slow
 def test_what_was_given_before_by_another_call_stays_in_the_recipe(run: Path) -> None:
     write_recipe(Path("."))
     flags = ["--name", "t1", "--steps", "12", "--seed-list", "3", "--variants", "gated"]

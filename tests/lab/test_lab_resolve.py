@@ -109,6 +109,7 @@ def test_it_goes_on_in_either_stage(
         assert infos[0][key] == infos[1][key]
 
 
+@pytest.mark.slow
 def test_runs_that_diverge_are_replaced(
     three: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_too_many_seeds_are_said_and_not_trained(
     assert len(work.trained) > 10
 
 
+@pytest.mark.slow
 def test_what_was_there_before_is_one_family(
     three: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,6 +63,7 @@ def test_what_is_no_list_of_seeds_is_refused(
     assert says in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_the_control_has_more_runs_and_keeps_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

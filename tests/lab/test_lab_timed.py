@@ -114,6 +114,7 @@ def test_what_all_runs_take_is_said_before_they_begin(
     assert "two runs to train, about 0:30" in display.said
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_time_that_is_left(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:
@@ -153,6 +154,7 @@ def test_what_a_run_took_counts_more_than_its_speed(
     assert len(work.trained) == 2  # a third would not fit, though by its speed it would
 
 
+@pytest.mark.slow
 def test_a_variant_that_always_diverges_does_not_take_it_all(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

@@ -60,6 +60,7 @@ def graphs(run: nn.Module, sizes: Iterable[tuple[int, int]], train: bool, full: 
     return counter.frame_count
 
 
+@pytest.mark.slow
 def test_lengths_are_open() -> None:
     """The first length, and any other."""
     for run in (layer("dcmha"), Called("diff")):

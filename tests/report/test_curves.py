@@ -220,6 +220,7 @@ def test_a_variant_of_twice_the_compute():
     assert equivalent(np.array(PLACES), np.array([CURVE]), np.array([1.0]))[0] == np.inf
 
 
+@pytest.mark.slow
 def test_factors_cover_and_need_four_budgets(draws=60):
     random, inside, truth = np.random.default_rng(0), 0, 2.0
     ahead = [1.5 + 2.0 * (truth * t) ** -0.4 for t in (1, 2, 4, 8, 16)]

@@ -61,6 +61,7 @@ def test_variants_of_two_runs_against_the_first_control(tmp_path):
     assert "softmap report" in page and "a: softmap compare recipes/a.yaml" in page
 
 
+@pytest.mark.slow
 def test_a_method_keeps_its_colour_and_its_logs_are_found(tmp_path):
     a = fake.make(tmp_path / "a", variants=3, **SMALL)
     b = fake.make(tmp_path / "b", variants=4, **SMALL)

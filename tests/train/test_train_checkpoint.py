@@ -224,6 +224,7 @@ def test_killed_in_the_middle_of_a_save_the_last_good_one_loads(tmp_path, fault)
     assert sorted(path.name[-1] for path in tmp_path.iterdir()) == ["2", "3"]
 
 
+@pytest.mark.slow
 def test_a_failing_write_of_the_system_leaves_the_old_ones(tmp_path):
     child = run_child(tmp_path, FILES_LIMITED_TO_256_BYTES)
     assert "SoftmapError: checkpoint" in child.stderr and "could not be written" in child.stderr

@@ -31,6 +31,7 @@ def process(tmp_path: Path, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_processes_that_race_try_once(tmp_path: Path) -> None:
     racers = [process(tmp_path, FAULT="k") for _ in range(2)]
     said = [racer.communicate(timeout=120) for racer in racers]

@@ -101,6 +101,7 @@ for variant in sys.argv[1:]:
 CHAINS = ("dcmha(static=true)+sas+kerple", "talking-heads+diff2+fire", "diff+talking-heads+alibi")
 
 
+@pytest.mark.slow
 def test_compiled_for_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     _compile(monkeypatch, "temperature+alibi")
 
