@@ -9,8 +9,9 @@ held-out losses by variant, ``{"transformer++": [3.69, ...], ...}``; or normal l
 standard deviations are drawn. Each variant in turn is split against
 itself (A/A): n of its runs play the control, n others a variant, for n = 2, 3 and 5. There is no
 difference, so every "lower" or "higher" is false. With ``+others`` n runs of every further variant
-join the family, moved to the same mean, so that only their spreads differ. A shift added to the
-variant's runs is to be found as often as planned.
+join the family, moved to the same mean, so that only their spreads differ; ``known`` is the same
+family with all other runs as earlier ones, whose spread counts. A shift added to the variant's runs
+is to be found as often as planned.
 
 Splits of one set of runs overlap: the interval of a rate is a jackknife's over the runs
 (``disjoint`` says how many splits share no run).
@@ -46,22 +47,31 @@ def calibrate(losses: Losses, draws: int, shift: float, seed: int = 0) -> list[d
             rows.append(_row(label, runs, {}, n, draws, shift, seed))
             if others and all(len(y) >= n for y in others.values()):
                 rows.append(_row(label, runs, others, n, draws, shift, seed))
+                if len(runs) > 2 * n and all(len(y) > n for y in others.values()):
+                    rows.append(_row(label, runs, others, n, draws, shift, seed, known=True))
     return rows
 
 
 def _row(
-    label: str, runs: np.ndarray, others: Losses, n: int, draws: int, shift: float, seed: int
+    label: str,
+    runs: np.ndarray,
+    others: Losses,
+    n: int,
+    draws: int,
+    shift: float,
+    seed: int,
+    known: bool = False,
 ) -> dict[str, Any]:
     splits = list(_splits(len(runs), n, draws, seed))
     drawn = np.random.default_rng(seed)
-    families = [{v: drawn.choice(y, n, replace=False) for v, y in others.items()} for _ in splits]
+    families = [{v: drawn.permutation(y) for v, y in others.items()} for _ in splits]
     pairs = list(zip(splits, families, strict=True))
-    false = np.array([_verdict(runs, split, family, 0.0) for split, family in pairs])
-    found = np.array([_verdict(runs, split, family, shift)[0] for split, family in pairs])
+    false = np.array([_verdict(runs, split, family, 0.0, known) for split, family in pairs])
+    found = np.array([_verdict(runs, split, family, shift, known)[0] for split, family in pairs])
     design = planning.fresh(n, 1 + len(others))
     return {
         "variant": label,
-        "family": "+others" if others else "alone",
+        "family": "known" if known else "+others" if others else "alone",
         "runs_a_side": n,
         "splits": len(splits),
         "disjoint": len(runs) // (2 * n),
@@ -76,12 +86,19 @@ def _row(
 
 
 def _verdict(
-    runs: np.ndarray, split: np.ndarray, others: Losses, shift: float
+    runs: np.ndarray, split: np.ndarray, others: Losses, shift: float, known: bool
 ) -> tuple[float, float, float]:
-    """Sign of the split's answer, its half-width, and whether any answer of the family is one."""
+    """Sign of the split's answer, its half-width, and whether any answer of the family is one.
+
+    Of the others' runs, in random order, the first ones are the family's. known: all runs that are
+    in no place of the family are earlier ones.
+    """
     half = len(split) // 2
-    family = {"control": runs[split[:half]], "split": runs[split[half:]] + shift} | others
-    answers = Comparison(family, "control").answers()
+    family = {"control": runs[split[:half]], "split": runs[split[half:]] + shift}
+    family |= {v: y[:half] for v, y in others.items()}
+    rest = np.delete(runs, split)
+    earlier = {"control": rest, "split": rest} | {v: y[half:] for v, y in others.items()}
+    answers = Comparison(family, "control", earlier=earlier if known else None).answers()
     mine = answers["split"]
     wrong = any(a.answer in (LOWER, HIGHER) for a in answers.values())
     return float(mine.sign), (mine.high or math.nan) - mine.mean, float(wrong)

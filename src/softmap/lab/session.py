@@ -60,11 +60,16 @@ class Session:
         return Trial(candidate, seed, self.folder / "variants" / candidate.slug / f"seed{seed}")
 
     def trials(self) -> list[Trial]:
-        """One of each variant, then the second, so that all have been seen as early as possible."""
+        """One of each variant first, so that all are seen early; then what only some have more of;
+        so that the workers end together, the last again one of each."""
         return self._rounds([(mine, mine.seeds) for mine in self.plan.candidates])
 
     def _rounds(self, seeds: list[tuple[Candidate, Sequence[int]]]) -> list[Trial]:
-        rounds = zip_longest(*([self.trial(mine, seed) for seed in own] for mine, own in seeds))
+        rows = [[self.trial(mine, seed) for seed in own] for mine, own in seeds if own]
+        late = max(0, min(map(len, rows), default=0) - 1)
+        parts = ([row[:1] for row in rows], [row[1 : len(row) - late] for row in rows],
+                 [row[len(row) - late :] for row in rows])  # fmt: skip
+        rounds = [trials for part in parts for trials in zip_longest(*part)]
         return [trial for trials in rounds for trial in trials if trial is not None]
 
     def describe(self) -> None:
