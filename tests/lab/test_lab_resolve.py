@@ -59,9 +59,10 @@ def test_seeds_are_added_until_no_interval_is_wider(
     info, found = json.loads((folder / "run.json").read_text()), report.summary(folder)
     first = {"transformer++": [0, 1, 2, 3], "diff": [0, 1, 2], "gated": [0, 1, 2]}
     assert info["resolve"] == {"half_width": H, "first_seeds": first}
-    assert work.trained[:10] == [
-        *((label, seed) for seed in range(3) for label in VARIANTS), ("transformer++", 3),
-    ]  # fmt: skip
+    # All once, what only some have more of, and the rest of all, so that workers end together.
+    assert work.trained[:4] == [*((label, 0) for label in VARIANTS), ("transformer++", 1)]
+    later = [[("transformer++", n + 1), ("diff", n), ("gated", n)] for n in (1, 2)]
+    assert work.trained[4:10] == later[0] + later[1]
     # The spread by hand, of the first stage alone, and so its degrees of freedom.
     losses = {label: [normal(label, seed) for seed in seeds] for label, seeds in first.items()}
     squares = sum(np.var(y) * len(y) for y in losses.values())
