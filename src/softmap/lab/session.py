@@ -60,8 +60,8 @@ class Session:
         return Trial(candidate, seed, self.folder / "variants" / candidate.slug / f"seed{seed}")
 
     def trials(self) -> list[Trial]:
-        """One of each variant first, so that all are seen early; then what only some have more of;
-        so that the workers end together, the last again one of each."""
+        """One run of each variant first, so that all are seen early; then the surplus of those that
+        have more; the other runs of all come last, so that no worker waits at the end."""
         return self._rounds([(mine, mine.seeds) for mine in self.plan.candidates])
 
     def _rounds(self, seeds: list[tuple[Candidate, Sequence[int]]]) -> list[Trial]:

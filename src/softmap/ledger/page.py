@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,8 @@ from softmap.files import write
 from softmap.ledger import table
 from softmap.ledger.charts import charts
 from softmap.ledger.results import Key
-from softmap.report import theme
 from softmap.report.marks import marks
-from softmap.report.page import SIMPLE, assets, environment
+from softmap.report.page import environment, simple
 from softmap.report.words import duration
 
 HERE = Path(__file__).parent
@@ -38,11 +38,6 @@ def page(found: dict[Key, dict[str, Any]]) -> str:
         key: [one for stage in result["stages"] for one in charts(_key(key, stage), stage, place)]
         for key, result in found.items()
     }
-    payload = {
-        "labels": labels,
-        "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
-        "charts": {one.key: one.spec for some in drawn.values() for one in some},
-    }
     return (
         environment(HERE)
         .get_template("page.html")
@@ -55,8 +50,7 @@ def page(found: dict[Key, dict[str, Any]]) -> str:
             marks=marks(labels),
             table=table,
             duration=duration,
-            payload=payload,
-            **assets(SIMPLE),
+            **simple(labels, chain.from_iterable(drawn.values())),
         )
     )
 

@@ -36,7 +36,7 @@ def missing(place: Place, base: Base, runs: Mapping[str, int]) -> list[tuple[str
 
 
 def train(place: Place, base: Base, runs: Mapping[str, int]) -> None:
-    """Train what is missing, one of each variant before the second.
+    """Train what is missing, one of each variant first.
 
     Raises ``SoftmapError`` where the folder's models are of another setting, ``Interrupted`` after
     Ctrl-C or SIGTERM: what was begun goes on in the next call.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -89,6 +90,16 @@ def assets(script: Path) -> dict[str, Any]:
         "script": Markup(script.read_text(encoding="utf-8")),
         "hues": theme.HUES,
     }
+
+
+def simple(labels: list[str], charts: Iterable[Chart]) -> dict[str, Any]:
+    """Payload, script and styles of a page that is charts, chips and a theme."""
+    payload = {
+        "labels": labels,
+        "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
+        "charts": {chart.key: chart.spec for chart in charts},
+    }
+    return {"payload": payload, **assets(SIMPLE)}
 
 
 def environment(*folders: Path) -> Environment:

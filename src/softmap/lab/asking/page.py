@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from softmap.files import write
-from softmap.report import question_table, theme
+from softmap.report import question_table
 from softmap.report.marks import marks
-from softmap.report.page import SIMPLE, assets, environment
+from softmap.report.page import environment, simple
 from softmap.report.question_charts import charts
 from softmap.report.style import Style
 
@@ -27,12 +28,6 @@ def page(found: Mapping[str, Any]) -> str:
     """The same as one string of HTML that asks nothing of the network."""
     labels = found["labels"]
     drawn = charts(Style(labels, marks(labels)), found["suites"])
-    every = [chart for some in drawn.values() for chart in some]
-    payload = {
-        "labels": labels,
-        "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
-        "charts": {chart.key: chart.spec for chart in every},
-    }
     return (
         environment(HERE)
         .get_template("page.html")
@@ -43,7 +38,6 @@ def page(found: Mapping[str, Any]) -> str:
             marks=marks(labels),
             drawn=drawn,
             answers=question_table,
-            payload=payload,
-            **assets(SIMPLE),
+            **simple(labels, chain.from_iterable(drawn.values())),
         )
     )

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from softmap.files import write
-from softmap.report import theme
 from softmap.report.marks import marks
-from softmap.report.page import SIMPLE, assets, environment
+from softmap.report.page import environment, simple
 from softmap.report.scaling.charts import TITLES, charts
 from softmap.report.scaling.equal import RATIOS
 from softmap.report.scaling.summary import summary
@@ -40,17 +39,12 @@ def build(
 def render(found: dict[str, Any], command: str, version: str) -> str:
     """The page as one string of HTML that asks nothing of the network."""
     labels, drawn = list(found["variants"]), charts(found)
-    payload = {
-        "labels": labels,
-        "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
-        "charts": {chart.key: chart.spec for chart in drawn},
-    }
     return (
         environment(HERE)
         .get_template("page.html")
         .render(
-            found=found, labels=labels, marks=marks(labels), charts=drawn, payload=payload,
+            found=found, labels=labels, marks=marks(labels), charts=drawn,
             law=LAW, kinds=RATIOS, titles=TITLES, at=at, span=span, command=command,
-            version=version, **assets(SIMPLE),
+            version=version, **simple(labels, drawn),
         )
     )  # fmt: skip
