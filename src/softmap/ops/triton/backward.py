@@ -18,9 +18,11 @@ from softmap.ops.triton.chains import pulled, trace
 from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
 from softmap.ops.triton.tiles import (
     LOG2E,
+    earliest,
     head_tile,
     hide,
     key_head,
+    latest,
     load,
     load_row,
     store_row,
@@ -28,11 +30,11 @@ from softmap.ops.triton.tiles import (
 
 
 @triton.jit
-def recomputed(s, log, at, until, args, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
+def recomputed(s, log, at, args, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
     """The tiles of the scores edits, and the weights P."""
     tiles = trace(SCORES, OPTIONS, args, s, at)
     p = tl.exp2(tiles[len(SCORES)] * LOG2E - log)
-    return tiles, hide(p, until, at[0], at[2], at[3], at[7], at[6], 0.0)
+    return tiles, hide(p, at, 0.0)
 
 
 @triton.jit
@@ -56,7 +58,7 @@ def rows(
     part = tl.program_id(0) + tl.num_programs(0) * tl.program_id(1)
     h, out = head_tile(HT, one), head_tile(HTO, one)
     kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
-    begin = tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S)) // BN * BN
+    begin = earliest(first, b, i, T, S) // BN * BN
     end = tl.minimum(tl.max(i) + offset + 1, S)
     qt = held(q, b, h, at_row, H, T, D, BM, DP, DC)
     gt = held(do, b, out, at_row, OUT, T, DV, BM, VP, VC)
@@ -71,7 +73,7 @@ def rows(
             at = (b, h, i, j[None, :], until, T, S, offset, part, at_row, at_key)
             s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP,
                         DC, PRECISION, False) * scale  # fmt: skip
-            _, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
+            _, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
             tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
             g = product(gt, do, out, at_row, v, vh, at_key, b, OUT, HEADS[2], T, S, DV, HTO, BM,
                         BN, VP, VC, PRECISION, False)  # fmt: skip
@@ -87,7 +89,7 @@ def rows(
         at = (b, h, i, j[None, :], until, T, S, offset, part, at_row, at_key)
         s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP, DC,
                     PRECISION, False) * scale  # fmt: skip
-        steps, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
+        steps, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
         g = product(gt, do, out, at_row, v, vh, at_key, b, OUT, HEADS[2], T, S, DV, HTO, BM, BN,
                     VP, VC, PRECISION, False)  # fmt: skip
@@ -122,8 +124,7 @@ def keys(
     h, out = head_tile(HT, one), head_tile(HTO, one)
     kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
     begin = tl.maximum(tl.program_id(0) * BN - offset, 0) // BM * BM
-    last = tl.max(tl.load(until[0] + b * until[1] + j, mask=j < S, other=0))
-    end = tl.minimum(last - offset, T)
+    end = tl.minimum(latest(until, b, j, S) - offset, T)
     # Held are the keys: here tiles of the map are [keys, rows], and all index tensors so.
     jt = j[:, None]
     kt = held(k, b, kh, at_key, HEADS[1], S, D, BN, DP, DC)
@@ -138,7 +139,7 @@ def keys(
         less = load_row(delta, b, h, i, H, T)
         s = product(kt, k, kh, at_key, q, h, at_row, b, HEADS[1], H, S, T, D, HT, BN, BM, DP, DC,
                     PRECISION, True) * scale  # fmt: skip
-        steps, p = recomputed(s, log, at, until, score_args, SCORES, SCORE_OPTIONS)
+        steps, p = recomputed(s, log, at, score_args, SCORES, SCORE_OPTIONS)
         tiles = trace(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
         w = tiles[len(WEIGHTS)]
         v_acc = accumulate(v_acc, dv, out, at_key, w, do, out, at_row, b, OUT, OUT, S, T, DV, VP,

@@ -51,6 +51,11 @@ def limits(call: Call) -> Limits:
     return Limits(until.int().contiguous(), first[:, S - T :].int().contiguous())
 
 
+def only_causal(call: Call) -> bool:
+    """Whether every row sees all keys up to its own."""
+    return call.window is None and call.valid is None and call.starts is None
+
+
 def counts(call: Call, mask: Limits) -> Tensor:
     """(b, T) float32: how many keys each row sees, at least 1."""
     S, T = call.keys, call.queries

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from softmap.ops.triton.chains import edited
 from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
-from softmap.ops.triton.tiles import LOG2E, head_tile, hide, key_head, load_row, store_row
+from softmap.ops.triton.tiles import LOG2E, earliest, head_tile, hide, key_head, load_row, store_row
 
 # Finite, so that a row that has seen nothing yet subtracts no infinities.
 LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
@@ -54,8 +54,7 @@ def forward(
     kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
     split = tl.program_id(2)
     o = (o[0] + split * o[4], o[1], o[2], o[3])
-    begin = tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S)) // BN * BN
-    begin = tl.maximum(begin, split * share)
+    begin = tl.maximum(earliest(first, b, i, T, S) // BN * BN, split * share)
     end = tl.minimum(tl.minimum(tl.max(i) + offset + 1, S), (split + 1) * share)
     qt = held(q, b, h, at_row, H, T, D, BM, DP, DC)
     top = zeros(HT, BM, 1 if HT == 0 else BN) + LOWEST
@@ -67,12 +66,12 @@ def forward(
             j = at_key + tl.arange(0, BN)
             s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP,
                         DC, PRECISION, False)  # fmt: skip
+            at = (b, h, i, j[None, :], until, T, S, offset, split, at_row, at_key)
             if len(SCORES) == 0:
                 s *= scale * LOG2E
             else:
-                at = (b, h, i, j[None, :], until, T, S, offset, split, at_row, at_key)
                 s = edited(SCORES, SCORE_OPTIONS, score_args, s * scale, at) * LOG2E
-            s = hide(s, until, b, i, j[None, :], offset, S, -float("inf"))
+            s = hide(s, at, -float("inf"))
             if HT != 0:
                 top, total = online(top, total, s)
             else:
@@ -99,7 +98,7 @@ def forward(
             s = product(qt, q, h, at_row, k, kh, at_key, b, H, HEADS[1], T, S, D, HT, BM, BN, DP,
                         DC, PRECISION, False) * scale  # fmt: skip
             s = edited(SCORES, SCORE_OPTIONS, score_args, s, at)
-            p = hide(tl.exp2(s * LOG2E - log), until, b, i, j[None, :], offset, S, 0.0)
+            p = hide(tl.exp2(s * LOG2E - log), at, 0.0)
             p = edited(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
             acc = accumulate(acc, o, out, at_row, p, v, vh, at_key, b, OUT, HEADS[2], T, S, DV,
                              VP, VC, PRECISION)  # fmt: skip

@@ -141,5 +141,7 @@ def edits(chain: Chain, name: str, adjoints: bool = False) -> dict[str, Any]:
 
 
 def mask(t: dict[str, Tensor]) -> tuple[Any, Any]:
+    """Bundles of until and first, or None where causality alone hides keys."""
     batch = t["q"].shape[0]
-    return bundle(t["until"], batch), bundle(t["first"], batch)
+    until, first = (t[n] if t[n].numel() else None for n in ("until", "first"))
+    return bundle(until, batch), bundle(first, batch)

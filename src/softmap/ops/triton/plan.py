@@ -11,7 +11,7 @@ from torch import Tensor
 from softmap.maps import chain
 from softmap.ops.call import Call
 from softmap.ops.heads import Heads
-from softmap.ops.triton.common import counts, limits, next_power
+from softmap.ops.triton.common import counts, limits, next_power, only_causal
 from softmap.ops.triton.edits import EDITS
 
 LEAST = 16  # heads of a product over heads
@@ -102,10 +102,13 @@ def _links(call: Call, stage: str) -> tuple[Link, ...]:
 
 
 def tensors_of_call(call: Call, spec: Spec) -> list[Tensor]:
-    """All tensors that the kernels read: ``FIXED``, then those of the links in their order."""
-    mask = limits(call)
-    flat = [call.q, call.k, call.v, mask.until, mask.first, call.rows, call.cols]
-    flat.append(counts(call, mask) if _counted(spec) else call.q.new_empty(0))
+    """All tensors that the kernels read: ``FIXED``, then those of the links in their order.
+
+    The mask's are empty where causality alone hides keys: kernels then compare places."""
+    none = call.q.new_empty(0)
+    mask = (none, none) if only_causal(call) else limits(call)
+    flat = [call.q, call.k, call.v, *mask, call.rows, call.cols]
+    flat.append(counts(call, limits(call)) if _counted(spec) else none)
     stages = ("scores", "weights") if spec.weights else ("scores",)
     for stage in stages:
         for n, _ in chain(call.edits, stage):

@@ -6,7 +6,7 @@ h is [H, 1, 1] or [1, 1], i is [rows, 1], j is [1, keys] (or [1, rows] and [keys
 tile function serves all.
 
 ``at`` is where a tile lies: (b, h, i, j, until, T, S, offset, part, row, key). offset: place of
-query 0 among the keys; part: number of the program among those that add up the gradients of tensors
+query 0 among the keys; until: a bundle, or None where nothing but causality hides a key; part: number of the program among those that add up the gradients of tensors
 that all tokens share; row, key: the tile's first ones.
 """
 
@@ -32,19 +32,48 @@ def store(x, b, h, i, c, heads, tokens, width, tile):
 
 
 @triton.jit
-def visible(until, b, i, j, offset, S):
+def visible(at):
     """[rows, keys]: row at place p = i + offset sees key j iff j <= p < until[j]."""
-    end = tl.load(until[0] + b * until[1] + j, mask=j < S, other=0)
-    return (j <= i + offset) & (i + offset < end)
+    place = at[2] + at[7]
+    return (at[3] <= place) & (place < end_of(at))
 
 
 @triton.jit
-def hide(m, until, b, i, j, offset, S, fill):
+def end_of(at):
+    """until[j], or S for every key where nothing but causality hides any (until is None)."""
+    if at[4] is None:
+        return at[6]
+    else:
+        return tl.load(at[4][0] + at[0] * at[4][1] + at[3], mask=at[3] < at[6], other=0)
+
+
+@triton.jit
+def hide(m, at, fill):
     """``fill`` where the tile is not visible; tiles that are seen whole cost no comparison."""
-    end = tl.load(until[0] + b * until[1] + j, mask=j < S, other=0)
-    if (tl.max(j) > tl.min(i) + offset) | (tl.max(i) + offset >= tl.min(end)):
-        m = tl.where((j <= i + offset) & (i + offset < end), m, fill)
+    first, last = at[9] + at[7], at[9] + at[2].shape[0] * at[2].shape[1] - 1 + at[7]
+    newest = at[10] + at[3].shape[0] * at[3].shape[1] - 1
+    end = end_of(at)
+    if (newest > first) | (last >= (end if at[4] is None else tl.min(end))):
+        m = tl.where((at[3] <= at[2] + at[7]) & (at[2] + at[7] < end), m, fill)
     return m
+
+
+@triton.jit
+def earliest(first, b, i, T, S):
+    """The first key that any of the rows sees."""
+    if first is None:
+        return 0
+    else:
+        return tl.min(tl.load(first[0] + b * first[1] + i, mask=i < T, other=S))
+
+
+@triton.jit
+def latest(until, b, j, S):
+    """The place beyond the last row that sees any of the keys."""
+    if until is None:
+        return S
+    else:
+        return tl.max(tl.load(until[0] + b * until[1] + j, mask=j < S, other=0))
 
 
 @triton.jit

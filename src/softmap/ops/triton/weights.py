@@ -70,22 +70,17 @@ def add_of_head(d, at, h, heads, value):
 
 
 @triton.jit
-def seen(at):
-    return visible(at[4], at[0], at[2], at[3], at[7], at[6])
-
-
-@triton.jit
 def diagonal(at):
     """[rows, keys] 1 where the key is the row's own token and visible."""
     own = at[3] == at[2] + at[7]
-    return (own & seen(at)).to(tl.float32)
+    return (own & visible(at)).to(tl.float32)
 
 
 @triton.jit
 def uniform(at, count):
     """[rows, keys] the map that shares a row's weight evenly among the keys that it sees."""
     n = tl.load(count[0] + at[0] * count[1] + at[2], mask=at[2] < at[5], other=1.0)
-    return seen(at).to(tl.float32) / n
+    return visible(at).to(tl.float32) / n
 
 
 @triton.jit
