@@ -34,8 +34,8 @@ LONGEST = 1 << 30  # no sequence is longer; a window fits 32 bits
 # In order of preference; ``auto`` takes the first that does not refuse.
 BACKENDS: dict[str, ModuleType] = {
     "native": native,
-    "folded": folded,
     "triton": triton,
+    "folded": folded,
     "compiled": compiled,
     "chunked": chunked,
     "reference": reference,

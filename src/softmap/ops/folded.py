@@ -34,10 +34,7 @@ def refuses(call: Call) -> str | None:
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') by SDPA and the edits' closed forms."""
-    q = call.q
-    for n, edit in chain(call.edits, "scores"):
-        q = applied(edit, partial(_fold_query, edit), q, None, bag(call.tensors[n]))
-    return finish(call, _plain(call, q.to(call.q.dtype)))
+    return finish(call, plain(call))
 
 
 def finish(call: Call, o: Tensor) -> Tensor:
@@ -66,9 +63,12 @@ def _fold_output(
     return edit.fold_output(o, v, mean, t)
 
 
-def _plain(call: Call, q: Tensor) -> Tensor:
-    """Plain attention of every map: (B, H, T, d')."""
-    heads = call.heads
+def plain(call: Call) -> Tensor:
+    """Attention of every map (B, H, T, d') by SDPA, the queries edited, no weights edit applied."""
+    q, heads = call.q, call.heads
+    for n, edit in chain(call.edits, "scores"):
+        q = applied(edit, partial(_fold_query, edit), q, None, bag(call.tensors[n]))
+    q = q.to(call.q.dtype)
     q = q if heads.by_key is None else q[:, heads.by_key]
     width = max(q.shape[-1], call.v.shape[-1])
     q, k, v = (_widened(t, width) for t in (q, call.k, call.v))
@@ -78,8 +78,9 @@ def _plain(call: Call, q: Tensor) -> Tensor:
 
 
 def _widened(t: Tensor, width: int) -> Tensor:
-    """SDPA's fast kernels want one width for queries, keys and values: zeros change nothing."""
-    missing = width - t.shape[-1]
+    """A CPU's fast kernel wants one width for queries, keys and values: zeros change nothing. A
+    GPU's (cuDNN's) take two, and longer queries would cost."""
+    missing = 0 if t.is_cuda else width - t.shape[-1]
     return F.pad(t, (0, missing)) if missing else t  # F.pad by nothing is a copy
 
 

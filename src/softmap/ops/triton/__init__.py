@@ -15,10 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import Edit
+from softmap.maps import Edit, chain
+from softmap.ops import folded
 from softmap.ops.call import Call
 from softmap.ops.qualify.kind import Kind
-from softmap.ops.triton.common import DTYPES, interpreting
+from softmap.ops.triton.common import DTYPES, interpreting, only_causal
 
 MOST_HEADS, MOST_WIDTH = 64, 256
 
@@ -28,15 +29,23 @@ def refuses(call: Call) -> str | None:
     return _machine(call) or _shapes(call) or _edits(call)
 
 
+def skipped(call: Call) -> str | None:
+    """Why ``auto`` leaves it to SDPA although kernels could run it, or None."""
+    if chain(call.edits, "weights") or not only_causal(call) or folded.refuses(call) is not None:
+        return None
+    return "scaled_dot_product_attention has kernels for attention without edits of the weights"
+
+
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') with every gradient."""
+    from softmap.ops.triton import closed
     from softmap.ops.triton.template import run as run_template
 
     if _convolves(call):
         from softmap.ops.triton import score_conv
 
         return score_conv.run(call)
-    return run_template(call)
+    return closed.run(call) if closed.takes(call) else run_template(call)
 
 
 def made_of(kind: Kind) -> dict[str, Any]:

@@ -6,8 +6,9 @@ h is [H, 1, 1] or [1, 1], i is [rows, 1], j is [1, keys] (or [1, rows] and [keys
 tile function serves all.
 
 ``at`` is where a tile lies: (b, h, i, j, until, T, S, offset, part, row, key). offset: place of
-query 0 among the keys; until: a bundle, or None where nothing but causality hides a key; part: number of the program among those that add up the gradients of tensors
-that all tokens share; row, key: the tile's first ones.
+query 0 among the keys; until: a bundle, or None where causality alone hides keys; part: number of
+the program among those that add up the gradients of tensors that all tokens share; row, key: the
+tile's first ones.
 """
 
 import triton

@@ -1,0 +1,120 @@
+"""Closed forms of weights edits on the output of plain attention, each in one pass over memory.
+
+    pairs    o'[h] = o[2h] - lambda o[2h+1]
+    Shaped   o'[h] = alpha_h v + beta_h o[h] - gamma_h mean,   mean[t] = sum_{s <= t} v[s] / (t + 1)
+
+A program takes some tokens of one head: grid (token tiles, heads, B). The running mean is a sum
+within the tile and the sum of the tiles before it, which ``tile_sums`` and one small cumulative sum
+have made. Everything is float32 inside. Operands are bundles (pointer, strides of b, h, t).
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tokens(T, D, BT: tl.constexpr, DP: tl.constexpr):
+    """Token numbers (BT, 1), channels (1, DP), and what of them exists."""
+    t = (tl.program_id(0) * BT + tl.arange(0, BT))[:, None]
+    c = tl.arange(0, DP)[None, :]
+    return t, c, (t < T) & (c < D)
+
+
+@triton.jit
+def read(x, h, t, c, mask):
+    at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
+    return tl.load(at, mask=mask, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def write(x, h, t, c, mask, tile):
+    at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
+    tl.store(at, tile.to(x[0].dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def subtract(o, share, out, T, D, BT: tl.constexpr, DP: tl.constexpr):
+    """share: lambda as (pointer, strides of b, h, t); strides are 0 where it is one number."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h = tl.program_id(1)
+    even, odd = read(o, 2 * h, t, c, mask), read(o, 2 * h + 1, t, c, mask)
+    write(out, h, t, c, mask, even - read(share, h, t, 0, t < T) * odd)
+
+
+@triton.jit
+def subtract_backward(o, share, g, do, dshare, T, D, BT: tl.constexpr, DP: tl.constexpr):
+    """dshare (B, H, T): the gradient of each token's and pair's lambda."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h = tl.program_id(1)
+    g, odd = read(g, h, t, c, mask), read(o, 2 * h + 1, t, c, mask)
+    write(do, 2 * h, t, c, mask, g)
+    write(do, 2 * h + 1, t, c, mask, -read(share, h, t, 0, t < T) * g)
+    write(dshare, h, t, 0, t < T, -tl.sum(g * odd, 1, keep_dims=True))
+
+
+@triton.jit
+def tile_sums(x, out, T, D, SHARED: tl.constexpr, BT: tl.constexpr, DP: tl.constexpr):
+    """out (B, H, tiles, D): the sum of each tile's tokens; SHARED: of x[t] / (t + 1)."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h = tl.program_id(1)
+    tile = read(x, h, t, c, mask)
+    if SHARED:
+        tile = tile / (t + 1)
+    total = tl.sum(tile, 0, keep_dims=True)
+    write(out, h, tl.full((1, 1), 0, tl.int32) + tl.program_id(0), c, c < D, total)
+
+
+@triton.jit
+def gain(x, h):
+    """A parameter of a head, or 0."""
+    if x is None:
+        return 0.0
+    else:
+        return tl.load(x + h).to(tl.float32)
+
+
+@triton.jit
+def running_mean(tile, before, h, t, c, D):
+    """(BT, DP) the mean of all values up to each token."""
+    sums = tl.cumsum(tile, 0)
+    earlier = read(before, h, tl.full((1, 1), 0, tl.int32) + tl.program_id(0), c, c < D)
+    return (sums + earlier) / (t + 1)
+
+
+@triton.jit
+def shape(o, v, before, alpha, beta, gamma, out, T, D, GROUP, BT: tl.constexpr,
+          DP: tl.constexpr):  # fmt: skip
+    """GROUP maps share a value head. before (B, values, tiles, D): sums of the earlier tiles."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h = tl.program_id(1)
+    value = read(v, h // GROUP, t, c, mask)
+    tile = gain(alpha, h) * value + gain(beta, h) * read(o, h, t, c, mask)
+    if gamma is not None:
+        tile -= gain(gamma, h) * running_mean(value, before, h // GROUP, t, c, D)
+    write(out, h, t, c, mask, tile)
+
+
+@triton.jit
+def shape_backward(o, v, before, alpha, beta, gamma, g, after, do, dv, sums, T, D, GROUP,
+                   BT: tl.constexpr, DP: tl.constexpr):  # fmt: skip
+    """do, dv (B, H, T, D) of each map. after (B, H, tiles, D): sums of g / (t + 1) over the later
+    tiles. sums (B, H, tiles, 3): the tile's part of the gradients of alpha, beta and gamma."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h, n = tl.program_id(1), tl.full((1, 1), 0, tl.int32) + tl.program_id(0)
+    value, g = read(v, h // GROUP, t, c, mask), read(g, h, t, c, mask)
+    write(do, h, t, c, mask, gain(beta, h) * g)
+    write(sums, h, n, 0, n >= 0, total(g * value))
+    write(sums, h, n, 1, n >= 0, total(g * read(o, h, t, c, mask)))
+    down = gain(alpha, h) * g
+    if gamma is not None:
+        mean = running_mean(value, before, h // GROUP, t, c, D)
+        write(sums, h, n, 2, n >= 0, -total(g * mean))
+        later = tl.cumsum(g / (t + 1), 0, reverse=True) + read(after, h, n, c, c < D)
+        down -= gain(gamma, h) * later
+    write(dv, h, t, c, mask, down)
+
+
+@triton.jit
+def total(tile):
+    """(1, 1) the sum of a tile."""
+    return tl.sum(tl.sum(tile, 1, keep_dims=True), 0, keep_dims=True)
