@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from softmap.maps import chain
+from softmap.maps import Edit, chain
 from softmap.ops import reference
 from softmap.ops.call import Call, apply_output, bag, band_of, pad_keys
 from softmap.ops.heads import combine, scores
@@ -96,9 +96,9 @@ def names(call: Call) -> list[str]:
     return ["q", "k", "v", *owned]
 
 
-def without_output(call: Call) -> Call:
-    """The call without its output edits, which are no backend's."""
-    kept = [n for n, edit in enumerate(call.edits) if edit.stage != "output"]
+def only(call: Call, wanted: Callable[[Edit], bool]) -> Call:
+    """The call with those of its edits alone."""
+    kept = [n for n, edit in enumerate(call.edits) if wanted(edit)]
     edits, tensors = [call.edits[n] for n in kept], [call.tensors[n] for n in kept]
     return replace(call, edits=edits, tensors=tensors)
 

@@ -64,3 +64,27 @@ def test_auto_leaves_plain_attention_to_sdpa(device: str) -> None:
     assert "scaled_dot_product_attention" in str(triton.skipped(call))
     for other in (Case("diff"), Case("transformer++", window=5), Case("kerple")):
         assert triton.skipped(other.call(torch.float32, device)) is None
+
+
+@pytest.mark.parametrize("width", [16, 5])
+def test_a_head_norm_has_a_kernel(width: int, device: str) -> None:
+    """y = w x / sqrt(mean x^2 + eps), of more tokens than a tile has."""
+    from softmap.ops.triton import closed
+
+    o = torch.randn(2, 3, 140, width, device=device, requires_grad=True)
+    weight = torch.randn(width, device=device, requires_grad=True)
+    wide, gain = (t.detach().double().requires_grad_() for t in (o, weight))
+    want = gain * wide / (wide.square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    upstream = torch.randn(2, 140, 3, width, device=device).transpose(1, 2)
+    got = closed.norm(o, weight, 1e-3)
+    assert off(got.detach(), want.detach()) < 1e-6
+    ours = torch.autograd.grad(got, (o, weight), upstream)
+    for g, t in zip(ours, torch.autograd.grad(want, (wide, gain), upstream.double()), strict=True):
+        assert off(g, t) < 1e-6
+
+
+def test_a_head_norm_is_tried_before_it_is_taken(device: str) -> None:
+    from softmap.ops.qualify import kind_of
+
+    call = Case("diff").call(torch.float32, device)
+    assert [edit[1] for edit in kind_of(triton, call).edits] == ["subtract_pairs", "head_norm"]

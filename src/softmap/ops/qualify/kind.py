@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from softmap.maps import Edit
 from softmap.ops.call import Call
 
 
@@ -15,8 +16,9 @@ class Kind(NamedTuple):
 
     backend: name of its module. heads: maps, keys, values, outputs. widths: d, d'. queries:
     ``all`` (of the keys' tokens), ``some`` or ``one``. masks: which of window, padding, documents
-    and running the call has. edits: those of the map, (stage, kernel, class, tensors), a tensor
-    (kind, name, shape without sequences and tokens, dtype). exact: float32 products are not TF32.
+    and running the call has. edits: those that the backend has code for, (stage, kernel, class,
+    tensors), a tensor (kind, name, shape without sequences and tokens, dtype). exact: float32
+    products are not TF32.
     """
 
     backend: str
@@ -45,9 +47,15 @@ def kind_of(backend: ModuleType, call: Call) -> Kind:
         (q.shape[3], call.v.shape[3]),
         _queries(call),
         tuple([name for name, given in masks if given is not None]),
-        tuple([_edit(n, call) for n, e in enumerate(call.edits) if e.stage != "output"]),
+        tuple([_edit(n, call) for n, e in enumerate(call.edits) if has_code(backend, e)]),
         _exact(),
     )
+
+
+def has_code(backend: ModuleType, edit: Edit) -> bool:
+    """Whether the backend runs the edit by code of its own: the output's are torch's, but for
+    those that it names in ``OUTPUTS``."""
+    return edit.stage != "output" or edit.kernel in getattr(backend, "OUTPUTS", ())
 
 
 def _queries(call: Call) -> str:

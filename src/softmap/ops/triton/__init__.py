@@ -22,6 +22,7 @@ from softmap.ops.qualify.kind import Kind
 from softmap.ops.triton.common import DTYPES, interpreting, only_causal
 
 MOST_HEADS, MOST_WIDTH = 64, 256
+OUTPUTS = ("head_norm",)  # kernels of output edits
 
 
 def refuses(call: Call) -> str | None:
@@ -46,6 +47,16 @@ def run(call: Call) -> Tensor:
 
         return score_conv.run(call)
     return closed.run(call) if closed.takes(call) else run_template(call)
+
+
+def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
+    """The output edit by its kernel, or None where it has none. Compilers fuse torch's own."""
+    if edit.kernel not in OUTPUTS or torch.compiler.is_compiling():
+        return None
+    from softmap.ops.triton import closed
+
+    head_norm: Any = edit
+    return closed.norm(o, t["weight"] * head_norm.scale, head_norm.eps)
 
 
 def made_of(kind: Kind) -> dict[str, Any]:

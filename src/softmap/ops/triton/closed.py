@@ -1,5 +1,7 @@
 """Chains that need no map: plain attention by SDPA, then each edit's closed form in one kernel.
 
+Head norms, which follow any chain, are here too.
+
 Causality must be the only mask, for which SDPA has its fastest kernels; other calls take the
 template. Under ``torch.compile`` the closed forms are plain torch, which the compiler fuses.
 """
@@ -94,27 +96,27 @@ class _Shape(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, o: Tensor, v: Tensor, *gains: Tensor | None) -> Tensor:
         out = torch.empty_like(o, memory_format=torch.contiguous_format)
-        before = None if gains[2] is None else _sums_of_tiles(v, shared=False)
+        values = None if gains[2] is None else _tile_sums(v, shared=False)
         _launch(
-            kernels.shape, out, bundle(o), bundle(v), bundle(before), *gains, bundle(out),
+            kernels.shape, out, bundle(o), bundle(v), bundle(values), *gains, bundle(out),
             GROUP=o.shape[1] // v.shape[1],
         )  # fmt: skip
-        ctx.save_for_backward(o, v, before, *gains)
+        ctx.save_for_backward(o, v, *gains)
         return out
 
     @staticmethod
     @first_order
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
-        o, v, before, *gains = ctx.saved_tensors
+        o, v, *gains = ctx.saved_tensors
         B, H, T, d = o.shape
-        after = None if before is None else _sums_of_tiles(g, shared=True)
+        shares = None if gains[2] is None else _tile_sums(g, shared=True)
         do = torch.empty_like(o, memory_format=torch.contiguous_format)
         whole = v.shape[1] == H
         dv = v.new_empty(o.shape, dtype=v.dtype if whole else torch.float32)
         sums = o.new_zeros(B, H, -(-T // _tile(d)), 3, dtype=torch.float32)
         _launch(
-            kernels.shape_backward, g, bundle(o), bundle(v), bundle(before), *gains, bundle(g),
-            bundle(after), bundle(do), bundle(dv), bundle(sums), GROUP=H // v.shape[1],
+            kernels.shape_backward, g, bundle(o), bundle(v), *gains, bundle(g), bundle(shares),
+            bundle(do), bundle(dv), bundle(sums), GROUP=H // v.shape[1],
         )  # fmt: skip
         if not whole:
             dv = dv.view(B, v.shape[1], -1, T, d).sum(2).to(v.dtype)
@@ -123,15 +125,41 @@ class _Shape(torch.autograd.Function):
         return (do, dv, *found)
 
 
-def _sums_of_tiles(x: Tensor, *, shared: bool) -> Tensor:
-    """(B, H, tiles, d') of each tile the sum over the tiles before it; ``shared``: over those
-    after it, each token divided by the number of keys that it sees."""
+def _tile_sums(x: Tensor, *, shared: bool) -> Tensor:
+    """(B, H, tiles, d') the sum of each tile's tokens; ``shared``: each divided by the number of
+    keys that it sees."""
     B, H, T, d = x.shape
     sums = x.new_empty(B, H, -(-T // _tile(d)), d, dtype=torch.float32)
     _launch(kernels.tile_sums, x, bundle(x), bundle(sums), SHARED=shared)
-    if shared:
-        return sums.flip(2).cumsum(2).flip(2) - sums
-    return sums.cumsum(2) - sums
+    return sums
+
+
+def norm(o: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """RMSNorm over the channels of each head: o (B, H, T, d'), weight (d')."""
+    return _Norm.apply(o, weight, eps)  # type: ignore[no-any-return]
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, o: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out = torch.empty_like(o, memory_format=torch.contiguous_format)
+        size = o.new_empty(*o.shape[:3], 1, dtype=torch.float32)
+        _launch(kernels.norm, o, bundle(o), weight, bundle(out), bundle(size), eps=eps)
+        ctx.save_for_backward(o, weight, size)
+        return out
+
+    @staticmethod
+    @first_order
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None]:
+        o, weight, size = ctx.saved_tensors
+        B, H, T, d = o.shape
+        do = torch.empty_like(o, memory_format=torch.contiguous_format)
+        parts = o.new_empty(B, H, -(-T // _tile(d)), d, dtype=torch.float32)
+        _launch(
+            kernels.norm_backward, g, bundle(o), weight, bundle(g), bundle(size), bundle(do),
+            bundle(parts),
+        )  # fmt: skip
+        return do, parts.sum((0, 1, 2)).to(weight.dtype), None
 
 
 def _tile(width: int) -> int:

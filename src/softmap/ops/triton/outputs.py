@@ -1,11 +1,12 @@
-"""Closed forms of weights edits on the output of plain attention, each in one pass over memory.
+"""Edits of the output of plain attention, and closed forms of weights edits, in one pass each.
 
-    pairs    o'[h] = o[2h] - lambda o[2h+1]
-    Shaped   o'[h] = alpha_h v + beta_h o[h] - gamma_h mean,   mean[t] = sum_{s <= t} v[s] / (t + 1)
+    pairs      o'[h] = o[2h] - lambda o[2h+1]
+    Shaped     o'[h] = alpha_h v + beta_h o[h] - gamma_h mean,  mean[t] = sum_{s <= t} v[s] / (t+1)
+    head norm  o'[h] = weight o[h] / sqrt(mean_c o[h, c]^2 + eps)
 
 A program takes some tokens of one head: grid (token tiles, heads, B). The running mean is a sum
-within the tile and the sum of the tiles before it, which ``tile_sums`` and one small cumulative sum
-have made. Everything is float32 inside. Operands are bundles (pointer, strides of b, h, t).
+within the tile and the sums of the tiles before it, which ``tile_sums`` has made. Everything is
+float32 inside. Operands are bundles (pointer, strides of b, h, t).
 """
 
 import triton
@@ -74,31 +75,42 @@ def gain(x, h):
 
 
 @triton.jit
-def running_mean(tile, before, h, t, c, D):
-    """(BT, DP) the mean of all values up to each token."""
-    sums = tl.cumsum(tile, 0)
-    earlier = read(before, h, tl.full((1, 1), 0, tl.int32) + tl.program_id(0), c, c < D)
-    return (sums + earlier) / (t + 1)
+def sum_of_tiles(sums, h, begin, end, c, D):
+    """(1, DP) the sum of the tiles [begin, end) of ``tile_sums``."""
+    found = tl.zeros((1, c.shape[1]), tl.float32)
+    for first in range(begin, end, 32):
+        n = first + tl.arange(0, 32)[:, None]
+        found += tl.sum(read(sums, h, n, c, (n < end) & (c < D)), 0, keep_dims=True)
+    return found
 
 
 @triton.jit
-def shape(o, v, before, alpha, beta, gamma, out, T, D, GROUP, BT: tl.constexpr,
+def running_mean(tile, sums, h, t, c, D):
+    """(BT, DP) the mean of all values up to each token."""
+    return (tl.cumsum(tile, 0) + sum_of_tiles(sums, h, 0, tl.program_id(0), c, D)) / (t + 1)
+
+
+@triton.jit
+def shape(o, v, values, alpha, beta, gamma, out, T, D, GROUP, BT: tl.constexpr,
           DP: tl.constexpr):  # fmt: skip
-    """GROUP maps share a value head. before (B, values, tiles, D): sums of the earlier tiles."""
+    """GROUP maps share a value head. values: ``tile_sums`` of v."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
     value = read(v, h // GROUP, t, c, mask)
     tile = gain(alpha, h) * value + gain(beta, h) * read(o, h, t, c, mask)
     if gamma is not None:
-        tile -= gain(gamma, h) * running_mean(value, before, h // GROUP, t, c, D)
+        tile -= gain(gamma, h) * running_mean(value, values, h // GROUP, t, c, D)
     write(out, h, t, c, mask, tile)
 
 
 @triton.jit
-def shape_backward(o, v, before, alpha, beta, gamma, g, after, do, dv, sums, T, D, GROUP,
+def shape_backward(o, v, alpha, beta, gamma, g, shares, do, dv, sums, T, D, GROUP,
                    BT: tl.constexpr, DP: tl.constexpr):  # fmt: skip
-    """do, dv (B, H, T, D) of each map. after (B, H, tiles, D): sums of g / (t + 1) over the later
-    tiles. sums (B, H, tiles, 3): the tile's part of the gradients of alpha, beta and gamma."""
+    """do, dv (B, H, T, D) of each map. shares: ``tile_sums`` of g / (t + 1). sums (B, H, tiles, 3):
+    the tile's part of the gradients of alpha, beta and gamma, where
+
+        sum_t g[t] mean[t] = sum_s v[s] later[s],   later[s] = sum_{t >= s} g[t] / (t + 1)
+    """
     t, c, mask = tokens(T, D, BT, DP)
     h, n = tl.program_id(1), tl.full((1, 1), 0, tl.int32) + tl.program_id(0)
     value, g = read(v, h // GROUP, t, c, mask), read(g, h, t, c, mask)
@@ -107,9 +119,9 @@ def shape_backward(o, v, before, alpha, beta, gamma, g, after, do, dv, sums, T, 
     write(sums, h, n, 1, n >= 0, total(g * read(o, h, t, c, mask)))
     down = gain(alpha, h) * g
     if gamma is not None:
-        mean = running_mean(value, before, h // GROUP, t, c, D)
-        write(sums, h, n, 2, n >= 0, -total(g * mean))
-        later = tl.cumsum(g / (t + 1), 0, reverse=True) + read(after, h, n, c, c < D)
+        later = tl.cumsum(g / (t + 1), 0, reverse=True)
+        later += sum_of_tiles(shares, h, tl.program_id(0) + 1, tl.num_programs(0), c, D)
+        write(sums, h, n, 2, n >= 0, -total(value * later))
         down -= gain(gamma, h) * later
     write(dv, h, t, c, mask, down)
 
@@ -118,3 +130,31 @@ def shape_backward(o, v, before, alpha, beta, gamma, g, after, do, dv, sums, T, 
 def total(tile):
     """(1, 1) the sum of a tile."""
     return tl.sum(tl.sum(tile, 1, keep_dims=True), 0, keep_dims=True)
+
+
+@triton.jit
+def weight_of(weight, c, D):
+    return tl.load(weight + c, mask=c < D, other=0.0).to(tl.float32)
+
+
+@triton.jit
+def norm(o, weight, out, size, eps, T, D, BT: tl.constexpr, DP: tl.constexpr):
+    """size (B, H, T): 1 / sqrt(mean of squares + eps)."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h = tl.program_id(1)
+    x = read(o, h, t, c, mask)
+    one = tl.rsqrt(tl.sum(x * x, 1, keep_dims=True) / D + eps)
+    write(size, h, t, 0, t < T, one)
+    write(out, h, t, c, mask, x * one * weight_of(weight, c, D))
+
+
+@triton.jit
+def norm_backward(o, weight, g, size, do, dweight, T, D, BT: tl.constexpr, DP: tl.constexpr):
+    """dweight (B, H, tiles, D): the tile's part of the weight's gradient."""
+    t, c, mask = tokens(T, D, BT, DP)
+    h, n = tl.program_id(1), tl.full((1, 1), 0, tl.int32) + tl.program_id(0)
+    g, one = read(g, h, t, c, mask), read(size, h, t, 0, t < T)
+    x = read(o, h, t, c, mask) * one
+    write(dweight, h, n, c, c < D, tl.sum(g * x, 0, keep_dims=True))
+    g = g * weight_of(weight, c, D)
+    write(do, h, t, c, mask, one * (g - x * (tl.sum(g * x, 1, keep_dims=True) / D)))
