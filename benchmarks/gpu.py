@@ -31,14 +31,14 @@ def steps(gpu: str) -> list[Step]:
     """What is run, in order; 10 minutes in all."""
     op = ["--batch", "8", "--heads", "16", "--tokens", "2048", "--head-dim", "64"]
     op += ["--dtype", "bf16", "--impl", "triton", "--peers", "none", "--rounds", "10"]
-    tests = (sys.executable, "-m", "pytest", "-n", "0", "-m", "not slow", "tests/ops/triton")
+    tests = (sys.executable, "-m", "pytest", "-n", "8", "-m", "not slow", "tests/ops/triton")
 
     def out(kind: str) -> Path:
         return ROOT / "results" / f"{kind}-{gpu}.json"
 
     return [
-        Step("doctor", 200, (*SOFTMAP, "doctor", "--device", "cuda", "--json", str(out("doctor")))),
-        Step("tests", 100, tests),
+        Step("doctor", 150, (*SOFTMAP, "doctor", "--device", "cuda", "--json", str(out("doctor")))),
+        Step("tests", 150, tests),
         Step("op", 110, (*SOFTMAP, "bench", "op", *VARIANTS, *op, "--seconds", "2",
                          "--device", "cuda", "--out", str(out("op")))),
         Step("step", 55, (*SOFTMAP, "bench", "step", "--device", "cuda",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,7 @@ def test_a_gpus_kernels_are_rows(
     monkeypatch.setattr(doctor, "_triton", lambda call: found)
     monkeypatch.setattr(doctor.triton, "refuses", lambda call: None)
     cases = [Case("kerple", 1, 2, 12, 8, dtype=dtype) for dtype in ("float16", "bfloat16")]
+    monkeypatch.setattr(doctor, "_pool", lambda: ThreadPoolExecutor(2))
     monkeypatch.setattr(doctor, "_of_gpu", lambda variant, device: cases)
     rows = list(doctor.examined(SimpleNamespace(type="cuda")))  # type: ignore[arg-type]
     assert [row.backend for row in rows][-2:] == ["triton"] * 2

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +41,7 @@ VARIANTS = (
 )  # fmt: skip
 LARGE = ("dcmha", "diff", "dape")
 DECODED = ("dcmha", "diff", "dape", "kerple")
+MOST_JOBS = 8  # processes, each with a context of its own on the GPU
 SMALL = SimpleNamespace(run=lambda call: native.run(call), trials=lambda kind: [(33, 33), (48, 48)])
 
 
@@ -117,11 +121,20 @@ def examined(device: torch.device) -> Iterator[Row]:
     for variant in VARIANTS:
         for dtype in ("float32", "bfloat16"):
             yield _row("native", Case(variant, 1, 4, 12, 16, dtype=dtype), native, _native)  # type: ignore[arg-type]
-    if device.type != "cuda":
-        return
-    for variant in VARIANTS:
-        for case in _of_gpu(variant, str(device)):
-            yield _row("triton", case, triton, _triton)
+    if device.type == "cuda":
+        cases = [case for variant in VARIANTS for case in _of_gpu(variant, str(device))]
+        with _pool() as pool:
+            yield from pool.map(_by_triton, cases)
+
+
+def _pool() -> Executor:
+    """Most of the time of a trial is compilation, which takes one core."""
+    jobs = min(MOST_JOBS, os.cpu_count() or 1)
+    return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+
+
+def _by_triton(case: Case) -> Row:
+    return _row("triton", case, triton, _triton)
 
 
 def _of_gpu(variant: str, device: str) -> Iterator[Case]:

@@ -90,7 +90,7 @@ def _found(backend: ModuleType, call: Call, kind: Kind, at: str) -> Trial:
     why = "SOFTMAP_QUALIFY=off" if at == "off" else _hindered(call)
     if why is not None:  # nor is there any waiting for another thread's trial
         return _untried(why)
-    with _LOCK, record.alone():
+    with _LOCK, record.alone(key):
         # Another thread or process may have tried it while this one waited.
         before = _VERDICTS.get((at, kind)) or (None if at == "now" else record.read(key))
         if before is None:

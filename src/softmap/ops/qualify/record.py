@@ -101,13 +101,14 @@ def _forget_old(at: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """One process at a time tries kernels; where the folder cannot be written, each its own."""
+def alone(key: dict[str, Any]) -> Iterator[None]:
+    """One process at a time tries the kernels of ``key``; where the folder cannot be written, each
+    its own. Others may wait for it that have a few letters in common: so the locks stay few."""
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             at = folder() / "qualified"
             at.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(locked(at / "lock"))
+            stack.enter_context(locked(at / f"lock-{path_of(key).name[:2]}"))
         yield
 
 
