@@ -1,7 +1,9 @@
 """Tile sizes as data, for an H100 or H200.
 
 Chosen by arithmetic and by the registers and spills of the code compiled for sm_90
-(``results/triton-sm90.json``), NOT MEASURED: no GPU could be had.
+(``results/triton-sm90.json``). Of the others that were measured on an H200
+(``results/gpu-h200.json``: 16 heads of 64, Triton 3.9) none was more than an eighth faster, and
+most were slower.
 
 One head a program: FlashAttention's sizes. All heads in a tile: a float32 tile of the map takes
 4 * H * rows * keys bytes of the SM's 256 KiB of registers and the backward pass holds several, so
