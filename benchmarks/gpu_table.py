@@ -98,7 +98,11 @@ def main() -> None:
     if flags.table is not None:
         print("\n".join(table(flags.table)))
     if flags.out is not None:
-        found = {"what": __doc__, "provenance": provenance(torch.device("cuda")), "calls": list(measured())}
+        found = {
+            "what": __doc__,
+            "provenance": provenance(torch.device("cuda")),
+            "calls": list(measured()),
+        }
         flags.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
