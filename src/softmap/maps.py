@@ -324,17 +324,12 @@ def check_defined(edits: Iterable[Any], kind: str) -> None:
         widest = "causal" if edit.halo else edit.defined_for
         if KINDS.index(widest) < KINDS.index(kind):
             why = f" (it reads {edit.halo} earlier rows)" if edit.halo else ""
+            attention = "causal attention" if widest == "causal" else "self-attention"
+            found = "causal=False" if kind == "self" else "keys of another sequence"
             raise SoftmapError(
-                f"{type(edit).__name__} is defined for {_WORDS[widest]} alone{why}: "
-                f"expected that, found {_WORDS[kind]}"
+                f"{type(edit).__name__} is defined for {attention} alone{why}: "
+                f"expected that, found {found}"
             )
-
-
-_WORDS = {
-    "causal": "causal attention",
-    "self": "self-attention",
-    "cross": "cross-attention (keys of another sequence)",
-}
 
 
 def chain(edits: Iterable[Any], stage: str) -> list[tuple[int, Edit]]:

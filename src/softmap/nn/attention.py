@@ -257,7 +257,7 @@ class Attention(nn.Module):
     def maps(self, x: Tensor, context: Tensor | Context | None = None) -> Tensor:
         """The edited weights for x (B, T, D): (B, H', T, T), or (B, H', T, S) over a context."""
         record = Record(wants_maps=True)
-        self(x, record=record, context=context)
+        self.forward(x, record=record, context=context)  # past hooks, which may be the caller
         return record.maps[0]
 
     @property

@@ -27,8 +27,8 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Non
         raise SoftmapError(f"q, k, v must be (batch, heads, tokens, width), found {shapes}")
     if q.shape[0] != k.shape[0] or k.shape[0] != v.shape[0]:
         raise SoftmapError(f"q, k, v must have one batch size, found {shapes}")
-    most = k.shape[2] if causal else q.shape[2]
-    if k.shape[2] != v.shape[2] or q.shape[2] > most or not q.shape[2] or not k.shape[2]:
+    enough = q.shape[2] <= k.shape[2] if causal else k.shape[2] > 0
+    if k.shape[2] != v.shape[2] or not enough or not q.shape[2]:
         wanted = "1..keys queries" if causal else "at least one query and key"
         raise SoftmapError(f"expected as many keys as values and {wanted}, found {shapes}")
     if q.shape[3] != k.shape[3] or not q.shape[3]:

@@ -96,9 +96,12 @@ def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     parts = []
     for span in _spans(call):
         keys = slice(span.first, span.last)
-        mask = _bias(call, span, q.dtype)
+        visible = band_of(call, span._replace(lead=0)).visible
+        open_rows = ~visible.any(-1, keepdim=True)
+        mask = _bias(visible | open_rows, q.dtype)
         own = q[:, :, span.start : span.stop]
-        parts.append(form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask))
+        o = form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask)
+        parts.append(o if call.valid is None else o.masked_fill(open_rows, 0))
     return torch.cat(parts, 2)
 
 
@@ -107,13 +110,11 @@ def _spans(call: Call) -> list[Span]:
     return call.spans(call.queries if torch.compiler.is_exporting() else MASKED_ROWS)
 
 
-def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
-    """Additive mask of a band. A row that sees nothing gets no -inf: it is a padding row, and
-    a NaN there would spread through the gradients."""
-    visible = band_of(call, span._replace(lead=0)).visible
-    open_rows = ~visible.any(-1, keepdim=True)
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return bias.masked_fill(~(visible | open_rows), float("-inf"))
+def _bias(shown: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask. A row that sees nothing is shown all, and its result zero: -inf alone would
+    give NaN, which would spread through the gradients."""
+    bias = torch.zeros(shown.shape, dtype=dtype, device=shown.device)
+    return bias.masked_fill(~shown, float("-inf"))
 
 
 def _mean(call: Call, dtype: torch.dtype) -> Tensor:
