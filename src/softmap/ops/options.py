@@ -58,7 +58,7 @@ class Options(TypedDict, total=False):
 
 # What torch's function of this kind takes and this one does not.
 _NEVER = {
-    "is_causal": "here it is causal, and True by default",
+    "is_causal": "here it is named causal",
     "attn_mask": "padding is key_mask, packed sequences are documents",
     "dropout_p": "weights have no dropout",
     "enable_gqa": "fewer key heads than query heads are shared by themselves",

@@ -49,8 +49,7 @@ def bidirectional(subject: Subject) -> Note:
     for window in (None, 3):
         layer = subject.layer(causal=False)
         layer.window = window
-        cases = _of_one(subject, layer)
-        _on_each_backend(subject, layer, list(cases)[2 if window else 0 :])
+        _on_each_backend(subject, layer, _of_one(subject, layer))
     return None
 
 
@@ -88,9 +87,12 @@ def _refused(make: Callable[[], object]) -> Note:
 
 def _of_one(subject: Subject, layer: Attention) -> Iterator[Case]:
     x, where = subject.input(2, 7), f"(window {layer.window})"
-    for what, mask in {"": ENDS | True, "padded ": ENDS, "padding among ": AMONG}.items():
+    masks = {"padding among tokens": AMONG}
+    if layer.window is None:
+        masks |= {"tokens": ENDS | True, "padded tokens": ENDS}
+    for what, mask in masks.items():
         yield Case(
-            f"{what}tokens {where}", [x],
+            f"{what} {where}", [x],
             lambda x, mask=mask: layer(x, key_mask=mask)[mask],
             lambda x, mask=mask: _apart(layer, [x[b : b + 1, m] for b, m in enumerate(mask)]),
         )  # fmt: skip
@@ -107,7 +109,6 @@ def _of_one(subject: Subject, layer: Attention) -> Iterator[Case]:
 def _of_two(subject: Subject, layer: Attention) -> Iterator[Case]:
     for what, rows, mask in (
         ("a shorter sequence", 9, ENDS | True),
-        ("a padded sequence", 4, ENDS),
         ("a sequence with padding among", 4, AMONG),
     ):
         inputs = [subject.input(2, rows), subject.with_seed(subject.seed + 2).input(2, 7)]

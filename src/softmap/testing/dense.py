@@ -1,5 +1,5 @@
-"""Bidirectional and cross-attention as their formula stands, dense and with nothing of ``ops``: what
-the backends are held against."""
+"""Bidirectional and cross-attention as their formula stands, dense and with nothing of ``ops``:
+what the backends are held against."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from softmap.nn.positions import Positions
 
 
 def dense(layer: Attention, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The layer on one sequence x (1, T, D) whose tokens see each other, or those of y (1, S, D)."""
+    """The layer on a sequence x (1, T, D) whose tokens see each other, or those of y (1, S, D)."""
     q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device))
     if y is not None:  # without positions
         q, (k, v) = layer._queries(x, None), layer._keys(y, None)

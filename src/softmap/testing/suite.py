@@ -25,10 +25,10 @@ CHECKS: dict[str, Check] = {
     "rollback": models.rollback,
     "packing": models.packing,
     "saving": models.saving,
-    "bidirectional": bidirectional.bidirectional,
-    "cross": bidirectional.cross,
     "accounting": models.accounting_is_true,
     "precision": precision.low_precision,
+    "bidirectional": bidirectional.bidirectional,
+    "cross": bidirectional.cross,
 }
 # What is asked of everyone's own variant before it is trained: wrong in any of these, a comparison
 # would be of something else. Some seconds; the first that fails is the plainest.
