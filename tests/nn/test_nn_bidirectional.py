@@ -42,6 +42,7 @@ def test_rows_over_their_own_tokens_are_self_attention() -> None:
 def test_positions_of_rows_that_come_one_by_one() -> None:
     made, at = layer(), Positions.of(5, None, X.device)
     want = made(X, context=Y, context_positions=at)
+    assert not torch.allclose(want, made(X, context=Y))
     context = made.project_context(Y, positions=at)
     rows = [
         made(X[:, n : n + 1], Positions.of(n + 1, None, X.device), context=context)
@@ -80,6 +81,17 @@ def test_maps_of_a_context_with_padding_among_are_in_its_order() -> None:
     alone = made.maps(X[:1], Y[:1, mask[0].bool()])
     torch.testing.assert_close(record.maps[0][:1, ..., mask[0].bool()], alone)
     assert not record.maps[0][0, ..., [1, 4]].any()
+
+
+def test_positions_of_a_padded_context() -> None:
+    """Counted over its real tokens; a mask is heeded whichever way it comes."""
+    made, mask = layer("diff"), torch.tensor([[1, 0, 1, 1, 0], [1, 1, 1, 1, 1]])
+    at = Positions.of(5, mask, X.device)
+    got = made(X, context=Y, context_positions=at)
+    assert torch.equal(made(X, context=Y, context_positions=at, context_mask=mask), got)
+    real = Positions.of(3, None, X.device)
+    want = made(X[:1], context=Y[:1, mask[0].bool()], context_positions=real)
+    torch.testing.assert_close(got[:1], want)
 
 
 def test_padding_at_the_right_is_hidden() -> None:
@@ -132,6 +144,9 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     ),
     "mask of x": (
         {}, {"context": Y, "context_mask": torch.ones(2, 6).bool()}, r"must be \(batch, 5\)"
+    ),
+    "positions": (
+        {}, {"context": Y, "context_positions": AT}, "must be of its 5 tokens, found those of 6"
     ),
     "width": ({}, {"context": Y[..., :3]}, r"context must be \(batch, tokens, 32\), found"),
     "no token": ({}, {"context": Y[:, :0]}, r"context must be \(batch, tokens, 32\), found"),

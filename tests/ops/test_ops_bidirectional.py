@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 import softmap
 from softmap.errors import SoftmapError
-from softmap.ops import attention_map, choose, explain, make_call, tiles
+from softmap.ops import attention_map, choose, explain, make_call, tiles, triton
 from softmap.ops.call import band_of
 from softmap.ops.documents import ends_of
 from softmap.ops.masks import Masks
@@ -164,14 +164,16 @@ def test_each_side_has_its_input() -> None:
     assert not edits[0](x, "query").key and not edits[0](x, "key").query
 
 
-def test_closed_forms_and_native_where_they_can() -> None:
+def test_closed_forms_and_native_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv(7, 7)
     assert choose(make_call(q, k, v, causal=False)) == "folded"
     assert choose(make_call(q, k, v, made("sas"), causal=False)) in ("native", "folded")
     why = dict(explain(make_call(q, k, v, made("kerple"), causal=False)))
     assert str(why["native"]).startswith("Kerple has a native kernel for causal attention alone")
     assert why["chunked"] is None and "Kerple" in str(why["folded"])
+    monkeypatch.setattr(triton, "_machine", lambda call: None)
     why = dict(explain(make_call(q, k, v, made("dape"), causal=False)))
+    assert why["triton"] == "kernels are for causal attention, found causal=False"
     assert "ScoreConv has a native kernel for causal attention alone" in str(why["native"])
 
 

@@ -173,17 +173,19 @@ class Attention(nn.Module):
         self, context: Tensor, mask: Tensor | None = None, positions: Positions | None = None
     ) -> Context:
         """Keys, values and edits' tensors of a context (B, S, D), for rows that come piece by piece
-        (decoding) or several times. mask: (B, S), 1 at real tokens. positions: of its tokens, where
-        rotary positions are wanted.
+        (decoding) or several times. mask: (B, S), 1 at real tokens, by default that of the
+        positions. positions: of its tokens, where rotary positions are wanted.
 
         Raises ``ValueError`` for a causal layer, an edit or a window that has no meaning across
         sequences, and a context or mask of another shape.
         """
         check_layer(self.causal, self.window)
         check_defined(self._edits, "cross")
-        check_context(context, self.dim)
+        check_context(context, self.dim, positions)
         context = narrowed(context)
-        at = positions or Positions.of(context.shape[1], mask, context.device)
+        if mask is None and positions is not None:
+            mask = positions.mask
+        at = Positions.of(context.shape[1], mask, context.device)
         k, v = self._keys(context, positions)
         key = [e(context, "key").key for e in self._edits]
         if at.padding != "among":

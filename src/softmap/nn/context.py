@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from softmap.errors import SoftmapError
+from softmap.nn.positions import Positions
 
 
 class Context(NamedTuple):
@@ -26,11 +27,17 @@ class Context(NamedTuple):
     rotated: bool
 
 
-def check_context(x: Any, dim: int) -> None:
-    """Raise ``ValueError`` for what is no context (B, S, dim) of at least one token."""
+def check_context(x: Any, dim: int, positions: Positions | None) -> None:
+    """Raise ``ValueError`` for what is no context (B, S, dim) of at least one token, and for
+    positions of another number of tokens."""
     shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
     if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[2] != dim or not x.shape[1]:
         raise SoftmapError(f"context must be (batch, tokens, {dim}), found {shape}")
+    if positions is not None and positions.cols.shape[1] != x.shape[1]:
+        raise SoftmapError(
+            f"positions of the context must be of its {x.shape[1]} tokens, found those of "
+            f"{positions.cols.shape[1]}"
+        )
 
 
 def check_layer(causal: bool, window: int | None) -> None:

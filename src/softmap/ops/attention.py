@@ -129,7 +129,8 @@ def attention_map(
         if not finite.suspect(weights, call):
             return weights
         run = partial(reference.run, weights=True)
-        return finite.isolated_map(run, call, band_of(call, call.span(0, call.queries)))
+        whole = call.span(0, call.queries)._replace(first=0)
+        return finite.isolated_map(run, call, band_of(call, whole))
 
 
 def _value_heads(keys: int, outputs: int) -> int:
