@@ -196,6 +196,19 @@ def test_what_is_hidden_leaves_no_trace(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", ON_A_CPU)
+def test_a_hidden_key_of_another_sequence_leaves_no_trace(impl: str) -> None:
+    q, k, v = qkv(7, 3)
+    mask = torch.tensor([[True, True, False], [True] * 3])
+    want = softmap.attention(q, k, v, causal=False, key_mask=mask, impl="reference")
+    k[0, :, 2], v[0, :, 2] = torch.nan, torch.nan
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    got = softmap.attention(*leaves, causal=False, key_mask=mask, impl=impl)
+    torch.testing.assert_close(got, want)
+    grads = torch.autograd.grad(got.sum(), leaves)
+    assert all(g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("impl", ON_A_CPU)
 def test_a_sequence_of_padding_gives_zeros(impl: str) -> None:
     q, k, v = qkv(3, 5)
     mask = torch.tensor([[False] * 5, [True] * 5])

@@ -17,8 +17,8 @@ from softmap.testing.layers import Note
 from softmap.testing.layouts import numbered
 from softmap.testing.subject import Subject, bands, call_of
 
-# The real tokens of two sequences: padding at the left and at the right, and among them.
-ENDS = torch.tensor([[0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0, 0]]).bool()
+# The real tokens of two sequences: all, and padding among and around them.
+ALL = torch.ones(2, 7, dtype=torch.bool)
 AMONG = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0]]).bool()
 DOCUMENTS = ((1, 4, 2), (3, 4))
 BAND = 3  # rows of a band of ``chunked``
@@ -87,10 +87,7 @@ def _refused(make: Callable[[], object]) -> Note:
 
 def _of_one(subject: Subject, layer: Attention) -> Iterator[Case]:
     x, where = subject.input(2, 7), f"(window {layer.window})"
-    masks = {"padding among tokens": AMONG}
-    if layer.window is None:
-        masks |= {"tokens": ENDS | True, "padded tokens": ENDS}
-    for what, mask in masks.items():
+    for what, mask in {"tokens": ALL, "padding among tokens": AMONG}.items():
         yield Case(
             f"{what} {where}", [x],
             lambda x, mask=mask: layer(x, key_mask=mask)[mask],
@@ -108,7 +105,7 @@ def _of_one(subject: Subject, layer: Attention) -> Iterator[Case]:
 
 def _of_two(subject: Subject, layer: Attention) -> Iterator[Case]:
     for what, rows, mask in (
-        ("a shorter sequence", 9, ENDS | True),
+        ("a shorter sequence", 9, ALL),
         ("a sequence with padding among", 4, AMONG),
     ):
         inputs = [subject.input(2, rows), subject.with_seed(subject.seed + 2).input(2, 7)]
