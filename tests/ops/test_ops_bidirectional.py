@@ -166,7 +166,8 @@ def test_each_side_has_its_input() -> None:
 
 def test_closed_forms_and_native_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, v = qkv(7, 7)
-    assert choose(make_call(q, k, v, causal=False)) == "folded"
+    long = [torch.zeros(1, 2, 512, 8)] * 3  # where native was measured faster for causal rows
+    assert choose(make_call(*long, causal=False)) == "folded"
     assert choose(make_call(q, k, v, made("sas"), causal=False)) in ("native", "folded")
     why = dict(explain(make_call(q, k, v, made("kerple"), causal=False)))
     assert str(why["native"]).startswith("Kerple has a native kernel for causal attention alone")
