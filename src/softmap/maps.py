@@ -13,6 +13,10 @@ An edit reads row ``i`` (and, with a halo, a few rows above it), every key ``j <
 it never reads a later row. So one definition serves training, prefill and decoding, and the map
 can be evaluated in bands of rows, with memory linear in the sequence length.
 
+Bidirectional attention (of an encoder) is the same without the causal mask: row ``i`` sees every
+key of its sequence. In cross-attention the keys are another sequence's. ``Edit.defined_for`` says
+how far the maths of an edit goes.
+
 Shape suffixes in this package: B batch, T query tokens, S key tokens, H heads (maps), G key or
 value heads, R rows of a band, C columns of a band, d head width, D model width, b = 1 or B.
 """
@@ -30,6 +34,9 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 
 STAGES = ("scores", "weights", "output")
+#: Kinds of attention, each wider than the one before: a row sees its own and earlier tokens; all
+#: tokens of its sequence; the tokens of another sequence.
+KINDS = ("causal", "self", "cross")
 
 
 @dataclass(frozen=True)
@@ -39,10 +46,13 @@ class Band:
     rows: (b, R) positions of the query tokens, padding not counted, from the start of their
         document.
     cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
-    gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token.
-    visible: (b, 1, R, C) True where row i may read key j: causal, in its window and document,
-        not padding.
-    whole: every row sees every key up to its own (no window, no padding, one document).
+    gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token,
+        negative at later keys. Of no meaning in cross-attention, where no key is the row's own.
+    visible: (b, 1, R, C) True where row i may read key j: not later than the row where the
+        attention is causal, in its window and document, not padding.
+    whole: every row sees every key, in causal attention every key up to its own (no window, no
+        padding, one document).
+    causal: whether a row sees its own and earlier tokens alone.
     """
 
     rows: Tensor
@@ -50,21 +60,23 @@ class Band:
     gap: Tensor
     visible: Tensor
     whole: bool = False
+    causal: bool = True
 
     @property
     def beyond(self) -> Tensor:
-        """(1, 1, R, C) True at columns after the row's own, whether tokens or padding."""
-        return self.gap < 0
+        """(1, 1, R, C) True at columns after the row's own, whether tokens or padding; nowhere in
+        bidirectional attention, where later keys are read like earlier ones."""
+        return self.gap < 0 if self.causal else torch.zeros_like(self.gap, dtype=torch.bool)
 
     @property
     def distance(self) -> Tensor:
-        """(b, 1, R, C) ``i - j`` in tokens, negative beyond the diagonal; of no meaning where
-        the key is another document's."""
+        """(b, 1, R, C) ``i - j`` in tokens, negative at keys after the row; of no meaning where
+        the key is another document's or another sequence's."""
         return (self.rows[:, :, None] - self.cols[:, None, :])[:, None]
 
     @property
     def diagonal(self) -> Tensor:
-        """(b, 1, R, C) True where the key is the row's own token."""
+        """(b, 1, R, C) True where the key is the row's own token; not for cross-attention."""
         return (self.gap == 0) & self.visible  # by place: positions repeat across documents
 
     def zero(self, m: Tensor) -> Tensor:
@@ -83,10 +95,15 @@ class Edit(nn.Module):
     torch. Calling the edit, ``edit(x)``, gives all of them as :class:`Tensors`.
 
     stage: ``"scores"`` before the softmax, ``"weights"`` after it, ``"output"`` on the result.
+    defined_for: the widest of :data:`KINDS` in which the edit means something. ``"causal"``: its
+        maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's own
+        token or distances, which a row and the keys of another sequence do not have.
+        ``"cross"``: neither. Wider attention refuses it.
     maps: how many maps must enter the edit, where its tensors are sized by them; None: any number.
     halo: earlier query rows that :meth:`edit` reads; it must treat rows above the first as zeros.
     pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
-        ``k // 2``). They arrive as zeros, on every row, however many keys really follow.
+        ``k // 2``). They arrive as zeros, on every row, however many keys really follow. In
+        bidirectional attention none are added: a row ends where its keys end, at both sides.
     keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
         is spared a second masking.
     needs_mean: :meth:`fold_output` reads the running mean of the values (the cache then keeps it).
@@ -97,6 +114,7 @@ class Edit(nn.Module):
     """
 
     stage: str = "scores"
+    defined_for: str = "cross"
     maps: int | None = None
     halo: int = 0
     pad: int = 0
@@ -109,21 +127,25 @@ class Edit(nn.Module):
         super().__init_subclass__(**kwargs)
         cls.kernel = cls.__dict__.get("kernel")
 
-    def forward(self, x: Tensor | None = None) -> Tensors:
+    def forward(self, x: Tensor | None = None, of: str = "both") -> Tensors:
         """All tensors that the edit declares for the tokens of x (B, T, D), before any slicing.
 
-        x may be None where the edit has no tensors of tokens. Parameters are read in here and
-        nowhere else, and submodules are called: hooks which bring parameters to where they are
-        needed (offloading, sharding) see only what is called. Raises ``ValueError`` where x is
-        missing, and for two tensors of one name.
+        x may be None where the edit has no tensors of tokens. of: ``"query"`` or ``"key"`` for the
+        tensors of these alone, beside the layer's: in cross-attention each has an x of its own.
+        Parameters are read in here and nowhere else, and submodules are called: hooks which bring
+        parameters to where they are needed (offloading, sharding) see only what is called. Raises
+        ``ValueError`` where x is missing, and for two tensors of one name.
         """
         layer = self.layer_tensors()
         if x is not None:
-            made = Tensors(layer, self.query_tensors(x), self.key_tensors(x))
-        elif needs_input(self):
+            query = {} if of == "key" else self.query_tensors(x)
+            key = {} if of == "query" else self.key_tensors(x)
+            made = Tensors(layer, query, key)
+        elif needs_input(self, of):
+            name = "key_x=(B, S, D)" if of == "key" else "x=(B, T, D)"
             raise SoftmapError(
                 f"{type(self).__name__} computes tensors from the layer's input: "
-                "expected x=(B, T, D), found None"
+                f"expected {name}, found None"
             )
         else:
             made = Tensors(layer, {}, {})
@@ -186,7 +208,8 @@ class Edit(nn.Module):
         """Weights edit as a change of the plain output; only called when ``folds_output``.
 
         o: (B, H, T, d) plain attention of each map entering the edit. v: (B, H, T, d) each
-        map's own value at the query's token. mean: (B, H, T, d) mean of the visible values.
+        map's own value at the query's token; None in cross-attention. mean: (B, H, T, d) mean of
+        the visible values.
         """
         raise NotImplementedError
 
@@ -256,21 +279,20 @@ def at_least(p: Tensor, floor: float) -> Tensor:
     return _AtLeast.apply(p, floor)  # type: ignore[no-any-return]
 
 
-def needs_input(edit: Edit) -> bool:
-    """Whether the edit declares per-token tensors."""
-    return (
-        type(edit).query_tensors is not Edit.query_tensors
-        or type(edit).key_tensors is not Edit.key_tensors
-    )
+def needs_input(edit: Edit, of: str = "both") -> bool:
+    """Whether the edit declares tensors of tokens: of queries, of keys, or ``both``."""
+    kinds = ("query", "key") if of == "both" else (of,)
+    return any(_declares(edit, f"{kind}_tensors") for kind in kinds)
 
 
 def check_declared(edit: Edit) -> None:
     """Raise ``ValueError`` for a declaration that no backend would read in the edit's stage."""
     cls, stage = type(edit), edit.stage
-    if stage not in STAGES:
-        raise SoftmapError(
-            f"{cls.__name__}.stage must be one of {', '.join(STAGES)}, found {stage!r}"
-        )
+    for name, known in (("stage", STAGES), ("defined_for", KINDS)):
+        if (found := getattr(edit, name)) not in known:
+            raise SoftmapError(
+                f"{cls.__name__}.{name} must be one of {', '.join(known)}, found {found!r}"
+            )
     for name, stages in _READ_IN.items():
         if stage not in stages and _declares(edit, name):
             raise SoftmapError(
@@ -296,6 +318,20 @@ def _declares(edit: Edit, name: str) -> bool:
     return bool(getattr(edit, name) != default)
 
 
+def check_defined(edits: Iterable[Any], kind: str) -> None:
+    """Raise ``ValueError`` for an edit that means nothing in this one of :data:`KINDS`."""
+    for edit in edits:
+        widest = "causal" if edit.halo else edit.defined_for
+        if KINDS.index(widest) < KINDS.index(kind):
+            why = f" (it reads {edit.halo} earlier rows)" if edit.halo else ""
+            attention = "causal attention" if widest == "causal" else "self-attention"
+            found = "causal=False" if kind == "self" else "keys of another sequence"
+            raise SoftmapError(
+                f"{type(edit).__name__} is defined for {attention} alone{why}: "
+                f"expected that, found {found}"
+            )
+
+
 def chain(edits: Iterable[Any], stage: str) -> list[tuple[int, Edit]]:
     """The edits of one stage with their places in the list, in order."""
     return [(n, e) for n, e in enumerate(edits) if e.stage == stage]
@@ -316,21 +352,35 @@ def make_band(
     window: int | None,
     valid: Tensor | None,
     starts: Tensor | None = None,
+    ends: Tensor | None = None,
+    *,
+    causal: bool = True,
 ) -> Band:
     """A band from token positions (b, R), (b, C), places in the arrays (R,), (C,) and padding.
 
-    The mask goes by place (causal, window: row i sees places i-window+1 .. i), positions go to
-    the edits; they differ where the batch is padded or packed. ``valid`` is (B, C), True at real
-    keys; ``starts`` (b, R) the place of the first token of each row's document.
+    The mask goes by place (:func:`near`), positions go to the edits; they differ where the batch is
+    padded or packed. ``valid`` is (B, C), True at real keys; ``starts`` (b, R) the place of the
+    first token of each row's document, ``ends`` (b, R) the place after its last one, which a causal
+    band need not know.
     """
     gap = (row_index[:, None] - col_index[None, :])[None, None]
-    visible = gap >= 0 if window is None else (gap >= 0) & (gap < window)
+    visible = near(gap, window, causal)
     if valid is not None:
         visible = visible & valid[:, None, None, :]
     if starts is not None:
         visible = visible & (col_index >= starts[:, None, :, None])
+    if ends is not None:
+        visible = visible & (col_index < ends[:, None, :, None])
     whole = window is None and valid is None and starts is None
-    return Band(rows, cols, gap, visible, whole)
+    return Band(rows, cols, gap, visible, whole, causal)
+
+
+def near(gap: Tensor, window: int | None, causal: bool) -> Tensor:
+    """Where a row may look by the places from the key to it: at the ``window`` keys up to its own,
+    or without ``causal`` at less than ``window`` keys to either side; None: as far as there are."""
+    if causal:
+        return gap >= 0 if window is None else (gap >= 0) & (gap < window)
+    return torch.ones_like(gap, dtype=torch.bool) if window is None else gap.abs() < window
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:

@@ -65,7 +65,7 @@ def options() -> dict[str, Case]:
     up, down = torch.arange(7)[None], torch.arange(7).flip(0)[None]
     given: dict[str, tuple[dict[str, Any], str]] = {
         "name": ({"widow": 3}, "attention has no option 'widow' .did you mean 'window'"),
-        "both ways": ({"is_causal": False}, "no option 'is_causal': every map is causal$"),
+        "both ways": ({"is_causal": False}, "no option 'is_causal': here it is named causal$"),
         "mask": ({"attn_mask": None}, "no option 'attn_mask': padding is key_mask"),
         "impl": ({"impl": "refrence"}, "did you mean 'reference'"),
         "window": ({"window": 0}, r"window must be at least 1 key"),

@@ -108,6 +108,9 @@ def test_map_shows_the_same() -> None:
     got = attention_map(q, k)
     assert torch.equal(got[:, :, :4], want[:, :, :4])
     assert got[0, 0, 4].isnan().tolist() == [True] * 5 + [False]
+    got = attention_map(q[:, :, 4:], k, window=2)  # fewer rows, and keys that none of them sees
+    assert got[0, 0].isnan().tolist() == [[False] * 3 + [True] * 2 + [False],
+                                          [False] * 4 + [True] * 2]  # fmt: skip
 
 
 def test_zero_is_a_choice_not_a_product() -> None:

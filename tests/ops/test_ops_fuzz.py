@@ -32,7 +32,8 @@ ODD: list[Any] = [
     [Tensors({}, {}, {})] * 2, (torch.zeros(2, 4, 4), 3), torch.ones(2, 7, dtype=torch.int64),
     torch.quantize_per_tensor(torch.ones(2, 7), 0.1, 0, torch.quint8),
 ]  # fmt: skip
-NAMES = ("x", "tensors", "window", "scale", "key_mask", "documents", "rows", "cols", "running")
+NAMES = ("x", "tensors", "window", "scale", "key_mask", "documents", "rows", "cols", "running",
+         "causal", "key_x")  # fmt: skip
 CHANGES: dict[str, Any] = {
     "sparse": lambda t: t.to_sparse(),
     "meta": lambda t: t.to("meta"),
@@ -95,6 +96,8 @@ def _call(draw: Draw) -> tuple[tuple, dict[str, Any]]:
     given: dict[str, Any] = {"x": x, "impl": draw(st.sampled_from(IMPLS))}
     if draw(st.booleans()):
         q = q[:, :, draw(st.sampled_from([0, 3, 6])) :]
+    elif draw(st.integers(0, 3)) == 0:
+        given["causal"] = False
     if q.shape[2] == 7 and draw(st.booleans()):
         given["tensors"] = _tensors(draw, chain, x)
     args = [q, k, v, chain]

@@ -107,6 +107,13 @@ class Places(Scores):
         return m + torch.arange(m.shape[-1]).sin()
 
 
+class Distant(Scores):
+    """Reads distances, which the keys of another sequence do not have, and does not say so."""
+
+    def edit(self, m, band, t):
+        return m - 0.1 * t["w"][:, None, None] * band.distance.abs()
+
+
 class Across(Scores):
     """Reads the score of the key before, which may be another document's."""
 
@@ -221,8 +228,8 @@ leak, length, hidden, detached, nohalo, nopad, places, across, unmasked, wrongfo
 behind, stuck, scalar, longleak, trainingleak = map(
     _make, (Behind, Stuck, Scalar, LongLeak, TrainingLeak)
 )
-runningkey, runningquery, batchkey, placekey = map(
-    _make, (RunningKey, RunningQuery, BatchKey, PlaceKey)
+runningkey, runningquery, batchkey, placekey, distant = map(
+    _make, (RunningKey, RunningQuery, BatchKey, PlaceKey, Distant)
 )
 
 

@@ -51,6 +51,8 @@ from softmap import Edit
 from softmap.variants import Parts, variant
 
 class Running(Edit):
+    defined_for = "causal"
+
     def __init__(self, place):
         super().__init__()
         self.mlp = nn.Linear(place.dim, place.heads)

@@ -6,6 +6,7 @@ from softmap.nn.attention import Attention
 from softmap.nn.block import Block
 from softmap.nn.cache import LayerCache
 from softmap.nn.config import ModelConfig
+from softmap.nn.context import Context
 from softmap.nn.decay import decays, never_decayed
 from softmap.nn.decoder import Decoder, attention_maps
 from softmap.nn.record import Record
@@ -15,6 +16,7 @@ __all__ = [
     "Attention",
     "Backbone",
     "Block",
+    "Context",
     "Decoder",
     "LayerCache",
     "ModelConfig",

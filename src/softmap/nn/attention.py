@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from softmap.backbone import Backbone, check_size
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, compute_dtype
+from softmap.fields import check
+from softmap.maps import Edit, Tensors, check_defined, compute_dtype
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
+from softmap.nn.context import Context, check_context, check_layer, check_none
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate
 from softmap.nn.record import Record
@@ -21,16 +23,19 @@ from softmap.variants import load, sized
 
 
 class Attention(nn.Module):
-    """Drop-in causal attention of any variant: ``Attention(512, 8, "diff+dcmha")(x)``.
+    """Drop-in attention of any variant: ``Attention(512, 8, "diff+dcmha")(x)``.
 
     dim: model width D. heads: H of a plain Transformer of this width; the variant derives its own
     (diff: H/2 heads with values of width 2d; diff2: 2H query heads). kv_heads: fewer key/value
     heads (GQA). layer, depth: place in the model, from 0, for variants whose start depends on it.
     window: keys that a row sees, its own included; under a pattern of local and global layers,
-    the rows of a local one. impl: backend of ``softmap.attention``.
+    the rows of a local one. impl: backend of ``softmap.attention``. causal: without it every token
+    sees every token (a window then reaches to both sides), and rows may attend to another
+    sequence: ``layer(x, context=y)``.
     Further keywords are fields of :class:`softmap.nn.Backbone`, e.g. ``position="none"``.
 
-    Raises ``ValueError`` where heads, widths or members of the variant do not fit.
+    Raises ``ValueError`` where heads, widths or members of the variant do not fit, and without
+    ``causal`` for an edit that needs it.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Attention(nn.Module):
         depth: int = 1,
         window: int | None = None,
         impl: str = "auto",
+        causal: bool = True,
         **backbone: Any,
     ) -> None:
         super().__init__()
@@ -63,9 +69,11 @@ class Attention(nn.Module):
         self.dim = dim
         self.head_dim = d = head_dim or dim // heads
         self.window = b.layer_window(layer) if "L" in b.pattern else window
-        self.impl = impl
+        check("causal", causal, bool)
+        self.impl, self.causal = impl, causal
         maps = heads * b.query_expansion
         edits, shapes = sized(parts, heads, maps, d, dim, layer, depth)
+        check_defined(edits, "causal" if causal else "self")
         self.edits = nn.ModuleList(edits)
         self.heads = _layout(heads, maps, shapes.outputs, kv_heads or heads)
         self.value_dim = shapes.value_dim
@@ -94,6 +102,10 @@ class Attention(nn.Module):
         key_mask: Tensor | None = None,
         documents: Tensor | None = None,
         record: Record | None = None,
+        *,
+        context: Tensor | Context | None = None,
+        context_mask: Tensor | None = None,
+        context_positions: Positions | None = None,
     ) -> Tensor:
         """x (B, T, D), already normed, to (B, T, D).
 
@@ -102,25 +114,42 @@ class Attention(nn.Module):
         not given. cache: from :meth:`new_cache`; x then holds only the new tokens. record: takes
         the edited map, where it wants maps.
 
-        Raises ``ValueError`` for x of another shape, and for documents beside a cache.
+        context: (B, S, D), already normed: x attends to these tokens instead of its own; or what
+        :meth:`project_context` made of them. context_mask: (B, S), 1 at its real tokens.
+        context_positions: of its tokens; rotary positions are used only where they are given.
+
+        Raises ``ValueError`` for x or context of another shape, for documents beside a cache, and
+        for what bidirectional or cross-attention has not.
         """
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise SoftmapError(f"x must be (batch, tokens, {self.dim}), found {tuple(x.shape)}")
         if cache is not None and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
         x, T = narrowed(x), x.shape[1]
+        if context is not None:
+            check_none("is of x's own keys: expected None beside context", documents=documents,
+                       cache=cache)  # fmt: skip
+            keys = self._context(x, context, context_mask, context_positions)
+            positions = positions or Positions.of(T, key_mask, x.device)
+            return self._projected(self._across(x, positions, keys, record))
+        mask, at = context_mask, context_positions
+        check_none("belongs to context: expected both", context_mask=mask, context_positions=at)
         if positions is None:
             seen = None if cache is None else cache.seen
             positions = Positions.of((seen or 0) + T, key_mask, x.device, documents, seen)
             if cache is not None:
                 cache.check_mask(key_mask)
+        if not self.causal:
+            why = "is of rows that see no later token: expected None with causal=False"
+            check_none(why, cache=cache, share=positions.share)
         tokens = Tokens(*self.project(x, positions), [e(x) for e in self._edits])
         if positions.share is not None:
             return self._projected(self._shared(positions.share, tokens, positions))
         tokens, at, rows, running = self._held(tokens, positions, cache)
         q, k, v, tensors = tokens
-        where: Any = {"key_mask": at.key_mask, "documents": at.starts, "cols": at.cols}
-        where |= {"tensors": tensors, "window": self.window}
+        mask = at.key_mask if self.causal else at.valid
+        where: Any = {"key_mask": mask, "documents": at.starts, "cols": at.cols}
+        where |= {"tensors": tensors, "window": self.window, "causal": self.causal}
         if record is not None and record.wants_maps:
             groups = self.heads.values
             weights = attention_map(q, k, self._edits, value_heads=groups, **where)
@@ -129,6 +158,57 @@ class Attention(nn.Module):
         o = attention(q, k, v, self._edits, impl=self.impl, running=running, **where)
         o = o if rows is None else taken(o, rows.argsort(1), 2)
         return self._projected(o[:, :, -T:])
+
+    def _context(
+        self, x: Tensor, context: Tensor | Context, mask: Tensor | None, at: Positions | None
+    ) -> Context:
+        """The context of x, projected."""
+        if not isinstance(context, Context):
+            return self.project_context(context, mask, at)
+        check_none("belongs to project_context: expected None beside what that returned",
+                   context_mask=mask, context_positions=at)  # fmt: skip
+        return context
+
+    def project_context(
+        self, context: Tensor, mask: Tensor | None = None, positions: Positions | None = None
+    ) -> Context:
+        """Keys, values and edits' tensors of a context (B, S, D), for rows that come piece by piece
+        (decoding) or several times. mask: (B, S), 1 at real tokens, by default that of the
+        positions. positions: of its tokens, where rotary positions are wanted.
+
+        Raises ``ValueError`` for a causal layer, an edit or a window that has no meaning across
+        sequences, and a context or mask of another shape.
+        """
+        check_layer(self.causal, self.window)
+        check_defined(self._edits, "cross")
+        check_context(context, self.dim, positions)
+        context = narrowed(context)
+        if mask is None and positions is not None:
+            mask = positions.mask
+        at = Positions.of(context.shape[1], mask, context.device)
+        k, v = self._keys(context, positions)
+        key = [e(context, "key").key for e in self._edits]
+        if at.padding != "among":
+            return Context(k, v, key, at.valid, None, positions is not None)
+        order = at.order(k.shape[2])
+        k, v = taken(k, order, 2), taken(v, order, 2)
+        key = [{n: taken(t, order, 1) for n, t in group.items()} for group in key]
+        return Context(k, v, key, at.arranged(order).valid, order, positions is not None)
+
+    def _across(
+        self, x: Tensor, positions: Positions, context: Context, record: Record | None
+    ) -> Tensor:
+        """The rows of x over the keys of the context, (B, H', T, d')."""
+        q = self._queries(x, positions if context.rotated else None)
+        tensors = [
+            e(x, "query")._replace(key=key) for e, key in zip(self._edits, context.key, strict=True)
+        ]
+        where: Any = {"key_mask": context.mask, "tensors": tensors, "causal": False}
+        if record is not None and record.wants_maps:
+            groups = self.heads.values
+            weights = attention_map(q, context.k, self._edits, value_heads=groups, **where)
+            record.add_map(weights, q.shape[2], context.k.shape[2], context.order)
+        return attention(q, context.k, context.v, self._edits, impl=self.impl, **where)
 
     def _projected(self, o: Tensor) -> Tensor:
         """(B, H', T, d') to (B, T, D)."""
@@ -158,25 +238,29 @@ class Attention(nn.Module):
     def project(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
         """q (B, H, T, d), k (B, G, T, d), v (B, G', T, d') of the last T positions, normed and
         rotated."""
-        b, d = self.backbone, self.head_dim
-        q = self.q_norm(_split(self.q_proj(x), d))
-        k = self.k_norm(_split(self.k_proj(x), d))
-        if b.position == "rope":
-            width = int(d * b.rotary_fraction) // 2 * 2  # an even number of channels
-            by = positions.angles(x.shape[1], width, b.rope_theta, compute_dtype(q))
-            q, k = rotate(q, by, b.rotary_interleaved), rotate(k, by, b.rotary_interleaved)
-        v = _split(self.v_proj(x), self.value_dim)
-        return q, k, v.to(k.dtype)
+        return self._queries(x, positions), *self._keys(x, positions)
 
-    def maps(self, x: Tensor) -> Tensor:
-        """The edited weights for x (B, T, D): (B, H', T, T)."""
-        positions = Positions.of(x.shape[1], None, x.device)
-        q, k, _ = self.project(x, positions)
-        tensors: list[Tensors] = [e(x) for e in self._edits]
-        values = self.heads.values
-        return attention_map(
-            q, k, self._edits, value_heads=values, tensors=tensors, window=self.window
-        )
+    def _queries(self, x: Tensor, positions: Positions | None) -> Tensor:
+        return self._rotated(self.q_norm(_split(self.q_proj(x), self.head_dim)), positions)
+
+    def _keys(self, x: Tensor, positions: Positions | None) -> tuple[Tensor, Tensor]:
+        k = self._rotated(self.k_norm(_split(self.k_proj(x), self.head_dim)), positions)
+        return k, _split(self.v_proj(x), self.value_dim).to(k.dtype)
+
+    def _rotated(self, t: Tensor, positions: Positions | None) -> Tensor:
+        """Queries or keys (B, H, T, d) with rotary positions, where the layer has them."""
+        b = self.backbone
+        if b.position != "rope" or positions is None:
+            return t
+        width = int(self.head_dim * b.rotary_fraction) // 2 * 2  # an even number of channels
+        by = positions.angles(t.shape[2], width, b.rope_theta, compute_dtype(t))
+        return rotate(t, by, b.rotary_interleaved)
+
+    def maps(self, x: Tensor, context: Tensor | Context | None = None) -> Tensor:
+        """The edited weights for x (B, T, D): (B, H', T, T), or (B, H', T, S) over a context."""
+        record = Record(wants_maps=True)
+        self.forward(x, record=record, context=context)  # past hooks, which may be the caller
+        return record.maps[0]
 
     @property
     def takes_prefix(self) -> bool:

@@ -18,6 +18,7 @@ from softmap.ops import (
     compiled,
     finite,
     folded,
+    kinds,
     memory,
     native,
     qualify,
@@ -26,7 +27,7 @@ from softmap.ops import (
 )
 from softmap.ops.call import Call, apply_output, band_of, exact
 from softmap.ops.derivatives import differentiable_again, transformed
-from softmap.ops.documents import recorded, starts_of
+from softmap.ops.documents import ends_of, recorded, starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
 
@@ -51,18 +52,19 @@ def attention(
     impl: str = "auto",
     **options: Unpack[Options],
 ) -> Tensor:
-    """Causal attention with an edited map.
+    """Attention with an edited map, causal by default.
 
         o = edits_out( edits_w( softmax( edits_s(q k^T * scale) + mask ) ) v )
 
     q: (B, H, T, d). k: (B, G, S, d). v: (B, G', S, d'), S >= T: the last T keys are the tokens of
-    the queries (S > T when decoding with a cache). Positions (RoPE) are already applied.
+    the queries (S > T when decoding with a cache). ``causal=False``: every row sees every key, of
+    its own sequence (S = T) or of another. Positions (RoPE) are already applied.
     edits: those of a variant, from :func:`softmap.edits`, or a list of :class:`softmap.maps.Edit`
     modules, each stage applied in the order of the list; those with per-token tensors need ``x``
     (B, S, D), the layer's input, one row a key token.
     impl: ``auto`` or a backend by name; a named one never falls back.
-    options: :class:`softmap.ops.Options`: x, tensors, window, scale, key_mask, documents, rows,
-    cols, running.
+    options: :class:`softmap.ops.Options`: causal, x, key_x, tensors, window, scale, key_mask,
+    documents, rows, cols, running.
 
     Returns (B, H', T, d'), H' = heads left by the edits. Rows of padding tokens are undefined.
     Derivatives of every order, and torch.func and vmap, go by the reference, whatever ``impl`` (one
@@ -112,7 +114,7 @@ def attention_map(
     value_heads: G', which decides with which key head each map is paired (``ops.heads.Heads``);
     by default as many as keys and output heads allow, which is wrong for DIFF with grouped keys.
     """
-    checks.check_inputs(q, k, k)
+    checks.check_inputs(q, k, k, causal=options.get("causal") is not False)
     shapes = getattr(edits, "shapes", None)
     if shapes is not None and value_heads is None:
         value_heads = shapes.values(k.shape[1])
@@ -127,7 +129,8 @@ def attention_map(
         if not finite.suspect(weights, call):
             return weights
         run = partial(reference.run, weights=True)
-        return finite.isolated_map(run, call, band_of(call, call.span(0, call.queries)))
+        whole = call.span(0, call.queries)._replace(first=0)
+        return finite.isolated_map(run, call, band_of(call, whole))
 
 
 def _value_heads(keys: int, outputs: int) -> int:
@@ -139,10 +142,13 @@ def make_call(
 ) -> Call:
     """Check the arguments of :func:`attention` and gather them with the edits' tensors."""
     check_names(options)
-    checks.check_inputs(q, k, v)
+    causal = options.get("causal") is not False
+    checks.check_inputs(q, k, v, causal=causal)
+    kind = kinds.kind_of(q.shape[2], k.shape[2], options)
     checks.check_made_for(edits, q, k, v, options.get("x"))
     edits = checks.as_edits(edits)
     heads = Heads(q.shape[1], k.shape[1], v.shape[1], checks.maps_after(edits, q.shape[1]))
+    kinds.check_kind(kind, edits, options)
     if (window := options.get("window")) is not None:
         checks.check_window(window)
         window = window if isinstance(window, torch.SymInt) else min(window, LONGEST)
@@ -163,20 +169,23 @@ def make_call(
         checks.check_running(running, B, v.shape[1], v.shape[3], q.device)
     if starts is not None:
         checks.check_packed(edits, running)
-    tensors = _tensors(edits, B, T, S, q.device, options)
-    rows, cols = _positions(q, S, valid, starts, options)
+    tensors = _tensors(edits, kind, B, T, S, q.device, options)
+    rows, cols = _positions(q, S, kind, valid, starts, options)
+    ends = None if causal or starts is None else ends_of(starts)
     return Call(
         q, k, v, edits, tensors, heads, q.shape[-1] ** -0.5 if scale is None else scale,
-        window, rows, cols, valid, running, starts,
+        window, rows, cols, valid, running, starts, ends, causal,
     )  # fmt: skip
 
 
 def _tensors(
-    edits: list[Edit], B: int, T: int, S: int, device: torch.device, options: Options
+    edits: list[Edit], kind: str, B: int, T: int, S: int, device: torch.device, options: Options
 ) -> list[Tensors]:
     """The edits' tensors: given, or made of x and cut to the queries."""
     given, x = options.get("tensors"), options.get("x")
-    if given is None:
+    if given is None and kind == "cross":
+        given = _of_two(edits, B, T, S, device, options)
+    elif given is None:
         if x is not None:
             checks.check_x(x, B, S, device)
         given = [checks.own_tensors(e, x) for e in edits]
@@ -186,8 +195,27 @@ def _tensors(
     return checks.check_tensors(edits, given, B, T, S, device)
 
 
+def _of_two(
+    edits: list[Edit], B: int, T: int, S: int, device: torch.device, options: Options
+) -> list[Tensors]:
+    """The edits' tensors in cross-attention: of queries from x, of keys from key_x."""
+    x, key_x = options.get("x"), options.get("key_x")
+    if x is not None:
+        checks.check_x(x, B, T, device, of="queries")
+    if key_x is not None:
+        checks.check_x(key_x, B, S, device, "key_x")
+    made = [checks.own_tensors(e, x, "query") for e in edits]
+    keys = [checks.own_tensors(e, key_x, "key").key for e in edits]
+    return [t._replace(key=key) for t, key in zip(made, keys, strict=True)]
+
+
 def _positions(
-    q: Tensor, S: int, valid: Tensor | None, starts: Tensor | None, options: Options
+    q: Tensor,
+    S: int,
+    kind: str,
+    valid: Tensor | None,
+    starts: Tensor | None,
+    options: Options,
 ) -> tuple[Tensor, Tensor]:
     """rows (b, T) and cols (b, S): given, or counted from the start of the sequence or document."""
     B, T = q.shape[0], q.shape[2]
@@ -199,6 +227,8 @@ def _positions(
         checks.check_places("cols", cols, B, S, q.device)
         if T > 1:  # not at every step of decoding
             checks.check_increase(cols, valid, starts)
+    if rows is None and kind == "cross":
+        return torch.arange(T, device=q.device)[None], cols
     if rows is None:
         return cols[:, S - T :], cols
     checks.check_places("rows", rows, B, T, q.device)

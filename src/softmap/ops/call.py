@@ -40,13 +40,15 @@ _AXES = {"q": (2, "row"), "k": (2, "col"), "v": (2, "col"), "query": (1, "row"),
 
 @dataclass(frozen=True)
 class Call:
-    """What a backend is given. The last T of the S keys belong to the T queries.
+    """What a backend is given. Where causal, the last T of the S keys belong to the T queries;
+    else all keys do (T = S), or none (cross-attention).
 
     q (B, H, T, d), k (B, G, S, d), v (B, G', S, d'); rows (b, T), cols (b, S) token positions;
     valid (B, S) or None; running: (sum (B, G', d'), count (B, 1)) of the values *before* the
     first query, for edits that need the mean of all values, or None; starts (b, S) int64: for each
     token the place (index in the arrays) of the first token of its document, or None where a
-    sequence is one document. A row at place i sees places starts[i] .. i.
+    sequence is one document. A row at place i sees places starts[i] .. i, and where it is not
+    causal those before ends[i], (b, S) the place after the last token of the document.
     """
 
     q: Tensor
@@ -62,6 +64,8 @@ class Call:
     valid: Tensor | None
     running: tuple[Tensor, Tensor] | None = None
     starts: Tensor | None = None
+    ends: Tensor | None = None
+    causal: bool = True
 
     @property
     def queries(self) -> int:
@@ -70,6 +74,16 @@ class Call:
     @property
     def keys(self) -> int:
         return self.k.shape[2]
+
+    @property
+    def offset(self) -> int:
+        """Place of the first query among the keys."""
+        return self.keys - self.queries if self.causal else 0
+
+    @property
+    def own_keys(self) -> bool:
+        """Whether each query's own token is among the keys, as far as the call knows."""
+        return self.causal or self.queries == self.keys
 
     def row_bytes(self, keys: int) -> int:
         """Of one row of all maps over so many keys."""
@@ -82,6 +96,9 @@ class Call:
 
     @property
     def pad(self) -> int:
+        """Columns that scores edits read through beyond the diagonal; without one, none."""
+        if not self.causal:
+            return 0
         return max([0, *(e.pad for _, e in chain(self.edits, "scores"))])  # no default=: dynamo
 
     @property
@@ -91,14 +108,17 @@ class Call:
     @property
     def reach(self) -> tuple[Tensor, Tensor]:
         """(B, T) first and last: query t sees the keys [first, last), by place, but for padding."""
-        shape = (self.batch, self.queries)
-        offset = self.keys - self.queries
-        last = torch.arange(offset + 1, self.keys + 1, device=self.q.device)[None]
-        first = torch.zeros_like(last)
+        shape, offset = (self.batch, self.queries), self.offset
+        own = torch.arange(offset, offset + self.queries, device=self.q.device)[None]
+        first = torch.zeros_like(own)
+        last = own + 1 if self.causal else torch.full_like(own, self.keys)
         if self.window is not None:
-            first = (last - self.window).clamp(min=0)
+            first = (own - self.window + 1).clamp(min=0)
+            last = torch.minimum(last, own + self.window)
         if self.starts is not None:
             first = torch.maximum(first, self.starts[:, offset:])
+        if self.ends is not None:
+            last = torch.minimum(last, self.ends)
         return first.expand(shape), last.expand(shape)
 
     @cached_property
@@ -110,15 +130,32 @@ class Call:
             return None
         return self.starts.amin(0).tolist()
 
+    @cached_property
+    def _latest(self) -> list[int] | None:
+        """The same of the place after the last key."""
+        if self.ends is None or self.ends.device.type != "cpu":
+            return None
+        return self.ends.amax(0).tolist()
+
+    def most_keys(self, rows: int) -> int:
+        """Those that the rows of a band of so many see together, at most."""
+        if self.window is None:
+            return self.keys
+        return min(self.keys, (self.window if self.causal else 2 * self.window) + rows)
+
     def span(self, start: int, stop: int) -> Span:
         """The band of queries [start, stop): its halo, and the keys that any of its rows sees."""
-        offset = self.keys - self.queries
         lead = min(self.halo, start)
-        top = offset + start - lead
+        top, below = self.offset + start - lead, self.offset + stop
         first = 0 if self.window is None else max(0, top - self.window + 1)
         if self._earliest is not None:
             first = max(first, self._earliest[top])
-        return Span(start, stop, lead, first, offset + stop, 0, self.batch)
+        last = below if self.causal else self.keys
+        if self.window is not None:
+            last = min(last, below - 1 + self.window)
+        if self._latest is not None:
+            last = min(last, self._latest[below - 1])
+        return Span(start, stop, lead, first, last, 0, self.batch)
 
     def spans(self, rows: int, sequences: int | None = None) -> list[Span]:
         """Bands of ``rows`` queries, ``sequences`` of the batch at a time (all by default)."""
@@ -186,7 +223,7 @@ def exact(device: torch.device) -> AbstractContextManager[Any]:
 
 def band_of(call: Call, span: Span, pad: int = 0) -> Band:
     """The band of ``span``, with ``pad`` columns beyond its last key (never visible)."""
-    device, offset = call.q.device, call.keys - call.queries
+    device, offset = call.q.device, call.offset
     rows = slice(span.start - span.lead, span.stop)
     row_index = torch.arange(rows.start, rows.stop, device=device) + offset
     col_index = torch.arange(span.first, span.last + pad, device=device)
@@ -195,12 +232,12 @@ def band_of(call: Call, span: Span, pad: int = 0) -> Band:
     if valid is not None:
         valid = of_batch(valid, span)[:, span.first : span.last]
     cols, valid = widened(cols, valid, pad)
-    starts = call.starts
-    if starts is not None:
-        starts = of_batch(starts, span)[:, rows.start + offset : rows.stop + offset]
-    return make_band(
-        of_batch(call.rows, span)[:, rows], cols, row_index, col_index, call.window, valid, starts
+    starts, ends = (
+        None if at is None else of_batch(at, span)[:, rows.start + offset : rows.stop + offset]
+        for at in (call.starts, call.ends)
     )
+    at = of_batch(call.rows, span)[:, rows], cols, row_index, col_index
+    return make_band(*at, call.window, valid, starts, ends, causal=call.causal)
 
 
 def widened(cols: Tensor, valid: Tensor | None, pad: int) -> tuple[Tensor, Tensor | None]:

@@ -18,7 +18,7 @@ _INTEGERS = (torch.bool, *INTEGERS)
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
+def check_inputs(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> None:
     """Kind, shapes, dtype and device of q (B, H, T, d), k (B, G, S, d), v (B, G', S, d')."""
     for name, t in {"q": q, "k": k, "v": v}.items():
         check_kind(name, t)
@@ -27,8 +27,10 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor) -> None:
         raise SoftmapError(f"q, k, v must be (batch, heads, tokens, width), found {shapes}")
     if q.shape[0] != k.shape[0] or k.shape[0] != v.shape[0]:
         raise SoftmapError(f"q, k, v must have one batch size, found {shapes}")
-    if k.shape[2] != v.shape[2] or q.shape[2] > k.shape[2] or not q.shape[2]:
-        raise SoftmapError(f"expected as many keys as values and 1..keys queries, found {shapes}")
+    enough = q.shape[2] <= k.shape[2] if causal else k.shape[2] > 0
+    if k.shape[2] != v.shape[2] or not enough or not q.shape[2]:
+        wanted = "1..keys queries" if causal else "at least one query and key"
+        raise SoftmapError(f"expected as many keys as values and {wanted}, found {shapes}")
     if q.shape[3] != k.shape[3] or not q.shape[3]:
         raise SoftmapError(f"queries and keys must have one width, at least 1, found {shapes}")
     if not q.dtype == k.dtype == v.dtype or q.dtype not in DTYPES:
@@ -93,15 +95,18 @@ def maps_after(edits: Sequence[Edit], maps: int) -> int:
     return maps
 
 
-def check_x(x: Tensor, batch: int, keys: int, device: torch.device) -> None:
-    """x is (B, S, D), of numbers of 16 to 64 bits, where q is."""
-    check_place("x", x, device)
+def check_x(
+    x: Tensor, batch: int, tokens: int, device: torch.device, name: str = "x", of: str = "keys"
+) -> None:
+    """The ``name`` is (B, tokens, D), of numbers of 16 to 64 bits, where q is."""
+    check_place(name, x, device)
     if x.dtype not in DTYPES:
-        raise SoftmapError(f"x must have a floating dtype of 16 to 64 bits, found {x.dtype}")
-    if x.ndim != 3 or x.shape[:2] != (batch, keys):
+        raise SoftmapError(f"{name} must have a floating dtype of 16 to 64 bits, found {x.dtype}")
+    if x.ndim != 3 or x.shape[:2] != (batch, tokens):
+        hint = "; with cached keys pass tensors= instead" if (name, of) == ("x", "keys") else ""
         raise SoftmapError(
-            f"x must be (batch, keys, width) = ({batch}, {keys}, D), found {tuple(x.shape)}; "
-            "with cached keys pass tensors= instead"
+            f"{name} must be (batch, {of}, width) = ({batch}, {tokens}, D), "
+            f"found {tuple(x.shape)}{hint}"
         )
 
 
@@ -184,10 +189,10 @@ def check_packed(edits: Sequence[Edit], running: Any) -> None:
             )
 
 
-def own_tensors(edit: Edit, x: Tensor | None) -> Tensors:
+def own_tensors(edit: Edit, x: Tensor | None, of: str = "both") -> Tensors:
     """What the edit makes of x; what it raises, in one line."""
     try:
-        return edit(x)
+        return edit(x, of) if of != "both" else edit(x)
     except SoftmapError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:

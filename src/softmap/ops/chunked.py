@@ -33,8 +33,7 @@ def bands(call: Call) -> list[Span]:
     Where edits have tensors of the layer alone, of as many as it takes of ``SHARED_ROWS``: what
     they make of the positions (a bias) is made once for the sequences of a tile.
     """
-    keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
-    row_bytes = call.row_bytes(keys)
+    row_bytes = call.row_bytes(call.most_keys(MAX_ROWS))
     rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // row_bytes, max(1, call.queries)))
     tokens = any(t.query or t.key for t in call.tensors)
     fewest = rows if tokens else min(rows, SHARED_ROWS)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -69,8 +70,7 @@ def bands(call: Call) -> list[Span]:
 
 def _size(call: Call) -> tuple[int, int]:
     """Rows of a band, a power of two, and its sequences, a divisor of the batch."""
-    keys = call.keys if call.window is None else min(call.keys, call.window + MAX_ROWS)
-    row_bytes = call.row_bytes(keys)
+    row_bytes = call.row_bytes(call.most_keys(MAX_ROWS))
     rows = max(MIN_ROWS, min(MAX_ROWS, _power(BAND_BYTES // row_bytes + 1) // 2))
     rows = min(rows, _power(call.queries))
     fitting = max(1, BAND_BYTES // (row_bytes * rows))
@@ -90,13 +90,21 @@ def _laid_out(call: Call, spans: list[Span]) -> Call:
     laid = call.unflatten(
         [_arranged(t, kind, sizes.get(kind)) for kind, t in zip(kinds, flat, strict=True)]
     )
-    cols, valid = widened(call.cols, call.valid, S - call.keys)
-    rows, starts = widened(call.rows, None, T - call.queries)[0], call.starts
-    if starts is not None:
-        starts = starts[:, call.keys - call.queries :]
-        starts = torch.cat([starts, starts[:, -1:].expand(-1, T - call.queries)], 1)
-    starts = None if starts is None else starts.int()
-    return replace(laid, rows=rows.int(), cols=cols.int(), valid=valid, starts=starts)
+    valid = call.valid
+    if valid is None and not call.causal:  # what is beyond the last key is hidden by this alone
+        valid = torch.ones(call.batch, call.keys, dtype=torch.bool, device=call.q.device)
+    cols, valid = widened(call.cols, valid, S - call.keys)
+    rows = widened(call.rows, None, T - call.queries)[0].int()
+    starts, ends = (_of_rows(at, call, T) for at in (call.starts, call.ends))
+    return replace(laid, rows=rows, cols=cols.int(), valid=valid, starts=starts, ends=ends)
+
+
+def _of_rows(at: Tensor | None, call: Call, rows: int) -> Tensor | None:
+    """Places (b, S) of a call's own rows, repeated for those after them: (b, ``rows``)."""
+    if at is None:
+        return None
+    at = at[:, call.offset :].int()
+    return torch.cat([at, at[:, -1:].expand(-1, rows - call.queries)], 1)
 
 
 def _arranged(t: Tensor, kind: str, tokens: int | None = None) -> Tensor:
@@ -124,14 +132,15 @@ class Compiled(Eager):
     def __init__(self, call: Call, laid: Call) -> None:
         self._kinds, flat = laid.flatten()
         names = [[tuple(group) for group in t] for t in call.tensors]
-        self._offset, self._window = call.keys - call.queries, call.window or call.keys + MAX_ROWS
+        self._offset = call.offset
+        self._window = call.window or call.keys + call.queries + MAX_ROWS
         grad = torch.is_grad_enabled() and any(t.requires_grad for t in flat)
         wanted = [n for n, t in enumerate(flat) if n > 2 and t.requires_grad]
         self._wanted = wanted if grad else None
         edits = tuple(
             nature(e, t.layer.values()) for e, t in zip(call.edits, call.tensors, strict=True)
         )
-        self._key = (edits, nature(names), call.heads, torch.get_num_threads())
+        self._key = (edits, nature(names), call.heads, call.causal, torch.get_num_threads())
         self._what = " + ".join(type(e).__name__ for e in call.edits) or "plain attention"
 
     def tiles(self, call: Call, span: Span) -> list[Span]:
@@ -173,28 +182,31 @@ class Compiled(Eager):
         where = [at, of_batch(call.rows, tile)[:, rows], of_batch(call.cols, tile)[:, keys]]
         if call.valid is not None:
             where.append(of_batch(call.valid, tile)[:, keys])
-        if call.starts is not None:
-            where.append(of_batch(call.starts, tile)[:, rows] - tile.first)
+        where += [
+            of_batch(at, tile)[:, rows] - tile.first
+            for at in (call.starts, call.ends)
+            if at is not None
+        ]
         return [*(t.contiguous() for t in where), *tensors]
 
     def _function(
         self, call: Call, tile: Span, inputs: list[Tensor], wanted: tuple[int, ...] | None
     ) -> Callable[..., Sequence[Tensor | None]]:
-        masks = (call.valid is not None, call.starts is not None)
+        masks = tuple(t is not None for t in (call.valid, call.starts, call.ends))
         key: Hashable = (self._key, tile.lead, masks, wanted, tuple(map(meta, inputs)))
         return compiled(key, _tile(call, tile.lead, masks, wanted), inputs, self._what)
 
 
 def _tile(
-    call: Call, lead: int, masks: tuple[bool, bool], wanted: tuple[int, ...] | None
+    call: Call, lead: int, masks: tuple[bool, ...], wanted: tuple[int, ...] | None
 ) -> Callable[..., Sequence[Tensor | None]]:
     """A function of :meth:`Compiled._inputs`: the tile's weights, and with ``wanted`` the gradients
     of the scores and of the wanted inputs of the call."""
 
     def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:
         left = list(rest)
-        valid, starts = (left.pop(0) if given else None for given in masks)
-        place = _place(at, rows, cols, valid, starts)
+        valid, starts, ends = (left.pop(0) if given else None for given in masks)
+        place = Place(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
         s = left.pop(0)
         if wanted is None:
             return [edited_map(call, call.grouped([s, s, s, *left]), s, place, lead)]
@@ -212,13 +224,18 @@ def _tile(
     return run
 
 
-def _place(
-    at: Tensor, rows: Tensor, cols: Tensor, valid: Tensor | None, starts: Tensor | None
-) -> Place:
-    def band(pad: int) -> Band:
-        wide, mask = widened(cols, valid, pad)
-        row_index = torch.arange(rows.shape[1], dtype=at.dtype, device=at.device) + at[0]
-        col_index = torch.arange(wide.shape[1], dtype=at.dtype, device=at.device)
-        return make_band(rows, wide, row_index, col_index, at[1], mask, starts)  # type: ignore[arg-type]
-
-    return Place(band)
+def _band(
+    at: Tensor,
+    rows: Tensor,
+    cols: Tensor,
+    valid: Tensor | None,
+    starts: Tensor | None,
+    ends: Tensor | None,
+    causal: bool,
+    pad: int,
+) -> Band:
+    wide, mask = widened(cols, valid, pad)
+    row_index = torch.arange(rows.shape[1], dtype=at.dtype, device=at.device) + at[0]
+    col_index = torch.arange(wide.shape[1], dtype=at.dtype, device=at.device)
+    window: Any = at[1]
+    return make_band(rows, wide, row_index, col_index, window, mask, starts, ends, causal=causal)

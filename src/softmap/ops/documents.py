@@ -30,6 +30,12 @@ def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -
     return (places * _begins(documents)).cummax(1).values
 
 
+def ends_of(starts: Tensor) -> Tensor:
+    """(b, S) places after the last token of each token's document, from those of its first."""
+    places = torch.arange(starts.shape[1], device=starts.device).expand_as(starts)
+    return torch.searchsorted(starts.contiguous(), places.contiguous(), right=True)
+
+
 def can_look(t: Tensor, wait: bool = False) -> bool:
     """Whether a number of ``t`` may be read: a GPU would be waited for, a compiler would stop, and
     what ``vmap`` or a tracer hands out has none."""

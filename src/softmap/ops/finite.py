@@ -37,7 +37,8 @@ def suspect(o: Tensor, call: Call) -> bool:
     Looked at only on a CPU, outside of compilers.
     """
     masks = (call.valid, call.window, call.starts)
-    if (call.queries == 1 and all(m is None for m in masks)) or not can_look(o):
+    sees_all = call.queries == 1 or not call.causal
+    if (sees_all and all(m is None for m in masks)) or not can_look(o):
         return False
     looked = [o]
     if o.requires_grad and (call.valid is not None or call.starts is not None):
@@ -76,7 +77,7 @@ def isolated_map(run: Run, call: Call, band: Band) -> Tensor:
 def marked(call: Call) -> Marks:
     """By the numbers of q, k, v and of the edits' tensors of tokens."""
     keys = torch.zeros(call.batch, call.keys, dtype=torch.bool, device=call.q.device)
-    rows = keys[:, : call.queries].clone()
+    rows = keys.new_zeros(call.batch, call.queries)
     for kind, t in zip(*call.flatten(), strict=True):
         t = t.detach().transpose(1, 2) if kind in ("q", "k", "v") else t.detach()
         if kind != "layer" and t.is_floating_point():

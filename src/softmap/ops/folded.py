@@ -43,12 +43,11 @@ def finish(call: Call, o: Tensor) -> Tensor:
     if not edits:
         return o
     o = o.to(compute_dtype(o))
-    own = call.v[:, :, call.keys - call.queries :].to(o.dtype)
-    mean = _mean(call, own) if any(e.needs_mean for _, e in edits) else None
+    own = call.v[:, :, call.offset :].to(o.dtype) if call.own_keys else None
+    mean = _mean(call, o.dtype) if any(e.needs_mean for _, e in edits) else None
     for n, edit in edits:
-        maps = o.shape[1]
-        m = None if mean is None else per_map(mean, maps)
-        form = partial(_fold_output, edit, per_map(own, maps), m)
+        v, m = (None if t is None else per_map(t, o.shape[1]) for t in (own, mean))
+        form = partial(_fold_output, edit, v, m)
         o = applied(edit, form, o, None, bag(call.tensors[n]))
     return o.to(call.v.dtype)
 
@@ -58,9 +57,9 @@ def _fold_query(edit: Edit, q: Tensor, band: None, t: dict[str, Tensor]) -> Any:
 
 
 def _fold_output(
-    edit: Edit, v: Tensor, mean: Tensor | None, o: Tensor, band: None, t: dict[str, Tensor]
+    edit: Edit, v: Tensor | None, mean: Tensor | None, o: Tensor, band: None, t: dict[str, Tensor]
 ) -> Tensor:
-    return edit.fold_output(o, v, mean, t)
+    return edit.fold_output(o, v, mean, t)  # type: ignore[arg-type]  # v: see Edit.fold_output
 
 
 def plain(call: Call) -> Tensor:
@@ -88,6 +87,8 @@ def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     gqa = q.shape[1] != k.shape[1]
     plain = call.valid is None and call.window is None and call.starts is None
     form = partial(F.scaled_dot_product_attention, scale=call.scale, enable_gqa=gqa)
+    if plain and not call.causal:
+        return form(q, k, v)
     # In this order, and each with a constant: then it holds for any length, traced once.
     if plain and call.queries == call.keys:
         return form(q, k, v, is_causal=True)
@@ -96,9 +97,12 @@ def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     parts = []
     for span in _spans(call):
         keys = slice(span.first, span.last)
-        mask = _bias(call, span, q.dtype)
+        visible = band_of(call, span._replace(lead=0)).visible
+        open_rows = ~visible.any(-1, keepdim=True)
+        mask = _bias(visible | open_rows, q.dtype)
         own = q[:, :, span.start : span.stop]
-        parts.append(form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask))
+        o = form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask)
+        parts.append(o if call.valid is None else o.masked_fill(open_rows, 0))
     return torch.cat(parts, 2)
 
 
@@ -107,32 +111,30 @@ def _spans(call: Call) -> list[Span]:
     return call.spans(call.queries if torch.compiler.is_exporting() else MASKED_ROWS)
 
 
-def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
-    """Additive mask of a band. A row that sees nothing gets no -inf: it is a padding row, and
-    a NaN there would spread through the gradients."""
-    visible = band_of(call, span._replace(lead=0)).visible
-    open_rows = ~visible.any(-1, keepdim=True)
-    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return bias.masked_fill(~(visible | open_rows), float("-inf"))
+def _bias(shown: Tensor, dtype: torch.dtype) -> Tensor:
+    """Additive mask. A row that sees nothing is shown all, and its result zero: -inf alone would
+    give NaN, which would spread through the gradients."""
+    bias = torch.zeros(shown.shape, dtype=dtype, device=shown.device)
+    return bias.masked_fill(~shown, float("-inf"))
 
 
-def _mean(call: Call, own: Tensor) -> Tensor:
+def _mean(call: Call, dtype: torch.dtype) -> Tensor:
     """(B, G', T, d') mean of the values that each row sees."""
-    unbroken = call.window is None and call.starts is None
+    unbroken = call.window is None and call.starts is None and call.causal
     if unbroken and (call.queries == call.keys or call.running is not None):
-        return _running_mean(call, own)
+        return _running_mean(call, call.v[:, :, call.offset :].to(dtype))
     parts = []
     for span in _spans(call):
-        visible = band_of(call, span._replace(lead=0)).visible.to(own.dtype)
+        visible = band_of(call, span._replace(lead=0)).visible.to(dtype)
         share = visible / visible.sum(-1, keepdim=True).clamp(min=1)
-        parts.append(share @ call.v[:, :, span.first : span.last].to(own.dtype))
+        parts.append(share @ call.v[:, :, span.first : span.last].to(dtype))
     return torch.cat(parts, 2)
 
 
 def _running_mean(call: Call, own: Tensor) -> Tensor:
     valid = own.new_ones(own.shape[0], own.shape[2])
     if call.valid is not None:
-        valid = call.valid[:, call.keys - call.queries :].to(own.dtype)
+        valid = call.valid[:, call.offset :].to(own.dtype)
     total = (own * valid[:, None, :, None]).cumsum(2)
     count = valid.cumsum(1)
     if call.running is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmap.maps import Band, compute_dtype
+from softmap.maps import Band, compute_dtype, near
 from softmap.ops.call import Call, Span, widened
 
 MOST_CELLS = 1 << 21
@@ -14,20 +14,19 @@ MOST_CELLS = 1 << 21
 class Masks:
     """The masks of a call without padding and documents, where a cell's depend on i - j alone.
 
-    Row r of a strip holds the gap r - x for x = -K .. rows: a band that begins at place i sees
-    its columns at x = j - i.
+    Row r of a strip holds the gap r - x for x = -K .. rows, and to the last key where later keys
+    are seen: a band that begins at place i sees its columns at x = j - i.
     """
 
     def __init__(self, call: Call, rows: int) -> None:
         # Not the call: it would keep alive what activation checkpointing frees.
         self._rows, self._cols, self._whole = call.rows, call.cols, call.window is None
-        self._keys, self._offset = call.keys, call.keys - call.queries
-        device = call.q.device
+        self._before, self._offset = call.offset + call.queries, call.offset
+        self._causal, device = call.causal, call.q.device
         row = torch.arange(rows + call.halo, device=device)[:, None]
-        self._gap = row - torch.arange(-call.keys, rows + call.halo + call.pad, device=device)
-        self._visible = self._gap >= 0
-        if call.window is not None:
-            self._visible &= self._gap < call.window
+        after = rows + call.halo + call.pad if call.causal else call.keys
+        self._gap = row - torch.arange(-self._before, after, device=device)
+        self._visible = near(self._gap, call.window, call.causal)
         dtype = compute_dtype(call.q)
         self._hidden = torch.zeros(self._gap.shape, dtype=dtype, device=device)
         self._hidden.masked_fill_(~self._visible, -torch.inf)
@@ -37,14 +36,15 @@ class Masks:
         """Whether they are the same for all sequences, and worth keeping."""
         by_place = call.valid is None and call.starts is None
         same = len(call.rows) == len(call.cols) == 1
-        return by_place and same and (rows + call.halo) * (call.keys + rows) <= MOST_CELLS
+        wide = call.offset + call.queries + (rows if call.causal else call.keys)
+        return by_place and same and (rows + call.halo) * wide <= MOST_CELLS
 
     def band(self, span: Span, pad: int = 0) -> Band:
         """As ``call.band_of``."""
         rows = self._rows[:, span.start - span.lead : span.stop]
         cols = widened(self._cols[:, span.first : span.last], None, pad)[0]
         gap, visible = self._cut(self._gap, span, pad), self._cut(self._visible, span, pad)
-        return Band(rows, cols, gap, visible, self._whole)
+        return Band(rows, cols, gap, visible, self._whole, self._causal)
 
     def hidden(self, span: Span) -> Tensor:
         """As ``Place.hidden``."""
@@ -52,10 +52,12 @@ class Masks:
 
     def seen(self, span: Span) -> int:
         """How many of its first columns every row of the band sees."""
-        first = self._offset + span.start - span.lead
-        return max(0, first + 1 - span.first) if self._whole else 0
+        if not self._whole:
+            return 0
+        last = self._offset + span.start - span.lead + 1 if self._causal else span.last
+        return max(0, last - span.first)
 
     def _cut(self, strip: Tensor, span: Span, pad: int) -> Tensor:
         n = span.stop - span.start + span.lead
-        begin = self._keys + span.first - (self._offset + span.start - span.lead)
+        begin = self._before + span.first - (self._offset + span.start - span.lead)
         return strip[None, None, :n, begin : begin + span.last - span.first + pad]

@@ -12,22 +12,30 @@ from softmap.maps import Tensors
 
 
 class Options(TypedDict, total=False):
-    """Keywords of ``attention``, ``attention_map`` and ``make_call``; each may be None or left out.
+    """Keywords of ``attention``, ``attention_map`` and ``make_call``; each may be left out or, but
+    for ``causal``, None.
 
+    causal: True: row i sees keys j <= i, the last T keys being the queries' tokens. False: it sees
+        all keys, those of the queries' own tokens (S = T), or of another sequence of any length
+        (cross-attention: S differs from T, or ``key_x`` is given). Edits that mean nothing there
+        are refused (:attr:`softmap.maps.Edit.defined_for`).
     x: (B, S, D) the layer's input, one row a key token, for edits with per-token tensors. The last
-        T rows are the queries' (S = T without a cache).
+        T rows are the queries' (S = T without a cache). In cross-attention (B, T, D).
+    key_x: (B, S, D) in cross-attention the input of the keys' tokens.
     tensors: the edits' tensors instead of ``x``, what ``edit(x)`` gives of each edit; what a
         cache keeps: query tensors (B, T, ...), key tensors (B, S, ...).
-    window: keys that a row sees, its own included; None: all up to its own.
+    window: keys that a row sees, its own included; None: all up to its own. Without ``causal`` so
+        many to each side: |i - j| < window. Not for cross-attention.
     scale: what scores are multiplied by; default 1/sqrt(d).
     key_mask: (B, S) boolean, or ones and zeros as integers: True at real keys, False at padding. A
         masked key between real ones keeps its place: a window counts it, and an edit that reads
         neighbours (a convolution, a halo) meets it. ``nn.Attention`` moves such keys away first.
     documents: (B, S) or (1, S) integers, the document of each key token, where several are packed
         in one sequence; a document's tokens are neighbours. A row sees its own document alone, and
-        positions count from its start.
+        positions count from its start. Not for cross-attention.
     rows, cols: (b, T), (b, S) token positions where they differ from the places in the arrays; they
-        increase over the real tokens of a document. rows: by default the last T of cols.
+        increase over the real tokens of a document. rows: by default the last T of cols, and in
+        cross-attention 0 .. T - 1.
     running: sum (B, G', d') and count (B, 1) of the values before the first query, which lets
         edits that need the mean of all values skip a pass over the cache.
 
@@ -35,7 +43,9 @@ class Options(TypedDict, total=False):
     that positions increase.
     """
 
+    causal: bool
     x: Tensor | None
+    key_x: Tensor | None
     tensors: Sequence[Tensors] | None
     window: int | None
     scale: float | None
@@ -48,7 +58,7 @@ class Options(TypedDict, total=False):
 
 # What torch's function of this kind takes and this one does not.
 _NEVER = {
-    "is_causal": "every map is causal",
+    "is_causal": "here it is named causal",
     "attn_mask": "padding is key_mask, packed sequences are documents",
     "dropout_p": "weights have no dropout",
     "enable_gqa": "fewer key heads than query heads are shared by themselves",

@@ -74,8 +74,8 @@ def results(run: Run, call: Call) -> dict[str, Tensor]:
     leaves = [t.detach().clone().requires_grad_(t.is_floating_point()) for t in flat]
     call = call.unflatten(leaves)
     out = run(call)
-    if call.valid is not None:
-        out = out.masked_fill(~call.valid[:, None, call.keys - call.queries :, None], 0)
+    if call.valid is not None and call.own_keys:
+        out = out.masked_fill(~call.valid[:, None, call.offset :, None], 0)
     upstream = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).cos().view_as(out)
     named = [(n, t) for n, t in zip(names(call), leaves, strict=True) if t.requires_grad]
     grads = torch.autograd.grad(

@@ -103,7 +103,7 @@ def call_of(layer: Attention, x: Tensor, window: int | None = None) -> Call:
     q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device))
     edits: list[Any] = list(layer.edits)
     tensors: list[Tensors] = [e(x) for e in edits]
-    return make_call(q, k, v, edits, tensors=tensors, window=window)
+    return make_call(q, k, v, edits, tensors=tensors, window=window, causal=layer.causal)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest, one_line
-from softmap.testing import edits, layers, models, parameters, precision
+from softmap.testing import bidirectional, edits, layers, models, parameters, precision
 from softmap.testing.subject import Subject
 
 Check = Callable[[Subject], str | None]
@@ -27,10 +27,13 @@ CHECKS: dict[str, Check] = {
     "saving": models.saving,
     "accounting": models.accounting_is_true,
     "precision": precision.low_precision,
+    "bidirectional": bidirectional.bidirectional,
+    "cross": bidirectional.cross,
 }
 # What is asked of everyone's own variant before it is trained: wrong in any of these, a comparison
 # would be of something else. Some seconds; the first that fails is the plainest.
-QUICK = tuple(name for name in CHECKS if name not in ("rollback", "accounting", "precision"))
+_NOT_QUICK = ("rollback", "bidirectional", "cross", "accounting", "precision")
+QUICK = tuple(name for name in CHECKS if name not in _NOT_QUICK)
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Outcome:
 
     def __str__(self) -> str:
         word = "pass" if self.error is None else "FAIL"
-        return f"{word}  {self.name:<11}{self.error or self.note or ''}".rstrip()
+        return f"{word}  {self.name:<14}{self.error or self.note or ''}".rstrip()
 
 
 @dataclass(frozen=True)

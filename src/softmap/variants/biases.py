@@ -24,13 +24,14 @@ class Bias(Edit):
     """
 
     stage = "scores"
+    defined_for = "self"
 
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.heads = self.maps = place.heads
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
-        """(b, H, R, C) the bias; beyond the diagonal it is whatever distance 0 gives."""
+        """(b, H, R, C) the bias; in causal attention what is beyond the diagonal is not used."""
         raise NotImplementedError
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
@@ -39,8 +40,8 @@ class Bias(Edit):
 
 
 def distance(band: Band, like: Tensor) -> Tensor:
-    """(b, 1, R, C) i - j, zero beyond the diagonal, in the dtype of ``like``."""
-    return band.distance.clamp(min=0).to(like.dtype)
+    """(b, 1, R, C) |i - j|, in the dtype of ``like``."""
+    return band.distance.abs().to(like.dtype)
 
 
 def alibi_slopes(heads: int) -> Tensor:
@@ -52,7 +53,10 @@ def alibi_slopes(heads: int) -> Tensor:
 
 
 class Alibi(Bias):
-    """B = -slope_h (i - j), slopes fixed (arXiv 2108.12409)."""
+    """B = -slope_h |i - j|, slopes fixed (arXiv 2108.12409).
+
+    The paper is on causal attention; the symmetric form is the authors' for encoders.
+    """
 
     kernel = "alibi"
 
@@ -94,7 +98,12 @@ class Fire(Bias):
 
     arXiv 2310.04418; MLP 1-32-H with ReLU, c = 0.1 and L_0 = 512 at init. slope, eps: of a
     leaky ReLU and beside the denominator, for weights trained by code that had them.
+
+    Causal alone: row i is the longest distance there, so that the MLP reads numbers up to 1. To
+    later keys there are longer ones, and the paper has no form for them.
     """
+
+    defined_for = "causal"
 
     def __init__(
         self,

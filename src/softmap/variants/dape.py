@@ -27,7 +27,8 @@ class ScoreConv(Edit):
     not zero (bias and spill of the first). It is evaluated there on every row, as if the key axis
     went on with zeros: then a row does not depend on how many keys follow, and prefill equals
     decode. The authors' code cuts it off at the end of the array. To the left a row ends where
-    its own keys begin (its document, window or padding): the hidden map is zero there.
+    its own keys begin (its document, window or padding): the hidden map is zero there. Without a
+    causal mask, so it is at both sides, and f is the plain convolution of a row's own keys.
     """
 
     stage = "scores"
@@ -37,6 +38,8 @@ class ScoreConv(Edit):
     ) -> None:
         super().__init__()
         self.bias = None if bias is None else bias(place)
+        if self.bias is not None:
+            self.defined_for = self.bias.defined_for
         self.pad = kernel // 2
         self.heads = self.maps = place.heads
         self.kernel = self._kernel()

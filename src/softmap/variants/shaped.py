@@ -18,12 +18,14 @@ PAPER, SOURCE = "arXiv 2311.01906", "https://arxiv.org/abs/2311.01906"
 
 
 class Shaped(Edit):
-    """A' = alpha_h I + beta_h A - gamma_h C, C the causal uniform map; all three trainable.
+    """A' = alpha_h I + beta_h A - gamma_h C, C uniform over what a row sees; all three trainable.
 
     With W_Q = 0 all scores are equal and A = C: alpha = beta = gamma = 1 starts as the identity.
+    The keys of another sequence have no identity map.
     """
 
     stage = "weights"
+    defined_for = "self"
     keeps_zeros = True
     kernel = "shaped"
     folds_output = True

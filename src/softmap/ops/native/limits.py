@@ -15,6 +15,8 @@ KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
 #: Edits of these read the distance of two tokens as that of their places.
 BY_DISTANCE = {"alibi", "kerple", "fire"}
 KERNELS |= BY_DISTANCE | {"score_conv"} | {f"score_conv+{name}" for name in BY_DISTANCE}
+#: Kernels that read places as those of causal rows.
+CAUSAL = BY_DISTANCE | {name for name in KERNELS if name.startswith("score_conv")}
 MAX_RANK = 4  # of compose
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -37,6 +39,8 @@ def unsupported(call: Call) -> str | None:
             return f"{type(edit).__name__} has no native kernel for scores"
         if edit.kernel == "compose" and getattr(edit, "rank", 0) > MAX_RANK:
             return f"{type(edit).__name__} has native kernels up to rank {MAX_RANK}"
+        if edit.kernel in CAUSAL and not call.causal:
+            return f"{type(edit).__name__} has a native kernel for causal attention alone"
     return _misshapen(call)
 
 
@@ -85,7 +89,7 @@ def _by_distance(call: Call) -> bool:
 
 def _counted(call: Call) -> Tensor:
     """Whether two tokens that may meet are as far apart by position as by place."""
-    first = call.keys - call.queries
+    first = call.offset
     places = torch.arange(call.keys)
     shift = call.cols - places
     # Rolled, not cut: a tracer would have to know whether length - 1 is 1.

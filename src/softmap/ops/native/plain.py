@@ -17,9 +17,10 @@ INFERENCE = {8: range(128, 1 << 30), 64: range(256, 1025)}
 
 
 def skipped(call: Call) -> str | None:
-    """Why such a call is left to SDPA, or None. So are calls in compiled code: a choice by length
-    would compile it again for other lengths."""
-    if not torch.compiler.is_compiling() and call.queries in _faster(call):
+    """Why such a call is left to SDPA, or None. So are bidirectional ones, which were not measured,
+    and calls in compiled code: a choice by length would compile it again for other lengths."""
+    measured = call.causal and not torch.compiler.is_compiling()
+    if measured and call.queries in _faster(call):
         return None
     return "plain attention is faster by scaled_dot_product_attention at this size"
 

@@ -27,7 +27,7 @@ OUTPUTS = ("head_norm",)  # kernels of output edits
 
 def refuses(call: Call) -> str | None:
     """Why no kernel runs the call, or None."""
-    return _machine(call) or _shapes(call) or _edits(call)
+    return _machine(call) or _kind(call) or _shapes(call) or _edits(call)
 
 
 def skipped(call: Call) -> str | None:
@@ -85,6 +85,10 @@ def _machine(call: Call) -> str | None:
     if interpreting() and call.q.dtype == torch.bfloat16:
         return "Triton's interpreter computes bfloat16 wrongly"
     return None
+
+
+def _kind(call: Call) -> str | None:
+    return None if call.causal else "kernels are for causal attention, found causal=False"
 
 
 def _shapes(call: Call) -> str | None:
