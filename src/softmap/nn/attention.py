@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from softmap.backbone import Backbone, check_size
 from softmap.errors import SoftmapError
-from softmap.maps import Edit, Tensors, compute_dtype
+from softmap.maps import Edit, Tensors, compute_dtype, keeps_keys
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
 from softmap.nn.positions import Positions, rotate
@@ -114,7 +114,8 @@ class Attention(nn.Module):
             positions = Positions.of((seen or 0) + T, key_mask, x.device, documents, seen)
             if cache is not None:
                 cache.check_mask(key_mask)
-        tokens = Tokens(*self.project(x, positions), [e(x) for e in self._edits])
+        q, k, v = self.project(x, positions)
+        tokens = Tokens(q, k, v, [e(x, q, k) for e in self._edits])
         if positions.share is not None:
             return self._projected(self._shared(positions.share, tokens, positions))
         tokens, at, rows, running = self._held(tokens, positions, cache)
@@ -172,7 +173,7 @@ class Attention(nn.Module):
         """The edited weights for x (B, T, D): (B, H', T, T)."""
         positions = Positions.of(x.shape[1], None, x.device)
         q, k, _ = self.project(x, positions)
-        tensors: list[Tensors] = [e(x) for e in self._edits]
+        tensors: list[Tensors] = [e(x, q, k) for e in self._edits]
         values = self.heads.values
         return attention_map(
             q, k, self._edits, value_heads=values, tensors=tensors, window=self.window
@@ -182,7 +183,7 @@ class Attention(nn.Module):
     def takes_prefix(self) -> bool:
         """Whether keys and values alone are all that its cache would hold of a token."""
         cache, h = self.new_cache(), self.heads
-        own = any(type(e).key_tensors is not Edit.key_tensors for e in self._edits)
+        own = any(map(keeps_keys, self._edits))
         return (
             cache.keeps_all and not own and h.keys == h.values and self.head_dim == self.value_dim
         )
