@@ -81,7 +81,7 @@ class Band:
         """(B, H, R, C) at each key the sum of ``m`` over the visible keys after it, up to the row's
         own. ``m`` may have one row for all."""
         sums = self.zero(m).flip(-1).cumsum(-1).flip(-1)
-        return nn.functional.pad(sums[..., 1:], (0, 1))
+        return nn.functional.pad(sums, (0, 1))[..., 1:]
 
     def zero(self, m: Tensor) -> Tensor:
         """``m`` (B, H, R, C) with zeros wherever the row may not look, whatever stands there."""

@@ -61,11 +61,17 @@ def run_with_lse(call: Call) -> tuple[Tensor, Tensor | None]:
 
 
 def _run(call: Call, wants_lse: bool) -> tuple[Tensor, Tensor | None]:
-    q, rows = call.q, call.rows_for(call.heads.maps)
-    for n, edit in chain(call.edits, "scores"):
-        q = applied(edit, edit.fold_query, q, rows, bag(call.tensors[n]))  # type: ignore[arg-type]
-    o, lse = _plain(call, q.to(call.q.dtype), wants_lse)
+    q = scaled_query(call, chain(call.edits, "scores"))
+    o, lse = _plain(call, q, wants_lse)
     return finish(call, o, lse), lse
+
+
+def scaled_query(call: Call, edits: list[tuple[int, Edit]]) -> Tensor:
+    """q after the closed forms of these scores edits, each with its place in the call."""
+    q, rows = call.q, call.rows_for(call.heads.maps)
+    for n, edit in edits:
+        q = applied(edit, edit.fold_query, q, rows, bag(call.tensors[n]))
+    return q.to(call.q.dtype)
 
 
 def finish(call: Call, o: Tensor, lse: Tensor | None = None) -> Tensor:
