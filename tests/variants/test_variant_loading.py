@@ -148,7 +148,7 @@ def test_unknown_field_of_the_backbone_is_told(tmp_path: Path) -> None:
 
 
 def test_unknown_field_of_parts_is_told() -> None:
-    says = r"Parts has no field 'score' \(did you mean 'scores'\?\); fields: scores, normaliser, weights"
+    says = r"Parts has no field 'score' \(did you mean 'scores'\?\); fields: scores, normaliser, we"
     with pytest.raises(SoftmapError, match=says):
         Parts(score=[])  # type: ignore[call-arg]
     made = Parts([], backbone={"norm_eps": 1.0})
