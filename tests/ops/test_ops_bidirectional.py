@@ -157,11 +157,11 @@ def test_each_side_has_its_input() -> None:
     """x is the queries' tokens, key_x the keys'; as the edits' tensors of each."""
     edits, (q, k, v), (x, y) = made("dcmha"), qkv(7, 5), drawn((2, 7, 16), (2, 5, 16))
     got = softmap.attention(q, k, v, edits, x=x, key_x=y, causal=False)
-    tensors = [e(x)._replace(key=e(y).key) for e in edits]
+    tensors = [e(x, of="query")._replace(key=e(y, of="key").key) for e in edits]
     assert torch.equal(got, softmap.attention(q, k, v, edits, tensors=tensors, causal=False))
     m = attention_map(q, k, edits, x=x, key_x=y, causal=False)
     torch.testing.assert_close(m @ v, got)
-    assert not edits[0](x, "query").key and not edits[0](x, "key").query
+    assert not edits[0](x, of="query").key and not edits[0](x, of="key").query
 
 
 def test_closed_forms_and_native_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
