@@ -203,19 +203,21 @@ class Edit(nn.Module):
                 query = {n: t[:, t.shape[1] - q.shape[2] :] for n, t in query.items()}
             query = _joined(self, query, self._made("tensors_of_q", q))
         if of != "query":
-            name = "x" if of == "both" else "key_x"
-            key = self._made("key_tensors", x, name)
+            want = "x=(B, T, D)" if of == "both" else "key_x=(B, S, D)"
+            key = self._made("key_tensors", x, want)
             key = _joined(self, key, self._made("tensors_of_k", k))
         made = Tensors(layer, query, key)
         check_names(self, made)
         return made._replace(layer=outliving(self, layer))
 
-    def _made(self, name: str, given: Tensor | None, of: str = "x") -> dict[str, Tensor]:
+    def _made(
+        self, name: str, given: Tensor | None, want: str = "x=(B, T, D)"
+    ) -> dict[str, Tensor]:
         """What the method ``name`` makes of x, q or k; nothing where it is not overridden."""
         if not _overrides(self, name):
             return {}
         if given is None:
-            missing = f"{name[-1]}=(B, heads, T, d)" if "_of_" in name else f"{of}=(B, T, D)"
+            missing = f"{name[-1]}=(B, heads, T, d)" if "_of_" in name else want
             raise SoftmapError(
                 f"{type(self).__name__} computes tensors from the layer's input: "
                 f"expected {missing}, found None"

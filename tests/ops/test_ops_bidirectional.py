@@ -267,6 +267,21 @@ def test_key_x_needs_cross_attention() -> None:
         softmap.attention(q, k, v, made("kerple"), key_x=X, causal=False)
 
 
+def test_a_row_of_cross_attention_has_no_value_of_its_own() -> None:
+    class Own(softmap.Edit):
+        stage = "output"
+
+        def edit(self, m: Tensor, band: Any, t: dict[str, Tensor]) -> Tensor:
+            return m - band.value
+
+    q, k, v = qkv(7, 5)
+    with pytest.raises(SoftmapError, match=r'no value of its own: .* defined_for = "self", found'):
+        softmap.attention(q, k, v, [Own()], causal=False)
+    q, k, v = qkv(7, 7)
+    want = F.scaled_dot_product_attention(q, k, v) - v
+    torch.testing.assert_close(softmap.attention(q, k, v, [Own()], causal=False), want)
+
+
 def test_a_halo_is_of_causal_rows() -> None:
     class Above(softmap.Edit):
         halo = 2
