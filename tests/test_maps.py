@@ -184,7 +184,8 @@ def test_what_a_hook_may_free_is_handed_out_as_a_copy() -> None:
 def test_edit_by_itself_edits_nothing() -> None:
     with pytest.raises(NotImplementedError):
         Edit().edit(torch.ones(1, 1, 1, 1), band([0], [0]), {})
-    assert Edit().fold_query(torch.ones(1), {}) is None
+    with pytest.raises(NotImplementedError):
+        Edit().fold_query(torch.ones(1), None, {})  # type: ignore[arg-type]
 
 
 def test_compute_dtype() -> None:

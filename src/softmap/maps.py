@@ -4,7 +4,7 @@ Causal softmax attention builds, for every head, a map of scores and a map of we
 
     S[h,i,j] = <q[h,i], k[h,j]> * scale
     S'       = scores edits, in order            (:class:`Edit` with ``stage = "scores"``)
-    A        = softmax_j(S' + causal mask)
+    A        = softmax_j(S' + causal mask)       (or one edit with ``stage = "normaliser"``)
     A'       = weights edits, in order           (``stage = "weights"``), masked again
     o[h,i]   = sum_j A'[h,i,j] v[h,j]
     o'       = output edits, in order            (``stage = "output"``: a gate, a head norm)
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
 
-STAGES = ("scores", "weights", "output")
+STAGES = ("scores", "normaliser", "weights", "output")
 #: Kinds of attention, each wider than the one before: a row sees its own and earlier tokens; all
 #: tokens of its sequence; the tokens of another sequence.
 KINDS = ("causal", "self", "cross")
@@ -44,7 +44,7 @@ class Band:
     """Where a band of the map lies: some query rows, the keys they may see, nothing later.
 
     rows: (b, R) positions of the query tokens, padding not counted, from the start of their
-        document.
+        document. A padding token has that of the real token before it, and 0 where there is none.
     cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
     gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token,
         negative at later keys. Of no meaning in cross-attention, where no key is the row's own.
@@ -79,9 +79,57 @@ class Band:
         """(b, 1, R, C) True where the key is the row's own token; not for cross-attention."""
         return (self.gap == 0) & self.visible  # by place: positions repeat across documents
 
+    @property
+    def own(self) -> Tensor:
+        """(1, 1, R, 1) the column of the row's own token; not for cross-attention."""
+        return self.gap[..., :1]
+
+    @property
+    def count(self) -> Tensor:
+        """(b, 1, R, 1) how many keys the row sees; 0 for a row of padding that sees none."""
+        return self.visible.sum(-1, keepdim=True)
+
+    def after(self, m: Tensor) -> Tensor:
+        """(B, H, R, C) at each key the sum of ``m`` over the visible keys after it, up to the row's
+        own. ``m`` may have one row for all."""
+        sums = self.zero(m).flip(-1).cumsum(-1).flip(-1)
+        return nn.functional.pad(sums, (0, 1))[..., 1:]
+
     def zero(self, m: Tensor) -> Tensor:
         """``m`` (B, H, R, C) with zeros wherever the row may not look, whatever stands there."""
         return torch.where(self.visible, m, 0.0)  # not a product: 0 times NaN is NaN
+
+
+class Rows:
+    """The rows of a call, for output edits and closed forms, which have no map to look at.
+
+    positions: (b, T) of the query tokens, as ``Band.rows``. lse: (B, H, T) the logarithm of each
+    row's sum of exp(S'), for each map of scores, 0 where no key is seen: of an output edit that
+    ``needs_lse`` and in ``fold_softmax``, else None. mean: (B, H, T, d') of the visible values: in
+    ``fold_output`` of an edit that ``needs_mean``, else None.
+    """
+
+    def __init__(
+        self,
+        positions: Tensor,
+        count: Callable[[], Tensor],
+        value: Callable[[], Tensor],
+        lse: Tensor | None = None,
+        mean: Tensor | None = None,
+    ) -> None:
+        """count, value: what gives these where they are asked for."""
+        self.positions, self._count, self._value = positions, count, value
+        self.lse, self.mean = lse, mean
+
+    @property
+    def count(self) -> Tensor:
+        """(b, T) how many keys each row sees; 0 for a row of padding that sees none."""
+        return self._count()
+
+    @property
+    def value(self) -> Tensor:
+        """(B, H, T, d') the value of the row's own token, for each map that enters."""
+        return self._value()
 
 
 class Edit(nn.Module):
@@ -92,9 +140,10 @@ class Edit(nn.Module):
     inside :meth:`edit`: it hands tensors out (:meth:`layer_tensors`, :meth:`query_tensors`,
     :meth:`key_tensors`) and gets them back, sliced to the band, in ``t``. That keeps ``edit`` a
     pure function, which any backend may recompute, and gradients reach the parameters through
-    torch. Calling the edit, ``edit(x)``, gives all of them as :class:`Tensors`.
+    torch. Calling the edit, ``edit(x, q, k)``, gives all of them as :class:`Tensors`.
 
-    stage: ``"scores"`` before the softmax, ``"weights"`` after it, ``"output"`` on the result.
+    stage: ``"scores"`` before the softmax, ``"normaliser"`` in its place (one in a chain),
+        ``"weights"`` after it, ``"output"`` on the result.
     defined_for: the widest of :data:`KINDS` in which the edit means something. ``"causal"``: its
         maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's own
         token or distances, which a row and the keys of another sequence do not have.
@@ -106,7 +155,9 @@ class Edit(nn.Module):
         bidirectional attention none are added: a row ends where its keys end, at both sides.
     keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
         is spared a second masking.
-    needs_mean: :meth:`fold_output` reads the running mean of the values (the cache then keeps it).
+    needs_mean: :meth:`fold_output` reads ``rows.mean``, the running mean of the values (the cache
+        then keeps it).
+    needs_lse: an output edit reads ``rows.lse``.
     floors: the least values of parameters, by name: :meth:`floored` reads them.
     kernel: name of a hand-written form of :meth:`edit` and its adjoint, known to ``ops.native`` and
         ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
@@ -120,6 +171,7 @@ class Edit(nn.Module):
     pad: int = 0
     keeps_zeros: bool = False
     needs_mean: bool = False
+    needs_lse: bool = False
     floors: Mapping[str, float] = {}
     kernel: str | None = None
 
@@ -127,30 +179,50 @@ class Edit(nn.Module):
         super().__init_subclass__(**kwargs)
         cls.kernel = cls.__dict__.get("kernel")
 
-    def forward(self, x: Tensor | None = None, of: str = "both") -> Tensors:
-        """All tensors that the edit declares for the tokens of x (B, T, D), before any slicing.
+    def forward(
+        self,
+        x: Tensor | None = None,
+        q: Tensor | None = None,
+        k: Tensor | None = None,
+        of: str = "both",
+    ) -> Tensors:
+        """All tensors that the edit declares for the tokens of x (B, S, D), before any slicing.
 
-        x may be None where the edit has no tensors of tokens. of: ``"query"`` or ``"key"`` for the
-        tensors of these alone, beside the layer's: in cross-attention each has an x of its own.
+        q: (B, H, T, d) of the last T of them, as it enters the products; the query tensors are then
+        those of these T. k: (B, G, S, d). Each may be None where the edit makes nothing of it.
+        of: ``"query"`` or ``"key"`` for the tensors of these alone, beside the layer's: in
+        cross-attention each has an x of its own.
         Parameters are read in here and nowhere else, and submodules are called: hooks which bring
         parameters to where they are needed (offloading, sharding) see only what is called. Raises
-        ``ValueError`` where x is missing, and for two tensors of one name.
+        ``ValueError`` where x, q or k is missing, and for two tensors of one name.
         """
-        layer = self.layer_tensors()
-        if x is not None:
-            query = {} if of == "key" else self.query_tensors(x)
-            key = {} if of == "query" else self.key_tensors(x)
-            made = Tensors(layer, query, key)
-        elif needs_input(self, of):
-            name = "key_x=(B, S, D)" if of == "key" else "x=(B, T, D)"
-            raise SoftmapError(
-                f"{type(self).__name__} computes tensors from the layer's input: "
-                f"expected {name}, found None"
-            )
-        else:
-            made = Tensors(layer, {}, {})
+        layer, query, key = self.layer_tensors(), {}, {}
+        if of != "key":
+            query = self._made("query_tensors", x)
+            if q is not None:
+                query = {n: t[:, t.shape[1] - q.shape[2] :] for n, t in query.items()}
+            query = _joined(self, query, self._made("tensors_of_q", q))
+        if of != "query":
+            want = "x=(B, T, D)" if of == "both" else "key_x=(B, S, D)"
+            key = self._made("key_tensors", x, want)
+            key = _joined(self, key, self._made("tensors_of_k", k))
+        made = Tensors(layer, query, key)
         check_names(self, made)
         return made._replace(layer=outliving(self, layer))
+
+    def _made(
+        self, name: str, given: Tensor | None, want: str = "x=(B, T, D)"
+    ) -> dict[str, Tensor]:
+        """What the method ``name`` makes of x, q or k; nothing where it is not overridden."""
+        if not _overrides(self, name):
+            return {}
+        if given is None:
+            missing = f"{name[-1]}=(B, heads, T, d)" if "_of_" in name else want
+            raise SoftmapError(
+                f"{type(self).__name__} computes tensors from the layer's input: "
+                f"expected {missing}, found None"
+            )
+        return getattr(self, name)(given)  # type: ignore[no-any-return]
 
     def floored(self, name: str) -> Tensor:
         """The parameter ``name``, at least as large as :attr:`floors` says.
@@ -185,31 +257,43 @@ class Edit(nn.Module):
         """
         return {}
 
-    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+    def tensors_of_q(self, q: Tensor) -> dict[str, Tensor]:
+        """More query tensors, (B, T, ...), from q (B, H, T, d) as it enters the products."""
+        return {}
+
+    def tensors_of_k(self, k: Tensor) -> dict[str, Tensor]:
+        """More key tensors, (B, S, ...), from k (B, G, S, d) as it enters the products."""
+        return {}
+
+    def edit(self, m: Tensor, band: Any, t: dict[str, Tensor]) -> Tensor:
         """The edit itself: ``m`` (B, H, R, C) in, (B, H', R, C) out, plain differentiable torch.
 
-        Scores arrive unmasked (use ``band.zero``), weights arrive with exact zeros where masked.
-        An output edit gets ``m`` = (B, H, T, d) and only query and layer tensors.
+        Scores arrive unmasked (use ``band.zero``), weights arrive with exact zeros where masked. A
+        normaliser gets scores that are -inf where masked, and returns weights; a row of -inf alone
+        arrives as zeros, and what is returned for it does not count.
+        ``band`` is a :class:`Band`. An output edit gets ``m`` = (B, H, T, d), :class:`Rows` for the
+        band, and only query and layer tensors.
         ``t`` holds the layer tensors, and the query and key tensors cut to the band: (B, R, ...)
         and (B, C, ...). Maps are float32 or wider whatever the model's dtype.
         """
         raise NotImplementedError
 
     # Closed forms, optional: "I need no map".
-    def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor | None:
-        """Scores edit as a change of q (B, H, T, d) alone, or None where there is no such form."""
-        return None
+    def fold_query(self, q: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Scores edit as a change of q (B, H, T, d) alone; only called where it is overridden."""
+        raise NotImplementedError
+
+    def fold_softmax(self, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Normaliser as the softmax times one number a row and map, (B, H, T), of ``rows.lse``;
+        only called where it is overridden."""
+        raise NotImplementedError
 
     folds_output: bool = False
 
-    def fold_output(
-        self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]
-    ) -> Tensor:
+    def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
         """Weights edit as a change of the plain output; only called when ``folds_output``.
 
-        o: (B, H, T, d) plain attention of each map entering the edit. v: (B, H, T, d) each
-        map's own value at the query's token; None in cross-attention. mean: (B, H, T, d) mean of
-        the visible values.
+        o: (B, H, T, d) plain attention of each map entering the edit.
         """
         raise NotImplementedError
 
@@ -279,10 +363,36 @@ def at_least(p: Tensor, floor: float) -> Tensor:
     return _AtLeast.apply(p, floor)  # type: ignore[no-any-return]
 
 
-def needs_input(edit: Edit, of: str = "both") -> bool:
-    """Whether the edit declares tensors of tokens: of queries, of keys, or ``both``."""
-    kinds = ("query", "key") if of == "both" else (of,)
-    return any(_declares(edit, f"{kind}_tensors") for kind in kinds)
+def needs_input(edit: Edit) -> bool:
+    """Whether the edit makes per-token tensors of x."""
+    return _overrides(edit, "query_tensors") or _overrides(edit, "key_tensors")
+
+
+def keeps_keys(edit: Edit) -> bool:
+    """Whether the edit has tensors of keys, which a cache keeps."""
+    return _overrides(edit, "key_tensors") or _overrides(edit, "tensors_of_k")
+
+
+def _overrides(edit: Edit, name: str) -> bool:
+    return getattr(type(edit), name) is not getattr(Edit, name)
+
+
+def _joined(edit: Edit, one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[str, Tensor]:
+    for name in one.keys() & two.keys():
+        raise SoftmapError(
+            f"{type(edit).__name__} has two tensors named {name!r}: expected a name of its own for "
+            "each"
+        )
+    return one | two
+
+
+def check_one_normaliser(edits: Iterable[Edit]) -> None:
+    """Raise ``ValueError`` for two edits that would both stand in place of the softmax."""
+    names = [type(e).__name__ for _, e in chain(edits, "normaliser")]
+    if len(names) > 1:
+        raise SoftmapError(
+            f"{names[0]} and {names[1]} both stand in place of the softmax: expected one normaliser"
+        )
 
 
 def check_declared(edit: Edit) -> None:
@@ -303,11 +413,14 @@ def check_declared(edit: Edit) -> None:
 
 # What is read of the edits of some stages only.
 _READ_IN = {
-    "key_tensors": ("scores", "weights"),
+    "key_tensors": ("scores", "normaliser", "weights"),
+    "tensors_of_k": ("scores", "normaliser", "weights"),
     "pad": ("scores", "weights"),  # weights beyond the diagonal are zeros without it
     "heads_out": ("weights",),
     "fold_query": ("scores",),
+    "fold_softmax": ("normaliser",),
     "folds_output": ("weights",),
+    "needs_lse": ("output",),
 }
 
 

@@ -107,7 +107,7 @@ def test_sinusoidal() -> None:
 def test_positions_do_not_count_padding() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 0]])
     got = Positions.of(4, mask, mask.device)
-    assert got.cols.tolist() == [[-1, -1, 0, 1], [0, 1, 2, 2]]
+    assert got.cols.tolist() == [[0, 0, 0, 1], [0, 1, 2, 2]]
     assert got.last(2).cols.tolist() == [[0, 1], [2, 2]]
     whole = Positions.of(3, torch.ones(2, 3).bool(), mask.device)
     assert whole.valid is None and whole.cols.tolist() == [[0, 1, 2]]
@@ -119,5 +119,5 @@ def test_positions_start_again_with_each_document() -> None:
     assert got.cols.tolist() == [[0, 1, 2, 0, 1]] and got.valid is None
     mask = torch.tensor([[0, 1, 1, 0, 1], [1, 1, 0, 1, 1]])
     got = Positions.of(5, mask, mask.device, documents)
-    assert got.cols.tolist() == [[-1, 0, 1, -1, 0], [0, 1, 1, 0, 1]]
+    assert got.cols.tolist() == [[0, 0, 1, 0, 0], [0, 1, 1, 0, 1]]
     assert got.starts is not None and got.starts.tolist() == [[0, 0, 0, 3, 3]]

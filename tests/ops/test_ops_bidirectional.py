@@ -157,11 +157,11 @@ def test_each_side_has_its_input() -> None:
     """x is the queries' tokens, key_x the keys'; as the edits' tensors of each."""
     edits, (q, k, v), (x, y) = made("dcmha"), qkv(7, 5), drawn((2, 7, 16), (2, 5, 16))
     got = softmap.attention(q, k, v, edits, x=x, key_x=y, causal=False)
-    tensors = [e(x)._replace(key=e(y).key) for e in edits]
+    tensors = [e(x, of="query")._replace(key=e(y, of="key").key) for e in edits]
     assert torch.equal(got, softmap.attention(q, k, v, edits, tensors=tensors, causal=False))
     m = attention_map(q, k, edits, x=x, key_x=y, causal=False)
     torch.testing.assert_close(m @ v, got)
-    assert not edits[0](x, "query").key and not edits[0](x, "key").query
+    assert not edits[0](x, of="query").key and not edits[0](x, of="key").query
 
 
 def test_closed_forms_and_native_where_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,6 +265,21 @@ def test_key_x_needs_cross_attention() -> None:
         softmap.attention(q, k, v, key_x=X)
     with pytest.raises(SoftmapError, match="Kerple is defined for self-attention alone"):
         softmap.attention(q, k, v, made("kerple"), key_x=X, causal=False)
+
+
+def test_a_row_of_cross_attention_has_no_value_of_its_own() -> None:
+    class Own(softmap.Edit):
+        stage = "output"
+
+        def edit(self, m: Tensor, band: Any, t: dict[str, Tensor]) -> Tensor:
+            return m - band.value
+
+    q, k, v = qkv(7, 5)
+    with pytest.raises(SoftmapError, match=r'no value of its own: .* defined_for = "self", found'):
+        softmap.attention(q, k, v, [Own()], causal=False)
+    q, k, v = qkv(7, 7)
+    want = F.scaled_dot_product_attention(q, k, v) - v
+    torch.testing.assert_close(softmap.attention(q, k, v, [Own()], causal=False), want)
 
 
 def test_a_halo_is_of_causal_rows() -> None:

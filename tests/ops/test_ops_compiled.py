@@ -16,7 +16,8 @@ from softmap.testing.compare import assert_same
 from softmap.testing.layouts import Layout, evaluate
 from softmap.variants import Place, build, load, names
 
-EDITED = [n for n in names() if load(n).parts.scores or load(n).parts.weights]
+PARTS = {n: load(n).parts for n in names()}
+EDITED = [n for n, p in PARTS.items() if p.scores or p.normaliser or p.weights]
 
 
 @pytest.fixture

@@ -138,7 +138,7 @@ class WrongFold(Scores):
     def edit(self, m, band, t):
         return m * t["w"][:, None, None]
 
-    def fold_output(self, o, v, mean, t):
+    def fold_output(self, o, rows, t):
         return o * t["w"][:, None, None] * 1.01
 
 

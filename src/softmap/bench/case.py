@@ -17,7 +17,8 @@ from softmap.fields import Checked, Range
 from softmap.maps import Edit, Tensors
 from softmap.nn import Attention
 from softmap.ops import make_call
-from softmap.ops.call import Call, apply_output
+from softmap.ops.call import Call
+from softmap.ops.output import run_whole
 from softmap.variants import build, load
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -130,7 +131,7 @@ class Problem:
 def run_backend(backend: ModuleType, call: Call) -> Tensor:
     """As ``softmap.attention`` runs it: without autocast, with the output edits."""
     with torch.autocast(call.q.device.type, enabled=False):
-        return apply_output(backend.run(call), call, backend)
+        return run_whole(backend, call)
 
 
 @torch.no_grad()

@@ -14,7 +14,8 @@ from torch import Tensor
 from softmap.bench.candidates import Runner
 from softmap.bench.case import DTYPES, Case, Problem
 from softmap.ops import reference
-from softmap.ops.call import Call, apply_output
+from softmap.ops.call import Call
+from softmap.ops.output import apply_output
 from softmap.ops.precision import FEW, GRADIENT, OUTPUT
 from softmap.ops.yardstick import ZERO, eager
 

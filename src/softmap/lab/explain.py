@@ -37,7 +37,7 @@ def backends(
         x = torch.zeros(batch, context, model.hidden_size)
         q, k, v = attention.project(x, Positions.of(context, None, x.device))
         edits: list[Any] = list(attention.edits)
-        tensors = [edit(x) for edit in edits]
+        tensors = [edit(x, q, k) for edit in edits]
         call = ops.make_call(q, k, v, edits, tensors=tensors, window=attention.window)
     return ops.explain(call)
 

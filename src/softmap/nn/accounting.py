@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from softmap.errors import SoftmapError
-from softmap.maps import Edit
+from softmap.maps import STAGES, Edit
 from softmap.nn.attention import Attention
 from softmap.nn.config import ModelConfig
 from softmap.nn.decoder import Decoder
@@ -66,7 +66,7 @@ def flops_per_token(config: Any, context: int) -> int:
 def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Counted]:
     """Of each edit, where it stands in the layer."""
     h = attention.heads
-    maps = dict.fromkeys(("scores", "weights"), h.maps) | {"output": h.outputs}
+    maps = dict.fromkeys(STAGES, h.maps) | {"output": h.outputs}
     for edit in edits:
         place = Place(maps[edit.stage], attention.head_dim, attention.value_dim, dim)
         yield operations(edit, place)
@@ -96,7 +96,8 @@ def elements_per_token(attention: Attention, dim: int) -> int:
     """Numbers that the cache of one layer keeps for each token."""
     h = attention.heads
     x = torch.empty(1, 1, dim, device="meta")
-    declared = [e(x).key for e in attention.edits]  # type: ignore[arg-type]
+    q, k = (torch.empty(1, n, 1, attention.head_dim, device="meta") for n in (h.maps, h.keys))
+    declared = [e(x, q, k).key for e in attention.edits]
     extra = sum(t.numel() for group in declared for t in group.values())
     return h.keys * attention.head_dim + h.values * attention.value_dim + extra
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from softmap.backbone import Backbone, check_size
 from softmap.errors import SoftmapError
 from softmap.fields import check
-from softmap.maps import Edit, Tensors, check_defined, compute_dtype
+from softmap.maps import Edit, Tensors, check_defined, compute_dtype, keeps_keys
 from softmap.nn.cache import ONE_DOCUMENT, LayerCache
 from softmap.nn.context import Context, check_context, check_layer, check_none
 from softmap.nn.layers import RMSNorm, make_projection, narrowed
@@ -142,7 +142,8 @@ class Attention(nn.Module):
         if not self.causal:
             why = "is of rows that see no later token: expected None with causal=False"
             check_none(why, cache=cache, share=positions.share)
-        tokens = Tokens(*self.project(x, positions), [e(x) for e in self._edits])
+        q, k, v = self.project(x, positions)
+        tokens = Tokens(q, k, v, [e(x, q, k) for e in self._edits])
         if positions.share is not None:
             return self._projected(self._shared(positions.share, tokens, positions))
         tokens, at, rows, running = self._held(tokens, positions, cache)
@@ -187,7 +188,7 @@ class Attention(nn.Module):
             mask = positions.mask
         at = Positions.of(context.shape[1], mask, context.device)
         k, v = self._keys(context, positions)
-        key = [e(context, "key").key for e in self._edits]
+        key = [e(context, k=k, of="key").key for e in self._edits]
         if at.padding != "among":
             return Context(k, v, key, at.valid, None, positions is not None)
         order = at.order(k.shape[2])
@@ -201,7 +202,8 @@ class Attention(nn.Module):
         """The rows of x over the keys of the context, (B, H', T, d')."""
         q = self._queries(x, positions if context.rotated else None)
         tensors = [
-            e(x, "query")._replace(key=key) for e, key in zip(self._edits, context.key, strict=True)
+            e(x, q, of="query")._replace(key=key)
+            for e, key in zip(self._edits, context.key, strict=True)
         ]
         where: Any = {"key_mask": context.mask, "tensors": tensors, "causal": False}
         if record is not None and record.wants_maps:
@@ -266,7 +268,7 @@ class Attention(nn.Module):
     def takes_prefix(self) -> bool:
         """Whether keys and values alone are all that its cache would hold of a token."""
         cache, h = self.new_cache(), self.heads
-        own = any(type(e).key_tensors is not Edit.key_tensors for e in self._edits)
+        own = any(map(keeps_keys, self._edits))
         return (
             cache.keeps_all and not own and h.keys == h.values and self.head_dim == self.value_dim
         )

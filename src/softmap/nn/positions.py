@@ -24,10 +24,10 @@ class Positions:
     """Positions of all S tokens so far; the last T are being processed.
 
     cols: (b, S) positions, b = 1 where the batch has no padding. valid: (B, S) True at real
-    tokens, or None. A padded token's position is that of the real token before it, -1 at the left;
-    where no row has to be told of the padding, it goes on counting. starts: (b, S) place of the
-    first token of each token's document, where documents are packed; positions then count from
-    there.
+    tokens, or None. A padded token's position is that of the real token before it, 0 at the left
+    (an edit may look it up, or take its logarithm); where no row has to be told of the padding, it
+    goes on counting. starts: (b, S) place of the first token of each token's document, where
+    documents are packed; positions then count from there.
 
     Edits read neighbours by place (a convolution, a window, earlier rows), so real tokens have to
     be neighbours. padding: where it lies in each document, ``"none"``, ``"left"`` (before the real
@@ -170,12 +170,12 @@ def _padding(valid: Tensor, starts: Tensor | None, cached: bool) -> str:
 
 
 def _counted(valid: Tensor, starts: Tensor | None) -> Tensor:
-    """(B, S) the real tokens before and at each place of its document, less one."""
+    """(B, S) the real tokens before and at each place of its document, less one; at least 0."""
     count = valid.long().cumsum(1)
     if starts is not None:
         starts = starts.expand_as(count)
         count = count - (count - valid.long()).gather(1, starts)
-    return count - 1
+    return (count - 1).clamp(min=0)
 
 
 def _check_mask(mask: Any, total: int) -> None:

@@ -25,11 +25,12 @@ from softmap.ops import (
     reference,
     triton,
 )
-from softmap.ops.call import Call, apply_output, band_of, exact
+from softmap.ops.call import Call, band_of, exact
 from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import ends_of, recorded, starts_of
 from softmap.ops.heads import Heads
 from softmap.ops.options import Options, check_names
+from softmap.ops.output import lse_call, run_whole
 
 LONGEST = 1 << 30  # no sequence is longer; a window fits 32 bits
 # In order of preference; ``auto`` takes the first that does not refuse.
@@ -56,6 +57,8 @@ def attention(
 
         o = edits_out( edits_w( softmax( edits_s(q k^T * scale) + mask ) ) v )
 
+    or with a normaliser, one edit in place of the softmax.
+
     q: (B, H, T, d). k: (B, G, S, d). v: (B, G', S, d'), S >= T: the last T keys are the tokens of
     the queries (S > T when decoding with a cache). ``causal=False``: every row sees every key, of
     its own sequence (S = T) or of another. Positions (RoPE) are already applied.
@@ -66,7 +69,8 @@ def attention(
     options: :class:`softmap.ops.Options`: causal, x, key_x, tensors, window, scale, key_mask,
     documents, rows, cols, running.
 
-    Returns (B, H', T, d'), H' = heads left by the edits. Rows of padding tokens are undefined.
+    Returns (B, H', T, d'), H' = heads left by the edits. A row that sees no key (padding at the
+    left) is zeros as output edits get it, whatever the backend.
     Derivatives of every order, and torch.func and vmap, go by the reference, whatever ``impl`` (one
     named is refused under torch.func). On a CPU outside of compilers, NaN and infinity reach only
     the rows that see them, which are NaN; a row of -inf alone is zeros.
@@ -77,7 +81,7 @@ def attention(
     call = make_call(q, k, v, edits, **options)
     with exact(q.device):
         name = choose(call, impl)
-        o = apply_output(_run(call, name), call, BACKENDS[name])
+        o = _run(call, name)
         if finite.suspect(o, call):
             o = finite.isolated(_in_bands, call)
         elif name == "reference":
@@ -87,13 +91,14 @@ def attention(
 
 def _in_bands(call: Call) -> Tensor:
     """By plain torch, in bands."""
-    return apply_output(chunked.run(call, plain=True), call)
+    return run_whole(chunked, call, plain=True)
 
 
 def _run(call: Call, impl: str) -> Tensor:
-    """By the backend of that name; running out of memory says what would take less."""
+    """By the backend of that name, with the output edits; running out of memory says what would
+    take less."""
     try:
-        return BACKENDS[impl].run(call)  # type: ignore[no-any-return]
+        return run_whole(BACKENDS[impl], call)
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
             raise
@@ -155,7 +160,7 @@ def make_call(
     if (scale := options.get("scale")) is not None:
         checks.check_scale(scale)
         scale = float(scale) if isinstance(scale, int) else scale
-    B, T, S = q.shape[0], q.shape[2], k.shape[2]
+    B, S = q.shape[0], k.shape[2]
     if (valid := options.get("key_mask")) is not None:
         checks.check_mask(valid, B, S, q.device)
         valid = valid.bool()
@@ -169,7 +174,7 @@ def make_call(
         checks.check_running(running, B, v.shape[1], v.shape[3], q.device)
     if starts is not None:
         checks.check_packed(edits, running)
-    tensors = _tensors(edits, kind, B, T, S, q.device, options)
+    tensors = _tensors(edits, kind, q, k, options)
     rows, cols = _positions(q, S, kind, valid, starts, options)
     ends = None if causal or starts is None else ends_of(starts)
     return Call(
@@ -178,34 +183,28 @@ def make_call(
     )  # fmt: skip
 
 
-def _tensors(
-    edits: list[Edit], kind: str, B: int, T: int, S: int, device: torch.device, options: Options
-) -> list[Tensors]:
-    """The edits' tensors: given, or made of x and cut to the queries."""
+def _tensors(edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: Options) -> list[Tensors]:
+    """The edits' tensors: given, or made of x, q and k."""
+    B, T, S = q.shape[0], q.shape[2], k.shape[2]
     given, x = options.get("tensors"), options.get("x")
     if given is None and kind == "cross":
-        given = _of_two(edits, B, T, S, device, options)
+        given = _of_two(edits, q, k, options)
     elif given is None:
         if x is not None:
-            checks.check_x(x, B, S, device)
-        given = [checks.own_tensors(e, x) for e in edits]
-        if S != T:
-            given = [t._replace(query={n: a[:, S - T :] for n, a in t.query.items()})
-                     for t in given]  # fmt: skip
-    return checks.check_tensors(edits, given, B, T, S, device)
+            checks.check_x(x, B, S, q.device)
+        given = [checks.own_tensors(e, x, q, k) for e in edits]
+    return checks.check_tensors(edits, given, B, T, S, q.device)
 
 
-def _of_two(
-    edits: list[Edit], B: int, T: int, S: int, device: torch.device, options: Options
-) -> list[Tensors]:
+def _of_two(edits: list[Edit], q: Tensor, k: Tensor, options: Options) -> list[Tensors]:
     """The edits' tensors in cross-attention: of queries from x, of keys from key_x."""
     x, key_x = options.get("x"), options.get("key_x")
     if x is not None:
-        checks.check_x(x, B, T, device, of="queries")
+        checks.check_x(x, q.shape[0], q.shape[2], q.device, of="queries")
     if key_x is not None:
-        checks.check_x(key_x, B, S, device, "key_x")
-    made = [checks.own_tensors(e, x, "query") for e in edits]
-    keys = [checks.own_tensors(e, key_x, "key").key for e in edits]
+        checks.check_x(key_x, k.shape[0], k.shape[2], k.device, "key_x")
+    made = [checks.own_tensors(e, x, q, None, "query") for e in edits]
+    keys = [checks.own_tensors(e, key_x, None, k, "key").key for e in edits]
     return [t._replace(key=key) for t, key in zip(made, keys, strict=True)]
 
 
@@ -256,7 +255,12 @@ def _refusal(name: str, call: Call) -> str | None:
     why = None if name == "reference" else transformed()
     if name in ("chunked", "compiled") and recorded():
         why = "its loop over bands has no open length, as torch.export and torch.jit.trace want it"
-    return why or BACKENDS[name].refuses(call)  # type: ignore[no-any-return]
+    backend = BACKENDS[name]
+    why = why or backend.refuses(call)
+    if why is None and call.needs_lse and not hasattr(backend, "run_with_lse"):
+        why = backend.refuses(lse_call(call))  # which takes it as an attention of its own
+        why = why and f"an output edit needs the rows' log-sum-exp: {why}"
+    return why
 
 
 def _passed_over(name: str, call: Call) -> str | None:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
-from softmap.maps import Band, Edit, Tensors, chain, compute_dtype, make_band
+from softmap.maps import Band, Edit, Rows, Tensors, chain, compute_dtype, make_band
 from softmap.ops.documents import can_look
-from softmap.ops.heads import Heads, combine, scores
+from softmap.ops.heads import Heads, combine, per_map, scores
 from softmap.ops.memory import is_out_of_memory
 
 
@@ -120,6 +119,36 @@ class Call:
         if self.ends is not None:
             last = torch.minimum(last, self.ends)
         return first.expand(shape), last.expand(shape)
+
+    @property
+    def count(self) -> Tensor:
+        """(B, T) how many keys each query sees."""
+        first, last = self.reach
+        if self.valid is None:
+            return last - first
+        seen = torch.nn.functional.pad(self.valid.long().cumsum(1), (1, 0))
+        return seen.gather(1, last) - seen.gather(1, first)
+
+    @property
+    def needs_lse(self) -> bool:
+        """Whether an output edit reads the log-sum-exp of its rows."""
+        return any(e.needs_lse for e in self.edits)
+
+    def rows_for(self, maps: int, lse: Tensor | None = None, mean: Tensor | None = None) -> Rows:
+        """What an edit of ``maps`` maps may read that has no map to look at."""
+        return Rows(
+            self.rows, lambda: self.count, lambda: per_map(self.own_values, maps), lse, mean
+        )
+
+    @property
+    def own_values(self) -> Tensor:
+        """(B, G', T, d') of the queries' own tokens. Raises ``ValueError`` where they have none."""
+        if not self.own_keys:
+            raise SoftmapError(
+                "a row of cross-attention has no value of its own: expected an edit that reads it "
+                'to say defined_for = "self", found "cross"'
+            )
+        return self.v[:, :, self.offset :]
 
     @cached_property
     def _earliest(self) -> list[int] | None:
@@ -316,27 +345,36 @@ def edited_map(
     s = edited_scores(call, tensors, s.to(compute_dtype(s)), place)
     if not hidden:
         s = s + place.hidden(s.dtype) if add else torch.where(place.shown, s, -torch.inf)
-    w = softmax(s, open_rows=any(e.stage == "scores" for e in call.edits) or not add)
-    # A row that sees no key (left padding) is all zeros, not NaN.
-    w = place.band().zero(w) if call.valid is not None else w
+    w = _weights(call, tensors, s, place, add)
     for n, edit in chain(call.edits, "weights"):
         w = applied(edit, edit.edit, w, place.band(), bag(tensors[n]))
         w = w if edit.keeps_zeros else place.band().zero(w)
     return w[:, :, lead:] if lead else w
 
 
+def _weights(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place, add: bool) -> Tensor:
+    """The softmax of masked scores, or what stands in its place; rows that see nothing are zero."""
+    for n, edit in chain(call.edits, "normaliser"):
+        nothing = s.amax(-1, keepdim=True) == -torch.inf
+        s = torch.where(nothing, 0.0, s)
+        w = place.band().zero(applied(edit, edit.edit, s, place.band(), bag(tensors[n])))
+        return torch.where(nothing, 0.0, w)
+    w = softmax(s, open_rows=any(e.stage == "scores" for e in call.edits) or not add)
+    return place.band().zero(w) if call.valid is not None else w
+
+
 def applied(
     edit: Edit,
     form: Callable[..., Tensor],
     m: Tensor,
-    band: Band | None,
+    where: Band | Rows,
     t: dict[str, Tensor],
 ) -> Tensor:
     """The map (or output) by one ``form`` of the edit. Raises ``ValueError`` in one line for what
     the edit raises, and for a result that is no map of the shape that it declares."""
     name = f"{type(edit).__name__}.{getattr(form, '__name__', 'edit')}"
     try:
-        out = form(m, band, t)
+        out = form(m, where, t)
     except Exception as error:
         # Those of a tracer, of a helper of ours, and of memory say more by themselves.
         if _speaks(error):
@@ -348,16 +386,6 @@ def applied(
         found = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise SoftmapError(f"{name} must return a tensor {tuple(shape)}, found {found}")
     return out
-
-
-def apply_output(o: Tensor, call: Call, backend: ModuleType | None = None) -> Tensor:
-    """The output edits, in order, by the backend's own kernels (``output``) where it has them."""
-    own = getattr(backend, "output", None)
-    for n, edit in chain(call.edits, "output"):
-        t = bag(call.tensors[n]._replace(key={}))
-        done = None if own is None else own(edit, o, t)
-        o = applied(edit, edit.edit, o, None, t) if done is None else done
-    return o
 
 
 def _speaks(error: Exception) -> bool:

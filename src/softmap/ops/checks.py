@@ -11,7 +11,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from softmap.errors import SoftmapError, nearest, reason, shown
-from softmap.maps import STAGES, Edit, Tensors, chain, check_declared, check_names
+from softmap.maps import (
+    STAGES,
+    Edit,
+    Tensors,
+    chain,
+    check_declared,
+    check_names,
+    check_one_normaliser,
+)
 from softmap.ops.documents import INTEGERS, can_look
 
 _INTEGERS = (torch.bool, *INTEGERS)
@@ -72,6 +80,7 @@ def as_edits(edits: Any) -> list[Edit]:
             what = "the class " if isinstance(edit, type) else ""
             raise SoftmapError(f"edits must be Edit modules, found {what}{found} among them")
         check_declared(edit)
+    check_one_normaliser(made)
     return made
 
 
@@ -189,10 +198,12 @@ def check_packed(edits: Sequence[Edit], running: Any) -> None:
             )
 
 
-def own_tensors(edit: Edit, x: Tensor | None, of: str = "both") -> Tensors:
-    """What the edit makes of x; what it raises, in one line."""
+def own_tensors(
+    edit: Edit, x: Tensor | None, q: Tensor | None, k: Tensor | None, of: str = "both"
+) -> Tensors:
+    """What the edit makes of x, q and k; what it raises, in one line."""
     try:
-        return edit(x, of) if of != "both" else edit(x)
+        return edit(x, q, k, of)  # type: ignore[no-any-return]
     except SoftmapError:
         raise
     except (RuntimeError, TypeError, ValueError) as error:

@@ -22,8 +22,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from softmap.errors import SoftmapError, reason
-from softmap.maps import Edit, make_band, needs_input
+from softmap.maps import Edit, Rows, Tensors, make_band
 from softmap.ops.call import bag, pad_keys
+from softmap.ops.folded import has_form
 
 SIDE = 8  #: rows, and keys, of the smaller band; a multiple of what edits group tokens by
 MOVES = {
@@ -120,11 +121,7 @@ def _filled(edit: Edit) -> Edit:
 
 
 def _counted(edit: Edit, place: Place, device: torch.device) -> Counted:
-    def made(tokens: int) -> float:
-        x = torch.ones(1, tokens, place.dim, device=device)
-        return _total(lambda: (edit.query_tensors(x), edit.key_tensors(x)))
-
-    token = _slope(made) if needs_input(edit) else 0.0
+    token = _slope(lambda tokens: _total(lambda: _tensors(edit, place, tokens, device)))
     closed = _closed(edit, place, device)
     if closed is not None:
         return Counted(0.0, token + _slope(closed))
@@ -153,26 +150,35 @@ def _mixed(cost: Callable[[int, int], float]) -> float:
     return (cost(m, m) - cost(m, n) - cost(n, m) + cost(n, n)) / n**2
 
 
+def _tensors(
+    edit: Edit, place: Place, tokens: int, device: torch.device, batch: int = 1
+) -> Tensors:
+    """All that the edit hands out for so many tokens."""
+    x = torch.ones(batch, tokens, place.dim, device=device)
+    q = torch.ones(batch, place.maps, tokens, place.head_dim, device=device)
+    return edit(x, q, q)  # type: ignore[no-any-return]
+
+
 def _closed(edit: Edit, place: Place, device: torch.device) -> Callable[[int], float] | None:
     """What an output edit, or a closed form, costs by tokens; None where the edit has none."""
-
-    def tensors(tokens: int) -> dict[str, Tensor]:
-        x = torch.ones(1, tokens, place.dim, device=device)
-        return bag(edit(x)._replace(key={}))
 
     def wide(tokens: int, width: int) -> Tensor:
         return torch.ones(1, place.maps, tokens, width, device=device)
 
     def closed(tokens: int) -> float:
-        t, o = tensors(tokens), wide(tokens, place.value_dim)
+        t = bag(_tensors(edit, place, tokens, device)._replace(key={}))
+        o = wide(tokens, place.value_dim)
+        at = torch.arange(tokens, device=device)[None]
+        rows = Rows(at, lambda: at + 1, lambda: o, o[..., 0], o if edit.needs_mean else None)
         if edit.stage == "output":
-            return _total(lambda: edit.edit(o, None, t))  # type: ignore[arg-type]
+            return _total(lambda: edit.edit(o, rows, t))  # type: ignore[arg-type]
+        if edit.stage == "normaliser":
+            return _total(lambda: o * edit.fold_softmax(rows, t)[..., None])
         if edit.folds_output:
-            return _total(lambda: edit.fold_output(o, o, o if edit.needs_mean else None, t))
-        return _total(lambda: edit.fold_query(wide(tokens, place.head_dim), t))
+            return _total(lambda: edit.fold_output(o, rows, t))
+        return _total(lambda: edit.fold_query(wide(tokens, place.head_dim), rows, t))
 
-    folds = type(edit).fold_query is not Edit.fold_query
-    return closed if edit.stage == "output" or edit.folds_output or folds else None
+    return closed if has_form(edit) else None
 
 
 def _edit_of_a_band(
@@ -184,8 +190,7 @@ def _edit_of_a_band(
     cols = torch.arange(keys + pad, device=device)
     at = torch.arange(keys, keys + rows + halo, device=device)
     band = make_band(at[None], cols[None], at, cols, None, None)
-    x = torch.ones(batch, max(rows + halo, keys), place.dim, device=device)
-    t = edit(x) if needs_input(edit) else edit()
+    t = _tensors(edit, place, max(rows + halo, keys), device, batch)
     query = {n: a[:, : rows + halo] for n, a in t.query.items()}
     key = {n: a[:, :keys] for n, a in t.key.items()}
     given = bag(pad_keys(t._replace(query=query, key=key), pad))

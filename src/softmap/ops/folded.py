@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from softmap.maps import Edit, chain, compute_dtype
+from softmap.ops import flash
 from softmap.ops.call import Call, Span, applied, bag, band_of
 from softmap.ops.heads import per_map
 
@@ -24,69 +25,107 @@ MASKED_ROWS = 512
 def refuses(call: Call) -> str | None:
     """Why the chain has no closed form, or None."""
     for edit in call.edits:
-        name = type(edit).__name__
-        if edit.stage == "scores" and type(edit).fold_query is Edit.fold_query:
-            return f"{name} edits the scores and has no closed form"
-        if edit.stage == "weights" and not edit.folds_output:
-            return f"{name} edits the weights and has no closed form"
-    return None
+        if not has_form(edit):
+            return f"{type(edit).__name__} {_DOES[edit.stage]} and has no closed form"
+    return flash.refuses(call.q) if needs_lse(call) else None
+
+
+_DOES = {
+    "scores": "edits the scores",
+    "normaliser": "stands in place of the softmax",
+    "weights": "edits the weights",
+}
+
+
+def has_form(edit: Edit) -> bool:
+    """Whether the edit can do without a map."""
+    form = {"scores": "fold_query", "normaliser": "fold_softmax"}.get(edit.stage)
+    if form is not None:
+        return getattr(type(edit), form) is not getattr(Edit, form)
+    return edit.stage == "output" or edit.folds_output
+
+
+def needs_lse(call: Call) -> bool:
+    """Whether the log-sum-exp of the rows is wanted beside their output."""
+    return call.needs_lse or bool(chain(call.edits, "normaliser"))
 
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') by SDPA and the edits' closed forms."""
-    return finish(call, plain(call))
+    return _run(call, needs_lse(call))[0]
 
 
-def finish(call: Call, o: Tensor) -> Tensor:
-    """The weights edits' closed forms on the plain output (B, H, T, d') of each map."""
-    edits = chain(call.edits, "weights")
-    if not edits:
-        return o
-    o = o.to(compute_dtype(o))
-    own = call.v[:, :, call.offset :].to(o.dtype) if call.own_keys else None
-    mean = _mean(call, o.dtype) if any(e.needs_mean for _, e in edits) else None
-    for n, edit in edits:
-        v, m = (None if t is None else per_map(t, o.shape[1]) for t in (own, mean))
-        form = partial(_fold_output, edit, v, m)
-        o = applied(edit, form, o, None, bag(call.tensors[n]))
-    return o.to(call.v.dtype)
+def run_with_lse(call: Call) -> tuple[Tensor, Tensor | None]:
+    """The same, and the log-sum-exp (B, H, T) of each map's rows."""
+    return _run(call, True)
 
 
-def _fold_query(edit: Edit, q: Tensor, band: None, t: dict[str, Tensor]) -> Any:
-    return edit.fold_query(q, t)
-
-
-def _fold_output(
-    edit: Edit, v: Tensor | None, mean: Tensor | None, o: Tensor, band: None, t: dict[str, Tensor]
-) -> Tensor:
-    return edit.fold_output(o, v, mean, t)  # type: ignore[arg-type]  # v: see Edit.fold_output
+def _run(call: Call, wants_lse: bool) -> tuple[Tensor, Tensor | None]:
+    q = scaled_query(call, chain(call.edits, "scores"))
+    o, lse = _plain(call, q, wants_lse)
+    return finish(call, o, lse), lse
 
 
 def plain(call: Call) -> Tensor:
-    """Attention of every map (B, H, T, d') by SDPA, the queries edited, no weights edit applied."""
-    q, heads = call.q, call.heads
-    for n, edit in chain(call.edits, "scores"):
-        q = applied(edit, partial(_fold_query, edit), q, None, bag(call.tensors[n]))
-    q = q.to(call.q.dtype)
+    """Attention of every map (B, H, T, d'): the queries edited, no edit of the weights applied."""
+    return _plain(call, scaled_query(call, chain(call.edits, "scores")), False)[0]
+
+
+def scaled_query(call: Call, edits: list[tuple[int, Edit]]) -> Tensor:
+    """q after the closed forms of these scores edits, each with its place in the call."""
+    q, rows = call.q, call.rows_for(call.heads.maps)
+    for n, edit in edits:
+        q = applied(edit, edit.fold_query, q, rows, bag(call.tensors[n]))
+    return q.to(call.q.dtype)
+
+
+def finish(call: Call, o: Tensor, lse: Tensor | None = None) -> Tensor:
+    """The closed forms of normaliser and weights edits on the plain output (B, H, T, d') of each
+    map, ``lse`` (B, H, T) the log-sum-exp of its rows."""
+    normaliser, edits = chain(call.edits, "normaliser"), chain(call.edits, "weights")
+    if not normaliser and not edits:
+        return o
+    o = o.to(compute_dtype(o))
+    for n, edit in normaliser:
+        t = bag(call.tensors[n])
+        o = o * edit.fold_softmax(call.rows_for(o.shape[1], lse), t)[..., None].to(o.dtype)
+    mean = _mean(call, o.dtype) if any(e.needs_mean for _, e in edits) else None
+    for n, edit in edits:
+        m = None if mean is None else per_map(mean, o.shape[1])
+        rows = call.rows_for(o.shape[1], lse, m)
+        o = applied(edit, edit.fold_output, o, rows, bag(call.tensors[n]))
+    return o.to(call.v.dtype)
+
+
+def _plain(call: Call, q: Tensor, wants_lse: bool) -> tuple[Tensor, Tensor | None]:
+    """Plain attention of every map: (B, H, T, d'), and the log-sum-exp of its rows (B, H, T)."""
+    heads = call.heads
     q = q if heads.by_key is None else q[:, heads.by_key]
     width = max(q.shape[-1], call.v.shape[-1])
-    q, k, v = (_widened(t, width) for t in (q, call.k, call.v))
+    width = flash.width(width) if wants_lse else width
+    k, v = call.k, call.v
+    # A GPU's kernel (cuDNN's) takes values of another width, and longer queries would cost.
+    if wants_lse or not q.is_cuda:
+        q, k, v = (_widened(t, width) for t in (q, k, v))
     v = per_map(v, heads.keys)
-    o = _attend(call, q, k, v)[..., : call.v.shape[-1]]
-    return o if heads.from_key is None else o[:, heads.from_key]
+    o, lse = _attend(call, q, k, v, wants_lse)
+    o = o[..., : call.v.shape[-1]]
+    if heads.from_key is None:
+        return o, lse
+    return o[:, heads.from_key], None if lse is None else lse[:, heads.from_key]
 
 
 def _widened(t: Tensor, width: int) -> Tensor:
-    """A CPU's fast kernel wants one width for queries, keys and values: zeros change nothing. A
-    GPU's (cuDNN's) take two, and longer queries would cost."""
-    missing = 0 if t.is_cuda else width - t.shape[-1]
+    """A CPU's fast kernel wants one width for queries, keys and values: zeros change nothing."""
+    missing = width - t.shape[-1]
     return F.pad(t, (0, missing)) if missing else t  # F.pad by nothing is a copy
 
 
-def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    gqa = q.shape[1] != k.shape[1]
+def _attend(
+    call: Call, q: Tensor, k: Tensor, v: Tensor, wants_lse: bool
+) -> tuple[Tensor, Tensor | None]:
     plain = call.valid is None and call.window is None and call.starts is None
-    form = partial(F.scaled_dot_product_attention, scale=call.scale, enable_gqa=gqa)
+    form = partial(flash.attend if wants_lse else _sdpa, scale=call.scale)
     if plain and not call.causal:
         return form(q, k, v)
     # In this order, and each with a constant: then it holds for any length, traced once.
@@ -97,13 +136,16 @@ def _attend(call: Call, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     parts = []
     for span in _spans(call):
         keys = slice(span.first, span.last)
-        visible = band_of(call, span._replace(lead=0)).visible
-        open_rows = ~visible.any(-1, keepdim=True)
-        mask = _bias(visible | open_rows, q.dtype)
+        mask = _bias(call, span, q.dtype)
         own = q[:, :, span.start : span.stop]
-        o = form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask)
-        parts.append(o if call.valid is None else o.masked_fill(open_rows, 0))
-    return torch.cat(parts, 2)
+        parts.append(form(own, k[:, :, keys], v[:, :, keys], attn_mask=mask))
+    o = torch.cat([o for o, _ in parts], 2)
+    return o, torch.cat([lse for _, lse in parts if lse is not None], 2) if wants_lse else None
+
+
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, None]:
+    gqa = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, enable_gqa=gqa, **options), None
 
 
 def _spans(call: Call) -> list[Span]:
@@ -111,18 +153,20 @@ def _spans(call: Call) -> list[Span]:
     return call.spans(call.queries if torch.compiler.is_exporting() else MASKED_ROWS)
 
 
-def _bias(shown: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask. A row that sees nothing is shown all, and its result zero: -inf alone would
-    give NaN, which would spread through the gradients."""
-    bias = torch.zeros(shown.shape, dtype=dtype, device=shown.device)
-    return bias.masked_fill(~shown, float("-inf"))
+def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
+    """Additive mask of a band. A row that sees nothing gets no -inf: its output is to be zero, and
+    a NaN there would spread through the gradients."""
+    visible = band_of(call, span._replace(lead=0)).visible
+    open_rows = ~visible.any(-1, keepdim=True)
+    bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return bias.masked_fill(~(visible | open_rows), float("-inf"))
 
 
 def _mean(call: Call, dtype: torch.dtype) -> Tensor:
     """(B, G', T, d') mean of the values that each row sees."""
     unbroken = call.window is None and call.starts is None and call.causal
     if unbroken and (call.queries == call.keys or call.running is not None):
-        return _running_mean(call, call.v[:, :, call.offset :].to(dtype))
+        return _running_mean(call, call.own_values.to(dtype))
     parts = []
     for span in _spans(call):
         visible = band_of(call, span._replace(lead=0)).visible.to(dtype)

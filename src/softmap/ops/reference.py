@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from softmap.ops import memory
-from softmap.ops.call import Call, apply_output, cut, run_span
+from softmap.ops.call import Call
+from softmap.ops.output import apply_output, dense
 
 
 def refuses(call: Call) -> str | None:
@@ -20,10 +21,7 @@ def map_bytes(call: Call) -> int:
 
 def run(call: Call, *, weights: bool = False) -> Tensor:
     """Attention (B, H', T, d'), or with ``weights`` the edited map (B, H', T, S) itself."""
-    span = call.span(0, call.queries)._replace(first=0)
-    kinds, flat = call.flatten()
-    parts = [cut(t, kind, span) for kind, t in zip(kinds, flat, strict=True)]
-    return run_span(call, span, parts, weights=weights)
+    return dense(call, weights=weights)
 
 
 def whole(call: Call) -> Tensor:

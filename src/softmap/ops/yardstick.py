@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from softmap.maps import Edit, chain
+from softmap.maps import Band, Edit, chain
 from softmap.ops import reference
-from softmap.ops.call import Call, apply_output, bag, band_of, pad_keys
+from softmap.ops.call import Call, bag, band_of, pad_keys
 from softmap.ops.heads import combine, scores
+from softmap.ops.output import apply_output
 from softmap.ops.precision import Draw, Errors
 
 # The norm of a smaller truth is zero but for rounding (a bias of all scores of a row, which the
@@ -118,12 +119,19 @@ def eager(call: Call) -> Tensor:
     for n, edit in chain(call.edits, "scores"):
         s = edit.edit(s, wide, bag(pad_keys(call.tensors[n], extra))).to(call.q.dtype)
     band = band_of(call, span)
-    m = s[..., : call.keys].masked_fill(~band.visible, -torch.inf).softmax(-1)
+    m = s[..., : call.keys].masked_fill(~band.visible, -torch.inf)
+    m = _normalised(m, call, band)
     if call.valid is not None:  # a row that sees nothing
         m = band.zero(m)
     for n, edit in chain(call.edits, "weights"):
         m = band.zero(edit.edit(m, band, bag(call.tensors[n]))).to(call.q.dtype)
     return combine(m, call.v, call.heads)
+
+
+def _normalised(m: Tensor, call: Call, band: Band) -> Tensor:
+    for n, edit in chain(call.edits, "normaliser"):
+        return band.zero(edit.edit(m, band, bag(call.tensors[n]))).to(call.q.dtype)
+    return m.softmax(-1)
 
 
 @contextmanager

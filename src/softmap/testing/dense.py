@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmap.maps import Band, Edit, Tensors, chain
+from softmap.maps import Band, Edit, Rows, Tensors, chain
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
 
@@ -17,19 +17,25 @@ def dense(layer: Attention, x: Tensor, y: Tensor | None = None) -> Tensor:
     if y is not None:  # without positions
         q, (k, v) = layer._queries(x, None), layer._keys(y, None)
     edits: list[Edit] = list(layer.edits)  # type: ignore[arg-type]
-    tensors = [e(x) if y is None else e(x)._replace(key=e(y).key) for e in edits]
+    tensors = [
+        e(x, q, of="query")._replace(key=e(x if y is None else y, k=k, of="key").key) for e in edits
+    ]
     band = _band(q.shape[2], k.shape[2], layer.window)
     hidden = ~band.visible
     m = _scores(layer, q, k)
     for n, edit in chain(edits, "scores"):
         m = edit.edit(m, band, _bag(tensors[n]))
-    m = m.masked_fill(hidden, -torch.inf).softmax(-1)
+    m = m.masked_fill(hidden, -torch.inf)
+    lse, normaliser = m.logsumexp(-1), chain(edits, "normaliser")
+    for n, edit in normaliser:
+        m = edit.edit(m, band, _bag(tensors[n])).masked_fill(hidden, 0.0)
+    m = m if normaliser else m.softmax(-1)
     for n, edit in chain(edits, "weights"):
         m = edit.edit(m, band, _bag(tensors[n])).masked_fill(hidden, 0.0)
-    o = m @ v.repeat_interleave(layer.heads.outputs // layer.heads.values, 1)
+    v = v.repeat_interleave(layer.heads.outputs // layer.heads.values, 1)
+    o, rows = m @ v, Rows(band.rows, lambda: band.count[:, 0, :, 0], lambda: v, lse)
     for n, edit in chain(edits, "output"):
-        t = tensors[n]._replace(key={})
-        o = edit.edit(o, None, _bag(t))  # type: ignore[arg-type]
+        o = edit.edit(o, rows, _bag(tensors[n]._replace(key={})))
     return layer.o_proj(o.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from softmap.maps import Band, Edit, Tensors, chain
+from softmap.maps import Band, Edit, Rows, Tensors, chain
 from softmap.nn import Attention
+from softmap.nn.positions import Positions
 from softmap.ops.call import Call, band_of, pad_keys
 from softmap.ops.heads import combine, scores
 from softmap.testing.compare import HEADS, MAP, assert_same, difference
@@ -36,8 +37,9 @@ def pure_edits(subject: Subject) -> None:
 def of_one_token(layer: Attention, x: Tensor) -> None:
     """Query and key tensors of a token among others, x (B, T, D), are those of the token alone."""
     sides = ("among others it is", "alone")
+    q, k, _ = layer.project(x, Positions.of(x.shape[1], None, x.device))
     for edit in layer.edits:
-        for what, among, alone in by_token(edit, x):  # type: ignore[arg-type]
+        for what, among, alone in by_token(edit, x, q, k):  # type: ignore[arg-type]
             axes = ("sequence", "token", *["index"] * (among.ndim - 2))
             assert_same(among, alone, what, sides=sides, axes=axes)
 
@@ -45,7 +47,7 @@ def of_one_token(layer: Attention, x: Tensor) -> None:
 class _Probe:
     """One edit, and the map, band and tensors that it is given in a call."""
 
-    def __init__(self, edit: Edit, m: Tensor, band: Band | None, given: Tensors) -> None:
+    def __init__(self, edit: Edit, m: Tensor, band: Band | Rows, given: Tensors) -> None:
         self.edit, self.m, self.band = edit, m, band
         # Copies: a layer's tensor may be the parameter itself.
         self.given = Tensors(*({n: x.detach().clone() for n, x in g.items()} for g in given))
@@ -173,7 +175,7 @@ class _Probe:
 
     def _told(self, now: Tensor, before: Tensor) -> str:
         """Both numbers and where they stand, among those that are used."""
-        if self.band is None:
+        if isinstance(self.band, Rows):
             return _told(now, before, HEADS)
         used = torch.ones(now.shape[-2:], dtype=torch.bool).tril()
         return _told(now.where(used, 0.0), before.where(used, 0.0))
@@ -181,7 +183,8 @@ class _Probe:
     def _seen(self, out: Tensor) -> Tensor:
         """What is used of an edited map: the cells where a row may look."""
         rows, columns = out.shape[-2:]
-        return out[..., torch.ones(rows, columns).tril().bool()] if self.band is not None else out
+        whole = isinstance(self.band, Rows)
+        return out if whole else out[..., torch.ones(rows, columns).tril().bool()]
 
 
 def _probes(call: Call) -> Iterator[_Probe]:
@@ -192,13 +195,20 @@ def _probes(call: Call) -> Iterator[_Probe]:
     for n, edit in chain(call.edits, "scores"):
         yield (probe := _Probe(edit, m, wide, pad_keys(call.tensors[n], call.pad)))
         m = probe.out
-    m = m[..., : call.keys].masked_fill(~band.visible, -torch.inf).softmax(-1)
+    m = m[..., : call.keys].masked_fill(~band.visible, -torch.inf)
+    lse = m.logsumexp(-1)
+    normaliser = chain(call.edits, "normaliser")
+    for n, edit in normaliser:
+        yield (probe := _Probe(edit, m, band, call.tensors[n]))
+        m = band.zero(probe.out)
+    m = m if normaliser else m.softmax(-1)
     for n, edit in chain(call.edits, "weights"):
         yield (probe := _Probe(edit, m, band, call.tensors[n]))
         m = band.zero(probe.out)
     o = combine(m, call.v, call.heads)
     for n, edit in chain(call.edits, "output"):
-        yield (probe := _Probe(edit, o, None, call.tensors[n]._replace(key={})))
+        rows = call.rows_for(o.shape[1], lse)
+        yield (probe := _Probe(edit, o, rows, call.tensors[n]._replace(key={})))
         o = probe.out
 
 

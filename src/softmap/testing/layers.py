@@ -10,8 +10,8 @@ from torch.autograd.gradcheck import GradcheckError
 from torch.func import functional_call
 
 from softmap.errors import one_line
-from softmap.maps import chain
 from softmap.ops.heads import combine
+from softmap.ops.output import apply_output
 from softmap.testing.compare import MAP, ROWS, assert_same, difference
 from softmap.testing.layouts import evaluate, layouts
 from softmap.testing.subject import Subject, bands, call_of
@@ -111,10 +111,7 @@ def map_is_what_is_used(subject: Subject) -> Note:
             f"{difference(masked, torch.zeros_like(masked), ('found', 'expected'), MAP)}"
         )
         call = call_of(layer, x, window)
-        o = combine(shown, call.v, layer.heads)
-        for n, edit in chain(layer.edits, "output"):
-            t = call.tensors[n]
-            o = edit.edit(o, None, {**t.layer, **t.query})  # type: ignore[arg-type]
+        o = apply_output(combine(shown, call.v, layer.heads), call)
         used = layer.o_proj(o.transpose(1, 2).flatten(2))
         sides = ("the map times the values", "the layer's output")
         assert_same(used, layer(x), f"the map shown (window {window})", sides=sides, axes=ROWS)

@@ -105,10 +105,10 @@ def forward(layer: Attention, x: Tensor, layout: Layout) -> Tensor:
         return layer(x, key_mask=layout.mask(), documents=layout.documents())
     first, documents = layout.tokens - layout.queries, layout.documents()
     q, k, v = layer.project(x, Positions.of(layout.tokens, None, x.device, documents))
-    tensors = [e(x) for e in layer.edits]  # type: ignore[arg-type]
-    tensors = [t._replace(query={n: a[:, first:] for n, a in t.query.items()}) for t in tensors]
+    q = q[:, :, first:]
+    tensors = [e(x, q, k) for e in layer.edits]
     o = attention(
-        q[:, :, first:], k, v, list(layer.edits), tensors=tensors,  # type: ignore[arg-type]
+        q, k, v, list(layer.edits), tensors=tensors,  # type: ignore[arg-type]
         window=layout.window, documents=documents, impl=layer.impl,
     )  # fmt: skip
     return layer.o_proj(o.transpose(1, 2).flatten(2))

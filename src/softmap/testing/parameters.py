@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from softmap.errors import reason
 from softmap.maps import Edit
+from softmap.nn.positions import Positions
 from softmap.testing.compare import ROWS, assert_equal
 from softmap.testing.subject import Subject
 
@@ -23,8 +24,10 @@ def parameters(subject: Subject) -> Note:
     (offloading loads them then and no longer), and have a gradient wherever they are."""
     _have_an_axis(subject)
     _are_read_when_called(subject)
-    for edit in subject.layer().edits:
-        _come_back(edit, subject.input(2, 16))  # type: ignore[arg-type]
+    layer, x = subject.layer(), subject.input(2, 16)
+    q, k, _ = layer.project(x, Positions.of(16, None, x.device))
+    for edit in layer.edits:
+        _come_back(edit, (x, q.detach(), k.detach()))  # type: ignore[arg-type]
     return None
 
 
@@ -67,13 +70,13 @@ def _offload(module: nn.Module) -> None:
     module.register_forward_hook(unload)
 
 
-def _come_back(edit: Edit, x: Tensor) -> None:
+def _come_back(edit: Edit, given: tuple[Tensor, Tensor, Tensor]) -> None:
     for name, p in edit.named_parameters():
-        used, start = _gradients(edit, p, x), p.detach().clone()
+        used, start = _gradients(edit, p, given), p.detach().clone()
         for value in FAR:
             with torch.no_grad():
                 p.fill_(value)
-            lost = used & ~_gradients(edit, p, x)
+            lost = used & ~_gradients(edit, p, given)
             with torch.no_grad():
                 p.copy_(start)
             assert not lost.any(), (
@@ -82,9 +85,9 @@ def _come_back(edit: Edit, x: Tensor) -> None:
             )
 
 
-def _gradients(edit: Edit, p: Tensor, x: Tensor) -> Tensor:
+def _gradients(edit: Edit, p: Tensor, given: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     """Where p has a gradient from the tensors handed out, for one of two opposite losses."""
-    made = [t for group in edit(x) for t in group.values() if t.requires_grad]
+    made = [t for group in edit(*given) for t in group.values() if t.requires_grad]
     found = torch.zeros_like(p, dtype=torch.bool)
     for sign in (1.0, -1.0):
         up = [sign * torch.linspace(-1, 1.1, t.numel()).view_as(t).to(t.dtype) for t in made]

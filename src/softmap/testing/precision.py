@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from softmap.ops import chunked, precision
-from softmap.ops.call import Call, apply_output
+from softmap.ops.call import Call
+from softmap.ops.output import apply_output
 from softmap.ops.precision import FEW, GRADIENT, OUTPUT
 from softmap.ops.yardstick import ZERO, eager, errors, poisoned
 from softmap.testing.layers import Note

@@ -102,7 +102,7 @@ def call_of(layer: Attention, x: Tensor, window: int | None = None) -> Call:
     """The call of ``softmap.attention`` that the layer makes for x."""
     q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device))
     edits: list[Any] = list(layer.edits)
-    tensors: list[Tensors] = [e(x) for e in edits]
+    tensors: list[Tensors] = [e(x, q, k) for e in edits]
     return make_call(q, k, v, edits, tensors=tensors, window=window, causal=layer.causal)
 
 

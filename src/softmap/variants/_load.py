@@ -157,5 +157,11 @@ def _merge(parts: list[Parts], names: list[str]) -> Parts:
                     f"{backbone[key]!r} and {value!r}"
                 )
             backbone[key], owner[key] = value, name
+    normal = [name for part, name in zip(parts, names, strict=True) for _ in part.normaliser]
+    if len(normal) > 1:
+        raise SoftmapError(
+            f"{normal[0]!r} and {normal[1]!r} cannot be combined: each puts a normaliser in place "
+            "of the softmax"
+        )
     edits = {s: [e for p in parts for e in getattr(p, s)] for s in STAGES}
     return Parts(**edits, backbone=backbone)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from softmap.errors import SoftmapError, nearest, shown
 from softmap.fields import check
-from softmap.maps import Edit, check_declared
+from softmap.maps import STAGES, Edit, check_declared, check_one_normaliser
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,11 @@ Builder = Callable[[Place], Edit]
 class Parts:
     """Edits by stage, each a function of its :class:`Place`, and backbone fields by name.
 
-    Raises ``ValueError`` for another field.
+    normaliser: at most one, in place of the softmax. Raises ``ValueError`` for another field.
     """
 
     scores: Sequence[Builder] = ()
+    normaliser: Sequence[Builder] = ()
     weights: Sequence[Builder] = ()
     output: Sequence[Builder] = ()
     backbone: Mapping[str, Any] = field(default_factory=dict)
@@ -109,7 +110,7 @@ def build(
     """
     edits: list[Edit] = []
     maps = heads
-    for stage in ("scores", "weights", "output"):
+    for stage in STAGES:
         value_dim = width // maps if stage == "output" else head_dim
         for builder in getattr(parts, stage):
             edit = _made(builder, Place(maps, dim, head_dim, value_dim, layer, depth))
@@ -122,6 +123,7 @@ def build(
             if stage == "weights":
                 maps = _maps_left(edit, maps)
             edits.append(edit)
+    check_one_normaliser(edits)
     return edits
 
 

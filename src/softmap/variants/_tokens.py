@@ -19,29 +19,38 @@ READS = (
 )
 
 
-def check_tokens(edits: Iterable[Any], dim: int) -> None:
+def check_tokens(edits: Iterable[Any], dim: int, maps: int, keys: int, head_dim: int) -> None:
     """Raise ``ValueError`` where a query or key tensor of an edit reads more than its own token.
 
-    Copies are asked, in float64 and with parameters off their start, for tokens of width ``dim``.
+    Copies are asked, in float64 and with parameters off their start, for tokens x of width ``dim``,
+    with ``maps`` queries and ``keys`` keys of width ``head_dim``.
     """
     draw = torch.Generator().manual_seed(0)
-    x = torch.randn(2, TOKENS, dim, dtype=torch.float64, device="cpu", generator=draw)
+    shapes = ((2, TOKENS, dim), (2, maps, TOKENS, head_dim), (2, keys, TOKENS, head_dim))
+    given = [
+        torch.randn(*shape, dtype=torch.float64, device="cpu", generator=draw) for shape in shapes
+    ]
     for edit in edits:
         probe = copy.deepcopy(edit).to("cpu", torch.float64)
-        for what, among, alone in _compared(_moved(probe, draw), x):
+        for what, among, alone in _compared(_moved(probe, draw), *given):
             if not torch.allclose(among.double(), alone.double(), rtol=1e-9, atol=1e-9):
                 raise SoftmapError(what)
 
 
 @torch.no_grad()
-def by_token(edit: Edit, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+def by_token(edit: Edit, x: Tensor, q: Tensor, k: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Of each query and key tensor: what is wrong if they differ, the tensor (B, T, ...) for x
-    (B, T, D), and what the edit gives when it is called with one token of one sequence at a time.
+    (B, T, D), q (B, H, T, d) and k (B, G, T, d), and what the edit gives when it is called with one
+    token of one sequence at a time.
 
     Tensors of another shape than they must have are left out: a call says so.
     """
-    among, (B, T) = edit(x), x.shape[:2]
-    each = [edit(x[b : b + 1, t : t + 1]) for b in range(B) for t in range(T)]
+    among, (B, T) = edit(x, q, k), x.shape[:2]
+    each = [
+        edit(x[b : b + 1, t : t + 1], *(a[b : b + 1, :, t : t + 1] for a in (q, k)))
+        for b in range(B)
+        for t in range(T)
+    ]
     for kind in ("query", "key"):
         for name, tensor in getattr(among, kind).items():
             alone = [getattr(tensors, kind)[name] for tensors in each]
@@ -51,9 +60,9 @@ def by_token(edit: Edit, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
                 yield what, tensor.expand(B, T, *rest), torch.cat(alone).reshape(B, T, *rest)
 
 
-def _compared(edit: Edit, x: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
+def _compared(edit: Edit, x: Tensor, q: Tensor, k: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
     try:
-        yield from by_token(edit, x)
+        yield from by_token(edit, x, q, k)
     except Exception as error:  # a user's own class
         raise SoftmapError(
             f"{type(edit).__name__}: cannot compute its tensors of tokens: {reason(error)}"

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from softmap.maps import Band, Edit
+from softmap.maps import Band, Edit, Rows
 from softmap.variants._parts import Parts, Place, variant
 
 
@@ -32,35 +32,36 @@ class Temperature(Edit):
         nn.init.zeros_(self.log_temperature)
         return True
 
-    def fold_query(self, q: Tensor, t: dict[str, Tensor]) -> Tensor:
+    def fold_query(self, q: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
         return (q * t["tau"][:, None, None]).to(q.dtype)
 
 
 class Gate(Edit):
-    """o' = sigmoid(x_i W)_h o: one gate per head and token, from the layer's input.
+    """o' = sigmoid(x_i W) o: a gate per head and token, or per channel, from the layer's input.
 
-    gain: o' = (1 - g_h (1 - sigmoid(x_i W)_h)) o, a trained gain g_h, 0 at init.
+    gain: o' = (1 - g_h (1 - sigmoid(x_i W))) o, a trained gain g_h, 0 at init.
     """
 
     stage = "output"
 
-    def __init__(self, place: Place, gain: bool = False) -> None:
+    def __init__(self, place: Place, gain: bool = False, channels: bool = False) -> None:
         super().__init__()
         self.maps = place.heads
-        self.gate = nn.Linear(place.dim, place.heads, bias=False)
+        width = place.value_dim if channels else 1
+        self.gate = nn.Linear(place.dim, place.heads * width, bias=False)
         self.gain = nn.Parameter(torch.zeros(place.heads)) if gain else None
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        gate = torch.sigmoid(self.gate(x))
-        return {"gate": gate if self.gain is None else 1 + self.gain * (gate - 1)}
+        gate = torch.sigmoid(self.gate(x)).unflatten(-1, (self.maps, -1))  # (B, T, H, 1 or d')
+        return {"gate": gate if self.gain is None else 1 + self.gain[:, None] * (gate - 1)}
 
     def start_as_identity(self) -> bool:
         if self.gain is not None:
             nn.init.zeros_(self.gain)
         return self.gain is not None
 
-    def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        return m * t["gate"].transpose(1, 2)[..., None].to(m.dtype)
+    def edit(self, m: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        return m * t["gate"].transpose(1, 2).to(m.dtype)
 
 
 @variant("temperature", "Learnable temperature")
@@ -79,11 +80,12 @@ def temperature() -> Parts:
     source="https://arxiv.org/abs/2505.06708",
     graft={"gain": True},
 )
-def gated(*, gain: bool = False) -> Parts:
-    """A sigmoid gate per head and token on the attention output, computed from the layer's input.
+def gated(*, gain: bool = False, channels: bool = False) -> Parts:
+    """A sigmoid gate on the attention output, computed from the layer's input.
 
-        o'[h,i] = sigmoid(x_i w_h) o[h,i]
+        o'[h,i] = sigmoid(x_i W[h]) o[h,i],   W[h]: D to 1, or to d' with channels
 
-    gain: (1 - g_h (1 - sigmoid(x_i w_h))) instead, g_h trained from 0: open at the start.
+    channels: a gate for each channel of a head (D H d' parameters), not one for all of them (D H).
+    gain: (1 - g_h (1 - sigmoid(x_i W[h]))) instead, g_h trained from 0: open at the start.
     """
-    return Parts(output=[partial(Gate, gain=gain)])
+    return Parts(output=[partial(Gate, gain=gain, channels=channels)])

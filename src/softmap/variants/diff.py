@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from softmap.errors import SoftmapError
 from softmap.fields import Range
-from softmap.maps import Band, Edit
+from softmap.maps import Band, Edit, Rows
 from softmap.variants._parts import Parts, Place, variant
 
 
@@ -61,9 +61,7 @@ class Difference(Edit):
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return subtract(m, t["lambda"])
 
-    def fold_output(
-        self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]
-    ) -> Tensor:
+    def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
         return subtract(o, t["lambda"])
 
 

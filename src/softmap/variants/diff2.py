@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from softmap.maps import Band, Edit
+from softmap.maps import Band, Edit, Rows
 from softmap.variants._parts import Parts, Place, variant
 from softmap.variants.diff import halves, subtract
 
@@ -44,9 +44,7 @@ class TokenDifference(Edit):
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         return subtract(m, t["lambda"].transpose(1, 2)[..., None].to(m.dtype))
 
-    def fold_output(
-        self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]
-    ) -> Tensor:
+    def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
         return subtract(o, t["lambda"].transpose(1, 2)[..., None].to(o.dtype))
 
 

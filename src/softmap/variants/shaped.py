@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from softmap.maps import Band, Edit
+from softmap.maps import Band, Edit, Rows
 from softmap.variants._parts import Parts, Place, variant
 
 PAPER, SOURCE = "arXiv 2311.01906", "https://arxiv.org/abs/2311.01906"
@@ -52,13 +52,11 @@ class Shaped(Edit):
             out = out - t["gamma"] * visible / visible.sum(-1, keepdim=True).clamp(min=1)
         return out
 
-    def fold_output(
-        self, o: Tensor, v: Tensor, mean: Tensor | None, t: dict[str, Tensor]
-    ) -> Tensor:
+    def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
         t = {n: x.to(o.dtype)[:, None, None] for n, x in t.items()}
-        out = t["alpha"] * v + t["beta"] * o
-        if mean is not None and "gamma" in t:
-            out = out - t["gamma"] * mean
+        out = t["alpha"] * rows.value + t["beta"] * o
+        if rows.mean is not None and "gamma" in t:
+            out = out - t["gamma"] * rows.mean
         return out
 
     def start_as_identity(self) -> bool:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from softmap.bench.candidates._base import Candidate, Leaves, Runner
 from softmap.bench.case import Problem
-from softmap.ops.call import apply_output, run_span
+from softmap.ops.call import run_span
+from softmap.ops.output import apply_output
 
 
 class DenseCompiled(Candidate):

@@ -15,7 +15,8 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from softmap.bench.candidates._base import Candidate, Leaves, Runner
 from softmap.bench.case import Problem
 from softmap.maps import Edit
-from softmap.ops.call import Call, apply_output, bag
+from softmap.ops.call import Call, bag
+from softmap.ops.output import apply_output
 from softmap.variants.biases import Alibi, Kerple
 from softmap.variants.diff import Difference
 from softmap.variants.diff2 import TokenDifference

@@ -50,7 +50,8 @@ def _made(
     )  # fmt: skip
     _check_kept(n, old, attention)
     if own.names_code(entry["variant"]) and not attention.o_proj.weight.is_meta:
-        own.check_tokens(attention.edits, attention.dim)
+        heads = attention.heads
+        own.check_tokens(attention.edits, attention.dim, heads.maps, heads.keys, attention.head_dim)
     return SwappedAttention(attention, n).train(old.training), fresh
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from softmap.maps import Edit, chain
 from softmap.ops.call import Call
-from softmap.ops.native import build, limits, plain
+from softmap.ops.folded import finish, scaled_query
+from softmap.ops.native import build, limits, operator, plain
 
 
 def refuses(call: Call) -> str | None:
@@ -25,7 +26,7 @@ def refuses(call: Call) -> str | None:
 
 def skipped(call: Call) -> str | None:
     """Why ``auto`` passes it over although it could run the call, or None."""
-    return None if limits.edits_of(call) else plain.skipped(call)
+    return None if limits.kernel_edits(call) or limits.formless(call) else plain.skipped(call)
 
 
 def _only_shaped(call: Call) -> bool:
@@ -37,17 +38,32 @@ def _only_shaped(call: Call) -> bool:
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d'); exact, with every gradient of the reference."""
+    return _run(call)[0]
+
+
+def run_with_lse(call: Call) -> tuple[Tensor, Tensor]:
+    """The same, and the log-sum-exp (B, H, T) of each map's rows."""
+    o, statistics = _run(call)
+    return o, operator.log_sum_exp(statistics)
+
+
+def _run(call: Call) -> tuple[Tensor, Tensor]:
+    """Attention, and two numbers for each row of scores (B, H, T, 2)."""
     build.ready()
     limits.insist(call)
-    first, last = visible_range(call)
+    q, (first, last) = scaled_query(call, limits.folded_edits(call)), visible_range(call)
+    if chain(call.edits, "normaliser"):
+        o, statistics = _attend(call, q, ("scores",), first, last)
+        return finish(call, o, operator.log_sum_exp(statistics)), statistics
     if not _only_shaped(call):
-        return _attend(call, ("scores", "weights"), first, last)
-    o = _attend(call, ("scores",), first, last)
+        return _attend(call, q, ("scores", "weights"), first, last)
+    o, statistics = _attend(call, q, ("scores",), first, last)
     t = call.tensors[chain(call.edits, "weights")[0][0]].layer
     gamma = t.get("gamma", o.new_empty(0))
-    return torch.ops.softmap_native.shaped_forward(  # type: ignore[no-any-return]
+    o = torch.ops.softmap_native.shaped_forward(
         o, call.v, t["alpha"], t["beta"], gamma, first, last
     )
+    return o, statistics
 
 
 def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
@@ -59,21 +75,22 @@ def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
     return torch.ops.softmap_native.rms_norm(o, weight, norm.eps)[0]  # type: ignore[no-any-return]
 
 
-def _attend(call: Call, stages: tuple[str, ...], first: Tensor, last: Tensor) -> Tensor:
+def _attend(
+    call: Call, q: Tensor, stages: tuple[str, ...], first: Tensor, last: Tensor
+) -> tuple[Tensor, Tensor]:
     plan: list[str] = []
     tensors: list[Tensor] = []
-    for stage in stages:
-        for n, edit in chain(call.edits, stage):
+    for n, edit in limits.kernel_edits(call):
+        if edit.stage in stages:
             group = call.tensors[n]
             named = {**group.layer, **_whole(group.query, call), **_whole(group.key, call)}
-            plan.append(f"{stage} {edit.kernel} {','.join(named)}")
+            plan.append(f"{edit.stage} {edit.kernel} {','.join(named)}")
             tensors += named.values()
     positions = call.rows.long().expand(call.batch, -1)
-    out, _ = torch.ops.softmap_native.forward(
-        call.q, call.k, call.v, tensors, "; ".join(plan), call.heads.key_of_map, call.scale,
+    return torch.ops.softmap_native.forward(  # type: ignore[no-any-return]
+        q, call.k, call.v, tensors, "; ".join(plan), call.heads.key_of_map, call.scale,
         first, last, positions,
     )  # fmt: skip
-    return out  # type: ignore[no-any-return]
 
 
 def _whole(group: dict[str, Tensor], call: Call) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import takewhile
 
 import torch
 from torch import Tensor
 
 from softmap.maps import Edit, chain
 from softmap.ops.call import Call
+from softmap.ops.folded import has_form
 from softmap.ops.native import shapes
 
 KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
@@ -21,9 +23,17 @@ MAX_RANK = 4  # of compose
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
-def edits_of(call: Call) -> list[Edit]:
-    """Those of the map."""
-    return [e for stage in ("scores", "weights") for _, e in chain(call.edits, stage)]
+def folded_edits(call: Call) -> list[tuple[int, Edit]]:
+    """The scores edits that stand before all kernels and are a change of the query."""
+    folds = lambda at: at[1].kernel is None and has_form(at[1])  # noqa: E731
+    return list(takewhile(folds, chain(call.edits, "scores")))
+
+
+def kernel_edits(call: Call) -> list[tuple[int, Edit]]:
+    """Those of the map that kernels have to run. Weights edits after a normaliser have to follow
+    the output by their closed forms."""
+    scores = chain(call.edits, "scores")[len(folded_edits(call)) :]
+    return scores if chain(call.edits, "normaliser") else scores + chain(call.edits, "weights")
 
 
 def unsupported(call: Call) -> str | None:
@@ -32,7 +42,7 @@ def unsupported(call: Call) -> str | None:
         return f"it runs on the CPU, found tensors on {call.q.device}"
     if call.q.dtype not in _DTYPES:
         return f"it takes float16, bfloat16, float32 and float64, found {call.q.dtype}"
-    for edit in edits_of(call):
+    for _, edit in kernel_edits(call):
         if edit.kernel not in KERNELS:
             return f"{type(edit).__name__} has no native kernel"
         if edit.stage == "scores" and edit.kernel in ("shaped", "subtract_pairs"):
@@ -41,19 +51,30 @@ def unsupported(call: Call) -> str | None:
             return f"{type(edit).__name__} has native kernels up to rank {MAX_RANK}"
         if edit.kernel in CAUSAL and not call.causal:
             return f"{type(edit).__name__} has a native kernel for causal attention alone"
-    return _misshapen(call)
+    return formless(call) or _misshapen(call)
+
+
+def formless(call: Call) -> str | None:
+    """What keeps a normaliser, or what follows it, from being a change of the output, or None."""
+    for _, edit in chain(call.edits, "normaliser"):
+        if not has_form(edit):
+            return f"{type(edit).__name__} stands in place of the softmax and has no native kernel"
+        for _, after in chain(call.edits, "weights"):
+            if not has_form(after):
+                needs = f"no closed form, which it needs after {type(edit).__name__}"
+                return f"{type(after).__name__} has {needs}"
+    return None
 
 
 def _misshapen(call: Call) -> str | None:
     if torch.compiler.is_compiling():  # of layers, whose edits make their own
         return None
     maps = call.heads.maps
-    for stage in ("scores", "weights"):
-        for n, edit in chain(call.edits, stage):
-            why = shapes.wrong(str(edit.kernel), call.tensors[n], maps)
-            if why is not None:
-                return f"{type(edit).__name__}: {why}"
-            maps = edit.heads_out(maps) if stage == "weights" else maps
+    for n, edit in kernel_edits(call):
+        why = shapes.wrong(str(edit.kernel), call.tensors[n], maps)
+        if why is not None:
+            return f"{type(edit).__name__}: {why}"
+        maps = edit.heads_out(maps) if edit.stage == "weights" else maps
     return None
 
 
@@ -84,7 +105,7 @@ def conditions(call: Call) -> Iterator[tuple[Tensor, str]]:
 
 
 def _by_distance(call: Call) -> bool:
-    return any((e.kernel or "").split("+")[-1] in BY_DISTANCE for e in edits_of(call))
+    return any((e.kernel or "").split("+")[-1] in BY_DISTANCE for _, e in kernel_edits(call))
 
 
 def _counted(call: Call) -> Tensor:

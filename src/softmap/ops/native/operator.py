@@ -39,14 +39,18 @@ def register() -> None:
 
 
 def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -> Any:
-    heads = q.shape[1] >> plan.count(" subtract_pairs ")
-    B, _, T, _ = q.shape
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return v.new_empty(B, heads, T, v.shape[3]), q.new_empty(B, q.shape[1], T, 2, dtype=wide)
+    return v.new_empty(_output_shape(q, v, plan)), q.new_empty(*q.shape[:3], 2, dtype=wide)
+
+
+def _output_shape(q: Any, v: Any, plan: str) -> tuple[Any, ...]:
+    """(B, H', T, d')."""
+    B, H, T, _ = q.shape
+    return B, H >> plan.count(" subtract_pairs "), T, v.shape[3]
 
 
 def _fake_backward(
-    grad: Any, statistics: Any, q: Any, k: Any, v: Any, tensors: Any, *rest: Any
+    grad: Any, lse_grad: Any, statistics: Any, q: Any, k: Any, v: Any, tensors: Any, *rest: Any
 ) -> Any:
     return [t.new_empty(t.shape) for t in (q, k, v, *tensors)]
 
@@ -54,18 +58,28 @@ def _fake_backward(
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, tensors, *ctx.rest, first, last, positions = inputs
     ctx.set_materialize_grads(False)
-    ctx.mark_non_differentiable(output[1])
     ctx.count = len(tensors)
     ctx.save_for_backward(q, k, v, *tensors, first, last, positions, output[1])
 
 
-def _backward(ctx: Any, grad: Tensor | None, _: Tensor) -> tuple[Any, ...]:
-    if grad is None:
+def log_sum_exp(statistics: Tensor) -> Tensor:
+    """(B, H, T) of each row, 0 where it sees nothing, from the operator's statistics (B, H, T, 2).
+
+    Its gradient goes to the first of the two, which the operator takes for that of the sum.
+    """
+    inverse = statistics[..., 1].detach()
+    return torch.where(inverse > 0, statistics[..., 0] - inverse.log(), 0.0)
+
+
+def _backward(ctx: Any, grad: Tensor | None, of_statistics: Tensor | None) -> tuple[Any, ...]:
+    if grad is None and of_statistics is None:
         return None, None, None, [None] * ctx.count, *([None] * (len(ctx.rest) + 3))
     q, k, v, *others = ctx.saved_tensors
     tensors, (first, last, positions, statistics) = others[: ctx.count], others[ctx.count :]
+    grad = v.new_zeros(_output_shape(q, v, ctx.rest[0])) if grad is None else grad
+    lse_grad = None if of_statistics is None else of_statistics[..., 0]
     dq, dk, dv, *rest = torch.ops.softmap_native.backward(
-        grad, statistics, q, k, v, tensors, *ctx.rest, first, last, positions
+        grad, lse_grad, statistics, q, k, v, tensors, *ctx.rest, first, last, positions
     )
     return dq, dk, dv, rest, *([None] * len(ctx.rest)), None, None, None
 

@@ -18,8 +18,9 @@ from torch import Tensor
 from softmap.errors import reason
 from softmap.maps import Tensors
 from softmap.ops import precision, yardstick
-from softmap.ops.call import Call, apply_output
+from softmap.ops.call import Call
 from softmap.ops.memory import is_out_of_memory
+from softmap.ops.output import run_whole
 from softmap.ops.qualify.kind import Kind, has_code
 
 DRAWS = 5
@@ -67,7 +68,7 @@ def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
                 return Trial(f"the reference raised {reason(error)}", False, 0, first, errors)
             begin = time.perf_counter()
             try:
-                draws.append(yardstick.errors(partial(_whole, backend), small, known))
+                draws.append(yardstick.errors(partial(run_whole, backend), small, known))
             except Exception as error:
                 return Trial(reason(error), not is_out_of_memory(error), 0, first, errors)
             first = first or time.perf_counter() - begin
@@ -76,10 +77,6 @@ def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
             return Trial(why, True, 0, first, errors)
         every += draws
     return Trial(_judged(precision.alone(every), "all sizes", call, errors), True, 0, first, errors)
-
-
-def _whole(backend: ModuleType, call: Call) -> Tensor:
-    return apply_output(backend.run(call), call, backend)
 
 
 def _judged(found: precision.Draw, size: str, call: Call, errors: Sizes) -> str | None:

@@ -53,7 +53,8 @@ def limits(call: Call) -> Limits:
 
 def only_causal(call: Call) -> bool:
     """Whether every row sees all keys up to its own."""
-    return call.window is None and call.valid is None and call.starts is None
+    whole = call.window is None and call.valid is None and call.starts is None
+    return call.causal and whole
 
 
 def counts(call: Call, mask: Limits) -> Tensor:

@@ -10,12 +10,12 @@ template <typename T>
 struct Backward {
   Problem<T>& p;
   // (B, H', T, d'); (B, H, T, 2) the largest score and one over the sum of exp(score - largest): their
-  // logarithm's sum would round large scores.
-  Tensor grad, statistics;
+  // logarithm's sum would round large scores; (B, H, T) the gradient of that logarithm, or undefined.
+  Tensor grad, statistics, lse_grad;
   Tensor dq, dk, dv;  // dk, dv with a slot for each sequence and each sharing worker
 
-  Backward(Problem<T>& p, const Tensor& g, const Tensor& statistics)
-      : p(p), grad(row_wise(g)), statistics(statistics.contiguous()) {
+  Backward(Problem<T>& p, const Tensor& g, const Tensor& statistics, const Tensor& lse_grad)
+      : p(p), grad(row_wise(g)), statistics(statistics.contiguous()), lse_grad(lse_grad) {
     const auto slots = p.schedule.slots();
     dq = at::zeros({p.B, p.H, p.queries, p.d}, p.dtype);
     dk = at::zeros({slots, p.key_heads, p.keys, p.d}, dtype_of<T>);
@@ -36,10 +36,22 @@ struct Backward {
     me.own[QUERIES].take(p.q, item.batch, item.group * p.group, item.row);
     me.own[GRAD].take(grad, item.batch, item.group * p.group_outputs(), item.row);
     me.own[DQ].open(dq, item.batch, item.group * p.group, item.row);
-    std::vector<T> row_sums(p.group * me.rows, T(0));  // sum_j A dA: the softmax's backward needs it
+    auto row_sums = first_row_sums(me);
     for (int64_t t = 0; t < me.tiles; ++t) through_weights(me, me.region(t), t, row_sums);
     for (int64_t t = 0; t < me.tiles; ++t) through_scores(me, me.region(t), t, row_sums);
     me.own[DQ].close(dq, item.batch, item.group * p.group, item.row);
+  }
+
+  // What the softmax's backward takes from dA: sum_j A dA, less the gradient of the log-sum-exp.
+  std::vector<T> first_row_sums(const Worker<T>& me) const {
+    std::vector<T> sums(p.group * me.rows, T(0));
+    for (int64_t h = 0; lse_grad.defined() && h < p.group; ++h) {
+      for (int64_t r = 0; r < me.rows; ++r) {
+        const int64_t head = me.item.group * p.group + h;
+        sums[h * me.rows + r] = -*row_of<T>(lse_grad, me.item.batch, head, me.item.row + r);
+      }
+    }
+    return sums;
   }
 
   // Maps of a band: the scores entering each edit, then the weights, then the gradient.

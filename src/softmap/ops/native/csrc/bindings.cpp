@@ -18,9 +18,11 @@ std::tuple<Tensor, Tensor> forward(const Arguments& a) {
 
 // Gradients of q, k, v and of every tensor, in the caller's order and dtypes.
 template <typename T>
-std::vector<Tensor> backward(const Arguments& a, const Tensor& grad, const Tensor& statistics) {
+std::vector<Tensor> backward(const Arguments& a, const Tensor& grad,
+                             const std::optional<Tensor>& lse_grad, const Tensor& statistics) {
   Problem<T> problem(a, /*with_grad=*/true);
-  Backward<T> run(problem, grad, statistics);
+  const auto of_lse = lse_grad ? lse_grad->unsqueeze(3).contiguous() : Tensor();
+  Backward<T> run(problem, grad, statistics, of_lse);
   run.run();
   const auto& schedule = problem.schedule;
   std::vector<Tensor> grads{run.dq, schedule.reduce(run.dk), schedule.reduce(run.dv)};
@@ -56,12 +58,13 @@ std::tuple<Tensor, Tensor> native_forward(
 }
 
 std::vector<Tensor> native_backward(
-    const Tensor& grad, const Tensor& statistics, const Tensor& q, const Tensor& k, const Tensor& v,
-    at::TensorList tensors, const std::string& edits, at::IntArrayRef key_of_map,
-    double scale, const Tensor& first, const Tensor& last, const Tensor& positions) {
+    const Tensor& grad, const std::optional<Tensor>& lse_grad, const Tensor& statistics,
+    const Tensor& q, const Tensor& k, const Tensor& v, at::TensorList tensors,
+    const std::string& edits, at::IntArrayRef key_of_map, double scale, const Tensor& first,
+    const Tensor& last, const Tensor& positions) {
   const auto a = gather(q, k, v, tensors, edits, key_of_map, scale, first, last, positions);
-  return q.scalar_type() == at::kDouble ? backward<double>(a, grad, statistics)
-                                        : backward<float>(a, grad, statistics);
+  return q.scalar_type() == at::kDouble ? backward<double>(a, grad, lse_grad, statistics)
+                                        : backward<float>(a, grad, lse_grad, statistics);
 }
 
 Tensor shaped_forward(const Tensor& o, const Tensor& v, const Tensor& alpha, const Tensor& beta,
@@ -105,9 +108,9 @@ TORCH_LIBRARY(softmap_native, m) {
       "forward(Tensor q, Tensor k, Tensor v, Tensor[] tensors, str edits, int[] key_of_map, "
       "float scale, Tensor first, Tensor last, Tensor positions) -> (Tensor, Tensor)");
   m.def(
-      "backward(Tensor grad, Tensor statistics, Tensor q, Tensor k, Tensor v, Tensor[] tensors, "
-      "str edits, int[] key_of_map, float scale, Tensor first, Tensor last, Tensor positions) "
-      "-> Tensor[]");
+      "backward(Tensor grad, Tensor? lse_grad, Tensor statistics, Tensor q, Tensor k, Tensor v, "
+      "Tensor[] tensors, str edits, int[] key_of_map, float scale, Tensor first, Tensor last, "
+      "Tensor positions) -> Tensor[]");
   m.def(
       "shaped_forward(Tensor o, Tensor v, Tensor alpha, Tensor beta, Tensor gamma, Tensor first, "
       "Tensor last) -> Tensor");
