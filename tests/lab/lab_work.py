@@ -19,7 +19,9 @@ class Odd(SoftmapError):
         super().__init__(f"{one} and {two}\nare odd")
 
 
-def dies(folder: Path, times: int, number: int = signal.SIGKILL) -> dict[str, Any]:
+def dies(
+    folder: Path, times: int, number: int = signal.SIGKILL, on_step: Any = None
+) -> dict[str, Any]:
     """Ends its own process, so many times."""
     folder.mkdir(exist_ok=True)
     before = len(list(folder.iterdir()))
