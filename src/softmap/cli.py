@@ -42,6 +42,7 @@ from softmap.lab.names import (
     split_variants,
 )
 from softmap.lab.scale import Scale
+from softmap.lab.top import Top
 from softmap.ledger.commands import KINDS as CLAIMS
 from softmap.ledger.commands import Claims
 
@@ -368,6 +369,7 @@ COMMANDS: dict[str, type] = {
     "scale": Scale,
     "graft": Graft,
     "claims": Claims,
+    "top": Top,
     "report": Report,
     "import": Import,
     "bench": Bench,

@@ -90,7 +90,7 @@ def test_a_task_is_followed_by_its_log_and_what_an_earlier_session_said_is_no_ne
             time.sleep(0.01)
         return {"loss": 1.0}
 
-    (only,) = completed(Threads(1), Roster(tmp_path, [task(tmp_path, "a", work)]), display)
+    (only,) = completed(Threads(1), Roster(tmp_path, [task(tmp_path, "a", work)], 30), display)
     assert only[1] == {"loss": 1.0} and display.steps_seen == [("a", 20)]
 
 
@@ -104,7 +104,7 @@ def test_as_many_run_as_there_are_places_and_places_may_be_added(tmp_path: Path)
 
     tasks = [task(tmp_path, name, work) for name in "abcd"]
     begun = []
-    for done, _ in completed(pool, Roster(tmp_path, tasks), shown(*"abcd")):
+    for done, _ in completed(pool, Roster(tmp_path, tasks, 30), shown(*"abcd")):
         begun.append(pool.begun)
         assert done in tasks
     assert begun[-1] == 4 and [entry["ended"] for entry in read(tmp_path)] == [True] * 4
@@ -117,7 +117,7 @@ def test_a_lost_worker_is_replaced_twice_and_then_named(tmp_path: Path) -> None:
     tasks = [task(tmp_path, "bad", dies), task(tmp_path, "good", lambda _: {})]
     display = shown("bad", "good")
     with pytest.raises(SoftmapError, match=r"bad seed 0 \(the worker tcp://a:1 has gone\)"):
-        list(completed(Threads(2), Roster(tmp_path, tasks), display))
+        list(completed(Threads(2), Roster(tmp_path, tasks, 30), display))
     assert [(e["label"], e["ended"]) for e in read(tmp_path)] == [("bad", False), ("good", True)]
     assert sum("it goes on in another" in text for text in display.said) == 2
 

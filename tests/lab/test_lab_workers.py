@@ -107,7 +107,7 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     display.plan(dict.fromkeys(deaths, 1), 1, 1)
     said = r"always seed 0 \(SIGKILL\): the process died 3 times"
     with Workers(2) as pool, pytest.raises(SoftmapError, match=said):
-        for done, found in completed(pool, Roster(tmp_path, tasks), display):
+        for done, found in completed(pool, Roster(tmp_path, tasks, 1), display):
             ended[done.label] = found["deaths"]
     assert ended == {"never": 0, "twice": 2, "stopped": 1}
     assert len(list((tmp_path / "deaths of always").iterdir())) == 3

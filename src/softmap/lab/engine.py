@@ -33,9 +33,10 @@ class Engine:
         """Of a training."""
         return torch.get_num_threads() if self.here else THREADS
 
-    def facts(self) -> dict[str, int]:
-        """How many trainings run at once, and with how many threads each."""
-        return {"jobs": self.jobs, "threads": self.threads}
+    def facts(self) -> dict[str, int | str]:
+        """How many trainings run at once, with how many threads each, and on which cluster."""
+        where = {"cluster": self.cluster.text} if self.cluster else {}
+        return {"jobs": self.jobs, "threads": self.threads, **where}
 
     def check(self, folder: Path, note: Callable[[str], None]) -> None:
         """Raise ``SoftmapError`` where a pool for this folder could not be had."""

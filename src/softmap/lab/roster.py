@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from softmap.errors import SoftmapError
 from softmap.fields import check
-from softmap.files.sealed import read_object
+from softmap.files.sealed import parse_json, read_object
 from softmap.lab import files
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 FILE = "trials.json"
 HELD = ".worker"  #: in the folder of a training: the process that works at it, which locks it
+LAST_BYTES = 4096  #: of a log: more than its last line
 PATIENCE = 180.0  #: seconds that a process which was given up may take to notice
 
 
@@ -36,6 +37,7 @@ class Entry(TypedDict):
     label: str
     seed: int
     folder: str
+    steps: int
     ended: bool
     failed: str | None
 
@@ -50,10 +52,11 @@ class Roster:
     """Tasks in their order, and in the ``trials.json`` of ``folder`` what has become of them.
 
     Those that are listed are waiting from the start; of others, one is known as its turn comes.
+    steps: of each.
     """
 
-    def __init__(self, folder: Path, tasks: Iterable[Task]) -> None:
-        self._folder, self._tasks = folder, tasks
+    def __init__(self, folder: Path, tasks: Iterable[Task], steps: int) -> None:
+        self._folder, self._tasks, self._steps = folder, tasks, steps
         self._entries: dict[str, Entry] = {}
         with contextlib.suppress(SoftmapError):  # it only tells: no reason not to train
             self._entries = {entry["folder"]: entry for entry in read(folder) if entry["ended"]}
@@ -81,8 +84,9 @@ class Roster:
         if place in self._entries and not self._entries[place]["ended"]:
             return False
         self._entries[place] = Entry(
-            label=task.label, seed=task.seed, folder=place, ended=False, failed=None
-        )
+            label=task.label, seed=task.seed, folder=place, steps=self._steps, ended=False,
+            failed=None,
+        )  # fmt: skip
         return True
 
     def _write(self) -> None:
@@ -144,4 +148,15 @@ def holder(folder: Path) -> str | None:
                 return "somebody"
     except OSError:
         pass
+    return None
+
+
+def last_logged(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a training's log, if there is one by now."""
+    with contextlib.suppress(OSError, ValueError, LookupError, AttributeError):
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+            *lines, _ = file.read().split(b"\n")
+        found: dict[str, Any] = parse_json(lines[-1])
+        return found if {"step", "loss"} <= found.keys() else None
     return None

@@ -6,9 +6,7 @@ follow it, so any pool will do whose processes see the folder.
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
@@ -20,16 +18,14 @@ from typing import Any
 import torch
 
 from softmap.errors import SoftmapError
-from softmap.files.sealed import parse_json
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.progress import Display, OnStep
-from softmap.lab.roster import Roster, holding
+from softmap.lab.roster import Roster, holding, last_logged
 from softmap.lab.workers import Pool
 
 TRIES = 3  #: processes that may die of one task
 LOOK = 0.25  #: seconds between two looks at what runs
-LAST_BYTES = 4096  #: of a log: more than its last line
 
 
 @dataclass(frozen=True)
@@ -68,7 +64,7 @@ def results(
     processes have ended, stopped with a checkpoint where they were not done. Raises what a task
     raises, and ``Interrupted``.
     """
-    roster = Roster(folder, tasks)
+    roster = Roster(folder, tasks, display.steps)
     if engine.here:
         yield from _here(roster, display)
         return
@@ -164,14 +160,3 @@ class _Following:
         if task in self._seen:
             del self._seen[task]
             self._display.drop(task.label, task.seed)
-
-
-def last_logged(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a training's log, if there is one by now."""
-    with contextlib.suppress(OSError, ValueError, LookupError, AttributeError):
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
-            *lines, _ = file.read().split(b"\n")
-        found: dict[str, Any] = parse_json(lines[-1])
-        return found if {"step", "loss"} <= found.keys() else None
-    return None
