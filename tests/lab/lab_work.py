@@ -108,4 +108,5 @@ def kills_its_worker(folder: Path, times: int, on_step: Any = None) -> dict[str,
 def sees() -> dict[str, Any]:
     """Where it is, and what it was given."""
     names = ("PYTHONPATH", "MALLOC_TRIM_THRESHOLD_")
-    return {"folder": os.getcwd(), "parent": os.getppid(), **{n: os.environ.get(n) for n in names}}
+    found = {"folder": os.getcwd(), "parent": os.getppid(), "process": os.getpid()}
+    return {**found, **{name: os.environ.get(name) for name in names}}

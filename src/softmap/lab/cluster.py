@@ -114,7 +114,7 @@ def _local(number: int) -> Any:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, deaf)  # what a thread blocks is inherited
     try:
         return LocalCluster(
-            n_workers=number, threads_per_worker=1, dashboard_address=None, memory_limit=0,
+            n_workers=number, threads_per_worker=1, dashboard_address=":0", memory_limit=0,
             silence_logs=logging.CRITICAL,
         )  # fmt: skip
     finally:
@@ -232,8 +232,9 @@ class ClusterPool(Pool):
         """As any pool's. What has not stopped in two minutes is left to the workers."""
         if cancel_futures:
             self._over.set()
+            waiting = [call for call in self._calls if not call.running()]
             shutil.rmtree(self._terms.folder, ignore_errors=True)  # hence workers stop
-            for call in [call for call in self._calls if not call.running()]:
+            for call in waiting:
                 call.cancel()
                 self._calls.pop(call).cancel()
         if wait:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 import time
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -27,7 +28,11 @@ SESSION = "session"
 # Dask sets it for its own sake; it makes the allocator give memory back that training wants again.
 WITHOUT = ("MALLOC_TRIM_THRESHOLD_",)
 
+IDLE = 20.0  #: seconds that a process waits for the next call
+
+_lock = threading.Lock()
 _gpus: set[int] = set()  #: that calls of this worker have, beside one another
+_left: dict[tuple[str, int | None], list[Workers]] = {}  #: by session and GPU: processes that wait
 
 
 @dataclass(frozen=True)
@@ -105,14 +110,21 @@ def _begin(path: Path, address: str) -> None:
 
 
 def _made(terms: Terms, worker: Any, pickled: bytes) -> Any:
-    mine = _free(worker) if terms.gpus else None
+    mine = _free() if terms.gpus else None
+    pool = _taken(terms.mark, mine)
     try:
-        with Workers(1, [] if mine is None else [mine], terms.here, WITHOUT) as pool:
-            future, over = pool.submit(_unpickled, pickled), _Over(terms, worker)
-            while not wait([future], timeout=LOOK).done:
-                if over():
-                    pool.shutdown(cancel_futures=True)
-            return future.result()
+        pool = pool or Workers(1, [] if mine is None else [mine], terms.here, WITHOUT)
+        future, over = pool.submit(_unpickled, pickled), _Over(terms, worker)
+        while not wait([future], timeout=LOOK).done:
+            if over():
+                pool.shutdown(cancel_futures=True)
+        found = future.result()
+        _leave(terms.mark, mine, pool)
+        return found
+    except BaseException:
+        if pool is not None:
+            pool.shutdown(cancel_futures=True)
+        raise
     finally:
         _gpus.discard(mine)  # type: ignore[arg-type]
 
@@ -121,11 +133,40 @@ def _unpickled(pickled: bytes) -> Any:
     return pickle.loads(pickled)()  # our client's own, as all that Dask brings here
 
 
-def _free(worker: Any) -> int:
+def _free() -> int:
     """A GPU that no other call of this worker has."""
-    number = next(n for n in range(len(_gpus) + 1) if n not in _gpus)
-    _gpus.add(number)
-    return number
+    with _lock:
+        number = next(n for n in range(len(_gpus) + 1) if n not in _gpus)
+        _gpus.add(number)
+        return number
+
+
+def _taken(mark: str, gpu: int | None) -> Workers | None:
+    """The process that an earlier call of the session has left, if there is one."""
+    with _lock:
+        left = _left.get((mark, gpu), [])
+        return left.pop() if left else None
+
+
+def _leave(mark: str, gpu: int | None, pool: Workers) -> None:
+    """Keep a process for the next call of the session, which comes soon, if at all."""
+
+    def dismiss() -> None:
+        with _lock:
+            left = _left.get((mark, gpu), [])
+            idle = pool in left
+            if idle:
+                left.remove(pool)
+            if not left:
+                _left.pop((mark, gpu), None)
+        if idle:
+            pool.shutdown()
+
+    with _lock:
+        _left.setdefault((mark, gpu), []).append(pool)
+    timer = threading.Timer(IDLE, dismiss)
+    timer.daemon = True
+    timer.start()
 
 
 class _Over:
