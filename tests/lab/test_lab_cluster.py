@@ -273,9 +273,9 @@ def test_gpus_are_places_where_workers_announce_them_and_a_scheduler_may_go(tmp_
         threading.Timer(0.5, local.close).start()
         with pytest.raises(SoftmapError, match="the scheduler answers no more"):
             future.result(timeout=120)
-        pool.shutdown(cancel_futures=True)
         with pytest.raises(SoftmapError, match="the scheduler answers no more"):
             pool.submit(time.sleep, 1)
+        pool.shutdown(cancel_futures=True)
 
 
 def test_calls_of_a_worker_have_different_gpus() -> None:

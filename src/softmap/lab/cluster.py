@@ -219,6 +219,8 @@ class ClusterPool(Pool):
         pickled = pickle.dumps(functools.partial(function, *args, **kwargs))
         name = uuid.uuid4().hex
         call = _Call(self._terms.folder / name)
+        if self._cluster.client.status in ("closing", "closed"):  # it would wait for ever
+            raise self._cluster.gone()
         with self._cluster.answering():
             found = self._cluster.client.submit(
                 remote.call, self._terms, name, pickled, key=f"softmap-{name}", pure=False,
