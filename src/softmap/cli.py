@@ -14,7 +14,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -42,6 +42,7 @@ from softmap.lab.names import (
     split_variants,
 )
 from softmap.lab.scale import Scale
+from softmap.lab.top import Top
 from softmap.ledger.commands import KINDS as CLAIMS
 from softmap.ledger.commands import Claims
 
@@ -104,7 +105,10 @@ class Compare:
     """First find each variant's peak learning rate, on the recipe's grid: runs/NAME/peaks.json."""
     jobs: Size | None = None
     """How many trials are trained at once, each in a process of one thread; by default as many as
-    there are cores, or GPUs. 1 trains them one after another, with all threads."""
+    there are cores, GPUs or places in the cluster. 1 trains them one after another, with all
+    threads."""
+    cluster: str | None = None
+    """A Dask cluster that trains: its scheduler's address or file, or local:N; docs/cluster.md."""
     serve: bool = False
     """Serve the page on this machine, during the run and after it."""
     port: Port = 8000
@@ -115,6 +119,7 @@ class Compare:
     def run(self, argv: Sequence[str]) -> None:
         within = self._within()
         recipe, out = self._recipe()
+        from softmap.lab.cluster import connected
         from softmap.lab.request import Request
         from softmap.lab.serve import Server
 
@@ -122,13 +127,14 @@ class Compare:
             out, "softmap " + shlex.join(argv), self.fresh, self.jobs, speed=True, seconds=within,
             resolve=self.resolve, at_most=self.at_most or 50,
         )  # fmt: skip
-        if not self.serve:
-            print(self._compare(recipe, request))
-            return
-        with Server(out / recipe.name, self.port) as server:
-            print(f"serving {server.url} (Ctrl-C ends it)", file=sys.stderr)
-            print(self._compare(recipe, request))
-            server.wait()
+        with contextlib.ExitStack() as stack:
+            server = self.serve and stack.enter_context(Server(out / recipe.name, self.port))
+            if server:
+                print(f"serving {server.url} (Ctrl-C ends it)", file=sys.stderr)
+            with connected(self.cluster, self.jobs, out) as cluster:
+                print(self._compare(recipe, replace(request, cluster=cluster)))
+            if server:
+                server.wait()
 
     def _compare(self, recipe: Any, request: Any) -> Path:
         from softmap.lab.compare import compare
@@ -363,6 +369,7 @@ COMMANDS: dict[str, type] = {
     "scale": Scale,
     "graft": Graft,
     "claims": Claims,
+    "top": Top,
     "report": Report,
     "import": Import,
     "bench": Bench,

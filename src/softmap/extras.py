@@ -18,6 +18,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "vl_convert", "psutil",
     ),
     "lm_eval": ("lm_eval",),
+    "cluster": ("distributed",),
 }  # fmt: skip
 #: What the laboratory imports from its first line on.
 LABORATORY = (

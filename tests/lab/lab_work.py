@@ -19,7 +19,9 @@ class Odd(SoftmapError):
         super().__init__(f"{one} and {two}\nare odd")
 
 
-def dies(folder: Path, times: int, number: int = signal.SIGKILL) -> dict[str, Any]:
+def dies(
+    folder: Path, times: int, number: int = signal.SIGKILL, on_step: Any = None
+) -> dict[str, Any]:
     """Ends its own process, so many times."""
     folder.mkdir(exist_ok=True)
     before = len(list(folder.iterdir()))
@@ -71,3 +73,40 @@ def slow(trial: Any, bench: Any, on_step: Any) -> dict[str, Any]:
     from softmap.lab.trial import run_trial
 
     return run_trial(trial, bench, lambda _: time.sleep(1))
+
+
+def machine_killed_once(trial: Any, bench: Any, on_step: Any) -> dict[str, Any]:
+    """A trial; that of diff ends the worker that had this process started, at step 6."""
+    from softmap.lab.trial import run_trial
+
+    first = trial.folder.parent / "first"
+    seen = []
+
+    def step(metrics: Mapping[str, float]) -> None:
+        seen.append(metrics["step"])
+        if trial.candidate.label == "diff" and metrics["step"] == 6 and not first.exists():
+            first.touch()
+            os.kill(os.getppid(), signal.SIGKILL)
+            time.sleep(60)  # it is killed with it
+
+    result = run_trial(trial, bench, step)
+    assert trial.candidate.label != "diff" or seen[0] > 1
+    return result
+
+
+def kills_its_worker(folder: Path, times: int, on_step: Any = None) -> dict[str, Any]:
+    """Ends the worker that had its process started, so many times."""
+    folder.mkdir(exist_ok=True)
+    before = len(list(folder.iterdir()))
+    if before < times:
+        (folder / str(before)).touch()
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return {"deaths": before}
+
+
+def sees() -> dict[str, Any]:
+    """Where it is, and what it was given."""
+    names = ("PYTHONPATH", "MALLOC_TRIM_THRESHOLD_")
+    found = {"folder": os.getcwd(), "parent": os.getppid(), "process": os.getpid()}
+    return {**found, **{name: os.environ.get(name) for name in names}}

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import shutil
-import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import lab_tiny
@@ -22,7 +20,6 @@ from softmap.data.builders import bytes_tokenizer, train_bpe
 from softmap.errors import SoftmapError
 from softmap.evals.text import Text
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
-from softmap.lab import jobs as kept_jobs
 from softmap.lab.asking.page import page
 from softmap.lab.grafting import job as jobs
 from softmap.lab.grafting import run as grafting
@@ -167,23 +164,6 @@ def test_what_is_held_out_does_not_depend_on_the_tokenizer(models: Path, tmp_pat
     assert found[0] == found[1] and found[0]
 
 
-def test_trainings_under_way_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept_jobs, "EVERY", 0.01)
-    job: Any = SimpleNamespace(name="plain seed 0", folder=tmp_path)
-    log, heard = tmp_path / "train.jsonl", threading.Event()
-    log.write_text('{"step": 1, "loss": 9.0}\n')  # of an earlier session
-    said: list[str] = []
-
-    def tell(text: str) -> None:
-        said.append(text)
-        heard.set()
-
-    with kept_jobs.followed([job], tell):
-        log.write_text('{"step": 1, "loss": 9.0}\n{"step": 20, "loss": 1.5}\n')
-        assert heard.wait(60)
-    assert said == ["plain seed 0: step 20, loss 1.5000"]
-
-
 def trial(request: Request, folder: Path, label: str) -> Any:
     """The only job of an arm."""
     ready = look(request)
@@ -200,8 +180,8 @@ def test_what_is_trained_is_asked_and_kept(
     request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = request_of(to=["diff2", "dape(bias=rope)"], peaks=[1e-3, 1e-2])
-    said: list[str] = []
-    found = graft(request, tmp_path / "out", said.append)
+    display = lab_tiny.Notes()
+    found = graft(request, tmp_path / "out", display)
     assert found["labels"] == ["plain", "diff2", "dape(bias=rope)"]
     assert found["control"] == "plain" and found["diverged"] == 0
     assert [one["variant"] for one in found["graft"]] == ["diff2(gain=true)", "dape(bias=rope)"]
@@ -209,8 +189,9 @@ def test_what_is_trained_is_asked_and_kept(
     assert "Before the first step" in shown and "edits.0.gain 2" in shown
     headline = found["suites"]["loss"]["cells"][0]
     assert list(headline["models"]["diff2"]["runs"]) == ["seed0"]
-    assert sum("seed 1000" in line for line in said) == 6
-    monkeypatch.setattr(grafting, "run_job", lambda job: pytest.fail(f"{job.name} again"))
+    assert display.rows["plain at 0.001"].done and display.rows["plain at 0.01"].done
+    assert sum(row.done for row in display.rows.values()) == 9  # six to choose by, three results
+    monkeypatch.setattr(grafting, "run_job", lambda job, _: pytest.fail(f"{job.name} again"))
     again = graft(request, tmp_path / "out")
     assert again["suites"]["loss"]["cells"][0] == headline
     other = request_of(to=["diff2"], seeds=1, steps=3)
@@ -262,12 +243,12 @@ def test_the_plain_arm_is_the_model_itself(request_of: Any, models: Path, tmp_pa
 def test_a_training_that_diverges_is_counted(
     request_of: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def outcome(job: Any) -> dict[str, Any]:
+    def outcome(job: Any, _: Any) -> dict[str, Any]:
         return {"loss": None} if job.label == "diff2" else jobs.run_job(job)
 
     monkeypatch.setattr(grafting, "run_job", outcome)
     found = graft(request_of(), tmp_path / "out")
     assert found["labels"] == ["plain"] and found["diverged"] == 1
-    monkeypatch.setattr(grafting, "run_job", lambda job: {"loss": None})
+    monkeypatch.setattr(grafting, "run_job", lambda job, _: {"loss": None})
     with pytest.raises(SoftmapError, match="every training diverged"):
         graft(request_of(steps=5), tmp_path / "out")

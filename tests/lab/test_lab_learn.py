@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import lab_tiny
 import numpy as np
 import pytest
 import torch
@@ -19,7 +18,6 @@ from softmap.evals.suites.token_shots import TokenShot
 from softmap.evals.tasks import IGNORED
 from softmap.lab import learn as learning
 from softmap.lab.jobs import best_peaks
-from softmap.lab.jobs import outcome as outcome_of
 from softmap.lab.learn import Lesson, batch, learn, learnable, task_suite
 
 pytestmark = pytest.mark.slow
@@ -126,16 +124,21 @@ def test_what_is_trained_is_asked_and_kept(tmp_path: Path, monkeypatch: pytest.M
         "token_composition", ["diff"], seeds=1, peaks=[1e-3, 1e-2], steps=2, settings=TINY, jobs=1,
         quick=True,
     )  # fmt: skip
-    said: list[str] = []
-    found = learn(lesson, tmp_path / "learned", said.append)
+    display = lab_tiny.Notes()
+    found = learn(lesson, tmp_path / "learned", display)
     assert found["labels"] == ["transformer++", "diff"]
     assert set(found["peaks"]) == {"transformer++", "diff"} and found["diverged"] == 0
     headline = found["suites"]["token_composition"]["cells"][0]
     assert len(headline["models"]["diff"]["runs"]) == 1
-    assert sum("seed 1000" in line for line in said) == 4
-    assert sum("seed 0 at" in line for line in said) == 2
+    assert sum("seed 1000" in line for line in display.said) == 4
+    assert sum("seed 0 at" in line for line in display.said) == 2
+    done = {label: row.done for label, row in display.rows.items()}
+    best = [f"{label} at {peak:g}" for label, peak in found["peaks"].items()]
+    assert sum(done.values()) == 6 and all(done[label] == 2 for label in best)
     # All is kept: nothing is trained a second time, and the answers are the same.
-    monkeypatch.setattr(learning, "run_job", lambda job: pytest.fail(f"{job.name} trained again"))
+    monkeypatch.setattr(
+        learning, "run_job", lambda job, _: pytest.fail(f"{job.name} trained again")
+    )
     again = learn(lesson, tmp_path / "learned")
     assert again["suites"]["token_composition"]["cells"][0] == headline
 
@@ -170,11 +173,3 @@ def test_typing_errors_are_one_line(
     assert main(["learn", *words]) == 2
     told = capsys.readouterr().err.strip().splitlines()
     assert said in told[-1] and told[-1].startswith("softmap: error: ")
-
-
-def test_a_process_that_dies_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    future: Future[dict[str, Any]] = Future()
-    future.set_exception(BrokenExecutor("SIGKILL"))
-    job: Any = SimpleNamespace(name="diff seed 0 at 0.001")
-    with pytest.raises(SoftmapError, match=r"diff seed 0 at 0.001: its process ended \(SIGKILL\)"):
-        outcome_of(job, future)

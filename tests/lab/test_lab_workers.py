@@ -25,6 +25,7 @@ from softmap.lab.compare import Request, compare
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
+from softmap.lab.roster import Roster, read
 from softmap.lab.schedule import Task, completed
 from softmap.lab.tune import tune
 from softmap.lab.workers import WorkerDied, Workers, default_jobs
@@ -51,9 +52,9 @@ def losses(trial: Path) -> list[float]:
 
 
 def children() -> list[psutil.Process]:
-    """Workers that live; the tracker of multiprocessing is none."""
+    """Workers that live."""
     found = psutil.Process().children(recursive=True)
-    return [process for process in found if "spawn_main" in " ".join(process.cmdline())]
+    return [process for process in found if "softmap.lab.workers" in " ".join(process.cmdline())]
 
 
 @pytest.mark.slow
@@ -92,28 +93,27 @@ def test_a_stopped_run_keeps_what_each_worker_did(
     same(run, finished)
 
 
-def task(name: str, folder: Path) -> Task:
-    return Task(name, 0, folder / name, None)  # type: ignore[arg-type]
-
-
 @pytest.mark.slow
 def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path: Path) -> None:
     deaths = {"never": 0, "twice": 2, "always": 99, "stopped": 1}
     kinds = {"stopped": signal.SIGTERM}  # by somebody else than its parent
-    work = {
-        task(name, tmp_path): functools.partial(
-            lab_work.dies, tmp_path / name, times, kinds.get(name, signal.SIGKILL)
-        )
+    tasks = [
+        Task(name, 0, tmp_path / name, functools.partial(
+            lab_work.dies, tmp_path / f"deaths of {name}", times, kinds.get(name, signal.SIGKILL)
+        ))
         for name, times in deaths.items()
-    }
+    ]  # fmt: skip
     display, ended = lab_tiny.Notes(), {}
     display.plan(dict.fromkeys(deaths, 1), 1, 1)
     said = r"always seed 0 \(SIGKILL\): the process died 3 times"
-    with Workers(2) as executor, pytest.raises(SoftmapError, match=said):
-        for done, found in completed(executor, work.items(), display, 2):
+    with Workers(2) as pool, pytest.raises(SoftmapError, match=said):
+        for done, found in completed(pool, Roster(tmp_path, tasks, 1), display):
             ended[done.label] = found["deaths"]
     assert ended == {"never": 0, "twice": 2, "stopped": 1}
-    assert len(list((tmp_path / "always").iterdir())) == 3
+    assert len(list((tmp_path / "deaths of always").iterdir())) == 3
+    stand = {entry["label"]: (entry["ended"], entry["failed"]) for entry in read(tmp_path)}
+    assert stand["always"] == (False, "its process died 3 times, last by SIGKILL")
+    assert all(stand[name] == (True, None) for name in ended)
     assert sum(text.startswith("twice seed 0: its process died") for text in display.said) == 2
     assert not children()
 

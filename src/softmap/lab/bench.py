@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,18 @@ from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
 from softmap.evals.question import Setting
 from softmap.evals.text import Text
-from softmap.lab import measure, workers
+from softmap.lab import measure
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, Plan
 from softmap.lab.preflight import choose_device
-from softmap.lab.progress import Display
+from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
+
+Work = Callable[["Bench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
+OnBench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ class Bench:
             f"({mine.peak_source}), {chosen(mine.config, context, self.device)}"
         )
 
-    def facts(self, plan: Plan, jobs: int = 1) -> dict[str, Any]:
-        """What ``run.json`` says of the run's text, model, schedule and machine.
+    def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
+        """Do a work with it; :class:`Packed` does so in another process."""
+        return work(self, on_step)
 
-        jobs: trials at once.
-        """
+    def facts(self, plan: Plan) -> dict[str, Any]:
+        """What ``run.json`` says of the run's text, model and schedule."""
         given, shape = self.recipe.training, dataclasses.asdict(self.recipe.model)
         batch = given.batch_size * self.recipe.model.context
         kept = ("schedule", "steps", "precision", "decay_fraction", "decay_shape", "weight_decay")
@@ -73,7 +78,6 @@ class Bench:
             "commit": measure.commit(),
             "control": plan.control,
             "versions": measure.versions(),
-            "device": measure.device_facts(self.device) | workers.facts(jobs),
             "data": dict(self.corpus.meta),
             "model": {**shape, "target_parameters": plan.target},
             "training": {
@@ -144,9 +148,8 @@ class Packed:
         without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
 
-    def unpacked(self) -> Bench:
-        """The bench. A process that is given the same again has kept it."""
-        return _unpacked(self)
+    def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
+        return work(_unpacked(self), on_step)  # a process that is given the same has kept it
 
 
 @functools.lru_cache(maxsize=1)

@@ -45,7 +45,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         session.describe()
         with page:
             if request.speed or request.seconds is not None:  # first: it says what the rest takes
-                measure_speed(session.folder, session.plan, session.shared, session.jobs, display)
+                measure_speed(session.folder, session.plan, session.shared, request.engine, display)
             if request.seconds is not None:
                 within(session, wished, began)
             elif request.resolve is not None:
@@ -72,6 +72,7 @@ def opened(
     preflight(recipe, display.note, peaks)
     with display, files.lock(folder):
         check_folder(folder)
+        request.engine.check(folder, display.note)
         sweep(folder)
         corpus = bench.corpus(recipe, request.out, display)
         plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)

@@ -8,6 +8,7 @@ from typing import Any
 
 from softmap.lab import measure
 from softmap.lab.bench import Bench
+from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.folder import earlier
 from softmap.lab.peaks import Peaks
@@ -18,7 +19,7 @@ from softmap.variants import renamed
 
 
 def run_facts(
-    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, command: str, jobs: int
+    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, command: str, engine: Engine
 ) -> dict[str, Any]:
     """All of it. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
@@ -30,7 +31,8 @@ def run_facts(
     return {
         "name": shared.recipe.name,
         "created": before.get("created", measure.now()),
-        **shared.facts(plan, jobs),
+        **shared.facts(plan),
+        "device": measure.device_facts(shared.device) | engine.facts(),
         "command": command,
         "variants": labels,
         "seeds": whole.seeds,

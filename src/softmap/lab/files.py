@@ -57,7 +57,7 @@ def lock(folder: Path) -> Iterator[None]:
     holder. Raises ``SoftmapError`` naming the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "a+", errors="replace", opener=_plain) as file:
+    with open(folder / ".lock", "a+", errors="replace", opener=plain) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -74,7 +74,7 @@ def lock(folder: Path) -> Iterator[None]:
                 shutil.rmtree(folder)  # nothing was done here
 
 
-def _plain(path: str, flags: int) -> int:
+def plain(path: str, flags: int) -> int:
     """Opens a file that is written over: none that a link leads to, and no pipe."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)

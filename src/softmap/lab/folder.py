@@ -11,13 +11,18 @@ from softmap.errors import SoftmapError
 from softmap.files import sweep
 from softmap.lab import files
 from softmap.lab.bench import Bench
+from softmap.lab.cluster import FOLDER as CLUSTER
 from softmap.lab.request import WAY_OUT
+from softmap.lab.roster import FILE as ROSTER
 from softmap.lab.trial import Trial
 from softmap.report.load import read_run
 from softmap.report.peaks import PEAKS
 from softmap.report.speed import FILE as SPEED
 
-TRIALS = ("variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED)
+TRIALS = (
+    "variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED, ROSTER,
+    CLUSTER,
+)  # fmt: skip
 POINTS = "tuning"  #: folder that keeps the points of a tuning
 OURS = (*TRIALS, POINTS, PEAKS)
 

@@ -1,11 +1,12 @@
-"""Trainings that are kept: each once, in a process of its own, and the best peak of several."""
+"""Trainings that are kept: each once, on an engine, and the best peak of several."""
 
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Future, as_completed
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -13,10 +14,10 @@ import torch
 
 from softmap.errors import SoftmapError
 from softmap.files.sealed import read_object
-from softmap.lab.schedule import last_logged
-from softmap.lab.workers import Workers
+from softmap.lab.engine import Engine
+from softmap.lab.progress import Display, OnStep
+from softmap.lab.schedule import Task, results
 
-EVERY = 30.0  #: seconds between two looks at what is being trained
 Tell = Callable[[str], None]
 Outcome = dict[str, Any]  #: with ``loss``, None where the training diverged
 
@@ -30,6 +31,8 @@ class Job(Protocol):
     def label(self) -> str: ...
     @property
     def peak_lr(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
     @property
     def folder(self) -> Path: ...
     def result(self) -> Outcome | None: ...
@@ -46,70 +49,42 @@ def kept(path: Path, identity: Mapping[str, Any]) -> Outcome | None:
 
 def run_all(
     jobs: Sequence[J],
-    work: Callable[[J], Outcome],
-    count: int,
-    tell: Tell,
-    words: Callable[[Outcome], str],
+    work: Callable[[J, OnStep], Outcome],
+    engine: Engine,
+    display: Display,
+    folder: Path,
     device: torch.device | None = None,
+    words: Callable[[Outcome], str] | None = None,
 ) -> dict[J, Outcome]:
-    """The outcomes of all: earlier ones as they were, the others by ``work``, ``count`` at once.
+    """The outcomes of all: earlier ones as they were, the others by ``work`` on ``engine``.
 
-    Each in a process of one thread, where several run at once. tell: of each new one in ``words``,
-    and from time to time of those under way. Raises ``SoftmapError`` where a process dies.
+    folder: of all jobs, which this process holds. words: what is told of an outcome beside its
+    loss. Raises what a job raises, and ``SoftmapError`` where its process dies again and again.
     """
     found = {job: out for job in jobs if (out := job.result()) is not None}
-    waiting = [job for job in jobs if job not in found]
-    with followed(waiting, tell):
-        for job, out in _outcomes(waiting, work, min(count, len(waiting)), device):
+    display.more(Counter(_row(job) for job in jobs))
+    for job, out in found.items():
+        _finish(job, out, display, skipped=True)
+    begun = {job.folder: job for job in jobs if job not in found}
+    tasks = [Task(_row(job), job.seed, job.folder, partial(work, job)) for job in begun.values()]
+    with contextlib.closing(results(tasks, engine, display, folder, device)) as trained:
+        for task, out in trained:
+            job = begun[task.folder]
             found[job] = out
-            tell(f"{job.name}: {words(out)}")
+            _finish(job, out, display)
+            if words is not None and out["loss"] is not None:
+                display.note(f"{job.name}: {words(out)}")
     return {job: found[job] for job in jobs}
 
 
-def _outcomes(
-    jobs: Sequence[J], work: Callable[[J], Outcome], count: int, device: torch.device | None
-) -> Iterator[tuple[J, Outcome]]:
-    if count <= 1:
-        for job in jobs:
-            yield job, work(job)
-        return
-    with Workers(count, device) as pool:
-        futures = {pool.submit(work, job): job for job in jobs}
-        for future in as_completed(futures):
-            yield futures[future], outcome(futures[future], future)
+def _row(job: Job) -> str:
+    """The display's: seeds of a label at a peak stand in one."""
+    return f"{job.label} at {job.peak_lr:g}"
 
 
-@contextlib.contextmanager
-def followed(jobs: Sequence[Job], tell: Tell) -> Iterator[None]:
-    """While the block runs, tell of trainings that go on, by the last lines of their logs."""
-    seen = {job.folder: last_logged(job.folder / "train.jsonl") for job in jobs}
-    over = threading.Event()
-
-    def look() -> None:
-        while not over.wait(EVERY):
-            for job in jobs:
-                line = last_logged(job.folder / "train.jsonl")
-                if line is not None and line != seen[job.folder]:
-                    seen[job.folder] = line
-                    tell(f"{job.name}: step {line['step']}, loss {line['loss']:.4f}")
-
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-
-
-def outcome(job: Job, future: Future[Outcome]) -> Outcome:
-    """What a process returned. Raises ``SoftmapError`` naming the training where it died."""
-    try:
-        return future.result()
-    except BrokenExecutor as error:
-        raise SoftmapError(
-            f"{job.name}: its process ended ({error}); the same command goes on from its checkpoint"
-        ) from None
+def _finish(job: Job, out: Outcome, display: Display, *, skipped: bool = False) -> None:
+    loss = math.nan if out["loss"] is None else out["loss"]
+    display.finish(_row(job), job.seed, loss, skipped=skipped)
 
 
 def best_peaks(jobs: Sequence[J], outcomes: Mapping[J, Outcome], tell: Tell) -> dict[str, float]:

@@ -29,11 +29,14 @@ from softmap.evals.token_suite import HELD_OUT, TokenSuite
 from softmap.lab import files
 from softmap.lab import recipe as recipes
 from softmap.lab.asking.run import Asked, ask
+from softmap.lab.cluster import Cluster
+from softmap.lab.engine import Engine
 from softmap.lab.interrupts import Interrupted
-from softmap.lab.jobs import Tell, best_peaks, kept, run_all
+from softmap.lab.jobs import best_peaks, kept, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build, fingerprint
 from softmap.lab.workers import cores
@@ -63,6 +66,13 @@ class Lesson:
     jobs: int | None = None
     quick: bool = False
     command: str | None = None
+    cluster: Cluster | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Where the trainings run."""
+        places = self.cluster.slots(gpus=False) if self.cluster else 0
+        return Engine(places or self.jobs or cores(), self.cluster)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,12 +136,13 @@ def task_suite(name: str) -> TokenSuite:
     return found
 
 
-def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str, Any]:
+def learn(lesson: Lesson, folder: Path, display: Display | None = None) -> dict[str, Any]:
     """Train and ask; what :func:`softmap.lab.asking.run.ask` gives, with the peaks beside it.
 
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
+    display = display or Display()
     lesson = dataclasses.replace(lesson, task=task_suite(lesson.task).name)
     recipe, vocabulary = recipe_of(lesson)
     plan = make_plan(recipe, vocabulary, Peaks())
@@ -139,25 +150,29 @@ def learn(lesson: Lesson, folder: Path, tell: Tell = lambda _: None) -> dict[str
         raise SoftmapError(
             f"{folder}: expected a folder of its own, found a run; take another --name"
         )
-    with files.lock(folder):
+    with files.lock(folder), display:
+        lesson.engine.check(folder, display.note)
+        given = recipe.training
+        display.plan({}, given.steps, given.batch_size * recipe.model.context)
         tuning = [
             _job(lesson, recipe, candidate, peak, TUNING_SEED, folder)
             for candidate in plan.candidates
             for peak in lesson.peaks
         ]
-        tried = _run(tuning if len(lesson.peaks) > 1 else [], lesson, tell)
-        chosen = best_peaks(tuning, tried, tell)
+        tried = _run(tuning if len(lesson.peaks) > 1 else [], lesson, folder, display)
+        chosen = best_peaks(tuning, tried, display.note)
         trials = [
             _job(lesson, recipe, candidate, chosen[candidate.label], seed, folder)
             for candidate in plan.candidates
             for seed in range(lesson.seeds)
         ]
-        lived = [job for job, out in _run(trials, lesson, tell).items() if out["loss"] is not None]
+        out = _run(trials, lesson, folder, display)
+        lived = [job for job in trials if out[job]["loss"] is not None]
     if not lived:
         raise SoftmapError("learn: every training diverged; smaller --peaks may help")
     words = [f"{job.candidate.label}={job.folder / 'model'}" for job in trials if job in lived]
     asked = Asked(words, [lesson.task], quick=lesson.quick, context=10**4, command=lesson.command)
-    return ask(asked, tell) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
+    return ask(asked, display.note) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
 
 
 def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
@@ -184,17 +199,17 @@ def _job(
     return dataclasses.replace(made, folder=folder / candidate.slug / name)
 
 
-def _run(jobs: Sequence[Job], lesson: Lesson, tell: Tell) -> dict[Job, dict[str, Any]]:
-    return run_all(jobs, run_job, lesson.jobs or cores(), tell, _words)
+def _run(
+    jobs: Sequence[Job], lesson: Lesson, folder: Path, display: Display
+) -> dict[Job, dict[str, Any]]:
+    return run_all(jobs, run_job, lesson.engine, display, folder, words=_words)
 
 
 def _words(out: dict[str, Any]) -> str:
-    if out["loss"] is None:
-        return "diverged"
-    return f"loss {out['loss']:.3f}, {out['right']:.1%} right"
+    return f"{out['right']:.1%} right"
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """Train one model on the task's mixture and keep it; its loss and share of right answers on
     validation instances. Loss None: it diverged."""
     logging.disable_progress_bar()
@@ -207,7 +222,7 @@ def run_job(job: Job) -> dict[str, Any]:
         return batch(mixture, job.seed, step, given.batch_size, given.context)
 
     try:
-        state = train(model, batches, given, job.folder, **_points(job))
+        state = train(model, batches, given, job.folder, on_step=on_step, **_points(job))
     except NonFiniteLoss:
         return _kept(job, {"loss": None, "right": None})
     if not state.finished:

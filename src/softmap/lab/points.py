@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.fields import check
 from softmap.lab import files
-from softmap.lab.bench import Bench
+from softmap.lab.bench import Bench, OnBench
 from softmap.lab.plan import Candidate
+from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.schedule import Task
-from softmap.lab.trial import OnStep, Trial, build, fingerprint, fit
+from softmap.lab.trial import Trial, build, fingerprint, fit
 from softmap.train import NonFiniteLoss
 
 
@@ -60,9 +62,11 @@ class Point:
         """For people."""
         return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
 
-    def task(self) -> Task:
-        """To train it."""
-        return Task(self.name, self.trial.seed, self.trial.folder, self.train)
+    def task(self, shared: OnBench) -> Task:
+        """To train it on what all share."""
+        return Task(
+            self.name, self.trial.seed, self.trial.folder, functools.partial(shared, self.train)
+        )
 
     def found(self) -> dict[str, Any] | None:
         """The file of an earlier call. Raises ``SoftmapError`` where it is damaged."""

@@ -10,13 +10,15 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self, TextIO
+from typing import Any, Self, TextIO
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+
+OnStep = Callable[[Mapping[str, float]], Any]  #: called with what ``softmap.train`` logs of a step
 
 
 @dataclass

@@ -10,6 +10,8 @@ from softmap.errors import SoftmapError
 from softmap.fields import check
 from softmap.lab import workers
 from softmap.lab.bench import Bench
+from softmap.lab.cluster import Cluster
+from softmap.lab.engine import Engine
 from softmap.lab.names import check_path
 from softmap.lab.plan import Plan
 from softmap.lab.preflight import least_memory
@@ -27,15 +29,17 @@ class Request:
     out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
     an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
     trains them one after another in this process; None takes as many as there are cores, or GPUs.
-    speed: measure speed and memory apart from training. resolve: add seeds until no interval is
-    wider, nats each way; at_most: seeds of a variant that this may take. seconds: add seeds as long
-    as they fit into this time. way_out: what may be done about a folder with another run.
+    cluster: whose machines train instead of this one, as many at once as it has places. speed:
+    measure speed and memory apart from training. resolve: add seeds until no interval is wider,
+    nats each way; at_most: seeds of a variant that this may take. seconds: add seeds as long as
+    they fit into this time. way_out: what may be done about a folder with another run.
     """
 
     out: Path = Path("runs")
     command: str = "softmap compare"
     fresh: bool = False
     jobs: int | None = 1
+    cluster: Cluster | None = None
     speed: bool = False
     resolve: float | None = None
     at_most: int = 50
@@ -55,9 +59,17 @@ class Request:
                 "intervals says how long it takes, or the time how wide they are"
             )
 
+    @property
+    def engine(self) -> Engine:
+        """Where the trials run."""
+        return Engine(self.jobs or 1, self.cluster)
+
 
 def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
-    """The request with its number of jobs, by default as many as suit this machine."""
+    """The request with its number of jobs, by default as many as suit the machine or cluster."""
+    if request.cluster is not None:
+        places = request.cluster.slots(shared.device.type == "cuda")
+        return dataclasses.replace(request, jobs=max(1, places))
     if request.jobs is not None:
         return request
     needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)

@@ -40,6 +40,8 @@ class Scale:
     """Of a recipe: first find every variant's peak at every size."""
     jobs: Annotated[int, Range(1, 1000)] | None = None
     """Of a recipe: trainings at once, by default as many as there are cores."""
+    cluster: str | None = None
+    """Of a recipe: a Dask cluster that trains, as for softmap compare."""
     set: tuple[str, ...] = ()
     """Of a recipe: other values, as key.path=value."""
 
@@ -66,8 +68,10 @@ class Scale:
             check_path("the run's folder", folder)
             if not is_run(folder):
                 raise no_run(folder)
-        if self.tune or self.set or self.jobs:
-            raise SoftmapError("--tune, --set and --jobs train a recipe, found finished runs")
+        if self.tune or self.set or self.jobs or self.cluster:
+            raise SoftmapError(
+                "--tune, --set, --jobs and --cluster train a recipe, found finished runs"
+            )
         return folders, runs_folder(folders[0]) / "-and-".join(f.resolve().name for f in folders)
 
     def _trained(self, command: str) -> tuple[list[Path], Path]:
@@ -78,16 +82,19 @@ class Scale:
             raise no_run(Path(self.given[0]))
         recipe = recipes.load(self.given[0], split_values(self.set))
         runs = Path("runs")
-        folders = [self._train(one, runs, command) for one in each_size(recipe)]
+        from softmap.lab.cluster import connected
+
+        with connected(self.cluster, self.jobs, runs) as cluster:
+            folders = [self._train(one, runs, command, cluster) for one in each_size(recipe)]
         return folders, runs / recipe.name
 
-    def _train(self, recipe: Any, runs: Path, command: str) -> Path:
+    def _train(self, recipe: Any, runs: Path, command: str, cluster: Any) -> Path:
         from softmap.lab.compare import compare
         from softmap.lab.progress import choose
         from softmap.lab.request import Request
         from softmap.lab.tune import tune
 
-        request = Request(runs, command, jobs=self.jobs, speed=True)
+        request = Request(runs, command, jobs=self.jobs, cluster=cluster, speed=True)
         if self.tune:
             tune(recipe, request, choose())
         return compare(recipe, request, choose()).parent

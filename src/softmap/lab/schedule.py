@@ -1,47 +1,45 @@
-"""Many tasks on an ``Executor``: what runs is followed, and what a dead process left goes on.
+"""Many tasks on a pool of processes: what runs is followed, and what a dead one left goes on.
 
 A task writes all that it does to its folder, ``train.jsonl`` as it goes. Nothing else is needed to
-follow it, so any executor will do whose processes see the folder.
+follow it, so any pool will do whose processes see the folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import os
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from softmap.errors import SoftmapError
-from softmap.files.sealed import parse_json
-from softmap.lab.bench import Bench, Packed
+from softmap.lab.engine import Engine
 from softmap.lab.interrupts import sigterm_raises
-from softmap.lab.progress import Display
-from softmap.lab.trial import OnStep
-from softmap.lab.workers import Workers
+from softmap.lab.progress import Display, OnStep
+from softmap.lab.roster import Roster, holding, last_logged
+from softmap.lab.workers import Pool
 
 TRIES = 3  #: processes that may die of one task
 LOOK = 0.25  #: seconds between two looks at what runs
-LAST_BYTES = 4096  #: of a log: more than its last line
 
 
 @dataclass(frozen=True)
 class Task:
-    """One trial or point.
+    """One training: a trial, a point of a tuning, a lesson.
 
-    label, seed: its place in the display. train: given the bench, and what to call with each
-    logged step, it writes to ``folder`` and returns what came out; it can be pickled.
+    label, seed: its place in the display. work: called with what is to be called with each logged
+    step, it writes to ``folder`` and returns what came out; to be picklable.
     """
 
     label: str
     seed: int
     folder: Path
-    train: Callable[[Bench, OnStep], dict[str, Any]] = field(compare=False)
+    work: Callable[[OnStep], dict[str, Any]] = field(compare=False)
 
     @property
     def name(self) -> str:
@@ -52,57 +50,54 @@ class Task:
 Results = Generator[tuple[Task, dict[str, Any]], None, None]
 
 
-def results(tasks: Iterable[Task], bench: Bench, display: Display, jobs: int, out: Path) -> Results:
+def results(
+    tasks: Iterable[Task],
+    engine: Engine,
+    display: Display,
+    folder: Path,
+    device: torch.device | None = None,
+) -> Results:
     """Train the tasks; yields each with what came out, as they end.
 
-    tasks: the next is asked for when there is a worker for it. jobs: how many at once, each in a
-    process of one thread; 1: one after another, in this one. out: the folder of all runs. To be
-    closed: that returns when all processes have ended, stopped with a checkpoint where they were
-    not done. Raises what a task raises, and ``Interrupted``.
+    tasks: the next is asked for when there is a worker for it. folder: theirs in common, which this
+    process holds; ``trials.json`` in it says where they stand. To be closed: that returns when all
+    processes have ended, stopped with a checkpoint where they were not done. Raises what a task
+    raises, and ``Interrupted``.
     """
-    if jobs == 1:
-        yield from _here(tasks, bench, display)
+    roster = Roster(folder, tasks, display.steps)
+    if engine.here:
+        yield from _here(roster, display)
         return
-    tasks = iter(tasks)
-    first = list(islice(tasks, jobs))
-    if not first:
-        return
-    packed = Packed.of(bench, out)
-    work = ((task, functools.partial(_there, packed, task)) for task in chain(first, tasks))
-    with sigterm_raises(), Workers(len(first), bench.device) as executor:
-        yield from completed(executor, work, display, len(first))
+    with sigterm_raises(), engine.pool(folder, device, display.note) as pool:
+        yield from completed(pool, roster, display)
 
 
-def _here(tasks: Iterable[Task], bench: Bench, display: Display) -> Results:
-    for task in tasks:
+def _here(roster: Roster, display: Display) -> Results:
+    for task in roster:
         display.start(task.label, task.seed)
-        on_step = functools.partial(display.step, task.label, task.seed)
-        yield task, task.train(bench, on_step)
+        found = done(task, functools.partial(display.step, task.label, task.seed))
+        roster.end(task)
+        yield task, found
 
 
-def _there(packed: Packed, task: Task) -> dict[str, Any]:
-    return task.train(packed.unpacked(), lambda _: None)
+def done(task: Task, on_step: OnStep = lambda _: None) -> dict[str, Any]:
+    """What comes out of a task: work in its folder, which no other process may do meanwhile."""
+    with holding(task.folder):
+        return task.work(on_step)
 
 
-def completed(
-    executor: Executor,
-    work: Iterable[tuple[Task, Callable[[], dict[str, Any]]]],
-    display: Display,
-    at_once: int,
-) -> Results:
-    """Call the work of each task on ``executor``, ``at_once`` of them at a time.
+def completed(pool: Pool, roster: Roster, display: Display) -> Results:
+    """Work at the tasks of ``roster`` on ``pool``, as many at a time as it has places.
 
-    Raises what it raises, at once. Where the process of a task has died ``TRIES`` times, the
+    Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times, the
     others go on, and ``SoftmapError`` names it when they have ended.
     """
     futures: dict[Future[Any], Task] = {}
-    calls: dict[Task, Callable[[], dict[str, Any]]] = {}
-    waiting = iter(work)
+    waiting = iter(roster)
 
     def begin() -> None:
-        for task, call in islice(waiting, at_once - len(futures)):
-            calls[task] = call
-            futures[executor.submit(call)] = task
+        for task in islice(waiting, max(0, pool.slots - len(futures))):
+            futures[pool.submit(done, task)] = task
 
     begin()
     deaths: Counter[Task] = Counter()
@@ -119,14 +114,17 @@ def completed(
                 deaths[task] += 1
                 if deaths[task] < TRIES:
                     display.note(f"{task.name}: its process died ({error}); it goes on in another")
-                    futures[executor.submit(calls[task])] = task
+                    futures[pool.submit(done, task)] = task
                 else:
                     lost.append(f"{task.name} ({error})")
+                    roster.end(task, f"its process died {TRIES} times, last by {error}")
                     display.note(f"{task.name}: its process died {TRIES} times; the others go on")
             else:
+                roster.end(task)
                 begin()  # first of all: what is done with a result takes its time
                 following.begin(task)
                 yield task, found
+        begin()  # places may have been added
         following.look(futures)
     if lost:
         raise SoftmapError(
@@ -162,14 +160,3 @@ class _Following:
         if task in self._seen:
             del self._seen[task]
             self._display.drop(task.label, task.seed)
-
-
-def last_logged(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a training's log, if there is one by now."""
-    with contextlib.suppress(OSError, ValueError, LookupError, AttributeError):
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
-            *lines, _ = file.read().split(b"\n")
-        found: dict[str, Any] = parse_json(lines[-1])
-        return found if {"step", "loss"} <= found.keys() else None
-    return None

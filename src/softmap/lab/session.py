@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from softmap.lab import files
-from softmap.lab.bench import Bench
+from softmap.lab.bench import Bench, Packed
 from softmap.lab.facts import run_facts
 from softmap.lab.page import Page
 from softmap.lab.peaks import Peaks
@@ -90,8 +90,9 @@ class Session:
         if path is not None and path != self.folder / PEAKS:
             files.write_json(self.folder / PEAKS, files.read_json(path))
         facts = run_facts(
-            self.folder, self.plan, self.shared, self.peaks, self.request.command, self.jobs
-        )
+            self.folder, self.plan, self.shared, self.peaks, self.request.command,
+            self.request.engine,
+        )  # fmt: skip
         files.write_json(self.folder / "run.json", facts | more)
 
     def add(self, seeds: Mapping[str, Sequence[int]], **more: Any) -> list[Trial]:
@@ -125,19 +126,20 @@ class Session:
 
     def train(self, trials: Iterable[Trial]) -> None:
         """Train them; the page is kept up to date. The next is asked for when its turn comes."""
-        begun: dict[Task, Trial] = {}
+        begun: dict[Path, Trial] = {}
+        engine, shared = self.request.engine, self.shared
+        give = shared if engine.here else Packed.of(shared, self.request.out)
 
-        def tasks() -> Iterable[Task]:
-            for trial in trials:
-                label, work = trial.candidate.label, partial(run_trial, trial)
-                task = Task(label, trial.seed, trial.folder, work)
-                begun[task] = trial
-                yield task
+        def task(trial: Trial) -> Task:
+            begun[trial.folder] = trial
+            work = partial(give, partial(run_trial, trial))
+            return Task(trial.candidate.label, trial.seed, trial.folder, work)
 
-        trained = results(tasks(), self.shared, self.display, self.jobs, self.request.out)
+        tasks = [task(t) for t in trials] if isinstance(trials, list) else map(task, trials)
+        trained = results(tasks, engine, self.display, self.folder, shared.device)
         with contextlib.closing(trained):
-            for task, result in trained:
-                self._finish(begun[task], result)
+            for done, result in trained:
+                self._finish(begun[done.folder], result)
                 self.page.changed()
 
     def _finish(self, trial: Trial, result: dict[str, Any], *, skipped: bool = False) -> None:

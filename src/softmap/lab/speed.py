@@ -23,15 +23,15 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
-from softmap.lab import files, measure, workers
+from softmap.lab import files, measure
 from softmap.lab.bench import Bench
+from softmap.lab.engine import Engine
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.plan import Candidate, Plan, options
 from softmap.lab.preflight import PER_PARAMETER, memory
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build
-from softmap.lab.workers import Workers
 from softmap.report.speed import FILE, read_speed
 from softmap.train.optim import adamw
 from softmap.train.parallel import Parallel
@@ -47,7 +47,9 @@ SPREAD = 0.2  #: between the 10th and the 90th percentile, of the median
 T = TypeVar("T")
 
 
-def measure_speed(folder: Path, plan: Plan, shared: Bench, jobs: int, display: Display) -> None:
+def measure_speed(
+    folder: Path, plan: Plan, shared: Bench, engine: Engine, display: Display
+) -> None:
     """Write ``speed.json`` of a run, unless it is there, undisturbed, for these variants and
     settings."""
     labels = {candidate.label for candidate in plan.candidates}
@@ -64,12 +66,10 @@ def measure_speed(folder: Path, plan: Plan, shared: Bench, jobs: int, display: D
         display.note("speed is not measured apart from training: the models do not fit together")
         return
     display.note("measuring speed and memory apart from training ...")
-    threads = workers.facts(jobs)["threads"]
+    given = plan.candidates, shared.recipe, shared.device, engine.threads
     try:
-        with sigterm_raises(), Workers(1, shared.device) as executor:
-            found = executor.submit(
-                measured, plan.candidates, shared.recipe, shared.device, threads
-            ).result()
+        with sigterm_raises(), engine.pool(folder, shared.device, display.note) as pool:
+            found = pool.submit(measured, *given).result()
     except (SoftmapError, RuntimeError) as error:  # no reason to lose what was trained
         display.note(f"speed could not be measured apart from training: {reason(error)}")
         return

@@ -18,7 +18,6 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,11 @@ from softmap.lab.bench import Bench
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
+from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
-
-OnStep = Callable[[Mapping[str, float]], Any]
 
 
 class _MeasuredBudget(BudgetFile):

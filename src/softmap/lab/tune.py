@@ -20,7 +20,7 @@ from typing import Any
 import softmap
 from softmap.errors import SoftmapError
 from softmap.files import sweep
-from softmap.lab import bench, files, grid, measure, workers
+from softmap.lab import bench, files, grid, measure
 from softmap.lab.bench import Bench
 from softmap.lab.explain import chosen
 from softmap.lab.folder import POINTS, check_folder, clear
@@ -53,6 +53,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
     preflight(short, display.note)
     with display, files.lock(folder):
         check_folder(folder)
+        request.engine.check(folder, display.note)
         if request.fresh:
             _clear(folder)
         _check_untrained(folder)
@@ -145,7 +146,7 @@ def _search(
             for peak in wanted[spec]
             for seed in shared.recipe.seeds
         ]
-        losses = _losses(points, shared, display, request)
+        losses = _losses(points, shared, folder.parent, display, request)
         for point in points:
             mine = point.trial.candidate
             tried[mine.key].setdefault(mine.peak_lr, []).append(losses[point.trial.folder])
@@ -158,7 +159,7 @@ def _search(
 
 
 def _losses(
-    points: list[Point], shared: Bench, display: Display, request: Request
+    points: list[Point], shared: Bench, folder: Path, display: Display, request: Request
 ) -> dict[Path, float | None]:
     """The loss of each point, by its folder; None where it diverged."""
     display.more(Counter(point.name for point in points))
@@ -176,9 +177,11 @@ def _losses(
     for point, found in kept:
         if found is not None:
             end(point, found, skipped=True)
-    tasks = {point.task(): point for point, found in kept if found is None}
+    engine = request.engine
+    give = shared if engine.here else bench.Packed.of(shared, request.out)
+    tasks = {point.task(give): point for point, found in kept if found is None}
     with contextlib.closing(
-        results(tasks, shared, display, request.jobs or 1, request.out)
+        results(list(tasks), engine, display, folder, shared.device)
     ) as trained:
         for task, found in trained:
             end(tasks[task], found)
@@ -201,7 +204,7 @@ def _facts(
         "command": request.command,
         "softmap_version": softmap.__version__,
         **found,
-        "device": found["device"] | workers.facts(request.jobs or 1),
+        "device": found["device"] | request.engine.facts(),
         "seeds": shared.recipe.seeds,
         "windows": len(tuning_windows(shared.corpus.heldout, shared.recipe)),
         "tuned_for": tuned_for(recipe),

@@ -1,9 +1,9 @@
 """Processes of this machine that call functions, one thread each: an ``Executor``.
 
-The processes are spawned, not forked: each has its own Python, its own PyTorch and, where there are
-GPUs, its own GPU. It imports once and makes many calls. Calls go to a process, and results come
-back, through a pipe that is that process's alone: no lock is shared, so one that is killed at any
-moment fails the one call that it was at, with ``WorkerDied``, and another takes its place.
+Each has its own Python, its own PyTorch and, where there are GPUs, its own GPU. It imports once and
+makes many calls. Calls go to a process, and results come back, through a socket that is that
+process's alone: no lock is shared, so one that is killed at any moment fails the one call that it
+was at, with ``WorkerDied``, and another takes its place.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import multiprocessing
 import os
 import queue
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import BrokenExecutor, Executor, Future
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-import torch
 
 from softmap.errors import SoftmapError
 from softmap.lab.interrupts import Interrupted, sigterm_raises
@@ -34,7 +34,11 @@ from softmap.lab.interrupts import Interrupted, sigterm_raises
 THREADS = 1  #: of a worker; part of what makes two runs equal bit for bit
 OWN_MEMORY = 2**30  #: bytes that a worker takes before it has a model
 
-_SPAWN = multiprocessing.get_context("spawn")
+if TYPE_CHECKING:
+    import torch
+
+# What a process does; PyTorch is imported by it alone, so that whoever starts it stays small.
+_PROGRAM = "import sys; from softmap.lab.workers import work; work(*map(int, sys.argv[1:]))"
 _ONE_AT_A_TIME = threading.Lock()
 # What a terminal sends to all of its processes. The parent hears it and stops its workers itself.
 _OF_THE_PARENT = (signal.SIGINT, signal.SIGHUP)
@@ -66,25 +70,61 @@ def cores() -> int:
     return min(found)
 
 
-def facts(jobs: int) -> dict[str, int]:
-    """How many trials run at once, and with how many threads each: one in a worker, PyTorch's own
-    number where a single one runs in this process."""
-    return {"jobs": jobs, "threads": THREADS if jobs > 1 else torch.get_num_threads()}
+def gpus(device: torch.device | None) -> Sequence[int]:
+    """The GPUs that processes share out among them: none where the device is something else, or
+    one of them by name."""
+    if device is None or device.type != "cuda" or device.index is not None:
+        return ()
+    import torch
+
+    return range(torch.cuda.device_count())
 
 
-class Workers(Executor):
-    """``count`` processes, each started when there is a call for it.
+class Pool(Executor):
+    """An executor that says how many calls it makes at once, now.
 
-    Calls run in the order in which they were submitted. What a call raises comes back as a
-    ``SoftmapError`` if it is one or the system's (a full disk), else as a ``RuntimeError`` with its
-    traceback; ``WorkerDied`` also where SIGTERM came from somebody else and stopped it.
+    What a call raises comes back as a ``SoftmapError`` if it is one or the system's (a full disk),
+    else as a ``RuntimeError`` with its traceback; ``WorkerDied`` where it lost its process, also
+    where SIGTERM came from somebody else and stopped it. ``shutdown(cancel_futures=True)`` tells
+    what runs to stop as SIGTERM tells it, and a ``with`` block that ends by an error does so.
     """
 
-    def __init__(self, count: int, device: torch.device | None = None) -> None:
+    @property
+    def slots(self) -> int:
+        """Calls at once."""
+        raise NotImplementedError
+
+    def __exit__(self, kind: Any, *_: object) -> None:
+        self.shutdown(cancel_futures=kind is not None)
+
+
+class Workers(Pool):
+    """``count`` processes, each started when there is a call for it.
+
+    Calls run in the order in which they were submitted. gpus: dealt out to the processes. where:
+    their working folder. without: variables of the environment that they do not get.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        gpus: Sequence[int] = (),
+        where: str | None = None,
+        without: Sequence[str] = (),
+    ) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
         self._calls = queue.SimpleQueue()
-        spread = device is not None and device.type == "cuda" and device.index is None
-        self._slots = [_Slot(self._calls, n if spread else None) for n in range(count)]
+        # They import what their parent can.
+        given = {name: value for name, value in os.environ.items() if name not in without}
+        given["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        self._slots = [
+            _Slot(self._calls, gpus[n % len(gpus)] if gpus else None, where, given)
+            for n in range(count)
+        ]
+
+    @property
+    def slots(self) -> int:
+        return len(self._slots)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """As any executor's; ``function`` and what it is given are pickled."""
@@ -95,7 +135,7 @@ class Workers(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End all processes when their calls are done.
 
-        cancel_futures: do not begin what waits, and tell what runs to stop as SIGTERM tells it.
+        cancel_futures: do not begin what waits, and stop what runs.
         """
         if cancel_futures:
             self._cancel()
@@ -111,9 +151,6 @@ class Workers(Executor):
                 slot.signal(signal.SIGKILL)
             raise
 
-    def __exit__(self, kind: Any, *_: object) -> None:
-        self.shutdown(cancel_futures=kind is not None)
-
     def _cancel(self) -> None:
         with contextlib.suppress(queue.Empty):
             while (call := self._calls.get_nowait()) is not None:
@@ -125,9 +162,15 @@ class Workers(Executor):
 class _Slot:
     """A place for one process, and the thread that speaks with it."""
 
-    def __init__(self, calls: queue.SimpleQueue[Any], gpu: int | None) -> None:
-        self._calls, self._gpu = calls, gpu
-        self._process: Any = None
+    def __init__(
+        self,
+        calls: queue.SimpleQueue[Any],
+        gpu: int | None,
+        where: str | None,
+        environment: Mapping[str, str],
+    ) -> None:
+        self._calls, self._gpu, self._where, self._environment = calls, gpu, where, environment
+        self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._stopped = False
         self.thread = threading.Thread(target=self._run, daemon=True)
@@ -135,9 +178,8 @@ class _Slot:
 
     def signal(self, number: int) -> None:
         """Send the process a signal, if there is one."""
-        if self._process is not None and self._process.is_alive():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+        if self._process is not None:
+            self._process.send_signal(number)  # to nobody, where it has ended
 
     def stop(self) -> None:
         """Tell the process to stop, now or as soon as it has been started."""
@@ -152,9 +194,9 @@ class _Slot:
             future, function = call
             if future.set_running_or_notify_cancel():
                 self._answer(future, function)
-        if self._connection is not None:
+        if self._connection is not None and self._process is not None:
             self._connection.close()  # the process ends when it finds nobody there
-            self._process.join()
+            self._process.wait()
 
     def _answer(self, future: Future[Any], function: Callable[[], Any]) -> None:
         try:
@@ -180,27 +222,34 @@ class _Slot:
             if self._stopped:
                 raise WorkerDied("it was stopped before it began")
             if self._connection is None:
-                self._connection, theirs = _SPAWN.Pipe()
-                self._process = _SPAWN.Process(
-                    target=_work, args=(theirs, os.getpid(), self._gpu), daemon=True
-                )
-                self._process.start()
-                theirs.close()
+                self._connection, self._process = self._started()
             return self._connection
+
+    def _started(self) -> tuple[Connection, subprocess.Popen[bytes]]:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            words = [theirs.fileno(), os.getpid(), *([] if self._gpu is None else [self._gpu])]
+            process = subprocess.Popen(
+                [sys.executable, "-c", _PROGRAM, *map(str, words)], stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()], cwd=self._where, env=self._environment,
+            )  # fmt: skip
+        return Connection(ours.detach()), process
 
     def _death(self) -> str:
         """Forget the process that has died; how it did."""
-        assert self._connection is not None
+        assert self._connection is not None and self._process is not None
         self._connection.close()
-        self._process.join()
-        code = self._process.exitcode or 0
+        code = self._process.wait()
         self._process = self._connection = None
         return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
-def _work(connection: Connection, parent: int, gpu: int | None) -> None:
-    """What a worker does: call after call, until its parent is gone."""
+def work(descriptor: int, parent: int, gpu: int | None = None) -> None:
+    """What a process does: call after call that comes by the socket, until its parent is gone."""
     _die_with(parent)
+    import torch
+
+    connection = Connection(descriptor)
     torch.set_num_threads(THREADS)
     if gpu is not None:
         torch.cuda.set_device(gpu % torch.cuda.device_count())

@@ -59,7 +59,9 @@ class Run:
     seeds: Count = 5
     """Runs of an arm; twice as many of one that others are compared with."""
     jobs: Count | None = None
-    """Trainings at once; by default as many as there are cores."""
+    """Trainings at once; by default as many as there are cores, or places in the cluster."""
+    cluster: str | None = None
+    """A Dask cluster that trains: its scheduler's address or file, or local:N; docs/cluster.md."""
     dry_run: bool = False
     """Say what would be trained and how long it takes, and stop."""
     out: Path = RESULTS
@@ -70,13 +72,19 @@ class Run:
     """Other values of all recipes, as training.steps=50; take another --runs for them."""
 
     def run(self, argv: Sequence[str]) -> None:
-        from softmap.ledger.forecast import forecast
-        from softmap.ledger.run import chosen, run
+        from softmap.lab.cluster import connected
+        from softmap.ledger.run import chosen
 
         _check([self.out, self.runs])
         claims = chosen(self.ids, self.scale, self.base)
-        place = self._place(argv)
-        for line in forecast(claims, self.scale, place, place.workers, self.base):
+        with connected(self.cluster, self.jobs, self.runs) as cluster:
+            self._run(claims, self._place(argv, cluster))
+
+    def _run(self, claims: Sequence[Any], place: Any) -> None:
+        from softmap.ledger.forecast import forecast
+        from softmap.ledger.run import run
+
+        for line in forecast(claims, self.scale, place, place.engine.jobs, self.base):
             print(line, file=sys.stderr)
         failed = []
         for claim in () if self.dry_run else claims:
@@ -90,13 +98,14 @@ class Run:
         if failed:
             raise SoftmapError(f"claims run: not finished, as said above: {', '.join(failed)}")
 
-    def _place(self, argv: Sequence[str]) -> Any:
+    def _place(self, argv: Sequence[str], cluster: Any) -> Any:
         from softmap.lab.progress import choose
         from softmap.ledger.place import Place
 
         return Place(
             self.runs / self.scale, self.seeds, self.jobs, split_values(self.set),
             "softmap " + shlex.join(argv), choose, lambda text: print(text, file=sys.stderr),
+            cluster,
         )  # fmt: skip
 
 

@@ -15,14 +15,16 @@ def lesson(study: Learned, place: Place) -> tuple[Lesson, Path]:
     """What is learned, and the folder that keeps it; all arms have as many runs."""
     variants = [arm.variant for arm in study.variants.values()]
     settings = {**study.settings, **place.settings}
-    given = Lesson(study.task, variants, place.seeds, settings=settings, jobs=place.jobs)
+    given = Lesson(
+        study.task, variants, place.seeds, settings=settings, jobs=place.jobs, cluster=place.cluster
+    )
     return given, place.folder / f"learn-{study.task}"
 
 
 def measure(study: Learned, place: Place) -> list[Part]:
     """Train what is missing, and ask for instances that no training had."""
     given, folder = lesson(study, place)
-    found = learn(given, folder, place.tell)
+    found = learn(given, folder, place.display())
     suite = found["suites"][study.task]
     seeds = {
         name: list(range(len(numbers["runs"])))

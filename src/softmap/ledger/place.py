@@ -11,6 +11,8 @@ from pathlib import Path
 from softmap.claims._bases import Base
 from softmap.claims._claim import CONTROL
 from softmap.lab import recipe as recipes
+from softmap.lab.cluster import Cluster
+from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import slug
@@ -36,11 +38,13 @@ class Place:
     command: str = "softmap claims run"
     display: Callable[[], Display] = Display
     tell: Callable[[str], None] = lambda _: None
+    cluster: Cluster | None = None
 
     @property
-    def workers(self) -> int:
-        """Trainings at once."""
-        return self.jobs or cores()
+    def engine(self) -> Engine:
+        """Where the trainings run."""
+        places = self.cluster.slots(gpus=False) if self.cluster else 0
+        return Engine(places or self.jobs or cores(), self.cluster)
 
     def runs(self, reference: bool) -> int:
         """Runs of an arm; more of one on which comparisons lean."""

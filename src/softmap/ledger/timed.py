@@ -12,16 +12,17 @@ from scipy import stats
 from softmap.bench import decode
 from softmap.claims._claim import Timed
 from softmap.claims._rules import Row
+from softmap.lab import files
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.plan import make_plan
 from softmap.lab.preflight import vocabulary
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import measured
-from softmap.lab.workers import Workers
 from softmap.ledger.judge import Part
 from softmap.ledger.place import Place
 
 ROUNDS = 3  #: of decoding, in a process
+FOLDER = "speed"  #: of a scale's, while it is measured
 SIZES = decode.Sizes(256, 8, 4, 1, 1024, 128, (), 4096, "float32")
 
 
@@ -30,10 +31,11 @@ def measure(study: Timed, place: Place) -> list[Part]:
     recipe = place.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
     found: list[dict[str, float]] = []
     notes: dict[str, None] = {}
+    folder = place.folder / FOLDER
     for run in range(place.seeds):
         place.tell(f"speed of a {study.what}: process {run + 1} of {place.seeds}")
-        with sigterm_raises(), Workers(1) as executor:
-            speeds, note = executor.submit(once, study, recipe).result()
+        with files.lock(folder), sigterm_raises(), place.engine.pool(folder) as pool:
+            speeds, note = pool.submit(once, study, recipe).result()
         found.append(speeds)
         notes |= {note: None} if note else {}
     values = {

@@ -45,7 +45,9 @@ def train(place: Place, base: Base, runs: Mapping[str, int]) -> None:
         return
     recipe = place.recipe(base, runs)
     way_out = "--runs FOLDER keeps it and begins another"
-    request = Request(place.folder, place.command, jobs=place.jobs, way_out=way_out)
+    request = Request(
+        place.folder, place.command, jobs=place.jobs, cluster=place.cluster, way_out=way_out
+    )
     with opened(recipe, request, place.display(), _NoPage) as session:
         wanted = [trial for trial in session.trials() if _is_wanted(trial, runs)]
         steps = session.shared.recipe.training.steps

@@ -145,28 +145,33 @@ class Learn:
     set: tuple[str, ...] = ()
     """Other values of the model and its training, as model.hidden_size=128."""
     jobs: Annotated[int, Range(1, 1000)] | None = None
-    """Trainings at once; by default as many as there are cores."""
+    """Trainings at once; by default as many as there are cores, or places in the cluster."""
+    cluster: str | None = None
+    """A Dask cluster that trains: its scheduler's address or file, or local:N; docs/cluster.md."""
     quick: bool = False
     """Ask few instances."""
 
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.asking.page import write_page
+        from softmap.lab.cluster import connected
         from softmap.lab.files import write_json
         from softmap.lab.learn import Lesson, learn, task_suite
         from softmap.lab.names import check_name, split_values
+        from softmap.lab.progress import choose
         from softmap.report.question_table import lines
 
         name = self.name or f"learn-{task_suite(self.task).name}"
         check_name("--name", name)
         if not self.peaks or min(self.peaks) <= 0:
             raise SoftmapError("--peaks: expected one or more numbers above 0")
-        lesson = Lesson(
-            self.task, split_variants(self.variants), self.seeds, list(dict.fromkeys(self.peaks)),
-            self.steps, split_values(self.set), self.jobs, self.quick,
-            "softmap " + shlex.join(argv),
-        )  # fmt: skip
         folder = self.out / name
-        found = learn(lesson, folder, lambda text: print(text, file=sys.stderr))
+        with connected(self.cluster, self.jobs, self.out) as cluster:
+            lesson = Lesson(
+                self.task, split_variants(self.variants), self.seeds,
+                list(dict.fromkeys(self.peaks)), self.steps, split_values(self.set), self.jobs,
+                self.quick, "softmap " + shlex.join(argv), cluster,
+            )  # fmt: skip
+            found = learn(lesson, folder, choose())
         for line in lines(found):
             print(line)
         write_json(folder / "eval.json", found, seal=False)

@@ -6,7 +6,6 @@ Heavy modules are imported inside ``run``, as in ``softmap.cli``.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,16 +80,17 @@ class Graft:
         from softmap.lab.grafting.look import look
         from softmap.lab.grafting.run import graft
 
-        request, tell = self._request(argv), lambda text: print(text, file=sys.stderr)
+        request = self._request(argv)
         if self.dry_run:
             look(request, print)
             return
         from softmap.lab.asking.page import write_page
         from softmap.lab.files import write_json
+        from softmap.lab.progress import choose
         from softmap.report.question_table import lines
 
         folder = self.out / self._name(request)
-        found = graft(request, folder, tell)
+        found = graft(request, folder, choose())
         for line in lines(found):
             print(line)
         write_json(folder / "eval.json", found, seal=False)

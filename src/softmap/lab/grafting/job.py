@@ -24,6 +24,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.jobs import kept
 from softmap.lab.plan import options
 from softmap.lab.preflight import choose_device
+from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
 from softmap.train import NonFiniteLoss, train
 
@@ -76,7 +77,7 @@ class Job:
         return kept(self.folder / "grafted.json", self.identity())
 
 
-def run_job(job: Job) -> dict[str, Any]:
+def run_job(job: Job, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """Train one model and keep it; its loss on some held-out windows, None where it diverged."""
     logging.disable_progress_bar()
     device, context = choose_device(job.recipe.training.device), job.recipe.model.context
@@ -92,7 +93,7 @@ def run_job(job: Job) -> dict[str, Any]:
         return torch.from_numpy(found)
 
     try:
-        state = train(model, batches, given, job.folder)
+        state = train(model, batches, given, job.folder, on_step=on_step)
     except NonFiniteLoss:
         return _kept(job, {"loss": None})
     if not state.finished:

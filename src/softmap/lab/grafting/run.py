@@ -11,19 +11,21 @@ from softmap.errors import SoftmapError
 from softmap.lab import files, workers
 from softmap.lab.asking.models import Model
 from softmap.lab.asking.run import Asked, ask
+from softmap.lab.engine import Engine
 from softmap.lab.grafting.job import PLAIN, Job, run_job
 from softmap.lab.grafting.look import Prepared, Request, look
-from softmap.lab.jobs import Tell, best_peaks, run_all
+from softmap.lab.jobs import best_peaks, run_all
 from softmap.lab.names import is_run
 from softmap.lab.plan import options, slug
 from softmap.lab.preflight import PER_PARAMETER, choose_device
+from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import fingerprint
 
 TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
 
 
-def graft(request: Request, folder: Path, tell: Tell = lambda _: None) -> dict[str, Any]:
+def graft(request: Request, folder: Path, display: Display | None = None) -> dict[str, Any]:
     """Fine-tune and ask; what :func:`softmap.lab.asking.run.ask` gives, with ``graft`` (what each
     has changed at step 0), ``peaks`` and ``diverged`` beside it.
 
@@ -34,13 +36,18 @@ def graft(request: Request, folder: Path, tell: Tell = lambda _: None) -> dict[s
         raise SoftmapError(
             f"{folder}: expected a folder of its own, found a run; take another --name"
         )
-    ready = look(request, tell)
+    display = display or Display()
+    ready = look(request, display.note)
     with files.lock(folder):
-        tuning = _jobs(request, ready, folder, [TUNING_SEED], None)
-        tried = _train(tuning if len(request.peaks) > 1 else [], request, ready, tell)
-        peaks = best_peaks(tuning, tried, tell)
-        trials = _jobs(request, ready, folder, range(request.seeds), peaks)
-        out = _train(trials, request, ready, tell)
+        with display:
+            given = ready.recipe.training
+            display.plan({}, given.steps, given.batch_size * ready.recipe.model.context)
+            tuning = _jobs(request, ready, folder, [TUNING_SEED], None)
+            several = tuning if len(request.peaks) > 1 else []
+            tried = _train(several, request, ready, folder, display)
+            peaks = best_peaks(tuning, tried, display.note)
+            trials = _jobs(request, ready, folder, range(request.seeds), peaks)
+            out = _train(trials, request, ready, folder, display)
         lived = [job for job in trials if out[job]["loss"] is not None]
         if not any(job.label == PLAIN for job in lived):
             raise SoftmapError(
@@ -48,7 +55,7 @@ def graft(request: Request, folder: Path, tell: Tell = lambda _: None) -> dict[s
                 "peak may help"
             )
         asked = _asked(request, ready.recipe, lived)
-        found = ask(asked, tell)
+        found = ask(asked, display.note)
         more = {"peaks": peaks, "diverged": len(trials) - len(lived)}
         return found | more | {"graft": [start.plain() for start in ready.starts]}
 
@@ -84,15 +91,11 @@ def _job(job: Job) -> Job:
 
 
 def _train(
-    jobs: Sequence[Job], request: Request, ready: Prepared, tell: Tell
+    jobs: Sequence[Job], request: Request, ready: Prepared, folder: Path, display: Display
 ) -> dict[Job, dict[str, Any]]:
     device = choose_device(ready.recipe.training.device)
     count = request.jobs or workers.default_jobs(device, PER_PARAMETER * ready.parameters)
-    return run_all(jobs, run_job, count, tell, _words, device)
-
-
-def _words(out: dict[str, Any]) -> str:
-    return "diverged" if out["loss"] is None else f"held-out loss {out['loss']:.4f}"
+    return run_all(jobs, run_job, Engine(count), display, folder, device)
 
 
 def _asked(request: Request, recipe: Recipe, lived: Sequence[Job]) -> Asked:

@@ -1,0 +1,162 @@
+"""What a folder tells of its trainings while they run: ``trials.json``, and who works at each.
+
+``trials.json`` lists all that was asked for, with those that have ended. Which ones are being
+trained is not written down, since a machine may fail without a word: a training is under way as
+long as a process holds its folder's ``.worker``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from softmap.errors import SoftmapError
+from softmap.fields import check
+from softmap.files.sealed import parse_json, read_object
+from softmap.lab import files
+
+if TYPE_CHECKING:
+    from softmap.lab.schedule import Task
+
+FILE = "trials.json"
+HELD = ".worker"  #: in the folder of a training: the process that works at it, which locks it
+LAST_BYTES = 4096  #: of a log: more than its last line
+PATIENCE = 180.0  #: seconds that a process which was given up may take to notice
+
+
+class Entry(TypedDict):
+    """One training. folder: within the run's. failed: why, where it was given up."""
+
+    label: str
+    seed: int
+    folder: str
+    steps: int
+    ended: bool
+    failed: str | None
+
+
+class RosterFile(TypedDict):
+    """``trials.json``."""
+
+    trials: list[Entry]
+
+
+class Roster:
+    """Tasks in their order, and in the ``trials.json`` of ``folder`` what has become of them.
+
+    Those that are listed are waiting from the start; of others, one is known as its turn comes.
+    steps: of each.
+    """
+
+    def __init__(self, folder: Path, tasks: Iterable[Task], steps: int) -> None:
+        self._folder, self._tasks, self._steps = folder, tasks, steps
+        self._entries: dict[str, Entry] = {}
+        with contextlib.suppress(SoftmapError):  # it only tells: no reason not to train
+            self._entries = {entry["folder"]: entry for entry in read(folder) if entry["ended"]}
+        if isinstance(tasks, list):
+            for task in tasks:
+                self._add(task)
+            self._write()
+
+    def __iter__(self) -> Iterator[Task]:
+        for task in self._tasks:
+            if self._add(task):
+                self._write()
+            yield task
+
+    def end(self, task: Task, failed: str | None = None) -> None:
+        """It has ended, or was given up."""
+        self._entries[self._place(task)] |= {"ended": failed is None, "failed": failed}
+        self._write()
+
+    def _place(self, task: Task) -> str:
+        return os.path.relpath(task.folder, self._folder)
+
+    def _add(self, task: Task) -> bool:
+        place = self._place(task)
+        if place in self._entries and not self._entries[place]["ended"]:
+            return False
+        self._entries[place] = Entry(
+            label=task.label, seed=task.seed, folder=place, steps=self._steps, ended=False,
+            failed=None,
+        )  # fmt: skip
+        return True
+
+    def _write(self) -> None:
+        files.write_json(self._folder / FILE, {"trials": list(self._entries.values())}, seal=False)
+
+
+def read(folder: Path) -> list[Entry]:
+    """The trainings that ``folder`` lists, none where it has no list.
+
+    Raises ``SoftmapError`` for a list that is none.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return []
+    found: Any = read_object(path)
+    check(str(path), found, RosterFile)
+    return list(found["trials"])
+
+
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold the folder of a training: two processes that write to it would spoil it.
+
+    One that was given up, on a machine that was cut off, may take a while to notice. Raises
+    ``SoftmapError`` where it does not.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / HELD, "a+", opener=files.plain) as file:
+        _lock(file.fileno(), folder)
+        file.truncate(0)
+        file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+        file.flush()
+        yield
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise SoftmapError(
+                    f"{folder}: expected nobody at work in it, found {holder(folder)}"
+                ) from None
+            time.sleep(0.2)
+
+
+def holder(folder: Path) -> str | None:
+    """``HOST:PROCESS`` that is at work in the folder of a training, or None."""
+    try:
+        with open(folder / HELD) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                with contextlib.suppress(ValueError, LookupError, TypeError):
+                    found = json.loads(file.read(1000))
+                    return f"{found['host']}:{found['process']}"
+                return "somebody"
+    except OSError:
+        pass
+    return None
+
+
+def last_logged(path: Path) -> dict[str, Any] | None:
+    """The last whole line of a training's log, if there is one by now."""
+    with contextlib.suppress(OSError, ValueError, LookupError, AttributeError):
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))
+            *lines, _ = file.read().split(b"\n")
+        found: dict[str, Any] = parse_json(lines[-1])
+        return found if {"step", "loss"} <= found.keys() else None
+    return None
