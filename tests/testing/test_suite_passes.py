@@ -61,6 +61,7 @@ COMBINATIONS = [
     "cope(positions=3)+diff2",
     "xsa+diff+gated(channels=true)",
     "gated(channels=true,gain=true)+off-by-one",
+    "multi-token(rows=2,keys=3)+sink",
 ]
 GROUPED = [
     "transformer++",

@@ -17,6 +17,8 @@ class Contextual(Edit):
     """S' = S + q_i . e[p_ij], p_ij = sum_{k=j..i} sigmoid(S_ik), e[p] between two whole positions
     linear. e (P, d), the same for all heads, 0 at init; p goes no further than P - 1."""
 
+    no_weight_decay = ("e",)  # a table of embeddings
+
     def __init__(self, place: Place, positions: int) -> None:
         super().__init__()
         self.e = nn.Parameter(torch.zeros(positions, place.head_dim))
