@@ -71,9 +71,7 @@ def multi_token(
     """
     conv = partial(KeyQueryConv, rows=rows, keys=keys)
     if keys % 2 == 0:
-        raise SoftmapError(
-            f"multi-token: keys must be odd, the key's own in the middle, found {keys}"
-        )
+        raise SoftmapError(f"multi-token: expected an odd number of keys, found {keys}")
 
     def edits(stage: str, convolve: bool) -> list[Builder]:
         made: list[Builder] = [partial(conv, stage=stage)] if convolve else []
