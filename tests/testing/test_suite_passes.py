@@ -46,6 +46,22 @@ COMBINATIONS = [
     "outside.py:multi-token",
     "outside.py:multi-token(rows=4,keys=5,post=true)",
     "outside.py:multi-token(rows=2)+dape(kernel=5)+diff2+outside.py:multi-token(post=true)",
+    # A normaliser before and after edits of the older kinds, with and without closed forms.
+    "sink+diff",
+    "sink+dcmha",
+    "sink+talking-heads",
+    "kerple+off-by-one",
+    "softpick+diff2",
+    "sigmoid+sas",
+    "stick-breaking(rest=true)+diff",
+    "forget+diff",
+    "forget(rope=true)+stick-breaking",
+    "ssmax+dcmha",
+    "ssmax+softcap+sink",
+    "cope(positions=3)+diff2",
+    "xsa+diff+gated(channels=true)",
+    "gated(channels=true,gain=true)+off-by-one",
+    "multi-token(rows=2,keys=3)+sink",
 ]
 GROUPED = [
     "transformer++",
@@ -57,19 +73,28 @@ GROUPED = [
     "talking-heads+gated",
     "v-skipinit(value=linear,output=linear)",
     "outside.py:multi-token",
+    "sink+diff",
+    "xsa+forget",
+    "cope+stick-breaking",
 ]
+# These go through every check in every run of the tests.
+ALWAYS = {
+    "transformer", "transformer++", "talking-heads", "temperature", "gated", "diff", "diff2",
+    "dcmha", "dape", "nope", "alibi", "kerple", "fire", "sas", "sas-p", "v-skipinit", "parallel",
+}  # fmt: skip
 SHIPPED = [Subject(v) for v in names()]
 OTHERS = [Subject(v) for v in COMBINATIONS] + [Subject(v, kv_heads=2) for v in GROUPED]
 
 
 def _cases() -> list[Any]:
-    """Every variant through every check; of the combinations two of three pairs are slow tests."""
-    pairs = [pytest.param(*pair) for pair in product(SHIPPED, CHECKS)]
-    for n, subject in enumerate(OTHERS):
-        for m, name in enumerate(CHECKS):
-            marks = [pytest.mark.slow] if (n + m) % 3 else []
-            pairs.append(pytest.param(subject, name, marks=marks))
-    return pairs
+    """Every variant through every check; of some two of three pairs are slow tests, or more."""
+    first = [s for s in SHIPPED if s.variant in ALWAYS]
+    newer = [s for s in SHIPPED if s.variant not in ALWAYS]
+    return [
+        pytest.param(subject, name, marks=[pytest.mark.slow] if (n + m) % every else [])
+        for subjects, every in ((first, 1), (newer, 7), (OTHERS, 4))
+        for (n, subject), (m, name) in product(enumerate(subjects), enumerate(CHECKS))
+    ]
 
 
 def _id(value: Any) -> str:
@@ -94,6 +119,8 @@ def test_folded_runs_where_it_should() -> None:
         "sas",
         "sas+diff",
         "temperature",
+        "sink+diff",
+        "ssmax+xsa",
     ):
         assert CHECKS["folded"](Subject(variant)) is None
     note = CHECKS["folded"](Subject("dcmha"))

@@ -143,3 +143,20 @@ def test_gate_of_each_channel() -> None:
     v = torch.tensor([4.0, 8.0]).view(1, 1, 1, 2)
     o = attention(v, v, v, [edit], x=torch.ones(1, 1, 2))
     torch.testing.assert_close(o.flatten(), torch.tensor([2.0, 6.0]))
+
+
+def test_multi_token_convolves_rows_and_keys() -> None:
+    """S' = S[i, j] + 2 S[i, j - 1] + 3 S[i - 1, j + 1], zero where a row may not look."""
+    spec = "multi-token(rows=2,keys=3,post=false,heads=false,head_norm=false)"
+    w = torch.tensor([[0.0, 0, 3], [2, 1, 0]]).view(1, 1, 2, 3)
+    # Row 1 sees 1, 2; row 2 sees 1, 2, 4: (1 + 3 * 2, 2 + 2 * 1, 4 + 2 * 2).
+    want = torch.tensor([-1.0, -4, 0]).double()
+    torch.testing.assert_close(scores(edits_of(spec, w=w), [1, 2, 4]), want)
+    with pytest.raises(softmap.SoftmapError, match="expected an odd number of keys, found 4"):
+        softmap.edits("multi-token(keys=4)", heads=1, head_dim=1)
+
+
+def test_multi_token_starts_as_it_was() -> None:
+    made = softmap.edits("multi-token(head_norm=false)", heads=4, head_dim=4)
+    q, k, v = torch.randn(3, 1, 4, 9, 4)
+    torch.testing.assert_close(attention(q, k, v, made), attention(q, k, v))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from softmap.errors import reason
 from softmap.maps import Edit
 from softmap.nn.positions import Positions
-from softmap.testing.compare import ROWS, assert_equal
+from softmap.testing.compare import ROWS, assert_same
 from softmap.testing.subject import Subject
 
 Note = str | None
@@ -50,7 +50,8 @@ def _are_read_when_called(subject: Subject) -> None:
             "a parameter is read while its own module is not called (self.mlp.weight from outside, "
             f"or inside edit), where offloading has it on the meta device: {reason(error)}"
         ) from error
-    assert_equal(got, want, what, sides=("offloaded", "in memory"), axes=ROWS)
+    # To rounding: copies of the same numbers elsewhere in memory are multiplied in another order.
+    assert_same(got, want, what, sides=("offloaded", "in memory"), axes=ROWS)
 
 
 def _offload(module: nn.Module) -> None:

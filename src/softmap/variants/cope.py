@@ -18,6 +18,7 @@ class Contextual(Edit):
     linear. e (P, d), the same for all heads, 0 at init; p goes no further than P - 1."""
 
     defined_for = "causal"
+    no_weight_decay = ("e",)  # a table of embeddings
 
     def __init__(self, place: Place, positions: int) -> None:
         super().__init__()
