@@ -274,7 +274,7 @@ def test_gpus_are_places_where_workers_announce_them_and_a_scheduler_may_go(tmp_
         with pytest.raises(SoftmapError, match="the scheduler answers no more"):
             future.result(timeout=120)
         with pytest.raises(SoftmapError, match="the scheduler answers no more"):
-            pool.submit(time.sleep, 1)
+            pool.submit(time.sleep, 1).result(timeout=120)
         pool.shutdown(cancel_futures=True)
 
 
