@@ -20,8 +20,9 @@ def sampled(*quick: str) -> list[Any]:
     ]
 
 
-# Neither a skip nor, at its start, any attention: it is the last to begin.
-SLOW_STARTERS = {"v-skipinit": 900}
+# Neither a skip nor, at its start, any attention: it is the last to begin. And no positions, nor a
+# look at its own token: it is next.
+SLOW_STARTERS = {"v-skipinit": 900, "stick-breaking": 900}
 TASK = Recall(pairs=4, queries=4, keys=8, values=8)
 
 

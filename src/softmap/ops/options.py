@@ -22,7 +22,7 @@ class Options(TypedDict, total=False):
     x: (B, S, D) the layer's input, one row a key token, for edits with per-token tensors. The last
         T rows are the queries' (S = T without a cache). In cross-attention (B, T, D).
     key_x: (B, S, D) in cross-attention the input of the keys' tokens.
-    tensors: the edits' tensors instead of ``x``, what ``edit(x)`` gives of each edit; what a
+    tensors: the edits' tensors instead of ``x``, what ``edit(x, q, k)`` gives of each; what a
         cache keeps: query tensors (B, T, ...), key tensors (B, S, ...).
     window: keys that a row sees, its own included; None: all up to its own. Without ``causal`` so
         many to each side: |i - j| < window. Not for cross-attention.
