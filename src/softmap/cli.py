@@ -41,6 +41,7 @@ from softmap.lab.names import (
     split_values,
     split_variants,
 )
+from softmap.lab.own import Check, New
 from softmap.lab.scale import Scale
 from softmap.lab.top import Top
 from softmap.ledger.commands import KINDS as CLAIMS
@@ -363,6 +364,8 @@ COMMANDS: dict[str, type] = {
     "train": Train,
     "explain": Explain,
     "variants": Variants,
+    "new": New,
+    "check": Check,
     "generate": Generate,
     "eval": Eval,
     "learn": Learn,

@@ -14,6 +14,6 @@ that says what did not apply.
 """
 
 from softmap.testing.subject import Subject, bands
-from softmap.testing.suite import CHECKS, QUICK, Outcome, Report, check
+from softmap.testing.suite import CHECKS, QUICK, Outcome, Report, check, outcomes
 
-__all__ = ["CHECKS", "QUICK", "Outcome", "Report", "Subject", "bands", "check"]
+__all__ = ["CHECKS", "QUICK", "Outcome", "Report", "Subject", "bands", "check", "outcomes"]

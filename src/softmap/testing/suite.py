@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest, one_line
 from softmap.testing import bidirectional, edits, layers, models, parameters, precision
 from softmap.testing.subject import Subject
+from softmap.variants import load
 
 Check = Callable[[Subject], str | None]
 
@@ -68,7 +69,16 @@ class Report:
         return "\n".join([self.variant, *(f"  {o}" for o in self.outcomes)])
 
 
-def check(
+def check(variant: Any, **options: Any) -> Report:
+    """Run the conformance suite over a variant; about a minute on a CPU.
+
+    Options as for :func:`outcomes`, which gives the outcomes one by one. Raises what that does.
+    """
+    found = tuple(outcomes(variant, **options))
+    return Report(load(variant).label, found)
+
+
+def outcomes(
     variant: Any,
     *,
     heads: int = 4,
@@ -78,8 +88,8 @@ def check(
     context: int = 40,
     only: Iterable[str] | None = None,
     quick: bool = False,
-) -> Report:
-    """Run the conformance suite over a variant; some seconds on a CPU.
+) -> Iterator[Outcome]:
+    """Run the checks, and give the outcome of each when it is there.
 
     variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
     heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. context: tokens of the
@@ -94,12 +104,11 @@ def check(
             raise SoftmapError(f"no check {name!r}{nearest(name, CHECKS)}; {', '.join(CHECKS)}")
     subject = Subject(variant, heads, kv_heads, head_dim, seed, context)
     subject.layer()
-    outcomes: list[Outcome] = []
     for name in chosen:
-        outcomes.append(_run(name, subject))
-        if quick and outcomes[-1].error is not None:
-            break
-    return Report(subject.label, tuple(outcomes))
+        outcome = _run(name, subject)
+        yield outcome
+        if quick and outcome.error is not None:
+            return
 
 
 def _run(name: str, subject: Subject) -> Outcome:
