@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-all gpu lint clean
+.PHONY: demo test test-all mutants gpu lint clean
 
 demo: $(VENV)/.ready
 	$(BIN)/softmap compare recipes/demo.yaml
@@ -16,6 +16,10 @@ test: $(VENV)/.ready
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest
+
+# Faults planted one by one: which do the tests not find?
+mutants: $(VENV)/.ready
+	$(BIN)/python tests/mutants.py
 
 # With the Python at hand, whose torch can use the GPU: make gpu PYTHON=...; else that of .venv.
 gpu:
