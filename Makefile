@@ -11,7 +11,8 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/mypy
+	@# What takes one core each: types, and the native code, which many tests would wait for.
+	$(BIN)/python -m softmap.ops.native & $(BIN)/mypy && wait
 	$(BIN)/pytest -n 2 -m "not slow"
 
 test-all: $(VENV)/.ready

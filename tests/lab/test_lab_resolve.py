@@ -132,6 +132,7 @@ def test_runs_that_diverge_are_replaced(
         )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_too_many_seeds_are_said_and_not_trained(
     three: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
