@@ -11,9 +11,10 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
-	@# What takes one core each: types, and the native code, which many tests would wait for.
-	$(BIN)/python -m softmap.ops.native & $(BIN)/mypy && wait
-	$(BIN)/pytest -n 2 -m "not slow"
+	@# The tests begin while types are checked and native code is built, a core each.
+	$(BIN)/python -m softmap.ops.native & $(BIN)/mypy & types=$$!; \
+	$(BIN)/pytest -n 2 -m "not slow"; tests=$$?; \
+	wait $$types || { echo "mypy failed, see above"; exit 1; }; exit $$tests
 
 test-all: $(VENV)/.ready
 	$(BIN)/pytest

@@ -185,6 +185,7 @@ def _operator(call: Call, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, ...]:
     )
 
 
+@pytest.mark.slow
 def test_opcheck(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from softmap.ops.triton.score_conv_ops import score_conv
 

@@ -32,7 +32,7 @@ FAST = [
     Case("diff", heads=4, kv_heads=2, batch=1),
     Case("sas", heads=2, documents=True),
     Case("dcmha(static=true)", heads=4, kv_heads=2, window=9),
-    Case("dcmha(rank=1,query=false)+alibi", documents=True),
+    Case("dcmha(rank=1,query=false)+alibi", heads=2, documents=True, batch=1),
     Case("talking-heads+diff", heads=6, head_dim=5, batch=1),
     Case("dcmha(low_rank=false)+sas", heads=2, batch=1, documents=True),
     Case("dcmha", heads=2, tokens=37, queries=3),
