@@ -62,7 +62,7 @@ MUTANTS = (
     Mutant("nn: beams keep the halo of another row", "nn/cache.py",
            "self._map(lambda t: t.index_select(0, index.to(t.device)))",
            "tail = self.tail\n        self._map(lambda t: t.index_select(0, index.to(t.device)))\n"
-           "        self.tail = tail", "tests/nn tests/hf/test_hf_cache.py"),
+           "        self.tail = tail", "tests/nn tests/hf"),
     Mutant("train: the warm-up begins at nothing", "train/schedules.py",
            "terms.peak * (step + 1) / terms.warmup", "terms.peak * step / terms.warmup",
            "tests/train"),

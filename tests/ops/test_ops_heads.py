@@ -60,3 +60,8 @@ def test_impossible_counts_say_why(counts: tuple[int, int, int, int], message: s
     with pytest.raises(SoftmapError, match=message) as error:
         Heads(*counts)
     assert "\n" not in str(error.value)
+
+
+def test_maps_of_an_output_take_their_key_heads_in_turn() -> None:
+    """Four maps an output over two key heads a value, as diff+diff2 with grouped keys has them."""
+    assert Heads(8, 4, 2, 2).key_of_map == [0, 1, 0, 1, 2, 3, 2, 3]
