@@ -88,3 +88,12 @@ def test_a_head_norm_is_tried_before_it_is_taken(device: str) -> None:
 
     call = Case("diff").call(torch.float32, device)
     assert [edit[1] for edit in kind_of(triton, call).edits] == ["subtract_pairs", "head_norm"]
+
+
+def test_a_head_norm_of_another_width_is_left_to_torch(device: str) -> None:
+    """The kernel would read past the weight; torch says what does not fit."""
+    call = Case("diff").call(torch.float32, device)
+    (edit, t) = call.edits[-1], call.tensors[-1].layer
+    o = torch.randn(1, 2, 3, t["weight"].shape[0], device=device)
+    assert triton.output(edit, o, t) is not None
+    assert triton.output(edit, o[..., 1:], t) is None

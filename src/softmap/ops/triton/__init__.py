@@ -50,8 +50,11 @@ def run(call: Call) -> Tensor:
 
 
 def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
-    """The output edit by its kernel, or None where it has none. Compilers fuse torch's own."""
+    """The output edit by its kernel, or None where it has none, or another width than ``o``.
+    Compilers fuse torch's own."""
     if edit.kernel not in OUTPUTS or torch.compiler.is_compiling():
+        return None
+    if t["weight"].shape != o.shape[3:]:
         return None
     from softmap.ops.triton import closed
 

@@ -12,6 +12,8 @@ float32 inside. Operands are bundles (pointer, strides of b, h, t).
 import triton
 import triton.language as tl
 
+from softmap.ops.triton.chains import per_head
+
 
 @triton.jit
 def tokens(T, D, BT: tl.constexpr, DP: tl.constexpr):
@@ -115,21 +117,15 @@ def shape_backward(o, v, alpha, beta, gamma, g, shares, do, dv, sums, T, D, GROU
     h, n = tl.program_id(1), tl.full((1, 1), 0, tl.int32) + tl.program_id(0)
     value, g = read(v, h // GROUP, t, c, mask), read(g, h, t, c, mask)
     write(do, h, t, c, mask, gain(beta, h) * g)
-    write(sums, h, n, 0, n >= 0, total(g * value))
-    write(sums, h, n, 1, n >= 0, total(g * read(o, h, t, c, mask)))
+    write(sums, h, n, 0, n >= 0, per_head(g * value))
+    write(sums, h, n, 1, n >= 0, per_head(g * read(o, h, t, c, mask)))
     down = gain(alpha, h) * g
     if gamma is not None:
         later = tl.cumsum(g / (t + 1), 0, reverse=True)
         later += sum_of_tiles(shares, h, tl.program_id(0) + 1, tl.num_programs(0), c, D)
-        write(sums, h, n, 2, n >= 0, -total(value * later))
+        write(sums, h, n, 2, n >= 0, -per_head(value * later))
         down -= gain(gamma, h) * later
     write(dv, h, t, c, mask, down)
-
-
-@triton.jit
-def total(tile):
-    """(1, 1) the sum of a tile."""
-    return tl.sum(tl.sum(tile, 1, keep_dims=True), 0, keep_dims=True)
 
 
 @triton.jit

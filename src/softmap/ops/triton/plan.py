@@ -11,7 +11,7 @@ from torch import Tensor
 from softmap.maps import chain
 from softmap.ops.call import Call
 from softmap.ops.heads import Heads
-from softmap.ops.triton.common import counts, limits, next_power, only_causal
+from softmap.ops.triton.common import Limits, counts, limits, next_power, only_causal
 from softmap.ops.triton.edits import EDITS
 
 LEAST = 16  # heads of a product over heads
@@ -105,10 +105,10 @@ def tensors_of_call(call: Call, spec: Spec) -> list[Tensor]:
     """All tensors that the kernels read: ``FIXED``, then those of the links in their order.
 
     The mask's are empty where causality alone hides keys: kernels then compare places."""
-    none = call.q.new_empty(0)
-    mask = (none, none) if only_causal(call) else limits(call)
-    flat = [call.q, call.k, call.v, *mask, call.rows, call.cols]
-    flat.append(counts(call, limits(call)) if _counted(spec) else none)
+    none, causal, counted = call.q.new_empty(0), only_causal(call), _counted(spec)
+    mask = Limits(none, none) if causal and not counted else limits(call)
+    flat = [call.q, call.k, call.v, *((none, none) if causal else mask), call.rows, call.cols]
+    flat.append(counts(call, mask) if counted else none)
     stages = ("scores", "weights") if spec.weights else ("scores",)
     for stage in stages:
         for n, _ in chain(call.edits, stage):
