@@ -64,6 +64,6 @@ def _alike(one: str, other: str) -> float:
 
 
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
-    """:func:`nearest`, or all of them where none is near."""
+    """[`nearest`][], or all of them where none is near."""
     known = list(known)
     return nearest(name, known) or f" (there are: {', '.join(known)})"

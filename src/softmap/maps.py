@@ -3,7 +3,7 @@
 Causal softmax attention builds, for every head, a map of scores and a map of weights:
 
     S[h,i,j] = <q[h,i], k[h,j]> * scale
-    S'       = scores edits, in order            (:class:`Edit` with ``stage = "scores"``)
+    S'       = scores edits, in order            ([`Edit`][] with ``stage = "scores"``)
     A        = softmax_j(S' + causal mask)       (or one edit with ``stage = "normaliser"``)
     A'       = weights edits, in order           (``stage = "weights"``), masked again
     o[h,i]   = sum_j A'[h,i,j] v[h,j]
@@ -133,33 +133,33 @@ class Rows:
 
 
 class Edit(nn.Module):
-    """One edit of the map. Subclass it, set ``stage``, write :meth:`edit`; the rest is optional.
+    """One edit of the map. Subclass it, set ``stage``, write [`edit`][]; the rest is optional.
 
     Everything a backend needs is declared here: from it follow chunked evaluation, decoding, the
     cache layout and the conformance tests. An edit owns its parameters but never reads them
-    inside :meth:`edit`: it hands tensors out (:meth:`layer_tensors`, :meth:`query_tensors`,
-    :meth:`key_tensors`) and gets them back, sliced to the band, in ``t``. That keeps ``edit`` a
+    inside [`edit`][]: it hands tensors out ([`layer_tensors`][], [`query_tensors`][],
+    [`key_tensors`][]) and gets them back, sliced to the band, in ``t``. That keeps ``edit`` a
     pure function, which any backend may recompute, and gradients reach the parameters through
-    torch. Calling the edit, ``edit(x, q, k)``, gives all of them as :class:`Tensors`.
+    torch. Calling the edit, ``edit(x, q, k)``, gives all of them as [`Tensors`][].
 
     stage: ``"scores"`` before the softmax, ``"normaliser"`` in its place (one in a chain),
         ``"weights"`` after it, ``"output"`` on the result.
-    defined_for: the widest of :data:`KINDS` in which the edit means something. ``"causal"``: its
+    defined_for: the widest of [`KINDS`][] in which the edit means something. ``"causal"``: its
         maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's own
         token or distances, which a row and the keys of another sequence do not have.
         ``"cross"``: neither. Wider attention refuses it.
     maps: how many maps must enter the edit, where its tensors are sized by them; None: any number.
-    halo: earlier query rows that :meth:`edit` reads; it must treat rows above the first as zeros.
+    halo: earlier query rows that [`edit`][] reads; it must treat rows above the first as zeros.
     pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
         ``k // 2``). They arrive as zeros, on every row, however many keys really follow. In
         bidirectional attention none are added: a row ends where its keys end, at both sides.
     keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
         is spared a second masking.
-    needs_mean: :meth:`fold_output` reads ``rows.mean``, the running mean of the values (the cache
+    needs_mean: [`fold_output`][] reads ``rows.mean``, the running mean of the values (the cache
         then keeps it).
     needs_lse: an output edit reads ``rows.lse``.
-    floors: the least values of parameters, by name: :meth:`floored` reads them.
-    kernel: name of a hand-written form of :meth:`edit` and its adjoint, known to ``ops.native`` and
+    floors: the least values of parameters, by name: [`floored`][] reads them.
+    kernel: name of a hand-written form of [`edit`][] and its adjoint, known to ``ops.native`` and
         ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
         A subclass does not inherit it: its maths may be another.
     """
@@ -225,7 +225,7 @@ class Edit(nn.Module):
         return getattr(self, name)(given)  # type: ignore[no-any-return]
 
     def floored(self, name: str) -> Tensor:
-        """The parameter ``name``, at least as large as :attr:`floors` says.
+        """The parameter ``name``, at least as large as [`floors`][] says.
 
         max(p, floor), but the gradient that would bring p back above its floor is let through: a
         plain clamp would hold a parameter below it for ever.
@@ -245,7 +245,7 @@ class Edit(nn.Module):
 
         Each token's is a function of that token alone: a decoding step hands over x of the new
         tokens only, and padding and packed documents stand beside the others. What reads several
-        tokens (a cumulative sum, a convolution, a norm over T) belongs inside :meth:`edit`, over
+        tokens (a cumulative sum, a convolution, a norm over T) belongs inside [`edit`][], over
         the rows and keys of the band.
         """
         return {}
@@ -253,7 +253,7 @@ class Edit(nn.Module):
     def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
         """Tensors of the key tokens, (B, S, ...); the cache keeps exactly these beside K and V.
 
-        Each a function of its token alone, as :meth:`query_tensors`: the cache keeps it for ever.
+        Each a function of its token alone, as [`query_tensors`][]: the cache keeps it for ever.
         """
         return {}
 
@@ -271,7 +271,7 @@ class Edit(nn.Module):
         Scores arrive unmasked (use ``band.zero``), weights arrive with exact zeros where masked. A
         normaliser gets scores that are -inf where masked, and returns weights; a row of -inf alone
         arrives as zeros, and what is returned for it does not count.
-        ``band`` is a :class:`Band`. An output edit gets ``m`` = (B, H, T, d), :class:`Rows` for the
+        ``band`` is a [`Band`][]. An output edit gets ``m`` = (B, H, T, d), [`Rows`][] for the
         band, and only query and layer tensors.
         ``t`` holds the layer tensors, and the query and key tensors cut to the band: (B, R, ...)
         and (B, C, ...). Maps are float32 or wider whatever the model's dtype.
@@ -316,7 +316,7 @@ class Tensors(NamedTuple):
 
 
 def check_names(edit: Edit, t: Tensors) -> None:
-    """Raise ``ValueError`` where two tensors share a name: :meth:`Edit.edit` would get only one."""
+    """Raise ``ValueError`` where two tensors share a name: [`Edit.edit`][] would get only one."""
     seen: dict[str, str] = {}
     for kind, group in zip(t._fields, t, strict=True):
         for name in group:
@@ -432,7 +432,7 @@ def _declares(edit: Edit, name: str) -> bool:
 
 
 def check_defined(edits: Iterable[Any], kind: str) -> None:
-    """Raise ``ValueError`` for an edit that means nothing in this one of :data:`KINDS`."""
+    """Raise ``ValueError`` for an edit that means nothing in this one of [`KINDS`][]."""
     for edit in edits:
         widest = "causal" if edit.halo else edit.defined_for
         if KINDS.index(widest) < KINDS.index(kind):
@@ -471,7 +471,7 @@ def make_band(
 ) -> Band:
     """A band from token positions (b, R), (b, C), places in the arrays (R,), (C,) and padding.
 
-    The mask goes by place (:func:`near`), positions go to the edits; they differ where the batch is
+    The mask goes by place ([`near`][]), positions go to the edits; they differ where the batch is
     padded or packed. ``valid`` is (B, C), True at real keys; ``starts`` (b, R) the place of the
     first token of each row's document, ``ends`` (b, R) the place after its last one, which a causal
     band need not know.

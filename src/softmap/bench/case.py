@@ -158,7 +158,7 @@ def make_problem(case: Case) -> Problem:
 def least_bytes(case: Case) -> int:
     """Bytes that any candidate takes at least: inputs and parameters, with gradients both twice.
 
-    Counted without allocating. Raises as :func:`make_problem` does.
+    Counted without allocating. Raises as [`make_problem`][] does.
     """
     one = torch.empty((), dtype=DTYPES[case.dtype]).element_size()
     tokens = case.batch * case.heads * case.head_dim * one * (case.keys or case.tokens)

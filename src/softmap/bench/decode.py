@@ -64,7 +64,7 @@ class Model:
 
 
 class Run:
-    """Models of one size, decoding in turn; :meth:`record` at any moment."""
+    """Models of one size, decoding in turn; [`record`][] at any moment."""
 
     def __init__(
         self, variants: Sequence[str], sizes: Sizes, impl: str, device: torch.device, say: Say

@@ -23,7 +23,7 @@ KINDS = ("op", "step", "decode")
 
 
 class Report:
-    """The file of one call of the bench; whole on disk after each :meth:`add`."""
+    """The file of one call of the bench; whole on disk after each [`add`][]."""
 
     def __init__(
         self, kind: str, argv: Sequence[str], device: torch.device, out: Path | None, **facts: Any

@@ -56,7 +56,7 @@ def vocabulary(recipe: Recipe) -> int:
 
 
 class Run:
-    """The models of a recipe, each training on its own; :meth:`record` at any moment."""
+    """The models of a recipe, each training on its own; [`record`][] at any moment."""
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
         """Raises ``SoftmapError`` for what ``compare`` would refuse before it trains."""

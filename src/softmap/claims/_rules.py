@@ -1,6 +1,6 @@
 """From differences to verdicts: fixed before anything is run, pure functions of the rows.
 
-A row is one arm beside one other, with its interval (:mod:`softmap.report.answers`). With z the
+A row is one arm beside one other, with its interval ([`softmap.report.answers`][]). With z the
 value of no difference (0, of ratios 1) and z - m, z + m the limits of the margin::
 
     expected      reproduced          contradicted    not seen at this scale

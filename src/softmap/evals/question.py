@@ -82,7 +82,7 @@ class Setting:
 class Suite:
     """One question. A file of ``evals/suites`` has one, as ``SUITE``.
 
-    Subclasses are frozen dataclasses: their fields are the sizes that :meth:`quick` makes smaller.
+    Subclasses are frozen dataclasses: their fields are the sizes that [`quick`][] makes smaller.
     """
 
     name: ClassVar[str]

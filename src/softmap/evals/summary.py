@@ -80,7 +80,7 @@ def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] |
 
 
 def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[dict[str, Any]]:
-    """The cells of one model as plain data for :mod:`softmap.report.questions`.
+    """The cells of one model as plain data for [`softmap.report.questions`][].
 
     values: also those of every instance, which pair two single models.
     """

@@ -21,7 +21,7 @@ HELD_OUT = 10**6  #: the first step of batches that are asked; training takes th
 class TokenSuite(Suite):
     """Right is an asked token that is the likeliest of all; an instance is a sequence.
 
-    ``condition`` names what differs between the tasks of :meth:`grid`. The first of them is the
+    ``condition`` names what differs between the tasks of [`grid`][]. The first of them is the
     least that a model must have room for.
     """
 

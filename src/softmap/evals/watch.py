@@ -31,7 +31,7 @@ class Watch(Edit):
 
     m (H, R, C) and visible (R, C) are a band's rows that were not seen before, rows (R,) and cols
     (C,) their places. A row of a band's halo was seen with an earlier band. One sequence at a time:
-    :meth:`begin` before each.
+    [`begin`][] before each.
     """
 
     keeps_zeros = True

@@ -18,7 +18,7 @@ logger = logging.get_logger(__name__)
 # What the loss takes; the Trainer passes the first.
 LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
 
-# Where packed sequences begin, as padding-free collators say it; :mod:`softmap.hf.packing`.
+# Where packed sequences begin, as padding-free collators say it; [`softmap.hf.packing`][].
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 # What a head takes before its base model sees the rest, and may have been meant.

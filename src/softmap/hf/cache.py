@@ -1,4 +1,4 @@
-"""The cache that ``generate`` carries: one :class:`softmap.nn.LayerCache` a layer."""
+"""The cache that ``generate`` carries: one [`softmap.nn.LayerCache`][] a layer."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class SoftmapCacheLayer(CacheLayerMixin):
 class SoftmapCache(Cache):
     """K, V and exactly the per-key tensors that the variant declares; windows bound it.
 
-    model: a :class:`softmap.nn.Decoder`, or a model of transformers' classes.
+    model: a [`softmap.nn.Decoder`][], or a model of transformers' classes.
     """
 
     max_cache_len = -1  # no limit; PEFT asks
@@ -132,7 +132,7 @@ class SoftmapCache(Cache):
 
     @property
     def own(self) -> list[LayerCache]:
-        """The layers' caches, as :class:`softmap.nn.Decoder` takes them."""
+        """The layers' caches, as [`softmap.nn.Decoder`][] takes them."""
         return [layer.own for layer in self.layers]  # type: ignore[union-attr]
 
 

@@ -42,7 +42,7 @@ class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
         output_hidden_states: Any = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """input_ids (B, T) to logits (B, num_labels); other arguments: :class:`SoftmapModel`.
+        """input_ids (B, T) to logits (B, num_labels); other arguments: [`SoftmapModel`][].
 
         The last real token is the mask's; without a mask, the last that is not
         ``config.pad_token_id``. labels (B,) classes, or (B, num_labels) numbers:

@@ -61,7 +61,7 @@ _REFUSED: dict[str, tuple] = {
 
 
 class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its arguments go on
-    """Configuration of every variant; the fields are those of :class:`softmap.nn.ModelConfig`.
+    """Configuration of every variant; the fields are those of [`softmap.nn.ModelConfig`][].
 
     Saved with its defaults resolved at construction, so that a later change of a default does not
     change a saved model. Raises ``ValueError`` for an unknown variant, field or size.
@@ -158,7 +158,7 @@ def _check_values(given: Mapping[str, Any]) -> None:
 def _check_names(given: dict[str, Any], fields: list[str]) -> None:
     """Raise ``ValueError`` for a name that is neither ours nor transformers' own.
 
-    Theirs are the fields of its base class, those of generation, those of :data:`_THEIRS`, and
+    Theirs are the fields of its base class, those of generation, those of [`_THEIRS`][], and
     private ones. Any other would be stored and never read.
     """
     theirs = {*_THEIRS, *_REFUSED, *_FIELDS, *_generation_names()}

@@ -14,7 +14,7 @@ _TAUGHT: set[type[nn.Module]] = set()
 
 
 def teach_trainer(of: type[nn.Module]) -> None:
-    """Take from ``Trainer``'s weight decay what :func:`softmap.nn.decays` exempts in ``of``
+    """Take from ``Trainer``'s weight decay what [`softmap.nn.decays`][] exempts in ``of``
     modules, and in those that it was told of before.
 
     Left alone it goes by names (``norm``, ``bias``) and would decay gains, lambdas, head mixes and

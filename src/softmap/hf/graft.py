@@ -40,12 +40,12 @@ class Grafted:
 def graft(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Any:
     """Give a trained model the edits of the variant ``to``, started as the identity; returns it.
 
-    As :func:`softmap.hf.swap`, but the edits' own parameters are set so that they change nothing
-    (:meth:`softmap.maps.Edit.start_as_identity`), each with a gradient or one that follows from the
+    As [`softmap.hf.swap`][], but the edits' own parameters are set so that they change nothing
+    ([`softmap.maps.Edit.start_as_identity`][]), each with a gradient or one that follows from the
     first steps. Variants whose published form has no such start take an option that gives them one
     (``diff2`` becomes ``diff2(gain=true)``). docs/graft.md says of each what it is.
 
-    model: a model of transformers as for :func:`swap`; or one of softmap's own (all layers), whose
+    model: a model of transformers as for [`swap`][]; or one of softmap's own (all layers), whose
     edits stay, and those of ``to`` follow. It is changed in place, is saved and loaded as any, and
     ready for any trainer. The weights of queries, keys, values and the output are kept exactly.
 
@@ -63,7 +63,7 @@ def graft(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Any
 
 
 def grafted(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Grafted:
-    """:func:`graft`, and what it has done."""
+    """[`graft`][], and what it has done."""
     label = graft_part(to)
     check_backend(impl)
     if type(model) in MODELS:

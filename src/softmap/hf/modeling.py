@@ -132,7 +132,7 @@ class SoftmapForCausalLM(Generates, SoftmapPreTrainedModel, GenerationMixin):  #
         share: Share | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids (B, T) to logits (B, T, vocabulary); other arguments: :class:`SoftmapModel`.
+        """input_ids (B, T) to logits (B, T, vocabulary); other arguments: [`SoftmapModel`][].
 
         labels (B, T), -100 where not asked, are shifted here; of packed documents they want -100 at
         the first token of each. ``num_items_in_batch``: what the loss is divided by.

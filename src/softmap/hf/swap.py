@@ -49,7 +49,7 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
 
 def put(model: Any, label: str, layers: Any, impl: str) -> dict[int, dict[str, int]]:
     """Put the attention of the variant ``label`` into a model; how many weights of which parameters
-    of each layer are new. Raises ``ValueError`` as :func:`swap`."""
+    of each layer are new. Raises ``ValueError`` as [`swap`][]."""
     made = _configuration_of(model)
     check_backend(impl)
     base = model.base_model

@@ -65,7 +65,7 @@ class ConfigFiles:
 
     @classmethod
     def from_json_file(cls, name: Any, trust_remote_code: bool = False) -> Any:
-        """As in transformers, for a file that is read as :meth:`from_pretrained` reads it."""
+        """As in transformers, for a file that is read as [`from_pretrained`][] reads it."""
         with _reading(name, trust_remote_code, {}):
             return cls.from_dict(cls._dict_from_json_file(name))  # type: ignore[attr-defined]
 

@@ -91,7 +91,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
     """scores (B, H, T, T) to S + B + f([S; B]) on and below the diagonal, zeros above it.
 
     Equal to their module on all rows but the last ``kernel // 2``: there their array ends and cuts
-    the second convolution off (see :class:`softmap.variants.dape.ScoreConv`).
+    the second convolution off (see [`softmap.variants.dape.ScoreConv`][]).
     """
     options = Options(WHAT, config)
     options.known(("num_heads", "hidden", "kernel", "bias", "note"))

@@ -44,7 +44,7 @@ class Options:
                 )
 
     def published(self, own: Iterable[str], unread: Iterable[str]) -> None:
-        """:meth:`known`, for a config.json: transformers' fields may be there at their defaults.
+        """[`known`][], for a config.json: transformers' fields may be there at their defaults.
 
         own: the model's fields that are read. unread: those that change no output.
         """

@@ -42,14 +42,14 @@ MAP_GAINS = (
 
 
 class BlockStack(nn.Module):
-    """x (B, T, D) to y (B, T, D) through :class:`softmap.nn.Block` s; no final norm."""
+    """x (B, T, D) to y (B, T, D) through [`softmap.nn.Block`][] s; no final norm."""
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
-        """caches: from :meth:`new_caches`; x then holds only the new tokens."""
+        """caches: from [`new_caches`][]; x then holds only the new tokens."""
         for n, layer in enumerate(self.layers):
             x = layer(x, None, caches[n] if caches else None)
         return x

@@ -1,6 +1,6 @@
 """A foreign state dict, read key by key against a table of rules; whatever does not fit is said.
 
-A :class:`Rule` is one line of the table: their name, its shape in named sizes, our names, and how
+A [`Rule`][] is one line of the table: their name, its shape in named sizes, our names, and how
 the one becomes the others.
 """
 

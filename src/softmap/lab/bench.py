@@ -64,7 +64,7 @@ class Bench:
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Do a work with it; :class:`Packed` does so in another process."""
+        """Do a work with it; [`Packed`][] does so in another process."""
         return work(self, on_step)
 
     def facts(self, plan: Plan) -> dict[str, Any]:
@@ -144,7 +144,7 @@ class Packed:
 
     @classmethod
     def of(cls, bench: Bench, out: Path) -> Packed:
-        """out: as for :func:`corpus`."""
+        """out: as for [`corpus`][]."""
         without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
 

@@ -137,7 +137,7 @@ def task_suite(name: str) -> TokenSuite:
 
 
 def learn(lesson: Lesson, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Train and ask; what :func:`softmap.lab.asking.run.ask` gives, with the peaks beside it.
+    """Train and ask; what [`softmap.lab.asking.run.ask`][] gives, with the peaks beside it.
 
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.

@@ -100,7 +100,7 @@ def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
 
 
 def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """The recipe in ``text``, as :func:`load` reads that in a file ``path``."""
+    """The recipe in ``text``, as [`load`][] reads that in a file ``path``."""
     return _recipe(nodes.parse(text, str(path)), path, overrides or {})
 
 

@@ -111,7 +111,7 @@ def widest(first: Comparison, total: Mapping[str, int], sizes: Mapping[str, int]
 
 
 def _needed(first: Comparison, half_width: float, sizes: Mapping[str, int]) -> dict[str, int]:
-    """:func:`runs_needed`, or ``SoftmapError`` where no number will do."""
+    """[`runs_needed`][], or ``SoftmapError`` where no number will do."""
     if first.spreads.pooled is None:
         raise SoftmapError(
             "--resolve: the first stage has no spread to go by: no two of its runs differ"

@@ -49,7 +49,7 @@ class Size(Checked):
     steps: Count | None = None
 
 
-#: Settings of :class:`Training` that change how fast a result comes, or belong to one variant.
+#: Settings of [`Training`][] that change how fast a result comes, or belong to one variant.
 FREE = (
     "micro_batch_size",
     "compile",

@@ -30,7 +30,7 @@ from softmap.report.words import runs_a_variant
 
 @dataclass
 class Session:
-    """All of one call. Its plan and the recipe in ``shared`` grow with :meth:`add`."""
+    """All of one call. Its plan and the recipe in ``shared`` grow with [`add`][]."""
 
     folder: Path
     plan: Plan

@@ -39,7 +39,7 @@ from softmap.report.peaks import PEAKS
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
-    The file is ``peaks.json`` of the run's folder, where :func:`compare` finds it. A variant that
+    The file is ``peaks.json`` of the run's folder, where [`compare`][] finds it. A variant that
     diverges wherever it is tried has no peak in it. Finished points are kept in ``tuning/``, so a
     tuning that was interrupted, or is given another variant, goes on. Raises ``SoftmapError`` where
     the recipe gives peaks itself, or the folder holds trials that were trained with other peaks.

@@ -17,7 +17,7 @@ from softmap.ops.count import Counted, Place, operations
 
 
 def _as_config(config: Any) -> ModelConfig:
-    """A :class:`ModelConfig`, or anything that makes one (``SoftmapConfig.model_config``)."""
+    """A [`ModelConfig`][], or anything that makes one (``SoftmapConfig.model_config``)."""
     return config if isinstance(config, ModelConfig) else config.model_config()
 
 
@@ -40,7 +40,7 @@ def flops_per_token(config: Any, context: int) -> int:
     """Forward and backward operations for one token of a full context, multiply-add = 2.
 
     Matrix products 2 per weight, scores and combined values 2 per channel and visible key,
-    edits as :func:`softmap.ops.count.operations` counts them; backward counts twice the forward. It
+    edits as [`softmap.ops.count.operations`][] counts them; backward counts twice the forward. It
     is the cost of the maths, not of a backend: recomputation is not counted, masked halves are not
     either.
     """

@@ -32,7 +32,7 @@ class Attention(nn.Module):
     the rows of a local one. impl: backend of ``softmap.attention``. causal: without it every token
     sees every token (a window then reaches to both sides), and rows may attend to another
     sequence: ``layer(x, context=y)``.
-    Further keywords are fields of :class:`softmap.nn.Backbone`, e.g. ``position="none"``.
+    Further keywords are fields of [`softmap.nn.Backbone`][], e.g. ``position="none"``.
 
     Raises ``ValueError`` where heads, widths or members of the variant do not fit, and without
     ``causal`` for an edit that needs it.
@@ -111,11 +111,11 @@ class Attention(nn.Module):
 
         positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at real
         tokens) and ``documents`` (B, S: the document of each token, where several are packed) if
-        not given. cache: from :meth:`new_cache`; x then holds only the new tokens. record: takes
+        not given. cache: from [`new_cache`][]; x then holds only the new tokens. record: takes
         the edited map, where it wants maps.
 
         context: (B, S, D), already normed: x attends to these tokens instead of its own; or what
-        :meth:`project_context` made of them. context_mask: (B, S), 1 at its real tokens.
+        [`project_context`][] made of them. context_mask: (B, S), 1 at its real tokens.
         context_positions: of its tokens; rotary positions are used only where they are given.
 
         Raises ``ValueError`` for x or context of another shape, for documents beside a cache, and
@@ -229,7 +229,7 @@ class Attention(nn.Module):
     def _held(
         self, new: Tokens, at: Positions, cache: LayerCache | None
     ) -> tuple[Tokens, Positions, Tensor | None, tuple[Tensor, Tensor] | None]:
-        """What the new tokens' rows read, as :meth:`LayerCache.extend` gives it."""
+        """What the new tokens' rows read, as [`LayerCache.extend`][] gives it."""
         if cache is not None:
             return cache.extend(new, at)
         if at.padding != "among":

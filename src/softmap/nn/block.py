@@ -16,7 +16,7 @@ from softmap.nn.record import Record
 
 
 class Block(nn.Module):
-    """One layer; the maths of its two forms stands in :class:`softmap.nn.Backbone`."""
+    """One layer; the maths of its two forms stands in [`softmap.nn.Backbone`][]."""
 
     attention_skip: Gain
     attention_gain: Gain

@@ -226,7 +226,7 @@ class LayerCache:
         return _State(self.seen, self.k, self.v, self.key, self.tail, self.running)
 
     def record(self) -> None:
-        """From now on remember the tokens since the last :meth:`crop`, so that it can take them
+        """From now on remember the tokens since the last [`crop`][], so that it can take them
         back where the cache is bounded or summed. Assisted decoding asks for it."""
         self.recording = True
 

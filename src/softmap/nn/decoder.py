@@ -20,7 +20,7 @@ from softmap.ops.checks import DTYPES
 
 
 class Layers:
-    """Embeddings, blocks and the final norm: what :class:`Decoder` and transformers' base model
+    """Embeddings, blocks and the final norm: what [`Decoder`][] and transformers' base model
     (``softmap.hf.SoftmapModel``) have in common. Mixed into an ``nn.Module``."""
 
     def _build(self, config: ModelConfig) -> None:
@@ -43,7 +43,7 @@ class Layers:
         record: Record | None = None,
         share: Share | None = None,
     ) -> Tensor:
-        """Of what :meth:`_given` gives."""
+        """Of what [`_given`][] gives."""
         if caches and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
         seen = caches[0].seen if caches else None
@@ -149,7 +149,7 @@ class Decoder(Layers, nn.Module):
 def attention_maps(model: nn.Module, input_ids: Tensor) -> list[Tensor]:
     """The edited weights of every layer for input_ids (1, T): a list of (H', T, T), float32.
 
-    ``model`` is a :class:`Decoder`, or anything that holds one (the transformers model class).
+    ``model`` is a [`Decoder`][], or anything that holds one (the transformers model class).
     """
     found: list[Tensor] = []
 

@@ -19,7 +19,7 @@ def attention_part(variant: Any) -> str:
     """The canonical name of a variant that changes attention and nothing around it.
 
     It may set how its queries and keys are placed (rotary or not at all), normed, multiplied and
-    windowed. Raises ``ValueError`` where it sets another field of :class:`softmap.nn.Backbone`:
+    windowed. Raises ``ValueError`` where it sets another field of [`softmap.nn.Backbone`][]:
     projections, skips, norms and the MLP are the block's.
     """
     made = load(variant)
@@ -41,7 +41,7 @@ def attention_part(variant: Any) -> str:
 
 
 def graft_part(variant: Any) -> str:
-    """:func:`attention_part` of the form of a variant whose edits can start as the identity."""
+    """[`attention_part`][] of the form of a variant whose edits can start as the identity."""
     return attention_part(graft_form(variant))
 
 

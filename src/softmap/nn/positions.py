@@ -119,7 +119,7 @@ class Positions:
         return Positions(cols, valid, self.starts, "left", self.mask)
 
     def angles(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
-        """:func:`angles` of the last ``tokens`` in this dtype, once for all layers; or ``rotary``,
+        """[`angles`][] of the last ``tokens`` in this dtype, once for all layers; or ``rotary``,
         for the width that it has."""
         if self.rotary is not None:
             return self.rotary
@@ -160,7 +160,7 @@ def _all_real(mask: Tensor) -> bool:
 
 
 def _padding(valid: Tensor, starts: Tensor | None, cached: bool) -> str:
-    """Where it lies, see :class:`Positions`. To a compiler it may be anywhere."""
+    """Where it lies, see [`Positions`][]. To a compiler it may be anywhere."""
     if not can_look(valid, wait=True):
         return "among"
     if bool((_rank(valid, starts).diff(dim=1) >= 0).all()):

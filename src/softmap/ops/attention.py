@@ -62,11 +62,11 @@ def attention(
     q: (B, H, T, d). k: (B, G, S, d). v: (B, G', S, d'), S >= T: the last T keys are the tokens of
     the queries (S > T when decoding with a cache). ``causal=False``: every row sees every key, of
     its own sequence (S = T) or of another. Positions (RoPE) are already applied.
-    edits: those of a variant, from :func:`softmap.edits`, or a list of :class:`softmap.maps.Edit`
+    edits: those of a variant, from [`softmap.edits`][], or a list of [`softmap.maps.Edit`][]
     modules, each stage applied in the order of the list; those with per-token tensors need ``x``
     (B, S, D), the layer's input, one row a key token.
     impl: ``auto`` or a backend by name; a named one never falls back.
-    options: :class:`softmap.ops.Options`: causal, x, key_x, tensors, window, scale, key_mask,
+    options: [`softmap.ops.Options`][]: causal, x, key_x, tensors, window, scale, key_mask,
     documents, rows, cols, running.
 
     Returns (B, H', T, d'), H' = heads left by the edits. A row that sees no key (padding at the
@@ -114,7 +114,7 @@ def attention_map(
     value_heads: int | None = None,
     **options: Unpack[Options],
 ) -> Tensor:
-    """The edited weights themselves, (B, H', T, S); dense. Options as for :func:`attention`.
+    """The edited weights themselves, (B, H', T, S); dense. Options as for [`attention`][].
 
     value_heads: G', which decides with which key head each map is paired (``ops.heads.Heads``);
     by default as many as keys and output heads allow, which is wrong for DIFF with grouped keys.
@@ -145,7 +145,7 @@ def _value_heads(keys: int, outputs: int) -> int:
 def make_call(
     q: Tensor, k: Tensor, v: Tensor, edits: Sequence[Edit] = (), **options: Unpack[Options]
 ) -> Call:
-    """Check the arguments of :func:`attention` and gather them with the edits' tensors."""
+    """Check the arguments of [`attention`][] and gather them with the edits' tensors."""
     check_names(options)
     causal = options.get("causal") is not False
     checks.check_inputs(q, k, v, causal=causal)

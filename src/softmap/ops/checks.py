@@ -1,4 +1,4 @@
-"""What :func:`softmap.attention` refuses, each in one line. Nothing here waits for a GPU."""
+"""What [`softmap.attention`][] refuses, each in one line. Nothing here waits for a GPU."""
 
 from __future__ import annotations
 

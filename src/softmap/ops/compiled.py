@@ -200,7 +200,7 @@ class Compiled(Eager):
 def _tile(
     call: Call, lead: int, masks: tuple[bool, ...], wanted: tuple[int, ...] | None
 ) -> Callable[..., Sequence[Tensor | None]]:
-    """A function of :meth:`Compiled._inputs`: the tile's weights, and with ``wanted`` the gradients
+    """A function of [`Compiled._inputs`][]: the tile's weights, and with ``wanted`` the gradients
     of the scores and of the wanted inputs of the call."""
 
     def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:

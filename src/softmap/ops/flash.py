@@ -45,7 +45,7 @@ def attend(
 ) -> tuple[Tensor, Tensor]:
     """Attention (B, H, T, d) and the log-sum-exp (B, H, T) of the scores of each row.
 
-    q (B, H, T, d), k, v (B, G, S, d): d a :func:`width`, the last channel of v zeros.
+    q (B, H, T, d), k, v (B, G, S, d): d a [`width`][], the last channel of v zeros.
     """
     k, v = per_map(k, q.shape[1]), per_map(v, q.shape[1])
     if attn_mask is not None:

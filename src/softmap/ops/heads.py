@@ -62,7 +62,7 @@ class Heads:
 
     @property
     def from_key(self) -> list[int] | None:
-        """The inverse of :attr:`by_key`."""
+        """The inverse of [`by_key`][]."""
         order = self.by_key
         return None if order is None else sorted(range(self.maps), key=lambda m: order[m])
 
@@ -88,7 +88,7 @@ def add_scores_gradient(
     heads: Heads,
     scale: float,
 ) -> None:
-    """The adjoint of :func:`scores`, added to ``dq`` (B, H, R, d) and ``dk`` (B, G, C, d)."""
+    """The adjoint of [`scores`][], added to ``dq`` (B, H, R, d) and ``dk`` (B, G, C, d)."""
     ds = _of_key(ds, heads)
     if dq is not None and heads.maps == heads.keys:
         _add_product(dq, ds, k, scale)
@@ -114,13 +114,13 @@ def combine(w_BHRC: Tensor, v_BGCd: Tensor, heads: Heads) -> Tensor:
 
 
 def weights_gradient(do: Tensor, v: Tensor, heads: Heads) -> Tensor:
-    """(B, H, R, C): the adjoint of :func:`combine` for the weights."""
+    """(B, H, R, C): the adjoint of [`combine`][] for the weights."""
     B, H, R, _ = do.shape
     return torch.matmul(_of_value(do, heads), v.transpose(-1, -2)).view(B, H, R, v.shape[2])
 
 
 def add_values_gradient(dv: Tensor, w: Tensor, do: Tensor, heads: Heads) -> None:
-    """The adjoint of :func:`combine` for the values, added to ``dv`` (B, G, C, d)."""
+    """The adjoint of [`combine`][] for the values, added to ``dv`` (B, G, C, d)."""
     w = _of_value(w.to(do.dtype), heads)
     _add_product(dv, w.transpose(-1, -2), _of_value(do, heads))
 

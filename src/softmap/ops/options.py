@@ -1,4 +1,4 @@
-"""The options of :func:`softmap.attention`, declared and described once."""
+"""The options of [`softmap.attention`][], declared and described once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Options(TypedDict, total=False):
     causal: True: row i sees keys j <= i, the last T keys being the queries' tokens. False: it sees
         all keys, those of the queries' own tokens (S = T), or of another sequence of any length
         (cross-attention: S differs from T, or ``key_x`` is given). Edits that mean nothing there
-        are refused (:attr:`softmap.maps.Edit.defined_for`).
+        are refused ([`softmap.maps.Edit.defined_for`][]).
     x: (B, S, D) the layer's input, one row a key token, for edits with per-token tensors. The last
         T rows are the queries' (S = T without a cache). In cross-attention (B, T, D).
     key_x: (B, S, D) in cross-attention the input of the keys' tokens.
@@ -66,7 +66,7 @@ _NEVER = {
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for a keyword that is not among :class:`Options`."""
+    """Raise ``ValueError`` for a keyword that is not among [`Options`][]."""
     known = Options.__annotations__
     for name in options.keys() - known.keys():
         if name in _NEVER:

@@ -1,6 +1,6 @@
 """How near a backend must be to float64: the rule.
 
-The measure is the plain map (:mod:`softmap.ops.yardstick`), dense and in the precision of the
+The measure is the plain map ([`softmap.ops.yardstick`][]), dense and in the precision of the
 inputs throughout: a backend may be twice (gradients: three times) as far from float64 as that.
 """
 

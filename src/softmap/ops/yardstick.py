@@ -107,7 +107,7 @@ def only(call: Call, wanted: Callable[[Edit], bool]) -> Call:
 def eager(call: Call) -> Tensor:
     """The plain map: dense, one torch operation after another, all of it in the inputs' dtype.
 
-    What a user would write who follows the formula of :mod:`softmap.maps` and nothing else: scores,
+    What a user would write who follows the formula of [`softmap.maps`][] and nothing else: scores,
     softmax, edits and products stay in half precision, gradients come from autograd.
     """
     span = call.span(0, call.queries)._replace(first=0)

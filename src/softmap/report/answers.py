@@ -5,7 +5,7 @@ The model, for the loss y of run r of variant v (averaged over the held-out text
     y[v,r] = mu[v] + e[v,r],     e ~ N(0, sigma[v]^2) independent
 
 The difference of means has the variance s[0]^2 / n[0] + s[v]^2 / n[v], with the moderated variances
-of :mod:`softmap.report.spread` and Satterthwaite's degrees of freedom. The k differences share the
+of [`softmap.report.spread`][] and Satterthwaite's degrees of freedom. The k differences share the
 control and are compared with Dunnett's critical value, so that all k intervals hold together at
 95 %. Where a variant (or the control) stays apart from the pool, that comparison is Welch's at
 Sidak's level for one of k. The text is the same for all runs: the answers hold for it, and say

@@ -79,7 +79,7 @@ class Family:
         return Comparison(mine, self.control, self.question, check, first, earlier)
 
     def each(self, number: Callable[[str, Array], Array]) -> dict[str, Array]:
-        """``number(label, losses_RN)`` of every variant, all of its :attr:`curves`."""
+        """``number(label, losses_RN)`` of every variant, all of its [`curves`][]."""
         return {label: number(label, losses_RN) for label, losses_RN in self.curves.items()}
 
     def _first(self, values: Runs) -> Runs:

@@ -1,7 +1,7 @@
 """A run folder as plain data: every file checked once, here.
 
 Whatever is wrong with a file (absent, truncated, of another shape, a key missing) becomes one
-:class:`~softmap.errors.SoftmapError` that names the file; the rest of the package may trust it.
+[`SoftmapError`][softmap.errors.SoftmapError] that names the file; the rest of the package may trust it.
 
 Shape letters: W held-out windows, T positions, L layers, H heads.
 """
@@ -124,7 +124,7 @@ class _Row(TypedDict):
 
 
 class _Suite(TypedDict):
-    """A suite in ``answers.json``; :mod:`softmap.report.questions` has the parts."""
+    """A suite in ``answers.json``; [`softmap.report.questions`][] has the parts."""
 
     title: str
     asks: str

@@ -46,7 +46,7 @@ def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> 
     """Which variants share one spread: the odd ones leave the pool until the rest agree.
 
     The first question errs at ``LEVEL``; each variant that leaves is the one without which the
-    others are most alike. ``earlier``: as for :class:`~softmap.report.spread.Spreads`.
+    others are most alike. ``earlier``: as for [`Spreads`][softmap.report.spread.Spreads].
     """
     found = {v: squares_of(values, (earlier or {}).get(v, ())) for v, values in runs.items()}
     squares = {label: own for label, own in found.items() if own[1]}

@@ -35,7 +35,7 @@ def load_together(directories: Sequence[Path]) -> Run:
 
     Raises:
         SoftmapError: a folder given twice, runs whose text, tokenizer, windows or budgets differ,
-            and whatever :func:`softmap.report.load.load` refuses.
+            and whatever [`softmap.report.load.load`][] refuses.
     """
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise SoftmapError(f"expected different runs, found one twice: {_paths(directories)}")

@@ -9,7 +9,7 @@ or one pytest case a check::
     def test_mine(name):
         CHECKS[name](Subject("my_file.py:mine"))
 
-Each check takes a :class:`Subject`, raises ``AssertionError`` with one line, and may return a note
+Each check takes a [`Subject`][], raises ``AssertionError`` with one line, and may return a note
 that says what did not apply.
 """
 

@@ -20,7 +20,7 @@ DRAWS = 5
 
 def low_precision(subject: Subject) -> Note:
     """In bfloat16 and float16 the bands' error against float64 is at most twice (gradients: three
-    times) that of the plain map (:mod:`softmap.ops.precision`), with every fresh buffer filled with
+    times) that of the plain map ([`softmap.ops.precision`][]), with every fresh buffer filled with
     NaN first. Compared are medians over five draws.
     """
     notes = []

@@ -26,7 +26,7 @@ VOCABULARY = 23
 class Subject:
     """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the checks.
 
-    heads, kv_heads, head_dim: as :class:`softmap.nn.Attention` takes them; the model width is
+    heads, kv_heads, head_dim: as [`softmap.nn.Attention`][] takes them; the model width is
     heads * head_dim. seed: of parameters and inputs; every check is a pure function of it.
     context: tokens of the longest input.
     """
@@ -64,7 +64,7 @@ class Subject:
     def decoder(
         self, dtype: torch.dtype = torch.float64, window: int | None = None, impl: str = "auto"
     ) -> Decoder:
-        """A decoder of :meth:`config`, perturbed like :meth:`layer`."""
+        """A decoder of [`config`][], perturbed like [`layer`][]."""
         with seeded(self.seed):
             return perturb(Decoder(self.config(window, impl))).to(dtype).eval()
 

@@ -52,7 +52,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`check` found; prints as a table with a line a check."""
+    """What [`check`][] found; prints as a table with a line a check."""
 
     variant: str
     outcomes: tuple[Outcome, ...]
@@ -72,7 +72,7 @@ class Report:
 def check(variant: Any, **options: Any) -> Report:
     """Run the conformance suite over a variant; about a minute on a CPU.
 
-    Options as for :func:`outcomes`, which gives the outcomes one by one. Raises what that does.
+    Options as for [`outcomes`][], which gives the outcomes one by one. Raises what that does.
     """
     found = tuple(outcomes(variant, **options))
     return Report(load(variant).label, found)
@@ -91,10 +91,10 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Run the checks, and give the outcome of each when it is there.
 
-    variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
-    heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. context: tokens of the
-    longest input, such as those of its training. only: names of :data:`CHECKS`, by default all;
-    quick: :data:`QUICK`, up to the first that fails, which is what ``softmap compare`` asks of a
+    variant: whatever [`softmap.variants.load`][] takes, ``"my_file.py:name"`` included.
+    heads, kv_heads, head_dim: sizes, as for [`softmap.nn.Attention`][]. context: tokens of the
+    longest input, such as those of its training. only: names of [`CHECKS`][], by default all;
+    quick: [`QUICK`][], up to the first that fails, which is what ``softmap compare`` asks of a
     variant of one's own before it trains it. A check that fails is reported, not raised; a variant
     that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
     """

@@ -13,7 +13,7 @@ _FUSED_DEVICES = {"cpu", "cuda"}
 def weight_decay_groups(
     model: nn.Module,
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """``(decayed, not decayed)`` by :func:`softmap.nn.decays`: each trainable parameter once, by
+    """``(decayed, not decayed)`` by [`softmap.nn.decays`][]: each trainable parameter once, by
     its first name. What is tied to an embedding is not decayed either."""
     exempt = never_decayed(model)
     decayed: dict[str, nn.Parameter] = {}

@@ -1,7 +1,7 @@
 """The seam between the loop and the machines it runs on: one process, or all of torchrun's.
 
-:meth:`Parallel.wrap` is the order in which a model is made ready. The loop, a step and checkpoints
-ask for nothing but the members of :class:`Parallel`, which is one process; :class:`Processes` is
+[`Parallel.wrap`][] is the order in which a model is made ready. The loop, a step and checkpoints
+ask for nothing but the members of [`Parallel`][], which is one process; [`Processes`][] is
 many.
 """
 

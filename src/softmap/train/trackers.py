@@ -33,7 +33,7 @@ class JsonlTracker:
     """One JSON object per line, written as it comes.
 
     Lines after the position ``resume_at`` (steps that will be made again) and a torn last line are
-    dropped first, so a step never appears twice. ``kept``, of a checkpoint, is what :attr:`sum` was
+    dropped first, so a step never appears twice. ``kept``, of a checkpoint, is what [`sum`][] was
     when it was saved: the lines up to there must be the same, or ``SoftmapError`` is raised.
     """
 

@@ -46,9 +46,9 @@ class Shapes:
 
 
 class Edits(nn.ModuleList):
-    """The edits of one layer, in order: what :func:`edits` returns.
+    """The edits of one layer, in order: what [`edits`][] returns.
 
-    shapes: the :class:`Shapes` that they were made for; None in a slice. backbone: fields of
+    shapes: the [`Shapes`][] that they were made for; None in a slice. backbone: fields of
     ``softmap.nn.Backbone`` that the variant sets beside its edits and that are the caller's to
     follow: positions, norms of q and k, blocks.
     """
@@ -97,12 +97,12 @@ def edits(
     layer: int = 0,
     depth: int = 1,
 ) -> Edits:
-    """The edits of a variant, as :class:`softmap.nn.Attention` builds them, for your own q, k, v.
+    """The edits of a variant, as [`softmap.nn.Attention`][] builds them, for your own q, k, v.
 
         edits = softmap.edits("dcmha", heads=8, head_dim=64, dim=512)
         o = softmap.attention(q, k, v, edits, x=x)
 
-    variant: whatever :func:`load` takes. heads: H of a plain Transformer of this width, as
+    variant: whatever [`load`][] takes. heads: H of a plain Transformer of this width, as
     everywhere; the variant derives its own counts, and ``str(edits.shapes)`` says which q, k and v
     it takes (diff: half as many value heads of width 2d; diff2: 2H query heads). k may have G < H
     heads (grouped queries). dim: width of the layer's input x, by default heads * head_dim.

@@ -1,4 +1,4 @@
-"""From a name, a composed string or a recipe's list to one :class:`Composition`."""
+"""From a name, a composed string or a recipe's list to one [`Composition`][]."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from softmap.variants._trust import Loaded
 class Composition:
     """One or more variants in order, as one.
 
-    label: its canonical name, which :func:`load` takes again. parts: all edits, all backbone
+    label: its canonical name, which [`load`][] takes again. parts: all edits, all backbone
     fields. members: what it was made of, as (name, options).
     """
 
@@ -41,13 +41,13 @@ def load(spec: Spec) -> Composition:
     spec: a text of members joined by ``+``, each a name with options in brackets
     (``"diff+dcmha(rank=4)"``); a list of such texts; or, as recipes write it, mappings from names
     to options (``["diff", {"dcmha": {"rank": 4}}]``). A member ``file.py:name`` or
-    ``package.module:name`` is one of the user's own; :func:`names` lists the others. Order
+    ``package.module:name`` is one of the user's own; [`names`][] lists the others. Order
     matters: edits of a stage are applied in the order of the members.
 
-    Returns edits still to be built for the sizes of a layer (:func:`softmap.variants.build`), and
+    Returns edits still to be built for the sizes of a layer ([`softmap.variants.build`][]), and
     the backbone's fields. Raises ``ValueError`` for an unknown name or option (the nearest are
     offered), for members that cannot be combined, and for a text that a file brought
-    (:class:`Loaded`) and nobody trusted.
+    ([`Loaded`][]) and nobody trusted.
     """
     if isinstance(spec, Loaded):
         spec.check()
@@ -74,7 +74,7 @@ def load(spec: Spec) -> Composition:
 def graft_form(spec: Spec) -> str:
     """The canonical text of ``spec`` with the options that let its members start as the identity.
 
-    Options that are given stay. Raises ``ValueError`` as :func:`load` does.
+    Options that are given stay. Raises ``ValueError`` as [`load`][] does.
     """
     load(spec)
     members = members_of(spec)

@@ -32,7 +32,7 @@ Builder = Callable[[Place], Edit]
 
 @dataclass(frozen=True)
 class Parts:
-    """Edits by stage, each a function of its :class:`Place`, and backbone fields by name.
+    """Edits by stage, each a function of its [`Place`][], and backbone fields by name.
 
     normaliser: at most one, in place of the softmax. Raises ``ValueError`` for another field.
     """

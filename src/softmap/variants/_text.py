@@ -107,7 +107,7 @@ def spelled(members: Members, spec: Spec) -> str:
 
 
 def label_of(name: str, options: dict[str, Any]) -> str:
-    """The inverse of :func:`parse`."""
+    """The inverse of [`parse`][]."""
     if not options:
         return name
     words = {True: "true", False: "false", None: "null"}

@@ -188,5 +188,5 @@ def fire(*, start: Positive = 512.0, slope: NotNegative = 0.0, eps: NotNegative 
 
 
 def fire_bias(start: float, slope: float, eps: float) -> Callable[[Place], Fire]:
-    """:class:`Fire` with these numbers."""
+    """[`Fire`][] with these numbers."""
     return partial(Fire, start=float(start), slope=float(slope), eps=float(eps))

@@ -101,7 +101,7 @@ class SwappedBase(Swapped):
         **kwargs: Any,
     ) -> Any:
         """As the family's own; masks, packed documents and caches are as for
-        :class:`softmap.hf.SoftmapModel`, and so is what is refused."""
+        [`softmap.hf.SoftmapModel`][], and so is what is refused."""
         check_family(self.config)  # type: ignore[attr-defined]  # it may have been changed
         packing = taken(kwargs, PACKING)
         taken(kwargs, LOSS)  # the head has read them

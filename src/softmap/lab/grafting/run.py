@@ -26,7 +26,7 @@ TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the resul
 
 
 def graft(request: Request, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Fine-tune and ask; what :func:`softmap.lab.asking.run.ask` gives, with ``graft`` (what each
+    """Fine-tune and ask; what [`softmap.lab.asking.run.ask`][] gives, with ``graft`` (what each
     has changed at step 0), ``peaks`` and ``diverged`` beside it.
 
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.

@@ -78,7 +78,7 @@ class Source:
 
 
 def put(model: Any, to: str, layers: Any) -> Grafted:
-    """:func:`softmap.hf.graft.grafted`; an error names the variant."""
+    """[`softmap.hf.graft.grafted`][]; an error names the variant."""
     try:
         return grafted(model, to, layers)
     except SoftmapError as error:

@@ -80,7 +80,7 @@ def _misshapen(call: Call) -> str | None:
 
 def irregular(call: Call) -> str | None:
     """Which number of the call does not suit, or None. Under ``torch.compile`` no number can be
-    read: :func:`insist` checks when the compiled code runs."""
+    read: [`insist`][] checks when the compiled code runs."""
     if _by_distance(call) and call.rows.is_floating_point():
         return f"a bias needs positions in integers, found {call.rows.dtype}"
     if torch.compiler.is_compiling():
@@ -89,7 +89,7 @@ def irregular(call: Call) -> str | None:
 
 
 def insist(call: Call) -> None:
-    """In compiled code: ``RuntimeError`` for what :func:`irregular` could not see."""
+    """In compiled code: ``RuntimeError`` for what [`irregular`][] could not see."""
     if torch.compiler.is_compiling():
         for holds, why in conditions(call):
             torch._assert_async(holds, f"impl='native' cannot run this: {why}; 'chunked' can")

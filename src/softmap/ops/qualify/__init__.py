@@ -2,9 +2,9 @@
 
     first call of a kind -> small seeded calls beside float64 -> a verdict on disk
 
-The kind of a call (:class:`Kind`) is all that its code depends on: device, edits, heads, widths,
+The kind of a call ([`Kind`][]) is all that its code depends on: device, edits, heads, widths,
 dtype, masks. On the first call of a kind the backend's kernels run a few small calls like it; the
-output and every gradient must be as near to float64 as :mod:`softmap.ops.precision` says. What
+output and every gradient must be as near to float64 as [`softmap.ops.precision`][] says. What
 passes is taken from then on, by every process; what fails or raises is said once on stderr and
 passed over for good.
 

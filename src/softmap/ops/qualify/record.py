@@ -1,6 +1,6 @@
 """Verdicts on disk: one small sealed file for each device, version, code and kind of call.
 
-Beside the native builds, in ``qualified`` of the folder of :mod:`softmap.files.cache`. A file that
+Beside the native builds, in ``qualified`` of the folder of [`softmap.files.cache`][]. A file that
 is cut short, altered, or of another key is none; it is made again.
 """
 

@@ -178,7 +178,7 @@ def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size
 @triton.jit
 def add_tile(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, tile, across, band, at, used,
              size, P: tl.constexpr):  # fmt: skip
-    """One tile of :func:`gradients_kernel`, all phases.
+    """One tile of [`gradients_kernel`][], all phases.
 
     ``nil`` is a zero that the compiler cannot know: it then computes indices again, instead of
     holding them in registers from phase to phase and from tile to tile.

@@ -43,7 +43,7 @@ def hidden_sums(q, k, w1, b1, bias, at, size, P: tl.constexpr):
 def edited_scores(q, k, w2, bias, hidden, x, n, at, size, P: tl.constexpr):
     """(K, R, C) the edited scores of group n, but for b2, which the softmax does not see.
 
-    x: what :func:`hidden_sums` gives with one group of heads; otherwise it is computed again.
+    x: what [`hidden_sums`][] gives with one group of heads; otherwise it is computed again.
     """
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads

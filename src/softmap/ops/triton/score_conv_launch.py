@@ -27,7 +27,7 @@ LEAST_SHARE = 512
 
 
 class Where(NamedTuple):
-    """Masks (:class:`softmap.ops.triton.common.Limits`), positions (b, T), (b, S), and numbers.
+    """Masks ([`softmap.ops.triton.common.Limits`][]), positions (b, T), (b, S), and numbers.
 
     window: 0 is none; it only spares the backward pass keys that no row of a band sees.
     """

@@ -68,7 +68,7 @@ class Packed(NamedTuple):
 
 
 def pack(t: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Packed:
-    """The layer tensors of a :class:`softmap.variants.dape.ScoreConv` in the kernels' layout.
+    """The layer tensors of a [`softmap.variants.dape.ScoreConv`][] in the kernels' layout.
 
     Plain torch operations, so that gradients find their way back to the parameters.
     """
