@@ -77,7 +77,8 @@ class Compare:
     seed_list: Annotated[tuple[str, ...], arg(metavar="INT [INT ...]")] = ()
     """These seeds, by spaces or commas."""
     data: str | None = None
-    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME:CONFIG:SPLIT (the last two may be left out)."""
+    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME, with :CONFIG and :SPLIT if it
+    has several."""
     field: str | None = None
     """The field that holds the text in JSONL, Parquet and Hub data."""
     tokenizer: str | None = None

@@ -3,11 +3,11 @@
 Causal softmax attention builds, for every head, a map of scores and a map of weights:
 
     S[h,i,j] = <q[h,i], k[h,j]> * scale
-    S'       = scores edits, in order            ([`Edit`][] with ``stage = "scores"``)
-    A        = softmax_j(S' + causal mask)       (or one edit with ``stage = "normaliser"``)
-    A'       = weights edits, in order           (``stage = "weights"``), masked again
+    S'       = scores edits, in order            (an Edit with stage = "scores")
+    A        = softmax_j(S' + causal mask)       (or one edit with stage = "normaliser")
+    A'       = weights edits, in order           (stage = "weights"), masked again
     o[h,i]   = sum_j A'[h,i,j] v[h,j]
-    o'       = output edits, in order            (``stage = "output"``: a gate, a head norm)
+    o'       = output edits, in order            (stage = "output": a gate, a head norm)
 
 An edit reads row ``i`` (and, with a halo, a few rows above it), every key ``j <= i`` and ALL heads;
 it never reads a later row. So one definition serves training, prefill and decoding, and the map
@@ -43,16 +43,18 @@ KINDS = ("causal", "self", "cross")
 class Band:
     """Where a band of the map lies: some query rows, the keys they may see, nothing later.
 
-    rows: (b, R) positions of the query tokens, padding not counted, from the start of their
-        document. A padding token has that of the real token before it, and 0 where there is none.
-    cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
-    gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token,
-        negative at later keys. Of no meaning in cross-attention, where no key is the row's own.
-    visible: (b, 1, R, C) True where row i may read key j: not later than the row where the
-        attention is causal, in its window and document, not padding.
-    whole: every row sees every key, in causal attention every key up to its own (no window, no
-        padding, one document).
-    causal: whether a row sees its own and earlier tokens alone.
+    Attributes:
+        rows: (b, R) positions of the query tokens, padding not counted, from the start of their
+            document. A padding token has that of the real token before it, and 0 where there is
+            none.
+        cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
+        gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token,
+            negative at later keys. Of no meaning in cross-attention, where no key is the row's own.
+        visible: (b, 1, R, C) True where row i may read key j: not later than the row where the
+            attention is causal, in its window and document, not padding.
+        whole: every row sees every key, in causal attention every key up to its own (no window, no
+            padding, one document).
+        causal: whether a row sees its own and earlier tokens alone.
     """
 
     rows: Tensor
@@ -103,10 +105,12 @@ class Band:
 class Rows:
     """The rows of a call, for output edits and closed forms, which have no map to look at.
 
-    positions: (b, T) of the query tokens, as ``Band.rows``. lse: (B, H, T) the logarithm of each
-    row's sum of exp(S'), for each map of scores, 0 where no key is seen: of an output edit that
-    ``needs_lse`` and in ``fold_softmax``, else None. mean: (B, H, T, d') of the visible values: in
-    ``fold_output`` of an edit that ``needs_mean``, else None.
+    Args:
+        positions: (b, T) of the query tokens, as ``Band.rows``.
+        lse: (B, H, T) the logarithm of each row's sum of exp(S'), for each map of scores, 0 where
+            no key is seen: of an output edit that ``needs_lse`` and in ``fold_softmax``, else None.
+        mean: (B, H, T, d') of the visible values: in ``fold_output`` of an edit that
+            ``needs_mean``, else None.
     """
 
     def __init__(
@@ -142,26 +146,28 @@ class Edit(nn.Module):
     pure function, which any backend may recompute, and gradients reach the parameters through
     torch. Calling the edit, ``edit(x, q, k)``, gives all of them as [`Tensors`][].
 
-    stage: ``"scores"`` before the softmax, ``"normaliser"`` in its place (one in a chain),
-        ``"weights"`` after it, ``"output"`` on the result.
-    defined_for: the widest of [`KINDS`][] in which the edit means something. ``"causal"``: its
-        maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's own
-        token or distances, which a row and the keys of another sequence do not have.
-        ``"cross"``: neither. Wider attention refuses it.
-    maps: how many maps must enter the edit, where its tensors are sized by them; None: any number.
-    halo: earlier query rows that [`edit`][] reads; it must treat rows above the first as zeros.
-    pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
-        ``k // 2``). They arrive as zeros, on every row, however many keys really follow. In
-        bidirectional attention none are added: a row ends where its keys end, at both sides.
-    keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
-        is spared a second masking.
-    needs_mean: [`fold_output`][] reads ``rows.mean``, the running mean of the values (the cache
-        then keeps it).
-    needs_lse: an output edit reads ``rows.lse``.
-    floors: the least values of parameters, by name: [`floored`][] reads them.
-    kernel: name of a hand-written form of [`edit`][] and its adjoint, known to ``ops.native`` and
-        ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
-        A subclass does not inherit it: its maths may be another.
+    Attributes:
+        stage: ``"scores"`` before the softmax, ``"normaliser"`` in its place (one in a chain),
+            ``"weights"`` after it, ``"output"`` on the result.
+        defined_for: the widest of [`KINDS`][] in which the edit means something. ``"causal"``: its
+            maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's
+            own token or distances, which a row and the keys of another sequence do not have.
+            ``"cross"``: neither. Wider attention refuses it.
+        maps: how many maps must enter the edit, where its tensors are sized by them; None: any
+            number.
+        halo: earlier query rows that [`edit`][] reads; it must treat rows above the first as zeros.
+        pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
+            ``k // 2``). They arrive as zeros, on every row, however many keys really follow. In
+            bidirectional attention none are added: a row ends where its keys end, at both sides.
+        keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and is
+            spared a second masking.
+        needs_mean: [`fold_output`][] reads ``rows.mean``, the running mean of the values (the cache
+            then keeps it).
+        needs_lse: an output edit reads ``rows.lse``.
+        floors: the least values of parameters, by name: [`floored`][] reads them.
+        kernel: name of a hand-written form of [`edit`][] and its adjoint, known to ``ops.native``
+            and ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone
+            runs it. A subclass does not inherit it: its maths may be another.
     """
 
     stage: str = "scores"
@@ -188,13 +194,16 @@ class Edit(nn.Module):
     ) -> Tensors:
         """All tensors that the edit declares for the tokens of x (B, S, D), before any slicing.
 
-        q: (B, H, T, d) of the last T of them, as it enters the products; the query tensors are then
-        those of these T. k: (B, G, S, d). Each may be None where the edit makes nothing of it.
-        of: ``"query"`` or ``"key"`` for the tensors of these alone, beside the layer's: in
-        cross-attention each has an x of its own.
+        Args:
+            q: (B, H, T, d) of the last T of them, as it enters the products; the query tensors are
+                then those of these T.
+            k: (B, G, S, d). Each may be None where the edit makes nothing of it.
+            of: ``"query"`` or ``"key"`` for the tensors of these alone, beside the layer's: in
+                cross-attention each has an x of its own.
+
         Parameters are read in here and nowhere else, and submodules are called: hooks which bring
-        parameters to where they are needed (offloading, sharding) see only what is called. Raises
-        ``ValueError`` where x, q or k is missing, and for two tensors of one name.
+        parameters to where they are needed (offloading, sharding) see only what is called.
+        Raises ``ValueError`` where x, q or k is missing, and for two tensors of one name.
         """
         layer, query, key = self.layer_tensors(), {}, {}
         if of != "key":
@@ -293,7 +302,8 @@ class Edit(nn.Module):
     def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
         """Weights edit as a change of the plain output; only called when ``folds_output``.
 
-        o: (B, H, T, d) plain attention of each map entering the edit.
+        Args:
+            o: (B, H, T, d) plain attention of each map entering the edit.
         """
         raise NotImplementedError
 

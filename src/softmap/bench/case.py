@@ -33,8 +33,9 @@ PLAIN = "transformer++"
 class Case(Checked):
     """Sizes of one attention call; heads are those of a plain Transformer of this width.
 
-    direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
-    keys: with more keys than tokens the call is a decoding step.
+    Attributes:
+        direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
+        keys: with more keys than tokens the call is a decoding step.
     """
 
     variant: str = PLAIN

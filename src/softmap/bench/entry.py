@@ -23,8 +23,10 @@ NOT_YET = "not measured"
 class Entry:
     """One candidate: not measured yet, refused, wrong, failed, out of memory, or timed.
 
-    checked_bytes: peak memory at the size of the parity check; tried_bytes: of the allocation that
-    failed. plain_error: of the plain map's output, at the size of the parity check.
+    Attributes:
+        checked_bytes: peak memory at the size of the parity check.
+        tried_bytes: of the allocation that failed.
+        plain_error: of the plain map's output, at the size of the parity check.
     """
 
     candidate: Candidate

@@ -83,7 +83,9 @@ class Parity:
 class Truth:
     """What all candidates of one problem are compared with.
 
-    exact: results in float64. plain: errors of the plain eager map in the case's own dtype.
+    Attributes:
+        exact: results in float64.
+        plain: errors of the plain eager map in the case's own dtype.
     """
 
     problem: Problem

@@ -28,10 +28,13 @@ VERDICTS = (REPRODUCED, NOT_SEEN, CONTRADICTED, NOT_RESOLVED, NOT_TESTED, NO_VER
 class Row:
     """``arm`` minus (of a ratio: over) ``against``.
 
-    low, high: the simultaneous limits, equal_low and equal_high the one-sided ones; infinite where
-    the runs set none, and all None where no spread is known. runs: of the arm and of the other
-    one. lost: ``lower`` or ``higher`` where most of the arm's trainings diverged, which counts as
-    that. what: the condition, where there are several.
+    Attributes:
+        low, high: the simultaneous limits, equal_low and equal_high the one-sided ones; infinite
+            where the runs set none, and all None where no spread is known.
+        runs: of the arm and of the other one.
+        lost: ``lower`` or ``higher`` where most of the arm's trainings diverged, which counts as
+            that.
+        what: the condition, where there are several.
     """
 
     arm: str

@@ -82,7 +82,8 @@ def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] |
 def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[dict[str, Any]]:
     """The cells of one model as plain data for [`softmap.report.questions`][].
 
-    values: also those of every instance, which pair two single models.
+    Args:
+        values: also those of every instance, which pair two single models.
     """
     measures = {measure.name: measure for measure in suite.measures}
     return [_plain(cell, measures[cell.measure], values) for cell in cells(suite, rows).values()]

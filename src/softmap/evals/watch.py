@@ -84,8 +84,10 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 def edited(model: Any, make: Make, change: Change | None = None) -> Iterator[list[Edit]]:
     """Within it the attention layers of ``model`` have the edits ``make(layer)`` behind their own.
 
-    change: what is done to keys and values (B, G, T, d) before they are used. Gives all edits.
-    Raises ``SoftmapError`` for a model whose attention cannot be reached.
+    Args:
+        change: what is done to keys and values (B, G, T, d) before they are used.
+
+    Gives all edits. Raises ``SoftmapError`` for a model whose attention cannot be reached.
     """
     own = [module for module in model.modules() if isinstance(module, Attention)]
     way = _softmap(own, make, change) if own else _interface(model, make, change)

@@ -121,7 +121,8 @@ class SoftmapCacheLayer(CacheLayerMixin):
 class SoftmapCache(Cache):
     """K, V and exactly the per-key tensors that the variant declares; windows bound it.
 
-    model: a [`softmap.nn.Decoder`][], or a model of transformers' classes.
+    Args:
+        model: a [`softmap.nn.Decoder`][], or a model of transformers' classes.
     """
 
     max_cache_len = -1  # no limit; PEFT asks

@@ -22,9 +22,11 @@ logger = logging.get_logger(__name__)
 class Grafted:
     """What a graft has done to a model.
 
-    variant: the text of what was put in. added: by layer, how many weights of which parameters of
-    its attention are new. changes: why the model's function is not what it was; empty where it is,
-    to the rounding of the model's dtype.
+    Attributes:
+        variant: the text of what was put in.
+        added: by layer, how many weights of which parameters of its attention are new.
+        changes: why the model's function is not what it was; empty where it is, to the rounding of
+            the model's dtype.
     """
 
     variant: str
@@ -45,9 +47,11 @@ def graft(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Any
     first steps. Variants whose published form has no such start take an option that gives them one
     (``diff2`` becomes ``diff2(gain=true)``). docs/graft.md says of each what it is.
 
-    model: a model of transformers as for [`swap`][]; or one of softmap's own (all layers), whose
-    edits stay, and those of ``to`` follow. It is changed in place, is saved and loaded as any, and
-    ready for any trainer. The weights of queries, keys, values and the output are kept exactly.
+    Args:
+        model: a model of transformers as for [`swap`][]; or one of softmap's own (all layers),
+            whose edits stay, and those of ``to`` follow. It is changed in place, is saved and
+            loaded as any, and ready for any trainer. The weights of queries, keys, values and the
+            output are kept exactly.
 
     A log line says how many weights are new, and why the function has changed where it has: the
     variant has no start as the identity (``diff``), or no rotary positions (``alibi``, ``dape``

@@ -136,8 +136,12 @@ class SoftmapForCausalLM(Generates, SoftmapPreTrainedModel, GenerationMixin):  #
 
         labels (B, T), -100 where not asked, are shifted here; of packed documents they want -100 at
         the first token of each. ``num_items_in_batch``: what the loss is divided by.
-        logits_to_keep: the last n positions only (0: all), or their indices. With a ``share``
-        logits are those of its rows, and so are ``shift_labels``, which take the place of labels.
+
+        Args:
+            logits_to_keep: the last n positions only (0: all), or their indices.
+
+        With a ``share`` logits are those of its rows, and so are ``shift_labels``, which take the
+        place of labels.
         """
         loss_arguments, packing = taken(kwargs, LOSS), taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)

@@ -24,12 +24,14 @@ def documents_of(
 ) -> Tensor | None:
     """The document of each token (b, T), or None where a sequence is one document.
 
-    tokens: (B, T, ...), what is being read. packing: ``seq_idx`` (B, T), the number of each token's
-    document, and ``cu_seq_lens_q`` (n + 1,), the places where the documents of one long sequence
-    begin and the last ends. Positions (b, T) that start again at 0 begin a document, as
-    transformers reads them, in a pass without cached tokens (``seen``) or padding. Positions that
-    neither count the real tokens nor do that would be ignored: ``ValueError``. So are several ways
-    that do not agree.
+    Args:
+        tokens: (B, T, ...), what is being read.
+        packing: ``seq_idx`` (B, T), the number of each token's document, and ``cu_seq_lens_q`` (n +
+            1,), the places where the documents of one long sequence begin and the last ends.
+
+    Positions (b, T) that start again at 0 begin a document, as transformers reads them, in a pass
+    without cached tokens (``seen``) or padding. Positions that neither count the real tokens nor do
+    that would be ignored: ``ValueError``. So are several ways that do not agree.
     """
     length = tokens.shape[1]
     read = {"position_ids": position_ids, **packing}

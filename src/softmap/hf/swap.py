@@ -25,10 +25,14 @@ logger = logging.get_logger(__name__)
 def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") -> Any:
     """Put the attention of ``variant`` into ``layers`` of a transformers model; returns the model.
 
-    model: a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX base model, causal language model or sequence
-    classifier. It becomes one of softmap's classes (``SoftmapLlamaForCausalLM``), in place, so that
-    it can be saved and loaded. layers: their numbers, negative ones from the end; None means all.
-    impl: backend of ``softmap.attention``. Further calls swap further layers.
+    Args:
+        model: a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX base model, causal language model or
+            sequence classifier. It becomes one of softmap's classes (``SoftmapLlamaForCausalLM``),
+            in place, so that it can be saved and loaded.
+        layers: their numbers, negative ones from the end; None means all.
+        impl: backend of ``softmap.attention``.
+
+    Further calls swap further layers.
 
     The weights of keys, values, the output and QK norms are kept, and those of queries as far as
     the variant has the same maps; the edits' own, and the queries of further maps (``diff2``: the

@@ -46,7 +46,9 @@ class Options:
     def published(self, own: Iterable[str], unread: Iterable[str]) -> None:
         """[`known`][], for a config.json: transformers' fields may be there at their defaults.
 
-        own: the model's fields that are read. unread: those that change no output.
+        Args:
+            own: the model's fields that are read.
+            unread: those that change no output.
         """
         fixed = published.FIXED | published.GENERATION
         self.known([*own, *published.READ], [*unread, *published.NOTES, *fixed])

@@ -63,7 +63,10 @@ class Source:
     def take(self, key: str, *shape: int | None, whole: bool = False) -> Tensor:
         """The tensor ``key``, finite and of this shape; None stands for any length.
 
-        whole: integers will do. What does not fit is a ``ValueError`` in one line.
+        Args:
+            whole: integers will do.
+
+        What does not fit is a ``ValueError`` in one line.
         """
         if key not in self.state:
             close = nearest(key, sorted(self.unread))

@@ -37,8 +37,10 @@ OnBench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or pack
 class Bench:
     """What all trials of a run share.
 
-    windows: (n, context + 1) held-out windows. passage: token ids whose maps are drawn.
-    settings: everything that a result depends on and that is the same for all trials.
+    Attributes:
+        windows: (n, context + 1) held-out windows.
+        passage: token ids whose maps are drawn.
+        settings: everything that a result depends on and that is the same for all trials.
     """
 
     recipe: Recipe

@@ -66,8 +66,11 @@ def connected(
 ) -> Iterator[Cluster | None]:
     """The cluster at an address, in a scheduler's file, or of N processes of this machine.
 
-    most: calls at once, where there are more places. out: the folder that it will write to. Raises
-    ``SoftmapError`` where that is none, where ``distributed`` is not installed, and where no
+    Args:
+        most: calls at once, where there are more places.
+        out: the folder that it will write to.
+
+    Raises ``SoftmapError`` where that is none, where ``distributed`` is not installed, and where no
     scheduler answers.
     """
     if text is None:

@@ -58,7 +58,8 @@ def clear(folder: Path) -> None:
 def check_same(folder: Path, trials: list[Trial], shared: Bench, way_out: str) -> None:
     """What the folder holds must come from the same settings as what would be added to it.
 
-    way_out: what a user may do where it does not.
+    Args:
+        way_out: what a user may do where it does not.
     """
     before = earlier(folder)
     if before is not None:

@@ -58,8 +58,11 @@ def run_all(
 ) -> dict[J, Outcome]:
     """The outcomes of all: earlier ones as they were, the others by ``work`` on ``engine``.
 
-    folder: of all jobs, which this process holds. words: what is told of an outcome beside its
-    loss. Raises what a job raises, and ``SoftmapError`` where its process dies again and again.
+    Args:
+        folder: of all jobs, which this process holds.
+        words: what is told of an outcome beside its loss.
+
+    Raises what a job raises, and ``SoftmapError`` where its process dies again and again.
     """
     found = {job: out for job in jobs if (out := job.result()) is not None}
     display.more(Counter(_row(job) for job in jobs))

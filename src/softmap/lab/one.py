@@ -42,9 +42,12 @@ from softmap.train.processes import processes, ranks
 class Wanted:
     """Which model of a recipe, and where it is kept.
 
-    variant: by default the recipe's control. seed: by default the recipe's first. out: the folder
-    of all runs. name: of the folder in it that takes VARIANT/seedN. fresh: throw away what is
-    there.
+    Attributes:
+        variant: by default the recipe's control.
+        seed: by default the recipe's first.
+        out: the folder of all runs.
+        name: of the folder in it that takes VARIANT/seedN.
+        fresh: throw away what is there.
     """
 
     variant: str | None = None

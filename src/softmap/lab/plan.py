@@ -24,10 +24,14 @@ from softmap.variants import load
 class Candidate:
     """One variant of a comparison, sized and with its peak learning rate.
 
-    label: how tables call it. spec: the canonical variant. slug: its folder's name.
-    peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting), or
-        "hint" (the paper's).
-    seeds: those of its runs. own: its schedule, where it is not the recipe's.
+    Attributes:
+        label: how tables call it.
+        spec: the canonical variant.
+        slug: its folder's name.
+        peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting),
+            or "hint" (the paper's).
+        seeds: those of its runs.
+        own: its schedule, where it is not the recipe's.
     """
 
     label: str
@@ -71,7 +75,8 @@ class Plan:
 def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Plan:
     """Size every variant of a recipe to the control's parameters within 1 %.
 
-    peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
+    Args:
+        peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
 
     Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
     combination, a size that no MLP width gives, or a schedule that does not fit.

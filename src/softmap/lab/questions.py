@@ -30,7 +30,8 @@ def check_suites(plan: Plan, bench: Bench) -> None:
 def ask(model: Any, bench: Bench, name: str) -> dict[str, Any]:
     """By suite its description and the answers of one model, for ``answers.json``.
 
-    name: of the model, for people.
+    Args:
+        name: of the model, for people.
     """
     subject = Subject(model, bench.corpus.tokenizer, name=name)
     found = {}

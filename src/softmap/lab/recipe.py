@@ -107,8 +107,10 @@ def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Rec
 def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool = False) -> Recipe:
     """The recipe that a run was made by, with all its seeds and its tuned peaks.
 
-    trust: whether variants that it names by file may run. Raises ``SoftmapError`` where they may
-    not, and for a damaged run.
+    Args:
+        trust: whether variants that it names by file may run.
+
+    Raises ``SoftmapError`` where they may not, and for a damaged run.
     """
     from softmap.report.load import read_run
     from softmap.variants import outside

@@ -39,8 +39,11 @@ _left: dict[tuple[str, int | None], list[Workers]] = {}  #: by session and GPU: 
 class Terms:
     """What a worker must see and have, to take part.
 
-    here: the folder in which the client was called. folder: the session's, of the name ``mark``.
-    versions: of packages. gpus: whether a call needs a GPU of its own.
+    Attributes:
+        here: the folder in which the client was called.
+        folder: the session's, of the name ``mark``.
+        versions: of packages.
+        gpus: whether a call needs a GPU of its own.
     """
 
     here: str

@@ -26,13 +26,18 @@ WAY_OUT = "--fresh throws it away, --name NAME keeps it"
 class Request:
     """What a call asks for.
 
-    out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
-    an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
-    trains them one after another in this process; None takes as many as there are cores, or GPUs.
-    cluster: whose machines train instead of this one, as many at once as it has places. speed:
-    measure speed and memory apart from training. resolve: add seeds until no interval is wider,
-    nats each way; at_most: seeds of a variant that this may take. seconds: add seeds as long as
-    they fit into this time. way_out: what may be done about a folder with another run.
+    Attributes:
+        out: the folder of all runs.
+        command: what the user typed, for the page.
+        fresh: throw away what an earlier run of the same name left.
+        jobs: trials at once, each in a process of one thread; 1 trains them one after another in
+            this process; None takes as many as there are cores, or GPUs.
+        cluster: whose machines train instead of this one, as many at once as it has places.
+        speed: measure speed and memory apart from training.
+        resolve: add seeds until no interval is wider, nats each way.
+        at_most: seeds of a variant that this may take.
+        seconds: add seeds as long as they fit into this time.
+        way_out: what may be done about a folder with another run.
     """
 
     out: Path = Path("runs")

@@ -94,7 +94,9 @@ def runs_needed(
 
     The control gets sqrt(k) times the runs of each of k variants, the cheapest ratio.
 
-    first: of the first stage's runs alone. sizes: runs that there are in any case.
+    Args:
+        first: of the first stage's runs alone.
+        sizes: runs that there are in any case.
     """
     total = stein_runs(first, half_width, sqrt(len(first.others)))
     while total is not None and widest(first, total, sizes) > half_width:

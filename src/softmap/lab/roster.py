@@ -52,7 +52,9 @@ class Roster:
     """Tasks in their order, and in the ``trials.json`` of ``folder`` what has become of them.
 
     Those that are listed are waiting from the start; of others, one is known as its turn comes.
-    steps: of each.
+
+    Args:
+        steps: of each.
     """
 
     def __init__(self, folder: Path, tasks: Iterable[Task], steps: int) -> None:

@@ -32,8 +32,10 @@ LOOK = 0.25  #: seconds between two looks at what runs
 class Task:
     """One training: a trial, a point of a tuning, a lesson.
 
-    label, seed: its place in the display. work: called with what is to be called with each logged
-    step, it writes to ``folder`` and returns what came out; to be picklable.
+    Attributes:
+        label, seed: its place in the display.
+        work: called with what is to be called with each logged step, it writes to ``folder`` and
+            returns what came out; to be picklable.
     """
 
     label: str
@@ -59,10 +61,13 @@ def results(
 ) -> Results:
     """Train the tasks; yields each with what came out, as they end.
 
-    tasks: the next is asked for when there is a worker for it. folder: theirs in common, which this
-    process holds; ``trials.json`` in it says where they stand. To be closed: that returns when all
-    processes have ended, stopped with a checkpoint where they were not done. Raises what a task
-    raises, and ``Interrupted``.
+    Args:
+        tasks: the next is asked for when there is a worker for it.
+        folder: theirs in common, which this process holds; ``trials.json`` in it says where they
+            stand. To be closed: that returns when all processes have ended, stopped with a
+            checkpoint where they were not done.
+
+    Raises what a task raises, and ``Interrupted``.
     """
     roster = Roster(folder, tasks, display.steps)
     if engine.here:

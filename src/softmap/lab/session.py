@@ -98,7 +98,8 @@ class Session:
     def add(self, seeds: Mapping[str, Sequence[int]], **more: Any) -> list[Trial]:
         """The trials of further seeds, by label, which become part of plan, recipe and display.
 
-        more: for ``run.json``.
+        Args:
+            more: for ``run.json``.
         """
         recipe, before = self.shared.recipe, self.plan.candidates
         entries = [

@@ -56,7 +56,9 @@ class Clock:
 def within(session: Session, wished: Sequence[int], began: float) -> None:
     """Train as many runs as fit into the session's time, one of each variant first.
 
-    wished: the seeds to begin with. began: when the call did, by the monotonic clock.
+    Args:
+        wished: the seeds to begin with.
+        began: when the call did, by the monotonic clock.
 
     Raises ``SoftmapError`` where the time is too short for one of each.
     """

@@ -153,10 +153,12 @@ def run_trial(
 ) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
-    parallel: the processes that do so together, each of which calls this; the first one writes.
-    Where the training diverges, that is the result: ``diverged`` says at which step and what was
-    found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
-    checkpoint is on disk.
+    Args:
+        parallel: the processes that do so together, each of which calls this; the first one writes.
+            Where the training diverges, that is the result: ``diverged`` says at which step and
+            what was found, and ``budgets`` is empty.
+
+    Raises ``Interrupted`` when a signal stopped the training; its checkpoint is on disk.
     """
     parallel = parallel or Parallel(bench.device, bench.recipe.parallel)
     identity = trial.identity(bench)

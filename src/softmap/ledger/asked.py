@@ -59,7 +59,8 @@ def parts(
 ) -> list[Part]:
     """Of the cells of an asked suite those that the study reads, each with its rows.
 
-    seeds: of every arm's runs, in the order in which they were asked.
+    Args:
+        seeds: of every arm's runs, in the order in which they were asked.
     """
     found = []
     for what, cell in _cells(study, suite["cells"]):

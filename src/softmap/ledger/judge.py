@@ -18,8 +18,13 @@ Values = Mapping[str, Mapping[int, float]]  # arm, seed
 class Part:
     """What a study found of one quantity.
 
-    values: of every run. rows: of each arm. diverged: trainings by arm. what: the condition, where
-    there are several. curve: means by a condition, for the picture. notes: sentences for people.
+    Attributes:
+        values: of every run.
+        rows: of each arm.
+        diverged: trainings by arm.
+        what: the condition, where there are several.
+        curve: means by a condition, for the picture.
+        notes: sentences for people.
     """
 
     measure: Measure

@@ -25,14 +25,18 @@ from softmap.variants import load, sized
 class Attention(nn.Module):
     """Drop-in attention of any variant: ``Attention(512, 8, "diff+dcmha")(x)``.
 
-    dim: model width D. heads: H of a plain Transformer of this width; the variant derives its own
-    (diff: H/2 heads with values of width 2d; diff2: 2H query heads). kv_heads: fewer key/value
-    heads (GQA). layer, depth: place in the model, from 0, for variants whose start depends on it.
-    window: keys that a row sees, its own included; under a pattern of local and global layers,
-    the rows of a local one. impl: backend of ``softmap.attention``. causal: without it every token
-    sees every token (a window then reaches to both sides), and rows may attend to another
-    sequence: ``layer(x, context=y)``.
-    Further keywords are fields of [`softmap.nn.Backbone`][], e.g. ``position="none"``.
+    Args:
+        dim: model width D.
+        heads: H of a plain Transformer of this width; the variant derives its own (diff: H/2 heads
+            with values of width 2d; diff2: 2H query heads).
+        kv_heads: fewer key/value heads (GQA).
+        layer, depth: place in the model, from 0, for variants whose start depends on it.
+        window: keys that a row sees, its own included; under a pattern of local and global layers,
+            the rows of a local one.
+        impl: backend of ``softmap.attention``.
+        causal: without it every token sees every token (a window then reaches to both sides), and
+            rows may attend to another sequence: ``layer(x, context=y)``.
+        backbone: fields of [`softmap.nn.Backbone`][], e.g. ``position="none"``.
 
     Raises ``ValueError`` where heads, widths or members of the variant do not fit, and without
     ``causal`` for an edit that needs it.
@@ -109,14 +113,16 @@ class Attention(nn.Module):
     ) -> Tensor:
         """x (B, T, D), already normed, to (B, T, D).
 
-        positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at real
-        tokens) and ``documents`` (B, S: the document of each token, where several are packed) if
-        not given. cache: from [`new_cache`][]; x then holds only the new tokens. record: takes
-        the edited map, where it wants maps.
-
-        context: (B, S, D), already normed: x attends to these tokens instead of its own; or what
-        [`project_context`][] made of them. context_mask: (B, S), 1 at its real tokens.
-        context_positions: of its tokens; rotary positions are used only where they are given.
+        Args:
+            positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at
+                real tokens) and ``documents`` (B, S: the document of each token, where several are
+                packed) if not given.
+            cache: from [`new_cache`][]; x then holds only the new tokens.
+            record: takes the edited map, where it wants maps.
+            context: (B, S, D), already normed: x attends to these tokens instead of its own; or
+                what [`project_context`][] made of them.
+            context_mask: (B, S), 1 at its real tokens.
+            context_positions: of its tokens; rotary positions are used only where they are given.
 
         Raises ``ValueError`` for x or context of another shape, for documents beside a cache, and
         for what bidirectional or cross-attention has not.

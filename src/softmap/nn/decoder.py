@@ -136,10 +136,13 @@ class Decoder(Layers, nn.Module):
     ) -> Tensor:
         """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too.
 
-        documents: (B, T) or (1, T) integers, the document of each token, where several are packed
-        in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
-        record: filled with what it asks for. share: only the rows of this rank's share come out;
-        all that is given is of whole sequences.
+        Args:
+            documents: (B, T) or (1, T) integers, the document of each token, where several are
+                packed in a sequence: then each gives the rows that it gives alone. Not with
+                ``caches``.
+            record: filled with what it asks for.
+            share: only the rows of this rank's share come out; all that is given is of whole
+                sequences.
         """
         tokens = self._given(input_ids, inputs_embeds)
         return self._run(tokens, attention_mask, caches, documents, record, share)

@@ -23,11 +23,13 @@ Angles = tuple[Tensor, Tensor]  # cos, sin
 class Positions:
     """Positions of all S tokens so far; the last T are being processed.
 
-    cols: (b, S) positions, b = 1 where the batch has no padding. valid: (B, S) True at real
-    tokens, or None. A padded token's position is that of the real token before it, 0 at the left
-    (an edit may look it up, or take its logarithm); where no row has to be told of the padding, it
-    goes on counting. starts: (b, S) place of the first token of each token's document, where
-    documents are packed; positions then count from there.
+    Attributes:
+        cols: (b, S) positions, b = 1 where the batch has no padding.
+        valid: (B, S) True at real tokens, or None. A padded token's position is that of the real
+            token before it, 0 at the left (an edit may look it up, or take its logarithm); where no
+            row has to be told of the padding, it goes on counting.
+        starts: (b, S) place of the first token of each token's document, where documents are
+            packed; positions then count from there.
 
     Edits read neighbours by place (a convolution, a window, earlier rows), so real tokens have to
     be neighbours. padding: where it lies in each document, ``"none"``, ``"left"`` (before the real
@@ -35,10 +37,12 @@ class Positions:
     ``"among"`` them. ``"among"``, a layer puts keys and queries in the ``order`` of this first, and
     its cache keeps them so. mask: (B, S) the attention mask as it was given, or None.
 
-    rotary: cos and sin (b, 1, T, width / 2) of the tokens being processed, where the model around
-    the layer has rotary positions of its own; None: they are computed here.
+    Attributes:
+        rotary: cos and sin (b, 1, T, width / 2) of the tokens being processed, where the model
+            around the layer has rotary positions of its own; None: they are computed here.
 
-    share: the tokens being processed are not the last ones but this rank's share of them.
+    Attributes:
+        share: the tokens being processed are not the last ones but this rank's share of them.
     """
 
     cols: Tensor
@@ -206,7 +210,8 @@ def _check_mask(mask: Any, total: int) -> None:
 def angles(positions: Tensor, width: int, theta: float) -> Angles:
     """cos and sin of position * theta^(-2m/width), m < width / 2: (b, 1, T, width / 2), float64.
 
-    positions: (b, T).
+    Args:
+        positions: (b, T).
     """
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
     angle = positions[:, None, :, None].double() * theta**-exponent

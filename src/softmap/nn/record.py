@@ -14,8 +14,9 @@ from softmap.nn.tokens import taken
 class Record:
     """What a caller wants to see of a pass beside its result; the layers fill it in order.
 
-    hidden: the input (B, T, D) of every layer, and last the result. maps: the edited weights of
-    every layer, (B, H', T, S), where ``wants_maps``.
+    Attributes:
+        hidden: the input (B, T, D) of every layer, and last the result.
+        maps: the edited weights of every layer, (B, H', T, S), where ``wants_maps``.
     """
 
     wants_maps: bool = False

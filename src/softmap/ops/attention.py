@@ -59,15 +59,18 @@ def attention(
 
     or with a normaliser, one edit in place of the softmax.
 
-    q: (B, H, T, d). k: (B, G, S, d). v: (B, G', S, d'), S >= T: the last T keys are the tokens of
-    the queries (S > T when decoding with a cache). ``causal=False``: every row sees every key, of
-    its own sequence (S = T) or of another. Positions (RoPE) are already applied.
-    edits: those of a variant, from [`softmap.edits`][], or a list of [`softmap.maps.Edit`][]
-    modules, each stage applied in the order of the list; those with per-token tensors need ``x``
-    (B, S, D), the layer's input, one row a key token.
-    impl: ``auto`` or a backend by name; a named one never falls back.
-    options: [`softmap.ops.Options`][]: causal, x, key_x, tensors, window, scale, key_mask,
-    documents, rows, cols, running.
+    Args:
+        q: (B, H, T, d).
+        k: (B, G, S, d).
+        v: (B, G', S, d'), S >= T: the last T keys are the tokens of the queries (S > T when
+            decoding with a cache). ``causal=False``: every row sees every key, of its own sequence
+            (S = T) or of another. Positions (RoPE) are already applied.
+        edits: those of a variant, from [`softmap.edits`][], or a list of [`softmap.maps.Edit`][]
+            modules, each stage applied in the order of the list; those with per-token tensors need
+            ``x`` (B, S, D), the layer's input, one row a key token.
+        impl: ``auto`` or a backend by name; a named one never falls back.
+        options: [`softmap.ops.Options`][]: causal, x, key_x, tensors, window, scale, key_mask,
+            documents, rows, cols, running.
 
     Returns (B, H', T, d'), H' = heads left by the edits. A row that sees no key (padding at the
     left) is zeros as output edits get it, whatever the backend.
@@ -116,8 +119,10 @@ def attention_map(
 ) -> Tensor:
     """The edited weights themselves, (B, H', T, S); dense. Options as for [`attention`][].
 
-    value_heads: G', which decides with which key head each map is paired (``ops.heads.Heads``);
-    by default as many as keys and output heads allow, which is wrong for DIFF with grouped keys.
+    Args:
+        value_heads: G', which decides with which key head each map is paired (``ops.heads.Heads``);
+            by default as many as keys and output heads allow, which is wrong for DIFF with grouped
+            keys.
     """
     checks.check_inputs(q, k, k, causal=options.get("causal") is not False)
     shapes = getattr(edits, "shapes", None)

@@ -48,9 +48,12 @@ def map_bytes(call: Call) -> int:
 def run(call: Call, *, plain: bool = False) -> Tensor:
     """Attention (B, H', T, d') band by band; exact, with every gradient of the reference.
 
-    plain: hidden cells may hold anything, NaN too, as the reference allows.
-    Under torch.compile a graph break: what the compiler made of a loop over bands would be of one
-    length."""
+    Under ``torch.compile`` it breaks the graph, since a compiled loop over bands would hold for one
+    length alone.
+
+    Args:
+        plain: hidden cells may hold anything, NaN too, as the reference allows.
+    """
     # Asked here, since to mark the function would import the compiler at the first eager call.
     return (_uncompiled if torch.compiler.is_compiling() else _run)(call, plain)
 

@@ -40,9 +40,10 @@ TWO = {"addcmul", "addcmul_", "addcdiv", "addcdiv_", "lerp", "lerp_"}
 class Counted(NamedTuple):
     """Forward operations of an edit of all heads.
 
-    cell: at one (i, j) of one sequence's map; what is the same for all sequences of a batch (a
-    position bias) is not in it. token: of one token, its own tensors and what an output edit or
-    a closed form does with it.
+    Attributes:
+        cell: at one (i, j) of one sequence's map; what is the same for all sequences of a batch (a
+            position bias) is not in it.
+        token: of one token, its own tensors and what an output edit or a closed form does with it.
     """
 
     cell: float

@@ -13,9 +13,11 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -> Tensor:
     """(b, S) int64 places of the first token of each token's document, b = 1 or B.
 
-    documents: (B, S) or (1, S) integers; the tokens of a document are neighbours. Raises
-    ``ValueError`` for another shape or dtype, and for a document that comes back: on the CPU, or
-    if ``wait`` on a GPU too.
+    Args:
+        documents: (B, S) or (1, S) integers; the tokens of a document are neighbours.
+
+    Raises ``ValueError`` for another shape or dtype, and for a document that comes back: on the
+    CPU, or if ``wait`` on a GPU too.
     """
     found = f"found {tuple(documents.shape)} of {documents.dtype}"
     if documents.dtype not in INTEGERS:

@@ -14,11 +14,15 @@ from softmap.errors import SoftmapError
 class Heads:
     """Head counts of one attention call.
 
-    maps: query heads, one map each. keys: key heads. values: value heads. outputs: maps left after
-    the weights edits. Output head h is made of maps h*r .. h*r+r-1 (r = maps/outputs) and reads
-    value group g = h // (outputs/values); a value group owns c = keys/values key heads, and map s
-    of its output head uses key g*c + s % c. Plain GQA, DIFF's paired key halves (c = 2, arXiv
-    2410.05258) and DIFF V2's shared key (c = 1) are all this one rule.
+    Attributes:
+        maps: query heads, one map each.
+        keys: key heads.
+        values: value heads.
+        outputs: maps left after the weights edits. Output head h is made of maps h*r .. h*r+r-1 (r
+            = maps/outputs) and reads value group g = h // (outputs/values); a value group owns c =
+            keys/values key heads, and map s of its output head uses key g*c + s % c. Plain GQA,
+            DIFF's paired key halves (c = 2, arXiv 2410.05258) and DIFF V2's shared key (c = 1) are
+            all this one rule.
     """
 
     maps: int

@@ -44,7 +44,8 @@ def apply_output(
 ) -> Tensor:
     """The output edits, in order, by the backend's own kernels (``output``) where it has them.
 
-    lse: (B, H, T) where the backend gave it; else it is computed where an edit needs it.
+    Args:
+        lse: (B, H, T) where the backend gave it; else it is computed where an edit needs it.
     """
     own = getattr(backend, "output", None)
     if lse is None and call.needs_lse:

@@ -23,7 +23,8 @@ POOLED = "gradients of few numbers"
 class Errors(NamedTuple):
     """Relative root mean squares of the errors of one result: the backend's, the plain map's.
 
-    size, numbers: norm and count of the truth.
+    Attributes:
+        size, numbers: norm and count of the truth.
     """
 
     ours: float

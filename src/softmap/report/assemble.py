@@ -65,7 +65,8 @@ def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, 
     their ratios to the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the
     attention maps); and ``questions``: by suite what else was asked (``report.questions``).
 
-    question: level, margin, and the difference that plans are made for; see docs/statistics.md.
+    Args:
+        question: level, margin, and the difference that plans are made for; see docs/statistics.md.
 
     Raises:
         SoftmapError: the folder is no run, nothing has finished, or a file of it is damaged.

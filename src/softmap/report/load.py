@@ -1,7 +1,8 @@
 """A run folder as plain data: every file checked once, here.
 
 Whatever is wrong with a file (absent, truncated, of another shape, a key missing) becomes one
-[`SoftmapError`][softmap.errors.SoftmapError] that names the file; the rest of the package may trust it.
+[`SoftmapError`][softmap.errors.SoftmapError] that names the file; the rest of the package may trust
+it.
 
 Shape letters: W held-out windows, T positions, L layers, H heads.
 """

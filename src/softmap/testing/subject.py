@@ -26,9 +26,11 @@ VOCABULARY = 23
 class Subject:
     """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the checks.
 
-    heads, kv_heads, head_dim: as [`softmap.nn.Attention`][] takes them; the model width is
-    heads * head_dim. seed: of parameters and inputs; every check is a pure function of it.
-    context: tokens of the longest input.
+    Attributes:
+        heads, kv_heads, head_dim: as [`softmap.nn.Attention`][] takes them; the model width is
+            heads * head_dim.
+        seed: of parameters and inputs; every check is a pure function of it.
+        context: tokens of the longest input.
     """
 
     variant: Any

@@ -91,12 +91,14 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Run the checks, and give the outcome of each when it is there.
 
-    variant: whatever [`softmap.variants.load`][] takes, ``"my_file.py:name"`` included.
-    heads, kv_heads, head_dim: sizes, as for [`softmap.nn.Attention`][]. context: tokens of the
-    longest input, such as those of its training. only: names of [`CHECKS`][], by default all;
-    quick: [`QUICK`][], up to the first that fails, which is what ``softmap compare`` asks of a
-    variant of one's own before it trains it. A check that fails is reported, not raised; a variant
-    that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
+    Args:
+        variant: whatever [`softmap.variants.load`][] takes, ``"my_file.py:name"`` included.
+        heads, kv_heads, head_dim: sizes, as for [`softmap.nn.Attention`][].
+        context: tokens of the longest input, such as those of its training.
+        only: names of [`CHECKS`][], by default all.
+        quick: [`QUICK`][], up to the first that fails, which is what ``softmap compare`` asks of a
+            variant of one's own before it trains it. A check that fails is reported, not raised; a
+            variant that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
     """
     chosen = list((QUICK if quick else CHECKS) if only is None else only)
     for name in chosen:

@@ -20,9 +20,13 @@ from softmap.variants._text import Spec
 class Shapes:
     """What the edits of a layer take: q (B, maps, T, d), k (B, G, S, d), v (B, G', S, d').
 
-    heads: H of a plain Transformer of this width; G divides it. maps: query heads. outputs: heads
-    that leave the edits, and G' = G * outputs / H. head_dim: d. value_dim: d', the width that
-    gives the output heads H d channels together. dim: D of x (B, S, D).
+    Attributes:
+        heads: H of a plain Transformer of this width; G divides it.
+        maps: query heads.
+        outputs: heads that leave the edits, and G' = G * outputs / H.
+        head_dim: d.
+        value_dim: d', the width that gives the output heads H d channels together.
+        dim: D of x (B, S, D).
     """
 
     heads: int
@@ -48,9 +52,10 @@ class Shapes:
 class Edits(nn.ModuleList):
     """The edits of one layer, in order: what [`edits`][] returns.
 
-    shapes: the [`Shapes`][] that they were made for; None in a slice. backbone: fields of
-    ``softmap.nn.Backbone`` that the variant sets beside its edits and that are the caller's to
-    follow: positions, norms of q and k, blocks.
+    Args:
+        shapes: the [`Shapes`][] that they were made for; None in a slice.
+        backbone: fields of ``softmap.nn.Backbone`` that the variant sets beside its edits and that
+            are the caller's to follow: positions, norms of q and k, blocks.
     """
 
     def __init__(
@@ -102,11 +107,14 @@ def edits(
         edits = softmap.edits("dcmha", heads=8, head_dim=64, dim=512)
         o = softmap.attention(q, k, v, edits, x=x)
 
-    variant: whatever [`load`][] takes. heads: H of a plain Transformer of this width, as
-    everywhere; the variant derives its own counts, and ``str(edits.shapes)`` says which q, k and v
-    it takes (diff: half as many value heads of width 2d; diff2: 2H query heads). k may have G < H
-    heads (grouped queries). dim: width of the layer's input x, by default heads * head_dim.
-    layer, depth: place in the model, from 0, for variants whose start depends on it.
+    Args:
+        variant: whatever [`load`][] takes.
+        heads: H of a plain Transformer of this width, as everywhere; the variant derives its own
+            counts, and ``str(edits.shapes)`` says which q, k and v it takes (diff: half as many
+            value heads of width 2d; diff2: 2H query heads). k may have G < H heads (grouped
+            queries).
+        dim: width of the layer's input x, by default heads * head_dim.
+        layer, depth: place in the model, from 0, for variants whose start depends on it.
 
     It is an ``nn.ModuleList``: its parameters train, move and save with the module that holds it.
     The edits are the map's part alone: what else the variant asks of a layer (no RoPE, QK norm) is

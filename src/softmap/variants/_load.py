@@ -21,8 +21,10 @@ from softmap.variants._trust import Loaded
 class Composition:
     """One or more variants in order, as one.
 
-    label: its canonical name, which [`load`][] takes again. parts: all edits, all backbone
-    fields. members: what it was made of, as (name, options).
+    Attributes:
+        label: its canonical name, which [`load`][] takes again.
+        parts: all edits, all backbone fields.
+        members: what it was made of, as (name, options).
     """
 
     label: str
@@ -38,11 +40,12 @@ class Composition:
 def load(spec: Spec) -> Composition:
     """The variant, or the composition of several, that ``spec`` names.
 
-    spec: a text of members joined by ``+``, each a name with options in brackets
-    (``"diff+dcmha(rank=4)"``); a list of such texts; or, as recipes write it, mappings from names
-    to options (``["diff", {"dcmha": {"rank": 4}}]``). A member ``file.py:name`` or
-    ``package.module:name`` is one of the user's own; [`names`][] lists the others. Order
-    matters: edits of a stage are applied in the order of the members.
+    Args:
+        spec: a text of members joined by ``+``, each a name with options in brackets
+            (``"diff+dcmha(rank=4)"``); a list of such texts; or, as recipes write it, mappings from
+            names to options (``["diff", {"dcmha": {"rank": 4}}]``). A member ``file.py:name`` or
+            ``package.module:name`` is one of the user's own; [`names`][] lists the others. Order
+            matters: edits of a stage are applied in the order of the members.
 
     Returns edits still to be built for the sizes of a layer ([`softmap.variants.build`][]), and
     the backbone's fields. Raises ``ValueError`` for an unknown name or option (the nearest are

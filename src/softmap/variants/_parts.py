@@ -15,8 +15,12 @@ from softmap.maps import STAGES, Edit, check_declared, check_one_normaliser
 class Place:
     """Where an edit is built: what it may size its parameters by.
 
-    heads: maps that enter it. dim: model width. head_dim: width of q and k. value_dim: width of
-    an output head (known to output edits; for others the width of q and k). layer: from 0.
+    Attributes:
+        heads: maps that enter it.
+        dim: model width.
+        head_dim: width of q and k.
+        value_dim: width of an output head (known to output edits; for others the width of q and k).
+        layer: from 0.
     """
 
     heads: int
@@ -34,7 +38,10 @@ Builder = Callable[[Place], Edit]
 class Parts:
     """Edits by stage, each a function of its [`Place`][], and backbone fields by name.
 
-    normaliser: at most one, in place of the softmax. Raises ``ValueError`` for another field.
+    Attributes:
+        normaliser: at most one, in place of the softmax.
+
+    Raises ``ValueError`` for another field.
     """
 
     scores: Sequence[Builder] = ()

@@ -11,8 +11,10 @@ from softmap.errors import SoftmapError
 class Loaded(str):
     """A variant's text as a loaded file (a model's ``config.json``) names it.
 
-    folder: where relative ``.py`` files are looked for first. trusted: whether the one who loads it
-    has said that its code may run; ``load`` refuses it otherwise.
+    Attributes:
+        folder: where relative ``.py`` files are looked for first.
+        trusted: whether the one who loads it has said that its code may run; ``load`` refuses it
+            otherwise.
     """
 
     folder: Path

@@ -182,7 +182,9 @@ def fire(*, start: Positive = 512.0, slope: NotNegative = 0.0, eps: NotNegative 
 
     S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / (log(1 + c max(L, i)) + eps) )_h
 
-    start: L at the start, before its learnt multiplier. slope: of the MLP's leaky ReLU.
+    Args:
+        start: L at the start, before its learnt multiplier.
+        slope: of the MLP's leaky ReLU.
     """
     return Parts(scores=[fire_bias(start, slope, eps)], backbone={"position": "none"})
 

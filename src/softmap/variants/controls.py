@@ -39,7 +39,8 @@ class Temperature(Edit):
 class Gate(Edit):
     """o' = sigmoid(x_i W) o: a gate per head and token, or per channel, from the layer's input.
 
-    gain: o' = (1 - g_h (1 - sigmoid(x_i W))) o, a trained gain g_h, 0 at init.
+    Args:
+        gain: o' = (1 - g_h (1 - sigmoid(x_i W))) o, a trained gain g_h, 0 at init.
     """
 
     stage = "output"
@@ -85,7 +86,9 @@ def gated(*, gain: bool = False, channels: bool = False) -> Parts:
 
         o'[h,i] = sigmoid(x_i W[h]) o[h,i],   W[h]: D to 1, or to d' with channels
 
-    channels: a gate for each channel of a head (D H d' parameters), not one for all of them (D H).
-    gain: (1 - g_h (1 - sigmoid(x_i W[h]))) instead, g_h trained from 0: open at the start.
+    Args:
+        channels: a gate for each channel of a head (D H d' parameters), not one for all of them (D
+            H).
+        gain: (1 - g_h (1 - sigmoid(x_i W[h]))) instead, g_h trained from 0: open at the start.
     """
     return Parts(output=[partial(Gate, gain=gain, channels=channels)])

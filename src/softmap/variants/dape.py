@@ -109,8 +109,10 @@ def dape(
 
         S' = S + B + f([S; B]),   f = Conv(2H, M, (1,k)) - LeakyReLU - Conv(M, H, (1,k))
 
-    bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version 1 is
-    the same with k = 1 (arXiv 2405.14722). hidden is M. start, slope and eps are those of fire.
+    Args:
+        bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version
+            1 is the same with k = 1 (arXiv 2405.14722). hidden is M. start, slope and eps are those
+            of fire.
     """
     kernel = 1 if version == 1 else kernel
     if kernel % 2 == 0:

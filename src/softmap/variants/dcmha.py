@@ -173,7 +173,10 @@ def dcmha(
 
     a: all heads at one (i, j), before the softmax (pre) and after it (post). W_b is the identity,
     plus an H x H map with static. Switches: query, key, gates, low_rank, pre, post, rank.
-    backbone: dcformer++ or dcpythia; pattern: LG or LGLL with windows of ``window`` keys.
+
+    Args:
+        backbone: dcformer++ or dcpythia.
+        pattern: LG or LGLL with windows of ``window`` keys.
     """
     options: dict[str, Any] = {"rank": rank, "static": static, "query": query, "key": key}
     options |= {"gates": gates, "low_rank": low_rank}

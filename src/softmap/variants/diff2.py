@@ -15,7 +15,8 @@ from softmap.variants.diff import halves, subtract
 class TokenDifference(Edit):
     """A'[h] = A[2h] - sigmoid(w_h . x_i) A[2h+1]: lambda per token and head, no head norm.
 
-    gain: lambda = g_h sigmoid(w_h . x_i), a trained gain g_h, 0 at init.
+    Args:
+        gain: lambda = g_h sigmoid(w_h . x_i), a trained gain g_h, 0 at init.
     """
 
     stage = "weights"
@@ -62,6 +63,9 @@ def diff2(*, gain: bool = False) -> Parts:
 
     No head norm and no lambda_init; the cache is that of a Transformer. Costs one more query
     projection and twice the score FLOPs.
-    gain: g_h sigmoid(w_h . x_i) instead, g_h trained from 0: nothing is subtracted at the start.
+
+    Args:
+        gain: g_h sigmoid(w_h . x_i) instead, g_h trained from 0: nothing is subtracted at the
+            start.
     """
     return Parts(weights=[partial(TokenDifference, gain=gain)], backbone={"query_expansion": 2})

@@ -27,8 +27,10 @@ FAITHFUL_CITIES = (*CITIES, *CITIES[:31])
 class Prompt:
     """A prompt as tokens, the numbers that are right, and where things stand.
 
-    spans: [start, stop) of each needle's sentence; answers: of the asked numbers in it; question:
-    where the question begins.
+    Attributes:
+        spans: [start, stop) of each needle's sentence.
+        answers: of the asked numbers in it.
+        question: where the question begins.
     """
 
     tokens: list[int]
@@ -47,8 +49,9 @@ def sentence(city: str, number: Any) -> str:
 class Needles(Suite):
     """N needles, R of them asked in one question; and one needle, by depth and length.
 
-    way: ``fixed`` draws cities without repetition and takes a number for right if it stands alone;
-    ``faithful`` keeps the public harness's repeated cities and its substrings.
+    Attributes:
+        way: ``fixed`` draws cities without repetition and takes a number for right if it stands
+            alone; ``faithful`` keeps the public harness's repeated cities and its substrings.
     """
 
     way: str = "fixed"

@@ -48,8 +48,10 @@ class SwappedAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """hidden_states (B, T, D) to (B, T, D), and the edited map (B, H', T, S) or None.
 
-        position_embeddings: the model's cos and sin (b, T, width) of these tokens. Raises
-        ``ValueError`` without ``softmap``, which the model passes.
+        Args:
+            position_embeddings: the model's cos and sin (b, T, width) of these tokens.
+
+        Raises ``ValueError`` without ``softmap``, which the model passes.
         """
         if softmap is None or position_embeddings is None:
             raise SoftmapError(

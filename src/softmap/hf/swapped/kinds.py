@@ -25,7 +25,9 @@ class Projections:
 class Kind:
     """One of transformers' families, its classes ``<prefix>Config``, ``<prefix>Model``, ...
 
-    attention: the name of a block's attention. linears: the names of the linear maps in it.
+    Attributes:
+        attention: the name of a block's attention.
+        linears: the names of the linear maps in it.
     """
 
     model_type: str

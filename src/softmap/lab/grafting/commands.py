@@ -42,7 +42,8 @@ class Graft:
     layers: tuple[int, ...] = ()
     """Only these layers, negative ones from the end; by default all."""
     data: str = "stdlib"
-    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME:CONFIG:SPLIT (the last two may be left out)."""
+    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME, with :CONFIG and :SPLIT if it
+    has several."""
     field: str = "text"
     """The field that holds the text in JSONL, Parquet and Hub data."""
     seeds: Count = 3

@@ -34,8 +34,11 @@ training: {steps: 300, batch_size: 8, schedule: wsd, budgets: [1], decay_fractio
 class Request:
     """What is asked for: the command's values.
 
-    layers: of transformers' models, None for all. peaks: rates to choose each arm's from, on text
-    that the results are not trained on; a single one is taken. settings: of ``training``, by name.
+    Attributes:
+        layers: of transformers' models, None for all.
+        peaks: rates to choose each arm's from, on text that the results are not trained on; a
+            single one is taken.
+        settings: of ``training``, by name.
     """
 
     source: Source

@@ -21,9 +21,11 @@ WINDOWS = 4  #: of held-out text
 class Start:
     """Of one variant at step 0.
 
-    difference: the largest of a logit, of logits up to ``largest``. before, after: the mean loss of
-    the model and of the graft, in nats a token. added: by layer, how many weights of which
-    parameters are new. changes: why the function has changed; empty where it has not.
+    Attributes:
+        difference: the largest of a logit, of logits up to ``largest``.
+        before, after: the mean loss of the model and of the graft, in nats a token.
+        added: by layer, how many weights of which parameters are new.
+        changes: why the function has changed; empty where it has not.
     """
 
     label: str

@@ -14,11 +14,15 @@ from softmap.ops.call import Call
 class Kind(NamedTuple):
     """Names, numbers and flags alone, so that a compiler can hand it to a function.
 
-    backend: name of its module. heads: maps, keys, values, outputs. widths: d, d'. queries:
-    ``all`` (of the keys' tokens), ``some`` or ``one``. masks: which of window, padding, documents
-    and running the call has. edits: those that the backend has code for, (stage, kernel, class,
-    tensors), a tensor (kind, name, shape without sequences and tokens, dtype). exact: float32
-    products are not TF32.
+    Attributes:
+        backend: name of its module.
+        heads: maps, keys, values, outputs.
+        widths: d, d'.
+        queries: ``all`` (of the keys' tokens), ``some`` or ``one``.
+        masks: which of window, padding, documents and running the call has.
+        edits: those that the backend has code for, (stage, kernel, class, tensors), a tensor (kind,
+            name, shape without sequences and tokens, dtype).
+        exact: float32 products are not TF32.
     """
 
     backend: str

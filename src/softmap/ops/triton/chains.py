@@ -49,8 +49,9 @@ def pulled(ADJOINTS: tl.constexpr, OPTIONS: tl.constexpr, args, grads, tiles, g,
            SIDE: tl.constexpr):  # fmt: skip
     """The gradient of the chain's input from that of its output, through the adjoints.
 
-    SIDE: whose gradients are added up on the way: "rows" (tensors of queries and of the layer),
-    "keys", or "" (none).
+    Args:
+        SIDE: whose gradients are added up on the way: "rows" (tensors of queries and of the layer),
+            "keys", or "" (none).
     """
     for n in tl.static_range(len(ADJOINTS)):
         # The last edit first; a constant cannot be named anew in each turn.

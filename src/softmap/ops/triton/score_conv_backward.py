@@ -30,7 +30,8 @@ from softmap.ops.triton.score_conv_tiles import (
 def band_tile(until, rows, cols, band, tile, across, T, S, P: tl.constexpr):
     """``at`` of a band's tile, and which of its columns (C) it stands for.
 
-    band: (first row, last, first key, last, B, 0).
+    Args:
+        band: (first row, last, first key, last, B, 0).
     """
     HALO: tl.constexpr = P.taps // 2 * 2
     R: tl.constexpr = P.rows
@@ -155,8 +156,9 @@ def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size
                      P: tl.constexpr):  # fmt: skip
     """dS of every n-th tile of a band, n programs in all, from maps[1] into maps[2].
 
-    sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part of
-    their gradients, flat and in this order.
+    Args:
+        sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part
+            of their gradients, flat and in this order.
     """
     R: tl.constexpr = P.rows
     SPILL: tl.constexpr = P.taps // 2

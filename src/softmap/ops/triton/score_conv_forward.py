@@ -43,7 +43,8 @@ def hidden_sums(q, k, w1, b1, bias, at, size, P: tl.constexpr):
 def edited_scores(q, k, w2, bias, hidden, x, n, at, size, P: tl.constexpr):
     """(K, R, C) the edited scores of group n, but for b2, which the softmax does not see.
 
-    x: what [`hidden_sums`][] gives with one group of heads; otherwise it is computed again.
+    Args:
+        x: what [`hidden_sums`][] gives with one group of heads; otherwise it is computed again.
     """
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
@@ -75,7 +76,8 @@ def forward_kernel(q, k, v, w1, b1, w2, bias, until, first, rows, cols, o, lse, 
                    P: tl.constexpr):  # fmt: skip
     """One block of rows, one group of heads (all heads for the convolutions), a share of the keys.
 
-    o: (splits, B, heads, T, d') and lse: (splits, B, heads, T), base 2, of each share alone.
+    Args:
+        o: (splits, B, heads, T, d') and lse: (splits, B, heads, T), base 2, of each share alone.
     """
     M: tl.constexpr = P.hidden
     K: tl.constexpr = P.group

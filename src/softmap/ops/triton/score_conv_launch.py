@@ -29,7 +29,8 @@ LEAST_SHARE = 512
 class Where(NamedTuple):
     """Masks ([`softmap.ops.triton.common.Limits`][]), positions (b, T), (b, S), and numbers.
 
-    window: 0 is none; it only spares the backward pass keys that no row of a band sees.
+    Attributes:
+        window: 0 is none; it only spares the backward pass keys that no row of a band sees.
     """
 
     until: Tensor

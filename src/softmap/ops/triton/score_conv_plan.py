@@ -23,8 +23,12 @@ GROUP = 16
 class Plan(NamedTuple):
     """All that a kernel is compiled for. Powers of two but for taps and channels.
 
-    group: heads whose map is in registers at once. channels: of the first convolution. fire:
-    hidden channels of the bias. rows, cols: of a tile, halo included. width, value_width: d, d'.
+    Attributes:
+        group: heads whose map is in registers at once.
+        channels: of the first convolution.
+        fire: hidden channels of the bias.
+        rows, cols: of a tile, halo included.
+        width, value_width: d, d'.
     """
 
     taps: int

@@ -47,7 +47,9 @@ class Cell:
 class Sweep:
     """The cells of each variant, the smallest first, the control first of all.
 
-    left_out: variants that have too few sizes for a law. names: the runs.
+    Attributes:
+        left_out: variants that have too few sizes for a law.
+        names: the runs.
     """
 
     control: str
