@@ -119,6 +119,7 @@ class Compare:
     """Run the variants' own files that a given run names."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Runs the comparison, and serves its page meanwhile where that is asked for."""
         within = self._within()
         recipe, out = self._recipe()
         from softmap.lab.cluster import connected
@@ -234,6 +235,7 @@ class Explain:
     device: str = "cpu"
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the explanation, line by line."""
         from softmap.lab.explain import explain
 
         lines = explain(
@@ -250,6 +252,7 @@ class Variants:
     """List all variants with their papers."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints a line for each variant."""
         from softmap.lab.explain import catalogue
 
         for line in catalogue():
@@ -283,6 +286,7 @@ class Generate:
     """Run the variant's own file that the folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the prompt with its continuation."""
         from softmap.lab.generate import generate, model_folder
 
         check_path("the model's folder", self.where)
@@ -314,6 +318,7 @@ class Report:
     """Port of --serve; 0 takes any free one."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Writes the page, prints its path, and serves it where that is asked for."""
         from softmap.lab.serve import Server
 
         page = self._build()
@@ -353,6 +358,7 @@ class Import:
     """What the source is, where its config does not tell."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Writes the folder and prints its path."""
         from softmap.interop import import_folder
 
         check_path("destination", self.destination)

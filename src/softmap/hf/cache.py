@@ -40,18 +40,22 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
     @property
     def is_initialized(self) -> bool:  # type: ignore[override]
+        """Whether the layer has cached any keys."""
         return self.own.k is not None
 
     @property
     def is_sliding(self) -> bool:
+        """Whether the layer has a window, and so keeps a bounded number of tokens."""
         return self.own.window is not None
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]
+        """Whether tokens can be taken back: all are kept, or enough is recorded."""
         return self.own.keeps_all or self.own.recording
 
     @property
     def record_past(self) -> bool:
+        """Whether the layer records what ``crop`` needs."""
         return self.own.recording
 
     @property
@@ -63,19 +67,24 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
     @property
     def dtype(self) -> torch.dtype | None:
+        """The keys' dtype; None where nothing is cached."""
         return None if self.own.k is None else self.own.k.dtype
 
     @property
     def device(self) -> torch.device | None:
+        """The keys' device; None where nothing is cached."""
         return None if self.own.k is None else self.own.k.device
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> NoReturn:
+        """Raises ``SoftmapError``: only the model fills the cache."""
         raise SoftmapError("a SoftmapCache is filled by a softmap model, not beforehand")
 
     def update(self, key_states: Tensor, value_states: Tensor, *a: Any, **k: Any) -> NoReturn:
+        """Raises ``SoftmapError``: only the model fills the cache."""
         raise SoftmapError("a SoftmapCache is filled by a softmap model, not by update()")
 
     def offload(self) -> NoReturn:
+        """Raises ``SoftmapError``: the cache stays on its model's device."""
         raise SoftmapError("a SoftmapCache stays where its model is: it cannot be offloaded")
 
     prefetch = offload
@@ -86,25 +95,32 @@ class SoftmapCacheLayer(CacheLayerMixin):
         return kept + query_length, self.own.seen - kept
 
     def get_seq_length(self) -> int:
+        """Returns the number of tokens that have passed through the layer."""
         return self.own.seen
 
     def get_max_length(self) -> int:
+        """Returns the window, or -1 where the cache grows without bound."""
         return -1 if self.own.window is None else self.own.window
 
     def reset(self) -> None:
+        """Forgets all tokens; whether the layer records stays as it is."""
         recording, self.own = self.own.recording, self.own.empty_copy()
         self.own.recording = recording
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Takes the sequences of ``beam_idx`` (B,), as beam search does."""
         self.own.select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each sequence of the batch ``repeats`` times."""
         self.own.repeat(repeats)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the sequences of ``indices`` alone, in their order."""
         self.own.select(indices)
 
     def activate_past_recording(self) -> None:
+        """Begins to record what ``crop`` needs."""
         self.own.record()
 
     def crop(self, tokens_to_remove: int) -> None:

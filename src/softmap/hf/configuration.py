@@ -125,6 +125,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
         return self._generation
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns all fields as plain data, without what ``generate`` keeps for itself."""
         return {name: value for name, value in super().to_dict().items() if name != "_generation"}
 
 

@@ -67,6 +67,7 @@ class Generates:
         """None: positions follow from the mask, and need not be checked at every token."""
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ``SoftmapError``: there is no paged cache."""
         raise SoftmapError(
             "continuous batching needs a paged cache of keys and values, which cannot hold what "
             "edits keep of each key: expected generate()"

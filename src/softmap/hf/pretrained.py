@@ -115,6 +115,7 @@ class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
             block._gradient_checkpointing_func = gradient_checkpointing_func
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Raises ``SoftmapError``: learned positions have a fixed number."""
         raise SoftmapError("learned positions cannot be resized: set max_position_embeddings")
 
 

@@ -31,6 +31,7 @@ class ScoresEdit(nn.Module):
         self.edit, self.heads = edit, heads
 
     def forward(self, scores: Tensor) -> Tensor:
+        """Returns the edited scores, zero where masked. Raises ``ValueError`` for other shapes."""
         if scores.ndim != 4 or scores.shape[1] != self.heads or scores.shape[2] > scores.shape[3]:
             raise SoftmapError(
                 f"scores must be (batch, {self.heads}, rows, keys) with rows <= keys, "

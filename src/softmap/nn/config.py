@@ -56,10 +56,12 @@ class ModelConfig(Checked):
 
     @property
     def composition(self) -> Composition:
+        """The edits and backbone fields that ``variant`` names."""
         return load(self.variant)
 
     @property
     def resolved_backbone(self) -> Backbone:
+        """The backbone: the variant's fields, and over them this configuration's."""
         return Backbone.of(self.composition.parts.backbone, self.backbone)
 
     @property

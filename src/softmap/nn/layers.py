@@ -22,6 +22,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the normed x (..., D), in its dtype."""
         if not self.eps_outside:
             return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
         wide = x.to(compute_dtype(x))
@@ -58,6 +59,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(width, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the MLP of x, (..., D)."""
         x = narrowed(x)
         up = self.up_proj(x)
         if self.kind == "swiglu":
@@ -79,6 +81,7 @@ class Gain(nn.Module):
         return self.gain is None and self.value == 0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns x times the gain."""
         if self.gain is not None:
             return x * self.gain
         return x if self.value == 1 else x * self.value
@@ -105,6 +108,7 @@ class ReparameterisedLinear(nn.Module):
         self.register_buffer("initial", start)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns y, (..., out_features)."""
         skip = x if self.initial is None else F.linear(x, self.initial)  # type: ignore[arg-type]
         return self.skip_gain * skip + self.residual_gain * self.residual(x)
 

@@ -68,10 +68,12 @@ class Call:
 
     @property
     def queries(self) -> int:
+        """T, the number of query tokens."""
         return self.q.shape[2]
 
     @property
     def keys(self) -> int:
+        """S, the number of key tokens."""
         return self.k.shape[2]
 
     @property
@@ -102,6 +104,7 @@ class Call:
 
     @property
     def batch(self) -> int:
+        """B, the number of sequences."""
         return self.q.shape[0]
 
     @property
@@ -201,6 +204,7 @@ class Call:
 
     # The differentiable inputs as a flat list, each with its kind, and back again.
     def flatten(self) -> tuple[list[str], list[Tensor]]:
+        """Returns every differentiable tensor, and what each is: q, k, v, layer, query or key."""
         kinds, flat = ["q", "k", "v"], [self.q, self.k, self.v]
         for group in self.tensors:
             for kind, tensors in zip(group._fields, group, strict=True):
@@ -209,6 +213,7 @@ class Call:
         return kinds, flat
 
     def unflatten(self, flat: Sequence[Tensor]) -> Call:
+        """Returns the call with these tensors in place of its own, in the order of ``flatten``."""
         q, k, v = flat[:3]
         return replace(self, q=q, k=k, v=v, tensors=self.grouped(flat))
 
@@ -290,6 +295,7 @@ class Place:
         self._bands: dict[int, Band] = {}
 
     def band(self, pad: int = 0) -> Band:
+        """Returns the band, widened by ``pad`` columns beyond the last."""
         if pad not in self._bands:
             self._bands[pad] = self._at(pad)
         return self._bands[pad]
@@ -429,6 +435,7 @@ def pad_keys(t: Tensors, pad: int) -> Tensors:
 
 
 def extend(x: Tensor, pad: int) -> Tensor:
+    """Returns x (b, S, ...) with ``pad`` zeros more along its second axis."""
     return torch.cat([x, x.new_zeros(x.shape[0], pad, *x.shape[2:])], 1)
 
 

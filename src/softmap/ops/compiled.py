@@ -150,6 +150,7 @@ class Compiled(Eager):
         return rows_of(call, span, min(rows, span.stop - span.start))
 
     def weights(self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Returns the edited weights of a tile from its scores ``s``, outside of autograd."""
         inputs = self._inputs(call, tile, [s, *parts[3 : len(self._kinds)]])
         with torch.no_grad():
             (m,) = self._function(call, tile, inputs, None)(*inputs)
@@ -169,6 +170,7 @@ class Compiled(Eager):
         parts: Sequence[Tensor],
         wanted: Sequence[int],
     ) -> Sequence[Any]:
+        """Returns the gradients of a tile's scores and of the tensors at ``wanted``, given ``dw``."""
         inputs = self._inputs(call, tile, [s, dw.contiguous(), *parts[3 : len(self._kinds)]])
         with torch.no_grad():
             return self._function(call, tile, inputs, tuple(wanted))(*inputs)

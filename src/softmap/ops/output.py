@@ -72,6 +72,7 @@ class LogSumExp(Edit):
     keeps_zeros = True
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the row's log-sum-exp, shared out evenly over its visible keys."""
         share = band.visible / band.count.clamp(min=1).to(m.dtype)
         return m.logsumexp(-1, keepdim=True) * share
 

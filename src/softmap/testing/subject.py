@@ -42,6 +42,7 @@ class Subject:
 
     @property
     def dim(self) -> int:
+        """The model width, heads * head_dim."""
         return self.heads * self.head_dim
 
     def layer(self, dtype: torch.dtype = torch.float64, **options: Any) -> Attention:
@@ -97,6 +98,7 @@ class Subject:
 
     @property
     def label(self) -> str:
+        """The variant's canonical name."""
         return load(self.variant).label
 
 

@@ -59,10 +59,12 @@ class Report:
 
     @property
     def passed(self) -> bool:
+        """Whether every check passed."""
         return not self.failures
 
     @property
     def failures(self) -> list[Outcome]:
+        """The outcomes of the checks that failed."""
         return [o for o in self.outcomes if o.error is not None]
 
     def __str__(self) -> str:

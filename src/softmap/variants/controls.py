@@ -23,16 +23,20 @@ class Temperature(Edit):
         self.log_temperature = nn.Parameter(torch.zeros(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns tau, (H,), always positive."""
         return {"tau": self.log_temperature.exp()}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns tau_h S."""
         return m * t["tau"][:, None, None]
 
     def start_as_identity(self) -> bool:
+        """Sets every tau to 1."""
         nn.init.zeros_(self.log_temperature)
         return True
 
     def fold_query(self, q: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns tau_h q: scaling the scores is scaling the queries."""
         return (q * t["tau"][:, None, None]).to(q.dtype)
 
 
@@ -53,15 +57,18 @@ class Gate(Edit):
         self.gain = nn.Parameter(torch.zeros(place.heads)) if gain else None
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns the gate of every query token, (B, T, H, 1) or (B, T, H, d')."""
         gate = torch.sigmoid(self.gate(x)).unflatten(-1, (self.maps, -1))  # (B, T, H, 1 or d')
         return {"gate": gate if self.gain is None else 1 + self.gain[:, None] * (gate - 1)}
 
     def start_as_identity(self) -> bool:
+        """Sets the gains to 0, which opens every gate; without gains there is no such start."""
         if self.gain is not None:
             nn.init.zeros_(self.gain)
         return self.gain is not None
 
     def edit(self, m: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns the gated output, (B, H, T, d')."""
         return m * t["gate"].transpose(1, 2).to(m.dtype)
 
 

@@ -31,21 +31,26 @@ class TokenDifference(Edit):
         self.gain = nn.Parameter(torch.zeros(heads)) if gain else None
 
     def heads_out(self, heads: int) -> int:
+        """Returns half of ``heads``; raises ``ValueError`` for an odd number."""
         return halves(heads, "diff2")
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns the lambda of every query token and head, (B, T, H/2)."""
         weight = torch.sigmoid(self.to_lambda(x))
         return {"lambda": weight if self.gain is None else self.gain * weight}
 
     def start_as_identity(self) -> bool:
+        """Sets the gains to 0, so that nothing is subtracted; without gains there is no such start."""
         if self.gain is not None:
             nn.init.zeros_(self.gain)
         return self.gain is not None
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns A[2h] - lambda A[2h+1], (B, H/2, R, C)."""
         return subtract(m, t["lambda"].transpose(1, 2)[..., None].to(m.dtype))
 
     def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns the same difference of two plain attentions, (B, H/2, T, d')."""
         return subtract(o, t["lambda"].transpose(1, 2)[..., None].to(o.dtype))
 
 

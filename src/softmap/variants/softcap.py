@@ -20,6 +20,7 @@ class Softcap(Edit):
         self.cap = cap
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns c tanh(S / c)."""
         return self.cap * (m / self.cap).tanh()
 
 

@@ -21,14 +21,17 @@ class SwappedCacheLayer(SoftmapCacheLayer):
 
     @property
     def is_sliding(self) -> bool:
+        """Whether the model's own layer has a window."""
         return self.model_window is not None
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Returns the number of keys that a mask covers, and the place of the first."""
         seen = self.own.seen
         kept = seen if self.model_window is None else min(seen, self.model_window - 1)
         return kept + query_length, seen - kept
 
     def get_max_length(self) -> int:
+        """Returns the window of the model's own layer, or -1 where it has none."""
         return -1 if self.model_window is None else self.model_window
 
 

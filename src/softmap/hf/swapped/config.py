@@ -50,6 +50,7 @@ class SwappedConfig(ConfigFiles):
 
     @classmethod
     def with_variants(cls, fields: Mapping[str, Any], new: Callable[[Any], Any]) -> dict[str, Any]:
+        """Returns the field ``softmap`` with each variant replaced by ``new(variant)``."""
         entries = fields.get("softmap")
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             return {}  # refused when they are checked
@@ -60,6 +61,7 @@ class SwappedConfig(ConfigFiles):
         return {n: entry for entry in self.softmap for n in entry["layers"]}
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns all fields as plain data, marked as those of a swapped model."""
         fields = super().to_dict()  # type: ignore[misc]
         if self.softmap:
             fields[FIELD] = MARK
@@ -69,6 +71,7 @@ class SwappedConfig(ConfigFiles):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Returns the configuration of these fields; the mark is left out."""
         fields = {n: v for n, v in config_dict.items() if (n, v) != (FIELD, MARK)}
         return super().from_dict(fields, **kwargs)
 

@@ -19,6 +19,7 @@ from softmap.ops.triton.fragments import add_matrices, anchored, cells, matrices
 
 @triton.jit
 def dot(x, y, s, OPTIONS: tl.constexpr):
+    """Returns s + x y, in full float32 where OPTIONS ask for that, else in TF32."""
     return tl.dot(x, y, s, input_precision="ieee" if OPTIONS // 256 % 256 else "tf32")
 
 
@@ -61,6 +62,7 @@ def plus(m, more, OPTIONS: tl.constexpr):
 
 @triton.jit
 def compose(m, at, t, OPTIONS: tl.constexpr):
+    """Returns the composed tile of all heads."""
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
     return tile_of(mixed(cells(m, KEYS_FIRST), at, t, OPTIONS, 0), KEYS_FIRST)
 

@@ -16,6 +16,7 @@ from softmap.ops.triton.weights import add_of_head, of_head
 
 @triton.jit
 def number(t, n):
+    """Returns number n of a tensor of the layer, in float32."""
     return tl.load(t[0] + n).to(tl.float32)
 
 
@@ -36,6 +37,7 @@ def relative(at, t):
 
 @triton.jit
 def fire(m, at, t, OPTIONS: tl.constexpr):
+    """Returns the tile of scores plus the bias FIRE."""
     h = heads_of(m, at)
     x, _, _, _ = relative(at, t)
     out = m + of_head(t[3], h, OPTIONS % 256)
@@ -47,6 +49,7 @@ def fire(m, at, t, OPTIONS: tl.constexpr):
 
 @triton.jit
 def fire_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    """Returns g, the gradient of the scores; adds the gradients of the MLP, c and L to ``d``."""
     if SIDE == "rows" and d[0] is not None:
         h = heads_of(m, at)
         x, gap, reach, below = relative(at, t)

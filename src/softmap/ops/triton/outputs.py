@@ -25,12 +25,14 @@ def tokens(T, D, BT: tl.constexpr, DP: tl.constexpr):
 
 @triton.jit
 def read(x, h, t, c, mask):
+    """Returns the channels c of head h at token t, in float32; 0 where masked."""
     at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
     return tl.load(at, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def write(x, h, t, c, mask, tile):
+    """Stores a tile at the channels c of head h at token t, in the tensor's dtype."""
     at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
     tl.store(at, tile.to(x[0].dtype.element_ty), mask=mask)
 
@@ -130,6 +132,7 @@ def shape_backward(o, v, alpha, beta, gamma, g, shares, do, dv, sums, T, D, GROU
 
 @triton.jit
 def weight_of(weight, c, D):
+    """Returns the norm's weight of the channels c, in float32; 0 beyond D."""
     return tl.load(weight + c, mask=c < D, other=0.0).to(tl.float32)
 
 

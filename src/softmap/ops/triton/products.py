@@ -65,6 +65,7 @@ def product(xt, x, xh, i, y, yh, j, b, NX: tl.constexpr, NY: tl.constexpr, TX, T
 
 @triton.jit
 def across_channels(x, y, s, PRECISION: tl.constexpr):
+    """Returns s + x y^T, of one head's tiles or of several heads' at once."""
     y = tl.permute(y, (0, 2, 1)) if len(y.shape) == 3 else tl.trans(y)
     return tl.dot(x, y, s, input_precision=PRECISION)
 

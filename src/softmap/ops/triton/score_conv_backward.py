@@ -84,6 +84,7 @@ def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta,
 @triton.jit
 def write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, at, size,
                   P: tl.constexpr):  # fmt: skip
+    """Stores a tile's weights and the gradients of its scores for the passes that follow."""
     M: tl.constexpr = P.hidden
     R: tl.constexpr = P.rows
     C: tl.constexpr = P.cols

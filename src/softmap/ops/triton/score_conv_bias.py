@@ -71,6 +71,7 @@ def log2(x):
 
 @triton.jit
 def fire(t, h, at, P: tl.constexpr):
+    """Returns the bias FIRE of the heads h on a tile, (heads, rows, keys)."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
     x, _, _ = fire_place(t, at, P)
@@ -107,6 +108,7 @@ def fire_mix(t, h, F: tl.constexpr):
 
 @triton.jit
 def fire_adjoint(to, t, h, db, at, P: tl.constexpr):
+    """Adds the gradients of FIRE's numbers, given db of the bias of the heads h, to ``to``."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
     f = tl.arange(0, F)

@@ -94,6 +94,7 @@ def merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float, ...]:
+    """Returns H, H/G, T, S, d, d', the scale and a 0 for the first sequence, as kernels take them."""
     H, S = q.shape[1], k.shape[2]
     return (H, H // k.shape[1], q.shape[2], S, q.shape[3], v.shape[3], scale, 0)
 
@@ -121,6 +122,7 @@ def backward(
 
 
 def bands(q: Tensor, k: Tensor, plan: Plan, window: int) -> Iterator[Band]:
+    """Yields the bands of rows and sequences whose maps fit in ``BAND_BYTES``."""
     B, H, T, _ = q.shape
     S, R = k.shape[2], plan.rows
     width = S if not window else min(S, window + LEAST_ROWS)

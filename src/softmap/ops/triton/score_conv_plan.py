@@ -46,6 +46,8 @@ class Plan(NamedTuple):
 
 
 class Tile(NamedTuple):
+    """Rows, columns and heads of a program's tile, with its warps and pipeline stages."""
+
     rows: int
     cols: int
     group: int
@@ -102,10 +104,12 @@ def pack_bias(t: dict[str, Tensor], kind: str, more: int) -> Tensor:
 
 
 def padded(channels: int) -> int:
+    """Returns the channels rounded up to what ``tl.dot`` takes."""
     return max(next_power(channels), 1 if interpreting() else LEAST)
 
 
 def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
+    """Returns all that is constant for the kernels of a call with these tensors and this tile."""
     taps, hidden, channels = p.w1.shape
     heads = p.w2.shape[1]
     group = min(tile.group, heads)

@@ -23,6 +23,7 @@ def temperature(m, at, t, OPTIONS: tl.constexpr):
 
 @triton.jit
 def temperature_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    """Returns the gradient of the scores; adds that of tau to ``d``."""
     h = heads_of(m, at)
     if SIDE == "rows" and d[0] is not None:
         add_of_head(d[0], at, h, OPTIONS % 256, per_head(m * g))
@@ -52,6 +53,7 @@ def alibi(m, at, t, OPTIONS: tl.constexpr):
 
 @triton.jit
 def alibi_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    """Returns g, the gradient of the scores; adds that of the slopes to ``d``."""
     if SIDE == "rows" and d[0] is not None:
         gap = distance(at, t[1], t[2])
         add_of_head(d[0], at, heads_of(m, at), OPTIONS % 256, -per_head(g * gap))
@@ -80,6 +82,7 @@ def kerple(m, at, t, OPTIONS: tl.constexpr):
 
 @triton.jit
 def kerple_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    """Returns g, the gradient of the scores; adds those of p and a to ``d``."""
     if SIDE == "rows":
         h = heads_of(m, at)
         gap = distance(at, t[2], t[3])

@@ -95,6 +95,7 @@ def load_row(x, b, h, i, heads, tokens):
 
 @triton.jit
 def store_row(x, b, h, i, heads, tokens, value):
+    """Stores one number for each head h and row i."""
     place = x[0] + b * x[1] + h * x[2] + i
     tl.store(place, value, mask=(h < heads) & (i < tokens))
 

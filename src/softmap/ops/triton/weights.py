@@ -20,6 +20,9 @@ def split_pairs(m):
 
 @triton.jit
 def join_pairs(even, odd):
+    """Returns the tile whose heads 2h and 2h + 1 are those of the two given: undoes
+    ``split_pairs``.
+    """
     pairs = tl.permute(tl.join(even, odd), (0, 3, 1, 2))
     return tl.reshape(pairs, (even.shape[0] * 2, even.shape[1], even.shape[2]))
 
@@ -45,6 +48,7 @@ def subtract_pairs(m, at, t, OPTIONS: tl.constexpr):
 
 @triton.jit
 def subtract_pairs_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    """Returns the gradient of the weights; adds that of lambda to ``d``."""
     even, odd = split_pairs(m)
     h = heads_of(even, at)
     if SIDE == "rows" and d[0] is not None:
@@ -95,6 +99,7 @@ def shaped(m, at, t, OPTIONS: tl.constexpr):
 
 @triton.jit
 def shaped_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+    """Returns the gradient of the weights; adds those of alpha, beta and gamma to ``d``."""
     h = heads_of(m, at)
     if SIDE == "rows":
         if d[0] is not None:
