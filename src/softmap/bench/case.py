@@ -96,6 +96,7 @@ class Problem:
 
     @property
     def leaves(self) -> list[Tensor]:
+        """The call's differentiable inputs."""
         return self.call.flatten()[1]
 
     @property
@@ -109,6 +110,7 @@ class Problem:
 
     @cached_property
     def upstream(self) -> Tensor:
+        """The gradient of the output, (B, H', T, d'), drawn from the case's seed."""
         call = self.call
         shape = (call.batch, call.heads.outputs, call.queries, call.v.shape[-1])
         return _normal(self.case, shape, 1).to(call.q.dtype)

@@ -45,6 +45,7 @@ class Sizes:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest sequence that is decoded."""
         return max(self.prompt + self.new, *(n + BURST for n in self.lengths))
 
 

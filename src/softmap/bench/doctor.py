@@ -59,6 +59,7 @@ class Row:
     errors: Sizes
 
     def cells(self) -> list[str]:
+        """Returns the row's cells for the printed table."""
         error = "" if self.error is None else f"{self.error:.2f}"
         seconds = f"{self.seconds:.1f}" if self.seconds else ""
         return [self.backend, self.variant, self.shape, self.verdict, error, seconds]

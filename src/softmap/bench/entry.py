@@ -45,10 +45,12 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """The candidate's name."""
         return self.candidate.name
 
     @property
     def alive(self) -> bool:
+        """Whether the candidate is still to be measured."""
         return self.status == NOT_YET
 
     def ends(self, status: str, reason: str) -> None:

@@ -39,6 +39,7 @@ class Error:
 
     @property
     def ok(self) -> bool:
+        """Whether the error is within what is allowed."""
         return self.rms <= self.allowed  # false for NaN
 
 
@@ -52,6 +53,7 @@ class Parity:
 
     @property
     def ok(self) -> bool:
+        """Whether every error is within what is allowed."""
         return all(e.ok for e in self.errors.values())
 
     @property

@@ -40,6 +40,7 @@ class Report:
         }
 
     def add(self, case: dict[str, Any]) -> None:
+        """Appends a case and writes the file."""
         self.content["cases"].append(case)
         if self.out is not None:
             files.write_json(self.out, self.content, seal=False)

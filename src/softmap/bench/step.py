@@ -39,6 +39,7 @@ class Model:
 
     @property
     def label(self) -> str:
+        """The candidate's label."""
         return self.candidate.label
 
 

@@ -31,10 +31,12 @@ class Cell:
 
     @property
     def key(self) -> Key:
+        """The measure and its conditions, by which cells are told apart."""
         return self.measure, None if self.at is None else tuple(self.at.items())
 
     @property
     def mean(self) -> float:
+        """The mean over instances."""
         return float(np.mean(list(self.items.values())))
 
 

@@ -44,14 +44,17 @@ class TokenSuite(Suite):
         raise NotImplementedError
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, sequences=8)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the context or the vocabulary is too small."""
         _, least = self.grid(max(2, setting.vocabulary))[0]
         at_least("context", setting.context, least.length, self.name, subject)
         at_least("vocabulary", setting.vocabulary, least.vocabulary, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the accuracy and the loss of each sequence, by condition."""
         item = 0
         for number, (value, task) in enumerate(self.grid(setting.vocabulary)):
             if task.length > setting.context or task.vocabulary > setting.vocabulary:

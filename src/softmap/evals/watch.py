@@ -45,6 +45,7 @@ class Watch(Edit):
         self.next = 0
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the map as it is, after its new rows were shown."""
         rows, cols = band.rows[0], band.cols[0]
         if m.shape[0] != 1:
             raise SoftmapError(f"maps are watched one sequence at a time, found {m.shape[0]}")
@@ -67,6 +68,7 @@ class Rounded(Edit):
         self.bits = bits
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the scores, rounded row by row."""
         return rounded(band.zero(m), self.bits)
 
 

@@ -151,6 +151,7 @@ class Packed:
         return cls(pickle.dumps(without), out / CACHE)
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
+        """Returns what ``work`` gives on the unpacked bench."""
         return work(_unpacked(self), on_step)  # a process that is given the same has kept it
 
 

@@ -212,6 +212,7 @@ class ClusterPool(Pool):
 
     @property
     def slots(self) -> int:
+        """How many calls the cluster's workers take at once, looked up again every few seconds."""
         if time.monotonic() - self._looked > LOOK:
             self._slots = self._cluster.slots(self._terms.gpus)
             self._looked = time.monotonic()

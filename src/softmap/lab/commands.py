@@ -42,6 +42,7 @@ class Train:
     """Throw away what an earlier training of this name left."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Trains the model and prints its folder."""
         from softmap.lab import recipe as recipes
         from softmap.lab.one import Wanted, train_one
         from softmap.lab.progress import Display, choose

@@ -26,16 +26,27 @@ class Job(Protocol):
     """One training: of a label, at a peak, in a folder that keeps what comes out."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the job is called in messages."""
+
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The row of the display that it belongs to."""
+
     @property
-    def peak_lr(self) -> float: ...
+    def peak_lr(self) -> float:
+        """The peak learning rate."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """The seed of its random numbers."""
+
     @property
-    def folder(self) -> Path: ...
-    def result(self) -> Outcome | None: ...
+    def folder(self) -> Path:
+        """The folder that it writes to."""
+
+    def result(self) -> Outcome | None:
+        """Returns the outcome, None where the job has not ended."""
 
 
 J = TypeVar("J", bound=Job)

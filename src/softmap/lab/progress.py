@@ -135,19 +135,23 @@ class Lines(Display):
         self._stage = ""
 
     def note(self, text: str) -> None:
+        """Prints the text on a line of its own."""
         print(text, file=self._stream, flush=True)
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
+        """Prints a line where a new stage begins."""
         if stage != self._stage:
             self._stage = stage
             self.note(f"{stage} ...")
 
     def start(self, label: str, seed: int) -> None:
+        """Prints that the trial begins."""
         super().start(label, seed)
         self._shown[label, seed] = time.monotonic()
         self.note(f"{label} seed {seed}: training {self.steps} steps")
 
     def step(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
+        """Prints where the trial stands, if enough time has passed."""
         super().step(label, seed, metrics)
         now, trial = time.monotonic(), self.rows[label].running[seed]
         running = sum(len(row.running) for row in self.rows.values())
@@ -161,6 +165,7 @@ class Lines(Display):
         )
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
+        """Prints the outcome of the trial."""
         super().finish(label, seed, heldout, skipped=skipped)
         state = "was finished" if skipped else "finished"
         self.note(f"{label} seed {seed}: {state}, {_outcome(heldout)}")
@@ -183,9 +188,11 @@ class LiveTable(Display):
         self._live.stop()
 
     def note(self, text: str) -> None:
+        """Prints the text above the table."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
+        """Shows the stage and how far it has come."""
         share = f" {100 * done / total:.0f} %" if total else f" {done / 1e6:.1f} MB"
         self._stage = stage + share
 

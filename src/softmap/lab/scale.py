@@ -46,6 +46,7 @@ class Scale:
     """Of a recipe: other values, as key.path=value."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Trains what is missing, fits the laws, prints the table, and writes the page."""
         import softmap
         from softmap.report.scaling.page import build
         from softmap.report.scaling.table import lines

@@ -37,6 +37,7 @@ class Top:
     """Look once; so it is also where the output is no terminal."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the table once, or redraws it until Ctrl-C."""
         from rich.console import Console
         from rich.live import Live
 

@@ -125,6 +125,7 @@ class Workers(Pool):
 
     @property
     def slots(self) -> int:
+        """How many processes may run at once."""
         return len(self._slots)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:

@@ -170,7 +170,7 @@ class Compiled(Eager):
         parts: Sequence[Tensor],
         wanted: Sequence[int],
     ) -> Sequence[Any]:
-        """Returns the gradients of a tile's scores and of the tensors at ``wanted``, given ``dw``."""
+        """Returns the gradients of a tile's scores and of the ``wanted`` tensors, given ``dw``."""
         inputs = self._inputs(call, tile, [s, dw.contiguous(), *parts[3 : len(self._kinds)]])
         with torch.no_grad():
             return self._function(call, tile, inputs, tuple(wanted))(*inputs)

@@ -177,6 +177,7 @@ class Run:
 
     @property
     def control(self) -> str:
+        """The label of the variant that all others are compared with."""
         return str(self.info["control"])
 
     @property

@@ -37,6 +37,7 @@ class Error:
 
     @property
     def stderr(self) -> float:
+        """The square root of the variance."""
         return sqrt(self.variance)
 
 

@@ -54,6 +54,7 @@ class JsonlTracker:
         return [self._size, self._hash.hexdigest()]
 
     def log(self, metrics: Metrics) -> None:
+        """Appends a line with these metrics."""
         line = json.dumps(dict(metrics)).encode() + b"\n"
         with writing(self._path):
             self._file.write(line)
@@ -61,6 +62,7 @@ class JsonlTracker:
         self._hash.update(line)
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 

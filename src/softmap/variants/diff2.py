@@ -40,7 +40,7 @@ class TokenDifference(Edit):
         return {"lambda": weight if self.gain is None else self.gain * weight}
 
     def start_as_identity(self) -> bool:
-        """Sets the gains to 0, so that nothing is subtracted; without gains there is no such start."""
+        """Sets the gains to 0: nothing is subtracted. Without gains there is no such start."""
         if self.gain is not None:
             nn.init.zeros_(self.gain)
         return self.gain is not None

@@ -49,17 +49,21 @@ class Composition(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with the texts of a file."""
         return cls(of_file(Path(argument))) if argument else cls()
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, texts=self.texts[:16], samples=4)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for the least instance."""
         super().check(subject, setting)
         needed = max(len(parts(subject, text)[0]) for _, text in self._texts(setting)[:32])
         at_least("context", setting.context, needed, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``accuracy`` and ``loss`` of each instance."""
         for item, (task, text) in enumerate(self._texts(setting)):
             tokens, answers = parts(subject, text)
             window = np.array([tokens], np.int64)[:, : setting.context + 1]

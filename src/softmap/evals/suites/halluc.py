@@ -71,6 +71,7 @@ class Halluc(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with documents and questions from a file or a set of the Hub."""
         if not argument:
             return cls()
         if hub.names(argument, hub.DOCUMENTS):
@@ -79,9 +80,11 @@ class Halluc(Suite):
         return cls(tuple((one["document"], one["question"], one["reference"]) for one in lines))
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, cases=self.cases[:8], documents=8)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where a judge is missing, or room for one document."""
         super().check(subject, setting)
         if self.cases and setting.judge is None:
             raise SoftmapError("suite halluc:FILE needs a judge: --judge http://HOST:PORT/v1")
@@ -91,6 +94,7 @@ class Halluc(Suite):
             at_least("context", setting.context, needed, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``correct`` and ``hallucinated`` of each instance."""
         if self.cases:
             yield from self._judged(subject, setting)
             return

@@ -49,9 +49,8 @@ def sentence(city: str, number: Any) -> str:
 class Needles(Suite):
     """N needles, R of them asked in one question; and one needle, by depth and length.
 
-    Attributes:
-        way: ``fixed`` draws cities without repetition and takes a number for right if it stands
-            alone; ``faithful`` keeps the public harness's repeated cities and its substrings.
+    ``fixed`` draws cities without repetition and takes a number for right if it stands alone;
+    ``faithful`` keeps the public harness's repeated cities and its substrings.
     """
 
     way: str = "fixed"
@@ -83,6 +82,7 @@ class Needles(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite in this way, ``fixed`` or ``faithful``."""
         if argument not in ("", "fixed", "faithful"):
             hint = nearest(argument, ["fixed", "faithful"])
             raise SoftmapError(
@@ -91,12 +91,14 @@ class Needles(Suite):
         return cls(argument or "fixed")
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(
             self, samples=4, counts=((1, 1), (4, 1), (4, 2)), lengths=2, depths=(0, 5, 10),
             per_cell=1,
         )  # fmt: skip
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for the least instance."""
         super().check(subject, setting)
         most = max(count for count, _ in self.counts)
         needed = len(self._frame(subject, most)) + NEW + 8
@@ -109,6 +111,7 @@ class Needles(Suite):
         return subject.encode(text)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields whether each asked number was found, and the loss of the answer."""
         hay = setting.heldout().tokens(subject.tokenizer)
         item = 0
         for count, asked in self.counts:

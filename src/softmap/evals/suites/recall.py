@@ -38,6 +38,7 @@ class Recall(Task):
             )
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         half = self.vocabulary // 2
         keys = generator.permutation(half)[: self.pairs]
         values = generator.permutation(half)[: self.pairs] + half
@@ -67,10 +68,12 @@ class RecallSuite(TokenSuite):
     )
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         size = max(2 * GRID[0][1], min(VOCABULARY, vocabulary))
         return [(n, Recall(length, n, size)) for length, n in GRID if 2 * n <= size]
 
     def mixture(self) -> tuple[Task, ...]:
+        """Returns the tasks that ``softmap learn`` trains on."""
         return tuple(Recall(length, pairs, 128) for length, pairs in GRID[:4])
 
 

@@ -70,6 +70,7 @@ class Eval:
     """Run the code that a model's folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Asks the models, prints the table, and writes the page."""
         suites = _names(self.suite)
         if not suites:
             print("\n".join(_listed()))
@@ -152,6 +153,7 @@ class Learn:
     """Ask few instances."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Trains and asks the models, prints the table, and writes the page."""
         from softmap.lab.asking.page import write_page
         from softmap.lab.cluster import connected
         from softmap.lab.files import write_json

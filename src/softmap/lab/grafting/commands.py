@@ -78,6 +78,9 @@ class Graft:
     """Run the code that a model's folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Fine-tunes the arms, prints the table, and writes the page; or only says what it would
+        do.
+        """
         from softmap.lab.grafting.look import look
         from softmap.lab.grafting.run import graft
 

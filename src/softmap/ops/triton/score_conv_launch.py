@@ -94,7 +94,7 @@ def merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float, ...]:
-    """Returns H, H/G, T, S, d, d', the scale and a 0 for the first sequence, as kernels take them."""
+    """Returns H, H/G, T, S, d, d', the scale, and 0: the first sequence, as kernels take them."""
     H, S = q.shape[1], k.shape[2]
     return (H, H // k.shape[1], q.shape[2], S, q.shape[3], v.shape[3], scale, 0)
 

@@ -34,6 +34,7 @@ class Cell:
 
     @property
     def runs(self) -> int:
+        """The number of runs, one a seed."""
         return len(self.losses_RNW)
 
     @property
