@@ -9,7 +9,7 @@ from typing import Any
 from softmap.files import write
 from softmap.variants import Loaded, check_tokens, code_of, outside, renamed
 
-__all__ = ["Loaded", "carry", "check_tokens", "files", "loaded", "names_code"]
+__all__ = ["Loaded", "carry", "check_tokens", "files", "home", "loaded", "names_code"]
 
 
 def names_code(spec: Any) -> bool:
@@ -25,6 +25,15 @@ def files(spec: Any) -> list[str]:
 def loaded(spec: Any, folder: Path, trusted: bool) -> Loaded:
     """``spec`` as a file in ``folder`` brought it."""
     return Loaded(renamed(spec, {}), folder, trusted)
+
+
+def home(spec: Any) -> Path:
+    """The folder from which the relative files of ``spec`` are named: its own, or the present one.
+
+    Returns that of the loaded file where the first of them lies beside it.
+    """
+    beside = isinstance(spec, Loaded) and (spec.folder / files(spec)[0]).is_file()
+    return spec.folder if beside else Path.cwd()
 
 
 def carry(spec: Any, folder: Path) -> str:

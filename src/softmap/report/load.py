@@ -54,6 +54,7 @@ class _RunFile(TypedDict):
     commit: str | None
     command: str | None
     recipe: str | None
+    homes: dict[str, str] | None
     versions: dict | None
     device: dict | None
     data: dict | None
