@@ -14,21 +14,7 @@ from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn import ModelConfig
 
 # Fields of ModelConfig under the same names.
-_SHARED = (
-    "variant",
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
-    "tie_word_embeddings",
-    "initializer_range",
-    "impl",
-    "backbone",
-)
+_SHARED = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
 # Read by transformers from any configuration, but fields of none of its classes.
 _THEIRS = (
@@ -72,18 +58,18 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
 
     auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of any; saved where it is given
 
-    variant: Any = "transformer++"
-    vocab_size: int = 50304
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int | None = None
-    max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = True
-    initializer_range: float | None = None
-    impl: str = "auto"
+    variant: Any = ModelConfig.variant
+    vocab_size: int = ModelConfig.vocab_size
+    hidden_size: int = ModelConfig.hidden_size
+    num_hidden_layers: int = ModelConfig.num_hidden_layers
+    num_attention_heads: int = ModelConfig.num_attention_heads
+    num_key_value_heads: int | None = ModelConfig.num_key_value_heads
+    head_dim: int | None = ModelConfig.head_dim
+    intermediate_size: int | None = ModelConfig.intermediate_size
+    max_position_embeddings: int = ModelConfig.max_position_embeddings
+    tie_word_embeddings: bool = ModelConfig.tie_word_embeddings
+    initializer_range: float | None = ModelConfig.initializer_range
+    impl: str = ModelConfig.impl
     backbone: dict[str, Any] | None = None
     use_cache: bool = True
     bos_token_id: int | None = None

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest
@@ -107,29 +107,13 @@ def options(
     """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
     try:
         given = recipe.training.with_own(own)
-        return Options(
-            steps=given.steps,
-            batch_size=given.batch_size,
-            context=recipe.model.context,
-            peak_lr=peak_lr,
-            micro_batch_size=given.micro_batch_size,
-            schedule=given.schedule,  # type: ignore[arg-type]  # checked by Options
-            budgets=tuple(given.budget_steps()),
-            warmup=round(given.warmup * given.steps),
-            min_lr_ratio=given.min_lr_ratio,
-            decay_fraction=given.decay_fraction,
-            decay_of=given.decay_of,  # type: ignore[arg-type]  # checked by Options
-            decay_shape=given.decay_shape,  # type: ignore[arg-type]  # checked by Options
-            weight_decay=given.weight_decay,
-            betas=(given.betas[0], given.betas[1]),
-            clip=given.clip,
-            precision=given.precision,  # type: ignore[arg-type]  # "auto" is settled by then
-            compile=given.compile,
-            seed=seed,
-            checkpoint_every=given.checkpoint_every,
-            log_every=given.log_every,
-            label=label,
-        )
+        same = {f.name: getattr(given, f.name) for f in fields(Options) if hasattr(given, f.name)}
+        here = {
+            "context": recipe.model.context, "peak_lr": peak_lr, "seed": seed, "label": label,
+            "budgets": tuple(given.budget_steps()), "warmup": round(given.warmup * given.steps),
+            "betas": tuple(given.betas),
+        }  # fmt: skip
+        return Options(**{**same, **here})
     except SoftmapError as error:
         raise SoftmapError(f"training: {error}") from None
 

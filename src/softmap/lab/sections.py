@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
+from softmap.train.options import Options
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
 
@@ -63,28 +64,34 @@ FREE = (
 
 @dataclass
 class Training(Checked):
-    """The optimiser and its schedule; see ``softmap.train``."""
+    """The optimiser and its schedule; see [`softmap.train.Options`][].
+
+    What means the same there has the same default. Lengths are shares of the steps here, since
+    recipes are run longer and shorter.
+    """
 
     steps: Count = 1000
     batch_size: Rows = 16  #: windows a step
     micro_batch_size: Rows | None = None  #: windows at once; gradients are accumulated
     peak_lr: Positive = 3e-3  #: for a variant that brings no peak of its own
-    schedule: str = "wsd-s"
+    schedule: str = Options.schedule
     #: shares of the steps; by default [1] for "cosine", [0.25, 0.5, 1] for the others
     budgets: list[Share] | None = None
     warmup: Annotated[float, Range(0, below=1)] = 0.03  #: share of steps
-    min_lr_ratio: Annotated[float, Range(0, 1)] = 0.1
-    decay_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
-    decay_of: str = "cycle"  #: of the steps since the last budget; "so_far": of all steps
-    decay_shape: str = "reciprocal"
-    weight_decay: Annotated[float, Range(0)] = 0.1
-    betas: list[Annotated[float, Range(0, below=1)]] = field(default_factory=lambda: [0.9, 0.95])
-    clip: Positive | None = 1.0
+    min_lr_ratio: Annotated[float, Range(0, 1)] = Options.min_lr_ratio
+    decay_fraction: Annotated[float, Range(above=0, below=1)] = Options.decay_fraction
+    decay_of: str = Options.decay_of  #: of the steps since the last budget; "so_far": of all steps
+    decay_shape: str = Options.decay_shape
+    weight_decay: Annotated[float, Range(0)] = Options.weight_decay
+    betas: list[Annotated[float, Range(0, below=1)]] = field(
+        default_factory=lambda: list(Options.betas)
+    )
+    clip: Positive | None = Options.clip
     #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
+    compile: bool = Options.compile
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
-    log_every: Count = 10  #: steps
+    log_every: Count = Options.log_every  #: steps
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
     device: str = "auto"  #: "auto", "cpu", "cuda", ...
 
