@@ -158,7 +158,7 @@ def test_memory_that_runs_out_is_one_line(
     def full(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nto allocate")
 
-    monkeypatch.setattr("softmap.bench.decode.Run.measure", full)
+    monkeypatch.setattr("softmap.bench.decode.DecodeBenchmark.measure", full)
     assert "out of memory" in refused(["decode", "diff"], capsys)
 
 

@@ -26,7 +26,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.roster import Roster, read
-from softmap.lab.schedule import Task, completed
+from softmap.lab.schedule import TrainingTask, completed
 from softmap.lab.tune import tune
 from softmap.lab.workers import WorkerDied, Workers, default_jobs
 
@@ -98,7 +98,7 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     deaths = {"never": 0, "twice": 2, "always": 99, "stopped": 1}
     kinds = {"stopped": signal.SIGTERM}  # by somebody else than its parent
     tasks = [
-        Task(name, 0, tmp_path / name, functools.partial(
+        TrainingTask(name, 0, tmp_path / name, functools.partial(
             lab_work.dies, tmp_path / f"deaths of {name}", times, kinds.get(name, signal.SIGKILL)
         ))
         for name, times in deaths.items()

@@ -20,7 +20,7 @@ NOT_YET = "not measured"
 
 
 @dataclass
-class Entry:
+class CandidateResult:
     """One candidate: not measured yet, refused, wrong, failed, out of memory, or timed.
 
     Attributes:

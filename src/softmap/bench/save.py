@@ -22,7 +22,7 @@ FORMAT = 1
 KINDS = ("op", "step", "decode")
 
 
-class Report:
+class ResultFile:
     """The file of one call of the bench; whole on disk after each [`add`][]."""
 
     def __init__(

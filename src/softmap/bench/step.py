@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Model:
+class TrainingModel:
     """One variant on its way; ``parity`` as ``models.gradient_error`` gives it."""
 
     candidate: Candidate
@@ -56,7 +56,7 @@ def vocabulary(recipe: Recipe) -> int:
     )
 
 
-class Run:
+class StepBenchmark:
     """The models of a recipe, each training on its own; [`record`][] at any moment."""
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
@@ -69,11 +69,11 @@ class Run:
         self.control, self.vocab = plan.control, vocabulary(recipe)
         self.models = [self._model(c, impl) for c in plan.candidates]
 
-    def _model(self, candidate: Candidate, impl: str) -> Model:
+    def _model(self, candidate: Candidate, impl: str) -> TrainingModel:
         taken = impl
         if impl == "auto":
             taken = chosen(candidate.config, self.recipe.model.context, self.device)
-        return Model(candidate, taken)
+        return TrainingModel(candidate, taken)
 
     def measure(self, rounds: int, steps: int) -> None:
         """``steps`` steps of each model in each round."""
@@ -89,7 +89,7 @@ class Run:
                 if not model.reason:
                     model.seconds.append(self._timed(model, steps))
 
-    def _prepare(self, model: Model) -> None:
+    def _prepare(self, model: TrainingModel) -> None:
         mine = model.candidate
         net = with_impl(build(mine, 0, self.device), model.impl)
         given = options(self.recipe, mine.peak_lr, 0, mine.label)
@@ -107,7 +107,7 @@ class Run:
         model.step = training_step(net, mine, self.recipe)
         timed(model.step, WARM_UP, self.device)
 
-    def _timed(self, model: Model, steps: int) -> float:
+    def _timed(self, model: TrainingModel, steps: int) -> float:
         return timed(model.step, steps, self.device)
 
     def record(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Run:
         }
 
 
-def _row(model: Model, base: Model, tokens: int, context: int) -> dict[str, Any]:
+def _row(model: TrainingModel, base: TrainingModel, tokens: int, context: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "variant": model.label,
         "impl": model.impl,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from softmap.claims._bases import SMALL, TASK, Base
-from softmap.claims._rules import Row, Verdict, as_claimed
+from softmap.claims._rules import ArmRow, Verdict, as_claimed
 
 SCALES = {
     "cpu": "minutes to hours on two cores",
@@ -142,7 +142,7 @@ class Claim:
     hypothesis: str
     protocol: str
     scales: Mapping[str, tuple[Study, ...] | str]
-    rule: Callable[[Sequence[Row]], Verdict] = field(default=as_claimed, repr=False)
+    rule: Callable[[Sequence[ArmRow]], Verdict] = field(default=as_claimed, repr=False)
     id: str = ""
 
 

@@ -25,7 +25,7 @@ VERDICTS = (REPRODUCED, NOT_SEEN, CONTRADICTED, NOT_RESOLVED, NOT_TESTED, NO_VER
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """``arm`` minus (of a ratio: over) ``against``.
 
     Attributes:
@@ -65,7 +65,7 @@ class Verdict:
     said: str
 
 
-def of_row(row: Row) -> str:
+def of_row(row: ArmRow) -> str:
     """The verdict on one row."""
     if row.lost:
         against = {
@@ -95,7 +95,7 @@ def of_row(row: Row) -> str:
     return CONTRADICTED if opposite else NOT_RESOLVED
 
 
-def as_claimed(rows: Sequence[Row]) -> Verdict:
+def as_claimed(rows: Sequence[ArmRow]) -> Verdict:
     """Reproduced where all rows with an expectation are; else contradicted where one is, else not
     seen where one is, else not resolved. One row without a verdict leaves the claim without."""
     judged = [(row, of_row(row)) for row in rows if row.expects]
@@ -106,7 +106,7 @@ def as_claimed(rows: Sequence[Row]) -> Verdict:
     return Verdict(word, _said(word, judged))
 
 
-def _said(word: str, judged: Sequence[tuple[Row, str]]) -> str:
+def _said(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
     several = len({row.against for row, _ in judged}) > 1
     names: dict[str, list[str]] = {one: [] for one in VERDICTS}
     for row, own in judged:
@@ -126,7 +126,7 @@ def _said(word: str, judged: Sequence[tuple[Row, str]]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def phrase(row: Row) -> str:
+def phrase(row: ArmRow) -> str:
     """``lower than transformer++``."""
     link = {"equal": "to", "at most": "", "at least": ""}.get(row.expects, "than")
     return " ".join(f"{row.expects} {link} {row.against}".split())

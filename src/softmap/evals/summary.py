@@ -22,7 +22,7 @@ _FIXED = ("measure", "item", "value")
 
 
 @dataclass(frozen=True)
-class Cell:
+class MeasureCell:
     """Values by instance of one measure under some conditions (None: the headline)."""
 
     measure: str
@@ -40,7 +40,7 @@ class Cell:
         return float(np.mean(list(self.items.values())))
 
 
-def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, Cell]:
+def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, MeasureCell]:
     """All cells of one model's rows: the headlines first, then by condition as they came."""
     known = {measure.name: measure for measure in suite.measures}
     by: dict[Key, dict[int, list[float]]] = {}
@@ -53,7 +53,7 @@ def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, Cell]:
             key = (measure.name, tuple(at.items()))
             by.setdefault(key, defaultdict(list))[one["item"]].append(one["value"])
     made = {
-        key: Cell(key[0], None if key[1] is None else dict(key[1]), _means(items))
+        key: MeasureCell(key[0], None if key[1] is None else dict(key[1]), _means(items))
         for key, items in by.items()
     }
     return {key: made[key] for key in sorted(made, key=lambda key: key[1] is not None)}
@@ -91,7 +91,7 @@ def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[d
     return [_plain(cell, measures[cell.measure], values) for cell in cells(suite, rows).values()]
 
 
-def _plain(cell: Cell, measure: Measure, values: bool) -> dict[str, Any]:
+def _plain(cell: MeasureCell, measure: Measure, values: bool) -> dict[str, Any]:
     low, high = interval(cell.items.values(), measure) or (None, None)
     found = {
         "measure": cell.measure, "at": cell.at, "mean": cell.mean, "low": low, "high": high,

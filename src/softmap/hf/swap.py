@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError, shown
 from softmap.hf.swapped.attention import SwappedAttention
 from softmap.hf.swapped.base import check_implementation
 from softmap.hf.swapped.config import SwappedConfig, swapped_into
-from softmap.hf.swapped.kinds import KINDS, Kind
+from softmap.hf.swapped.kinds import KINDS, Family
 from softmap.hf.swapped.models import CONFIG_OF
 from softmap.hf.swapped.place import become
 from softmap.nn.part import attention_part, check_backend
@@ -118,7 +118,7 @@ def _whole(n: Any) -> int | None:
         return None
 
 
-def _check_layer(kind: Kind, base: Any, n: int) -> None:
+def _check_layer(kind: Family, base: Any, n: int) -> None:
     """Raise ``ValueError`` unless the attention of layer ``n`` is as transformers makes it."""
     old = getattr(base.layers[n], kind.attention)
     if isinstance(old, SwappedAttention):

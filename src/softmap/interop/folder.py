@@ -18,7 +18,7 @@ from softmap.interop.checkpoint import (
     find_folder,
     read_checkpoint,
 )
-from softmap.interop.options import Options
+from softmap.interop.options import OptionReader
 
 # By the model_type of their config.json.
 KINDS = {"dcformer": dcformer.load, "diffllama": diffllama.load}
@@ -65,7 +65,7 @@ def _set_generation(model: SoftmapForCausalLM, path: Path) -> None:
     if not path.exists():
         return
     found = read_object(path)
-    Options(str(path), found).known((), {*vars(GenerationConfig()), "_commit_hash"})
+    OptionReader(str(path), found).known((), {*vars(GenerationConfig()), "_commit_hash"})
     try:
         model.generation_config = GenerationConfig.from_dict(found)
         model.generation_config.validate(strict=True)

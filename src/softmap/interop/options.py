@@ -19,7 +19,7 @@ class Only(NamedTuple):
     why: str
 
 
-class Options:
+class OptionReader:
     """The options of ``what``. Every reader raises ``ValueError`` naming the option it rejects."""
 
     def __init__(self, what: str, config: Mapping[str, Any]) -> None:

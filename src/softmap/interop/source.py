@@ -38,7 +38,7 @@ def flat(t: Tensor) -> tuple[Tensor]:
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class Source:
+class WeightReader:
     """The weights of ``what``. Each is read, compared with what it is a copy of, or refused."""
 
     def __init__(self, what: str, state: Mapping[str, Tensor]) -> None:

@@ -196,7 +196,7 @@ class ClusterPool(Pool):
     def __init__(self, cluster: Cluster, folder: Path, gpus: bool) -> None:
         self._cluster = cluster
         mark, place = uuid.uuid4().hex, folder.absolute() / FOLDER
-        self._terms = remote.Terms(os.getcwd(), place, mark, remote.versions(), gpus)
+        self._terms = remote.WorkerTerms(os.getcwd(), place, mark, remote.versions(), gpus)
         self._calls: dict[_Call, Any] = {}  # Dask drops a future that nobody holds
         self._slots, self._looked = 0, -LOOK
         self._over = threading.Event()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from softmap.lab import measure
-from softmap.lab.bench import Bench
 from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.folder import earlier
@@ -16,11 +15,12 @@ from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Plan, slug
 from softmap.lab.recipe import Recipe, dump, parse
 from softmap.lab.seeds import joined
+from softmap.lab.workbench import Workbench
 from softmap.nn import own
 
 
 def run_facts(
-    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, command: str, engine: Engine
+    folder: Path, plan: Plan, shared: Workbench, peaks: Peaks, command: str, engine: Engine
 ) -> dict[str, Any]:
     """All of it. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}

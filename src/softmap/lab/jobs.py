@@ -16,7 +16,7 @@ from softmap.errors import SoftmapError
 from softmap.files.sealed import read_object
 from softmap.lab.engine import Engine
 from softmap.lab.progress import Display, OnStep
-from softmap.lab.schedule import Task, results
+from softmap.lab.schedule import TrainingTask, results
 
 Tell = Callable[[str], None]
 Outcome = dict[str, Any]  #: with ``loss``, None where the training diverged
@@ -80,7 +80,9 @@ def run_all(
     for job, out in found.items():
         _finish(job, out, display, skipped=True)
     begun = {job.folder: job for job in jobs if job not in found}
-    tasks = [Task(_row(job), job.seed, job.folder, partial(work, job)) for job in begun.values()]
+    tasks = [
+        TrainingTask(_row(job), job.seed, job.folder, partial(work, job)) for job in begun.values()
+    ]
     with contextlib.closing(results(tasks, engine, display, folder, device)) as trained:
         for task, out in trained:
             job = begun[task.folder]

@@ -32,7 +32,7 @@ class Running:
 
 
 @dataclass
-class Row:
+class ProgressRow:
     """Where one variant stands: its seeds that are being trained, and what has come out."""
 
     label: str
@@ -47,7 +47,7 @@ class Display:
     """Follows a run and shows nothing; the base of those that do."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, ProgressRow] = {}
         self.steps = self._steps_left = self._steps_done = 0
         self.batch_tokens = 1
         self._seconds = 0.0
@@ -66,14 +66,14 @@ class Display:
 
     def plan(self, trials: Mapping[str, int], steps: int, batch_tokens: int) -> None:
         """What will be run: so many trials of each label, each of so many steps."""
-        self.rows = {label: Row(label, trials=number) for label, number in trials.items()}
+        self.rows = {label: ProgressRow(label, trials=number) for label, number in trials.items()}
         self.steps, self.batch_tokens = steps, batch_tokens
         self._steps_left = sum(trials.values()) * steps
 
     def more(self, trials: Mapping[str, int]) -> None:
         """So many trials of each label come in addition."""
         for label, number in trials.items():
-            self.rows.setdefault(label, Row(label, trials=0)).trials += number
+            self.rows.setdefault(label, ProgressRow(label, trials=0)).trials += number
             self._steps_left += number * self.steps
 
     def start(self, label: str, seed: int) -> None:
@@ -209,7 +209,7 @@ class LiveTable(Display):
         table.caption_justify = "left"
         return table
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: ProgressRow) -> list[str]:
         trials, done = list(row.running.values()), f" ({row.done}/{row.trials})"
         if not trials and not row.done:
             return [row.label, "", "waiting", "", "", "", ""]

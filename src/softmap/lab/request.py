@@ -9,7 +9,6 @@ from pathlib import Path
 from softmap.errors import SoftmapError
 from softmap.fields import check
 from softmap.lab import workers
-from softmap.lab.bench import Bench
 from softmap.lab.cluster import Cluster
 from softmap.lab.engine import Engine
 from softmap.lab.names import check_path
@@ -17,6 +16,7 @@ from softmap.lab.plan import Plan
 from softmap.lab.preflight import least_memory
 from softmap.lab.sections import Count, Positive
 from softmap.lab.seeds import MOST_SEEDS
+from softmap.lab.workbench import Workbench
 
 #: What may be done about a folder with another run.
 WAY_OUT = "--fresh throws it away, --name NAME keeps it"
@@ -70,7 +70,7 @@ class Request:
         return Engine(self.jobs or 1, self.cluster)
 
 
-def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
+def with_jobs(request: Request, plan: Plan, shared: Workbench) -> Request:
     """The request with its number of jobs, by default as many as suit the machine or cluster."""
     if request.cluster is not None:
         places = request.cluster.slots(shared.device.type == "cuda")

@@ -29,7 +29,7 @@ LOOK = 0.25  #: seconds between two looks at what runs
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One training: a trial, a point of a tuning, a lesson.
 
     Attributes:
@@ -49,11 +49,11 @@ class Task:
         return f"{self.label} seed {self.seed}"
 
 
-Results = Generator[tuple[Task, dict[str, Any]], None, None]
+Results = Generator[tuple[TrainingTask, dict[str, Any]], None, None]
 
 
 def results(
-    tasks: Iterable[Task],
+    tasks: Iterable[TrainingTask],
     engine: Engine,
     display: Display,
     folder: Path,
@@ -85,7 +85,7 @@ def _here(roster: Roster, display: Display) -> Results:
         yield task, found
 
 
-def done(task: Task, on_step: OnStep = lambda _: None) -> dict[str, Any]:
+def done(task: TrainingTask, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """What comes out of a task: work in its folder, which no other process may do meanwhile."""
     with holding(task.folder):
         return task.work(on_step)
@@ -97,7 +97,7 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
     Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times, the
     others go on, and ``SoftmapError`` names it when they have ended.
     """
-    futures: dict[Future[Any], Task] = {}
+    futures: dict[Future[Any], TrainingTask] = {}
     waiting = iter(roster)
 
     def begin() -> None:
@@ -105,7 +105,7 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
             futures[pool.submit(done, task)] = task
 
     begin()
-    deaths: Counter[Task] = Counter()
+    deaths: Counter[TrainingTask] = Counter()
     lost: list[str] = []
     following = _Following(display)
     while futures:
@@ -143,9 +143,9 @@ class _Following:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._seen: dict[Task, Any] = {}
+        self._seen: dict[TrainingTask, Any] = {}
 
-    def look(self, futures: dict[Future[Any], Task]) -> None:
+    def look(self, futures: dict[Future[Any], TrainingTask]) -> None:
         """One look at each."""
         for task in [task for future, task in futures.items() if future.running()]:
             self.begin(task)
@@ -154,13 +154,13 @@ class _Following:
                 self._seen[task] = line
                 self._display.step(task.label, task.seed, line)
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: TrainingTask) -> None:
         """It runs, if that is news. What an earlier session has logged is none."""
         if task not in self._seen:
             self._seen[task] = last_logged(task.folder / "train.jsonl")
             self._display.start(task.label, task.seed)
 
-    def end(self, task: Task) -> None:
+    def end(self, task: TrainingTask) -> None:
         """It runs no more, and has not finished."""
         if task in self._seen:
             del self._seen[task]

@@ -102,9 +102,9 @@ class Run:
 
     def _place(self, argv: Sequence[str], cluster: Any) -> Any:
         from softmap.lab.progress import choose
-        from softmap.ledger.place import Place
+        from softmap.ledger.place import Workspace
 
-        return Place(
+        return Workspace(
             self.runs / self.scale, self.seeds, self.jobs, split_values(self.set),
             "softmap " + shlex.join(argv), choose, lambda text: print(text, file=sys.stderr),
             cluster,

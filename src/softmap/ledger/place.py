@@ -25,7 +25,7 @@ MARGIN_RUNS = 2  #: runs of an arm that others are compared with, over those of 
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """A scale's folder, where each base has one of its own, and how studies are run there.
 
     Attributes:

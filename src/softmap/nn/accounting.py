@@ -13,7 +13,7 @@ from softmap.maps import STAGES, Edit
 from softmap.nn.attention import Attention
 from softmap.nn.config import ModelConfig
 from softmap.nn.decoder import Decoder
-from softmap.ops.count import Counted, Place, operations
+from softmap.ops.count import Counted, EditInput, operations
 
 
 def _as_config(config: Any) -> ModelConfig:
@@ -68,7 +68,7 @@ def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Coun
     h = attention.heads
     maps = dict.fromkeys(STAGES, h.maps) | {"output": h.outputs}
     for edit in edits:
-        place = Place(maps[edit.stage], attention.head_dim, attention.value_dim, dim)
+        place = EditInput(maps[edit.stage], attention.head_dim, attention.value_dim, dim)
         yield operations(edit, place)
         if edit.stage == "weights":
             maps["weights"] = edit.heads_out(maps["weights"])

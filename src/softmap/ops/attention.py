@@ -29,7 +29,7 @@ from softmap.ops.call import Call, band_of, exact
 from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import ends_of, recorded, starts_of
 from softmap.ops.heads import Heads
-from softmap.ops.options import Options, check_names
+from softmap.ops.options import AttentionOptions, check_names
 from softmap.ops.output import lse_call, run_whole
 
 LONGEST = 1 << 30  # no sequence is longer; a window fits 32 bits
@@ -51,7 +51,7 @@ def attention(
     edits: Sequence[Edit] = (),
     *,
     impl: str = "auto",
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> Tensor:
     """Attention with an edited map, causal by default.
 
@@ -69,8 +69,8 @@ def attention(
             modules, each stage applied in the order of the list; those with per-token tensors need
             ``x`` (B, S, D), the layer's input, one row a key token.
         impl: ``auto`` or a backend by name; a named one never falls back.
-        options: [`softmap.ops.Options`][]: causal, x, key_x, tensors, window, scale, key_mask,
-            documents, rows, cols, running.
+        options: those of [`softmap.ops.AttentionOptions`][]: causal, x, key_x, tensors, window,
+            scale, key_mask, documents, rows, cols, running.
 
     Returns (B, H', T, d'), H' = heads left by the edits. A row that sees no key (padding at the
     left) is zeros as output edits get it, whatever the backend.
@@ -115,7 +115,7 @@ def attention_map(
     edits: Sequence[Edit] = (),
     *,
     value_heads: int | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> Tensor:
     """The edited weights themselves, (B, H', T, S); dense. Options as for [`attention`][].
 
@@ -148,7 +148,7 @@ def _value_heads(keys: int, outputs: int) -> int:
 
 
 def make_call(
-    q: Tensor, k: Tensor, v: Tensor, edits: Sequence[Edit] = (), **options: Unpack[Options]
+    q: Tensor, k: Tensor, v: Tensor, edits: Sequence[Edit] = (), **options: Unpack[AttentionOptions]
 ) -> Call:
     """Check the arguments of [`attention`][] and gather them with the edits' tensors."""
     check_names(options)
@@ -188,7 +188,9 @@ def make_call(
     )  # fmt: skip
 
 
-def _tensors(edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: Options) -> list[Tensors]:
+def _tensors(
+    edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: AttentionOptions
+) -> list[Tensors]:
     """The edits' tensors: given, or made of x, q and k."""
     B, T, S = q.shape[0], q.shape[2], k.shape[2]
     given, x = options.get("tensors"), options.get("x")
@@ -201,7 +203,7 @@ def _tensors(edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: Option
     return checks.check_tensors(edits, given, B, T, S, q.device)
 
 
-def _of_two(edits: list[Edit], q: Tensor, k: Tensor, options: Options) -> list[Tensors]:
+def _of_two(edits: list[Edit], q: Tensor, k: Tensor, options: AttentionOptions) -> list[Tensors]:
     """The edits' tensors in cross-attention: of queries from x, of keys from key_x."""
     x, key_x = options.get("x"), options.get("key_x")
     if x is not None:
@@ -219,7 +221,7 @@ def _positions(
     kind: str,
     valid: Tensor | None,
     starts: Tensor | None,
-    options: Options,
+    options: AttentionOptions,
 ) -> tuple[Tensor, Tensor]:
     """rows (b, T) and cols (b, S): given, or counted from the start of the sequence or document."""
     B, T = q.shape[0], q.shape[2]

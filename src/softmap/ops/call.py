@@ -283,7 +283,7 @@ def widened(cols: Tensor, valid: Tensor | None, pad: int) -> tuple[Tensor, Tenso
     return cols, None if valid is None else torch.nn.functional.pad(valid, (0, pad))
 
 
-class Place:
+class Region:
     """Where a band lies; what is made of that is made once."""
 
     def __init__(
@@ -318,11 +318,11 @@ class Place:
 
 def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
     """One band from inputs already cut to it: (B, H', R, d'), or the weights (B, H', R, C)."""
-    place = Place(partial(band_of, call, span))
+    place = Region(partial(band_of, call, span))
     return run_band(call.unflatten(flat), place, span.lead, weights=weights)
 
 
-def run_band(part: Call, place: Place, lead: int, *, weights: bool = False) -> Tensor:
+def run_band(part: Call, place: Region, lead: int, *, weights: bool = False) -> Tensor:
     """The whole mathematics of the map, of a call cut to one band with ``lead`` halo rows above.
 
     Reference, compiled and decode run this, and chunked its three steps.
@@ -336,7 +336,7 @@ def edited_map(
     call: Call,
     tensors: Sequence[Tensors],
     s: Tensor,
-    place: Place,
+    place: Region,
     lead: int,
     *,
     hidden: bool = False,
@@ -358,7 +358,7 @@ def edited_map(
     return w[:, :, lead:] if lead else w
 
 
-def _weights(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place, add: bool) -> Tensor:
+def _weights(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Region, add: bool) -> Tensor:
     """The softmax of masked scores, or what stands in its place; rows that see nothing are zero."""
     for n, edit in chain(call.edits, "normaliser"):
         nothing = s.amax(-1, keepdim=True) == -torch.inf
@@ -399,7 +399,7 @@ def _speaks(error: Exception) -> bool:
     return own or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
-def edited_scores(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place) -> Tensor:
+def edited_scores(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Region) -> Tensor:
     """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
     edits = chain(call.edits, "scores")
     if not edits:

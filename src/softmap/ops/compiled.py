@@ -18,7 +18,7 @@ from torch import Tensor
 
 from softmap.maps import Band, make_band
 from softmap.ops import chunked
-from softmap.ops.call import Call, Place, Span, edited_map, of_batch, widened
+from softmap.ops.call import Call, Region, Span, edited_map, of_batch, widened
 from softmap.ops.graphs import compiled, meta, missing_compiler, nature
 from softmap.ops.tiles import Eager, rows_of
 
@@ -208,7 +208,7 @@ def _tile(
     def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:
         left = list(rest)
         valid, starts, ends = (left.pop(0) if given else None for given in masks)
-        place = Place(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
+        place = Region(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
         s = left.pop(0)
         if wanted is None:
             return [edited_map(call, call.grouped([s, s, s, *left]), s, place, lead)]

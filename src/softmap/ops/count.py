@@ -85,7 +85,7 @@ def _cost(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Place:
+class EditInput:
     """Where an edit stands in a layer: what enters it, and the layer's width."""
 
     maps: int
@@ -94,7 +94,7 @@ class Place:
     dim: int
 
 
-def operations(edit: Edit, place: Place) -> Counted:
+def operations(edit: Edit, place: EditInput) -> Counted:
     """Of one edit. One with a closed form costs nothing per cell: that is counted of its tokens.
 
     Raises ``SoftmapError`` where the edit cannot be run on a band of its own.
@@ -121,7 +121,7 @@ def _filled(edit: Edit) -> Edit:
     return made
 
 
-def _counted(edit: Edit, place: Place, device: torch.device) -> Counted:
+def _counted(edit: Edit, place: EditInput, device: torch.device) -> Counted:
     token = _slope(lambda tokens: _total(lambda: _tensors(edit, place, tokens, device)))
     closed = _closed(edit, place, device)
     if closed is not None:
@@ -152,7 +152,7 @@ def _mixed(cost: Callable[[int, int], float]) -> float:
 
 
 def _tensors(
-    edit: Edit, place: Place, tokens: int, device: torch.device, batch: int = 1
+    edit: Edit, place: EditInput, tokens: int, device: torch.device, batch: int = 1
 ) -> Tensors:
     """All that the edit hands out for so many tokens."""
     x = torch.ones(batch, tokens, place.dim, device=device)
@@ -160,7 +160,7 @@ def _tensors(
     return edit(x, q, q)  # type: ignore[no-any-return]
 
 
-def _closed(edit: Edit, place: Place, device: torch.device) -> Callable[[int], float] | None:
+def _closed(edit: Edit, place: EditInput, device: torch.device) -> Callable[[int], float] | None:
     """What an output edit, or a closed form, costs by tokens; None where the edit has none."""
 
     def wide(tokens: int, width: int) -> Tensor:
@@ -183,7 +183,7 @@ def _closed(edit: Edit, place: Place, device: torch.device) -> Callable[[int], f
 
 
 def _edit_of_a_band(
-    edit: Edit, place: Place, batch: int, rows: int, keys: int, device: torch.device
+    edit: Edit, place: EditInput, batch: int, rows: int, keys: int, device: torch.device
 ) -> Callable[[], Any]:
     """The edit of a band of so many sequences whose rows see all keys, as a backend calls it."""
     halo, pad = edit.halo, edit.pad

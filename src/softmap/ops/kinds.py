@@ -7,7 +7,7 @@ from typing import Any
 
 from softmap.errors import SoftmapError, shown
 from softmap.maps import Edit, check_defined
-from softmap.ops.options import Options
+from softmap.ops.options import AttentionOptions
 
 # What belongs to the tokens of one sequence, or to the tokens before a row.
 _OF_ONE_SEQUENCE = {
@@ -16,7 +16,7 @@ _OF_ONE_SEQUENCE = {
 }
 
 
-def kind_of(queries: int, keys: int, options: Options) -> str:
+def kind_of(queries: int, keys: int, options: AttentionOptions) -> str:
     """One of ``maps.KINDS``: without ``causal`` the keys are another sequence's where they have an
     input of their own, ``key_x``, or are not as many as the queries."""
     causal = options.get("causal", True)
@@ -33,7 +33,7 @@ def kind_of(queries: int, keys: int, options: Options) -> str:
     return "cross" if own or queries != keys else "self"
 
 
-def check_kind(kind: str, edits: Sequence[Edit], options: Options) -> None:
+def check_kind(kind: str, edits: Sequence[Edit], options: AttentionOptions) -> None:
     """Raise ``ValueError`` for what this kind of attention has not, an edit's meaning included."""
     given: Any = options
     if kind != "causal" and given.get("running") is not None:

@@ -11,7 +11,7 @@ from softmap.errors import SoftmapError, nearest
 from softmap.maps import Tensors
 
 
-class Options(TypedDict, total=False):
+class AttentionOptions(TypedDict, total=False):
     """Keywords of ``attention``, ``attention_map`` and ``make_call``; each may be left out or, but
     for ``causal``, None.
 
@@ -68,8 +68,8 @@ _NEVER = {
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for a keyword that is not among [`Options`][]."""
-    known = Options.__annotations__
+    """Raise ``ValueError`` for a keyword that is not among [`AttentionOptions`][]."""
+    known = AttentionOptions.__annotations__
     for name in options.keys() - known.keys():
         if name in _NEVER:
             raise SoftmapError(f"attention has no option {name!r}: {_NEVER[name]}")

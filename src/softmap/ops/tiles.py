@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from softmap.maps import compute_dtype
-from softmap.ops.call import Call, Place, Span, band_of, edited_map
+from softmap.ops.call import Call, Region, Span, band_of, edited_map
 from softmap.ops.heads import (
     add_scores_gradient,
     add_values_gradient,
@@ -166,11 +166,11 @@ class Eager:
             for t, kind in zip(parts, self._kinds, strict=False)
         ]
 
-    def _place(self, call: Call, tile: Span) -> Place:
+    def _place(self, call: Call, tile: Span) -> Region:
         if self._masks is None:
-            return Place(partial(band_of, call, tile))
+            return Region(partial(band_of, call, tile))
         masks = self._masks
-        return Place(partial(masks.band, tile), masks.hidden(tile), masks.seen(tile))
+        return Region(partial(masks.band, tile), masks.hidden(tile), masks.seen(tile))
 
 
 @cache
@@ -197,7 +197,7 @@ def _rows(t: Tensor, span: Span, tile: Span, *, halo: bool = True, axis: int = 2
     return t if n == t.shape[axis] else t.narrow(axis, begin, n)
 
 
-def _hide(call: Call, s: Tensor, place: Place) -> bool:
+def _hide(call: Call, s: Tensor, place: Region) -> bool:
     """Mask scores that no edit is to see, in place and only where a cell is hidden; whether so."""
     if call.halo or s.dtype != compute_dtype(s) or any(e.stage == "scores" for e in call.edits):
         return False

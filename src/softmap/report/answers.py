@@ -23,7 +23,7 @@ from scipy import stats
 
 from softmap.fields import Checked, Range
 from softmap.report import dunnett, pooling
-from softmap.report.spread import Error, Runs, Spreads
+from softmap.report.spread import Runs, Spreads, VarianceEstimate
 
 LOWER, HIGHER, EQUAL, UNRESOLVED, UNKNOWN = "lower", "higher", "equal", "unresolved", "unknown"
 
@@ -87,7 +87,7 @@ class Comparison:
         runs: Runs,
         control: str,
         question: Question | None = None,
-        check: pooling.Check | None = None,
+        check: pooling.PoolingCheck | None = None,
         first: Runs | None = None,
         earlier: Runs | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Comparison:
         method = "welch" if self._apart(label) else "moderated"
         return Answer(mean, error.stderr, *limits, error.df, method, *sizes, self._word(*limits))
 
-    def error(self, label: str, runs: int = 0, control: int = 0) -> Error | None:
+    def error(self, label: str, runs: int = 0, control: int = 0) -> VarianceEstimate | None:
         """Error of one difference, also as it would be with other numbers of runs."""
         mine, theirs = runs or self.sizes[label], control or self.sizes[self.control]
         return self.spreads.error({label: mine, self.control: theirs})

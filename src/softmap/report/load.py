@@ -149,7 +149,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Trial:
+class FinishedTrial:
     """One finished variant with one seed."""
 
     variant: str
@@ -171,7 +171,7 @@ class Run:
 
     directory: Path
     info: dict[str, Any]
-    trials: dict[str, dict[int, Trial]]
+    trials: dict[str, dict[int, FinishedTrial]]
     declared: list[tuple[str, int]]
     diverged: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     logs: dict[tuple[str, int], Path] = field(default_factory=dict)
@@ -207,7 +207,7 @@ def load(directory: Path) -> Run:
         SoftmapError: no ``run.json``, nothing finished yet, or a damaged file (named).
     """
     info = read_run(directory / "run.json")
-    trials: dict[str, dict[int, Trial]] = {}
+    trials: dict[str, dict[int, FinishedTrial]] = {}
     diverged: dict[str, dict[int, dict[str, Any]]] = {}
     logs: dict[tuple[str, int], Path] = {}
     for path in result_files(directory):
@@ -307,9 +307,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _trial(path: Path, result: dict[str, Any]) -> Trial:
+def _trial(path: Path, result: dict[str, Any]) -> FinishedTrial:
     budgets = [_budget(entry, path) for entry in result["budgets"]]
-    return Trial(
+    return FinishedTrial(
         variant=str(result["variant"]),
         seed=int(result["seed"]),
         result=result,
@@ -402,7 +402,7 @@ def check_same_windows(run: Run) -> None:
             )
 
 
-def _check_losses(trial: Trial, where: str) -> None:
+def _check_losses(trial: FinishedTrial, where: str) -> None:
     """What a result says of its loss is what its arrays hold, up to rounding."""
     for said, budget in zip(_by_tokens(trial.result), trial.budgets, strict=True):
         if abs(said["loss"] - budget.loss) > 1e-3 * max(1.0, abs(budget.loss)):
@@ -416,5 +416,5 @@ def _by_tokens(result: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(result["budgets"], key=lambda entry: entry["tokens"])
 
 
-def _layout(trial: Trial) -> list[tuple[int, tuple[int, ...]]]:
+def _layout(trial: FinishedTrial) -> list[tuple[int, tuple[int, ...]]]:
     return [(budget.tokens, budget.losses_WT.shape) for budget in trial.budgets]

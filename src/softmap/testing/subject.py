@@ -23,7 +23,7 @@ VOCABULARY = 23
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckSubject:
     """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the checks.
 
     Attributes:
@@ -92,7 +92,7 @@ class Subject:
         """Every backend with the reason why it refuses the variant, or None."""
         return explain(call_of(self.layer(), self.input(1, 4)))
 
-    def with_seed(self, seed: int) -> Subject:
+    def with_seed(self, seed: int) -> CheckSubject:
         """The same variant with other parameters and inputs."""
         return dataclasses.replace(self, seed=seed)
 

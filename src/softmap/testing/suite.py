@@ -8,10 +8,10 @@ from typing import Any
 
 from softmap.errors import SoftmapError, nearest, one_line
 from softmap.testing import bidirectional, edits, layers, models, parameters, precision
-from softmap.testing.subject import Subject
+from softmap.testing.subject import CheckSubject
 from softmap.variants import load
 
-Check = Callable[[Subject], str | None]
+Check = Callable[[CheckSubject], str | None]
 
 CHECKS: dict[str, Check] = {
     "edits": edits.pure_edits,
@@ -106,7 +106,7 @@ def outcomes(
     for name in chosen:
         if name not in CHECKS:
             raise SoftmapError(f"no check {name!r}{nearest(name, CHECKS)}; {', '.join(CHECKS)}")
-    subject = Subject(variant, heads, kv_heads, head_dim, seed, context)
+    subject = CheckSubject(variant, heads, kv_heads, head_dim, seed, context)
     subject.layer()
     for name in chosen:
         outcome = _run(name, subject)
@@ -115,7 +115,7 @@ def outcomes(
             return
 
 
-def _run(name: str, subject: Subject) -> Outcome:
+def _run(name: str, subject: CheckSubject) -> Outcome:
     try:
         return Outcome(name, None, CHECKS[name](subject))
     except AssertionError as error:
@@ -130,7 +130,7 @@ def _run(name: str, subject: Subject) -> Outcome:
 _OTHER_TOKENS = ("batching", "decoding", "rollback", "packing")
 
 
-def _cause(name: str, subject: Subject) -> str:
+def _cause(name: str, subject: CheckSubject) -> str:
     if name in _OTHER_TOKENS:
         try:
             edits.of_one_token(subject.layer(), subject.input(2, edits.TOKENS))

@@ -28,7 +28,7 @@ class _Line(TypedDict):
 
 
 @dataclass(frozen=True)
-class Composition(Suite):
+class CompositionSuite(Suite):
     """Eight lines a text; the answers of six stand in brackets, which are taken out. An answer is
     right where every token of it is the likeliest, all before it given (teacher-forced). Ours looks
     up who has what, and then says the thing, its kind, its use or its colour. composition:FILE
@@ -160,4 +160,4 @@ def _colour(generator: np.random.Generator) -> str:
 
 
 _MAKERS = {"thing": _lookup, "kind": _category, "use": _use, "colour": _colour}
-SUITE = Composition
+SUITE = CompositionSuite

@@ -36,7 +36,7 @@ class _Line(TypedDict):
 
 
 @dataclass(frozen=True)
-class Case:
+class HallucCase:
     """A prompt, the answer that its document states (None: it states none), and all answers that
     could be given."""
 
@@ -107,7 +107,7 @@ class Halluc(Suite):
             yield row("correct", item, right, stated=stated)
             yield row("hallucinated", item, made_up, stated=stated)
 
-    def case(self, generator: np.random.Generator, stated: bool = True) -> Case:
+    def case(self, generator: np.random.Generator, stated: bool = True) -> HallucCase:
         """A document with its questions."""
         people = [PEOPLE[n] for n in generator.permutation(len(PEOPLE))[: self.people + 1]]
         kinds = list(_FACTS)
@@ -129,7 +129,7 @@ class Halluc(Suite):
         ]
         who, kind = known if stated else missing
         prompt = "\n".join([document, *shown, _question(who, kind, "").rstrip()])
-        return Case(prompt, asked[2] if stated else None, tuple(_FACTS[kind][1]))
+        return HallucCase(prompt, asked[2] if stated else None, tuple(_FACTS[kind][1]))
 
     def _judged(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         for item, (document, question, reference) in enumerate(self.cases):
@@ -144,7 +144,7 @@ class Halluc(Suite):
         setting.tell(f"halluc: the judge so far: {told}")
 
 
-def marked(case: Case, said: str) -> tuple[bool, bool]:
+def marked(case: HallucCase, said: str) -> tuple[bool, bool]:
     """(right, made up) of what was said."""
     given = {value for value in case.possible if re.search(rf"\b{re.escape(value)}\b", said)}
     if case.answer is None:

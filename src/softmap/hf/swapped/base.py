@@ -24,7 +24,7 @@ from softmap.hf.pretrained import StrictFiles
 from softmap.hf.swapped.attention import Pass, SwappedAttention
 from softmap.hf.swapped.cache import adopted, new_cache
 from softmap.hf.swapped.config import check_family
-from softmap.hf.swapped.kinds import Kind
+from softmap.hf.swapped.kinds import Family
 from softmap.hf.swapped.place import become
 from softmap.nn.cache import ONE_DOCUMENT
 from softmap.nn.positions import Positions
@@ -35,7 +35,7 @@ _IMPLEMENTATIONS = ("eager", "sdpa")
 class Swapped(StrictFiles):
     """What all these classes share: they load whole, and build what their configuration names."""
 
-    kind: Kind
+    kind: Family
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from softmap.errors import SoftmapError, shown
-from softmap.hf.swapped.kinds import Kind
+from softmap.hf.swapped.kinds import Family
 from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn.part import attention_part, check_backend
 
@@ -27,7 +27,7 @@ class SwappedConfig(ConfigFiles):
     entries that do not fit the model.
     """
 
-    kind: Kind
+    kind: Family
     classes: Mapping[str, Any]  # of models, by the names of the family's own
     model_type: str
     softmap: Any
@@ -112,7 +112,7 @@ def _check_entries(entries: Any, depth: int) -> None:
         seen |= set(layers)
 
 
-def configuration(kind: Kind, family: type) -> Any:
+def configuration(kind: Family, family: type) -> Any:
     """The configuration class of a kind, a subclass of the ``family``'s own."""
     fields = {
         "__module__": __name__, "__annotations__": {"softmap": Any}, "softmap": None, "kind": kind,

@@ -22,7 +22,7 @@ class Projections:
 
 
 @dataclass(frozen=True)
-class Kind:
+class Family:
     """One of transformers' families, its classes ``<prefix>Config``, ``<prefix>Model``, ...
 
     Attributes:
@@ -37,7 +37,7 @@ class Kind:
 
     def projections(self, old: nn.Module) -> Projections:
         """Of a layer's own attention."""
-        if self.linears != Kind.linears:
+        if self.linears != Family.linears:
             return _divided(old)
         q, k, v, o = (getattr(old, name) for name in self.linears)
         q_norm, k_norm = (getattr(old, name, None) for name in ("q_norm", "k_norm"))
@@ -54,11 +54,11 @@ class Kind:
 
 
 KINDS = (
-    Kind("llama", "Llama"),
-    Kind("mistral", "Mistral"),
-    Kind("qwen2", "Qwen2"),
-    Kind("qwen3", "Qwen3"),
-    Kind("gpt_neox", "GPTNeoX", "attention", ("query_key_value", "dense")),
+    Family("llama", "Llama"),
+    Family("mistral", "Mistral"),
+    Family("qwen2", "Qwen2"),
+    Family("qwen3", "Qwen3"),
+    Family("gpt_neox", "GPTNeoX", "attention", ("query_key_value", "dense")),
 )
 
 

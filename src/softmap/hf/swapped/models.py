@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from softmap.hf.swapped.attention import SwappedAttention
 from softmap.hf.swapped.base import Swapped, SwappedBase, SwappedCausal
 from softmap.hf.swapped.config import SwappedConfig, configuration
-from softmap.hf.swapped.kinds import KINDS, Kind
+from softmap.hf.swapped.kinds import KINDS, Family
 
 _BEFORE = {
     "Model": SwappedBase,
@@ -38,7 +38,7 @@ _BEFORE = {
 }
 
 
-def _made(kind: Kind) -> type[SwappedConfig]:
+def _made(kind: Family) -> type[SwappedConfig]:
     """A kind's configuration class, whose ``classes`` are those of its models."""
     family = getattr(transformers, f"{kind.prefix}Config")
     config = configuration(kind, family)

@@ -94,14 +94,14 @@ class Eval:
         print(write_page(self._page(), found))
 
     def _asked(self, suites: list[str], argv: Sequence[str]) -> Any:
-        from softmap.lab.asking.run import Asked
+        from softmap.lab.asking.run import EvalRequest
 
         judge = None
         if self.judge is not None:
             from softmap.evals.judge import Judge
 
             judge = Judge(self.judge, self.judge_model)
-        return Asked(
+        return EvalRequest(
             self.models, suites, split_variants(self.variants), self.control, self.quick,
             self.context, self.seed, self.data, self.field, self.device, self.precision,
             None if self.include is None else str(self.include), judge, self.trust_remote_code,

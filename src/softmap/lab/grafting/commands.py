@@ -105,12 +105,12 @@ class Graft:
         peaks = self._peaks()
         variants, settings = split_variants(self.to), split_values(self.set)
         suites = split_variants(self.suite)
-        from softmap.lab.bench import CACHE
-        from softmap.lab.grafting.look import Request
-        from softmap.lab.grafting.source import Source
+        from softmap.lab.grafting.look import GraftRequest
+        from softmap.lab.grafting.source import GraftSource
+        from softmap.lab.workbench import CACHE
 
-        source = Source.at(self.model, self.variant, self.of_seed, self.trust_remote_code)
-        return Request(
+        source = GraftSource.at(self.model, self.variant, self.of_seed, self.trust_remote_code)
+        return GraftRequest(
             source, variants, list(self.layers) or None, self.data, self.field, self.seeds,
             self.steps, peaks, self.context, settings, self.jobs, suites, self.quick,
             self.out / CACHE, "softmap " + shlex.join(argv),

@@ -11,7 +11,7 @@ from softmap.maps import Edit
 from softmap.ops.call import Call
 
 
-class Kind(NamedTuple):
+class CallKind(NamedTuple):
     """Names, numbers and flags alone, so that a compiler can hand it to a function.
 
     Attributes:
@@ -36,14 +36,14 @@ class Kind(NamedTuple):
     exact: bool
 
 
-def kind_of(backend: ModuleType, call: Call) -> Kind:
+def kind_of(backend: ModuleType, call: Call) -> CallKind:
     """The kind of a call. Traced by compilers, so no more than attributes are read."""
     h, q = call.heads, call.q
     masks = (
         ("window", call.window), ("padding", call.valid), ("documents", call.starts),
         ("running", call.running),
     )  # fmt: skip
-    return Kind(
+    return CallKind(
         backend.__name__,
         str(q.device),
         str(q.dtype),
@@ -86,13 +86,13 @@ def _exact() -> bool:
 _exact._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def known(kind: Kind) -> bool:
+def known(kind: CallKind) -> bool:
     """Whether its sizes are numbers, and not symbols of a tracer."""
     shapes = [t[2] for edit in kind.edits for t in edit[3]]
     return all(type(n) is int for size in (kind.heads, kind.widths, *shapes) for n in size)
 
 
-def spelled(kind: Kind) -> str:
+def spelled(kind: CallKind) -> str:
     """For people: ``Compose, 16 heads of 64, bfloat16``."""
     names = list(dict.fromkeys(edit[2] for edit in kind.edits))
     d, dv = kind.widths

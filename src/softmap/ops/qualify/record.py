@@ -20,8 +20,8 @@ import torch
 from softmap.errors import SoftmapError
 from softmap.files import sealed, write
 from softmap.files.cache import folder, locked
-from softmap.ops.qualify.kind import Kind
-from softmap.ops.qualify.trial import Trial
+from softmap.ops.qualify.kind import CallKind
+from softmap.ops.qualify.trial import Qualification
 
 KEPT = 512  # files; each version of PyTorch, Triton, the driver and the kernels makes new ones
 ENDINGS = 2  # of processes, while they tried the same, that count as its fault
@@ -49,7 +49,7 @@ def driver() -> str | None:
     return None
 
 
-def key_of(backend: ModuleType, kind: Kind) -> dict[str, Any]:
+def key_of(backend: ModuleType, kind: CallKind) -> dict[str, Any]:
     """All that a verdict depends on, as plain JSON."""
     about = machine(torch.device(kind.device))
     own = {name: value for name, value in kind._asdict().items() if name != "device"}
@@ -62,7 +62,7 @@ def path_of(key: dict[str, Any]) -> Path:
     return folder() / "qualified" / f"{hashlib.sha256(text).hexdigest()[:24]}.json"
 
 
-def read(key: dict[str, Any]) -> Trial | None:
+def read(key: dict[str, Any]) -> Qualification | None:
     """The verdict for ``key``, or None where there is none that can be trusted."""
     try:
         found = sealed.read_object(path_of(key))
@@ -72,12 +72,12 @@ def read(key: dict[str, Any]) -> Trial | None:
         why, errors = found["why"], found["errors"]
         if not (why is None or isinstance(why, str)) or not isinstance(errors, dict):
             return None
-        return Trial(why, True, float(found["seconds"]), float(found["first"]), errors)
+        return Qualification(why, True, float(found["seconds"]), float(found["first"]), errors)
     except (SoftmapError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
-def keep(key: dict[str, Any], trial: Trial) -> bool:
+def keep(key: dict[str, Any], trial: Qualification) -> bool:
     """Whether the verdict could be written."""
     finite = {size: {n: [_number(e) for e in pair] for n, pair in of.items()}
               for size, of in trial.errors.items()}  # fmt: skip

@@ -21,7 +21,7 @@ from softmap.ops import precision, yardstick
 from softmap.ops.call import Call
 from softmap.ops.memory import is_out_of_memory
 from softmap.ops.output import run_whole
-from softmap.ops.qualify.kind import Kind, has_code
+from softmap.ops.qualify.kind import CallKind, has_code
 
 DRAWS = 5
 BATCH = 2
@@ -31,7 +31,7 @@ Made = TypeVar("Made")
 Sizes = dict[str, dict[str, tuple[float, float]]]
 
 
-class Trial(NamedTuple):
+class Qualification(NamedTuple):
     """why: what is wrong in one line, or None. tried: whether that is the kernels' fault, or shows
     nothing of them (no memory was left). seconds: in all, and of the first run, which compiles.
     errors: by the call's size and the result's name, (ours, the plain map's)."""
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
     errors: Sizes
 
 
-def tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
+def tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
     """The verdict on ``backend.run`` for calls like ``call``, of the sizes that it names.
 
     In a thread of its own, so that nothing that is going on in the caller's reaches it: gradients
@@ -54,7 +54,7 @@ def tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
     return found._replace(seconds=time.perf_counter() - begin)
 
 
-def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
+def _tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
     call, first = yardstick.only(call, partial(has_code, backend)), 0.0
     errors: Sizes = {}
     every: list[precision.Draw] = []
@@ -65,18 +65,22 @@ def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
             try:
                 known = yardstick.yardstick(small)
             except Exception as error:  # the reference: nothing is learnt of the kernels
-                return Trial(f"the reference raised {reason(error)}", False, 0, first, errors)
+                return Qualification(
+                    f"the reference raised {reason(error)}", False, 0, first, errors
+                )
             begin = time.perf_counter()
             try:
                 draws.append(yardstick.errors(partial(run_whole, backend), small, known))
             except Exception as error:
-                return Trial(reason(error), not is_out_of_memory(error), 0, first, errors)
+                return Qualification(reason(error), not is_out_of_memory(error), 0, first, errors)
             first = first or time.perf_counter() - begin
         size = f"{queries} queries of {keys} keys"
         if (why := _judged(precision.medians(draws), size, call, errors)) is not None:
-            return Trial(why, True, 0, first, errors)
+            return Qualification(why, True, 0, first, errors)
         every += draws
-    return Trial(_judged(precision.alone(every), "all sizes", call, errors), True, 0, first, errors)
+    return Qualification(
+        _judged(precision.alone(every), "all sizes", call, errors), True, 0, first, errors
+    )
 
 
 def _judged(found: precision.Draw, size: str, call: Call, errors: Sizes) -> str | None:

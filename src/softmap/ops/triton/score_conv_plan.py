@@ -20,7 +20,7 @@ LEAST = 16
 GROUP = 16
 
 
-class Plan(NamedTuple):
+class KernelPlan(NamedTuple):
     """All that a kernel is compiled for. Powers of two but for taps and channels.
 
     Attributes:
@@ -108,14 +108,14 @@ def padded(channels: int) -> int:
     return max(next_power(channels), 1 if interpreting() else LEAST)
 
 
-def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
+def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> KernelPlan:
     """Returns all that is constant for the kernels of a call with these tensors and this tile."""
     taps, hidden, channels = p.w1.shape
     heads = p.w2.shape[1]
     group = min(tile.group, heads)
     fire = (p.bias.shape[0] - heads - 2) // (heads + 2) if kind == "fire" else 1
     width, value_width = (max(LEAST, next_power(x.shape[-1])) for x in (q, v))
-    return Plan(
+    return KernelPlan(
         taps, hidden, heads, group, channels, fire, kind, tile.rows, tile.cols,
         width, value_width, dot_precision(q.dtype),
     )  # fmt: skip

@@ -29,12 +29,12 @@ from softmap.lab.sections import FREE
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
-Work = Callable[["Bench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
+Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
 OnBench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workbench:
     """What all trials of a run share.
 
     Attributes:
@@ -66,7 +66,7 @@ class Bench:
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Do a work with it; [`Packed`][] does so in another process."""
+        """Do a work with it; [`PackedWorkbench`][] does so in another process."""
         return work(self, on_step)
 
     def facts(self, plan: Plan) -> dict[str, Any]:
@@ -106,14 +106,14 @@ def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
     return found
 
 
-def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
+def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
     """The bench of a recipe on its text."""
     device = choose_device(recipe.training.device)
     windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
     length = min(recipe.evaluation.passage_tokens, recipe.model.context)
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
     settings = _settings(recipe, plan, corpus, len(windows), device)
-    return Bench(recipe, corpus, windows, tokens, device, settings)
+    return Workbench(recipe, corpus, windows, tokens, device, settings)
 
 
 def _settings(
@@ -138,14 +138,14 @@ def _settings(
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedWorkbench:
     """A bench to be sent to another process, which reads the text from the cache by itself."""
 
     pickled: bytes
     cache: Path
 
     @classmethod
-    def of(cls, bench: Bench, out: Path) -> Packed:
+    def of(cls, bench: Workbench, out: Path) -> PackedWorkbench:
         """out: as for [`corpus`][]."""
         without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
@@ -156,8 +156,8 @@ class Packed:
 
 
 @functools.lru_cache(maxsize=1)
-def _unpacked(packed: Packed) -> Bench:
-    found: Bench = pickle.loads(packed.pickled)  # our own, through a pipe
+def _unpacked(packed: PackedWorkbench) -> Workbench:
+    found: Workbench = pickle.loads(packed.pickled)  # our own, through a pipe
     text = prepare(found.recipe.data, packed.cache)
     if text.meta["hash"] != found.settings["data"]:
         raise SoftmapError(f"{found.recipe.data.data}: the text was changed during the run")
