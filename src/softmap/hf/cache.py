@@ -1,4 +1,4 @@
-"""The cache that ``generate`` carries: one [`softmap.nn.LayerCache`][] a layer."""
+"""The cache that ``generate`` passes on: one [`softmap.nn.LayerCache`][] per layer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from softmap.nn.decoder import Layers
 
 
 class SoftmapCacheLayer(CacheLayerMixin):
-    """Adapts a layer's cache to the methods that transformers calls. The model fills it itself.
+    """Adapts a layer's cache to the methods that transformers calls. Only the model fills it.
 
-    Those that would put keys and values in, or move them away, raise ``ValueError``: they know
-    nothing of the tensors that edits keep beside them.
+    Methods that would insert or move keys and values raise ``ValueError``, since they do not handle
+    the tensors that edits keep beside them.
     """
 
     is_compileable = False
@@ -30,12 +30,12 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
     @property
     def keys(self) -> Tensor | None:  # type: ignore[override]
-        """(B, G, S, d), or None while empty; a view of what is held."""
+        """The keys (B, G, S, d) as a view; None while the cache is empty."""
         return self.own.k
 
     @property
     def values(self) -> Tensor | None:  # type: ignore[override]
-        """(B, G', S, d'), or None while empty."""
+        """The values (B, G', S, d') as a view; None while the cache is empty."""
         return self.own.v
 
     @property
@@ -60,7 +60,9 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
     @property
     def batch_size(self) -> int:
-        """Rows held. ``AttributeError`` while empty, which transformers takes for unknown."""
+        """The number of sequences. Raises ``AttributeError`` while empty, which transformers
+        expects.
+        """
         if self.own.k is None:
             raise AttributeError("an empty cache has no batch size")
         return self.own.k.shape[0]
@@ -90,7 +92,7 @@ class SoftmapCacheLayer(CacheLayerMixin):
     prefetch = offload
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys that the next ``query_length`` tokens are given, and the place of the first."""
+        """Returns how many keys the next ``query_length`` tokens get, and the index of the first."""
         kept = 0 if self.own.k is None else self.own.k.shape[2]
         return kept + query_length, self.own.seen - kept
 
@@ -124,8 +126,9 @@ class SoftmapCacheLayer(CacheLayerMixin):
         self.own.record()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last ``-tokens_to_remove`` tokens; with 0 only what was recorded is
-        forgotten. ``ValueError`` for a positive number, as in transformers."""
+        """Remove the last ``-tokens_to_remove`` tokens; 0 only discards what was recorded. Raises
+        ``ValueError`` for a positive number, as transformers does.
+        """
         if tokens_to_remove > 0:
             raise SoftmapError(
                 "crop() takes minus the number of tokens to remove: expected 0 or less, "
@@ -135,7 +138,7 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
 
 class SoftmapCache(Cache):
-    """K, V and exactly the per-key tensors that the variant declares; windows bound it.
+    """A cache of K, V and exactly the per-key tensors that the variant declares; windows bound it.
 
     Args:
         model: a [`softmap.nn.Decoder`][], or a model of transformers' classes.
@@ -154,13 +157,13 @@ class SoftmapCache(Cache):
 
 
 def adopted(given: Any, model: Layers) -> SoftmapCache | None:
-    """``past_key_values`` as a cache of ours: itself, or the prefix of prefix tuning.
+    """Returns ``past_key_values`` as a cache of ours: the cache itself, or the prefix of prefix
+    tuning.
 
-    A prefix is a ``DynamicCache`` that holds one key and one value (B, G, P, d) a key head, for the
-    first P places. It says nothing of an edit's per-key tensors, nor of a window's or a mean's
-    state, so variants with any of these refuse it; so do those whose values are shaped otherwise
-    than their keys. Raises ``ValueError`` for any other cache, an empty one too: it would not be
-    filled.
+    A prefix is a ``DynamicCache`` with one key and one value (B, G, P, d) per key head for the
+    first P tokens. It has no per-key tensors of edits and no state of a window or a mean, so
+    variants with any of these refuse it, and so do those whose values have another shape than their
+    keys. Raises ``ValueError`` for any other cache, even an empty one, which would not be filled.
     """
     if given is None:
         return None

@@ -31,7 +31,7 @@ class WithAxis(ConversionOps):
 
 
 def register() -> None:
-    """Once, for all model classes of the type ``softmap``."""
+    """Register this with transformers, once, for all model classes of the type ``softmap``."""
     converters: list[WeightConverter | WeightRenaming] = [
         WeightConverter(rf"\.{name}", rf"\.{name}", [WithAxis()]) for name in NAMES
     ]

@@ -17,7 +17,7 @@ from softmap.ops.count import Counted, EditInput, operations
 
 
 def _as_config(config: Any) -> ModelConfig:
-    """A [`ModelConfig`][], or anything that makes one (``SoftmapConfig.model_config``)."""
+    """Returns a [`ModelConfig`][] as it is, or that of a ``SoftmapConfig``."""
     return config if isinstance(config, ModelConfig) else config.model_config()
 
 
@@ -28,7 +28,7 @@ def _meta(config: Any) -> tuple[ModelConfig, Decoder]:
 
 
 def parameters(config: Any) -> dict[str, int]:
-    """``{"total", "non_embedding"}``; a tied head is counted once, as the embedding."""
+    """Returns ``{"total", "non_embedding"}``; a tied head counts once, as the embedding."""
     config, model = _meta(config)
     count = sum(p.numel() for p in model.parameters())
     embedding = sum(p.numel() for n, p in model.named_parameters() if n.startswith("embed_"))
@@ -37,12 +37,12 @@ def parameters(config: Any) -> dict[str, int]:
 
 
 def flops_per_token(config: Any, context: int) -> int:
-    """Forward and backward operations for one token of a full context, multiply-add = 2.
+    """Returns forward and backward operations for one token of a full context.
 
-    Matrix products 2 per weight, scores and combined values 2 per channel and visible key,
-    edits as [`softmap.ops.count.operations`][] counts them; backward counts twice the forward. It
-    is the cost of the maths, not of a backend: recomputation is not counted, masked halves are not
-    either.
+    A multiply-add counts 2: matrix products cost 2 per weight, scores and combined values 2 per
+    channel and visible key, and edits what [`softmap.ops.count.operations`][] counts. The backward
+    pass counts twice the forward pass. This is the cost of the maths, not of a backend: neither
+    recomputation nor masked cells are included.
     """
     config, model = _meta(config)
     per_token = 2.0 * config.vocab_size * config.hidden_size
@@ -64,7 +64,7 @@ def flops_per_token(config: Any, context: int) -> int:
 
 
 def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Counted]:
-    """Of each edit, where it stands in the layer."""
+    """Returns each edit's operations, with its place in the layer."""
     h = attention.heads
     maps = dict.fromkeys(STAGES, h.maps) | {"output": h.outputs}
     for edit in edits:
@@ -75,15 +75,15 @@ def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Coun
 
 
 def _mean_keys(context: int, window: int | None) -> float:
-    """Mean visible keys of a row over a causal context."""
+    """Returns the mean number of keys that a row of a causal context sees."""
     w = context if window is None else min(window, context)
     return (w * (w + 1) / 2 + (context - w) * w) / context
 
 
 def cache_bytes_per_token(config: Any, bytes_per_element: int = 2) -> int:
-    """Bytes that the cache grows by with each token, over all layers that see all keys.
+    """Returns the bytes that each token adds to the cache, over all layers without a window.
 
-    Local layers hold a constant ``window - 1`` tokens and do not grow.
+    Local layers keep a constant number of ``window - 1`` tokens.
     """
     config, model = _meta(config)
     attentions: list[Attention] = [m.attention for m in model.layers]  # type: ignore[misc,union-attr]
@@ -93,7 +93,7 @@ def cache_bytes_per_token(config: Any, bytes_per_element: int = 2) -> int:
 
 
 def elements_per_token(attention: Attention, dim: int) -> int:
-    """Numbers that the cache of one layer keeps for each token."""
+    """Returns how many numbers the cache of one layer keeps for each token."""
     h = attention.heads
     x = torch.empty(1, 1, dim, device="meta")
     q, k = (torch.empty(1, n, 1, attention.head_dim, device="meta") for n in (h.maps, h.keys))
@@ -103,9 +103,9 @@ def elements_per_token(attention: Attention, dim: int) -> int:
 
 
 def solve_intermediate_size(config: Any, target_total: int) -> int:
-    """The MLP width whose model has the number of parameters nearest to ``target_total``.
+    """Returns the MLP width that brings the model closest to ``target_total`` parameters.
 
-    Raises ``ValueError`` where even the smallest MLP has more than 1 % too many.
+    Raises ``ValueError`` where even the smallest MLP leaves more than 1 % too many.
     """
     config = _as_config(config)
 

@@ -31,14 +31,14 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(kind: str, dim: int, eps: float, eps_outside: bool = False) -> nn.Module:
-    """``rmsnorm``, ``layernorm`` or ``none``."""
+    """Returns a norm by name: ``rmsnorm``, ``layernorm`` or ``none``."""
     if kind == "none":
         return nn.Identity()
     return nn.LayerNorm(dim, eps=eps) if kind == "layernorm" else RMSNorm(dim, eps, eps_outside)
 
 
 def narrowed(x: Tensor) -> Tensor:
-    """x in the dtype that autocast gives to products: cast once, not once for each of them."""
+    """Returns x in the dtype of autocast's products: cast once instead of once for each product."""
     kind = x.device.type
     if kind == "meta":  # which has no autocast
         return x
@@ -77,7 +77,7 @@ class Gain(nn.Module):
 
     @property
     def absent(self) -> bool:
-        """A fixed zero: the branch need not exist."""
+        """Whether the gain is fixed at zero, so that its branch need not exist."""
         return self.gain is None and self.value == 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -114,7 +114,9 @@ class ReparameterisedLinear(nn.Module):
 
 
 def make_projection(kind: str, dim_in: int, dim_out: int, bias: bool, what: str) -> nn.Module:
-    """A value or output projection: ``linear``, ``identity``, ``residual`` or ``orthogonal``."""
+    """Returns a value or output projection: ``linear``, ``identity``, ``residual`` or
+    ``orthogonal``.
+    """
     if kind == "linear":
         return nn.Linear(dim_in, dim_out, bias=bias)
     if dim_in != dim_out:

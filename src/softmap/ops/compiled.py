@@ -208,15 +208,15 @@ def _tile(
     def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:
         left = list(rest)
         valid, starts, ends = (left.pop(0) if given else None for given in masks)
-        place = Region(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
+        region = Region(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
         s = left.pop(0)
         if wanted is None:
-            return [edited_map(call, call.grouped([s, s, s, *left]), s, place, lead)]
+            return [edited_map(call, call.grouped([s, s, s, *left]), s, region, lead)]
         dw = left.pop(0)
         leaves = [s.detach().requires_grad_()]
         leaves += [t.detach().requires_grad_(n in wanted) for n, t in enumerate(left, 3)]
         with torch.enable_grad():
-            m = edited_map(call, call.grouped([s, s, *leaves]), leaves[0], place, lead)
+            m = edited_map(call, call.grouped([s, s, *leaves]), leaves[0], region, lead)
         inputs = [leaves[0], *(leaves[n - 2] for n in wanted)]
         if not m.requires_grad:
             return [m, *(None for _ in inputs)]

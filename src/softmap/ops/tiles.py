@@ -150,9 +150,9 @@ class Eager:
     def _edited(
         self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor], hidden: bool
     ) -> Tensor:
-        place, tensors = self._place(call, tile), call.grouped(parts)
+        region, tensors = self._place(call, tile), call.grouped(parts)
         add = not self._plain
-        return edited_map(call, tensors, s, place, tile.lead, hidden=hidden, add=add)
+        return edited_map(call, tensors, s, region, tile.lead, hidden=hidden, add=add)
 
     def _hide(self, call: Call, s: Tensor, tile: Span) -> bool:
         return not self._plain and _hide(call, s, self._place(call, tile))
@@ -197,10 +197,10 @@ def _rows(t: Tensor, span: Span, tile: Span, *, halo: bool = True, axis: int = 2
     return t if n == t.shape[axis] else t.narrow(axis, begin, n)
 
 
-def _hide(call: Call, s: Tensor, place: Region) -> bool:
+def _hide(call: Call, s: Tensor, region: Region) -> bool:
     """Mask scores that no edit is to see, in place and only where a cell is hidden; whether so."""
     if call.halo or s.dtype != compute_dtype(s) or any(e.stage == "scores" for e in call.edits):
         return False
-    hidden = place.hidden(s.dtype)
-    s[..., place.seen :].add_(hidden[..., place.seen :])
+    hidden = region.hidden(s.dtype)
+    s[..., region.seen :].add_(hidden[..., region.seen :])
     return True

@@ -19,12 +19,12 @@ ENTRY = ("variant", "layers", "impl")
 
 
 class SwappedConfig(ConfigFiles):
-    """Goes before a family's own class. ``softmap`` lists what was swapped, one entry a call:
-    ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
+    """A mixin before a family's configuration. ``softmap`` lists what was swapped, one entry per
+    call: ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
 
-    In ``config.json`` a text stands for the dropout, which no configuration of the families' own
-    accepts: a swapped model is never read as one of the plain family. Raises ``ValueError`` for
-    entries that do not fit the model.
+    In ``config.json`` the dropout is a text, which no configuration of the family accepts, so that
+    a swapped model is never read as a plain one. Raises ``ValueError`` for entries that do not fit
+    the model.
     """
 
     kind: Family
@@ -40,7 +40,7 @@ class SwappedConfig(ConfigFiles):
             self.resolve()
 
     def resolve(self) -> None:
-        """Check the entries, and name their variants canonically."""
+        """Check the entries, and replace their variants by canonical names."""
         _check_entries(self.softmap, self.num_hidden_layers)  # type: ignore[attr-defined]
         for entry in self.softmap:
             check_backend(entry["impl"])
@@ -77,7 +77,7 @@ class SwappedConfig(ConfigFiles):
 
 
 def check_family(config: Any) -> None:
-    """Raise ``ValueError`` for a field that asks for what softmap attention has not."""
+    """Raise ``ValueError`` for a field that asks for a feature that softmap attention lacks."""
     dropped = getattr(config, "attention_dropout", 0.0)
     if dropped:
         raise SoftmapError(
@@ -113,7 +113,7 @@ def _check_entries(entries: Any, depth: int) -> None:
 
 
 def configuration(kind: Family, family: type) -> Any:
-    """The configuration class of a kind, a subclass of the ``family``'s own."""
+    """Returns the configuration class of a kind, a subclass of the ``family``'s own."""
     fields = {
         "__module__": __name__, "__annotations__": {"softmap": Any}, "softmap": None, "kind": kind,
         "model_type": f"softmap-{kind.model_type}",
@@ -122,7 +122,7 @@ def configuration(kind: Family, family: type) -> Any:
 
 
 def swapped_into(config: Any, made: Any, entry: dict[str, Any]) -> Any:
-    """A copy of a configuration, of the class ``made``, with one more entry."""
+    """Returns a copy of a configuration, of the class ``made``, with one more entry."""
     new = copy.deepcopy(config)
     new.softmap = [*getattr(config, "softmap", []), entry]
     new.__class__ = made

@@ -1,4 +1,4 @@
-"""The kinds of transformers models that take softmap attention, and where theirs is."""
+"""The families of transformers models that take softmap attention, and where theirs is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Projections:
 
 @dataclass(frozen=True)
 class Family:
-    """One of transformers' families, its classes ``<prefix>Config``, ``<prefix>Model``, ...
+    """A family of transformers, with classes ``<prefix>Config``, ``<prefix>Model``, ...
 
     Attributes:
         attention: the name of a block's attention.
@@ -36,7 +36,7 @@ class Family:
     linears: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
     def projections(self, old: nn.Module) -> Projections:
-        """Of a layer's own attention."""
+        """Returns the projections of a layer's own attention."""
         if self.linears != Family.linears:
             return _divided(old)
         q, k, v, o = (getattr(old, name) for name in self.linears)
@@ -44,7 +44,7 @@ class Family:
         return Projections(q, k, v, o, old.head_dim, q_norm, k_norm)  # type: ignore[arg-type]
 
     def window(self, config: Any, layer: int) -> int | None:
-        """Keys that a row of the layer sees, its own included; None: all."""
+        """Returns the number of keys that a row of the layer sees, its own included; None for all."""
         if self.model_type == "mistral":
             return config.sliding_window
         if self.model_type.startswith("qwen"):
@@ -63,7 +63,7 @@ KINDS = (
 
 
 def _divided(old: Any) -> Projections:
-    """GPT-NeoX has one linear map whose rows are, head by head, those of q, of k and of v."""
+    """Returns q, k and v of GPT-NeoX, whose one linear map has their rows head by head."""
     fused, d = old.query_key_value, old.head_size
 
     def rows(which: int) -> nn.Linear:
@@ -76,7 +76,7 @@ def _divided(old: Any) -> Projections:
 
 
 def linear(weight: Any, bias: Any) -> nn.Linear:
-    """A linear map of these values."""
+    """Returns a linear map of these values."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     made.weight = nn.Parameter(weight.detach())
     if bias is not None:
