@@ -56,7 +56,7 @@ def check_rest(kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> None:
 
 
 def real_tokens(mask: Tensor | None) -> Tensor | None:
-    """Returns attention_mask (B, S) as integers where it is ones and zeros in floats, as prompt and
+    """Returns attention_mask (B, S) as booleans where it is ones and zeros in floats, as prompt and
     prefix tuning give it.
 
     Other floats may be an additive mask: they are returned as they are.
@@ -72,7 +72,9 @@ def real_tokens(mask: Tensor | None) -> Tensor | None:
 
 
 def check_labels(labels: Any, ids: Any, embeds: Any, logits_to_keep: Any) -> None:
-    """Raise ``ValueError`` unless labels are (B, T), one for each token, and all logits are kept."""
+    """Raise ``ValueError`` unless labels are (B, T), one for each token, and all logits are
+    kept.
+    """
     if labels is None:
         return
     if not isinstance(logits_to_keep, int) or logits_to_keep:

@@ -92,7 +92,9 @@ class SoftmapCacheLayer(CacheLayerMixin):
     prefetch = offload
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Returns how many keys the next ``query_length`` tokens get, and the index of the first."""
+        """Returns how many keys the next ``query_length`` tokens get, and the index of the
+        first.
+        """
         kept = 0 if self.own.k is None else self.own.k.shape[2]
         return kept + query_length, self.own.seen - kept
 

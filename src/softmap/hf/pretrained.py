@@ -82,7 +82,9 @@ class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
     _takes_loss_arguments = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise what is added later, a head or more embeddings, from N(0, initializer_range)."""
+        """Initialise what is added later, a head or more embeddings, from N(0,
+        initializer_range).
+        """
         if isinstance(module, nn.Linear | nn.Embedding):
             initialization.normal_(module.weight, std=self.config.model_config().embedding_std)
 
@@ -97,7 +99,9 @@ class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: Any, *args: Any, **kwargs: Any
     ) -> str:
-        """Returns ``"eager"``, the model's own code, since transformers' kernels cannot edit maps."""
+        """Returns ``"eager"``, the model's own code, since transformers' kernels cannot edit
+        maps.
+        """
         if attn_implementation not in (None, "eager"):
             raise SoftmapError(
                 "attn_implementation must be 'eager' (softmap chooses its own by the field impl of "

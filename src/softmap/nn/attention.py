@@ -307,7 +307,9 @@ def _split(x: Tensor, width: int) -> Tensor:
 
 
 def _layout(heads: int, maps: int, outputs: int, kv_heads: int) -> Heads:
-    """Returns the head counts; values follow the output heads, which are fewer and wider in diff."""
+    """Returns the head counts; values follow the output heads, which are fewer and wider in
+    diff.
+    """
     if heads % kv_heads:
         raise SoftmapError(
             f"heads must be a multiple of key/value heads, found {heads} and {kv_heads}"

@@ -61,7 +61,9 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         record: Record | None = None,
     ) -> Tensor:
-        """Returns the residual stream (B, T, D) after the block; ``record`` receives edited maps."""
+        """Returns the residual stream (B, T, D) after the block; ``record`` receives edited
+        maps.
+        """
         if self.gradient_checkpointing and self.training:
             return self._gradient_checkpointing_func(self._run, x, positions, cache, record)
         return self._run(x, positions, cache, record)

@@ -271,7 +271,9 @@ class LayerCache:
             self.recording = recording
 
     def _first(self, length: int) -> Callable[[Tensor, int], Tensor]:
-        """Returns the first ``length`` tokens along an axis, in the order in which they were given."""
+        """Returns the first ``length`` tokens along an axis, in the order in which they were
+        given.
+        """
         if self._mask is None:
             return lambda t, axis: t.narrow(axis, 0, length)
         given = padding_first(self._mask[:, : self.seen])  # places of those held

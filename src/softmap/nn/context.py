@@ -1,4 +1,6 @@
-"""The context of cross-attention: another sequence's keys, projected once for any number of rows."""
+"""The context of cross-attention: another sequence's keys, projected once for any number of
+rows.
+"""
 
 from __future__ import annotations
 

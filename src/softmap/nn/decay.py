@@ -23,7 +23,9 @@ def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 
 def never_decayed(model: nn.Module) -> set[nn.Parameter]:
-    """Returns the parameters of ``model`` without weight decay, and with them what is tied to them."""
+    """Returns the parameters of ``model`` without weight decay, and with them what is tied to
+    them.
+    """
     return {
         parameter
         for module in model.modules()

@@ -41,7 +41,9 @@ def attention_part(variant: Any) -> str:
 
 
 def graft_part(variant: Any) -> str:
-    """Returns [`attention_part`][] of the form of a variant whose edits can start as the identity."""
+    """Returns [`attention_part`][] of the form of a variant whose edits can start as the
+    identity.
+    """
     return attention_part(graft_form(variant))
 
 

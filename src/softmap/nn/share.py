@@ -103,7 +103,9 @@ class Share:
 
 
 class _Gather(torch.autograd.Function):
-    """Gathers tokens (n, ...) of each rank to (T, ...) on all; backward sums the ranks' gradients."""
+    """Gathers tokens (n, ...) of each rank to (T, ...) on all; backward sums the ranks'
+    gradients.
+    """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, share: Share) -> Tensor:

@@ -19,7 +19,9 @@ from softmap.nn.positions import Positions
 
 @dataclass(frozen=True)
 class Pass:
-    """What a model passes to its swapped layers; ``wants_maps``: whether they return edited maps."""
+    """What a model passes to its swapped layers; ``wants_maps``: whether they return edited
+    maps.
+    """
 
     positions: Positions
     cache: Any
@@ -111,7 +113,9 @@ def new_weights(made: Attention, q: nn.Linear, kept: Sequence[nn.Module]) -> dic
 
 
 def queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
-    """Returns the queries' linear map of the layer ``made`` for a model of ``heads`` query heads."""
+    """Returns the queries' linear map of the layer ``made`` for a model of ``heads`` query
+    heads.
+    """
     maps = _maps_of_heads(made, heads)
     if maps == list(range(made.heads.maps)):
         return q
@@ -129,7 +133,9 @@ def queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
 
 
 def _maps_of_heads(made: Attention, heads: int) -> list[int]:
-    """Returns, for each query head of a model, the map that takes its rows; both read the same key."""
+    """Returns, for each query head of a model, the map that takes its rows; both read the
+    same key.
+    """
     by_key: defaultdict[int, list[int]] = defaultdict(list)
     for number, key in enumerate(made.heads.key_of_map):
         by_key[key].append(number)

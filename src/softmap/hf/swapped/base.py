@@ -33,7 +33,9 @@ _IMPLEMENTATIONS = ("eager", "sdpa")
 
 
 class Swapped(StrictFiles):
-    """A mixin of all these classes: they load completely, and build what their configuration names."""
+    """A mixin of all these classes: they load completely, and build what their configuration
+    names.
+    """
 
     kind: Family
 

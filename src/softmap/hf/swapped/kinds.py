@@ -44,7 +44,9 @@ class Family:
         return Projections(q, k, v, o, old.head_dim, q_norm, k_norm)  # type: ignore[arg-type]
 
     def window(self, config: Any, layer: int) -> int | None:
-        """Returns the number of keys that a row of the layer sees, its own included; None for all."""
+        """Returns the number of keys that a row of the layer sees, its own included; None for
+        all.
+        """
         if self.model_type == "mistral":
             return config.sliding_window
         if self.model_type.startswith("qwen"):

@@ -72,7 +72,9 @@ def _check_kept(n: int, old: nn.Module, new: nn.Module) -> None:
 
 
 def _changes(module: nn.Module) -> list[str]:
-    """Returns the methods and kinds of hooks that were set on a module, except transformers' own."""
+    """Returns the methods and kinds of hooks that were set on a module, except transformers'
+    own.
+    """
     given = vars(module)
     hooked = [
         name for name, hooks in given.items() if name.endswith("_hooks")
