@@ -1,4 +1,4 @@
-"""Causal, self- or cross-attention (``maps.KINDS``): which a call is, and what it then lacks."""
+"""Causal, self- or cross-attention (``maps.KINDS``): which a call is, and what it refuses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ _OF_ONE_SEQUENCE = {
 
 
 def kind_of(queries: int, keys: int, options: AttentionOptions) -> str:
-    """One of ``maps.KINDS``: without ``causal`` the keys are another sequence's where they have an
-    input of their own, ``key_x``, or are not as many as the queries."""
+    """Returns one of ``maps.KINDS``: without ``causal`` the keys are another sequence's if they
+    have an input of their own, ``key_x``, or differ in number from the queries.
+    """
     causal = options.get("causal", True)
     if not isinstance(causal, bool):
         raise SoftmapError(f"causal must be True or False, found {shown(causal)}")
@@ -34,7 +35,7 @@ def kind_of(queries: int, keys: int, options: AttentionOptions) -> str:
 
 
 def check_kind(kind: str, edits: Sequence[Edit], options: AttentionOptions) -> None:
-    """Raise ``ValueError`` for what this kind of attention has not, an edit's meaning included."""
+    """Raise ``ValueError`` for an option or an edit that this kind of attention does not have."""
     given: Any = options
     if kind != "causal" and given.get("running") is not None:
         raise SoftmapError(
