@@ -4,8 +4,8 @@
 
 The kind of a call ([`CallKind`][]) is all that its code depends on: device, edits, heads, widths,
 dtype, masks. On the first call of a kind the backend's kernels run a few small calls like it; the
-output and every gradient must be as near to float64 as [`softmap.ops.precision`][] says. What
-passes is taken from then on, by every process; what fails or raises is said once on stderr and
+output and every gradient must be as close to float64 as [`softmap.ops.precision`][] says. What
+passes is used from then on, by every process; what fails or raises is reported once on stderr and
 passed over for good.
 
 A backend that needs this has ``made_of(kind)``, what else its code depends on, and
@@ -36,7 +36,7 @@ _VERDICTS: dict[tuple[str, CallKind], Qualification] = {}
 
 
 def _fork() -> None:
-    """A child has none of its parent's threads, one of which may have held the lock."""
+    """Replace the lock in a forked child, which has none of the threads that may hold it."""
     global _LOCK
     _LOCK = threading.RLock()
 
@@ -46,7 +46,9 @@ if hasattr(os, "register_at_fork"):
 
 
 def why_not(backend: ModuleType, call: Call) -> str | None:
-    """Why ``auto`` must not take the backend's kernels for the call, or None: they qualified."""
+    """Returns why ``auto`` must not take the backend's kernels for the call, or None: they
+    qualified.
+    """
     kind = kind_of(backend, call)
     if torch.compiler.is_compiling():
         return _recalled(*kind)
@@ -54,9 +56,10 @@ def why_not(backend: ModuleType, call: Call) -> str | None:
 
 
 def verdict(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
-    """On the kernels for calls like this one: remembered, or tried now.
+    """Returns the verdict on the kernels for calls like this one, recalled or tried now.
 
-    Raises ``ValueError`` for another ``SOFTMAP_QUALIFY``, and where a kernel took the GPU with it.
+    Raises ``ValueError`` for another value of ``SOFTMAP_QUALIFY``, and where a kernel left the GPU
+    unusable.
     """
     at = mode()
     if not known(kind):
@@ -70,7 +73,7 @@ def verdict(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
 
 
 def mode() -> str:
-    """``SOFTMAP_QUALIFY``. Raises ``ValueError`` for a word that it does not know."""
+    """Returns the value of ``SOFTMAP_QUALIFY``; raises ``ValueError`` for an unknown one."""
     given = os.environ.get("SOFTMAP_QUALIFY", "")
     if given not in MODES:
         raise SoftmapError(f"SOFTMAP_QUALIFY: expected off, now or nothing, found {shown(given)}")
@@ -137,7 +140,7 @@ def _untried(why: str) -> Qualification:
 
 
 def _hindered(call: Call) -> str | None:
-    """What is going on that a trial would disturb, or wait for without end."""
+    """Returns what a trial would disturb, or wait for without end; None where it can run."""
     if torch._C._current_graph_task_id() != -1:
         return _BACKWARD
     if call.q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -153,7 +156,7 @@ def _said(found: Qualification) -> str | None:
 
 
 def _recalled(*parts: object) -> str | None:
-    """What is known of a kind while a compiler traces: nothing can be tried then."""
+    """Returns the known verdict on a kind while a compiler traces: nothing can be tried then."""
     kind = CallKind(*parts)  # type: ignore[arg-type]
     at = mode()
     with _LOCK:
