@@ -38,7 +38,7 @@ class Op:
     """
 
     variants: Positional[tuple[str, ...]]
-    """Names or compositions, by spaces or commas."""
+    """Names or compositions, separated by spaces or commas."""
     batch: Count = 1
     heads: Heads = 8
     """Heads of a plain Transformer of that width; the variant derives its own."""
@@ -53,12 +53,12 @@ class Op:
     direction: str = "both"
     """forward, backward, or both."""
     impl: tuple[str, ...] = ()
-    """Backends of softmap; by default every one that does not refuse."""
+    """Backends of softmap; by default all that do not refuse."""
     peers: tuple[str, ...] = ()
     """Peers by the beginning of their names, or none; by default all. SDPA is always there."""
     rounds: Count = 20
     seconds: Annotated[float, Range(0)] = 20.0
-    """After three rounds a candidate takes part in no more once it has taken so long."""
+    """After three rounds a candidate stops once it has taken this long."""
     out: Path | None = None
     """A JSON file, written after each case."""
     device: str = "auto"

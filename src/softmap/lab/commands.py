@@ -17,8 +17,8 @@ from softmap.lab.names import split_values
 class Train:
     """Train one model of a recipe, in this process or in many: runs/NAME/VARIANT/seedN/model.
 
-    Interrupted with Ctrl-C or SIGTERM, the same command goes on where it stopped. Under torchrun
-    all processes train the one model; docs/distributed.md.
+    After Ctrl-C or SIGTERM the same command continues where it stopped. Under torchrun all
+    processes train one model; see docs/distributed.md.
 
     For example:
       softmap train demo
@@ -39,7 +39,7 @@ class Train:
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     fresh: bool = False
-    """Throw away what an earlier training of this name left."""
+    """Discard an earlier training of this name."""
 
     def run(self, argv: Sequence[str]) -> None:
         """Trains the model and prints its folder."""
