@@ -51,8 +51,8 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     def measured(*_: object) -> None:
         raise AssertionError("measured")
 
-    for run in ("op", "step", "decode"):
-        monkeypatch.setattr(f"softmap.bench.{run}.Run.measure", measured)
+    for run in ("op.OpBenchmark", "step.StepBenchmark", "decode.DecodeBenchmark"):
+        monkeypatch.setattr(f"softmap.bench.{run}.measure", measured)
     monkeypatch.chdir(tmp_path)
 
 
