@@ -20,12 +20,12 @@ from softmap.variants import Composition, find, load, names
 def backends(
     config: Any, context: int, *, batch: int = 1, layer: int = 0, device: str | torch.device = "cpu"
 ) -> list[tuple[str, str | None]]:
-    """Every backend in order of preference, with the reason why it refuses, or None.
-
-    Args:
-        config: of the model; the call is that of one layer on ``batch`` rows of ``context`` tokens.
+    """Returns every backend in order of preference, with the reason why it refuses, or None.
 
     The first that does not refuse is the one that ``impl="auto"`` takes.
+
+    Args:
+        config: the model's; the call is that of one layer on ``batch`` rows of ``context`` tokens.
     """
     model = config if isinstance(config, ModelConfig) else config.model_config()
     device = choose_device(str(device))
@@ -45,7 +45,9 @@ def backends(
 
 
 def _check_memory(model: ModelConfig, tokens: int, device: torch.device) -> None:
-    """The backends are asked about a real layer and real inputs: refuse those that do not fit."""
+    """Refuse sizes that do not fit into memory, since the backends are asked about a real layer
+    and real inputs.
+    """
     head = model.head_dim or model.hidden_size // model.num_attention_heads
     width = model.hidden_size + 3 * head * model.num_attention_heads
     needed, there = 4 * (tokens * width + model.hidden_size * width), memory(device)
@@ -57,7 +59,7 @@ def _check_memory(model: ModelConfig, tokens: int, device: torch.device) -> None
 
 
 def chosen(config: Any, context: int, device: str | torch.device = "cpu") -> str:
-    """The backend that ``impl="auto"`` takes."""
+    """Returns the backend that ``impl="auto"`` takes."""
     found = backends(config, context, device=device)
     return next(name for name, refusal in found if refusal is None)
 
@@ -66,7 +68,8 @@ def explain(
     spec: str, *, hidden_size: int, heads: int, layers: int, context: int, batch: int, vocab: int,
     device: str = "cpu",
 ) -> list[str]:  # fmt: skip
-    """Lines for people: the maths, the options, the costs beside a transformer++, the backends.
+    """Yields lines for people: the maths, the options, the costs beside a transformer++, the
+    backends.
 
     Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
     """
@@ -90,7 +93,7 @@ def explain(
 
 
 def _options(found: Composition, spec: str) -> Iterator[str]:
-    """Each member's options as they are here, the default in brackets where it is another."""
+    """Returns each member's options, the default in brackets where it differs."""
     for name, given in found.members:
         known = signature(find(name, spec)).parameters.values()
         listed = [
@@ -112,12 +115,12 @@ def _option(option: Parameter, given: dict[str, Any]) -> str:
 
 
 def _spelled(value: Any) -> str:
-    """A value as a variant's text has it: true, none, 4."""
+    """Returns a value as a variant's text has it: true, none, 4."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def catalogue() -> Iterator[str]:
-    """A line for each variant: its name, title and paper."""
+    """Returns a line for each variant: its name, title and paper."""
     width = max(map(len, names()))
     for name in names():
         found = load(name)
