@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 from softmap.extras import need
 
@@ -231,6 +231,8 @@ class Explain:
     batch: Size = 1
     vocab: Size = 50304
     device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which attention is computed."""
 
     def run(self, argv: Sequence[str]) -> None:
         from softmap.lab.explain import explain
@@ -238,7 +240,7 @@ class Explain:
         lines = explain(
             self.variant, hidden_size=self.hidden_size or self.heads * self.head_dim,
             heads=self.heads, layers=self.layers, context=self.context, batch=self.batch,
-            vocab=self.vocab, device=self.device,
+            vocab=self.vocab, device=self.device, dtype=self.dtype,
         )  # fmt: skip
         for line in lines:
             print(line)

@@ -22,7 +22,7 @@ from softmap.evals.text import Text
 from softmap.lab import measure
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, Plan
-from softmap.lab.preflight import choose_device
+from softmap.lab.preflight import choose_device, dtype_of
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
@@ -57,10 +57,11 @@ class Bench:
     def described(self, mine: Candidate, plan: Plan) -> str:
         """One of the plan's models, for people."""
         total, context = mine.parameters["total"], self.recipe.model.context
+        impl = chosen(mine.config, context, self.device, dtype_of(self.recipe))
         return (
             f"{mine.label}: {total:,} parameters ({100 * (total / plan.target - 1):+.2f} %), "
             f"MLP width {mine.config.intermediate_size}, peak {mine.peak_lr:g} "
-            f"({mine.peak_source}), {chosen(mine.config, context, self.device)}"
+            f"({mine.peak_source}), {impl}"
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:

@@ -78,6 +78,11 @@ def settled(recipe: Recipe, device: torch.device | None = None) -> Recipe:
     return dataclasses.replace(recipe, training=training)
 
 
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """In which a settled recipe's forward pass computes."""
+    return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device has units for products in bfloat16."""
     if device.type == "cuda":

@@ -41,6 +41,7 @@ from softmap.lab.bench import Bench
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
+from softmap.lab.preflight import dtype_of
 from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
@@ -370,7 +371,9 @@ def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
         "schedule": given.schedule,
         "mean_lr": mean_rate(given.plan()),
         **mine.costs(bench.recipe.model.context),
-        "impl": chosen(mine.config, bench.recipe.model.context, bench.device),
+        "impl": chosen(
+            mine.config, bench.recipe.model.context, bench.device, dtype_of(bench.recipe)
+        ),
         "threads": torch.get_num_threads(),
         "tokens_per_second": median,
         "tokens_per_second_range": spread,

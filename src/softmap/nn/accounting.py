@@ -105,6 +105,9 @@ def elements_per_token(attention: Attention, dim: int) -> int:
 def solve_intermediate_size(config: Any, target_total: int) -> int:
     """The MLP width whose model has the number of parameters nearest to ``target_total``.
 
+    A multiple of 8 where that is within 0.1 % of it: of other widths a GPU's rows of 16-bit numbers
+    begin at odd places, and its products take several times as long.
+
     Raises ``ValueError`` where even the smallest MLP has more than 1 % too many.
     """
     config = _as_config(config)
@@ -114,6 +117,9 @@ def solve_intermediate_size(config: Any, target_total: int) -> int:
 
     base, slope = total(1), total(2) - total(1)
     width = max(1, round((target_total - base) / slope) + 1)
+    even = max(1, round(width / 8)) * 8
+    if abs(total(even) - target_total) <= 0.001 * target_total:
+        return even
     if abs(total(width) - target_total) > 0.01 * target_total:
         raise SoftmapError(
             f"{config.composition.label} cannot be made {target_total:,} parameters within 1 % by "
