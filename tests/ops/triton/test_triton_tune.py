@@ -39,6 +39,8 @@ def test_tuning_keeps_the_fastest_that_fits(
 
 def test_products_in_float32_take_wide_heads_in_pieces() -> None:
     """Two heads of 128 channels at once would need 288 KiB of shared memory."""
+    from softmap.ops.triton import configs
+
     for kernel in configs.ACCUMULATOR:
         assert configs.piece(kernel, 2, 16, 128, 4) == 64
         assert configs.piece(kernel, 2, 16, 128, 2) == 128
