@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from softmap.fields import Range
@@ -15,12 +16,19 @@ from softmap.variants._parts import Parts, Place, variant
 class Softcap(Edit):
     """S' = c tanh(S / c)."""
 
+    kernel = "softcap"
+    cap: Tensor
+
     def __init__(self, place: Place, cap: float) -> None:
         super().__init__()
-        self.cap = cap
+        self.register_buffer("cap", torch.tensor(cap))
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        return {"cap": self.cap}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        return self.cap * (m / self.cap).tanh()
+        cap = t["cap"].to(m.dtype)
+        return cap * (m / cap).tanh()
 
 
 @variant(
@@ -32,6 +40,6 @@ def softcap(*, cap: Annotated[float, Range(above=0)] = 50.0) -> Parts:
 
         S' = c tanh(S / c),   c = 50
 
-    No parameters. It needs the map.
+    No parameters.
     """
     return Parts(scores=[partial(Softcap, cap=float(cap))])
