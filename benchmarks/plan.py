@@ -5,7 +5,8 @@
 Each row is a layout: in one process, or in two on gloo. Parameters are those of the model. Memory
 is the most bytes of tensors alive in a step, as ``softmap.cost.Live`` counts storages; on a GPU
 ``torch.cuda.max_memory_allocated``. FLOPs are torch's own count (``FlopCounterMode``) of products,
-masked halves included, since ``reference`` computes them. Bytes sent are those of the tensors that
+masked halves included, since ``reference`` computes them; those of the edits are in them, and not
+in what is predicted, as the plan counts edits' other operations with them. Bytes sent are those of the tensors that
 collectives were given, as rings send them. All of rank 0.
 """
 
@@ -27,7 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 VARIANTS = ("transformer++", "diff", "dcmha", "dape")
-SHAPE = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 512}
+SHAPE = {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 1024}
 CONTEXT, BATCH = 128, 8
 SCALARS = 4096  #: bytes up to which a collective carries counts and norms
 
@@ -84,9 +85,13 @@ def predicted(one: Any) -> dict[str, float]:
     from softmap.cost import memory, traffic
     from softmap.nn import accounting
 
-    dense = accounting.forward_flops(one.config, 2 * one.context - 1)  # rows that see all keys
+    rows = one.context
+    dense = accounting.forward_flops(one.config, 2 * rows - 1)  # rows that see all keys
     times = 4 if one.layout.activations == "block" else 3
     flops = 3 * dense.head + times * dense.products
+    if one.layout.activations == "selective":  # `reference` multiplies its maps once more
+        least = accounting.forward_flops(one.config, 1)  # rows that see one key
+        flops += (dense.products - least.products) * rows / (rows - 1)
     found = memory(one)
     return {
         "parameters": one.sizes.total,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, UntypedStorage
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass
 from torch.utils._pytree import tree_leaves
 
 
@@ -52,13 +52,16 @@ class Live(TorchDispatchMode):
         # FSDP2 resizes the storages that it gathers into: they are asked again each time.
         changing = func.namespace == "fsdp"
         for leaf in tree_leaves((out, args, kwargs) if changing else out):
-            if isinstance(leaf, Tensor) and _address(leaf) not in self._known:
+            # A DTensor has no bytes of its own: those of its part are seen as that is made.
+            if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf):
                 self._see(leaf.untyped_storage(), changing)
         self.curve.append(self.now)
         return out
 
     def _see(self, storage: UntypedStorage, changing: bool) -> None:
         address = storage._cdata
+        if address in self._known:
+            return
         if address not in self._sizes:
             self._count(address, storage.nbytes())
             weakref.finalize(storage, self._forget, address)
