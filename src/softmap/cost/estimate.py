@@ -23,12 +23,14 @@ class Assumptions(Checked):
     """What nobody can look up.
 
     efficiency: the share of a GPU's peak that computing reaches. 0.4 is what was published of
-    trainings on thousands of H100s (Llama 3, arXiv 2407.21783: 0.38 to 0.43). link: the share of
-    its links' peak that sending reaches. reserve: the share of its memory that a training cannot
-    have: CUDA's own, libraries' buffers, gaps between tensors.
+    trainings on thousands of H100s (Llama 3, arXiv 2407.21783: 0.38 to 0.43). edits: the share of
+    its peak in float32 that edits of the map reach: 0.04 to 0.14 with our kernels on an H200
+    (docs/scale.md). link: the share of its links' peak that sending reaches. reserve: the share of
+    its memory that a training cannot have: CUDA's own, libraries' buffers, gaps between tensors.
     """
 
     efficiency: Share = 0.4
+    edits: Share = 0.1
     link: Share = 0.8
     reserve: Annotated[float, Range(0, below=1)] = 0.1
 
@@ -88,7 +90,7 @@ def estimate(job: Job, gpu: Gpu, given: Assumptions) -> Estimate:
         cache_bytes_per_token=accounting.cache_bytes_per_token(job.config),
         memory=memory(job),
         traffic=sent,
-        compute=_computing(job, gpu) / given.efficiency,
+        compute=_computing(job, gpu, given),
         send=send,
         wait=wait,
         update=UPDATE * job.sizes.held / gpu.bandwidth,
@@ -97,13 +99,14 @@ def estimate(job: Job, gpu: Gpu, given: Assumptions) -> Estimate:
     )
 
 
-def _computing(job: Job, gpu: Gpu) -> float:
-    """Seconds of a step at the peak: products in the training's precision, edits of the map, which
-    are made element by element, in float32."""
+def _computing(job: Job, gpu: Gpu, given: Assumptions) -> float:
+    """Seconds of a step: products in the training's precision, edits of the map, which are made
+    element by element, in float32."""
     forward = accounting.forward_flops(job.config, job.context)
     times = 4 if job.layout.activations == "block" else 3  # backward is twice, and once more
-    products = 3 * forward.head + times * forward.products
-    a_token = products / gpu.flops[job.precision] + times * forward.edits / gpu.flops["fp32"]
+    products = (3 * forward.head + times * forward.products) / gpu.flops[job.precision]
+    edits = times * forward.edits / gpu.flops["fp32"]
+    a_token = products / given.efficiency + edits / given.edits
     return a_token * job.step_tokens / job.ranks
 
 

@@ -128,14 +128,28 @@ class _Whole(nn.Module):
             self.lm_head.weight = self.model.embed_tokens.weight
 
 
+class _Shapes(NamedTuple):
+    """Of all parameters: by block, and of what is in none; and of the matrix of the logits."""
+
+    blocks: list[list[torch.Size]]
+    outside: list[torch.Size]
+    head: torch.Size
+
+
 @cache
-def _sizes(key: Key, shard: int) -> Sizes:
-    """Of a model of which ``shard`` ranks hold one copy."""
+def _shapes(key: Key) -> _Shapes:
     with torch.device("meta"):
         model = _Whole(key.config)
     blocks = [list(block.parameters()) for block in model.model.layers]
     inside = {id(p) for block in blocks for p in block}
-    outside = [p for p in model.parameters() if id(p) not in inside]
+    outside = [p.shape for p in model.parameters() if id(p) not in inside]
+    return _Shapes([[p.shape for p in b] for b in blocks], outside, model.lm_head.weight.shape)
+
+
+@cache
+def _sizes(key: Key, shard: int) -> Sizes:
+    """Of a model of which ``shard`` ranks hold one copy."""
+    blocks, outside, head = _shapes(key)
     whole = [_numbers(block, 1) for block in blocks]
     return Sizes(
         total=sum(whole) + _numbers(outside, 1),
@@ -143,11 +157,11 @@ def _sizes(key: Key, shard: int) -> Sizes:
         root=_numbers(outside, shard),
         block=max(whole),
         outside=_numbers(outside, 1),
-        head=model.lm_head.weight.numel(),
+        head=head.numel(),
         layers=len(blocks),
     )
 
 
-def _numbers(parameters: Iterable[nn.Parameter], shard: int) -> int:
+def _numbers(shapes: Iterable[torch.Size], shard: int) -> int:
     """Of the first of ``shard`` parts."""
-    return sum(-(-p.shape[0] // shard) * p[0].numel() for p in parameters)
+    return sum(-(-shape[0] // shard) * shape[1:].numel() for shape in shapes)

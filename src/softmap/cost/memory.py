@@ -61,8 +61,10 @@ def moments(job: Job) -> list[Memory]:
     root = WIDE * size.outside if job.shard > 1 else 0
     tied = of_head if job.config.tie_word_embeddings else 0
 
-    def at(moment: str, gradients: float, *rest: float) -> Memory:
-        return Memory(held, gradients, 2 * held, *rest, moment=moment)
+    def at(
+        moment: str, gradients: float, activations: float, logits: float, temporary: float
+    ) -> Memory:
+        return Memory(held, gradients, 2 * held, activations, logits, temporary, moment)
 
     return [
         at("loss", before, stream + size.layers * kept, head.peak(tokens), always),

@@ -38,7 +38,9 @@ class Plan:
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     efficiency: Part = 0.4
-    """Share of the GPUs' peak that computing reaches."""
+    """Share of the GPUs' peak that products of matrices reach."""
+    edits: Part = 0.1
+    """Share of their peak in float32 that edits of the map reach."""
     link: Part = 0.8
     """Share of their links' peak that sending reaches."""
     reserve: Annotated[float, Range(0, below=1)] = 0.1
@@ -51,7 +53,7 @@ class Plan:
         from softmap.lab import recipe as recipes
 
         ranks, gpu = parse(self.gpus)
-        given = Assumptions(self.efficiency, self.link, self.reserve)
+        given = Assumptions(self.efficiency, self.edits, self.link, self.reserve)
         recipe = recipes.load(self.recipe, split_values(self.set))
         specs = split_variants(self.variant)
         if self.variant and not specs:
@@ -96,17 +98,18 @@ class Costed:
     def lines(self) -> list[str]:
         """For people: a table, a column each, and a line for each that does not fit."""
         gpu, given = self.gpu, self.given
-        precision = self.recipe.training.precision
-        head = (
-            f"{self.recipe.name} on {self.ranks} x {gpu.name} ({gpu.flops[precision] / 1e12:,.0f} "
-            f"TFLOP/s in {precision}, {given.efficiency:g} of it reached; links {given.link:g}; "
-            f"{gpu.memory * (1 - given.reserve) / 2**30:,.1f} GiB of memory)"
-        )
-        layout = self.recipe.parallel.described(self.ranks)
-        kept = {"none": "kept", "block": "computed again by the block"}
-        activations = kept.get(self.recipe.parallel.activations, "computed again in part")
+        precision, layout = self.recipe.training.precision, self.recipe.parallel
+        kept = {"none": "kept", "block": "computed again", "selective": "computed again in part"}
+        peak, wide = (gpu.flops[dtype] / 1e12 for dtype in (precision, "fp32"))
+        head = [
+            f"{self.recipe.name} on {self.ranks} x {gpu.name}: {layout.described(self.ranks)}; "
+            f"activations are {kept[layout.activations]}",
+            f"assumed: {given.efficiency:g} of {peak:,.0f} TFLOP/s in {precision}, by edits of the "
+            f"map {given.edits:g} of {wide:,.0f} in fp32, {given.link:g} of the links, "
+            f"{given.reserve:g} of {gpu.memory / 2**30:,.1f} GiB kept back",
+        ]
         rows = [["", *self.estimates], *_rows(list(self.estimates.values()))]
-        return [head, f"{layout}; activations {activations}", *_aligned(rows), *self.short.values()]
+        return [*head, *_aligned(rows), *self.short.values()]
 
 
 def plan_of(recipe: Any) -> Any:
