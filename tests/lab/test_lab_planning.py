@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import lab_tiny
 import pytest
+import torch
 
 from softmap import cli
 from softmap.cost import Job
 from softmap.lab import recipe as recipes
+from softmap.lab.progress import Lines
 from softmap.train import Layout
 
 
@@ -100,6 +103,38 @@ def test_the_sizes_of_the_large_recipes(name: str, billions: float) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["1b", "3b", "7b"])
 def test_the_large_recipes_start(name: str, capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["train", name, "--dry-run", "--gpus", "64xh200", "--variant", "diff"]) == 0
+    """On what their first lines name."""
+    text = recipes.find(name).read_text()
+    gpus = text.partition("--gpus ")[2].split()[0]
+    assert cli.main(["train", name, "--dry-run", "--gpus", gpus, "--variant", "diff"]) == 0
     said = capsys.readouterr().out
     assert "does not fit" not in said and "dry run of diff: " in said
+
+
+def test_the_peak_of_a_known_gpu(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softmap.lab.plan import options
+    from softmap.lab.planning import plan_of
+    from softmap.lab.trial import full_speed
+    from softmap.train import Parallel
+
+    recipe = recipes.load(tiny)
+    mine = plan_of(recipe).candidates[0]
+    given = options(recipe, 1e-3, 0, "x")
+    two = Parallel(torch.device("cuda", 0), ranks=2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    per_token = mine.costs(32)["flops_per_token"]
+    assert full_speed(mine, given, two) == pytest.approx(2 * 66.9e12 / per_token)  # fp32
+    assert full_speed(mine, given, Parallel(torch.device("cpu"))) is None
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "another")
+    assert full_speed(mine, given, two) is None
+
+
+def test_utilisation_on_the_terminal() -> None:
+    stream = io.StringIO()
+    lines = Lines(stream, interval=0.0)
+    lines.plan({"diff": 1}, 10, 64)
+    lines.start("diff", 0)
+    lines.step("diff", 0, {"step": 2, "loss": 1.0, "tokens_per_second": 5000.0, "mfu": 0.412})
+    lines.step("diff", 0, {"step": 4, "loss": 1.0, "tokens_per_second": 5000.0})
+    with_it, without = stream.getvalue().splitlines()[1:]
+    assert "5,000 tokens/s (41% MFU)  left" in with_it and "5,000 tokens/s  left" in without
