@@ -78,6 +78,26 @@ def test_live_counts_what_is_held() -> None:
     assert live.curve[0] == 400 and live.curve[-1] == 0
 
 
+def test_live_counts_a_dtensors_part() -> None:
+    """Of two ranks this one has half, of what is made inside an operation, too."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Shard, zeros
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        with Live() as live:
+            one = zeros(8, 4, device_mesh=mesh, placements=[Shard(0)])
+            assert live.now == 64
+            two = torch.zeros_like(one)
+            assert live.now == 128
+            del two
+            assert live.now == 64
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_sizes_of_a_part() -> None:
     one, three = job(ranks=1).sizes, job().sizes
     assert (one.blocks, one.root, one.total) == (2 * BLOCK, ROOT, 2 * BLOCK + ROOT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, UntypedStorage
@@ -52,9 +52,8 @@ class Live(TorchDispatchMode):
         # FSDP2 resizes the storages that it gathers into: they are asked again each time.
         changing = func.namespace == "fsdp"
         for leaf in tree_leaves((out, args, kwargs) if changing else out):
-            # A DTensor has no bytes of its own: those of its part are seen as that is made.
-            if isinstance(leaf, Tensor) and not is_traceable_wrapper_subclass(leaf):
-                self._see(leaf.untyped_storage(), changing)
+            for part in _parts(leaf):
+                self._see(part.untyped_storage(), changing)
         self.curve.append(self.now)
         return out
 
@@ -75,6 +74,16 @@ class Live(TorchDispatchMode):
     def _forget(self, address: int) -> None:
         self._now -= self._sizes.pop(address, 0)
         self._changing.pop(address, None)
+
+
+def _parts(t: Any) -> Iterator[Tensor]:
+    """The tensors that have bytes: of a DTensor, what lies on this rank. What is made and freed
+    inside an operation of DTensors is not seen."""
+    if is_traceable_wrapper_subclass(t):
+        for name in t.__tensor_flatten__()[0]:
+            yield from _parts(getattr(t, name))
+    elif isinstance(t, Tensor):
+        yield t
 
 
 def _address(t: Tensor) -> int:
