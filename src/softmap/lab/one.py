@@ -44,7 +44,7 @@ class Wanted:
 
     variant: by default the recipe's control. seed: by default the recipe's first. out: the folder
     of all runs. name: of the folder in it that takes VARIANT/seedN. fresh: throw away what is
-    there.
+    there. profile: trace a few steps, to the folder ``profile`` beside the model.
     """
 
     variant: str | None = None
@@ -52,6 +52,7 @@ class Wanted:
     out: Path = Path("runs")
     name: str | None = None
     fresh: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         check_path("out", self.out)
@@ -69,7 +70,7 @@ def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) ->
     on disk.
     """
     display = display or Display()
-    recipe = settled(_of_one(recipe, wanted.variant))
+    recipe = settled(of_one(recipe, wanted.variant))
     recipe.parallel.check(ranks(), recipe.training.batch_size, recipe.model.context)
     peaks = find_peaks(recipe)
     preflight(recipe, display.note, peaks, ranks())
@@ -130,7 +131,7 @@ class _Work:
         if result is None:
             self.display.start(trial.candidate.label, self.seed)
             on_step = partial(self.display.step, trial.candidate.label, self.seed)
-            result = run_trial(trial, shared, on_step, self.parallel)
+            result = run_trial(trial, shared, on_step, self.parallel, self.wanted.profile)
         self.parallel.by_first(lambda: _finish(trial, result, self.display))
         return self.folder / "model"
 
@@ -166,7 +167,7 @@ def _earlier(trial: Trial, shared: Bench) -> dict[str, Any] | None:
     return trial.result()
 
 
-def _of_one(recipe: Recipe, variant: str | None) -> Recipe:
+def of_one(recipe: Recipe, variant: str | None) -> Recipe:
     """The recipe with the wanted variant last, and the control, by whose size it is sized."""
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
     return with_variants(recipe, [variant or control])

@@ -27,6 +27,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
+from softmap.cost import of_device
 from softmap.data import order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
@@ -129,9 +130,21 @@ def fit(
     def batches(step: int) -> torch.Tensor:
         return torch.from_numpy(order.batch(tokens, seed=seed, step=step, rows=rows, **shape))
 
-    state = train(model, batches, given, folder, parallel=parallel, **hooks)
+    fast = full_speed(candidate, given, parallel)
+    state = train(model, batches, given, folder, parallel=parallel, full_speed=fast, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
+
+
+def full_speed(candidate: Candidate, given: Options, parallel: Parallel) -> float | None:
+    """Tokens a second at the peak of the GPUs, None where nothing is known of the device."""
+    if parallel.device.type != "cuda":
+        return None
+    gpu = of_device(torch.cuda.get_device_name(parallel.device))
+    if gpu is None:
+        return None
+    flops = candidate.costs(given.context)["flops_per_token"]
+    return float(gpu.flops[given.precision] * parallel.ranks / flops)
 
 
 def _options(candidate: Candidate, recipe: Recipe, seed: int) -> Options:
@@ -150,11 +163,16 @@ class NonFiniteHeldOut(NonFiniteLoss):
 
 
 def run_trial(
-    trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel | None = None
+    trial: Trial,
+    bench: Bench,
+    on_step: OnStep,
+    parallel: Parallel | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
     parallel: the processes that do so together, each of which calls this; the first one writes.
+    profile: whether a few steps are traced, to the trial's folder ``profile``.
     Where the training diverges, that is the result: ``diverged`` says at which step and what was
     found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
     checkpoint is on disk.
@@ -164,7 +182,7 @@ def run_trial(
     parallel.by_first(lambda: files.write_json(trial.folder / "trial.json", identity))
     began, before = time.perf_counter(), parallel.by_first(lambda: _seconds(trial))
     try:
-        model = _trained(trial, bench, on_step, parallel)
+        model = _trained(trial, bench, on_step, parallel, profile)
         _export(trial, bench, model, parallel)
         found = parallel.by_first(lambda: _measured(trial, bench))
     except NonFiniteLoss as error:
@@ -179,7 +197,7 @@ def _written(trial: Trial, bench: Bench, found: dict[str, Any]) -> dict[str, Any
     return result
 
 
-def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel) -> Any:
+def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel, profile: bool) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
         evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
@@ -187,6 +205,7 @@ def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel) ->
         fit(
             model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
             parallel, on_step=on_step, on_budget=evaluate, on_decay=keep,
+            profile=trial.folder / "profile" if profile else None,
         )  # fmt: skip
     return model
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +36,36 @@ def parameters(config: Any) -> dict[str, int]:
     return {"total": count + head, "non_embedding": count - embedding}
 
 
+class Forward(NamedTuple):
+    """Forward operations for one token of a full context.
+
+    head: the logits. products: of the layers, with weights and of the map. edits: what the edits of
+    the map do.
+    """
+
+    head: float
+    products: float
+    edits: float
+
+
+def forward_flops(config: Any, context: int) -> Forward:
+    """Operations of the forward pass by what they are, as :func:`flops_per_token` counts them."""
+    config, model = _meta(config)
+    products = edited = 0.0
+    for layer in model.layers:
+        attention: Attention = layer.attention  # type: ignore[assignment,union-attr]
+        edits: list[Edit] = list(attention.edits)  # type: ignore[arg-type]
+        own = {id(p) for e in edits for p in e.parameters()}
+        products += sum(2.0 * p.numel() for p in layer.parameters()
+                        if p.ndim >= 2 and id(p) not in own)  # fmt: skip
+        products += sum(2.0 * b.numel() for b in layer.buffers() if b.ndim >= 2)  # fixed W_init
+        h, n = attention.heads, _mean_keys(context, attention.window)
+        products += 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim) * n
+        for counted in _counted(attention, edits, config.hidden_size):
+            edited += counted.token + counted.cell * n
+    return Forward(2.0 * config.vocab_size * config.hidden_size, products, edited)
+
+
 def flops_per_token(config: Any, context: int) -> int:
     """Forward and backward operations for one token of a full context, multiply-add = 2.
 
@@ -44,23 +74,7 @@ def flops_per_token(config: Any, context: int) -> int:
     is the cost of the maths, not of a backend: recomputation is not counted, masked halves are not
     either.
     """
-    config, model = _meta(config)
-    per_token = 2.0 * config.vocab_size * config.hidden_size
-    cells = 0.0
-    for layer in model.layers:
-        attention: Attention = layer.attention  # type: ignore[assignment,union-attr]
-        edits: list[Edit] = list(attention.edits)  # type: ignore[arg-type]
-        own = {id(p) for e in edits for p in e.parameters()}
-        per_token += sum(2.0 * p.numel() for p in layer.parameters()
-                         if p.ndim >= 2 and id(p) not in own)  # fmt: skip
-        per_token += sum(2.0 * b.numel() for b in layer.buffers() if b.ndim >= 2)  # fixed W_init
-        h = attention.heads
-        per_cell = 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim)
-        for counted in _counted(attention, edits, config.hidden_size):
-            per_token += counted.token
-            per_cell += counted.cell
-        cells += per_cell * _mean_keys(context, attention.window)
-    return int(3 * (per_token + cells))
+    return int(3 * sum(forward_flops(config, context)))
 
 
 def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Counted]:

@@ -21,6 +21,7 @@ from softmap.train.optim import adamw
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process
 from softmap.train.plan import START, Position, pinned
+from softmap.train.profile import profiled
 from softmap.train.signals import StopRequest
 from softmap.train.state import BudgetsDone, State
 from softmap.train.step import Batch, train_step, warm_up
@@ -56,6 +57,8 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     trackers: Sequence[Tracker] = (),
     parallel: Parallel | None = None,
+    full_speed: float | None = None,
+    profile: Path | None = None,
 ) -> State:
     """Trains ``model`` in place by ``options``, or goes on where ``directory`` says it stopped.
 
@@ -78,6 +81,9 @@ def train(
     parallel: the processes that train the model together; each calls this with the same model,
         options and directory. Metrics, trackers and ``on_step`` are the first's, callbacks of
         budgets run on all. By default this process is alone.
+    full_speed: tokens a second at the peak of the hardware, where that is known: metrics then have
+        ``mfu``, model FLOPs utilisation.
+    profile: a folder for torch's traces of a few steps, one of each rank.
 
     Before the first step of a call the model runs forward and backward once without an update, so
     that what only a first step costs (kernels to build, graphs to compile) is in no step's seconds.
@@ -153,6 +159,7 @@ def train(
 
     with StopRequest() as interrupt, ExitStack() as opened:
         parallel.by_first(open_files)
+        traced = opened.enter_context(profiled(profile, parallel.rank))
         for index in range(state.segment, len(segments)):
             segment = segments[index]
             if index > state.segment:
@@ -182,10 +189,12 @@ def train(
                     good = parallel.by_first(checkpoints.last_good)
                     raise NonFiniteLoss(options.label, state.step, loss, norm, good)
                 state.advance(loss, norm, time.perf_counter() - began, tokens_per_step)
+                if traced is not None:
+                    traced()
 
                 last = state.step == segment.stop
                 if last or state.step % options.log_every == 0:
-                    metrics = state.metrics(lr, tokens_per_step)
+                    metrics = state.metrics(lr, tokens_per_step, full_speed)
                     for tracker in (log, *trackers) if log else ():
                         tracker.log(metrics)
                     if log and on_step is not None:
