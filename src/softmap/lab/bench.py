@@ -48,6 +48,11 @@ class Bench:
     device: torch.device
     settings: dict[str, Any]
 
+    @property
+    def document_end(self) -> int | None:
+        """As :func:`document_end`."""
+        return document_end(self.recipe, self.corpus)
+
     @functools.cached_property
     def setting(self) -> Setting:
         """In which the suites of ``evaluation.suites`` are asked."""
@@ -100,8 +105,15 @@ def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
         display.note(skipped_files(count, found.meta["skipped"]))
     context = recipe.model.context
     order.require(len(found.train), context, recipe.training.batch_size, "the training text")
+    for one, text in zip(recipe.data.singly(), order.parts_of(found.train), strict=True):
+        order.require(len(text), context, what=f"the training text of {one.name}")
     order.require(len(found.heldout), context, what="the held-out text")
     return found
+
+
+def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
+    """The token between documents that are read apart; None where the recipe joins them."""
+    return corpus.tokenizer.eod if recipe.training.separate_documents else None
 
 
 def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
@@ -117,14 +129,13 @@ def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
 def _settings(
     recipe: Recipe, plan: Plan, corpus: Corpus, windows: int, device: torch.device
 ) -> dict[str, Any]:
-    training = dataclasses.asdict(recipe.training)
     model, suites = dataclasses.asdict(recipe.model), recipe.evaluation.suites
     return {
         "softmap": softmap.__version__,
         "data": corpus.meta["hash"],
         "vocab_size": corpus.tokenizer.vocab_size,
         **{f"model.{name}": value for name, value in model.items()},
-        **{f"training.{n}": value for n, value in training.items() if n not in FREE},
+        **{f"training.{name}": value for name, value in recipe.training.settings(FREE).items()},
         "training.budgets": recipe.training.shares,
         "evaluation.windows": windows,
         "evaluation.passage_tokens": recipe.evaluation.passage_tokens,
@@ -157,5 +168,5 @@ def _unpacked(packed: Packed) -> Bench:
     found: Bench = pickle.loads(packed.pickled)  # our own, through a pipe
     text = prepare(found.recipe.data, packed.cache)
     if text.meta["hash"] != found.settings["data"]:
-        raise SoftmapError(f"{found.recipe.data.data}: the text was changed during the run")
+        raise SoftmapError(f"{found.recipe.data.name}: the text was changed during the run")
     return dataclasses.replace(found, corpus=text)

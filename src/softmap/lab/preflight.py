@@ -13,9 +13,12 @@ from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
 from softmap.errors import SoftmapError
 from softmap.evals.catalogue import suite
+from softmap.hf import SoftmapForCausalLM
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
+from softmap.maps import Edit
+from softmap.ops.checks import check_packed
 from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
@@ -36,12 +39,34 @@ def preflight(
         raise SoftmapError(f"{recipe.name} has sizes: softmap scale {recipe.path} trains each")
     plan = make_plan(recipe, vocabulary(recipe), peaks)
     device = choose_device(recipe.training.device)
-    open_source(recipe.data)
+    for one in recipe.data.singly():
+        open_source(one)
     for name in recipe.evaluation.suites:
         suite(name)
     for candidate in plan.candidates:
         check_memory(candidate, recipe, device, ranks)
+        if recipe.training.separate_documents:
+            _check_separable(candidate)
     check_own(plan, recipe, note)
+
+
+def refuse_separate(recipe: Recipe, command: str) -> None:
+    """Of commands whose batches are one document each, or whose models know of none."""
+    if recipe.training.separate_documents:
+        raise SoftmapError(
+            f"{command}: training.separate_documents: expected false, found true; compare and "
+            "train have it"
+        )
+
+
+def _check_separable(candidate: Candidate) -> None:
+    """Refuse edits that read rows of other documents."""
+    with torch.device("meta"):
+        model = SoftmapForCausalLM(candidate.config)
+    try:
+        check_packed([edit for edit in model.modules() if isinstance(edit, Edit)], None)
+    except SoftmapError as error:
+        raise SoftmapError(f"{candidate.label}: training.separate_documents: {error}") from None
 
 
 def vocabulary(recipe: Recipe) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -61,6 +62,10 @@ FREE = (
 )
 
 
+#: Values of settings that came later, as trainings were before there were any.
+_LATER = {"separate_documents": False}
+
+
 @dataclass
 class Training(Checked):
     """The optimiser and its schedule; see ``softmap.train``."""
@@ -86,6 +91,7 @@ class Training(Checked):
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
     log_every: Count = 10  #: steps
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
+    separate_documents: bool = False  #: no token attends to another document than its own
     device: str = "auto"  #: "auto", "cpu", "cuda", ...
 
     def __post_init__(self) -> None:
@@ -110,6 +116,13 @@ class Training(Checked):
             raise SoftmapError(f"betas: expected two numbers, found {self.betas}")
 
         self._check_schedule()
+
+    def settings(self, free: Collection[str] = ()) -> dict[str, Any]:
+        """Values by name, but those of ``free``; nor what came later and is as it was before, so
+        that what older files say still holds."""
+        values = dataclasses.asdict(self)
+        later = {name: value for name, value in _LATER.items() if values[name] == value}
+        return {name: value for name, value in values.items() if name not in (*free, *later)}
 
     def with_own(self, own: Own | None) -> Training:
         """With what one line of the variants says otherwise."""

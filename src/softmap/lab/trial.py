@@ -27,7 +27,7 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from softmap.data import order
+from softmap.data import Corpus, order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.evals.maps import passage_maps
@@ -37,7 +37,7 @@ from softmap.fields import check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
-from softmap.lab.bench import Bench
+from softmap.lab.bench import Bench, document_end
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
@@ -106,27 +106,30 @@ def fit(
     model: Any,
     candidate: Candidate,
     recipe: Recipe,
-    tokens: np.ndarray,
+    corpus: Corpus,
     seed: int,
     folder: Path,
     parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
-    """Train a candidate's model on ``tokens``; goes on from ``folder`` if it was begun there.
+    """Train a candidate's model on ``corpus``; goes on from ``folder`` if it was begun there.
 
     The batches are a function of the seed and the step alone, the same for every variant and for
     any number of processes. parallel: by default this process alone, by the recipe's layout.
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
     given = _options(candidate, recipe, seed)
-    given = dataclasses.replace(given, run=candidate.spec)
+    given = dataclasses.replace(
+        given, run=candidate.spec, data=corpus.meta["hash"],
+        document_end=document_end(recipe, corpus),
+    )  # fmt: skip
 
     parallel = parallel or Parallel(next(model.parameters()).device, recipe.parallel)
     rows = parallel.rows(given.batch_size)
     shape = {"batch_size": given.batch_size, "context": given.context}
 
     def batches(step: int) -> torch.Tensor:
-        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, rows=rows, **shape))
+        return torch.from_numpy(order.batch(corpus.train, seed=seed, step=step, rows=rows, **shape))
 
     state = train(model, batches, given, folder, parallel=parallel, **hooks)
     if not state.finished:
@@ -184,7 +187,7 @@ def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel) ->
         evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
         keep = functools.partial(_keep, trial, bench, parallel)
         fit(
-            model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
+            model, trial.candidate, bench.recipe, bench.corpus, trial.seed, trial.folder,
             parallel, on_step=on_step, on_budget=evaluate, on_decay=keep,
         )  # fmt: skip
     return model
@@ -227,10 +230,10 @@ def _evaluate(
 def _losses(model: Any, bench: Bench, parallel: Parallel) -> np.ndarray:
     """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
     all take part in each other's forward passes."""
-    size, count = bench.recipe.evaluation.batch_size, len(bench.windows)
+    size, count, end = bench.recipe.evaluation.batch_size, len(bench.windows), bench.document_end
     dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
     mine = bench.windows[dealt[:, parallel.rank] % count]
-    every = parallel.together(lambda: token_losses(model, mine, batch_size=size))
+    every = parallel.together(lambda: token_losses(model, mine, batch_size=size, end=end))
     return np.stack(every, 1).reshape(dealt.size, -1)[:count]
 
 

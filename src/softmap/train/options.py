@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError, shown
@@ -38,6 +38,9 @@ class Options(Checked):
         branch and at an interruption. keep: how many checkpoints stay on disk.
     log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
     run: what is trained, beside these options; a checkpoint of another is refused.
+    data: the hash of what it is trained on; likewise, where both are known.
+    document_end: the id of the token between documents of a batch, which are then read apart: no
+        token attends to another document. None: a sequence is one document.
     """
 
     steps: Count
@@ -63,6 +66,8 @@ class Options(Checked):
     keep: Count = 2
     label: str = "model"
     run: str = ""
+    data: str = ""
+    document_end: Annotated[int, Range(0, 2**62)] | None = None
 
     def __post_init__(self) -> None:
         for name in ("budgets", "betas"):
@@ -118,10 +123,14 @@ def check_same_run(found: dict[str, Any], options: Options, where: str) -> None:
 
     More budgets may follow the checkpoint's: the run then goes on longer.
     """
+    before = {field.name: field.default for field in fields(Options)}
     for name, expected in options.identity().items():
-        value = found.get(name, "")  # older ones have no `run`
+        value = found.get(name, before[name])  # older ones do not have all
+        if name == "data" and not value:
+            continue
         prefix = isinstance(value, list) and name == "budgets" and expected[: len(value)] == value
         if value != expected and not prefix:
+            what = {"data": "text of hash"}.get(name, name)
             raise SoftmapError(
-                f"{where}: made by another run: expected {name} {expected}, found {value}"
+                f"{where}: made by another run: expected {what} {expected}, found {value}"
             )
