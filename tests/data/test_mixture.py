@@ -152,10 +152,8 @@ def test_a_broken_shard_of_a_stream_is_named(tmp_path: Path, kind: str) -> None:
         plain = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
         pyarrow.parquet.write_table(table, path, row_group_size=10, **plain)
         group = pyarrow.parquet.ParquetFile(path).metadata.row_group(2).column(0)
-        data = bytearray(path.read_bytes())
-        data[group.data_page_offset + group.total_compressed_size // 2] ^= (
-            1  # another letter: the checksum alone tells
-        )
+        data = bytearray(path.read_bytes())  # another letter: the checksum alone tells
+        data[group.data_page_offset + group.total_compressed_size // 2] ^= 1
         path.write_bytes(data)
         said = f"{path} after row 20: cannot be read as Parquet"
     field = "body" if kind == "parquet" else "text"

@@ -77,7 +77,7 @@ def test_held_out_losses_are_those_of_each_document_alone() -> None:
 def test_a_checkpoint_knows_its_text() -> None:
     given = {"steps": 4, "batch_size": 2, "context": 8, "peak_lr": 0.1}
     saved = Options(**given, data="aaaa").identity()  # type: ignore[arg-type]
-    with pytest.raises(SoftmapError, match="^there: .* expected text of hash bbbb, found aaaa$"):
+    with pytest.raises(SoftmapError, match=r"^there: .* expected text of hash bbbb, found aaaa$"):
         check_same_run(saved, Options(**given, data="bbbb"), "there")  # type: ignore[arg-type]
     for later in ("data", "document_end"):
         saved.pop(later)

@@ -36,13 +36,14 @@ class DataConfig(Checked):
     """A corpus as data.
 
     Args:
-        data: a mixture, a list of :class:`Part`; or ``"stdlib"`` (the source of the running
-            Python's standard library, tests left out), a file or a folder (utf-8 text, of which a file over 16 MiB is many documents of about
+        data: ``"stdlib"`` (the source of the running Python's standard library, tests left out),
+            a file or a folder (utf-8 text, of which a file over 16 MiB is many documents of about
             1 MiB; ``.jsonl``; both also as ``.gz``; ``.parquet``; at most 64 MiB a record), or
             ``"hf:NAME[:CONFIG][:SPLIT]"``: a data set of the Hub, or a local folder, streamed
             through ``datasets``. One part after the name is taken as a split when it is called
             train, validation, valid, dev or test, else as a config; write
-            ``hf:NAME::SPLIT`` or ``hf:NAME:CONFIG:`` to say which.
+            ``hf:NAME::SPLIT`` or ``hf:NAME:CONFIG:`` to say which. Or a mixture of these, a list
+            of :class:`Part`.
         field: the field (column) of JSONL, Parquet and ``hf:`` records that holds the text.
         tokenizer: ``"bpe:SIZE"`` (byte-level BPE trained on the train documents), ``"bytes"``,
             or ``"hf:NAME_OR_FOLDER"``.

@@ -123,6 +123,7 @@ def options(
             seed=seed,
             checkpoint_every=given.checkpoint_every,
             log_every=given.log_every,
+            trackers=tuple(given.trackers),
             label=label,
         )
     except SoftmapError as error:

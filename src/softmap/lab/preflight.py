@@ -19,6 +19,7 @@ from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.maps import Edit
 from softmap.ops.checks import check_packed
+from softmap.train.trackers import check_trackers
 from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
@@ -39,6 +40,7 @@ def preflight(
         raise SoftmapError(f"{recipe.name} has sizes: softmap scale {recipe.path} trains each")
     plan = make_plan(recipe, vocabulary(recipe), peaks)
     device = choose_device(recipe.training.device)
+    check_trackers(recipe.training.trackers)
     for one in recipe.data.singly():
         open_source(one)
     for name in recipe.evaluation.suites:

@@ -11,6 +11,7 @@ from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
+from softmap.train.trackers import TrackerName
 
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(above=0, high=1)]
@@ -90,6 +91,7 @@ class Training(Checked):
     compile: bool = False
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
     log_every: Count = 10  #: steps
+    trackers: list[TrackerName] = field(default_factory=list)  #: beside ``train.jsonl``
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
     separate_documents: bool = False  #: no token attends to another document than its own
     device: str = "auto"  #: "auto", "cpu", "cuda", ...
@@ -118,9 +120,10 @@ class Training(Checked):
         self._check_schedule()
 
     def settings(self, free: Collection[str] = ()) -> dict[str, Any]:
-        """Values by name, but those of ``free``; nor what came later and is as it was before, so
-        that what older files say still holds."""
+        """What a result depends on, by name: not ``free``, nor what came later and is as it was
+        before, so that what older files say still holds."""
         values = dataclasses.asdict(self)
+        del values["trackers"]
         later = {name: value for name, value in _LATER.items() if values[name] == value}
         return {name: value for name, value in values.items() if name not in (*free, *later)}
 

@@ -9,6 +9,7 @@ from softmap.errors import SoftmapError, shown
 from softmap.fields import Checked, Range
 from softmap.train.plan import Schedule, Segment, plan
 from softmap.train.schedules import DecayOf, DecayShape, Terms
+from softmap.train.trackers import TrackerName
 
 Precision = Literal["fp32", "bf16"]
 Count = Annotated[int, Range(1, 2**62)]
@@ -17,7 +18,9 @@ Beta = Annotated[float, Range(0, below=1)]
 
 # Changing these on resume changes the work per second or what is printed, not what is learned
 # (a micro-batch size or a compiler may still change the rounding).
-_FREE_ON_RESUME = ("micro_batch_size", "compile", "checkpoint_every", "log_every", "keep", "label")
+_FREE_ON_RESUME = (
+    "micro_batch_size", "compile", "checkpoint_every", "log_every", "keep", "label", "trackers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Options(Checked):
     checkpoint_every: steps between checkpoints; 0 leaves only those at the end of each decay or
         branch and at an interruption. keep: how many checkpoints stay on disk.
     log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
+    trackers: who is told these lines beside the file; one that fails is left out with a warning.
     run: what is trained, beside these options; a checkpoint of another is refused.
     data: the hash of what it is trained on; likewise, where both are known.
     document_end: the id of the token between documents of a batch, which are then read apart: no
@@ -65,12 +69,13 @@ class Options(Checked):
     log_every: Count = 10
     keep: Count = 2
     label: str = "model"
+    trackers: tuple[TrackerName, ...] = ()
     run: str = ""
     data: str = ""
     document_end: Annotated[int, Range(0, 2**62)] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("budgets", "betas"):
+        for name in ("budgets", "betas", "trackers"):
             if isinstance(found := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(found))
         if self.budgets == ():
