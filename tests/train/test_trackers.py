@@ -10,7 +10,7 @@ import pytest
 from train_stub import BATCH, CONTEXT, Stub, batches
 
 from softmap.errors import SoftmapError
-from softmap.train import Options, open_tracker, train, trackers
+from softmap.train import Options, open_tracker, trackers, train
 from softmap.train.trackers import JsonlTracker
 
 

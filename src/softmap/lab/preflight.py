@@ -19,6 +19,7 @@ from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.maps import Edit
 from softmap.ops.checks import check_packed
+from softmap.train.optim import no_shards
 from softmap.train.trackers import check_trackers
 from softmap.variants import outside
 
@@ -43,6 +44,8 @@ def preflight(
     check_trackers(recipe.training.trackers)
     for one in recipe.data.singly():
         open_source(one)
+    if recipe.training.optimizer == "muon" and ranks > 1 and recipe.parallel.copy_size(ranks) > 1:
+        raise no_shards("training")
     for name in recipe.evaluation.suites:
         suite(name)
     for candidate in plan.candidates:
@@ -136,7 +139,8 @@ def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
     rows = given.batch_size // max(1, ranks // share)
     tokens = min(given.micro_batch_size or rows, rows) * shape.context // share
     width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
-    return PER_PARAMETER * candidate.parameters["total"] // copy + 4 * tokens * width
+    each = PER_PARAMETER - (4 if given.optimizer == "muon" else 0)  # one moment of matrices
+    return each * candidate.parameters["total"] // copy + 4 * tokens * width
 
 
 def memory(device: torch.device) -> int:

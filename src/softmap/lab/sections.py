@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
+from softmap.train.options import Optimizer
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
 from softmap.train.trackers import TrackerName
@@ -64,7 +65,7 @@ FREE = (
 
 
 #: Values of settings that came later, as trainings were before there were any.
-_LATER = {"separate_documents": False}
+_LATER = {"separate_documents": False, "optimizer": "adamw"}
 
 
 @dataclass
@@ -85,6 +86,7 @@ class Training(Checked):
     decay_shape: str = "reciprocal"
     weight_decay: Annotated[float, Range(0)] = 0.1
     betas: list[Annotated[float, Range(0, below=1)]] = field(default_factory=lambda: [0.9, 0.95])
+    optimizer: Optimizer = "adamw"  #: "muon": for hidden matrices, AdamW for the rest
     clip: Positive | None = 1.0
     #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
     precision: Literal["auto", "fp32", "bf16"] = "auto"

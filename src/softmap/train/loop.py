@@ -17,7 +17,7 @@ from softmap.files import writing
 from softmap.train import rng
 from softmap.train.checkpoint import Checkpoints
 from softmap.train.exact import Fingerprint, check_resumed, fingerprint
-from softmap.train.optim import adamw
+from softmap.train.optim import optimizer_of
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process
 from softmap.train.plan import START, Position, pinned
@@ -94,9 +94,7 @@ def train(
     parallel = parallel or single_process(model)
     segments = options.plan()
     forward = parallel.wrap(model, compile=options.compile, precision=options.precision)
-    optimizer = adamw(
-        model, lr=options.peak_lr, weight_decay=options.weight_decay, betas=options.betas
-    )
+    optimizer = optimizer_of(model, options)
     tokens_per_step = options.batch_size * options.context
     checkpoints = Checkpoints(directory / "checkpoints", options.keep, parallel)
     state = State()

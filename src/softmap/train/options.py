@@ -12,6 +12,7 @@ from softmap.train.schedules import DecayOf, DecayShape, Terms
 from softmap.train.trackers import TrackerName
 
 Precision = Literal["fp32", "bf16"]
+Optimizer = Literal["adamw", "muon"]
 Count = Annotated[int, Range(1, 2**62)]
 Positive = Annotated[float, Range(above=0)]
 Beta = Annotated[float, Range(0, below=1)]
@@ -33,7 +34,8 @@ class Options(Checked):
         whole batch. context: targets per sequence.
     peak_lr, schedule, warmup, min_lr_ratio (floor / peak), decay_fraction, decay_of, decay_shape:
         see ``softmap.train.schedules``.
-    weight_decay, betas: AdamW. clip: largest global gradient norm, None for no clipping.
+    optimizer: ``"muon"`` for hidden matrices, AdamW for the rest, both at the same rate.
+    weight_decay: of both. betas: AdamW's. clip: largest global gradient norm, None for no clipping.
     precision: ``"bf16"`` runs the forward pass under autocast; weights stay as they are.
     compile: pass the model through ``torch.compile``.
     seed: seeds dropout and the like at step 0.
@@ -61,6 +63,7 @@ class Options(Checked):
     decay_shape: DecayShape = "reciprocal"
     weight_decay: Annotated[float, Range(0)] = 0.1
     betas: tuple[Beta, Beta] = (0.9, 0.95)
+    optimizer: Optimizer = "adamw"
     clip: Positive | None = 1.0
     precision: Precision = "fp32"
     compile: bool = False
