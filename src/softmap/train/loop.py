@@ -15,7 +15,7 @@ from torch import nn
 from softmap.errors import SoftmapError
 from softmap.files import writing
 from softmap.train import rng
-from softmap.train.checkpoint import Checkpoints
+from softmap.train.checkpoint import FOLDER, Checkpoints
 from softmap.train.exact import Fingerprint, check_resumed, fingerprint
 from softmap.train.optim import optimizer_of
 from softmap.train.options import Options, check_same_run
@@ -96,7 +96,7 @@ def train(
     forward = parallel.wrap(model, compile=options.compile, precision=options.precision)
     optimizer = optimizer_of(model, options)
     tokens_per_step = options.batch_size * options.context
-    checkpoints = Checkpoints(directory / "checkpoints", options.keep, parallel)
+    checkpoints = Checkpoints(directory / FOLDER, options.keep, parallel)
     state = State()
     saved: Position | None = None
     logged: Sum | None = None
