@@ -38,6 +38,7 @@ from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
 from softmap.lab.bench import Bench, document_end
+from softmap.lab.card import model_card
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
@@ -311,6 +312,7 @@ def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
     def fill(folder: Path) -> None:
         save_model(whole, folder)
         bench.corpus.tokenizer.save(folder)
+        files.write(folder / "README.md", card)
         sealed.seal_folder(folder)
 
     def write() -> None:
@@ -320,7 +322,16 @@ def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
             files.write_json(trial.folder / "answers.json", answers)
 
     maps, whole = passage_maps(model, bench.passage), _whole(model, parallel)
+    card = parallel.by_first(lambda: _card(trial, bench))
     parallel.by_first(write)
+
+
+def _card(trial: Trial, bench: Bench) -> str:
+    given = dataclasses.replace(
+        _options(trial.candidate, bench.recipe, trial.seed), document_end=bench.document_end
+    )
+    mark, count = fingerprint(trial.identity(bench)), len(bench.recipe.training.budget_steps())
+    return model_card(trial.candidate, given, bench, _budgets(trial, count, mark))
 
 
 def _whole(model: Any, parallel: Parallel) -> Any:
