@@ -14,8 +14,8 @@ from softmap.lab.plan import make_plan, options
 from softmap.lab.recipe import Recipe
 
 META = {
-    "source": "a text", "max_bytes": 5000, "train_tokens": 1234567, "hash": "abc", "vocab_size": 257,
-    "tokenizer": "bytes", "heldout_tokens": 4321, "bytes_per_token": 2.0,
+    "source": "a text", "max_bytes": 5000, "train_tokens": 1234567, "hash": "abc",
+    "vocab_size": 257, "tokenizer": "bytes", "heldout_tokens": 4321, "bytes_per_token": 2.0,
 }  # fmt: skip
 BUDGETS = [
     {"tokens": 64_000, "loss": 2.0, "stderr": 0.03125},

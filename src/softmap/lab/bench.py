@@ -26,6 +26,7 @@ from softmap.lab.preflight import choose_device
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
+from softmap.lab.start import check_start, mark
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
@@ -119,6 +120,7 @@ def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
 def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
     """The bench of a recipe on its text."""
     device = choose_device(recipe.training.device)
+    check_start(recipe.training.start, plan.candidates, corpus)
     windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
     length = min(recipe.evaluation.passage_tokens, recipe.model.context)
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
@@ -130,6 +132,7 @@ def _settings(
     recipe: Recipe, plan: Plan, corpus: Corpus, windows: int, device: torch.device
 ) -> dict[str, Any]:
     model, suites = dataclasses.asdict(recipe.model), recipe.evaluation.suites
+    start = recipe.training.start
     return {
         "softmap": softmap.__version__,
         "data": corpus.meta["hash"],
@@ -143,6 +146,7 @@ def _settings(
         "target_parameters": plan.target,
         "device": device.type,
         **({"evaluation.suites": suites} if suites else {}),
+        **({"training.start": mark(start)} if start else {}),
     }
 
 

@@ -23,8 +23,9 @@ tags: [softmap, {slug}]
 
 # {title}
 
-A language model of {parameters:,} parameters ({non_embedding:,} beside the embeddings), trained by softmap {version} as
-`{spec}`{paper}. Not tuned to follow instructions; its text may be wrong or offensive.
+A language model of {parameters:,} parameters ({non_embedding:,} beside the embeddings), trained
+by softmap {version} as `{spec}`{paper}. Not tuned to follow instructions; its text may be wrong
+or offensive.
 
 ```python
 import softmap.hf
@@ -40,8 +41,9 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 
 ## Held-out loss
 
-Of {windows} windows of {context} tokens from the {heldout:,} that were held out{apart}, in nats a token, with the standard error over windows
-of this one training (another seed may differ by more):
+Of {windows} windows of {context} tokens from the {heldout:,} that were held out{apart}, in nats
+a token, with the standard error over windows of this one training (another seed may differ by
+more):
 
 | tokens trained on | loss | bits a byte |
 | --- | --- | --- |

@@ -36,7 +36,7 @@ from softmap.lab.jobs import best_peaks, kept, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, make_plan, options
-from softmap.lab.preflight import refuse_separate
+from softmap.lab.preflight import refuse_textual
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build, fingerprint
@@ -187,7 +187,7 @@ def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
     if lesson.steps is not None:
         given["training.steps"] = str(lesson.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
-    refuse_separate(recipe, "learn")
+    refuse_textual(recipe, "learn")
     return recipes.with_variants(recipe, list(lesson.variants)), mixture[0].vocabulary
 
 

@@ -11,7 +11,7 @@ import torch
 from softmap import testing
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 from softmap.evals.catalogue import suite
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab.peaks import Peaks
@@ -55,13 +55,15 @@ def preflight(
     check_own(plan, recipe, note)
 
 
-def refuse_separate(recipe: Recipe, command: str) -> None:
-    """Of commands whose batches are one document each, or whose models know of none."""
-    if recipe.training.separate_documents:
-        raise SoftmapError(
-            f"{command}: training.separate_documents: expected false, found true; compare and "
-            "train have it"
-        )
+def refuse_textual(recipe: Recipe, command: str) -> None:
+    """Of commands whose batches are no stretches of a text, or whose models are given."""
+    given = {"separate_documents": "true", "start": shown(recipe.training.start)}
+    for name, found in given.items():
+        if getattr(recipe.training, name):
+            raise SoftmapError(
+                f"{command}: training.{name}: expected none, found {found}; compare and train "
+                "have it"
+            )
 
 
 def _check_separable(candidate: Candidate) -> None:

@@ -60,12 +60,13 @@ FREE = (
     "checkpoint_every",
     "log_every",
     "peak_lr",
+    "start",  # its contents count, see ``softmap.lab.start``
     "keep_points",
 )
 
 
 #: Values of settings that came later, as trainings were before there were any.
-_LATER = {"separate_documents": False, "optimizer": "adamw"}
+_LATER = {"separate_documents": False, "optimizer": "adamw", "start": None}
 
 
 @dataclass
@@ -94,6 +95,7 @@ class Training(Checked):
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
     log_every: Count = 10  #: steps
     trackers: list[TrackerName] = field(default_factory=list)  #: beside ``train.jsonl``
+    start: str | None = None  #: the folder of an exported model whose weights it begins with
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
     separate_documents: bool = False  #: no token attends to another document than its own
     device: str = "auto"  #: "auto", "cpu", "cuda", ...

@@ -45,6 +45,7 @@ from softmap.lab.plan import Candidate, options
 from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
+from softmap.lab.start import begin
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
 
@@ -132,6 +133,7 @@ def fit(
     def batches(step: int) -> torch.Tensor:
         return torch.from_numpy(order.batch(corpus.train, seed=seed, step=step, rows=rows, **shape))
 
+    begin(model, recipe.training.start)
     state = train(model, batches, given, folder, parallel=parallel, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
