@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,7 @@ class _Work:
         """The folder of the model."""
         corpus = self._corpus()
         plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
+        plan = replace(plan, candidates=plan.candidates[-1:])  # the control has given its size
         shared = bench.make(self.recipe, plan, corpus)
         trial = Trial(plan.candidates[-1], self.seed, self.folder)
         self._describe(trial, plan, shared)

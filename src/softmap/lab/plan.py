@@ -117,12 +117,14 @@ def options(
             decay_shape=given.decay_shape,  # type: ignore[arg-type]  # checked by Options
             weight_decay=given.weight_decay,
             betas=(given.betas[0], given.betas[1]),
+            optimizer=given.optimizer,
             clip=given.clip,
             precision=given.precision,  # type: ignore[arg-type]  # "auto" is settled by then
             compile=given.compile,
             seed=seed,
             checkpoint_every=given.checkpoint_every,
             log_every=given.log_every,
+            trackers=tuple(given.trackers),
             label=label,
         )
     except SoftmapError as error:

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging
 
 from softmap.cost import of_device
-from softmap.data import order
+from softmap.data import Corpus, order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.evals.maps import passage_maps
@@ -38,7 +38,8 @@ from softmap.fields import check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
-from softmap.lab.bench import Bench
+from softmap.lab.bench import Bench, document_end
+from softmap.lab.card import model_card
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
@@ -46,6 +47,7 @@ from softmap.lab.preflight import dtype_of
 from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
+from softmap.lab.start import begin
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
 
@@ -108,28 +110,32 @@ def fit(
     model: Any,
     candidate: Candidate,
     recipe: Recipe,
-    tokens: np.ndarray,
+    corpus: Corpus,
     seed: int,
     folder: Path,
     parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
-    """Train a candidate's model on ``tokens``; goes on from ``folder`` if it was begun there.
+    """Train a candidate's model on ``corpus``; goes on from ``folder`` if it was begun there.
 
     The batches are a function of the seed and the step alone, the same for every variant and for
     any number of processes. parallel: by default this process alone, by the recipe's layout.
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
     given = _options(candidate, recipe, seed)
-    given = dataclasses.replace(given, run=candidate.spec)
+    given = dataclasses.replace(
+        given, run=candidate.spec, data=corpus.meta["hash"],
+        document_end=document_end(recipe, corpus),
+    )  # fmt: skip
 
     parallel = parallel or Parallel(next(model.parameters()).device, recipe.parallel)
     rows = parallel.rows(given.batch_size)
     shape = {"batch_size": given.batch_size, "context": given.context}
 
     def batches(step: int) -> torch.Tensor:
-        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, rows=rows, **shape))
+        return torch.from_numpy(order.batch(corpus.train, seed=seed, step=step, rows=rows, **shape))
 
+    begin(model, recipe.training.start)
     fast = full_speed(candidate, given, parallel)
     state = train(model, batches, given, folder, parallel=parallel, full_speed=fast, **hooks)
     if not state.finished:
@@ -203,7 +209,7 @@ def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel, pr
         evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
         keep = functools.partial(_keep, trial, bench, parallel)
         fit(
-            model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
+            model, trial.candidate, bench.recipe, bench.corpus, trial.seed, trial.folder,
             parallel, on_step=on_step, on_budget=evaluate, on_decay=keep,
             profile=trial.folder / "profile" if profile else None,
         )  # fmt: skip
@@ -247,10 +253,10 @@ def _evaluate(
 def _losses(model: Any, bench: Bench, parallel: Parallel) -> np.ndarray:
     """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
     all take part in each other's forward passes."""
-    size, count = bench.recipe.evaluation.batch_size, len(bench.windows)
+    size, count, end = bench.recipe.evaluation.batch_size, len(bench.windows), bench.document_end
     dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
     mine = bench.windows[dealt[:, parallel.rank] % count]
-    every = parallel.together(lambda: token_losses(model, mine, batch_size=size))
+    every = parallel.together(lambda: token_losses(model, mine, batch_size=size, end=end))
     return np.stack(every, 1).reshape(dealt.size, -1)[:count]
 
 
@@ -328,6 +334,7 @@ def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
     def fill(folder: Path) -> None:
         save_model(whole, folder)
         bench.corpus.tokenizer.save(folder)
+        files.write(folder / "README.md", card)
         sealed.seal_folder(folder)
 
     def write() -> None:
@@ -337,7 +344,16 @@ def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
             files.write_json(trial.folder / "answers.json", answers)
 
     maps, whole = passage_maps(model, bench.passage), _whole(model, parallel)
+    card = parallel.by_first(lambda: _card(trial, bench))
     parallel.by_first(write)
+
+
+def _card(trial: Trial, bench: Bench) -> str:
+    given = dataclasses.replace(
+        _options(trial.candidate, bench.recipe, trial.seed), document_end=bench.document_end
+    )
+    mark, count = fingerprint(trial.identity(bench)), len(bench.recipe.training.budget_steps())
+    return model_card(trial.candidate, given, bench, _budgets(trial, count, mark))
 
 
 def _whole(model: Any, parallel: Parallel) -> Any:

@@ -15,9 +15,9 @@ from torch import nn
 from softmap.errors import SoftmapError
 from softmap.files import writing
 from softmap.train import rng
-from softmap.train.checkpoint import Checkpoints
+from softmap.train.checkpoint import FOLDER, Checkpoints
 from softmap.train.exact import Fingerprint, check_resumed, fingerprint
-from softmap.train.optim import adamw
+from softmap.train.optim import optimizer_of
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process
 from softmap.train.plan import START, Position, pinned
@@ -25,7 +25,7 @@ from softmap.train.profile import profiled
 from softmap.train.signals import StopRequest
 from softmap.train.state import BudgetsDone, State
 from softmap.train.step import Batch, train_step, warm_up
-from softmap.train.trackers import JsonlTracker, Sum, Tracker
+from softmap.train.trackers import JsonlTracker, Sum, Tracker, open_tracker
 
 UNSIGNALLED = 1 << 16  #: larger than any signal: ``should_stop`` has asked
 
@@ -77,7 +77,7 @@ def train(
         that have one; it must leave the model as it is. Called again after a resume from there.
     should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
         (a second Ctrl-C raises KeyboardInterrupt at once).
-    trackers: further receivers of the metrics; the caller closes them.
+    trackers: receivers of the metrics beside those of the options; the caller closes them.
     parallel: the processes that train the model together; each calls this with the same model,
         options and directory. Metrics, trackers and ``on_step`` are the first's, callbacks of
         budgets run on all. By default this process is alone.
@@ -100,15 +100,14 @@ def train(
     parallel = parallel or single_process(model)
     segments = options.plan()
     forward = parallel.wrap(model, compile=options.compile, precision=options.precision)
-    optimizer = adamw(
-        model, lr=options.peak_lr, weight_decay=options.weight_decay, betas=options.betas
-    )
+    optimizer = optimizer_of(model, options)
     tokens_per_step = options.batch_size * options.context
-    checkpoints = Checkpoints(directory / "checkpoints", options.keep, parallel)
+    checkpoints = Checkpoints(directory / FOLDER, options.keep, parallel)
     state = State()
     saved: Position | None = None
     logged: Sum | None = None
     log: JsonlTracker | None = None
+    told = list(trackers)
     done: Any = ()
     warm = False
 
@@ -150,6 +149,9 @@ def train(
         done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
         log = JsonlTracker(directory / "train.jsonl", state.position, logged)
         opened.callback(log.close)
+        for name in options.trackers:
+            told.append(open_tracker(name, folder=directory, run=options.label))
+            opened.callback(told[-1].close)
 
     def due(budget: int) -> bool:
         return budget not in done
@@ -195,7 +197,7 @@ def train(
                 last = state.step == segment.stop
                 if last or state.step % options.log_every == 0:
                     metrics = state.metrics(lr, tokens_per_step, full_speed)
-                    for tracker in (log, *trackers) if log else ():
+                    for tracker in (log, *told) if log else ():
                         tracker.log(metrics)
                     if log and on_step is not None:
                         on_step(metrics)
