@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from softmap.claims._claim import CONTROL, Grafted
+from softmap.errors import SoftmapError
 from softmap.lab import bench
 from softmap.lab.grafting.look import Request
 from softmap.lab.grafting.run import graft
@@ -14,8 +15,13 @@ from softmap.ledger.place import Place
 
 
 def request(study: Grafted, place: Place) -> Request:
-    """What is fine-tuned: on the base's own text, in windows of its length."""
+    """What is fine-tuned: on the base's own text, in windows of its length.
+
+    Raises ``SoftmapError`` where that is a mixture, which ``softmap graft`` does not take.
+    """
     recipe = place.recipe(study.base, {})
+    if not isinstance(recipe.data.data, str):
+        raise SoftmapError(f"a graft takes one source of text, found {recipe.data.name}")
     given = {key: text for key, text in place.settings.items() if key.startswith("training.")}
     return Request(
         Source.at(place.trial(study.base, CONTROL, 0)),
