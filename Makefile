@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3
 
-.PHONY: demo test test-all mutants gpu lint clean
+.PHONY: demo test test-all mutants gpu lint docs clean
 
 demo: $(VENV)/.ready
 	$(BIN)/softmap compare recipes/demo.yaml
@@ -31,6 +31,16 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check --fix src tests benchmarks
 	$(BIN)/ruff format src tests benchmarks
 
+# The pages of docs/ and a reference from the docstrings, in build/site; a broken link or reference
+# fails. What pages may link to lies in build/pages as in the repository.
+PAGES := README.md CHANGELOG.md CONTRIBUTING.md DESIGN.md constraints.txt docs results src
+docs: $(VENV)-docs/.ready
+	rm -rf build/pages
+	mkdir -p build/pages
+	ln -s $(PAGES:%=../../%) build/pages
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
+
 # torch comes first and pinned: a looser first install would pull gigabytes of CUDA packages.
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "softmap needs Python 3.11 or newer, found " + sys.version.split()[0])'
@@ -39,5 +49,12 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	touch $@
 
+# The extra docs alone: griffe reads the code without importing it, so neither torch nor softmap is needed.
+$(VENV)-docs/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' > $(VENV)-docs/wanted.txt
+	$(VENV)-docs/bin/python -m pip install --quiet --requirement $(VENV)-docs/wanted.txt --constraint constraints.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VENV)-docs build runs

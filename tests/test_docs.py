@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 # own-variant.md has a test of its own; interop.md needs weights from elsewhere, CONTRIBUTING.md a
 # file in the package.
 ELSEWHERE = {"own-variant.md", "interop.md"}
+REFERENCE = sorted((ROOT / "docs" / "reference").glob("*.md"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -30,3 +31,15 @@ def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     names: dict[str, object] = {}
     for block in blocks(page):
         exec(compile(block, page.name, "exec"), names)
+
+
+def test_the_reference_has_every_room() -> None:
+    """A page of docs/reference names it; mkdocstrings takes its submodules by itself."""
+    named = re.findall(r"^::: ([\w.]+)$", "\n".join(p.read_text() for p in REFERENCE), re.MULTILINE)
+    rooms = {
+        f"softmap.{path.stem}"
+        for path in (ROOT / "src" / "softmap").iterdir()
+        if not path.name.startswith("_")
+        and (path.suffix == ".py" or (path / "__init__.py").exists())
+    }
+    assert rooms == {name for name in named if name != "softmap"}

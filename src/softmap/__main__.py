@@ -11,7 +11,7 @@ from softmap.extras import told
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command, as :func:`softmap.cli.main` does; returns the exit status.
+    """Run one command, as [`softmap.cli.main`][] does; returns the exit status.
 
     Without a package of the extras: one line that says how to install it, and 2. ``--version``
     needs none.

@@ -56,8 +56,8 @@ Port = Annotated[int, Range(0, 65535)]
 class Compare:
     """Train variants side by side and write one page of evidence: runs/NAME/report.html.
 
-    Interrupted with Ctrl-C, the same command goes on where it stopped. The folder of a run stands
-    for its recipe: softmap compare runs/NAME goes on with it, and more variants or seeds are added.
+    After Ctrl-C the same command continues where it stopped. The folder of a run stands for its
+    recipe: softmap compare runs/NAME continues it, and can add variants and seeds.
 
     For example:
       softmap compare demo
@@ -69,56 +69,57 @@ class Compare:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE|RUN")] = "demo"
     """A recipe file, the name of one that comes with softmap (demo, evening), or a run's folder."""
     variants: tuple[str, ...] = ()
-    """Variants instead of the recipe's, by spaces or commas; its control stays. To a run they are
-    added."""
+    """Variants, separated by spaces or commas: they replace the recipe's, except its control; to a
+    run they are added."""
     seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
-    """How many: the seeds 0 to N-1."""
+    """Number of seeds, which are 0 to N-1."""
     control_seeds: Annotated[tuple[str, ...], arg(metavar="INT")] = ()
-    """How many the control has, on which all comparisons lean: --seeds 2 --control-seeds 6."""
+    """Number of seeds of the control, which every comparison uses: --seeds 2 --control-seeds 6."""
     seed_list: Annotated[tuple[str, ...], arg(metavar="INT [INT ...]")] = ()
-    """These seeds, by spaces or commas."""
+    """These seeds, separated by spaces or commas."""
     data: str | None = None
-    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME[:CONFIG][:SPLIT]."""
+    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME, with :CONFIG and :SPLIT if it
+    has several."""
     field: str | None = None
     """The field that holds the text in JSONL, Parquet and Hub data."""
     tokenizer: str | None = None
     """bpe:SIZE, bytes, or hf:NAME_OR_FOLDER."""
     steps: int | None = None
-    """Training steps; budgets and warm-up scale along."""
+    """Training steps; budgets and warm-up scale with them."""
     context: int | None = None
-    """Tokens a window."""
+    """Tokens per window."""
     name: str | None = None
     """Name of the run."""
     out: Path | None = None
-    """Folder of all runs; by default runs, or where the given run lies."""
+    """Folder of all runs; by default runs, or the folder of the given run."""
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     fresh: bool = False
-    """Throw away the trials that an earlier run of this name left; with --tune, its peaks too."""
+    """Discard the trials of an earlier run of this name; with --tune, its peaks too."""
     resolve: Annotated[float, Range(above=0)] | None = None
-    """Add seeds until every interval reaches at most this far to each side, nats: Stein's two
-    stages, of which the first is the recipe's seeds."""
+    """Add seeds until the half-width of every interval is at most this, in nats: Stein's two-stage
+    procedure, whose first stage is the recipe's seeds."""
     at_most: Size | None = None
-    """The most seeds of a variant that --resolve may take, by default 50."""
+    """Largest number of seeds of a variant for --resolve; 50 by default."""
     time: str | None = None
-    """As many seeds as fit into a time (90s, 30m, 1h30m), most for the control. Evaluation and the
-    measurement of speed count, and earlier calls with --time; --tune does not."""
+    """Train as many seeds as fit into this time (90s, 30m, 1h30m), most for the control. It covers
+    evaluation, the measurement of speed and earlier calls with --time, but not --tune."""
     tune: bool = False
     """First find each variant's peak learning rate, on the recipe's grid: runs/NAME/peaks.json."""
     jobs: Size | None = None
-    """How many trials are trained at once, each in a process of one thread; by default as many as
-    there are cores, GPUs or places in the cluster. 1 trains them one after another, with all
-    threads."""
+    """Number of trials at once, each in a process of one thread; by default one for each core, GPU
+    or worker of the cluster. 1 trains them one after another, with all threads."""
     cluster: str | None = None
-    """A Dask cluster that trains: its scheduler's address or file, or local:N; docs/cluster.md."""
+    """Train on a Dask cluster: its scheduler's address or file, or local:N; see docs/cluster.md."""
     serve: bool = False
     """Serve the page on this machine, during the run and after it."""
     port: Port = 8000
     """Port of --serve; 0 takes any free one."""
     trust_remote_code: bool = False
-    """Run the variants' own files that a given run names."""
+    """Run the files of the user's own variants that the given run names."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Runs the comparison, and serves its page meanwhile where that is asked for."""
         within = self._within()
         recipe, out = self._recipe()
         from softmap.lab.cluster import connected
@@ -224,9 +225,9 @@ class Explain:
     hidden_size: Size | None = None
     """Model width; heads * head-dim by default."""
     heads: Size = 8
-    """Heads of a plain Transformer of that width; the variant derives its own."""
+    """Heads of a plain Transformer of this width; the variant derives its own."""
     head_dim: Size = 64
-    """Width of a head, where --hidden-size is not given."""
+    """Width of a head, if --hidden-size is not given."""
     layers: Size = 12
     context: Size = 1024
     batch: Size = 1
@@ -236,6 +237,7 @@ class Explain:
     """In which attention is computed."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the explanation, line by line."""
         from softmap.lab.explain import explain
 
         lines = explain(
@@ -252,6 +254,7 @@ class Variants:
     """List all variants with their papers."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints a line for each variant."""
         from softmap.lab.explain import catalogue
 
         for line in catalogue():
@@ -276,15 +279,16 @@ class Generate:
     """Which of the variant's training seeds; the first finished by default."""
     max_new_tokens: int = 100
     temperature: float = 0.8
-    """0 takes the likeliest token each time."""
+    """0 always takes the likeliest token."""
     top_k: int | None = 50
-    """Sample among the K likeliest tokens; None among all."""
+    """Sample from the K likeliest tokens; None for all."""
     seed: int = 0
     """Seed of the sampling."""
     trust_remote_code: bool = False
-    """Run the variant's own file that the folder brings."""
+    """Run the code of the variant that the folder contains."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the prompt with its continuation."""
         from softmap.lab.generate import generate, model_folder
 
         check_path("the model's folder", self.where)
@@ -298,7 +302,7 @@ class Generate:
 
 @dataclass
 class Report:
-    """Build a run's page again, from what is finished; or one page of several runs.
+    """Write a run's page again from its finished trials, or one page of several runs.
 
     For example:
       softmap report runs/demo
@@ -306,8 +310,8 @@ class Report:
     """
 
     run_folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN [RUN ...]")]
-    """The run's folder, such as runs/demo. Several: their variants are compared with the first
-    run's control, where text, tokenizer, windows and budgets are the same."""
+    """Folders of runs, such as runs/demo. Variants of several runs are compared with the control of
+    the first, if text, tokenizer, windows and budgets are the same."""
     out: Path | None = None
     """Folder for the page of several runs; by default beside the first, named after all."""
     serve: bool = False
@@ -316,6 +320,7 @@ class Report:
     """Port of --serve; 0 takes any free one."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Writes the page, prints its path, and serves it where that is asked for."""
         from softmap.lab.serve import Server
 
         page = self._build()
@@ -352,9 +357,10 @@ class Import:
     destination: Positional[Path]
     """The folder to write."""
     kind: str | None = None
-    """What the source is, where its config does not tell."""
+    """The kind of the source (dcformer, diffllama), if its config does not tell."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Writes the folder and prints its path."""
         from softmap.interop import import_folder
 
         check_path("destination", self.destination)

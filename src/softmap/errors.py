@@ -50,7 +50,8 @@ def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
     """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``; three
     at most, none much farther than the first.
 
-    prefix: stands before each of them, such as the dashes of an option.
+    Args:
+        prefix: stands before each of them, such as the dashes of an option.
     """
     word = name[:100]
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
@@ -64,6 +65,6 @@ def _alike(one: str, other: str) -> float:
 
 
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
-    """:func:`nearest`, or all of them where none is near."""
+    """[`nearest`][], or all of them where none is near."""
     known = list(known)
     return nearest(name, known) or f" (there are: {', '.join(known)})"

@@ -34,7 +34,8 @@ class MissingExtra(SoftmapError, ModuleNotFoundError):
 def need(where: str, *packages: str, extra: str | None = None) -> tuple[str, ...]:
     """The packages, once all of them can be imported; ``where`` is what cannot do without.
 
-    extra: the one to name, where a user of ``where`` wants more than these packages.
+    Args:
+        extra: the one to name, where a user of ``where`` wants more than these packages.
 
     Raises ``MissingExtra``, an ``ImportError``, in one line with the command that installs them.
     """

@@ -15,9 +15,11 @@ def lazily(
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """``__getattr__`` and ``__dir__`` of a package whose names live in other modules.
 
-    where: for each name the module that it is taken from; a module's own name stands for itself.
-    optional: the package of an extra that a name needs; without it the name is not listed, since
-    ``help`` asks for all that are.
+    Args:
+        where: for each name the module that it is taken from; a module's own name stands for
+            itself.
+        optional: the package of an extra that a name needs; without it the name is not listed,
+            since ``help`` asks for all that are.
     """
 
     def get(name: str) -> Any:

@@ -1,21 +1,21 @@
-"""The protocol: what an edit of the attention map declares, and what it is given.
+"""The protocol: what an edit of the attention map declares, and what it receives.
 
 Causal softmax attention builds, for every head, a map of scores and a map of weights:
 
     S[h,i,j] = <q[h,i], k[h,j]> * scale
-    S'       = scores edits, in order            (:class:`Edit` with ``stage = "scores"``)
-    A        = softmax_j(S' + causal mask)       (or one edit with ``stage = "normaliser"``)
-    A'       = weights edits, in order           (``stage = "weights"``), masked again
+    S'       = scores edits, in order            (an Edit with stage = "scores")
+    A        = softmax_j(S' + causal mask)       (or one edit with stage = "normaliser")
+    A'       = weights edits, in order           (stage = "weights"), masked again
     o[h,i]   = sum_j A'[h,i,j] v[h,j]
-    o'       = output edits, in order            (``stage = "output"``: a gate, a head norm)
+    o'       = output edits, in order            (stage = "output": a gate, a head norm)
 
-An edit reads row ``i`` (and, with a halo, a few rows above it), every key ``j <= i`` and ALL heads;
-it never reads a later row. So one definition serves training, prefill and decoding, and the map
+An edit reads row ``i`` (and, with a halo, a few rows above it), every key ``j <= i`` and all heads,
+but never a later row. So one definition serves training, prefill and decoding, and the map
 can be evaluated in bands of rows, with memory linear in the sequence length.
 
 Bidirectional attention (of an encoder) is the same without the causal mask: row ``i`` sees every
-key of its sequence. In cross-attention the keys are another sequence's. ``Edit.defined_for`` says
-how far the maths of an edit goes.
+key of its sequence. In cross-attention the keys belong to another sequence. ``Edit.defined_for``
+says for which of these an edit is defined.
 
 Shape suffixes in this package: B batch, T query tokens, S key tokens, H heads (maps), G key or
 value heads, R rows of a band, C columns of a band, d head width, D model width, b = 1 or B.
@@ -41,18 +41,20 @@ KINDS = ("causal", "self", "cross")
 
 @dataclass(frozen=True)
 class Band:
-    """Where a band of the map lies: some query rows, the keys they may see, nothing later.
+    """A band of the map: some query rows, and the keys that they may see.
 
-    rows: (b, R) positions of the query tokens, padding not counted, from the start of their
-        document. A padding token has that of the real token before it, and 0 where there is none.
-    cols: (b, C) positions of the keys; an edit with ``pad`` sees that many columns more.
-    gap: (1, 1, R, C) places in the array from the key to the row: 0 at the row's own token,
-        negative at later keys. Of no meaning in cross-attention, where no key is the row's own.
-    visible: (b, 1, R, C) True where row i may read key j: not later than the row where the
-        attention is causal, in its window and document, not padding.
-    whole: every row sees every key, in causal attention every key up to its own (no window, no
-        padding, one document).
-    causal: whether a row sees its own and earlier tokens alone.
+    Attributes:
+        rows: (b, R) positions of the query tokens, counted from the start of their document
+            without padding. A padding token has the position of the real token before it, or 0.
+        cols: (b, C) positions of the keys; an edit with ``pad`` sees that many more columns.
+        gap: (1, 1, R, C) array index of the row minus that of the key: 0 at the row's own token,
+            negative at later keys. It means nothing in cross-attention, where no key is the row's
+            own.
+        visible: (b, 1, R, C) True where row i may read key j, that is, where the key is within the
+            row's window and document, no padding and, in causal attention, not later than the row.
+        whole: whether every row sees every key (in causal attention, every key up to its own): no
+            window, no padding, one document.
+        causal: whether a row sees only its own and earlier tokens.
     """
 
     rows: Tensor
@@ -64,49 +66,59 @@ class Band:
 
     @property
     def beyond(self) -> Tensor:
-        """(1, 1, R, C) True at columns after the row's own, whether tokens or padding; nowhere in
-        bidirectional attention, where later keys are read like earlier ones."""
+        """The columns after the row's own, tokens and padding alike, boolean (1, 1, R, C).
+
+        There are none in bidirectional attention, where later keys are read like earlier ones.
+        """
         return self.gap < 0 if self.causal else torch.zeros_like(self.gap, dtype=torch.bool)
 
     @property
     def distance(self) -> Tensor:
-        """(b, 1, R, C) ``i - j`` in tokens, negative at keys after the row; of no meaning where
-        the key is another document's or another sequence's."""
+        """The distance ``i - j`` in tokens, (b, 1, R, C), negative at keys after the row.
+
+        It means nothing where the key belongs to another document or sequence.
+        """
         return (self.rows[:, :, None] - self.cols[:, None, :])[:, None]
 
     @property
     def diagonal(self) -> Tensor:
-        """(b, 1, R, C) True where the key is the row's own token; not for cross-attention."""
-        return (self.gap == 0) & self.visible  # by place: positions repeat across documents
+        """Where the key is the row's own token, boolean (b, 1, R, C); not for cross-attention."""
+        return (self.gap == 0) & self.visible  # by index: positions repeat across documents
 
     @property
     def own(self) -> Tensor:
-        """(1, 1, R, 1) the column of the row's own token; not for cross-attention."""
+        """The column of the row's own token, (1, 1, R, 1); not for cross-attention."""
         return self.gap[..., :1]
 
     @property
     def count(self) -> Tensor:
-        """(b, 1, R, 1) how many keys the row sees; 0 for a row of padding that sees none."""
+        """The number of keys that the row sees, (b, 1, R, 1); 0 for padding that sees none."""
         return self.visible.sum(-1, keepdim=True)
 
     def after(self, m: Tensor) -> Tensor:
-        """(B, H, R, C) at each key the sum of ``m`` over the visible keys after it, up to the row's
-        own. ``m`` may have one row for all."""
+        """Returns, at each key, the sum of ``m`` over the visible keys after it, (B, H, R, C).
+
+        ``m`` may have a single row for all rows, (B, H, 1, C).
+        """
         sums = self.zero(m).flip(-1).cumsum(-1).flip(-1)
         return nn.functional.pad(sums, (0, 1))[..., 1:]
 
     def zero(self, m: Tensor) -> Tensor:
-        """``m`` (B, H, R, C) with zeros wherever the row may not look, whatever stands there."""
+        """Returns ``m`` (B, H, R, C) with zeros at every cell that is not visible, even at NaN."""
         return torch.where(self.visible, m, 0.0)  # not a product: 0 times NaN is NaN
 
 
 class Rows:
-    """The rows of a call, for output edits and closed forms, which have no map to look at.
+    """The rows of a call, for output edits and closed forms, which get no map.
 
-    positions: (b, T) of the query tokens, as ``Band.rows``. lse: (B, H, T) the logarithm of each
-    row's sum of exp(S'), for each map of scores, 0 where no key is seen: of an output edit that
-    ``needs_lse`` and in ``fold_softmax``, else None. mean: (B, H, T, d') of the visible values: in
-    ``fold_output`` of an edit that ``needs_mean``, else None.
+    Args:
+        positions: (b, T) positions of the query tokens, as ``Band.rows``.
+        count: returns [`count`][] when it is asked for.
+        value: returns [`value`][] when it is asked for.
+        lse: (B, H, T) the log-sum-exp of each row of S', 0 where no key is seen; for an output edit
+            that ``needs_lse`` and in ``fold_softmax``, else None.
+        mean: (B, H, T, d') the mean of the visible values; in ``fold_output`` of an edit that
+            ``needs_mean``, else None.
     """
 
     def __init__(
@@ -117,51 +129,53 @@ class Rows:
         lse: Tensor | None = None,
         mean: Tensor | None = None,
     ) -> None:
-        """count, value: what gives these where they are asked for."""
         self.positions, self._count, self._value = positions, count, value
         self.lse, self.mean = lse, mean
 
     @property
     def count(self) -> Tensor:
-        """(b, T) how many keys each row sees; 0 for a row of padding that sees none."""
+        """The number of keys that each row sees, (b, T); 0 for padding that sees none."""
         return self._count()
 
     @property
     def value(self) -> Tensor:
-        """(B, H, T, d') the value of the row's own token, for each map that enters."""
+        """The value of the row's own token for each map that enters, (B, H, T, d')."""
         return self._value()
 
 
 class Edit(nn.Module):
-    """One edit of the map. Subclass it, set ``stage``, write :meth:`edit`; the rest is optional.
+    """An edit of the map. Subclass it, set ``stage``, write [`edit`][]; the rest is optional.
 
-    Everything a backend needs is declared here: from it follow chunked evaluation, decoding, the
-    cache layout and the conformance tests. An edit owns its parameters but never reads them
-    inside :meth:`edit`: it hands tensors out (:meth:`layer_tensors`, :meth:`query_tensors`,
-    :meth:`key_tensors`) and gets them back, sliced to the band, in ``t``. That keeps ``edit`` a
-    pure function, which any backend may recompute, and gradients reach the parameters through
-    torch. Calling the edit, ``edit(x, q, k)``, gives all of them as :class:`Tensors`.
+    All that a backend needs is declared here: chunked evaluation, decoding, the cache layout and
+    the conformance tests follow from it. An edit owns its parameters but never reads them inside
+    [`edit`][]: it returns tensors ([`layer_tensors`][], [`query_tensors`][], [`key_tensors`][]) and
+    gets them back in ``t``, sliced to the band. So ``edit`` is a pure function, which any backend
+    may recompute, and gradients reach the parameters through torch. Calling the edit,
+    ``edit(x, q, k)``, returns all of these as [`Tensors`][].
 
-    stage: ``"scores"`` before the softmax, ``"normaliser"`` in its place (one in a chain),
-        ``"weights"`` after it, ``"output"`` on the result.
-    defined_for: the widest of :data:`KINDS` in which the edit means something. ``"causal"``: its
-        maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's own
-        token or distances, which a row and the keys of another sequence do not have.
-        ``"cross"``: neither. Wider attention refuses it.
-    maps: how many maps must enter the edit, where its tensors are sized by them; None: any number.
-    halo: earlier query rows that :meth:`edit` reads; it must treat rows above the first as zeros.
-    pad: masked columns beyond the diagonal that it reads through (a key convolution of width k:
-        ``k // 2``). They arrive as zeros, on every row, however many keys really follow. In
-        bidirectional attention none are added: a row ends where its keys end, at both sides.
-    keeps_zeros: a weights edit that leaves masked cells exactly zero by itself says so, and
-        is spared a second masking.
-    needs_mean: :meth:`fold_output` reads ``rows.mean``, the running mean of the values (the cache
-        then keeps it).
-    needs_lse: an output edit reads ``rows.lse``.
-    floors: the least values of parameters, by name: :meth:`floored` reads them.
-    kernel: name of a hand-written form of :meth:`edit` and its adjoint, known to ``ops.native`` and
-        ``ops.triton``; it takes the edit's own tensors by their names. None: torch alone runs it.
-        A subclass does not inherit it: its maths may be another.
+    Attributes:
+        stage: ``"scores"`` before the softmax, ``"normaliser"`` in its place (one in a chain),
+            ``"weights"`` after it, ``"output"`` on the result.
+        defined_for: the widest of [`KINDS`][] for which the edit is defined. ``"causal"``: its
+            maths needs rows that see no later key (so does a halo). ``"self"``: it reads the row's
+            own token or distances, which do not exist between two sequences. ``"cross"``: neither.
+            Wider attention refuses the edit.
+        maps: the number of maps that must enter, if its tensors are sized by it; None: any number.
+        halo: the number of earlier query rows that [`edit`][] reads; rows above the first count as
+            zeros.
+        pad: the number of masked columns beyond the diagonal that it reads (``k // 2`` for a key
+            convolution of width k). They arrive as zeros in every row, however many keys follow.
+            Bidirectional attention adds none.
+        keeps_zeros: whether a weights edit leaves masked cells exactly zero, so that they need not
+            be masked again.
+        needs_mean: whether [`fold_output`][] reads ``rows.mean``, the running mean of the values,
+            which the cache then keeps.
+        needs_lse: whether an output edit reads ``rows.lse``.
+        floors: the lower bounds of parameters by name, which [`floored`][] applies.
+        kernel: the name of a hand-written form of [`edit`][] and its adjoint in ``ops.native`` and
+            ``ops.triton``, which takes the edit's tensors by their names. None: there is none.
+            Subclasses do not inherit it, since their maths may differ.
+        folds_output: whether [`fold_output`][] exists.
     """
 
     stage: str = "scores"
@@ -186,15 +200,20 @@ class Edit(nn.Module):
         k: Tensor | None = None,
         of: str = "both",
     ) -> Tensors:
-        """All tensors that the edit declares for the tokens of x (B, S, D), before any slicing.
+        """Returns all tensors that the edit declares for the tokens of x, before any slicing.
 
-        q: (B, H, T, d) of the last T of them, as it enters the products; the query tensors are then
-        those of these T. k: (B, G, S, d). Each may be None where the edit makes nothing of it.
-        of: ``"query"`` or ``"key"`` for the tensors of these alone, beside the layer's: in
-        cross-attention each has an x of its own.
-        Parameters are read in here and nowhere else, and submodules are called: hooks which bring
-        parameters to where they are needed (offloading, sharding) see only what is called. Raises
-        ``ValueError`` where x, q or k is missing, and for two tensors of one name.
+        Parameters are read only here, and submodules are called, since hooks that move parameters
+        to where they are needed (offloading, sharding) act on calls.
+
+        Args:
+            x: (B, S, D) the layer's normed input.
+            q: (B, H, T, d) queries of the last T tokens as they enter the products; the query
+                tensors are then those of these T.
+            k: (B, G, S, d) keys. Each of the three may be None if the edit does not use it.
+            of: ``"query"`` or ``"key"`` for the tensors of these alone (and the layer's): in
+                cross-attention each has its own x.
+
+        Raises ``ValueError`` if an input is missing, and for two tensors of the same name.
         """
         layer, query, key = self.layer_tensors(), {}, {}
         if of != "key":
@@ -213,7 +232,7 @@ class Edit(nn.Module):
     def _made(
         self, name: str, given: Tensor | None, want: str = "x=(B, T, D)"
     ) -> dict[str, Tensor]:
-        """What the method ``name`` makes of x, q or k; nothing where it is not overridden."""
+        """Returns the tensors of the method ``name``; none where it is not overridden."""
         if not _overrides(self, name):
             return {}
         if given is None:
@@ -225,90 +244,97 @@ class Edit(nn.Module):
         return getattr(self, name)(given)  # type: ignore[no-any-return]
 
     def floored(self, name: str) -> Tensor:
-        """The parameter ``name``, at least as large as :attr:`floors` says.
+        """Returns the parameter ``name``, clamped from below to its entry in [`floors`][].
 
-        max(p, floor), but the gradient that would bring p back above its floor is let through: a
-        plain clamp would hold a parameter below it for ever.
+        Unlike in a plain clamp, a gradient that raises a parameter below its floor passes, so that
+        it can return.
         """
         return at_least(getattr(self, name), self.floors[name])
 
     def heads_out(self, heads: int) -> int:
-        """Maps that leave the edit when ``heads`` enter it. Raises ``ValueError`` if it cannot."""
+        """Returns how many maps leave if ``heads`` enter; raises ``ValueError`` if they cannot."""
         return heads
 
     def layer_tensors(self) -> dict[str, Tensor]:
-        """Tensors that are the same for every token, e.g. one temperature per head."""
+        """Returns the tensors that all tokens share, e.g. one temperature per head."""
         return {}
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        """Tensors of the query tokens, (B, T, ...), from the layer's normed input x (B, T, D).
+        """Returns tensors of the query tokens, (B, T, ...), from the layer's normed x.
 
-        Each token's is a function of that token alone: a decoding step hands over x of the new
-        tokens only, and padding and packed documents stand beside the others. What reads several
-        tokens (a cumulative sum, a convolution, a norm over T) belongs inside :meth:`edit`, over
-        the rows and keys of the band.
+        Each must depend on its own token alone: a decoding step passes the new tokens only, and
+        padding and other documents lie among them. What reads several tokens (a cumulative sum, a
+        convolution, a norm over T) belongs inside [`edit`][], over the rows and keys of the band.
+
+        Args:
+            x: (B, T, D) the layer's input, after its norm.
         """
         return {}
 
     def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
-        """Tensors of the key tokens, (B, S, ...); the cache keeps exactly these beside K and V.
+        """Returns tensors of the key tokens, (B, S, ...), which the cache keeps beside K and V.
 
-        Each a function of its token alone, as :meth:`query_tensors`: the cache keeps it for ever.
+        Each must depend on its own token alone, as in [`query_tensors`][].
         """
         return {}
 
     def tensors_of_q(self, q: Tensor) -> dict[str, Tensor]:
-        """More query tensors, (B, T, ...), from q (B, H, T, d) as it enters the products."""
+        """Returns more query tensors (B, T, ...) from q (B, H, T, d), normed and rotated."""
         return {}
 
     def tensors_of_k(self, k: Tensor) -> dict[str, Tensor]:
-        """More key tensors, (B, S, ...), from k (B, G, S, d) as it enters the products."""
+        """Returns more key tensors (B, S, ...) from k (B, G, S, d), normed and rotated."""
         return {}
 
     def edit(self, m: Tensor, band: Any, t: dict[str, Tensor]) -> Tensor:
-        """The edit itself: ``m`` (B, H, R, C) in, (B, H', R, C) out, plain differentiable torch.
+        """Returns the edited map (B, H', R, C), in plain differentiable torch.
 
-        Scores arrive unmasked (use ``band.zero``), weights arrive with exact zeros where masked. A
+        Scores arrive unmasked (use ``band.zero``), weights with exact zeros where masked. A
         normaliser gets scores that are -inf where masked, and returns weights; a row of -inf alone
-        arrives as zeros, and what is returned for it does not count.
-        ``band`` is a :class:`Band`. An output edit gets ``m`` = (B, H, T, d), :class:`Rows` for the
-        band, and only query and layer tensors.
-        ``t`` holds the layer tensors, and the query and key tensors cut to the band: (B, R, ...)
-        and (B, C, ...). Maps are float32 or wider whatever the model's dtype.
+        arrives as zeros, and its result is discarded.
+
+        Args:
+            m: the map (B, H, R, C), in float32 or wider whatever the model's dtype; for an output
+                edit the output (B, H, T, d').
+            band: a [`Band`][]; for an output edit the [`Rows`][].
+            t: the layer tensors, and the query (B, R, ...) and key (B, C, ...) tensors cut to the
+                band; for an output edit no key tensors.
         """
         raise NotImplementedError
 
-    # Closed forms, optional: "I need no map".
+    # Closed forms, which are optional and need no map.
     def fold_query(self, q: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
-        """Scores edit as a change of q (B, H, T, d) alone; only called where it is overridden."""
+        """Returns q (B, H, T, d) changed so that the plain scores are the edited ones."""
         raise NotImplementedError
 
     def fold_softmax(self, rows: Rows, t: dict[str, Tensor]) -> Tensor:
-        """Normaliser as the softmax times one number a row and map, (B, H, T), of ``rows.lse``;
-        only called where it is overridden."""
+        """Returns the factors (B, H, T) of the softmax's rows that make it this normaliser."""
         raise NotImplementedError
 
     folds_output: bool = False
 
     def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
-        """Weights edit as a change of the plain output; only called when ``folds_output``.
+        """Returns what a weights edit makes of the output; called only if ``folds_output``.
 
-        o: (B, H, T, d) plain attention of each map entering the edit.
+        Args:
+            o: (B, H, T, d') plain attention of each map that enters the edit.
         """
         raise NotImplementedError
 
     def start_as_identity(self) -> bool:
-        """Set the parameters so that the edit changes nothing, and all of them can still learn.
+        """Set the parameters so that the edit changes nothing but all of them can still learn.
 
-        Of a pair of maps it then returns the first. Returns whether it does: False where no such
-        parameters exist, as by default; then they are as near to it as the edit knows. Called
-        once, when a trained model is given the edit (``softmap.hf.graft``).
+        An edit that subtracts pairs then returns the first map of each. It is called once, when a
+        trained model gets the edit (``softmap.hf.graft``).
+
+        Returns whether the edit is now the identity: False where no such parameters exist, as by
+        default; they are then as close to it as possible.
         """
         return False
 
 
 class Tensors(NamedTuple):
-    """The tensors of one edit, before any slicing."""
+    """The tensors of one edit by name, before any slicing."""
 
     layer: dict[str, Tensor]
     query: dict[str, Tensor]
@@ -316,7 +342,7 @@ class Tensors(NamedTuple):
 
 
 def check_names(edit: Edit, t: Tensors) -> None:
-    """Raise ``ValueError`` where two tensors share a name: :meth:`Edit.edit` would get only one."""
+    """Raise ``ValueError`` where two tensors share a name: [`Edit.edit`][] would get only one."""
     seen: dict[str, str] = {}
     for kind, group in zip(t._fields, t, strict=True):
         for name in group:
@@ -354,9 +380,9 @@ class _AtLeast(torch.autograd.Function):
 
 
 def at_least(p: Tensor, floor: float) -> Tensor:
-    """max(p, floor) elementwise; below the floor, a gradient that leads upwards passes.
+    """Returns max(p, floor) elementwise; below the floor only a gradient that raises p passes.
 
-    So an optimiser never pushes a parameter further below its floor, and always brings it back.
+    So an optimiser never pushes a parameter further below its floor, and can bring it back.
     """
     if not torch.is_grad_enabled():  # a function with a gradient of its own costs ten times as much
         return p.clamp(min=floor)
@@ -364,7 +390,7 @@ def at_least(p: Tensor, floor: float) -> Tensor:
 
 
 def needs_input(edit: Edit) -> bool:
-    """Whether the edit makes per-token tensors of x."""
+    """Whether the edit computes per-token tensors from x."""
     return _overrides(edit, "query_tensors") or _overrides(edit, "key_tensors")
 
 
@@ -387,7 +413,7 @@ def _joined(edit: Edit, one: dict[str, Tensor], two: dict[str, Tensor]) -> dict[
 
 
 def check_one_normaliser(edits: Iterable[Edit]) -> None:
-    """Raise ``ValueError`` for two edits that would both stand in place of the softmax."""
+    """Raise ``ValueError`` for two normalisers, which would both replace the softmax."""
     names = [type(e).__name__ for _, e in chain(edits, "normaliser")]
     if len(names) > 1:
         raise SoftmapError(
@@ -396,7 +422,7 @@ def check_one_normaliser(edits: Iterable[Edit]) -> None:
 
 
 def check_declared(edit: Edit) -> None:
-    """Raise ``ValueError`` for a declaration that no backend would read in the edit's stage."""
+    """Raise ``ValueError`` for a declaration that has no effect in the edit's stage."""
     cls, stage = type(edit), edit.stage
     for name, known in (("stage", STAGES), ("defined_for", KINDS)):
         if (found := getattr(edit, name)) not in known:
@@ -411,7 +437,7 @@ def check_declared(edit: Edit) -> None:
             )
 
 
-# What is read of the edits of some stages only.
+# Declarations that have an effect in some stages only.
 _READ_IN = {
     "key_tensors": ("scores", "normaliser", "weights"),
     "tensors_of_k": ("scores", "normaliser", "weights"),
@@ -432,7 +458,7 @@ def _declares(edit: Edit, name: str) -> bool:
 
 
 def check_defined(edits: Iterable[Any], kind: str) -> None:
-    """Raise ``ValueError`` for an edit that means nothing in this one of :data:`KINDS`."""
+    """Raise ``ValueError`` for an edit that is not defined for this one of [`KINDS`][]."""
     for edit in edits:
         widest = "causal" if edit.halo else edit.defined_for
         if KINDS.index(widest) < KINDS.index(kind):
@@ -446,12 +472,12 @@ def check_defined(edits: Iterable[Any], kind: str) -> None:
 
 
 def chain(edits: Iterable[Any], stage: str) -> list[tuple[int, Edit]]:
-    """The edits of one stage with their places in the list, in order."""
+    """Returns the edits of one stage, each with its index in the list, in order."""
     return [(n, e) for n, e in enumerate(edits) if e.stage == stage]
 
 
 def heads_after(edits: Iterable[Any], heads: int) -> int:
-    """Maps left after every weights edit, from ``heads`` at the softmax."""
+    """Returns the number of maps after all weights edits, from ``heads`` at the softmax."""
     for _, edit in chain(edits, "weights"):
         heads = edit.heads_out(heads)
     return heads
@@ -469,12 +495,19 @@ def make_band(
     *,
     causal: bool = True,
 ) -> Band:
-    """A band from token positions (b, R), (b, C), places in the arrays (R,), (C,) and padding.
+    """Returns the band of these rows and columns.
 
-    The mask goes by place (:func:`near`), positions go to the edits; they differ where the batch is
-    padded or packed. ``valid`` is (B, C), True at real keys; ``starts`` (b, R) the place of the
-    first token of each row's document, ``ends`` (b, R) the place after its last one, which a causal
-    band need not know.
+    The mask is made of array indices ([`near`][]), edits read positions; the two differ where the
+    batch is padded or packed.
+
+    Args:
+        rows, cols: token positions, (b, R) and (b, C).
+        row_index, col_index: array indices, (R,) and (C,).
+        window: the number of keys that a row sees; None for all.
+        valid: (B, C), True at real keys; None without padding.
+        starts: (b, R) the index of the first token of each row's document.
+        ends: (b, R) the index after the last token; a causal band does not need it.
+        causal: whether rows see no later keys.
     """
     gap = (row_index[:, None] - col_index[None, :])[None, None]
     visible = near(gap, window, causal)
@@ -489,18 +522,21 @@ def make_band(
 
 
 def near(gap: Tensor, window: int | None, causal: bool) -> Tensor:
-    """Where a row may look by the places from the key to it: at the ``window`` keys up to its own,
-    or without ``causal`` at less than ``window`` keys to either side; None: as far as there are."""
+    """Returns which keys a row may see, by the difference of their array indices.
+
+    They are the ``window`` keys up to the row's own, or without ``causal`` fewer than ``window``
+    keys to either side; all of them if ``window`` is None.
+    """
     if causal:
         return gap >= 0 if window is None else (gap >= 0) & (gap < window)
     return torch.ones_like(gap, dtype=torch.bool) if window is None else gap.abs() < window
 
 
 def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator for the ``backward`` of an autograd Function that has no derivative itself.
+    """Decorate the ``backward`` of an autograd Function that cannot be differentiated twice.
 
-    Torch's ``once_differentiable`` gives wrong second derivatives silently where the gradients
-    lead nowhere else; this raises ``ValueError`` as soon as they are to be recorded.
+    Torch's ``once_differentiable`` can give wrong second derivatives silently; this raises
+    ``ValueError`` as soon as a second derivative would be recorded.
     """
 
     @wraps(backward)
@@ -516,5 +552,5 @@ def first_order(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def compute_dtype(t: Tensor) -> torch.dtype:
-    """Maps are edited in float32 under half precision, else in the tensor's own dtype."""
+    """Returns the dtype that maps are edited in: float32 under half precision, else that of t."""
     return torch.float32 if t.dtype in (torch.float16, torch.bfloat16) else t.dtype

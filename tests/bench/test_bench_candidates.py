@@ -12,7 +12,7 @@ from torch import Tensor
 from softmap.bench import candidates, parity
 from softmap.bench.candidates import Candidate, Runner
 from softmap.bench.case import Case, Problem, make_problem
-from softmap.bench.entry import Entry, choose_candidates
+from softmap.bench.entry import CandidateResult, choose_candidates
 from softmap.ops import BACKENDS
 
 ALL = {c.name: c for c in candidates.candidates()}
@@ -122,7 +122,7 @@ def test_gradients_are_compared_in_our_layout_and_timed_in_the_peers() -> None:
     problem = make_problem(case("transformer++"))
     found = parity.check(Doubled().prepare(problem), parity.truth(problem))
     assert found.ok and "d q" in found.errors
-    entry = Entry(Doubled(), problem, runner=Doubled().prepare(problem))
+    entry = CandidateResult(Doubled(), problem, runner=Doubled().prepare(problem))
     assert torch.equal(entry.leaves()[0], problem.call.q / 2)
     assert all(t.is_leaf and t.requires_grad for t in entry.leaves())
     grads = entry.back(entry.ahead())

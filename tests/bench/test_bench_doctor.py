@@ -77,7 +77,7 @@ def test_a_gpus_kernels_are_rows(
 ) -> None:
     """A stand-in for a GPU, and for the verdict on its kernels."""
     errors: Any = {"33 queries of 33 keys": {"output": (3e-2, 1e-2), "gradient of q": (None, 1e-2)}}
-    found = trial.Trial(why, tried, 2.0, 1.0, errors)
+    found = trial.Qualification(why, tried, 2.0, 1.0, errors)
     monkeypatch.setattr(doctor, "_native", lambda call: found)
     monkeypatch.setattr(doctor, "_triton", lambda call: found)
     monkeypatch.setattr(doctor.triton, "refuses", lambda call: None)

@@ -59,7 +59,7 @@ def test_step_trains_what_compare_trains() -> None:
     plan = recipe.load(
         "demo", {"model.context": "16", "training.batch_size": "3", "training.precision": "bf16"}
     )
-    found = step.Run(plan, "auto", torch.device("cpu"), lambda text: None)
+    found = step.StepBenchmark(plan, "auto", torch.device("cpu"), lambda text: None)
     assert [m.label for m in found.models] == [e.variant for e in plan.variants]
     assert found.vocab == 512 and found.record()["batch_tokens"] == 48
     assert found.record()["precision"] == "bf16"
@@ -92,7 +92,7 @@ def test_decode_of_a_wrong_backend_has_no_speed(add_backend: AddBackend, tmp_pat
 def test_an_interrupt_leaves_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timed, calls = step.Run._timed, []
+    timed, calls = step.StepBenchmark._timed, []
 
     def interrupted(self: Any, *given: Any) -> float:
         calls.append(given)
@@ -100,7 +100,7 @@ def test_an_interrupt_leaves_what_was_measured(
             raise KeyboardInterrupt
         return timed(self, *given)
 
-    monkeypatch.setattr(step.Run, "_timed", interrupted)
+    monkeypatch.setattr(step.StepBenchmark, "_timed", interrupted)
     rows = run(tmp_path / "a.json", "step", "diff", *STEP, status=130)["rows"]
     assert rows["transformer++"]["tokens_per_second"]["count"] == 2
     assert rows["diff"]["over_control"]["count"] == 1

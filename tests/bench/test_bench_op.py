@@ -161,7 +161,7 @@ def test_a_dense_map_that_cannot_fit_is_not_tried(
 def test_an_interrupt_leaves_what_was_measured(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    once, calls = op.Run._once, []
+    once, calls = op.OpBenchmark._once, []
 
     def interrupted(self: Any, entry: Any, clock: Any) -> float:
         calls.append(entry.name)
@@ -169,7 +169,7 @@ def test_an_interrupt_leaves_what_was_measured(
             raise KeyboardInterrupt
         return once(self, entry, clock)
 
-    monkeypatch.setattr(op.Run, "_once", interrupted)
+    monkeypatch.setattr(op.OpBenchmark, "_once", interrupted)
     found = bench(tmp_path / "a.json", "diff,dcmha", "--impl", "chunked", status=130)
     assert "stopped" in capsys.readouterr().err
     (case,) = found["cases"]

@@ -51,8 +51,8 @@ def nothing_is_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     def measured(*_: object) -> None:
         raise AssertionError("measured")
 
-    for run in ("op", "step", "decode"):
-        monkeypatch.setattr(f"softmap.bench.{run}.Run.measure", measured)
+    for run in ("op.OpBenchmark", "step.StepBenchmark", "decode.DecodeBenchmark"):
+        monkeypatch.setattr(f"softmap.bench.{run}.measure", measured)
     monkeypatch.chdir(tmp_path)
 
 
@@ -158,7 +158,7 @@ def test_memory_that_runs_out_is_one_line(
     def full(*_: object) -> None:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried\nto allocate")
 
-    monkeypatch.setattr("softmap.bench.decode.Run.measure", full)
+    monkeypatch.setattr("softmap.bench.decode.DecodeBenchmark.measure", full)
     assert "out of memory" in refused(["decode", "diff"], capsys)
 
 

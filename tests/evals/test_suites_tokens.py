@@ -42,7 +42,7 @@ def test_a_copier_recalls_and_a_uniform_model_has_log_v() -> None:
 
 
 def test_every_key_is_asked_once_with_its_value() -> None:
-    task = recall.Recall(64, 8, 40)
+    task = recall.RecallTask(64, 8, 40)
     ids, labels = task.batch(0, 0, 3)
     for row, asked in zip(ids, labels, strict=True):
         pairs = dict(row[:16].reshape(-1, 2).tolist())
@@ -155,7 +155,7 @@ def test_answers_in_brackets_are_scored_token_by_token() -> None:
     assert who.decode(tokens) == "ab cd ef. ab cd. x zz"
     assert [who.decode(tokens[slice(*one)]) for one in answers] == [" cd", " zz"]
     texts = (("t", "ab cd ef. ab [cd]. x [zz]"),)
-    found = known.asked(composition.Composition(texts), who)
+    found = known.asked(composition.CompositionSuite(texts), who)
     # " cd" follows " ab" as before; after " x" nothing is known.
     assert found["accuracy"] == 0.5
 
@@ -165,7 +165,7 @@ def test_the_authors_file_and_its_broken_lines(tmp_path: Path) -> None:
     line = {"task_id": 7, "texts": ["Ada has a dog.", "So Ada has an [animal]."] * 4}
     path.write_text(json.dumps(line))
     found = suite(f"composition:{path}")
-    assert isinstance(found, composition.Composition)
+    assert isinstance(found, composition.CompositionSuite)
     assert found.texts == (("7", "\n".join(line["texts"])),)  # type: ignore[arg-type]
     for bad, said in [
         ('{"task_id": 1}', "line 2: texts: expected"),
@@ -179,10 +179,10 @@ def test_the_authors_file_and_its_broken_lines(tmp_path: Path) -> None:
 
 def test_our_composition_texts_state_what_they_ask() -> None:
     setting = Setting(512, 257)
-    for _, text in composition.Composition(samples=2)._texts(setting):
+    for _, text in composition.CompositionSuite(samples=2)._texts(setting):
         lines = text.split("\n")[-8:]
         assert sum("[" in line for line in lines) == 6
-    found = known.asked(composition.Composition(samples=2), known.subject(known.Copier(), 900))
+    found = known.asked(composition.CompositionSuite(samples=2), known.subject(known.Copier(), 900))
     assert found["accuracy", "thing"] > 0.9 > found["accuracy", "kind"]
 
 

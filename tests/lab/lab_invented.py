@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from softmap.lab import files
-from softmap.lab.bench import Bench
 from softmap.lab.trial import OnStep, Trial
+from softmap.lab.workbench import Workbench
 
 Loss = Callable[[str, int], float | None]
 
@@ -34,7 +34,7 @@ class Invented:
     clock: Any = None
     trained: list[tuple[str, int]] = field(default_factory=list)
 
-    def __call__(self, trial: Trial, bench: Bench, on_step: OnStep) -> dict[str, Any]:
+    def __call__(self, trial: Trial, bench: Workbench, on_step: OnStep) -> dict[str, Any]:
         files.write_json(trial.folder / "trial.json", trial.identity(bench))
         if self.stop and self.stop[0] == len(self.trained):
             raise self.stop[1]

@@ -16,7 +16,7 @@ from softmap.errors import SoftmapError
 from softmap.lab.interrupts import Interrupted
 from softmap.ledger import trained
 from softmap.ledger.judge import Part
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.ledger.training import missing
 from softmap.report.load import read_run
 
@@ -31,9 +31,9 @@ TWO = Trained(LOSS, (Arm("diff2", "lower"), Arm("transformer++")), control="diff
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def place(tmp_path: Path) -> Workspace:
     text = str(lab_tiny.write_text(tmp_path))
-    return Place(tmp_path / "cpu", seeds=2, jobs=1, settings={**SIZES, "data.data": text})
+    return Workspace(tmp_path / "cpu", seeds=2, jobs=1, settings={**SIZES, "data.data": text})
 
 
 def invent(monkeypatch: pytest.MonkeyPatch, **how: Any) -> lab_invented.Invented:
@@ -42,7 +42,7 @@ def invent(monkeypatch: pytest.MonkeyPatch, **how: Any) -> lab_invented.Invented
     return made
 
 
-def measured(study: Trained, place: Place) -> list[Part]:
+def measured(study: Trained, place: Workspace) -> list[Part]:
     trained.prepare(study, place)
     return trained.measure(study, place)
 
@@ -53,7 +53,7 @@ def loss(label: str, seed: int) -> float | None:
 
 
 def test_a_model_is_trained_once_whoever_asks(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = invent(monkeypatch, loss=loss)
     (part,) = measured(ONE, place)
@@ -73,7 +73,9 @@ def test_a_model_is_trained_once_whoever_asks(
     assert len(made.trained) == 10
 
 
-def test_a_queue_that_was_stopped_goes_on(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_queue_that_was_stopped_goes_on(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = invent(monkeypatch, loss=loss, stop=(3, Interrupted(15)))
     with pytest.raises(Interrupted):
         measured(ONE, place)
@@ -84,11 +86,11 @@ def test_a_queue_that_was_stopped_goes_on(place: Place, monkeypatch: pytest.Monk
 
 
 def test_models_of_another_setting_are_not_mixed_in(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = invent(monkeypatch, loss=loss)
     measured(ONE, place)
-    other = Place(place.folder, 3, 1, {**place.settings, "training.steps": "14"})
+    other = Workspace(place.folder, 3, 1, {**place.settings, "training.steps": "14"})
     with pytest.raises(SoftmapError, match=r"training.steps was 12, is 14; --runs FOLDER"):
         measured(ONE, other)
     assert len(made.trained) == 6
@@ -96,7 +98,7 @@ def test_models_of_another_setting_are_not_mixed_in(
 
 @pytest.mark.slow
 def test_from_the_command_line_with_real_trainings(
-    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    place: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)

@@ -32,7 +32,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.roster import read
-from softmap.lab.schedule import Task, results
+from softmap.lab.schedule import TrainingTask, results
 from softmap.lab.tune import tune
 
 dask = pytest.mark.skipif(not extras.installed("distributed"), reason="distributed is not there")
@@ -88,10 +88,10 @@ def test_without_distributed_the_extra_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def terms(folder: Path, **changed: Any) -> remote.Terms:
+def terms(folder: Path, **changed: Any) -> remote.WorkerTerms:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / remote.SESSION).write_text("abc 1\n")
-    return remote.Terms(str(folder), folder, "abc", remote.versions(), **changed)
+    return remote.WorkerTerms(str(folder), folder, "abc", remote.versions(), **changed)
 
 
 def test_a_worker_objects_to_what_it_does_not_see_or_have(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_what_ends_its_workers_again_and_again_is_named_and_the_others_go_on(
 ) -> None:
     deaths = {"never": 0, "twice": 2, "always": 99}
     tasks = [
-        Task(name, 0, tmp_path / name, functools.partial(
+        TrainingTask(name, 0, tmp_path / name, functools.partial(
             lab_work.kills_its_worker, tmp_path / f"deaths of {name}", times
         ))
         for name, times in deaths.items()

@@ -11,6 +11,9 @@ import pytest
 from lab_tiny import write_recipe
 
 from softmap.cli import main
+from softmap.lab import recipe as recipes
+from softmap.nn import own
+from softmap.variants import code_of, outside
 
 
 @pytest.fixture
@@ -106,6 +109,53 @@ def test_code_that_a_run_names_is_not_run_unasked(
     assert not Path("ran").exists()
     assert main(["compare", "runs/t1", "--trust-remote-code"]) == 2  # it has no variant in it
     assert Path("ran").exists()
+
+
+MINE = """
+from softmap.variants import Parts, variant
+
+@variant("mine", "Mine")
+def mine():
+    \"\"\"Plain attention.\"\"\"
+    return Parts()
+"""
+
+
+def test_a_file_is_found_beside_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is the present folder; what lies in that one is found where the recipe has none."""
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder, name in ((there, "beside.py"), (here, "beside.py"), (here, "present.py")):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(MINE)
+    recipe = write_recipe(there)
+    recipe.write_text(recipe.read_text().replace("diff]", "beside.py:mine, present.py:mine]"))
+    monkeypatch.chdir(here)
+    _, beside, present = recipes.load(recipe).variants
+    found = [own.home(entry.variant) for entry in (beside, present)]
+    assert found == [there, here]
+    assert [code_of(*outside(e.variant)[0], e.variant) for e in (beside, present)]
+    assert "beside.py:mine" in recipes.dump(recipes.load(recipe))
+
+
+@pytest.mark.slow
+def test_a_run_finds_its_file_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another folder than the one where the path was typed, and after both have moved."""
+    monkeypatch.setenv("CI", "1")
+    monkeypatch.setattr("softmap.report.build", lambda folder: folder / "report.html")
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "mine.py").write_text(MINE)
+    recipe = write_recipe(tmp_path)
+    monkeypatch.chdir(work)
+    few = ["--steps", "12", "--seed-list", "3"]
+    assert main(["compare", str(recipe), "--name", "t", *few, "--variants", "mine.py:mine"]) == 0
+    assert info(Path("runs/t"))["homes"] == {"mine.py:mine": "../.."}
+    monkeypatch.chdir(tmp_path)
+    more = ["--trust-remote-code", "--seed-list"]
+    assert main(["compare", "work/runs/t", *more, "4"]) == 0
+    work.rename("moved")
+    assert main(["compare", "moved/runs/t", *more, "5"]) == 0
+    assert len(results(Path("moved/runs/t"))) == 6
 
 
 @pytest.mark.slow

@@ -16,11 +16,11 @@ from softmap.cli import main
 from softmap.data import prepare
 from softmap.errors import SoftmapError
 from softmap.evals.question import Measure, Suite
-from softmap.evals.summary import Cell, answers, cells, interval
+from softmap.evals.summary import MeasureCell, answers, cells, interval
 from softmap.evals.text import Text
 from softmap.lab import recipe as recipes
 from softmap.lab.asking.models import find, load, text_of
-from softmap.lab.asking.run import Asked, ask
+from softmap.lab.asking.run import EvalRequest, ask
 from softmap.report.question_table import lines
 from softmap.report.questions import compared
 
@@ -111,7 +111,7 @@ def test_means_of_instances_are_taken_within_a_run_first() -> None:
     found = {"a": runs(2.0, 2.5, 1.5), "b": runs(1.9, 2.4, 1.4)}
     (headline, _) = compared(Made().described(), found, "a")
     assert headline["differences"]["b"]["df"] == pytest.approx(4)
-    assert Cell("loss", None, {0: 1.0, 1: 2.0}).mean == 1.5
+    assert MeasureCell("loss", None, {0: 1.0, 1: 2.0}).mean == 1.5
 
 
 def test_the_models_of_a_run(finished: Path, llama: Path) -> None:
@@ -150,7 +150,7 @@ def test_text_is_the_runs_own_held_out_side(finished: Path) -> None:
 
 
 def test_all_models_are_asked_with_the_least_of_them(finished: Path, llama: Path) -> None:
-    asked = Asked([str(finished), str(llama)], ["recall"], quick=True, context=64)
+    asked = EvalRequest([str(finished), str(llama)], ["recall"], quick=True, context=64)
     found = ask(asked)
     assert found["setting"]["context"] == 64 and found["setting"]["vocabulary"] == 64
     assert found["labels"] == ["transformer++", "diff", "llama"]

@@ -23,9 +23,9 @@ from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.lab.asking.page import page
 from softmap.lab.grafting import job as jobs
 from softmap.lab.grafting import run as grafting
-from softmap.lab.grafting.look import Request, look
+from softmap.lab.grafting.look import GraftRequest, look
 from softmap.lab.grafting.run import graft
-from softmap.lab.grafting.source import Source
+from softmap.lab.grafting.source import GraftSource
 from softmap.lab.grafting.start import where
 from softmap.lab.interrupts import Interrupted
 from softmap.testing.subject import perturb
@@ -60,13 +60,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def request_of(models: Path, tmp_path: Path) -> Any:
     """A request with few steps."""
 
-    def build(name: str = "llama", **fields: Any) -> Request:
+    def build(name: str = "llama", **fields: Any) -> GraftRequest:
         given = {
             "to": ["diff2"], "data": str(models / "text.txt"), "seeds": 1, "steps": 4,
             "peaks": [3e-3], "settings": {"training.batch_size": "2"}, "jobs": 1, "quick": True,
             "cache": tmp_path / "cache", "context": 16,
         }  # fmt: skip
-        return Request(Source.at(models / name), **{**given, **fields})
+        return GraftRequest(GraftSource.at(models / name), **{**given, **fields})
 
     return build
 
@@ -164,7 +164,7 @@ def test_what_is_held_out_does_not_depend_on_the_tokenizer(models: Path, tmp_pat
     assert found[0] == found[1] and found[0]
 
 
-def trial(request: Request, folder: Path, label: str) -> Any:
+def trial(request: GraftRequest, folder: Path, label: str) -> Any:
     """The only job of an arm."""
     ready = look(request)
     made = grafting._jobs(request, ready, folder, [0], {"plain": 3e-3, "diff2": 3e-3})

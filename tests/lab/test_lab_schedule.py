@@ -18,7 +18,7 @@ from softmap.lab import roster
 from softmap.lab.engine import Engine
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.roster import Roster, holder, holding, read
-from softmap.lab.schedule import Task, completed, results
+from softmap.lab.schedule import TrainingTask, completed, results
 from softmap.lab.workers import Pool, WorkerDied
 
 
@@ -64,8 +64,8 @@ class Seen(Display):
         self.steps_seen.append((label, metrics["step"]))
 
 
-def task(folder: Path, name: str, work: Callable[[OnStep], Any]) -> Task:
-    return Task(name, 0, folder / name, work)
+def task(folder: Path, name: str, work: Callable[[OnStep], Any]) -> TrainingTask:
+    return TrainingTask(name, 0, folder / name, work)
 
 
 def shown(*labels: str) -> Seen:

@@ -26,7 +26,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.roster import Roster, read
-from softmap.lab.schedule import Task, _Deaths, completed
+from softmap.lab.schedule import TrainingTask, _Deaths, completed
 from softmap.lab.tune import tune
 from softmap.lab.workers import WorkerDied, Workers, default_jobs
 
@@ -98,7 +98,7 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     deaths = {"never": 0, "twice": 2, "always": 99, "stopped": 1}
     kinds = {"stopped": signal.SIGTERM}  # by somebody else than its parent
     tasks = [
-        Task(name, 0, tmp_path / name, functools.partial(
+        TrainingTask(name, 0, tmp_path / name, functools.partial(
             lab_work.dies, tmp_path / f"deaths of {name}", times, kinds.get(name, signal.SIGKILL)
         ))
         for name, times in deaths.items()
@@ -106,7 +106,7 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     display, ended = lab_tiny.Notes(), {}
     display.plan(dict.fromkeys([*deaths, "further"], 1), 1, 1)
     further = functools.partial(lab_work.gets_further_and_dies, tmp_path / "further", 5)
-    tasks.append(Task("further", 0, tmp_path / "further", further))
+    tasks.append(TrainingTask("further", 0, tmp_path / "further", further))
     said = r"always seed 0 \(SIGKILL\): the process died 3 times at the same place"
     with Workers(2) as pool, pytest.raises(SoftmapError, match=said):
         for done, found in completed(pool, Roster(tmp_path, tasks, 1), display):
@@ -189,7 +189,7 @@ def test_jobs_are_numbers_from_one() -> None:
 
 
 def test_deaths_count_from_where_a_task_last_got_further(tmp_path: Path) -> None:
-    deaths, task = _Deaths(), Task("one", 0, tmp_path, lambda _: {})
+    deaths, task = _Deaths(), TrainingTask("one", 0, tmp_path, lambda _: {})
     counted = []
     names = ["", "", "000-000000002", "000-000000002", "000-000000010", "001-000000010"]
     for name in names:
@@ -197,4 +197,4 @@ def test_deaths_count_from_where_a_task_last_got_further(tmp_path: Path) -> None
             (tmp_path / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
         counted.append(deaths.of(task))
     assert counted == [1, 2, 1, 2, 1, 1]
-    assert [deaths.of(task), deaths.of(Task("two", 0, tmp_path, lambda _: {}))] == [2, 1]
+    assert [deaths.of(task), deaths.of(TrainingTask("two", 0, tmp_path, lambda _: {}))] == [2, 1]

@@ -15,7 +15,7 @@ from softmap.lab.learn import learnable, task_suite
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import make_plan
 from softmap.lab.preflight import vocabulary
-from softmap.ledger.place import Place, _peak, methods
+from softmap.ledger.place import Workspace, _peak, methods
 from softmap.ledger.trained import needed
 from softmap.report.scaling.sweep import SIZES as SWEPT
 from softmap.variants import renamed
@@ -75,7 +75,7 @@ def bases(scale: str) -> dict[str, tuple[Base, dict[str, int]]]:
     found: dict[str, tuple[Base, dict[str, int]]] = {}
     for _, where, study in STUDIES:
         if where == scale and not isinstance(study, Learned):
-            for base, runs in needed(study, Place(Path("none"))):
+            for base, runs in needed(study, Workspace(Path("none"))):
                 assert found.setdefault(base.name, (base, {}))[0] == base
                 found[base.name][1].update(runs)
     return found
@@ -87,7 +87,7 @@ def test_all_bases_can_be_planned(scale: str) -> None:
     for base, runs in bases(scale).values():
         if scale != "cpu":  # deep models take seconds each: the control and one more
             runs = dict(list(runs.items())[-1:])
-        recipe = Place(Path("none")).recipe(base, runs)
+        recipe = Workspace(Path("none")).recipe(base, runs)
         plan = make_plan(recipe, vocabulary(recipe))
         assert {"transformer++", *runs} == {one.label for one in plan.candidates}
 
@@ -112,6 +112,6 @@ def test_references_have_twice_the_runs_and_arms_of_one_base_share_them() -> Non
         claim("dape-extra").scales["cpu"][0].measure,  # type: ignore[union-attr]
         (Arm("diff"), Arm("dape", against="diff"), Arm("diff2", label="x", base=Base("b", ""))),
     )  # fmt: skip
-    (small, runs), (other, more) = needed(study, Place(Path("none"), seeds=3))
+    (small, runs), (other, more) = needed(study, Workspace(Path("none"), seeds=3))
     assert (small, other.name) == (SMALL, "b")
     assert runs == {"transformer++": 6, "diff": 6, "dape": 3} and more == {"diff2": 3}

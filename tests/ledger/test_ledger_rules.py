@@ -14,7 +14,7 @@ from softmap.claims._rules import (
     NOT_RESOLVED,
     NOT_SEEN,
     REPRODUCED,
-    Row,
+    ArmRow,
     as_claimed,
     of_row,
 )
@@ -24,7 +24,7 @@ from softmap.ledger.judge import differences
 QUIET, LOUD = [-2e-4, -1e-4, 0.0, 1e-4, 2e-4], [-0.1, -0.05, 0.0, 0.05, 0.1]
 
 
-def row(expects: str, by: float, spread: list[float] = QUIET, margin: float = 0.01) -> Row:
+def row(expects: str, by: float, spread: list[float] = QUIET, margin: float = 0.01) -> ArmRow:
     """Of an arm whose runs are higher than the control's ``by`` so much."""
     study = Trained(Measure("Loss", margin=margin), (Arm("b", expects),), control="a")  # type: ignore[arg-type]
     values = {
@@ -122,7 +122,7 @@ def test_rows_without_an_expectation_count_for_nothing() -> None:
 
 
 def test_ratios_are_judged_around_one() -> None:
-    one = Row("b", "a", "at least", 0.95, 0.92, 0.98, 0.93, 0.97, (5, 5), 0.1, zero=1.0)
+    one = ArmRow("b", "a", "at least", 0.95, 0.92, 0.98, 0.93, 0.97, (5, 5), 0.1, zero=1.0)
     assert of_row(one) == REPRODUCED
     assert of_row(dataclasses.replace(one, margin=0.05)) == CONTRADICTED
     assert of_row(dataclasses.replace(one, expects="lower")) == REPRODUCED

@@ -18,7 +18,7 @@ from softmap.ledger import results
 from softmap.ledger import run as running
 from softmap.ledger.judge import Part, differences
 from softmap.ledger.page import page
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.ledger.run import chosen, run
 from softmap.ledger.table import lines
 
@@ -33,7 +33,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Losses by base instead of trainings; what was measured."""
     measured: list[str] = []
 
-    def measure(study: Any, place: Place) -> list[Part]:
+    def measure(study: Any, place: Workspace) -> list[Part]:
         measured.append(study.base.name)
         higher = {"sas-p": 0.0 if study.base is SMALL else 1.0}
         values = {
@@ -51,7 +51,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_result_has_all_that_the_page_is_drawn_from(tmp_path: Path, made_up: list[str]) -> None:
     said: list[str] = []
-    path = run(CLAIM, "cpu", Place(tmp_path, command="softmap claims run x", tell=said.append),
+    path = run(CLAIM, "cpu", Workspace(tmp_path, command="softmap claims run x", tell=said.append),
                tmp_path / "results")  # fmt: skip
     assert path.name == "sas-loss.cpu.json" and made_up == ["small", "medium"]
     found = results.read(path)
@@ -77,7 +77,7 @@ def test_a_result_has_all_that_the_page_is_drawn_from(tmp_path: Path, made_up: l
 def test_what_is_done_is_left_and_what_was_asked_otherwise_is_not(
     tmp_path: Path, made_up: list[str]
 ) -> None:
-    place = Place(tmp_path)
+    place = Workspace(tmp_path)
     run(CLAIM, "cpu", place, tmp_path / "results", ["small"])
     run(CLAIM, "cpu", place, tmp_path / "results", ["small"])
     assert made_up == ["small"]
@@ -96,26 +96,26 @@ def test_what_is_done_is_left_and_what_was_asked_otherwise_is_not(
 def test_a_base_that_is_done_is_on_disk_before_the_next(
     tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(study: Any, place: Place) -> tuple[int, float]:
+    def stopped(study: Any, place: Workspace) -> tuple[int, float]:
         if study.base is MEDIUM:
             raise KeyboardInterrupt
         return 8, 1.0
 
     monkeypatch.setattr(running, "_prepared", stopped)
     with pytest.raises(KeyboardInterrupt):
-        run(CLAIM, "cpu", Place(tmp_path), tmp_path)
+        run(CLAIM, "cpu", Workspace(tmp_path), tmp_path)
     found = results.read(tmp_path / "sas-loss.cpu.json")
     assert (found["verdict"], len(found["stages"])) == ("reproduced", 1)
     monkeypatch.setattr(running, "_prepared", lambda study, place: (8, 1.0))
-    run(CLAIM, "cpu", Place(tmp_path), tmp_path)
+    run(CLAIM, "cpu", Workspace(tmp_path), tmp_path)
     assert len(results.read(tmp_path / "sas-loss.cpu.json")["stages"]) == 2
 
 
 def test_the_newest_result_counts_and_the_list_shows_it(
     tmp_path: Path, made_up: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(CLAIM, "cpu", Place(tmp_path), tmp_path / "a", ["small"])
-    run(CLAIM, "cpu", Place(tmp_path), tmp_path / "b")
+    run(CLAIM, "cpu", Workspace(tmp_path), tmp_path / "a", ["small"])
+    run(CLAIM, "cpu", Workspace(tmp_path), tmp_path / "b")
     for folder, created in (("a", "2027"), ("b", "2026")):
         path = tmp_path / folder / "sas-loss.cpu.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"created": created}))
@@ -178,7 +178,7 @@ def test_one_claim_that_fails_does_not_end_the_queue(
     tmp_path: Path, made_up: list[str], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    def fails(study: Any, place: Place) -> tuple[int, float]:
+    def fails(study: Any, place: Workspace) -> tuple[int, float]:
         if study.control == "diff":
             raise SoftmapError("it has no room")
         return 8, 1.0
@@ -211,7 +211,7 @@ def test_results_of_another_format(content: Any, said: str, tmp_path: Path) -> N
 
 
 def test_a_result_that_lacks_a_row_is_damaged(tmp_path: Path, made_up: list[str]) -> None:
-    path = run(CLAIM, "cpu", Place(tmp_path), tmp_path)
+    path = run(CLAIM, "cpu", Workspace(tmp_path), tmp_path)
     whole = json.loads(path.read_text())
     del whole["stages"][0]["studies"][0]["parts"][0]["rows"][0]["arm"]
     path.write_text(json.dumps(whole))

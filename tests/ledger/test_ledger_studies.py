@@ -28,12 +28,12 @@ from softmap.claims._rules import CONTRADICTED, NO_VERDICT, NOT_RESOLVED, REPROD
 from softmap.ledger.asked import parts
 from softmap.ledger.grafted import part as grafted_part
 from softmap.ledger.judge import differences
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.ledger.scaled import part as scaled_part
 from softmap.ledger.timed import _row as timed_row
 from softmap.ledger.trained import _picture, _ratio, needed
 from softmap.ledger.training import curve
-from softmap.report.load import Budget, Run, Trial
+from softmap.report.load import Budget, FinishedTrial, Run
 from softmap.report.scaling.law import Law
 from softmap.report.scaling.sweep import sweep
 
@@ -189,7 +189,7 @@ def test_conditions_of_the_same_runs_stand_beside_one_another() -> None:
     }
     (row,) = found.rows
     assert row.mean == pytest.approx(0.3) and row.runs == (3, 3) and of_row(row) == REPRODUCED
-    assert [list(runs) for _, runs in needed(study, Place(Path("none")))] == [["transformer++"]]
+    assert [list(runs) for _, runs in needed(study, Workspace(Path("none")))] == [["transformer++"]]
 
 
 def test_fine_tunings_of_one_model_are_runs_and_diverged_ones_are_counted() -> None:
@@ -205,7 +205,7 @@ def test_fine_tunings_of_one_model_are_runs_and_diverged_ones_are_counted() -> N
         "diff2 starts 0.25 nats from the model"
     ]
     assert [of_row(row) for row in found.rows] == [REPRODUCED, CONTRADICTED]
-    assert needed(study, Place(Path("none"))) == [(SMALL, {"transformer++": 1})]
+    assert needed(study, Workspace(Path("none"))) == [(SMALL, {"transformer++": 1})]
 
 
 def test_a_law_with_four_fifths_of_the_parameters_is_found() -> None:
@@ -230,7 +230,7 @@ def _size(parameters: float, laws: dict[str, Law]) -> Run:
     tokens = [1e5, 2e5, 4e5, 8e5, 1.6e6]
     trials = {
         label: {
-            seed: Trial(
+            seed: FinishedTrial(
                 label, seed,
                 {"parameters": int(parameters), "flops_per_token": 6.0 * parameters,
                  "tokens_per_second": 1.0},

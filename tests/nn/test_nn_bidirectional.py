@@ -12,15 +12,15 @@ from torch.nn.functional import scaled_dot_product_attention
 from softmap.errors import SoftmapError
 from softmap.nn import Attention, Record, Share
 from softmap.nn.positions import Positions
-from softmap.testing import Subject
+from softmap.testing import CheckSubject
 from softmap.testing.dense import dense
 
-SUBJECT = Subject("dcmha")
+SUBJECT = CheckSubject("dcmha")
 X, Y = SUBJECT.input(2, 6), SUBJECT.with_seed(1).input(2, 5)
 
 
 def layer(variant: str = "dcmha", **options: Any) -> Attention:
-    return Subject(variant).layer(**{"causal": False, **options})
+    return CheckSubject(variant).layer(**{"causal": False, **options})
 
 
 def test_a_plain_encoder_layer_by_hand() -> None:

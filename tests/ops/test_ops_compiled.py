@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 from softmap.maps import Band, Edit
 from softmap.ops import attention, choose, compiled, explain, graphs, make_call
-from softmap.testing import Subject
+from softmap.testing import CheckSubject
 from softmap.testing.compare import assert_same
-from softmap.testing.layouts import Layout, evaluate
+from softmap.testing.layouts import SequenceLayout, evaluate
 from softmap.variants import Place, build, load, names
 
 PARTS = {n: load(n).parts for n in names()}
@@ -28,8 +28,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def same_as_reference(variant: str, dtype: torch.dtype, layouts: list[Layout], **size: int) -> None:
-    subject = Subject(variant, **size)
+def same_as_reference(
+    variant: str, dtype: torch.dtype, layouts: list[SequenceLayout], **size: int
+) -> None:
+    subject = CheckSubject(variant, **size)
     layer = subject.layer().to(dtype)
     for layout in layouts:
         layer.impl = "reference"
@@ -42,9 +44,9 @@ def same_as_reference(variant: str, dtype: torch.dtype, layouts: list[Layout], *
 
 
 def evaluate_in(
-    subject: Subject, layer: nn.Module, layout: Layout, dtype: torch.dtype
+    subject: CheckSubject, layer: nn.Module, layout: SequenceLayout, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    class Typed(Subject):
+    class Typed(CheckSubject):
         def input(self, batch: int, tokens: int, _: torch.dtype = dtype) -> Tensor:
             return super().input(batch, tokens, dtype)
 
@@ -54,14 +56,14 @@ def evaluate_in(
 
 @pytest.mark.usefixtures("small")
 def test_one_variant_quickly() -> None:
-    same_as_reference("talking-heads", torch.float64, [Layout(7)])
+    same_as_reference("talking-heads", torch.float64, [SequenceLayout(7)])
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("variant", EDITED)
 def test_output_and_gradients_are_the_references(variant: str) -> None:
-    layouts = [Layout(11), Layout(11, window=4), Layout(11, queries=6)]
+    layouts = [SequenceLayout(11), SequenceLayout(11, window=4), SequenceLayout(11, queries=6)]
     same_as_reference(variant, torch.float64, layouts)
 
 
@@ -70,7 +72,9 @@ def test_output_and_gradients_are_the_references(variant: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("variant", EDITED)
 def test_padding_and_single_precision(variant: str, dtype: torch.dtype) -> None:
-    same_as_reference(variant, dtype, [Layout(12, window=4, left=5), Layout(11, right=3)])
+    same_as_reference(
+        variant, dtype, [SequenceLayout(12, window=4, left=5), SequenceLayout(11, right=3)]
+    )
 
 
 @pytest.mark.slow
@@ -79,7 +83,7 @@ def test_padding_and_single_precision(variant: str, dtype: torch.dtype) -> None:
 def test_grouped_query(variant: str) -> None:
     if "value" in load(variant).parts.backbone:  # it keeps the width, which grouped values cannot
         variant += "(value=linear,first_value=linear)"
-    same_as_reference(variant, torch.float32, [Layout(11)], kv_heads=2)
+    same_as_reference(variant, torch.float32, [SequenceLayout(11)], kv_heads=2)
 
 
 class Table(Edit):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 import softmap
 from softmap.errors import SoftmapError
 from softmap.maps import Band, Edit
-from softmap.ops.count import Counted, Place, operations
+from softmap.ops.count import Counted, EditInput, operations
 
 HEADS, WIDTH, DIM = 4, 6, 24
-PLACE = Place(HEADS, WIDTH, WIDTH, DIM)
+PLACE = EditInput(HEADS, WIDTH, WIDTH, DIM)
 
 
 def counted(variant: str, n: int = 0) -> Counted:

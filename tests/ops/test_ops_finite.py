@@ -16,7 +16,7 @@ from softmap.ops import attention, attention_map
 from softmap.ops.call import Call
 from softmap.testing import bands
 from softmap.testing.compare import assert_same
-from softmap.testing.subject import Subject, call_of
+from softmap.testing.subject import CheckSubject, call_of
 
 T = 13
 AT = torch.arange(T)
@@ -64,7 +64,7 @@ def spoilt(kinds: list[str], flat: list[Tensor], token: int, value: float) -> li
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_rows_that_do_not_see_it_do_not_change(variant: str, place: str) -> None:
-    of = Subject(variant, heads=2, head_dim=4)
+    of = CheckSubject(variant, heads=2, head_dim=4)
     call = call_of(of.layer(), of.input(2, T))
     kinds, flat = call.flatten()
     options, token, sees = PLACES[place]
@@ -87,7 +87,7 @@ def test_rows_that_do_not_see_it_do_not_change(variant: str, place: str) -> None
 
 def test_gradients_of_rows_that_see_it_are_not_finite() -> None:
     """A loss of NaN has no finite gradients, which an optimiser would follow."""
-    of = Subject("dcmha", heads=2, head_dim=4)
+    of = CheckSubject("dcmha", heads=2, head_dim=4)
     call = call_of(of.layer(), of.input(2, T))
     kinds, flat = call.flatten()
     rows = torch.zeros(2, T, dtype=torch.bool)

@@ -11,7 +11,7 @@ from softmap.maps import Band, Edit
 from softmap.ops import attention, chunked, make_call, tiles
 from softmap.ops.call import band_of
 from softmap.ops.masks import Masks
-from softmap.testing import Subject
+from softmap.testing import CheckSubject
 from softmap.testing.layers import _same_as_reference
 from softmap.variants import Place, build, load
 
@@ -26,7 +26,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small")
 @pytest.mark.parametrize("variant", ["dcmha(static=true)", "dape", "diff", "talking-heads"])
 def test_output_and_gradients_are_the_references(variant: str) -> None:
-    _same_as_reference(Subject(variant), "chunked", band_rows=(5,))
+    _same_as_reference(CheckSubject(variant), "chunked", band_rows=(5,))
 
 
 class Above(Edit):

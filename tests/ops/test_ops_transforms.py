@@ -19,14 +19,14 @@ from softmap.errors import SoftmapError
 from softmap.nn import Attention
 from softmap.ops import choose
 from softmap.testing.compare import assert_same
-from softmap.testing.subject import Subject, call_of
+from softmap.testing.subject import CheckSubject, call_of
 
 VARIANTS = ("transformer++", "diff", "dcmha(static=true)", "dape", "sas", "talking-heads")
 NAMED = ("native", "folded", "chunked", "compiled")
 
 
 def subject(variant: str) -> tuple[Attention, Tensor]:
-    of = Subject(variant, heads=2, head_dim=4)
+    of = CheckSubject(variant, heads=2, head_dim=4)
     return of.layer(), of.input(2, 5)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from softmap.report.answers import Question
 from softmap.report.family import Family
-from softmap.report.load import Budget, Run, Trial
+from softmap.report.load import Budget, FinishedTrial, Run
 
 
 def run(losses, tokens, control="control", **info) -> Run:
@@ -26,9 +26,9 @@ def family(losses, tokens, **question) -> Family:
     return Family(run(losses, tokens), Question(**question))
 
 
-def _trial(label, seed, row, tokens) -> Trial:
+def _trial(label, seed, row, tokens) -> FinishedTrial:
     budgets = [
         Budget(int(t), t / 100.0, 9.0 * t, float(y), np.full((4, 8), y))
         for t, y in zip(tokens, row, strict=True)
     ]
-    return Trial(label, seed, {"tokens_per_second": 100.0}, budgets, [], None)
+    return FinishedTrial(label, seed, {"tokens_per_second": 100.0}, budgets, [], None)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from softmap.errors import SoftmapError
-from softmap.report.load import Budget, Run, Trial
-from softmap.report.scaling.equal import Place, best_shape, ratios, yardstick
+from softmap.report.load import Budget, FinishedTrial, Run
+from softmap.report.scaling.equal import ComparisonPoint, best_shape, ratios, yardstick
 from softmap.report.scaling.law import Law, fit
 from softmap.report.scaling.page import render
 from softmap.report.scaling.summary import summary
@@ -43,7 +43,9 @@ def run(size, laws, seeds=3, spread=0.01, tokens=TOKENS, windows=8, number=0) ->
             }
             if label != "control":
                 result |= {"tokens_per_second": 80}
-            trials.setdefault(label, {})[seed] = Trial(label, seed, result, budgets, [], None)
+            trials.setdefault(label, {})[seed] = FinishedTrial(
+                label, seed, result, budgets, [], None
+            )
     info = {"control": "control", "variants": list(laws), "seeds": list(range(seeds))}
     return Run(Path(f"size{int(size)}"), info, trials, [])
 
@@ -67,17 +69,17 @@ def test_a_law_without_noise_is_recovered_and_outliers_do_not_bend_it():
 def test_ratios_by_hand():
     # Half the parameters for the same loss: A is 0.5^a of the control's.
     half = Law(1.8, 40.0 * 0.5**0.35, 300.0, 0.35, 0.4)
-    found = ratios(TRUE, half, Place(1e6, 1e7, speed=0.8))
+    found = ratios(TRUE, half, ComparisonPoint(1e6, 1e7, speed=0.8))
     assert found["parameters"] == pytest.approx(0.5)
     # Along the best shapes C^(-ab/(a+b)): the constant K has the factor 0.5^(ab/(a+b)).
     assert found["compute"] == pytest.approx(0.5)
     assert 0.5 < found["tokens"] < 1
     gain = ((TRUE.loss(1e6, 1e7) - 1.8) / (half.loss(1e6, 1e7) - 1.8)) ** (0.75 / 0.14)
     assert found["Sc"] == pytest.approx(gain) and found["Sw"] == pytest.approx(0.8 * gain)
-    dear = ratios(TRUE, half, Place(1e6, 1e7, flops=1.25, speed=0.8))
+    dear = ratios(TRUE, half, ComparisonPoint(1e6, 1e7, flops=1.25, speed=0.8))
     assert dear["compute"] == pytest.approx(0.625) and dear["Sc"] == pytest.approx(gain / 1.25)
     assert dear["Sw"] == found["Sw"]  # time is time, however it is counted
-    worse = ratios(TRUE, Law(2.6, 1.0, 1.0, 0.35, 0.4), Place(1e6, 1e7))
+    worse = ratios(TRUE, Law(2.6, 1.0, 1.0, 0.35, 0.4), ComparisonPoint(1e6, 1e7))
     assert worse["tokens"] == worse["parameters"] == worse["compute"] == np.inf
     assert yardstick(TRUE, 1.7, 2.0) == np.inf
 
@@ -98,7 +100,7 @@ def test_intervals_hold_what_was_put_in():
         for name, value in (("E", law.E), ("a", law.a), ("b", law.b)):
             one = found["variants"][label]["law"][name]
             assert one["low"] < value < one["high"], (label, name)
-    true = ratios(TRUE, laws["v"], Place(16e5, 16e6, speed=0.8))
+    true = ratios(TRUE, laws["v"], ComparisonPoint(16e5, 16e6, speed=0.8))
     for name, one in found["variants"]["v"]["ratios"].items():
         assert one["low"] < true[name] < one["high"], name
     tokens = found["variants"]["v"]["ratios"]["tokens"]

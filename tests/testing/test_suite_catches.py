@@ -13,7 +13,7 @@ import softmap.testing
 from softmap.errors import SoftmapError
 from softmap.nn import accounting
 from softmap.ops import chunked
-from softmap.testing import CHECKS, QUICK, Subject, check
+from softmap.testing import CHECKS, QUICK, CheckSubject, check
 
 
 @pytest.mark.usefixtures("here")
@@ -129,7 +129,7 @@ def test_precision_names_the_tensor(wrong: str, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(chunked, "run", coarse)
     says = "gradient of q in" if wrong == "q" else r"Compose's key tensor 'kg' \(edit 1\)"
     with pytest.raises(AssertionError, match=says):
-        CHECKS["precision"](Subject("dcmha"))
+        CHECKS["precision"](CheckSubject("dcmha"))
 
 
 @pytest.mark.usefixtures("here")
@@ -162,7 +162,7 @@ def test_buffer_left_unwritten_is_found(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(chunked, "_forward", lazy)
     with pytest.raises(AssertionError, match=r"output in torch\.bfloat16: not finite"):
-        CHECKS["precision"](Subject("transformer++"))
+        CHECKS["precision"](CheckSubject("transformer++"))
 
 
 def test_coarse_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,18 +174,18 @@ def test_coarse_result_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(chunked, "run", coarse)
     with pytest.raises(AssertionError, match=r"output in torch\.bfloat16: error .* more than 2 x"):
-        CHECKS["precision"](Subject("transformer++"))
+        CHECKS["precision"](CheckSubject("transformer++"))
 
 
 def test_wrong_count_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     count = accounting.elements_per_token
     monkeypatch.setattr(accounting, "elements_per_token", lambda a, dim: count(a, dim) + 1)
     with pytest.raises(AssertionError, match="cache grows by"):
-        CHECKS["accounting"](Subject("dcmha"))
+        CHECKS["accounting"](CheckSubject("dcmha"))
 
 
 def test_crash_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    def crash(subject: Subject) -> None:
+    def crash(subject: CheckSubject) -> None:
         raise KeyError("first\nsecond")
 
     monkeypatch.setitem(CHECKS, "map", crash)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from softmap.testing import CHECKS, Subject
+from softmap.testing import CHECKS, CheckSubject
 from softmap.variants import names
 
 COMBINATIONS = [
@@ -82,8 +82,8 @@ FIRST = {
     "transformer", "transformer++", "talking-heads", "temperature", "gated", "diff", "diff2",
     "dcmha", "dape", "nope", "alibi", "kerple", "fire", "sas", "sas-p", "v-skipinit", "parallel",
 }  # fmt: skip
-SHIPPED = [Subject(v) for v in names()]
-OTHERS = [Subject(v) for v in COMBINATIONS] + [Subject(v, kv_heads=2) for v in GROUPED]
+SHIPPED = [CheckSubject(v) for v in names()]
+OTHERS = [CheckSubject(v) for v in COMBINATIONS] + [CheckSubject(v, kv_heads=2) for v in GROUPED]
 
 
 def _cases() -> list[Any]:
@@ -98,14 +98,14 @@ def _cases() -> list[Any]:
 
 
 def _id(value: Any) -> str:
-    if not isinstance(value, Subject):
+    if not isinstance(value, CheckSubject):
         return str(value)
     return value.variant + (f"@{value.kv_heads}" if value.kv_heads else "")
 
 
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(("subject", "name"), _cases(), ids=_id)
-def test_keeps(subject: Subject, name: str) -> None:
+def test_keeps(subject: CheckSubject, name: str) -> None:
     CHECKS[name](subject)
 
 
@@ -122,6 +122,6 @@ def test_folded_runs_where_it_should() -> None:
         "sink+diff",
         "ssmax+xsa",
     ):
-        assert CHECKS["folded"](Subject(variant)) is None
-    note = CHECKS["folded"](Subject("dcmha"))
+        assert CHECKS["folded"](CheckSubject(variant)) is None
+    note = CHECKS["folded"](CheckSubject("dcmha"))
     assert note is not None and "no closed form" in note

@@ -33,8 +33,9 @@ PLAIN = "transformer++"
 class Case(Checked):
     """Sizes of one attention call; heads are those of a plain Transformer of this width.
 
-    direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
-    keys: with more keys than tokens the call is a decoding step.
+    Attributes:
+        direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
+        keys: with more keys than tokens the call is a decoding step.
     """
 
     variant: str = PLAIN
@@ -95,6 +96,7 @@ class Problem:
 
     @property
     def leaves(self) -> list[Tensor]:
+        """The call's differentiable inputs."""
         return self.call.flatten()[1]
 
     @property
@@ -108,6 +110,7 @@ class Problem:
 
     @cached_property
     def upstream(self) -> Tensor:
+        """The gradient of the output, (B, H', T, d'), drawn from the case's seed."""
         call = self.call
         shape = (call.batch, call.heads.outputs, call.queries, call.v.shape[-1])
         return _normal(self.case, shape, 1).to(call.q.dtype)
@@ -158,7 +161,7 @@ def make_problem(case: Case) -> Problem:
 def least_bytes(case: Case) -> int:
     """Bytes that any candidate takes at least: inputs and parameters, with gradients both twice.
 
-    Counted without allocating. Raises as :func:`make_problem` does.
+    Counted without allocating. Raises as [`make_problem`][] does.
     """
     one = torch.empty((), dtype=DTYPES[case.dtype]).element_size()
     tokens = case.batch * case.heads * case.head_dim * one * (case.keys or case.tokens)

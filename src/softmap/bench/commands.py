@@ -38,7 +38,7 @@ class Op:
     """
 
     variants: Positional[tuple[str, ...]]
-    """Names or compositions, by spaces or commas."""
+    """Names or compositions, separated by spaces or commas."""
     batch: Count = 1
     heads: Heads = 8
     """Heads of a plain Transformer of that width; the variant derives its own."""
@@ -53,17 +53,18 @@ class Op:
     direction: str = "both"
     """forward, backward, or both."""
     impl: tuple[str, ...] = ()
-    """Backends of softmap; by default every one that does not refuse."""
+    """Backends of softmap; by default all that do not refuse."""
     peers: tuple[str, ...] = ()
     """Peers by the beginning of their names, or none; by default all. SDPA is always there."""
     rounds: Count = 20
     seconds: Annotated[float, Range(0)] = 20.0
-    """After three rounds a candidate takes part in no more once it has taken so long."""
+    """After three rounds a candidate stops once it has taken this long."""
     out: Path | None = None
     """A JSON file, written after each case."""
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
+        """Runs the benchmark and returns the exit status."""
         from softmap.bench.drive import run_op
 
         return run_op(self, argv)
@@ -95,6 +96,7 @@ class Step:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
+        """Runs the benchmark and returns the exit status."""
         from softmap.bench.drive import run_step
 
         return run_step(self, argv)
@@ -126,6 +128,7 @@ class Decode:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
+        """Runs the benchmark and returns the exit status."""
         from softmap.bench.drive import run_decode
 
         return run_decode(self, argv)
@@ -146,6 +149,7 @@ class Plot:
     out: Path = Path("docs/images")
 
     def run(self, argv: Sequence[str]) -> int:
+        """Writes the pictures, prints their paths, and returns the exit status."""
         from softmap.bench.plot import plot
         from softmap.files import write
 
@@ -167,6 +171,9 @@ class Pages:
     """Change nothing; fail where a table is not what its results give."""
 
     def run(self, argv: Sequence[str]) -> int:
+        """Writes the pages whose tables have changed, and returns the exit status. With ``check``
+        it writes nothing and raises ``SoftmapError`` for such a page.
+        """
         from softmap.bench.pages import filled
         from softmap.files import write
 
@@ -193,6 +200,7 @@ class Doctor:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
+        """Prints what was found and returns the exit status."""
         from softmap.bench.doctor import run_doctor
 
         if self.json is not None:

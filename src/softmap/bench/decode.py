@@ -45,11 +45,12 @@ class Sizes:
 
     @property
     def longest(self) -> int:
+        """Tokens of the longest sequence that is decoded."""
         return max(self.prompt + self.new, *(n + BURST for n in self.lengths))
 
 
 @dataclass
-class Model:
+class DecodingModel:
     """One variant on its way."""
 
     variant: str
@@ -63,8 +64,8 @@ class Model:
     at: dict[int, list[float]] = field(default_factory=dict)  #: seconds a token by cache length
 
 
-class Run:
-    """Models of one size, decoding in turn; :meth:`record` at any moment."""
+class DecodeBenchmark:
+    """Models of one size, decoding in turn; [`record`][] at any moment."""
 
     def __init__(
         self, variants: Sequence[str], sizes: Sizes, impl: str, device: torch.device, say: Say
@@ -77,14 +78,14 @@ class Run:
             model.impl = chosen(model.config, sizes.prompt, device, DTYPES[sizes.dtype])
         self.control = variants[0]
 
-    def _model(self, variant: str, impl: str) -> Model:
+    def _model(self, variant: str, impl: str) -> DecodingModel:
         s = self.sizes
         config = SoftmapConfig(
             variant=variant, vocab_size=s.vocab, hidden_size=s.hidden_size, impl=impl,
             num_hidden_layers=s.layers, num_attention_heads=s.heads,
             max_position_embeddings=s.longest,
         )  # fmt: skip
-        return Model(variant, impl, config=config, at={n: [] for n in s.lengths})
+        return DecodingModel(variant, impl, config=config, at={n: [] for n in s.lengths})
 
     def _least_bytes(self) -> int:
         """All models, a copy of one in float64, and the tokens and the cache of one."""
@@ -112,7 +113,7 @@ class Run:
                     for length in self.sizes.lengths:
                         model.at[length].append(self._tokens_at(model, length))
 
-    def _prepare(self, model: Model) -> None:
+    def _prepare(self, model: DecodingModel) -> None:
         torch.manual_seed(0)
         dtype = DTYPES[self.sizes.dtype]
         # Moved off its start, where attention adds nothing to the logits.
@@ -137,7 +138,7 @@ class Run:
         out = net(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         return out.logits  # type: ignore[no-any-return]
 
-    def _generate(self, model: Model) -> None:
+    def _generate(self, model: DecodingModel) -> None:
         """Greedy: the prompt at once, then token after token."""
         cache = SoftmapCache(model.net.model)
         ids, start = self._ids(self.sizes.prompt), self._now()
@@ -148,7 +149,7 @@ class Run:
         model.prompt.append(middle - start)
         model.new.append(self._now() - middle)
 
-    def _tokens_at(self, model: Model, length: int) -> float:
+    def _tokens_at(self, model: DecodingModel, length: int) -> float:
         """Seconds of one token with about ``length`` tokens in the cache."""
         cache = SoftmapCache(model.net.model)
         last = self._logits(model.net, self._ids(length), cache).argmax(-1)
@@ -170,7 +171,7 @@ class Run:
             "rows": [self._row(model, base) for model in self.models],
         }
 
-    def _row(self, model: Model, base: Model) -> dict[str, Any]:
+    def _row(self, model: DecodingModel, base: DecodingModel) -> dict[str, Any]:
         found: dict[str, Any] = {
             "variant": model.variant, "impl": model.impl, "parity": model.parity,
             "reason": model.reason,

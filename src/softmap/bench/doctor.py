@@ -46,7 +46,7 @@ SMALL = SimpleNamespace(run=lambda call: native.run(call), trials=lambda kind: [
 
 
 @dataclass
-class Row:
+class DoctorRow:
     """verdict: right, wrong, refused or not tried. error: the largest beside what is allowed."""
 
     backend: str
@@ -59,6 +59,7 @@ class Row:
     errors: Sizes
 
     def cells(self) -> list[str]:
+        """Returns the row's cells for the printed table."""
         error = "" if self.error is None else f"{self.error:.2f}"
         seconds = f"{self.seconds:.1f}" if self.seconds else ""
         return [self.backend, self.variant, self.shape, self.verdict, error, seconds]
@@ -116,7 +117,7 @@ def _triton_missing(device: torch.device) -> str | None:
     return triton.refuses(make_call(x, x, x))
 
 
-def examined(device: torch.device) -> Iterator[Row]:
+def examined(device: torch.device) -> Iterator[DoctorRow]:
     """A row for each kernel and shape: native ones on the CPU, Triton's on a GPU."""
     for variant in VARIANTS:
         for dtype in ("float32", "bfloat16"):
@@ -133,7 +134,7 @@ def _pool() -> Executor:
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
 
 
-def _by_triton(case: Case) -> Row:
+def _by_triton(case: Case) -> DoctorRow:
     return _row("triton", case, triton, _triton)
 
 
@@ -146,26 +147,30 @@ def _of_gpu(variant: str, device: str) -> Iterator[Case]:
         yield case.resized(tokens=1, keys=64)
 
 
-def _row(name: str, case: Case, backend: Any, ask: Callable[[Call], qualify.Trial]) -> Row:
+def _row(
+    name: str, case: Case, backend: Any, ask: Callable[[Call], qualify.Qualification]
+) -> DoctorRow:
     call = make_problem(case).call
     shape = qualify.spelled(qualify.kind_of(backend, call)).partition(", ")[2]
     refusal = backend.refuses(call)
     if refusal is not None:
-        return Row(name, case.variant, shape, "refused", refusal, None, 0.0, {})
+        return DoctorRow(name, case.variant, shape, "refused", refusal, None, 0.0, {})
     try:
         found = ask(call)
     except SoftmapError as error:  # the GPU is lost
-        return Row(name, case.variant, shape, "wrong", str(error), None, 0.0, {})
+        return DoctorRow(name, case.variant, shape, "wrong", str(error), None, 0.0, {})
     verdict = "not tried" if not found.tried else "right" if found.why is None else "wrong"
     worst = _worst(found.errors, call.q.dtype)
-    return Row(name, case.variant, shape, verdict, found.why, worst, found.seconds, found.errors)
+    return DoctorRow(
+        name, case.variant, shape, verdict, found.why, worst, found.seconds, found.errors
+    )
 
 
-def _native(call: Call) -> qualify.Trial:
+def _native(call: Call) -> qualify.Qualification:
     return tried(SMALL, call, qualify.kind_of(native, call))  # type: ignore[arg-type]
 
 
-def _triton(call: Call) -> qualify.Trial:
+def _triton(call: Call) -> qualify.Qualification:
     return qualify.verdict(triton, call, qualify.kind_of(triton, call))
 
 

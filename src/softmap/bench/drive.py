@@ -13,13 +13,13 @@ from softmap.bench import decode, rows, step, text
 from softmap.bench.case import PLAIN, SHORT, Case, Direction, Dtype, least_bytes
 from softmap.bench.entry import choose_candidates
 from softmap.bench.failure import is_out_of_memory, require
-from softmap.bench.op import Run
+from softmap.bench.op import OpBenchmark
 from softmap.bench.progress import Progress
-from softmap.bench.save import Report
+from softmap.bench.save import ResultFile
 from softmap.errors import SoftmapError, nearest, reason
 from softmap.fields import check
 from softmap.files import check_writable
-from softmap.lab import bench, recipe
+from softmap.lab import recipe, workbench
 from softmap.lab.names import split_values, split_variants
 from softmap.ops import BACKENDS
 from softmap.variants import load
@@ -40,13 +40,13 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
     say = Progress()
     for case in cases:  # a refusal is said before anything is measured
         require(least_bytes(case), device, f"{case.variant} {case.title}")
-        Run(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, say)
+        OpBenchmark(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, say)
     _check_out(flags.out)
-    report = Report("op", argv, device, flags.out, rounds=flags.rounds)
+    report = ResultFile("op", argv, device, flags.out, rounds=flags.rounds)
     wrong: list[str] = []
 
     def measure(case: Case) -> None:
-        run = Run(case, chosen, flags.impl, say)
+        run = OpBenchmark(case, chosen, flags.impl, say)
         try:
             run.measure(flags.rounds, flags.seconds)
         finally:
@@ -67,9 +67,9 @@ def run_step(flags: Step, argv: Sequence[str]) -> int:
     if flags.variants:
         plan = recipe.with_variants(plan, _names(flags.variants))
     device, say = device_of(flags.device), Progress()
-    run = step.Run(plan, _impl(flags.impl), device, say)
+    run = step.StepBenchmark(plan, _impl(flags.impl), device, say)
     _check_out(flags.out)
-    report = Report("step", argv, device, flags.out, rounds=flags.rounds)
+    report = ResultFile("step", argv, device, flags.out, rounds=flags.rounds)
     return _one(run, lambda: run.measure(flags.rounds, flags.steps), report, say, text.step_lines)
 
 
@@ -88,14 +88,18 @@ def run_decode(flags: Decode, argv: Sequence[str]) -> int:
     given["dtype"] = _dtype(given["dtype"])
     sizes = decode.Sizes(batch=flags.batch, vocab=flags.vocab, **given)
     variants = list(dict.fromkeys([PLAIN, *_variants(flags.variants)]))
-    run = decode.Run(variants, sizes, _impl(flags.impl), device, say)
+    run = decode.DecodeBenchmark(variants, sizes, _impl(flags.impl), device, say)
     _check_out(flags.out)
-    report = Report("decode", argv, device, flags.out, rounds=flags.rounds)
+    report = ResultFile("decode", argv, device, flags.out, rounds=flags.rounds)
     return _one(run, lambda: run.measure(flags.rounds), report, say, text.decode_lines)
 
 
 def _one(
-    run: Any, measure: Callable[[], None], report: Report, say: Progress, lines: Callable[..., Any]
+    run: Any,
+    measure: Callable[[], None],
+    report: ResultFile,
+    say: Progress,
+    lines: Callable[..., Any],
 ) -> int:
     """Whole models are one case."""
     wrong: list[str] = []
@@ -113,7 +117,7 @@ def _one(
     return _all([run], measured_case, report) or _verdict(wrong)
 
 
-def _all(cases: Sequence[Any], measure: Callable[[Any], None], report: Report) -> int:
+def _all(cases: Sequence[Any], measure: Callable[[Any], None], report: ResultFile) -> int:
     """Measure them all; 130 (143 after SIGTERM) where a signal ended it, else 0."""
     try:
         for case in cases:
@@ -193,6 +197,6 @@ def _check_out(out: Path | None) -> None:
 def device_of(name: str) -> torch.device:
     """The device that ``--device`` names."""
     try:
-        return bench.choose_device(name)
+        return workbench.choose_device(name)
     except SoftmapError as error:
         raise SoftmapError(str(error).replace("training.device", "--device")) from None

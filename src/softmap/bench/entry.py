@@ -20,11 +20,13 @@ NOT_YET = "not measured"
 
 
 @dataclass
-class Entry:
+class CandidateResult:
     """One candidate: not measured yet, refused, wrong, failed, out of memory, or timed.
 
-    checked_bytes: peak memory at the size of the parity check; tried_bytes: of the allocation that
-    failed. plain_error: of the plain map's output, at the size of the parity check.
+    Attributes:
+        checked_bytes: peak memory at the size of the parity check.
+        tried_bytes: of the allocation that failed.
+        plain_error: of the plain map's output, at the size of the parity check.
     """
 
     candidate: Candidate
@@ -43,10 +45,12 @@ class Entry:
 
     @property
     def name(self) -> str:
+        """The candidate's name."""
         return self.candidate.name
 
     @property
     def alive(self) -> bool:
+        """Whether the candidate is still to be measured."""
         return self.status == NOT_YET
 
     def ends(self, status: str, reason: str) -> None:

@@ -14,7 +14,7 @@ from softmap.bench import parity
 from softmap.bench.candidates import Candidate
 from softmap.bench.case import Case, make_problem
 from softmap.bench.clock import Clock
-from softmap.bench.entry import Entry
+from softmap.bench.entry import CandidateResult
 from softmap.bench.failure import TooLarge, size
 from softmap.bench.stats import shuffled
 from softmap.errors import SoftmapError
@@ -29,7 +29,7 @@ SETTLED = 1.0  #: seconds; a first call as long as that has warmed up what it wi
 FULL = 0.8
 
 
-class Run:
+class OpBenchmark:
     """The measurement of one case. Its entries may be read at any moment, after Ctrl-C too."""
 
     def __init__(
@@ -39,13 +39,13 @@ class Run:
         self.case = case
         self._say = lambda text: say(f"{case.variant} {case.title}: {text}")
         problem, plain = make_problem(case), make_problem(case.plain())
-        self.entries = [Entry(c, plain if c.plain else problem) for c in chosen]
+        self.entries = [CandidateResult(c, plain if c.plain else problem) for c in chosen]
         self.auto = choose(problem.call)
         self._device = torch.device(case.device)
         for entry in self.entries:
             self._refuse(entry, named)
 
-    def _refuse(self, entry: Entry, named: Sequence[str]) -> None:
+    def _refuse(self, entry: CandidateResult, named: Sequence[str]) -> None:
         why = entry.candidate.applies(entry.problem)
         if why is None:
             return
@@ -79,7 +79,7 @@ class Run:
             entry.guard(lambda e=entry, t=truths[variant]: self._parity(e, t))  # type: ignore[misc]
             self._tidy()
 
-    def _parity(self, entry: Entry, truth: parity.Truth) -> None:
+    def _parity(self, entry: CandidateResult, truth: parity.Truth) -> None:
         with PeakMemory(self._device) as memory:
             found = parity.check(entry.candidate.prepare(truth.problem), truth)
             memory.sample()
@@ -88,7 +88,7 @@ class Run:
         if not found.ok:
             entry.ends("wrong", found.says())
 
-    def _start(self, entry: Entry) -> None:
+    def _start(self, entry: CandidateResult) -> None:
         self._foresee(entry)
         entry.runner = entry.candidate.prepare(entry.problem)
         begin = time.perf_counter()
@@ -100,7 +100,7 @@ class Run:
         if entry.alive and entry.first_seconds < SETTLED:
             entry.step()
 
-    def _foresee(self, entry: Entry) -> None:
+    def _foresee(self, entry: CandidateResult) -> None:
         """A CPU does not refuse memory, it kills: a dense map's need is guessed first."""
         assert entry.parity is not None
         checked = entry.parity.batch * entry.parity.tokens**2
@@ -112,7 +112,7 @@ class Run:
             entry.tried_bytes = int(need)
             raise TooLarge(f"would take about {size(need)}, {size(free)} are free")
 
-    def _last_rows(self, entry: Entry, out: Tensor) -> None:
+    def _last_rows(self, entry: CandidateResult, out: Tensor) -> None:
         """At the timed length too, where parity was checked at a shorter one."""
         assert entry.parity is not None
         if (entry.parity.batch, entry.parity.tokens) == (self.case.batch, self.case.tokens):
@@ -135,19 +135,19 @@ class Run:
                     entry.guard(lambda e=entry: e.seconds.append(self._once(e, clock)))  # type: ignore[misc]
                     took[entry.name] += time.perf_counter() - begin
 
-    def _once(self, entry: Entry, clock: Clock) -> float:
+    def _once(self, entry: CandidateResult, clock: Clock) -> float:
         if self.case.direction == "backward":
             return clock.seconds(entry.back, entry.ahead)
         return clock.seconds(lambda _: entry.step())
 
-    def _peak(self, entry: Entry) -> None:
+    def _peak(self, entry: CandidateResult) -> None:
         with PeakMemory(self._device) as memory:
             entry.step()
             synchronize(self._device)
             memory.sample()
         entry.peak_bytes = memory.peak
 
-    def _alive(self) -> list[Entry]:
+    def _alive(self) -> list[CandidateResult]:
         return [e for e in self.entries if e.alive]
 
     def _tidy(self) -> None:

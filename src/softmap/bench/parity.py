@@ -30,7 +30,7 @@ POOLED = "gradients of few numbers"
 
 
 @dataclass(frozen=True)
-class Error:
+class Deviation:
     """Of one result: RMS of the error over that of the truth, and largest over largest."""
 
     rms: float
@@ -39,6 +39,7 @@ class Error:
 
     @property
     def ok(self) -> bool:
+        """Whether the error is within what is allowed."""
         return self.rms <= self.allowed  # false for NaN
 
 
@@ -48,10 +49,11 @@ class Parity:
 
     batch: int
     tokens: int
-    errors: dict[str, Error] = field(default_factory=dict)
+    errors: dict[str, Deviation] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
+        """Whether every error is within what is allowed."""
         return all(e.ok for e in self.errors.values())
 
     @property
@@ -83,7 +85,9 @@ class Parity:
 class Truth:
     """What all candidates of one problem are compared with.
 
-    exact: results in float64. plain: errors of the plain eager map in the case's own dtype.
+    Attributes:
+        exact: results in float64.
+        plain: errors of the plain eager map in the case's own dtype.
     """
 
     problem: Problem
@@ -119,7 +123,7 @@ def check(runner: Runner, truth: Truth) -> Parity:
 
 
 @torch.no_grad()
-def check_last_rows(out: Tensor, problem: Problem, plain: float) -> Error:
+def check_last_rows(out: Tensor, problem: Problem, plain: float) -> Deviation:
     """The last rows of an output at the timed length, which the dense map need not fit.
 
     ``plain`` is the plain map's error at the checked length.
@@ -157,11 +161,11 @@ def _run(backend: Callable[[Call], Tensor], problem: Problem, leaves: Sequence[T
 
 def _errors(
     found: dict[str, Tensor], exact: dict[str, Tensor], plain: dict[str, float], floor: float
-) -> dict[str, Error]:
+) -> dict[str, Deviation]:
     """By name; results of few numbers are judged together, since one alone is at times right by
     luck, in the plain map too."""
-    errors: dict[str, Error] = {}
-    few: list[Error] = []
+    errors: dict[str, Deviation] = {}
+    few: list[Deviation] = []
     for name, true in exact.items():
         if true.norm() <= ZERO:
             continue
@@ -179,14 +183,14 @@ def _errors(
     return errors
 
 
-def _pooled(few: list[Error]) -> Error:
+def _pooled(few: list[Deviation]) -> Deviation:
     mean = math.sqrt(sum(e.rms**2 for e in few) / len(few))
-    return Error(mean, max(e.max for e in few), few[0].allowed)
+    return Deviation(mean, max(e.max for e in few), few[0].allowed)
 
 
-def _error(got: Tensor, true: Tensor, allowed: float) -> Error:
+def _error(got: Tensor, true: Tensor, allowed: float) -> Deviation:
     off = got.double() - true
-    return Error(
+    return Deviation(
         float(off.norm() / true.norm()), float(off.abs().max() / true.abs().max()), allowed
     )
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from softmap.bench.entry import Entry
-from softmap.bench.op import Run
+from softmap.bench.entry import CandidateResult
+from softmap.bench.op import OpBenchmark
 from softmap.bench.stats import ratios, spread
 
 
-def record(run: Run) -> dict[str, Any]:
+def record(run: OpBenchmark) -> dict[str, Any]:
     """The case, and a row for every candidate in the order of the run."""
     rows = [_row(run.entries, entry) for entry in run.entries]
     return {**asdict(run.case), "auto": run.auto, "rows": rows}
 
 
-def _row(entries: list[Entry], entry: Entry) -> dict[str, Any]:
+def _row(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, Any]:
     """No speed beside a failed check."""
     found: dict[str, Any] = {
         "candidate": entry.name,
@@ -31,7 +31,7 @@ def _row(entries: list[Entry], entry: Entry) -> dict[str, Any]:
     return found | (_speed(entries, entry) if entry.seconds else {})
 
 
-def _speed(entries: list[Entry], entry: Entry) -> dict[str, Any]:
+def _speed(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, Any]:
     base = _yardstick(entries)
     return {
         "seconds": spread(entry.seconds),
@@ -42,13 +42,13 @@ def _speed(entries: list[Entry], entry: Entry) -> dict[str, Any]:
     }
 
 
-def _yardstick(entries: list[Entry]) -> Entry | None:
+def _yardstick(entries: list[CandidateResult]) -> CandidateResult | None:
     """SDPA's best backend of this run."""
     plain = [e for e in entries if e.candidate.plain and e.seconds]
     return min(plain, key=lambda e: spread(e.seconds)["median"], default=None)
 
 
-def _smaller(entries: list[Entry], entry: Entry) -> dict[str, Any]:
+def _smaller(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, Any]:
     """The candidate of the same maths that took the least memory in this run."""
     same = [e for e in entries if e.candidate.plain == entry.candidate.plain]
     sizes = {e.name: e.peak_bytes for e in same if e.peak_bytes is not None}

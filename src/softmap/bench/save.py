@@ -22,8 +22,8 @@ FORMAT = 1
 KINDS = ("op", "step", "decode")
 
 
-class Report:
-    """The file of one call of the bench; whole on disk after each :meth:`add`."""
+class ResultFile:
+    """The file of one call of the bench; whole on disk after each [`add`][]."""
 
     def __init__(
         self, kind: str, argv: Sequence[str], device: torch.device, out: Path | None, **facts: Any
@@ -40,6 +40,7 @@ class Report:
         }
 
     def add(self, case: dict[str, Any]) -> None:
+        """Appends a case and writes the file."""
         self.content["cases"].append(case)
         if self.out is not None:
             files.write_json(self.out, self.content, seal=False)

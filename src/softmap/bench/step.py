@@ -27,7 +27,7 @@ Say = Callable[[str], None]
 
 
 @dataclass
-class Model:
+class TrainingModel:
     """One variant on its way; ``parity`` as ``models.gradient_error`` gives it."""
 
     candidate: Candidate
@@ -39,6 +39,7 @@ class Model:
 
     @property
     def label(self) -> str:
+        """The candidate's label."""
         return self.candidate.label
 
 
@@ -55,8 +56,8 @@ def vocabulary(recipe: Recipe) -> int:
     )
 
 
-class Run:
-    """The models of a recipe, each training on its own; :meth:`record` at any moment."""
+class StepBenchmark:
+    """The models of a recipe, each training on its own; [`record`][] at any moment."""
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
         """Raises ``SoftmapError`` for what ``compare`` would refuse before it trains."""
@@ -68,12 +69,12 @@ class Run:
         self.control, self.vocab = plan.control, vocabulary(recipe)
         self.models = [self._model(c, impl) for c in plan.candidates]
 
-    def _model(self, candidate: Candidate, impl: str) -> Model:
+    def _model(self, candidate: Candidate, impl: str) -> TrainingModel:
         taken = impl
         if impl == "auto":
             context, dtype = self.recipe.model.context, dtype_of(self.recipe)
             taken = chosen(candidate.config, context, self.device, dtype)
-        return Model(candidate, taken)
+        return TrainingModel(candidate, taken)
 
     def measure(self, rounds: int, steps: int) -> None:
         """``steps`` steps of each model in each round."""
@@ -89,7 +90,7 @@ class Run:
                 if not model.reason:
                     model.seconds.append(self._timed(model, steps))
 
-    def _prepare(self, model: Model) -> None:
+    def _prepare(self, model: TrainingModel) -> None:
         mine = model.candidate
         net = with_impl(build(mine, 0, self.device), model.impl)
         given = options(self.recipe, mine.peak_lr, 0, mine.label)
@@ -107,7 +108,7 @@ class Run:
         model.step = training_step(net, mine, self.recipe)
         timed(model.step, WARM_UP, self.device)
 
-    def _timed(self, model: Model, steps: int) -> float:
+    def _timed(self, model: TrainingModel, steps: int) -> float:
         return timed(model.step, steps, self.device)
 
     def record(self) -> dict[str, Any]:
@@ -123,7 +124,7 @@ class Run:
         }
 
 
-def _row(model: Model, base: Model, tokens: int, context: int) -> dict[str, Any]:
+def _row(model: TrainingModel, base: TrainingModel, tokens: int, context: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "variant": model.label,
         "impl": model.impl,

@@ -1,1 +1,1 @@
-"""What the papers claim, one file a claim, found by file name; :mod:`softmap.ledger` tests them."""
+"""What the papers claim, one file a claim, found by file name; [`softmap.ledger`][] tests them."""

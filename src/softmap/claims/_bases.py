@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 class Base:
     """A recipe that comes with softmap, with other values: dotted keys, YAML text.
 
-    steps: a factor of the recipe's number of steps.
+    Attributes:
+        steps: a factor of the recipe's number of steps.
     """
 
     name: str

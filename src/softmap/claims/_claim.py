@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 from softmap.claims._bases import SMALL, TASK, Base
-from softmap.claims._rules import Row, Verdict, as_claimed
+from softmap.claims._rules import ArmRow, Verdict, as_claimed
 
 SCALES = {
     "cpu": "minutes to hours on two cores",
@@ -26,8 +26,9 @@ Expects = Literal["", "lower", "higher", "equal", "at most", "at least"]
 class Measure:
     """A number of a run. margin: differences (of a ratio: its distance from 1) that count as none.
 
-    unit: ``nats``, ``share``, ``x`` (a ratio with the control's), or nothing. better: which way is
-    good, and so which way a diverged training counts.
+    Attributes:
+        unit: ``nats``, ``share``, ``x`` (a ratio with the control's), or nothing.
+        better: which way is good, and so which way a diverged training counts.
     """
 
     title: str
@@ -40,9 +41,11 @@ class Measure:
 class Arm:
     """A variant, and what the claim says of its number beside that of ``against``.
 
-    expects: ``lower``, ``higher``, ``equal`` (within the margin), ``at most`` (not higher by the
-    margin), ``at least``; nothing where it only stands beside the others. against: another arm's
-    label, by default the study's control. base: where it is trained, if not on the study's base.
+    Attributes:
+        expects: ``lower``, ``higher``, ``equal`` (within the margin), ``at most`` (not higher by
+            the margin), ``at least``; nothing where it only stands beside the others.
+        against: another arm's label, by default the study's control.
+        base: where it is trained, if not on the study's base.
     """
 
     variant: str
@@ -174,8 +177,10 @@ class Timed(Study):
 class Claim:
     """A published sentence. theirs: the authors' numbers, which give the direction and no mark.
 
-    scales: by name the studies, bases from small to large, or a sentence that says why it is not
-    tested there. rule: from the rows of one base to a verdict.
+    Attributes:
+        scales: by name the studies, bases from small to large, or a sentence that says why it is
+            not tested there.
+        rule: from the rows of one base to a verdict.
     """
 
     sentence: str
@@ -185,7 +190,7 @@ class Claim:
     hypothesis: str
     protocol: str
     scales: Mapping[str, tuple[Study, ...] | str]
-    rule: Callable[[Sequence[Row]], Verdict] = field(default=as_claimed, repr=False)
+    rule: Callable[[Sequence[ArmRow]], Verdict] = field(default=as_claimed, repr=False)
     id: str = ""
 
 

@@ -1,6 +1,6 @@
 """From differences to verdicts: fixed before anything is run, pure functions of the rows.
 
-A row is one arm beside one other, with its interval (:mod:`softmap.report.answers`). With z the
+A row is one arm beside one other, with its interval ([`softmap.report.answers`][]). With z the
 value of no difference (0, of ratios 1) and z - m, z + m the limits of the margin::
 
     expected      reproduced          contradicted    not seen at this scale
@@ -25,13 +25,16 @@ VERDICTS = (REPRODUCED, NOT_SEEN, CONTRADICTED, NOT_RESOLVED, NOT_TESTED, NO_VER
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """``arm`` minus (of a ratio: over) ``against``.
 
-    low, high: the simultaneous limits, equal_low and equal_high the one-sided ones; infinite where
-    the runs set none, and all None where no spread is known. runs: of the arm and of the other
-    one. lost: ``lower`` or ``higher`` where most of the arm's trainings diverged, which counts as
-    that. what: the condition, where there are several.
+    Attributes:
+        low, high: the simultaneous limits, equal_low and equal_high the one-sided ones; infinite
+            where the runs set none, and all None where no spread is known.
+        runs: of the arm and of the other one.
+        lost: ``lower`` or ``higher`` where most of the arm's trainings diverged, which counts as
+            that.
+        what: the condition, where there are several.
     """
 
     arm: str
@@ -62,7 +65,7 @@ class Verdict:
     said: str
 
 
-def of_row(row: Row) -> str:
+def of_row(row: ArmRow) -> str:
     """The verdict on one row."""
     if row.lost:
         against = {
@@ -92,7 +95,7 @@ def of_row(row: Row) -> str:
     return CONTRADICTED if opposite else NOT_RESOLVED
 
 
-def as_claimed(rows: Sequence[Row]) -> Verdict:
+def as_claimed(rows: Sequence[ArmRow]) -> Verdict:
     """Reproduced where all rows with an expectation are; else contradicted where one is, else not
     seen where one is, else not resolved. One row without a verdict leaves the claim without."""
     judged = [(row, of_row(row)) for row in rows if row.expects]
@@ -103,7 +106,7 @@ def as_claimed(rows: Sequence[Row]) -> Verdict:
     return Verdict(word, _said(word, judged))
 
 
-def _said(word: str, judged: Sequence[tuple[Row, str]]) -> str:
+def _said(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
     several = len({row.against for row, _ in judged}) > 1
     names: dict[str, list[str]] = {one: [] for one in VERDICTS}
     for row, own in judged:
@@ -123,7 +126,7 @@ def _said(word: str, judged: Sequence[tuple[Row, str]]) -> str:
     return f"{'; '.join(parts)}."
 
 
-def phrase(row: Row) -> str:
+def phrase(row: ArmRow) -> str:
     """``lower than transformer++``."""
     link = {"equal": "to", "at most": "", "at least": ""}.get(row.expects, "than")
     return " ".join(f"{row.expects} {link} {row.against}".split())

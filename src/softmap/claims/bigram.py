@@ -5,7 +5,7 @@ from softmap.claims._claim import Arm, Claim, Learned, Measure
 _TOY = "the language is a toy of 80 tokens, which small models learn"
 
 
-def _study(reads, title, margin):
+def _study(reads: str, title: str, margin: float) -> Learned:
     return Learned(
         Measure(title, "nats", margin, "higher"),
         (Arm("successors 16", "higher"), Arm("successors 4")),

@@ -1,16 +1,16 @@
 """The switches of DCMHA."""
 
-from softmap.claims._bases import ONE_CARD, PAPER_DC, SMALL
-from softmap.claims._claim import NEAR, Arm, Claim, Trained
+from softmap.claims._bases import ONE_CARD, PAPER_DC, SMALL, Base
+from softmap.claims._claim import NEAR, Arm, Claim, Expects, Trained
 
 _FULL = "dcmha(qk_norm=true)"
 
 
-def _dc(options, label, expects="", against=None):
+def _dc(options: str, label: str, expects: Expects = "", against: str | None = None) -> Arm:
     return Arm(f"dcmha({options},qk_norm=true)", expects, against, label)
 
 
-def _on(base, window, ranks):
+def _on(base: Base, window: int, ranks: list[int]) -> tuple[Trained, ...]:
     arms = (
         Arm("transformer++(qk_norm=true)", "higher"),
         _dc("static=true,query=false,key=false", "static only", "higher"),

@@ -1,12 +1,12 @@
 """DIFF V2."""
 
-from softmap.claims._bases import MEDIUM, ONE_CARD, PAPER_DIFF, SMALL
+from softmap.claims._bases import MEDIUM, ONE_CARD, PAPER_DIFF, SMALL, Base
 from softmap.claims._claim import LOSS, Arm, Claim, Measure, Timed, Trained
 
 _SPEED = Measure("Decoded tokens a second, over Transformer++", "x", 0.10, "higher")
 
 
-def _on(*bases):
+def _on(*bases: Base) -> tuple[Trained | Timed, ...]:
     return tuple(
         study
         for base in bases

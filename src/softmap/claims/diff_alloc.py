@@ -1,13 +1,13 @@
 """Where attention goes."""
 
-from softmap.claims._bases import LONG, ONE_CARD, PAPER_DIFF
+from softmap.claims._bases import LONG, ONE_CARD, PAPER_DIFF, Base
 from softmap.claims._claim import Arm, Asked, Claim, Measure
 
 _ANSWER = Measure("Attention on the answer", "share", 0.01, "higher")
 _NOISE = Measure("Attention on all else", "share", 0.02)
 
 
-def _on(base):
+def _on(base: Base) -> tuple[Asked, ...]:
     higher, lower = (Arm("diff", "higher"), Arm("diff2")), (Arm("diff", "lower"), Arm("diff2"))
     return (
         Asked(_ANSWER, higher, base=base, suite="allocation", reads="answer"),

@@ -1,12 +1,12 @@
 """The order of examples."""
 
-from softmap.claims._bases import ONE_CARD, PAPER_DIFF
+from softmap.claims._bases import ONE_CARD, PAPER_DIFF, Base
 from softmap.claims._claim import Arm, Asked, Claim, Measure
 
 _ARMS = (Arm("diff", "lower"), Arm("diff2"))
 
 
-def _on(base):
+def _on(base: Base) -> tuple[Asked, ...]:
     return tuple(
         Asked(
             Measure(f"Best minus worst, {title}", "share", 0.02), _ARMS, base=base, suite="order",

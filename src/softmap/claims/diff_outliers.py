@@ -1,12 +1,12 @@
 """Activation outliers."""
 
-from softmap.claims._bases import MEDIUM, ONE_CARD, PAPER_DIFF, SMALL
+from softmap.claims._bases import MEDIUM, ONE_CARD, PAPER_DIFF, SMALL, Base
 from softmap.claims._claim import Arm, Asked, Claim, Measure
 
 _ARMS = (Arm("diff", "lower"), Arm("diff2"))
 
 
-def _on(*bases):
+def _on(*bases: Base) -> tuple[Asked, ...]:
     return tuple(
         Asked(Measure(title, "", margin), _ARMS, base=base, suite="outliers", reads=reads)
         for base in bases

@@ -1,12 +1,12 @@
 """Simplified blocks, deeper."""
 
-from softmap.claims._bases import DEEP, ONE_CARD, PAPER_DEEP
+from softmap.claims._bases import DEEP, ONE_CARD, PAPER_DEEP, Base
 from softmap.claims._claim import NEAR, Arm, Asked, Claim, Measure, Trained
 
 _ALIKE = Measure("Cosine similarity of tokens after the last block, untrained", "", 0.05)
 
 
-def _on(base):
+def _on(base: Base) -> tuple[Asked | Trained, ...]:
     start = (Arm("sas", "at most"), Arm("sas-p", "at most"),
              Arm("transformer++(attention_skip=0)"))  # fmt: skip
     return (

@@ -1,12 +1,13 @@
 """One run for several budgets."""
 
 from softmap.claims import _bases as bases
+from softmap.claims._bases import Base
 from softmap.claims._claim import NEAR, Arm, Claim, Trained
 
 _PLAIN = "transformer++"
 
 
-def _on(base, wsd, cyclic, oracle):
+def _on(base: Base, wsd: Base, cyclic: Base, oracle: Base) -> tuple[Trained, ...]:
     arms = (
         Arm(_PLAIN, "at least", label="wsd", base=wsd),
         Arm(_PLAIN, "higher", label="cyclic cosine", base=cyclic),

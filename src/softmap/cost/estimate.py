@@ -62,6 +62,7 @@ class Estimate:
 
     @property
     def tokens_per_second(self) -> float:
+        """Of all ranks together."""
         return self.step_tokens / self.seconds
 
     @property

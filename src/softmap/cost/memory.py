@@ -33,6 +33,7 @@ class Memory:
 
     @property
     def total(self) -> float:
+        """Bytes of all kinds together."""
         return sum(self.by_kind.values())
 
     @property

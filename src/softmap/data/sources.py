@@ -68,6 +68,7 @@ class FileSource:
 
     @property
     def identity(self) -> Any:
+        """The root, and the path, size and time of change of every file."""
         return str(self.root), [
             (self._name(path), stat.st_size, stat.st_mtime_ns)
             for path, stat in zip(self.paths, self._stats, strict=True)
@@ -75,12 +76,14 @@ class FileSource:
 
     @property
     def size(self) -> int | None:
+        """Bytes of text; None where compressed files or records have to be read to tell."""
         if any(_is_records(path) or _is_gzip(path) for path in self.paths):
             return None
         size = sum(stat.st_size for stat in self._stats)
         return min(size, self.config.max_bytes or size)
 
     def documents(self) -> Iterator[Document]:
+        """Yields the documents, file by file."""
         self.skipped = []
         for path in self.paths:
             if _is_records(path):
@@ -128,12 +131,14 @@ class HfSource:
 
     @property
     def identity(self) -> Any:
+        """The name, and for a local folder also the identity of its files."""
         folder = Path(parse_hf(self.spec)[0])
         if not folder.is_dir():
             return self.spec
         return self.spec, FileSource("", folder.resolve(), walk(folder), self.config).identity
 
     def documents(self) -> Iterator[Document]:
+        """Yields the documents as ``datasets`` streams them."""
         return read_hf(self.spec, self.config.field)
 
 

@@ -51,6 +51,7 @@ class Splitter:
         self._seen: set[bytes] = set()
 
     def __call__(self, documents: Iterable[Document]) -> Iterator[Sided]:
+        """Yields the documents that are kept, each with its side."""
         for _, text in documents:
             # A lone surrogate (JSON can escape one) has no utf-8 form that a tokenizer takes.
             data = text.encode(errors="replace")

@@ -43,6 +43,7 @@ class Recall:
 
     @property
     def vocab_size(self) -> int:
+        """The number of token ids."""
         return self.keys + self.values
 
     @property
@@ -57,6 +58,7 @@ class Recall:
 
     @property
     def accuracy_without_attention(self) -> float:
+        """The best accuracy of a model that sees only the last token."""
         return 1 / self.values
 
     @property
@@ -66,6 +68,7 @@ class Recall:
 
     @property
     def accuracy_without_pairing(self) -> float:
+        """The best accuracy of a model that sees the values but not whose they are."""
         return sum(1 / (self.pairs - j) for j in range(self.queries)) / self.queries
 
     def batch(

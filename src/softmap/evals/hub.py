@@ -74,7 +74,7 @@ MOST = 250  #: test items, the first ones
 
 
 def examples(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """(demonstrations, questions) of a set of :data:`EXAMPLES`: its training and its test side.
+    """(demonstrations, questions) of a set of [`EXAMPLES`][]: its training and its test side.
 
     Raises ``SoftmapError`` in one line for what cannot be read.
     """
@@ -84,7 +84,7 @@ def examples(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
 
 
 def documents(name: str) -> tuple[Case, ...]:
-    """The first test items of a set of :data:`DOCUMENTS`."""
+    """The first test items of a set of [`DOCUMENTS`][]."""
     where, one = _of(name, DOCUMENTS)
     rows = _rows(where, one, one.test)
     return tuple(_case(rows[n], one) for n in range(min(MOST, len(rows))))

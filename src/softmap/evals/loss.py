@@ -23,9 +23,11 @@ def token_losses(
 ) -> np.ndarray:
     """Next-token losses in nats, float32 (windows, context).
 
-    windows: int64 (windows, context + 1); position t is scored on predicting token t + 1.
-    precision: ``"bf16"`` runs the model under autocast; losses are taken in float32 always.
-    end: the token between documents, which are then read apart, each by itself.
+    Args:
+        windows: int64 (windows, context + 1); position t is scored on predicting token t + 1.
+        precision: ``"bf16"`` runs the model under autocast; losses are taken in float32 always.
+        end: the token between documents, which are then read apart, each by itself.
+
     The model is left in the mode (train or eval) that it was in.
     """
     device = next(model.parameters()).device
@@ -37,7 +39,8 @@ def token_losses(
 def mean_and_stderr(losses: np.ndarray) -> tuple[float, float | None]:
     """The mean loss and its standard error over windows (tokens of a window are not independent).
 
-    losses: (windows, context). One window has no standard error: None.
+    Args:
+        losses: (windows, context). One window has no standard error: None.
     """
     means = losses.astype(np.float64).mean(axis=1)
     stderr = float(means.std(ddof=1) / len(means) ** 0.5) if len(means) > 1 else None

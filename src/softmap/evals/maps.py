@@ -31,8 +31,9 @@ def passage_maps(model: Any, tokens: list[int]) -> np.ndarray:
 def passage(heldout: np.ndarray, tokenizer: Any, length: int) -> list[int]:
     """A stretch of held-out tokens that begins with a line, to draw maps of.
 
-    heldout: 1-D token array. Of the lines in its first part the one is taken that needs the
-    fewest line breaks for ``length`` tokens: prose or code rather than a table of numbers.
+    Args:
+        heldout: 1-D token array. Of the lines in its first part the one is taken that needs the
+            fewest line breaks for ``length`` tokens: prose or code rather than a table of numbers.
     """
     tokens = [int(token) for token in heldout[: 64 * length]]
     breaks = np.array(["\n" in tokenizer.decode([token]) for token in tokens])

@@ -1,7 +1,7 @@
 """Points of a training: the weights before and after each decay, kept beside a trial's model.
 
 ``points/<budget>-<phase>.safetensors``, the phase ``before`` (the last weights of the stable phase)
-or ``after`` (the decayed ones). They are vectors for :mod:`softmap.evals.surface`, parameters in
+or ``after`` (the decayed ones). They are vectors for [`softmap.evals.surface`][], parameters in
 the model's own order, tied ones once.
 """
 

@@ -25,9 +25,11 @@ Row = dict[str, Any]
 class Measure:
     """A number that the rows of a suite hold.
 
-    unit: ``"nats"``, ``"bits"``, ``"share"`` (between 0 and 1), or ``""``. better: ``"lower"``,
-    ``"higher"``, or ``""`` where neither is. margin: differences within it count as equal.
-    at: the conditions whose rows make the headline; by default all rows do.
+    Attributes:
+        unit: ``"nats"``, ``"bits"``, ``"share"`` (between 0 and 1), or ``""``.
+        better: ``"lower"``, ``"higher"``, or ``""`` where neither is.
+        margin: differences within it count as equal.
+        at: the conditions whose rows make the headline; by default all rows do.
     """
 
     name: str
@@ -55,9 +57,12 @@ class Picture:
 class Setting:
     """What is the same for all models that are compared.
 
-    context: tokens that a model is asked with. vocabulary: ids below it are every model's.
-    text: held-out text, where a suite reads some. judge: an endpoint that judges answers.
-    include: a folder with tasks of one's own for lm_eval.
+    Attributes:
+        context: tokens that a model is asked with.
+        vocabulary: ids below it are every model's.
+        text: held-out text, where a suite reads some.
+        judge: an endpoint that judges answers.
+        include: a folder with tasks of one's own for lm_eval.
     """
 
     context: int
@@ -82,7 +87,7 @@ class Setting:
 class Suite:
     """One question. A file of ``evals/suites`` has one, as ``SUITE``.
 
-    Subclasses are frozen dataclasses: their fields are the sizes that :meth:`quick` makes smaller.
+    Subclasses are frozen dataclasses: their fields are the sizes that [`quick`][] makes smaller.
     """
 
     name: ClassVar[str]

@@ -25,9 +25,12 @@ LONGEST = 1024  #: tokens that a model is asked with, unless it is said otherwis
 class Subject:
     """Any model whose ``model(input_ids=..., use_cache=False).logits`` are (B, T, vocabulary).
 
-    tokenizer: ``softmap.data.Tokenizer`` or None. context: the longest sequence it was made for;
-    vocabulary: its number of ids; both by default as the model's configuration says. precision:
-    ``"bf16"`` runs it under autocast. folder: where it lies, for suites that read beside it.
+    Args:
+        tokenizer: ``softmap.data.Tokenizer`` or None.
+        context: the longest sequence it was made for.
+        vocabulary: its number of ids; both by default as the model's configuration says.
+        precision: ``"bf16"`` runs it under autocast.
+        folder: where it lies, for suites that read beside it.
     """
 
     def __init__(

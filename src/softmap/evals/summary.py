@@ -22,7 +22,7 @@ _FIXED = ("measure", "item", "value")
 
 
 @dataclass(frozen=True)
-class Cell:
+class MeasureCell:
     """Values by instance of one measure under some conditions (None: the headline)."""
 
     measure: str
@@ -31,14 +31,16 @@ class Cell:
 
     @property
     def key(self) -> Key:
+        """The measure and its conditions, by which cells are told apart."""
         return self.measure, None if self.at is None else tuple(self.at.items())
 
     @property
     def mean(self) -> float:
+        """The mean over instances."""
         return float(np.mean(list(self.items.values())))
 
 
-def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, Cell]:
+def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, MeasureCell]:
     """All cells of one model's rows: the headlines first, then by condition as they came."""
     known = {measure.name: measure for measure in suite.measures}
     by: dict[Key, dict[int, list[float]]] = {}
@@ -51,7 +53,7 @@ def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, Cell]:
             key = (measure.name, tuple(at.items()))
             by.setdefault(key, defaultdict(list))[one["item"]].append(one["value"])
     made = {
-        key: Cell(key[0], None if key[1] is None else dict(key[1]), _means(items))
+        key: MeasureCell(key[0], None if key[1] is None else dict(key[1]), _means(items))
         for key, items in by.items()
     }
     return {key: made[key] for key in sorted(made, key=lambda key: key[1] is not None)}
@@ -80,15 +82,16 @@ def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] |
 
 
 def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[dict[str, Any]]:
-    """The cells of one model as plain data for :mod:`softmap.report.questions`.
+    """The cells of one model as plain data for [`softmap.report.questions`][].
 
-    values: also those of every instance, which pair two single models.
+    Args:
+        values: also those of every instance, which pair two single models.
     """
     measures = {measure.name: measure for measure in suite.measures}
     return [_plain(cell, measures[cell.measure], values) for cell in cells(suite, rows).values()]
 
 
-def _plain(cell: Cell, measure: Measure, values: bool) -> dict[str, Any]:
+def _plain(cell: MeasureCell, measure: Measure, values: bool) -> dict[str, Any]:
     low, high = interval(cell.items.values(), measure) or (None, None)
     found = {
         "measure": cell.measure, "at": cell.at, "mean": cell.mean, "low": low, "high": high,

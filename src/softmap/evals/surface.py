@@ -21,7 +21,7 @@ TOLERANCE = 1e-2  #: of eigenvalues, relative
 
 
 class Surface:
-    """A model's parameters as one vector. Within :meth:`moved` they can be put anywhere."""
+    """A model's parameters as one vector. Within [`moved`][] they can be put anywhere."""
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = list(model.parameters())

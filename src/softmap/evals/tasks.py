@@ -1,6 +1,6 @@
 """Tasks of tokens alone: sequences in which some tokens can be known, and a model is asked those.
 
-A task is a frozen dataclass with ``vocabulary``, ``length`` and :meth:`Task.sample`. Suites ask a
+A task is a frozen dataclass with ``vocabulary``, ``length`` and [`Task.sample`][]. Suites ask a
 model for instances, ``softmap learn`` trains on others.
 """
 

@@ -21,7 +21,7 @@ HELD_OUT = 10**6  #: the first step of batches that are asked; training takes th
 class TokenSuite(Suite):
     """Right is an asked token that is the likeliest of all; an instance is a sequence.
 
-    ``condition`` names what differs between the tasks of :meth:`grid`. The first of them is the
+    ``condition`` names what differs between the tasks of [`grid`][]. The first of them is the
     least that a model must have room for.
     """
 
@@ -44,14 +44,17 @@ class TokenSuite(Suite):
         raise NotImplementedError
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, sequences=8)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the context or the vocabulary is too small."""
         _, least = self.grid(max(2, setting.vocabulary))[0]
         at_least("context", setting.context, least.length, self.name, subject)
         at_least("vocabulary", setting.vocabulary, least.vocabulary, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the accuracy and the loss of each sequence, by condition."""
         item = 0
         for number, (value, task) in enumerate(self.grid(setting.vocabulary)):
             if task.length > setting.context or task.vocabulary > setting.vocabulary:

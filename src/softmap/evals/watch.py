@@ -31,7 +31,7 @@ class Watch(Edit):
 
     m (H, R, C) and visible (R, C) are a band's rows that were not seen before, rows (R,) and cols
     (C,) their places. A row of a band's halo was seen with an earlier band. One sequence at a time:
-    :meth:`begin` before each.
+    [`begin`][] before each.
     """
 
     keeps_zeros = True
@@ -45,6 +45,7 @@ class Watch(Edit):
         self.next = 0
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the map as it is, after its new rows were shown."""
         rows, cols = band.rows[0], band.cols[0]
         if m.shape[0] != 1:
             raise SoftmapError(f"maps are watched one sequence at a time, found {m.shape[0]}")
@@ -67,6 +68,7 @@ class Rounded(Edit):
         self.bits = bits
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the scores, rounded row by row."""
         return rounded(band.zero(m), self.bits)
 
 
@@ -84,8 +86,10 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 def edited(model: Any, make: Make, change: Change | None = None) -> Iterator[list[Edit]]:
     """Within it the attention layers of ``model`` have the edits ``make(layer)`` behind their own.
 
-    change: what is done to keys and values (B, G, T, d) before they are used. Gives all edits.
-    Raises ``SoftmapError`` for a model whose attention cannot be reached.
+    Args:
+        change: what is done to keys and values (B, G, T, d) before they are used.
+
+    Gives all edits. Raises ``SoftmapError`` for a model whose attention cannot be reached.
     """
     own = [module for module in model.modules() if isinstance(module, Attention)]
     way = _softmap(own, make, change) if own else _interface(model, make, change)

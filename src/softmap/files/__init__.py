@@ -62,7 +62,7 @@ def write(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise ``SoftmapError`` unless :func:`write` could put a file at ``path``; leaves nothing."""
+    """Raise ``SoftmapError`` unless [`write`][] could put a file at ``path``; leaves nothing."""
     with writing(path):
         if path.exists() and not path.is_file():  # a folder; /dev/null would be replaced
             raise SoftmapError(f"{path}: expected a file or nothing there, found something else")

@@ -3,7 +3,7 @@
 A sealed JSON object holds under ``sha256`` the hash of all its other entries, so that a changed one
 is found; one without that key (an older one, or one that somebody wrote) is taken as it is. Files
 that are no JSON are listed with their size and hash in a sealed object. Whatever is wrong is one
-:class:`~softmap.errors.SoftmapError` that names the file.
+[`SoftmapError`][softmap.errors.SoftmapError] that names the file.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``, read by :func:`parse_json`."""
+    """The JSON in ``path``, read by [`parse_json`][]."""
     try:
         return parse_json(read_bytes(path))
     except SoftmapError:

@@ -1,4 +1,4 @@
-"""Keywords that ``forward`` is given beyond its own: known, refused, or unknown."""
+"""Keyword arguments of ``forward`` beyond its own: known, refused, or unknown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.get_logger(__name__)
 # What the loss takes; the Trainer passes the first.
 LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
 
-# Where packed sequences begin, as padding-free collators say it; :mod:`softmap.hf.packing`.
+# Where packed sequences begin, as padding-free collators say it; [`softmap.hf.packing`][].
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
 # What a head takes before its base model sees the rest, and may have been meant.
@@ -36,7 +36,7 @@ _REFUSED: dict[str, tuple[tuple, str]] = {
 
 
 def taken(kwargs: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """Those of ``names`` that ``kwargs`` gives, removed from it; None is the same as not given."""
+    """Remove those of ``names`` from ``kwargs`` and return them; None counts as not given."""
     found = {name: kwargs.pop(name, None) for name in names}
     return {name: value for name, value in found.items() if value is not None}
 
@@ -56,9 +56,10 @@ def check_rest(kwargs: Mapping[str, Any], forward: Callable[..., Any]) -> None:
 
 
 def real_tokens(mask: Tensor | None) -> Tensor | None:
-    """attention_mask (B, S), whose ones may be floats, as prompt and prefix tuning give them.
+    """Returns attention_mask (B, S) as booleans where it is ones and zeros in floats, as prompt and
+    prefix tuning give it.
 
-    Floats that are not 0 and 1, or are all 0, may be numbers to add: they are left as they are.
+    Other floats may be an additive mask: they are returned as they are.
     """
     if not isinstance(mask, Tensor) or mask.ndim != 2 or not mask.is_floating_point():
         return mask
@@ -71,7 +72,9 @@ def real_tokens(mask: Tensor | None) -> Tensor | None:
 
 
 def check_labels(labels: Any, ids: Any, embeds: Any, logits_to_keep: Any) -> None:
-    """labels (B, T), one a token, of all logits; else ``ValueError``."""
+    """Raise ``ValueError`` unless labels are (B, T), one for each token, and all logits are
+    kept.
+    """
     if labels is None:
         return
     if not isinstance(logits_to_keep, int) or logits_to_keep:
@@ -85,7 +88,7 @@ def check_labels(labels: Any, ids: Any, embeds: Any, logits_to_keep: Any) -> Non
 
 
 def check_places(places: Tensor | None, seen: int, tokens: int) -> None:
-    """``cache_position`` (T,) may only repeat what the cache says; else ``ValueError``."""
+    """Raise ``ValueError`` unless ``cache_position`` (T,) agrees with the cache."""
     if places is None:
         return
     expected = torch.arange(seen, seen + tokens, device=places.device)
@@ -97,7 +100,7 @@ def check_places(places: Tensor | None, seen: int, tokens: int) -> None:
 
 
 def caching(model: Any, asked: bool | None, documents: Tensor | None, cache: Any) -> bool:
-    """Whether a base ``model`` keeps a cache in this pass; ``asked``: what use_cache says.
+    """Whether a base ``model`` keeps a cache in this pass; ``asked`` is the value of use_cache.
 
     Raises ``ValueError`` for a cache that gradient checkpointing would feed twice.
     """
@@ -118,8 +121,9 @@ def caching(model: Any, asked: bool | None, documents: Tensor | None, cache: Any
 
 
 def kept(wanted: Any, states: list[Tensor]) -> tuple[Tensor | None, ...] | None:
-    """Hidden states as transformers hands them out: all for True; for a number or a list of
-    numbers, negative ones from the end, those alone and None for the others."""
+    """Returns hidden states as transformers asks for them: all for True; for a number or a list of
+    numbers (negative ones from the end) those layers, and None for the others.
+    """
     if wanted is None or wanted is False:
         return None
     if wanted is True:

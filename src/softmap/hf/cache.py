@@ -1,4 +1,4 @@
-"""The cache that ``generate`` carries: one :class:`softmap.nn.LayerCache` a layer."""
+"""The cache that ``generate`` passes on: one [`softmap.nn.LayerCache`][] per layer."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from softmap.nn.decoder import Layers
 
 
 class SoftmapCacheLayer(CacheLayerMixin):
-    """Adapts a layer's cache to the methods that transformers calls. The model fills it itself.
+    """Adapts a layer's cache to the methods that transformers calls. Only the model fills it.
 
-    Those that would put keys and values in, or move them away, raise ``ValueError``: they know
-    nothing of the tensors that edits keep beside them.
+    Methods that would insert or move keys and values raise ``ValueError``, since they do not handle
+    the tensors that edits keep beside them.
     """
 
     is_compileable = False
@@ -30,86 +30,107 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
     @property
     def keys(self) -> Tensor | None:  # type: ignore[override]
-        """(B, G, S, d), or None while empty; a view of what is held."""
+        """The keys (B, G, S, d) as a view; None while the cache is empty."""
         return self.own.k
 
     @property
     def values(self) -> Tensor | None:  # type: ignore[override]
-        """(B, G', S, d'), or None while empty."""
+        """The values (B, G', S, d') as a view; None while the cache is empty."""
         return self.own.v
 
     @property
     def is_initialized(self) -> bool:  # type: ignore[override]
+        """Whether the layer has cached any keys."""
         return self.own.k is not None
 
     @property
     def is_sliding(self) -> bool:
+        """Whether the layer has a window, and so keeps a bounded number of tokens."""
         return self.own.window is not None
 
     @property
     def is_croppable(self) -> bool:  # type: ignore[override]
+        """Whether tokens can be taken back: all are kept, or enough is recorded."""
         return self.own.keeps_all or self.own.recording
 
     @property
     def record_past(self) -> bool:
+        """Whether the layer records what ``crop`` needs."""
         return self.own.recording
 
     @property
     def batch_size(self) -> int:
-        """Rows held. ``AttributeError`` while empty, which transformers takes for unknown."""
+        """The number of sequences. Raises ``AttributeError`` while empty, which transformers
+        expects.
+        """
         if self.own.k is None:
             raise AttributeError("an empty cache has no batch size")
         return self.own.k.shape[0]
 
     @property
     def dtype(self) -> torch.dtype | None:
+        """The keys' dtype; None where nothing is cached."""
         return None if self.own.k is None else self.own.k.dtype
 
     @property
     def device(self) -> torch.device | None:
+        """The keys' device; None where nothing is cached."""
         return None if self.own.k is None else self.own.k.device
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> NoReturn:
+        """Raises ``SoftmapError``: only the model fills the cache."""
         raise SoftmapError("a SoftmapCache is filled by a softmap model, not beforehand")
 
     def update(self, key_states: Tensor, value_states: Tensor, *a: Any, **k: Any) -> NoReturn:
+        """Raises ``SoftmapError``: only the model fills the cache."""
         raise SoftmapError("a SoftmapCache is filled by a softmap model, not by update()")
 
     def offload(self) -> NoReturn:
+        """Raises ``SoftmapError``: the cache stays on its model's device."""
         raise SoftmapError("a SoftmapCache stays where its model is: it cannot be offloaded")
 
     prefetch = offload
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Keys that the next ``query_length`` tokens are given, and the place of the first."""
+        """Returns how many keys the next ``query_length`` tokens get, and the index of the
+        first.
+        """
         kept = 0 if self.own.k is None else self.own.k.shape[2]
         return kept + query_length, self.own.seen - kept
 
     def get_seq_length(self) -> int:
+        """Returns the number of tokens that have passed through the layer."""
         return self.own.seen
 
     def get_max_length(self) -> int:
+        """Returns the window, or -1 where the cache grows without bound."""
         return -1 if self.own.window is None else self.own.window
 
     def reset(self) -> None:
+        """Forgets all tokens; whether the layer records stays as it is."""
         recording, self.own = self.own.recording, self.own.empty_copy()
         self.own.recording = recording
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Takes the sequences of ``beam_idx`` (B,), as beam search does."""
         self.own.select(beam_idx)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeats each sequence of the batch ``repeats`` times."""
         self.own.repeat(repeats)
 
     def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the sequences of ``indices`` alone, in their order."""
         self.own.select(indices)
 
     def activate_past_recording(self) -> None:
+        """Begins to record what ``crop`` needs."""
         self.own.record()
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last ``-tokens_to_remove`` tokens; with 0 only what was recorded is
-        forgotten. ``ValueError`` for a positive number, as in transformers."""
+        """Remove the last ``-tokens_to_remove`` tokens; 0 only discards what was recorded. Raises
+        ``ValueError`` for a positive number, as transformers does.
+        """
         if tokens_to_remove > 0:
             raise SoftmapError(
                 "crop() takes minus the number of tokens to remove: expected 0 or less, "
@@ -119,9 +140,10 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
 
 class SoftmapCache(Cache):
-    """K, V and exactly the per-key tensors that the variant declares; windows bound it.
+    """A cache of K, V and exactly the per-key tensors that the variant declares; windows bound it.
 
-    model: a :class:`softmap.nn.Decoder`, or a model of transformers' classes.
+    Args:
+        model: a [`softmap.nn.Decoder`][], or a model of transformers' classes.
     """
 
     max_cache_len = -1  # no limit; PEFT asks
@@ -132,18 +154,18 @@ class SoftmapCache(Cache):
 
     @property
     def own(self) -> list[LayerCache]:
-        """The layers' caches, as :class:`softmap.nn.Decoder` takes them."""
+        """The layers' caches, as [`softmap.nn.Decoder`][] takes them."""
         return [layer.own for layer in self.layers]  # type: ignore[union-attr]
 
 
 def adopted(given: Any, model: Layers) -> SoftmapCache | None:
-    """``past_key_values`` as a cache of ours: itself, or the prefix of prefix tuning.
+    """Returns ``past_key_values`` as a cache of ours: the cache itself, or the prefix of prefix
+    tuning.
 
-    A prefix is a ``DynamicCache`` that holds one key and one value (B, G, P, d) a key head, for the
-    first P places. It says nothing of an edit's per-key tensors, nor of a window's or a mean's
-    state, so variants with any of these refuse it; so do those whose values are shaped otherwise
-    than their keys. Raises ``ValueError`` for any other cache, an empty one too: it would not be
-    filled.
+    A prefix is a ``DynamicCache`` with one key and one value (B, G, P, d) per key head for the
+    first P tokens. It has no per-key tensors of edits and no state of a window or a mean, so
+    variants with any of these refuse it, and so do those whose values have another shape than their
+    keys. Raises ``ValueError`` for any other cache, even an empty one, which would not be filled.
     """
     if given is None:
         return None

@@ -17,7 +17,7 @@ from softmap.hf.pretrained import SoftmapPreTrainedModel
 
 
 class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
-    """One row of ``config.num_labels`` scores a sequence, read off its last real token."""
+    """Scores (B, num_labels) for each sequence, computed from its last real token."""
 
     _takes_loss_arguments = False  # its loss is a mean over the sequences
 
@@ -42,11 +42,12 @@ class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
         output_hidden_states: Any = None,
         **kwargs: Any,
     ) -> SequenceClassifierOutputWithPast:
-        """input_ids (B, T) to logits (B, num_labels); other arguments: :class:`SoftmapModel`.
+        """Returns logits (B, num_labels) for input_ids (B, T); other arguments are those of
+        [`SoftmapModel`][].
 
-        The last real token is the mask's; without a mask, the last that is not
-        ``config.pad_token_id``. labels (B,) classes, or (B, num_labels) numbers:
-        ``config.problem_type`` says which loss, else their type does.
+        The last real token is that of the mask; without a mask, the last that is not
+        ``config.pad_token_id``. labels are (B,) classes or (B, num_labels) numbers;
+        ``config.problem_type`` selects the loss, by default their dtype does.
         """
         for name in taken(kwargs, ("documents", *PACKING)):
             raise SoftmapError(f"a sequence has one label: expected {name}=None, found some")
@@ -72,7 +73,7 @@ class SoftmapForSequenceClassification(SoftmapPreTrainedModel):
         )
 
     def _last(self, ids: Tensor | None, mask: Tensor | None, batch: int, tokens: int) -> Any:
-        """The place of each sequence's last real token, (B,), or -1 where none is padded."""
+        """Returns the index of each sequence's last real token, (B,), or -1 without padding."""
         if mask is not None and mask.ndim != 2:
             raise SoftmapError(f"attention_mask must be (batch, tokens), found {mask.ndim} axes")
         if mask is not None:

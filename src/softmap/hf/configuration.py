@@ -14,21 +14,7 @@ from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn import ModelConfig
 
 # Fields of ModelConfig under the same names.
-_SHARED = (
-    "variant",
-    "vocab_size",
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "intermediate_size",
-    "max_position_embeddings",
-    "tie_word_embeddings",
-    "initializer_range",
-    "impl",
-    "backbone",
-)
+_SHARED = tuple(f.name for f in dataclasses.fields(ModelConfig))
 
 # Read by transformers from any configuration, but fields of none of its classes.
 _THEIRS = (
@@ -61,10 +47,10 @@ _REFUSED: dict[str, tuple] = {
 
 
 class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its arguments go on
-    """Configuration of every variant; the fields are those of :class:`softmap.nn.ModelConfig`.
+    """The configuration of every variant; its fields are those of [`softmap.nn.ModelConfig`][].
 
-    Saved with its defaults resolved at construction, so that a later change of a default does not
-    change a saved model. Raises ``ValueError`` for an unknown variant, field or size.
+    It is saved with its defaults resolved, so that a later change of a default does not change a
+    saved model. Raises ``ValueError`` for an unknown variant, field or size.
     """
 
     model_type = "softmap"
@@ -72,18 +58,18 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
 
     auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of any; saved where it is given
 
-    variant: Any = "transformer++"
-    vocab_size: int = 50304
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
-    intermediate_size: int | None = None
-    max_position_embeddings: int = 2048
-    tie_word_embeddings: bool = True
-    initializer_range: float | None = None
-    impl: str = "auto"
+    variant: Any = ModelConfig.variant
+    vocab_size: int = ModelConfig.vocab_size
+    hidden_size: int = ModelConfig.hidden_size
+    num_hidden_layers: int = ModelConfig.num_hidden_layers
+    num_attention_heads: int = ModelConfig.num_attention_heads
+    num_key_value_heads: int | None = ModelConfig.num_key_value_heads
+    head_dim: int | None = ModelConfig.head_dim
+    intermediate_size: int | None = ModelConfig.intermediate_size
+    max_position_embeddings: int = ModelConfig.max_position_embeddings
+    tie_word_embeddings: bool = ModelConfig.tie_word_embeddings
+    initializer_range: float | None = ModelConfig.initializer_range
+    impl: str = ModelConfig.impl
     backbone: dict[str, Any] | None = None
     use_cache: bool = True
     bos_token_id: int | None = None
@@ -104,7 +90,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
         super().__post_init__(**kwargs)
 
     def resolve(self) -> None:
-        """Check the variant and the sizes against each other, and fill in their defaults."""
+        """Check the variant and the sizes together, and fill in their defaults."""
         _check_values(vars(self))
         config = self.model_config()
         self.variant = config.composition.label
@@ -115,21 +101,25 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
         config.resolved_backbone  # noqa: B018  (raises for a field that does not exist)
 
     def model_config(self) -> ModelConfig:
-        """The torch-only configuration that this one stores."""
+        """Returns the torch-only configuration with these fields."""
         return ModelConfig(**{name: getattr(self, name) for name in _SHARED})
 
     @property
     def generation(self) -> dict[str, Any]:
         """Options of ``generate`` that were given here; the model moves them to its own
-        ``generation_config``, and they are saved with that."""
+        ``generation_config``, and they are saved with that.
+        """
         return self._generation
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns all fields as plain data, without those of ``generate``."""
         return {name: value for name, value in super().to_dict().items() if name != "_generation"}
 
 
 def _generation_names() -> list[str]:
-    """Options of ``generate`` alone: some names, as ``output_attentions``, are both's."""
+    """Returns the options of ``generate`` alone; some, such as ``output_attentions``, are fields of
+    both.
+    """
     both = {*_THEIRS, *_FIELDS}
     return [name for name in GenerationConfig().to_dict() if name not in both]
 
@@ -156,10 +146,10 @@ def _check_values(given: Mapping[str, Any]) -> None:
 
 
 def _check_names(given: dict[str, Any], fields: list[str]) -> None:
-    """Raise ``ValueError`` for a name that is neither ours nor transformers' own.
+    """Raise ``ValueError`` for a field that is neither ours nor transformers' own.
 
-    Theirs are the fields of its base class, those of generation, those of :data:`_THEIRS`, and
-    private ones. Any other would be stored and never read.
+    Theirs are the fields of the base class, those of generation, those in [`_THEIRS`][] and private
+    ones. Any other would be stored and never read.
     """
     theirs = {*_THEIRS, *_REFUSED, *_FIELDS, *_generation_names()}
     for name in given:

@@ -1,4 +1,4 @@
-"""transformers' ``Trainer`` decays what softmap's own optimizer decays, and nothing else."""
+"""Makes transformers' ``Trainer`` apply weight decay as softmap's own optimiser does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ _TAUGHT: set[type[nn.Module]] = set()
 
 
 def teach_trainer(of: type[nn.Module]) -> None:
-    """Take from ``Trainer``'s weight decay what :func:`softmap.nn.decays` exempts in ``of``
-    modules, and in those that it was told of before.
+    """Exempt from the ``Trainer``'s weight decay what [`softmap.nn.decays`][] exempts in modules
+    ``of`` these classes and of those in earlier calls.
 
-    Left alone it goes by names (``norm``, ``bias``) and would decay gains, lambdas, head mixes and
-    embeddings. Its other models keep its rule. Does nothing where the Trainer was never imported.
+    By itself the Trainer goes by names (``norm``, ``bias``) and would decay gains, lambdas, head
+    mixes and embeddings. Its rule for other models stays. Does nothing if the Trainer was never
+    imported.
     """
     _TAUGHT.add(of)
     trainer = getattr(sys.modules.get("transformers.trainer"), "Trainer", None)

@@ -1,4 +1,4 @@
-"""Further edits in a model of softmap's own, whose weights and edits stay."""
+"""Adds edits to a model of softmap's own, whose weights and edits stay."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ MODELS = (SoftmapModel, SoftmapForCausalLM, SoftmapForSequenceClassification)
 
 
 def extend(model: Any, label: str, impl: str) -> dict[int, dict[str, int]]:
-    """Let the edits of the variant ``label`` follow a model's own, in all layers.
+    """Add the edits of the variant ``label`` after a model's own, in all layers.
 
-    All are made before one is put in. Returns how many weights of which parameters of each are new.
-    Raises ``ValueError`` where the two variants do not go together, or the weights do not fit.
+    All are built before one is put in. Returns, for each layer, how many weights of which
+    parameters are new. Raises ``ValueError`` where the two variants cannot be combined, or the
+    weights do not fit.
     """
     config = _config(model.config, label, impl)
     base = model.base_model
@@ -63,7 +64,7 @@ def _made(old: Attention, config: SoftmapConfig, layer: int) -> tuple[Attention,
 
 
 def _adopted(old: Attention, new: Attention, config: SoftmapConfig) -> list[nn.Module]:
-    """Give the modules of ``old`` to ``new``; returns them."""
+    """Move the modules of ``old`` to ``new`` and return them."""
     kept: list[nn.Module] = [old.q_proj]
     new.q_proj = _queries(old, new, config)
     for name in ("k_proj", "v_proj", "o_proj", "q_norm", "k_norm"):
@@ -96,7 +97,7 @@ def _queries(old: Attention, new: Attention, config: SoftmapConfig) -> nn.Linear
 
 
 def _check_same(what: str, old: nn.Module, new: nn.Module, config: SoftmapConfig) -> None:
-    """Raise ``ValueError`` unless a module of the model could stand where the new one does."""
+    """Raise ``ValueError`` unless a module of the model can replace the new one."""
     found, expected = _sizes(old), _sizes(new)
     if found != expected:
         name = next((n for n in found if found[n] != expected.get(n)), "parameters")
@@ -107,7 +108,7 @@ def _check_same(what: str, old: nn.Module, new: nn.Module, config: SoftmapConfig
 
 
 def _sizes(module: nn.Module) -> dict[str, Any]:
-    """What must be equal for one module to stand for another."""
+    """Returns what must be equal for one module to replace another."""
     maps = {"maps": module.maps} if isinstance(module, Edit) else {}
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     return {"type": type(module).__name__, **maps, **shapes}

@@ -1,4 +1,4 @@
-"""What ``generate`` is told: the cache that it carries, and what it may not ask for."""
+"""``generate`` with softmap's cache, and what it refuses."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ _NOT_GENERATED = {
 
 
 class Generates:
-    """The part of a language model's class that stands before ``GenerationMixin``. Its base model
-    has ``new_cache()`` and ``adopted(past_key_values)``."""
+    """A mixin for language models that comes before ``GenerationMixin``; the base model has
+    ``new_cache()`` and ``adopted(past_key_values)``.
+    """
 
     def _prepare_cache_for_generation(
         self, generation_config: Any, model_kwargs: dict, *args: Any, **kwargs: Any
     ) -> Any:
-        """Give ``generate`` our cache instead of a plain K, V one."""
+        """Give ``generate`` softmap's cache instead of a plain one."""
         kind = generation_config.cache_implementation
         if kind not in (None, "dynamic"):
             raise SoftmapError(f"cache_implementation must be dynamic for softmap, found {kind!r}")
@@ -52,7 +53,9 @@ class Generates:
         inputs_embeds: Tensor | None = None,  # transformers looks for the name
         **kwargs: Any,
     ) -> dict[str, Any]:
-        """As in transformers; a cache that leaves nothing to read is refused."""
+        """Returns transformers' inputs; raises ``ValueError`` for a cache that leaves no token to
+        read.
+        """
         if next_sequence_length is not None and next_sequence_length < 1 <= input_ids.shape[1]:
             tokens = input_ids.shape[1]
             raise SoftmapError(
@@ -64,9 +67,10 @@ class Generates:
         )
 
     def _prepare_position_ids_for_generation(self, *args: Any, **kwargs: Any) -> None:
-        """None: positions follow from the mask, and need not be checked at every token."""
+        """Returns None: positions follow from the mask, and need not be checked at every token."""
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ``SoftmapError``: there is no paged cache."""
         raise SoftmapError(
             "continuous batching needs a paged cache of keys and values, which cannot hold what "
             "edits keep of each key: expected generate()"
@@ -74,7 +78,7 @@ class Generates:
 
 
 def _check_last(mask: Tensor | None) -> None:
-    """Raise ``ValueError`` where ``generate`` would go on from the row of a padding token."""
+    """Raise ``ValueError`` where ``generate`` would continue from a padding token."""
     if mask is not None and mask.ndim == 2 and not bool((mask[:, -1:] != 0).all()):
         raise SoftmapError(
             "generate() goes on from the last token of every row: expected padding at the left, "

@@ -1,4 +1,4 @@
-"""``graft``: edits of the map in a trained model, started so that its function does not change."""
+"""``graft``: adds edits to a trained model, started so that its function does not change."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ logger = logging.get_logger(__name__)
 class Grafted:
     """What a graft has done to a model.
 
-    variant: the text of what was put in. added: by layer, how many weights of which parameters of
-    its attention are new. changes: why the model's function is not what it was; empty where it is,
-    to the rounding of the model's dtype.
+    Attributes:
+        variant: the variant that was put in, as text.
+        added: for each layer, how many weights of which parameters of its attention are new.
+        changes: why the model's function has changed; empty where it has not, up to rounding.
     """
 
     variant: str
@@ -33,25 +34,32 @@ class Grafted:
 
     @property
     def weights(self) -> int:
-        """How many are new."""
+        """The number of new weights."""
         return sum(sum(sizes.values()) for sizes in self.added.values())
 
 
 def graft(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Any:
-    """Give a trained model the edits of the variant ``to``, started as the identity; returns it.
+    """Give a trained model the edits of the variant ``to``, started as the identity; returns the
+    model.
 
-    As :func:`softmap.hf.swap`, but the edits' own parameters are set so that they change nothing
-    (:meth:`softmap.maps.Edit.start_as_identity`), each with a gradient or one that follows from the
-    first steps. Variants whose published form has no such start take an option that gives them one
-    (``diff2`` becomes ``diff2(gain=true)``). docs/graft.md says of each what it is.
+    It works as [`softmap.hf.swap`][] does, but sets the edits' own parameters so that they change
+    nothing ([`softmap.maps.Edit.start_as_identity`][]) and can still learn. A variant whose
+    published form has no such start gets an option that provides one (``diff2`` becomes
+    ``diff2(gain=true)``). docs/graft.md lists them.
 
-    model: a model of transformers as for :func:`swap`; or one of softmap's own (all layers), whose
-    edits stay, and those of ``to`` follow. It is changed in place, is saved and loaded as any, and
-    ready for any trainer. The weights of queries, keys, values and the output are kept exactly.
+    Args:
+        model: a model of transformers as for [`swap`][]; or one of softmap's own (all layers),
+            whose edits stay and are followed by those of ``to``. It is changed in place, and saves,
+            loads and trains as before. The weights of queries, keys, values and the output are kept
+            exactly.
+        to: the variant.
+        layers: their indices, negative ones from the end; None for all.
+        impl: the backend of ``softmap.attention``.
 
     A log line says how many weights are new, and why the function has changed where it has: the
-    variant has no start as the identity (``diff``), or no rotary positions (``alibi``, ``dape``
-    with a bias). Raises ``ValueError``, and leaves the model as it was, for what cannot be put in.
+    variant cannot start as the identity (``diff``), or has no rotary positions (``alibi``, ``dape``
+    with a bias). Raises ``ValueError``, and leaves the model as it was, for a variant or model that
+    does not fit.
     """
     done = grafted(model, to, layers, impl=impl)
     logger.warning(
@@ -63,7 +71,7 @@ def graft(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Any
 
 
 def grafted(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Grafted:
-    """:func:`graft`, and what it has done."""
+    """Call [`graft`][], and return what it has done."""
     label = graft_part(to)
     check_backend(impl)
     if type(model) in MODELS:
@@ -86,7 +94,7 @@ def grafted(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> G
 
 @dataclass(frozen=True)
 class _Before:
-    """What a layer's attention was."""
+    """A layer's attention before the graft."""
 
     position: str
     window: int | None
@@ -100,13 +108,13 @@ class _Before:
 
 
 def _of_family(model: Any, layer: int) -> _Before:
-    """Of a layer that transformers made: rotary, and without edits."""
+    """Returns that of a layer of transformers: rotary, without edits."""
     config = model.config
     return _Before("rope", model.kind.window(config, layer), config.num_attention_heads, [])
 
 
 def _attention(block: Any) -> Attention:
-    """The attention of a block of any of these models."""
+    """Returns the attention of a block of any of these models."""
     for module in block.children():
         if isinstance(module, SwappedAttention):
             return module.attention
@@ -117,7 +125,7 @@ def _attention(block: Any) -> Attention:
 
 @torch.no_grad()
 def _started(made: Attention, kept: list[Any]) -> list[str]:
-    """Start the edits of ``made`` that are not ``kept``; those that change the function."""
+    """Start the edits of ``made`` that are not ``kept``; returns those that change the function."""
     fresh = [edit for edit in made._edits if not any(edit is old for old in kept)]
     return [
         f"{type(edit).__name__} has no start that changes nothing"
@@ -127,7 +135,7 @@ def _started(made: Attention, kept: list[Any]) -> list[str]:
 
 
 def _placed(made: Attention, before: _Before, added: dict[str, int]) -> list[str]:
-    """What of the new attention, beside its edits, changes the function."""
+    """Returns what changes the function in the new attention, apart from its edits."""
     found = []
     if before.position == "rope" != made.backbone.position:
         found.append("rotary positions are left out")

@@ -56,16 +56,20 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         share: Share | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPast:
-        """input_ids (B, T) to ``last_hidden_state`` (B, T, D), normed.
+        """Returns ``last_hidden_state`` (B, T, D), normed, for input_ids (B, T).
 
-        attention_mask (B, S), 1 at real tokens, covers cached tokens too. documents (B, T): the
-        document of each token, where several are packed in a sequence; not with a cache. What
-        collators say instead means the same: position_ids that start again at 0 beside no mask,
-        ``seq_idx`` (B, T), ``cu_seq_lens_q`` (n + 1,). Otherwise position_ids may only repeat what
-        the mask and the documents give. use_cache: None means the configuration's, but no cache in
-        training, with documents, nor in torch.export and torch.jit.trace. ``attentions`` are the
-        edited maps, one (B, H', T, S) a layer. share: only the rows of this rank's share come out,
-        as ``softmap.nn.Share`` has them; all that is given is of whole sequences.
+        Args:
+            attention_mask: (B, S), 1 at real tokens, the cached ones included.
+            documents: (B, T) the document of each token, where several are packed; not with a
+                cache. What collators give instead is read too: position_ids that start again at 0
+                without a mask, ``seq_idx`` (B, T), ``cu_seq_lens_q`` (n + 1,).
+            position_ids: otherwise they may only repeat what the mask and the documents give.
+            use_cache: None takes the configuration's value, but no cache in training, with
+                documents, in torch.export and in torch.jit.trace.
+            output_attentions: returns the edited maps as ``attentions``, one (B, H', T, S) per
+                layer.
+            share: returns only this rank's rows, see ``softmap.nn.Share``; all inputs are of whole
+                sequences.
         """
         packing = taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)
@@ -94,11 +98,11 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         )
 
     def new_cache(self) -> SoftmapCache:
-        """An empty cache for this model."""
+        """Returns an empty cache for this model."""
         return SoftmapCache(self)
 
     def adopted(self, given: Any) -> SoftmapCache | None:
-        """``past_key_values`` as a cache of this model."""
+        """Returns ``past_key_values`` as a cache of this model."""
         return adopted(given, self)
 
 
@@ -132,12 +136,17 @@ class SoftmapForCausalLM(Generates, SoftmapPreTrainedModel, GenerationMixin):  #
         share: Share | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """input_ids (B, T) to logits (B, T, vocabulary); other arguments: :class:`SoftmapModel`.
+        """Returns logits (B, T, vocabulary) for input_ids (B, T); other arguments are those of
+        [`SoftmapModel`][].
 
-        labels (B, T), -100 where not asked, are shifted here; of packed documents they want -100 at
-        the first token of each. ``num_items_in_batch``: what the loss is divided by.
-        logits_to_keep: the last n positions only (0: all), or their indices. With a ``share``
-        logits are those of its rows, and so are ``shift_labels``, which take the place of labels.
+        Args:
+            labels: (B, T), -100 at tokens without a loss; they are shifted here. Packed documents
+                need -100 at the first token of each.
+            num_items_in_batch: what the sum of the loss is divided by.
+            logits_to_keep: the last n positions only (0: all), or their indices.
+
+        With a ``share`` the logits are those of its rows, and ``shift_labels`` of these rows
+        replace labels.
         """
         loss_arguments, packing = taken(kwargs, LOSS), taken(kwargs, PACKING)
         check_rest(kwargs, self.forward)

@@ -1,4 +1,4 @@
-"""Where packed documents begin, by whichever name a collator says it."""
+"""Where packed documents begin, in each of the ways in which collators say it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ def documents_of(
     packing: Mapping[str, Any],
     tokens: Tensor,
 ) -> Tensor | None:
-    """The document of each token (b, T), or None where a sequence is one document.
+    """Returns the document of each token (b, T), or None where a sequence is one document.
 
-    tokens: (B, T, ...), what is being read. packing: ``seq_idx`` (B, T), the number of each token's
-    document, and ``cu_seq_lens_q`` (n + 1,), the places where the documents of one long sequence
-    begin and the last ends. Positions (b, T) that start again at 0 begin a document, as
-    transformers reads them, in a pass without cached tokens (``seen``) or padding. Positions that
-    neither count the real tokens nor do that would be ignored: ``ValueError``. So are several ways
-    that do not agree.
+    Args:
+        tokens: (B, T, ...), the tokens or embeddings of this pass.
+        packing: ``seq_idx`` (B, T), the number of each token's document, and ``cu_seq_lens_q`` (n +
+            1,), the indices where the documents of one long sequence begin and the last ends.
+
+    In a pass without cached tokens (``seen``) or padding, a position (b, T) that starts again at 0
+    begins a document, as in transformers. Raises ``ValueError`` for positions that neither count
+    the real tokens nor do that, since they would be ignored, and for sources that contradict each
+    other.
     """
     length = tokens.shape[1]
     read = {"position_ids": position_ids, **packing}
@@ -77,7 +80,7 @@ def _said(packing: Mapping[str, Any], tokens: Tensor) -> dict[str, Tensor]:
 
 
 def _between(ends: Tensor, tokens: Tensor, name: str) -> Tensor:
-    """Documents (1, T) from the places where they begin and end."""
+    """Returns the documents (1, T) from the indices where they begin and end."""
     batch, length = tokens.shape[:2]
     places = ends.tolist()
     rising = all(a <= b for a, b in pairwise(places))
@@ -112,13 +115,13 @@ def _check_agreement(
 
 
 def _begun(position_ids: Tensor) -> Tensor | None:
-    """Documents numbered from 0: one begins wherever the next position is not one more."""
+    """Returns documents numbered from 0; one begins wherever the next position is not one more."""
     begins = position_ids.diff(dim=-1) != 1
     return _changes(None, begins).cumsum(-1) if bool(begins.any()) else None
 
 
 def _changes(documents: Tensor | None, begins: Tensor | None = None) -> Tensor:
-    """(b, T) 1 at the first token of each document but the first."""
+    """Returns (b, T), 1 at the first token of each document but the first."""
     if begins is None:
         assert documents is not None
         begins = documents.diff(dim=-1) != 0

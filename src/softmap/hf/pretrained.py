@@ -29,17 +29,17 @@ _NOT_LOADED = {
 
 
 class StrictFiles(ModelFiles):
-    """The part of a model class that loads a folder whole, or not at all."""
+    """The part of a model class that loads a folder completely or not at all."""
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any
     ) -> Any:
-        """As in transformers, but a missing, unexpected or mis-shaped weight is an error.
+        """Load as transformers does, but raise for a missing, unexpected or mis-shaped weight.
 
-        Except a head's, where another of softmap's classes has saved the folder: a head that is not
-        in it starts anew, one that is not wanted is left out. ``ignore_mismatched_sizes=True``
-        starts a head of another size anew.
+        Exempt is the head if another of softmap's classes saved the folder: a missing head is
+        initialised, and one that is not needed is left out. ``ignore_mismatched_sizes=True``
+        initialises a head of another size.
         """
         name = pretrained_model_name_or_path
         for option, why in _NOT_LOADED.items():
@@ -68,8 +68,9 @@ class StrictFiles(ModelFiles):
 
 
 class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
-    """Base of the model classes. Layers initialise themselves, each as its method's paper says;
-    loading is strict."""
+    """The base of the model classes. Layers initialise themselves as their papers say; loading is
+    strict.
+    """
 
     config_class = SoftmapConfig
     config: SoftmapConfig
@@ -81,21 +82,26 @@ class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
     _takes_loss_arguments = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """What starts anew later: a head, embeddings that grow. N(0, initializer_range)."""
+        """Initialise what is added later, a head or more embeddings, from N(0,
+        initializer_range).
+        """
         if isinstance(module, nn.Linear | nn.Embedding):
             initialization.normal_(module.weight, std=self.config.model_config().embedding_std)
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Whether the loss divides by ``num_items_in_batch``. A ``Trainer`` asks this when it is
-        made, which is when it learns what weight decay is for."""
+        """Whether the loss divides by ``num_items_in_batch``. A ``Trainer`` asks when it is
+        created, and then learns softmap's rule of weight decay.
+        """
         teach_trainer(SoftmapPreTrainedModel)
         return self._takes_loss_arguments
 
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: Any, *args: Any, **kwargs: Any
     ) -> str:
-        """transformers' kernels cannot edit maps; ``"eager"`` stands for the model's own code."""
+        """Returns ``"eager"``, the model's own code, since transformers' kernels cannot edit
+        maps.
+        """
         if attn_implementation not in (None, "eager"):
             raise SoftmapError(
                 "attn_implementation must be 'eager' (softmap chooses its own by the field impl of "
@@ -115,6 +121,7 @@ class SoftmapPreTrainedModel(StrictFiles, PreTrainedModel):
             block._gradient_checkpointing_func = gradient_checkpointing_func
 
     def resize_position_embeddings(self, new_num_position_embeddings: int) -> None:
+        """Raises ``SoftmapError``: learned positions have a fixed number."""
         raise SoftmapError("learned positions cannot be resized: set max_position_embeddings")
 
 

@@ -17,6 +17,7 @@ class WithAxis(ConversionOps):
     def convert(  # type: ignore[override]
         self, input_dict: dict[str, Any], source_patterns: Any, target_patterns: Any, **kwargs: Any
     ) -> dict[str, Tensor]:
+        """Returns the loaded tensor, as (1,) where the file has a scalar and the model does not."""
         (found,) = input_dict.values()
         tensor: Tensor = found[0] if isinstance(found, list) else found
         wanted = kwargs["model"].get_parameter(kwargs["full_layer_name"]).shape
@@ -25,11 +26,12 @@ class WithAxis(ConversionOps):
 
     @property
     def reverse_op(self) -> ConversionOps:
+        """Returns the operation for saving, which leaves every tensor as it is."""
         return self
 
 
 def register() -> None:
-    """Once, for all model classes of the type ``softmap``."""
+    """Register this with transformers, once, for all model classes of the type ``softmap``."""
     converters: list[WeightConverter | WeightRenaming] = [
         WeightConverter(rf"\.{name}", rf"\.{name}", [WithAxis()]) for name in NAMES
     ]

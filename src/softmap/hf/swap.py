@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError, shown
 from softmap.hf.swapped.attention import SwappedAttention
 from softmap.hf.swapped.base import check_implementation
 from softmap.hf.swapped.config import SwappedConfig, swapped_into
-from softmap.hf.swapped.kinds import KINDS, Kind
+from softmap.hf.swapped.kinds import KINDS, Family
 from softmap.hf.swapped.models import CONFIG_OF
 from softmap.hf.swapped.place import become
 from softmap.nn.part import attention_part, check_backend
@@ -23,17 +23,22 @@ logger = logging.get_logger(__name__)
 
 
 def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") -> Any:
-    """Put the attention of ``variant`` into ``layers`` of a transformers model; returns the model.
+    """Put the attention of ``variant`` into ``layers`` of a transformers model, in place; returns
+    the model.
 
-    model: a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX base model, causal language model or sequence
-    classifier. It becomes one of softmap's classes (``SoftmapLlamaForCausalLM``), in place, so that
-    it can be saved and loaded. layers: their numbers, negative ones from the end; None means all.
-    impl: backend of ``softmap.attention``. Further calls swap further layers.
+    Args:
+        model: a Llama, Mistral, Qwen2, Qwen3 or GPT-NeoX base model, causal language model or
+            sequence classifier. It becomes one of softmap's classes (``SoftmapLlamaForCausalLM``),
+            so that it can be saved and loaded.
+        variant: anything [`softmap.variants.load`][] takes that changes attention alone.
+        layers: their indices, negative ones from the end; None for all.
+        impl: the backend of ``softmap.attention``.
 
-    The weights of keys, values, the output and QK norms are kept, and those of queries as far as
-    the variant has the same maps; the edits' own, and the queries of further maps (``diff2``: the
-    second of each pair), are new. A log line says how many. The model's rotary positions and
-    windows stay, unless the variant has positions of its own or a narrower window.
+    Further calls swap further layers. The weights of keys, values, the output and QK norms are
+    kept, and those of queries as far as the variant has the same maps; the edits' own, and the
+    queries of additional maps (``diff2``: the second of each pair), are new. A log line says how
+    many. The model's rotary positions and windows stay, unless the variant has its own positions or
+    a narrower window.
 
     Raises ``ValueError``, and leaves the model as it was, where a part of it cannot be swapped.
     """
@@ -48,8 +53,9 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
 
 
 def put(model: Any, label: str, layers: Any, impl: str) -> dict[int, dict[str, int]]:
-    """Put the attention of the variant ``label`` into a model; how many weights of which parameters
-    of each layer are new. Raises ``ValueError`` as :func:`swap`."""
+    """Put the attention of the variant ``label`` into a model; returns, for each layer, how many
+    weights of which parameters are new. Raises ``ValueError`` as [`swap`][] does.
+    """
     made = _configuration_of(model)
     check_backend(impl)
     base = model.base_model
@@ -62,7 +68,7 @@ def put(model: Any, label: str, layers: Any, impl: str) -> dict[int, dict[str, i
 
 
 def _configuration_of(model: Any) -> type[SwappedConfig]:
-    """Our class of the configuration of a model, whose class is a family's own or ours."""
+    """Returns softmap's configuration class for a model of transformers' or of ours."""
     if (found := CONFIG_OF.get(type(model))) is not None:
         return found
     names = ", ".join(kind.prefix for kind in KINDS)
@@ -105,7 +111,7 @@ def _chosen(layers: Any, depth: int) -> list[int]:
 
 
 def _whole(n: Any) -> int | None:
-    """An integer, NumPy's and torch's too, as Python's own; None for anything else."""
+    """Returns an integer, also NumPy's or torch's, as Python's own; None for anything else."""
     if isinstance(n, bool) or getattr(n, "dtype", None) is torch.bool:
         return None
     try:
@@ -114,8 +120,8 @@ def _whole(n: Any) -> int | None:
         return None
 
 
-def _check_layer(kind: Kind, base: Any, n: int) -> None:
-    """Raise ``ValueError`` unless the attention of layer ``n`` is as transformers makes it."""
+def _check_layer(kind: Family, base: Any, n: int) -> None:
+    """Raise ``ValueError`` unless the attention of layer ``n`` is as transformers built it."""
     old = getattr(base.layers[n], kind.attention)
     if isinstance(old, SwappedAttention):
         raise SoftmapError(

@@ -37,7 +37,7 @@ class _Reading:
     hub: Mapping[str, Any] | None = None
 
     def variant(self, spec: Any) -> Loaded:
-        """The variant ``spec`` of the file that is read."""
+        """Returns the variant ``spec`` as the file being read names it."""
         wanted = own.files(spec) if self.trusted else []
         return own.loaded(spec, _folder(self.name, wanted, self.hub or {}), self.trusted)
 
@@ -54,24 +54,28 @@ class ConfigFiles:
 
     @classmethod
     def with_variants(cls, fields: Mapping[str, Any], new: Callable[[Any], Any]) -> dict[str, Any]:
-        """Those of a configuration's ``fields`` that name variants, each renamed by ``new``."""
+        """Returns those of a configuration's ``fields`` that name variants, each replaced by
+        ``new``.
+        """
         return {"variant": new(fields["variant"])} if "variant" in fields else {}
 
     @classmethod
     def from_pretrained(cls, name: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; ``trust_remote_code=True`` lets a variant's own file run."""
+        """Load as transformers does; ``trust_remote_code=True`` lets a variant's own file run."""
         with _reading(name, kwargs.pop("trust_remote_code", None), kwargs):
             return super().from_pretrained(name, *args, **kwargs)  # type: ignore[misc]
 
     @classmethod
     def from_json_file(cls, name: Any, trust_remote_code: bool = False) -> Any:
-        """As in transformers, for a file that is read as :meth:`from_pretrained` reads it."""
+        """Load a file as [`from_pretrained`][] does."""
         with _reading(name, trust_remote_code, {}):
             return cls.from_dict(cls._dict_from_json_file(name))  # type: ignore[attr-defined]
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As in transformers; raises ``ValueError`` for a variant of its own, unless trusted."""
+        """Returns the configuration; raises ``ValueError`` for a variant of its own that is not
+        trusted.
+        """
         reading = _READING.get()
         by_auto = reading is None and "name_or_path" in kwargs
         trust = kwargs.pop("trust_remote_code", False)
@@ -95,7 +99,7 @@ class ConfigFiles:
         return made
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers; the files of a variant of one's own are written beside it."""
+        """Save as transformers does, together with the file of a variant of the user's own."""
         folder = Path(save_directory)
         (folder / sealed.CHECKSUMS).unlink(missing_ok=True)  # they were of what is replaced now
         saved = self
@@ -110,10 +114,13 @@ class ModelFiles:
 
     @classmethod
     def from_pretrained(cls, name: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, with safetensors alone.
+        """Load as transformers does, from safetensors alone.
 
-        trust_remote_code: whether code that the folder names may run. Raises ``ValueError`` where
-        it would have to, or where weights are not what their checksums say.
+        Args:
+            trust_remote_code: whether code that the folder names may run.
+
+        Raises ``ValueError`` where untrusted code would have to run, and for weights that do not
+        match their checksums.
         """
         trust = kwargs.get("trust_remote_code")
         kwargs |= {"trust_remote_code": bool(trust)}
@@ -128,7 +135,7 @@ class ModelFiles:
 
 
 def _check_index(path: Path) -> None:
-    """Raises ``SoftmapError`` for an index of weights that names files outside of its folder."""
+    """Raise ``SoftmapError`` for an index of weights that names files outside of its folder."""
     weights = sealed.read_object(path).get("weight_map", {}) if path.exists() else {}
     if not isinstance(weights, dict):
         raise SoftmapError(f"{path}: expected files by weight, found {shown(weights)}")
@@ -138,7 +145,7 @@ def _check_index(path: Path) -> None:
 
 
 def variants(config: Any) -> list[Any]:
-    """The variants that a configuration names."""
+    """Returns the variants that a configuration names."""
     found: list[Any] = []
     if isinstance(config, ConfigFiles):
         config.with_variants(vars(config), found.append)
@@ -167,7 +174,7 @@ def _opened(config: Any, reading: _Reading) -> Any:
 
 @contextmanager
 def _reading(name: Any, trust: Any, options: Mapping[str, Any]) -> Iterator[_Reading]:
-    """The switch for all that is read inside; an inner call without one takes the outer's."""
+    """Set whether code is trusted for all that is read inside; nested calls inherit it."""
     outer = _READING.get() or _Reading()
     trusted = outer.trusted if trust is None else bool(trust)
     hub = {key: options[key] for key in _HUB if options.get(key) is not None}
@@ -188,7 +195,7 @@ def _check_kernels(reading: _Reading, config: Mapping[str, Any]) -> None:
 
 
 def _folder(name: Any, wanted: list[str], hub: Mapping[str, Any]) -> Path:
-    """The folder of a model's files; those ``wanted`` are fetched where it is on the Hub."""
+    """Returns the folder of a model's files, fetching those ``wanted`` from the Hub."""
     if name is None:
         return Path()
     path = Path(str(name))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from softmap.interop.options import Options
-from softmap.interop.source import Source
+from softmap.interop.options import OptionReader
+from softmap.interop.source import WeightReader
 from softmap.nn import Block
 from softmap.nn.layers import Gain
 
@@ -19,7 +19,9 @@ GAINS = (
 )
 
 
-def branch_gains(source: Source, options: Options, block: Block, prefix: str) -> dict[str, Tensor]:
+def branch_gains(
+    source: WeightReader, options: OptionReader, block: Block, prefix: str
+) -> dict[str, Tensor]:
     """Put the branches' gains into ``block``; returns the weights of the trainable ones."""
     weights = {}
     for ours, theirs, trainable in GAINS:
@@ -35,7 +37,7 @@ def branch_gains(source: Source, options: Options, block: Block, prefix: str) ->
     return weights
 
 
-def freeze(block: Block, options: Options) -> None:
+def freeze(block: Block, options: OptionReader) -> None:
     """What their code does not train, ours does not either."""
     frozen = {"v_proj.bias", "o_proj.bias", "up_proj.bias", "down_proj.bias", "residual.bias"}
     for side, name in (("value", "v_proj"), ("output", "o_proj")):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
-from softmap.interop.options import Options
-from softmap.interop.source import Rule, Source, fill, flat
+from softmap.interop.options import OptionReader
+from softmap.interop.source import Rule, WeightReader, fill, flat
 from softmap.maps import Edit, make_band
 from softmap.variants import Place
 from softmap.variants.biases import Alibi, Bias, Fire, Kerple
@@ -31,6 +31,7 @@ class ScoresEdit(nn.Module):
         self.edit, self.heads = edit, heads
 
     def forward(self, scores: Tensor) -> Tensor:
+        """Returns the edited scores, zero where masked. Raises ``ValueError`` for other shapes."""
         if scores.ndim != 4 or scores.shape[1] != self.heads or scores.shape[2] > scores.shape[3]:
             raise SoftmapError(
                 f"scores must be (batch, {self.heads}, rows, keys) with rows <= keys, "
@@ -49,10 +50,10 @@ class Kind(NamedTuple):
     """A position bias: its table, and how to build ours from their weights."""
 
     rules: tuple[Rule, ...]
-    build: Callable[[Source], Callable[[Place], Bias] | None]
+    build: Callable[[WeightReader], Callable[[Place], Bias] | None]
 
 
-def _fire(source: Source) -> Callable[[Place], Bias]:
+def _fire(source: WeightReader) -> Callable[[Place], Bias]:
     # Theirs has a leaky ReLU here (a plain one without DAPE), adds 1e-6 below, and keeps L_0 as
     # an integer.
     start = float(source.take("init_L", whole=True))
@@ -91,16 +92,16 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
     """scores (B, H, T, T) to S + B + f([S; B]) on and below the diagonal, zeros above it.
 
     Equal to their module on all rows but the last ``kernel // 2``: there their array ends and cuts
-    the second convolution off (see :class:`softmap.variants.dape.ScoreConv`).
+    the second convolution off (see [`softmap.variants.dape.ScoreConv`][]).
     """
-    options = Options(WHAT, config)
+    options = OptionReader(WHAT, config)
     options.known(("num_heads", "hidden", "kernel", "bias", "note"))
     kind = options.choice("bias", BIASES, "kerple")
     heads, kernel = options.count("num_heads"), options.count("kernel", 3)
     if kernel % 2 == 0:
         raise SoftmapError(f"{WHAT}: option kernel must be odd, found {kernel}")
     hidden = options.count("hidden", 32)
-    source = Source(WHAT, state)
+    source = WeightReader(WHAT, state)
     bias = kind.build(source)
     channels = heads if bias is None else 2 * heads
     width = source.length("mlp.0.bias") or 32

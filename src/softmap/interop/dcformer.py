@@ -21,8 +21,8 @@ from softmap.interop.dcformer_names import (
     SCRATCH,
     UNREAD,
 )
-from softmap.interop.options import Only, Options
-from softmap.interop.source import Source
+from softmap.interop.options import Only, OptionReader
+from softmap.interop.source import WeightReader
 
 WHAT = "dcformer"
 
@@ -49,10 +49,10 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
     A local layer sees ``window_size`` keys, the query's own included, on every path (their paths
     differ by one). ``n_local_heads`` < ``n_head``: query head h reads key head h // (H / G).
     """
-    options = Options(WHAT, config)
+    options = OptionReader(WHAT, config)
     options.published(OPTIONS, UNREAD)
     options.only(ONLY)
-    source = Source(WHAT, state)
+    source = WeightReader(WHAT, state)
     sizes = _sizes(options)
     weights = source.apply(MODEL, sizes)
     for n in range(options.count("n_layer")):
@@ -65,7 +65,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
     return model
 
 
-def _sizes(options: Options) -> dict[str, int]:
+def _sizes(options: OptionReader) -> dict[str, int]:
     dim, heads = options.count("dim"), options.count("n_head")
     groups = heads if options.get("n_local_heads", -1) == -1 else options.count("n_local_heads")
     options.divisible(("n_head", heads), ("n_local_heads", groups))
@@ -89,7 +89,9 @@ def _sizes(options: Options) -> dict[str, int]:
     }
 
 
-def _layer(source: Source, options: Options, sizes: Mapping[str, int], n: int) -> dict[str, Tensor]:
+def _layer(
+    source: WeightReader, options: OptionReader, sizes: Mapping[str, int], n: int
+) -> dict[str, Tensor]:
     theirs, ours = f"layers.{n}.", f"model.layers.{n}."
     made = source.apply(LAYER, sizes, theirs, ours)
     for tables in CHOICES:
@@ -104,7 +106,7 @@ def _layer(source: Source, options: Options, sizes: Mapping[str, int], n: int) -
 
 
 def _static(
-    source: Source, options: Options, theirs: str, ours: str, heads: int
+    source: WeightReader, options: OptionReader, theirs: str, ours: str, heads: int
 ) -> dict[str, Tensor]:
     """The static H x H maps beside the identity, used only with ``use_sw``; ``sw`` repeats them."""
     used, eye, made = options.flag("use_sw"), torch.eye(heads), {}
@@ -123,7 +125,7 @@ def _static(
 
 
 def _head(
-    source: Source, options: Options, sizes: Mapping[str, int], embedding: Tensor
+    source: WeightReader, options: OptionReader, sizes: Mapping[str, int], embedding: Tensor
 ) -> Tensor | None:
     """The output weights, or None where they are the embeddings."""
     tied = options.flag("tie_word_embeddings")
@@ -133,7 +135,7 @@ def _head(
     return None if tied and torch.equal(head, embedding) else head
 
 
-def _config(options: Options, sizes: Mapping[str, int], tied: bool) -> SoftmapConfig:
+def _config(options: OptionReader, sizes: Mapping[str, int], tied: bool) -> SoftmapConfig:
     return SoftmapConfig(
         variant={"dcmha": _variant(options)},
         vocab_size=sizes["vocab"],
@@ -154,7 +156,7 @@ def _config(options: Options, sizes: Mapping[str, int], tied: bool) -> SoftmapCo
     )
 
 
-def _variant(options: Options) -> dict[str, Any]:
+def _variant(options: OptionReader) -> dict[str, Any]:
     """Options of our ``dcmha``. Without a pattern's name their even layers are the local ones."""
     made: dict[str, Any] = {"static": True} if options.flag("use_sw") else {}
     if options.flag("use_qk_norm"):

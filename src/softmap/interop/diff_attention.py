@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from softmap.interop import float32
-from softmap.interop.options import Options
-from softmap.interop.source import Rule, Source, fill
+from softmap.interop.options import OptionReader
+from softmap.interop.source import Rule, WeightReader, fill
 from softmap.nn import Attention
 
 OPTIONS = ("embed_dim", "depth", "num_heads", "num_kv_heads", "rope", "rope_base", "note")
@@ -38,7 +38,7 @@ RULES = (
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Attention:
     """x (B, T, D) to y (B, T, D); their ``num_heads`` counts pairs of maps, ours maps."""
-    options = Options("diff-attention", config)
+    options = OptionReader("diff-attention", config)
     options.known(OPTIONS)
     dim, heads = options.count("embed_dim"), options.count("num_heads")
     kv_heads = options.count("num_kv_heads", heads)
@@ -47,7 +47,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Attention:
     options.divisible(("num_heads", heads), ("num_kv_heads", kv_heads))
     rope = options.choice("rope", ROPE, "interleaved")
     theta = options.number("rope_base", 10000.0)
-    source = Source("diff-attention", state)
+    source = WeightReader("diff-attention", state)
     sizes = {"dim": dim, "kv": 2 * kv_heads * half, "half": half, "head": 2 * half}
     weights = source.apply(RULES, sizes)
     source.finish()

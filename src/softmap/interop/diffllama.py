@@ -14,8 +14,8 @@ from softmap.errors import SoftmapError
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.interop.causal_lm import fill_causal_lm
 from softmap.interop.checkpoint import read_checkpoint
-from softmap.interop.options import Only, Options
-from softmap.interop.source import Rule, Source
+from softmap.interop.options import Only, OptionReader
+from softmap.interop.source import Rule, WeightReader
 
 WHAT = "diffllama"
 
@@ -64,7 +64,7 @@ def from_diffllama(source: DiffLlamaForCausalLM | str | Path) -> SoftmapForCausa
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCausalLM:
     """From their weights by name and their configuration."""
     options = _options(config)
-    sizes, source = _sizes(options), Source(WHAT, state)
+    sizes, source = _sizes(options), WeightReader(WHAT, state)
     weights = source.apply(_model_rules(), sizes)
     for n in range(options.count("num_hidden_layers")):
         theirs, ours = f"model.layers.{n}.", f"model.layers.{n}."
@@ -84,20 +84,20 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
     return model
 
 
-def _options(config: Mapping[str, Any]) -> Options:
+def _options(config: Mapping[str, Any]) -> OptionReader:
     """Their fields with their defaults and under today's names; whatever else is refused."""
-    given = Options(WHAT, config)
+    given = OptionReader(WHAT, config)
     given.published([*DiffLlamaConfig().to_dict(), *OLD_NAMES], UNREAD)
     try:
         filled = DiffLlamaConfig.from_dict(dict(config)).to_dict()
     except Exception as error:  # transformers' own checks raise many kinds
         raise SoftmapError(f"{WHAT}: transformers refuses this config: {error}") from error
-    options = Options(WHAT, filled)
+    options = OptionReader(WHAT, filled)
     options.only(ONLY)
     return options
 
 
-def _sizes(options: Options) -> dict[str, int]:
+def _sizes(options: OptionReader) -> dict[str, int]:
     dim, heads = options.count("hidden_size"), options.count("num_attention_heads")
     groups = options.count("num_key_value_heads", heads)
     options.divisible(("num_attention_heads", heads), ("num_key_value_heads", groups))
@@ -122,7 +122,7 @@ def _model_rules() -> tuple[Rule, ...]:
     )
 
 
-def _attention_rules(options: Options, sizes: Mapping[str, int]) -> tuple[Rule, ...]:
+def _attention_rules(options: OptionReader, sizes: Mapping[str, int]) -> tuple[Rule, ...]:
     """q, k, v with rows moved; the outputs' order is the same in both, so o_proj stays."""
     rules = []
     for part in ("weight", "bias") if options.flag("attention_bias") else ("weight",):
@@ -146,7 +146,7 @@ def neighbours(t: Tensor, head_dim: int) -> Tensor:
     return t.unflatten(0, (2, -1, head_dim)).transpose(0, 1).flatten(0, 2)
 
 
-def _constants(options: Options, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+def _constants(options: OptionReader, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """Weights of ours that they do not have, at the values that change nothing."""
     made = {"attention.edits.1.weight": torch.ones(2 * sizes["head"])}
     if options.flag("attention_bias"):
@@ -156,7 +156,7 @@ def _constants(options: Options, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     return made
 
 
-def _config(options: Options, sizes: Mapping[str, int]) -> SoftmapConfig:
+def _config(options: OptionReader, sizes: Mapping[str, int]) -> SoftmapConfig:
     eps = options.number("rms_norm_eps", 1e-5, least=0)
     return SoftmapConfig(
         variant={"diff": {"norm_eps": eps}},
@@ -179,8 +179,8 @@ def _config(options: Options, sizes: Mapping[str, int]) -> SoftmapConfig:
     )
 
 
-def _theta(options: Options) -> float:
-    rope = Options(f"{WHAT} rope_parameters", options.get("rope_parameters", {}))
+def _theta(options: OptionReader) -> float:
+    rope = OptionReader(f"{WHAT} rope_parameters", options.get("rope_parameters", {}))
     unscaled = Only(("default",), "softmap's RoPE angles are not rescaled")
     rope.only({"rope_type": unscaled, "type": unscaled})
     rope.known(("rope_type", "type", "rope_theta"))

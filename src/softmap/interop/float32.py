@@ -23,6 +23,7 @@ class RoundedDifference(Difference):
     """exp(lq.lk) of float32 numbers."""
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns lambda, its two exponentials rounded to float32."""
         pairs = ((self.lambda_q1, self.lambda_k1), (self.lambda_q2, self.lambda_k2))
         one, two = ((q * k).sum().float().exp().to(q.dtype) for q, k in pairs)
         return {"lambda": one - two + self.lambda_init}
@@ -32,6 +33,7 @@ class RoundedHeadNorm(HeadNorm):
     """RMS and division in float32, weight and factor in the model's dtype."""
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the normed heads, rounded where the authors' code rounds."""
         x = m.float()
         normed = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
         return normed.to(m.dtype) * t["weight"] * self.scale
@@ -43,6 +45,7 @@ class RoundedShaped(Shaped):
     folds_output = False
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the shaped map with C rounded to float32."""
         visible = band.visible.float()
         uniform = (visible / visible.sum(-1, keepdim=True).clamp(min=1)).to(m.dtype)
         rest = {n: x for n, x in t.items() if n != "gamma"}

@@ -18,7 +18,7 @@ from softmap.interop.checkpoint import (
     find_folder,
     read_checkpoint,
 )
-from softmap.interop.options import Options
+from softmap.interop.options import OptionReader
 
 # By the model_type of their config.json.
 KINDS = {"dcformer": dcformer.load, "diffllama": diffllama.load}
@@ -27,11 +27,15 @@ KINDS = {"dcformer": dcformer.load, "diffllama": diffllama.load}
 def import_folder(src: str | Path, dest: str | Path, kind: str | None = None) -> Path:
     """Convert a published DCFormer or DiffLlama checkpoint; returns the folder written, ``dest``.
 
-    src: a local folder, or a Hub name (owner/repository): config.json and model.safetensors, or
-    shards with their index. dest: a new or empty folder; it gets what ``save_pretrained`` writes
-    and the tokenizer's files, all of it or nothing. kind: ``dcformer`` or ``diffllama``, by default
-    what config.json says. Raises ``ValueError`` in one line for what cannot be read, represented
-    or written; pickled weights (.bin) are refused.
+    Args:
+        src: a local folder, or a Hub name (owner/repository): config.json and model.safetensors, or
+            shards with their index.
+        dest: a new or empty folder; it gets what ``save_pretrained`` writes and the tokenizer's
+            files, all of it or nothing.
+        kind: ``dcformer`` or ``diffllama``, by default what config.json says.
+
+    Raises ``ValueError`` in one line for what cannot be read, represented or written; pickled
+    weights (.bin) are refused.
     """
     dest = Path(dest)
     _check_vacant(dest)
@@ -61,7 +65,7 @@ def _set_generation(model: SoftmapForCausalLM, path: Path) -> None:
     if not path.exists():
         return
     found = read_object(path)
-    Options(str(path), found).known((), {*vars(GenerationConfig()), "_commit_hash"})
+    OptionReader(str(path), found).known((), {*vars(GenerationConfig()), "_commit_hash"})
     try:
         model.generation_config = GenerationConfig.from_dict(found)
         model.generation_config.validate(strict=True)

@@ -29,10 +29,13 @@ def from_official(kind: str, state: Mapping[str, Tensor], config: Mapping[str, A
     - ``dape-v2``: scores (B, H, T, T) to biased scores, zeros above the diagonal (2410.04798);
     - ``simplified-blocks``: x (B, T, D) to y (B, T, D), a stack of blocks (2311.01906).
 
-    state: their parameters under their own names (copied, in their dtype). config: their options.
-    The module is returned in eval mode, on the CPU. Raises ``ValueError`` in one line for an
-    option that softmap cannot represent (it, its value, what can be), for weights that are
-    missing, left over or of another shape.
+    Args:
+        state: their parameters under their own names (copied, in their dtype).
+        config: their options.
+
+    The module is returned in eval mode, on the CPU. Raises ``ValueError`` in one line for an option
+    that softmap cannot represent (it, its value, what can be), for weights that are missing, left
+    over or of another shape.
     """
     if kind not in KINDS:
         known = ", ".join(KINDS)

@@ -19,7 +19,7 @@ class Only(NamedTuple):
     why: str
 
 
-class Options:
+class OptionReader:
     """The options of ``what``. Every reader raises ``ValueError`` naming the option it rejects."""
 
     def __init__(self, what: str, config: Mapping[str, Any]) -> None:
@@ -44,9 +44,11 @@ class Options:
                 )
 
     def published(self, own: Iterable[str], unread: Iterable[str]) -> None:
-        """:meth:`known`, for a config.json: transformers' fields may be there at their defaults.
+        """[`known`][], for a config.json: transformers' fields may be there at their defaults.
 
-        own: the model's fields that are read. unread: those that change no output.
+        Args:
+            own: the model's fields that are read.
+            unread: those that change no output.
         """
         fixed = published.FIXED | published.GENERATION
         self.known([*own, *published.READ], [*unread, *published.NOTES, *fixed])

@@ -10,8 +10,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from softmap.errors import SoftmapError
-from softmap.interop.options import Options
-from softmap.interop.source import Rule, Source, transposed
+from softmap.interop.options import OptionReader
+from softmap.interop.source import Rule, WeightReader, transposed
 
 # Our side: their module, the stem of its options, and the option of its special layer.
 SIDES = {
@@ -22,7 +22,7 @@ OURS = {"value": "v_proj", "output": "o_proj"}
 INITS = {"id": "id", "orth": "orth", "normal": "normal"}
 
 
-def projection_kind(options: Options, side: str, layer: int, depth: int) -> str:
+def projection_kind(options: OptionReader, side: str, layer: int, depth: int) -> str:
     """linear, identity, residual (W_init = I) or orthogonal (another W_init) in this layer."""
     _, stem, short, special = SIDES[side]
     residual = options.number(f"{stem}_resid_gain", 1.0)
@@ -38,7 +38,7 @@ def projection_kind(options: Options, side: str, layer: int, depth: int) -> str:
 
 
 def projection_weights(
-    source: Source, kind: str, side: str, dim: int, prefix: str
+    source: WeightReader, kind: str, side: str, dim: int, prefix: str
 ) -> dict[str, Tensor]:
     """Our weights of the projection, by our names."""
     theirs, ours = f"attn.{SIDES[side][0]}.", f"attention.{OURS[side]}."
@@ -73,7 +73,7 @@ def _move_bias_inside(weights: dict[str, Tensor], ours: str, where: str) -> None
     weights[f"{ours}residual.bias"] = bias.double() / gain.double()
 
 
-def _check_initial(source: Source, where: str) -> None:
+def _check_initial(source: WeightReader, where: str) -> None:
     if where + "id" not in source:
         raise SoftmapError(
             f"{source.what}: weight {where}id expected (the random W_init of init type orth or "

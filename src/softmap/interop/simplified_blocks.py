@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from softmap.errors import SoftmapError
 from softmap.interop import float32
 from softmap.interop.block_gains import branch_gains, freeze
-from softmap.interop.options import Options
+from softmap.interop.options import OptionReader
 from softmap.interop.reparameterised import projection_kind, projection_weights
 from softmap.interop.simplified_options import ACTIVATIONS, NORMS, ONLY, OPTIONS, UNREAD
-from softmap.interop.source import Rule, Source, fill, flat, transposed
+from softmap.interop.source import Rule, WeightReader, fill, flat, transposed
 from softmap.nn import Block, LayerCache, ModelConfig
 
 WHAT = "simplified-blocks"
@@ -42,14 +42,14 @@ MAP_GAINS = (
 
 
 class BlockStack(nn.Module):
-    """x (B, T, D) to y (B, T, D) through :class:`softmap.nn.Block` s; no final norm."""
+    """x (B, T, D) to y (B, T, D) through [`softmap.nn.Block`][] s; no final norm."""
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
-        """caches: from :meth:`new_caches`; x then holds only the new tokens."""
+        """caches: from [`new_caches`][]; x then holds only the new tokens."""
         for n, layer in enumerate(self.layers):
             x = layer(x, None, caches[n] if caches else None)
         return x
@@ -65,10 +65,10 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
     Whether a skip is there at all is the config's word, as in their code: a skip whose option is 0
     is absent, whatever number its weight has since drifted to. Biases are frozen where theirs are.
     """
-    options = Options(WHAT, config)
+    options = OptionReader(WHAT, config)
     options.published(OPTIONS, UNREAD)
     options.only(ONLY)
-    source = Source(WHAT, state)
+    source = WeightReader(WHAT, state)
     depth = options.count("n_layer", options.get("num_hidden_layers"))
     pairs = [_block(source, options, n, depth) for n in range(depth)]
     source.finish()
@@ -78,7 +78,9 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
     return BlockStack([block for block, _ in pairs]).eval()
 
 
-def _block(source: Source, options: Options, n: int, depth: int) -> tuple[Block, dict[str, Tensor]]:
+def _block(
+    source: WeightReader, options: OptionReader, n: int, depth: int
+) -> tuple[Block, dict[str, Tensor]]:
     """The block, empty, and its weights."""
     sizes, prefix = _sizes(source, options, n), f"{n}."
     norms = _norm_rules(options, n)
@@ -98,7 +100,7 @@ def _block(source: Source, options: Options, n: int, depth: int) -> tuple[Block,
     return block, weights
 
 
-def _sizes(source: Source, options: Options, n: int) -> dict[str, int]:
+def _sizes(source: WeightReader, options: OptionReader, n: int) -> dict[str, int]:
     dim = options.count("n_embd", options.get("hidden_size"))
     heads = options.count("n_head", options.get("num_attention_heads"))
     options.divisible(("n_embd", dim), ("n_head", heads))
@@ -109,13 +111,13 @@ def _sizes(source: Source, options: Options, n: int) -> dict[str, int]:
     return {"dim": dim, "2dim": 2 * dim, "heads": heads, "width": width}
 
 
-def _norm_names(options: Options) -> dict[str, str]:
+def _norm_names(options: OptionReader) -> dict[str, str]:
     """Their norms' weights and ours; without norms none, but for the first block's."""
     names = {"rmsnorm": {"scale": "weight"}, "layernorm": {"weight": "weight", "bias": "bias"}}
     return names.get(options.choice("norm_type", NORMS, "rmsnorm"), {})
 
 
-def _norm_rules(options: Options, n: int) -> tuple[Rule, ...]:
+def _norm_rules(options: OptionReader, n: int) -> tuple[Rule, ...]:
     kind = options.choice("norm_type", NORMS, "rmsnorm")
     names = _norm_names(options) if kind != "none" else {"weight": "weight", "bias": "bias"}
     ours = {"ln_1": "attention_norm", "ln_2": "mlp_norm"}
@@ -129,7 +131,7 @@ def _norm_rules(options: Options, n: int) -> tuple[Rule, ...]:
 
 
 def _maps(
-    source: Source, options: Options, sizes: dict[str, int], prefix: str
+    source: WeightReader, options: OptionReader, sizes: dict[str, int], prefix: str
 ) -> tuple[str, dict[str, Tensor]]:
     """The variant and its gains: A' = beta A, and with ``centre_attn`` + alpha I - gamma C."""
     gains = source.apply(MAP_GAINS, sizes, prefix)
@@ -147,7 +149,12 @@ def _maps(
 
 
 def _build(
-    options: Options, sizes: dict[str, int], n: int, depth: int, variant: str, kinds: dict[str, str]
+    options: OptionReader,
+    sizes: dict[str, int],
+    n: int,
+    depth: int,
+    variant: str,
+    kinds: dict[str, str],
 ) -> Block:
     norm = options.choice("norm_type", NORMS, "rmsnorm")
     activation = options.get("activation_function", "leaky_relu")

@@ -1,6 +1,6 @@
 """A foreign state dict, read key by key against a table of rules; whatever does not fit is said.
 
-A :class:`Rule` is one line of the table: their name, its shape in named sizes, our names, and how
+A [`Rule`][] is one line of the table: their name, its shape in named sizes, our names, and how
 the one becomes the others.
 """
 
@@ -38,7 +38,7 @@ def flat(t: Tensor) -> tuple[Tensor]:
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
-class Source:
+class WeightReader:
     """The weights of ``what``. Each is read, compared with what it is a copy of, or refused."""
 
     def __init__(self, what: str, state: Mapping[str, Tensor]) -> None:
@@ -63,7 +63,10 @@ class Source:
     def take(self, key: str, *shape: int | None, whole: bool = False) -> Tensor:
         """The tensor ``key``, finite and of this shape; None stands for any length.
 
-        whole: integers will do. What does not fit is a ``ValueError`` in one line.
+        Args:
+            whole: integers will do.
+
+        What does not fit is a ``ValueError`` in one line.
         """
         if key not in self.state:
             close = nearest(key, sorted(self.unread))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import softmap
-from softmap.lab.bench import Bench
 from softmap.lab.plan import Candidate
+from softmap.lab.workbench import Workbench
 from softmap.train import Options
 
 CARD = """\
@@ -52,7 +52,7 @@ more):
 
 
 def model_card(
-    mine: Candidate, given: Options, bench: Bench, budgets: Sequence[dict[str, Any]]
+    mine: Candidate, given: Options, bench: Workbench, budgets: Sequence[dict[str, Any]]
 ) -> str:
     """README.md of a model. budgets: what was measured where decays ended."""
     costs, meta = mine.costs(given.context), bench.corpus.meta

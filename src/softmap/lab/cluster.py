@@ -66,8 +66,11 @@ def connected(
 ) -> Iterator[Cluster | None]:
     """The cluster at an address, in a scheduler's file, or of N processes of this machine.
 
-    most: calls at once, where there are more places. out: the folder that it will write to. Raises
-    ``SoftmapError`` where that is none, where ``distributed`` is not installed, and where no
+    Args:
+        most: calls at once, where there are more places.
+        out: the folder that it will write to.
+
+    Raises ``SoftmapError`` where that is none, where ``distributed`` is not installed, and where no
     scheduler answers.
     """
     if text is None:
@@ -193,7 +196,7 @@ class ClusterPool(Pool):
     def __init__(self, cluster: Cluster, folder: Path, gpus: bool) -> None:
         self._cluster = cluster
         mark, place = uuid.uuid4().hex, folder.absolute() / FOLDER
-        self._terms = remote.Terms(os.getcwd(), place, mark, remote.versions(), gpus)
+        self._terms = remote.WorkerTerms(os.getcwd(), place, mark, remote.versions(), gpus)
         self._calls: dict[_Call, Any] = {}  # Dask drops a future that nobody holds
         self._slots, self._looked = 0, -LOOK
         self._over = threading.Event()
@@ -209,6 +212,7 @@ class ClusterPool(Pool):
 
     @property
     def slots(self) -> int:
+        """How many calls the cluster's workers take at once, looked up again every few seconds."""
         if time.monotonic() - self._looked > LOOK:
             self._slots = self._cluster.slots(self._terms.gpus)
             self._looked = time.monotonic()

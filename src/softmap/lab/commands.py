@@ -18,8 +18,8 @@ from softmap.lab.names import split_values
 class Train:
     """Train one model of a recipe, in this process or in many: runs/NAME/VARIANT/seedN/model.
 
-    Interrupted with Ctrl-C or SIGTERM, the same command goes on where it stopped. Under torchrun
-    all processes train the one model; docs/distributed.md.
+    After Ctrl-C or SIGTERM the same command continues where it stopped. Under torchrun all
+    processes train one model; see docs/distributed.md.
 
     For example:
       softmap train demo
@@ -41,7 +41,7 @@ class Train:
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     fresh: bool = False
-    """Throw away what an earlier training of this name left."""
+    """Discard an earlier training of this name."""
     profile: bool = False
     """Trace a few steps: profile/rank0.json beside the model, for perfetto.dev."""
     dry_run: bool = False
@@ -51,6 +51,7 @@ class Train:
     """Of --dry-run: how many of which kind, such as 64xh100; by default as torchrun started."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Trains the model and prints its folder, or prints how it would be laid out."""
         if self.gpus is not None and not self.dry_run:
             raise SoftmapError("--gpus belongs to --dry-run, expected both, found it alone")
         if self.dry_run:

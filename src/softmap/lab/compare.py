@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from softmap.files import sweep
-from softmap.lab import bench, files
+from softmap.lab import files, workbench
 from softmap.lab.costs import announce
 from softmap.lab.folder import check_folder, check_same, clear
 from softmap.lab.page import Page
@@ -74,9 +74,9 @@ def opened(
         check_folder(folder)
         request.engine.check(folder, display.note)
         sweep(folder)
-        corpus = bench.corpus(recipe, request.out, display)
+        corpus = workbench.corpus(recipe, request.out, display)
         plan = make_plan(recipe, corpus.tokenizer.vocab_size, peaks)
-        shared = bench.make(recipe, plan, corpus)
+        shared = workbench.make(recipe, plan, corpus)
         check_suites(plan, shared)
         request = with_jobs(request, plan, shared)
         session = Session(folder, plan, shared, peaks, request, display, page(folder, display))

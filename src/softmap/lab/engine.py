@@ -51,7 +51,10 @@ class Engine:
     ) -> Pool:
         """Processes, each with a GPU of its own where the device asks for them.
 
-        folder: what they write to, which this process holds. note: told what has to be waited for.
+        Args:
+            folder: what they write to, which this process holds.
+            note: told what has to be waited for.
+
         Raises ``SoftmapError`` for a cluster whose machines cannot take part.
         """
         if self.cluster is not None:

@@ -63,12 +63,20 @@ class Entry(Checked):
         except SoftmapError as error:
             raise nodes.fail(node, f"{key}.{error}") from None
 
+    @property
+    def name(self) -> str:
+        """The label, by default the variant's canonical text."""
+        from softmap.variants import renamed  # it takes torch, which typing errors need not await
+
+        return self.label or renamed(self.variant, {})
+
     def plain(self) -> Any:
         """The shortest YAML form."""
         own = {name: getattr(self, name) for name, _ in _OWN}
         own["training"] = None if self.training is None else self.training.given()
         own = {name: value for name, value in own.items() if value not in (None, [])}
-        return {"variant": self.variant, **own} if own else self.variant
+        variant = str(self.variant)  # without the folder of its files
+        return {"variant": variant, **own} if own else variant
 
 
 def _spec(node: yaml.Node, key: str) -> str:

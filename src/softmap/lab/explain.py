@@ -28,8 +28,10 @@ def backends(
 ) -> list[tuple[str, str | None]]:
     """Every backend in order of preference, with the reason why it refuses, or None.
 
-    config: of the model; the call is that of one layer on ``batch`` rows of ``context`` tokens,
-    computed in ``dtype``.
+    Args:
+        config: of the model; the call is that of one layer on ``batch`` rows of ``context`` tokens.
+        dtype: in which it is computed.
+
     The first that does not refuse is the one that ``impl="auto"`` takes.
     """
     model = config if isinstance(config, ModelConfig) else config.model_config()

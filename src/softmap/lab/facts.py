@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 from softmap.lab import measure
-from softmap.lab.bench import Bench
 from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.folder import earlier
@@ -15,11 +15,12 @@ from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Plan, slug
 from softmap.lab.recipe import Recipe, dump, parse
 from softmap.lab.seeds import joined
-from softmap.variants import renamed
+from softmap.lab.workbench import Workbench
+from softmap.nn import own
 
 
 def run_facts(
-    folder: Path, plan: Plan, shared: Bench, peaks: Peaks, command: str, engine: Engine
+    folder: Path, plan: Plan, shared: Workbench, peaks: Peaks, command: str, engine: Engine
 ) -> dict[str, Any]:
     """All of it. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
@@ -48,6 +49,7 @@ def run_facts(
         },
         "settings": shared.settings,
         "recipe": dump(whole),
+        **_homes(folder, shared.recipe, before),
     }
 
 
@@ -61,13 +63,25 @@ def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list
     ]
 
 
+def _homes(folder: Path, recipe: Recipe, before: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """For variants of files: the folder from which each names them, relative to the run's.
+
+    So the run goes on wherever the command is typed, and after both have moved together.
+    """
+    homes = dict(before.get("homes") or {})
+    for entry in recipe.variants:
+        if own.files(entry.variant):
+            homes[entry.name] = os.path.relpath(own.home(entry.variant), folder)
+    return {"homes": homes} if homes else {}
+
+
 def _whole(recipe: Recipe, labels: list[str], before: dict[str, Any], folder: Path) -> Recipe:
     """The recipe with the seeds of the earlier one, and with its lines of the other ``labels``."""
     if not before.get("recipe"):
         seeds = sorted({*recipe.seeds, *before.get("seeds", [])})
         return dataclasses.replace(recipe, seeds=seeds)
     old = parse(before["recipe"], folder / "run.json")
-    known = {entry.label or renamed(entry.variant, {}): entry for entry in old.variants}
+    known = {entry.name: entry for entry in old.variants}
     entries = [
         _with_seeds(entry, known[label].seeds) if label in known else entry
         for label, entry in zip(labels, recipe.variants, strict=False)

@@ -21,7 +21,8 @@ from softmap.files import sealed, whole_folder, write
 def write_json(path: Path, value: Any, *, seal: bool = True) -> None:
     """``value`` as indented JSON; numbers that JSON does not know (nan, inf) become null.
 
-    seal: whether an object gets the hash by which :func:`read_json` finds it altered.
+    Args:
+        seal: whether an object gets the hash by which [`read_json`][] finds it altered.
     """
     if seal:
         sealed.write_sealed(path, _finite(value))

@@ -10,11 +10,11 @@ from typing import Any
 from softmap.errors import SoftmapError
 from softmap.files import sweep
 from softmap.lab import files
-from softmap.lab.bench import Bench
 from softmap.lab.cluster import FOLDER as CLUSTER
 from softmap.lab.request import WAY_OUT
 from softmap.lab.roster import FILE as ROSTER
 from softmap.lab.trial import Trial
+from softmap.lab.workbench import Workbench
 from softmap.report.load import read_run
 from softmap.report.peaks import PEAKS
 from softmap.report.speed import FILE as SPEED
@@ -55,10 +55,11 @@ def clear(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def check_same(folder: Path, trials: list[Trial], shared: Bench, way_out: str) -> None:
+def check_same(folder: Path, trials: list[Trial], shared: Workbench, way_out: str) -> None:
     """What the folder holds must come from the same settings as what would be added to it.
 
-    way_out: what a user may do where it does not.
+    Args:
+        way_out: what a user may do where it does not.
     """
     before = earlier(folder)
     if before is not None:

@@ -45,8 +45,11 @@ def model_folder(where: Path, variant: str | None = None, seed: int | None = Non
 def load_model(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
     """The model and tokenizer of an exported folder, its files as they were written.
 
-    trust_remote_code: whether a variant's own file in it may run. Raises ``SoftmapError`` in one
-    line for one that may not, for a broken folder, and for a model that is not softmap's.
+    Args:
+        trust_remote_code: whether a variant's own file in it may run.
+
+    Raises ``SoftmapError`` in one line for one that may not, for a broken folder, and for a model
+    that is not softmap's.
     """
     variant = _check_kind(folder).get("variant")
     try:

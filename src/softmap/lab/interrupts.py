@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise :class:`Interrupted`, as Ctrl-C raises KeyboardInterrupt.
+    """SIGTERM and SIGHUP raise [`Interrupted`][], as Ctrl-C raises KeyboardInterrupt.
 
     A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python
     allows no handlers, nothing changes.

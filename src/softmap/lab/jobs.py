@@ -16,7 +16,7 @@ from softmap.errors import SoftmapError
 from softmap.files.sealed import read_object
 from softmap.lab.engine import Engine
 from softmap.lab.progress import Display, OnStep
-from softmap.lab.schedule import Task, results
+from softmap.lab.schedule import TrainingTask, results
 
 Tell = Callable[[str], None]
 Outcome = dict[str, Any]  #: with ``loss``, None where the training diverged
@@ -26,16 +26,27 @@ class Job(Protocol):
     """One training: of a label, at a peak, in a folder that keeps what comes out."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the job is called in messages."""
+
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The row of the display that it belongs to."""
+
     @property
-    def peak_lr(self) -> float: ...
+    def peak_lr(self) -> float:
+        """The peak learning rate."""
+
     @property
-    def seed(self) -> int: ...
+    def seed(self) -> int:
+        """The seed of its random numbers."""
+
     @property
-    def folder(self) -> Path: ...
-    def result(self) -> Outcome | None: ...
+    def folder(self) -> Path:
+        """The folder that it writes to."""
+
+    def result(self) -> Outcome | None:
+        """Returns the outcome, None where the job has not ended."""
 
 
 J = TypeVar("J", bound=Job)
@@ -58,15 +69,20 @@ def run_all(
 ) -> dict[J, Outcome]:
     """The outcomes of all: earlier ones as they were, the others by ``work`` on ``engine``.
 
-    folder: of all jobs, which this process holds. words: what is told of an outcome beside its
-    loss. Raises what a job raises, and ``SoftmapError`` where its process dies again and again.
+    Args:
+        folder: of all jobs, which this process holds.
+        words: what is told of an outcome beside its loss.
+
+    Raises what a job raises, and ``SoftmapError`` where its process dies again and again.
     """
     found = {job: out for job in jobs if (out := job.result()) is not None}
     display.more(Counter(_row(job) for job in jobs))
     for job, out in found.items():
         _finish(job, out, display, skipped=True)
     begun = {job.folder: job for job in jobs if job not in found}
-    tasks = [Task(_row(job), job.seed, job.folder, partial(work, job)) for job in begun.values()]
+    tasks = [
+        TrainingTask(_row(job), job.seed, job.folder, partial(work, job)) for job in begun.values()
+    ]
     with contextlib.closing(results(tasks, engine, display, folder, device)) as trained:
         for task, out in trained:
             job = begun[task.folder]

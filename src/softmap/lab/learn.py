@@ -28,7 +28,7 @@ from softmap.evals.tasks import IGNORED, Task, scores
 from softmap.evals.token_suite import HELD_OUT, TokenSuite
 from softmap.lab import files
 from softmap.lab import recipe as recipes
-from softmap.lab.asking.run import Asked, ask
+from softmap.lab.asking.run import EvalRequest, ask
 from softmap.lab.cluster import Cluster
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import Interrupted
@@ -77,7 +77,7 @@ class Lesson:
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class LearnJob:
     """One training."""
 
     task: str
@@ -139,7 +139,7 @@ def task_suite(name: str) -> TokenSuite:
 
 
 def learn(lesson: Lesson, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Train and ask; what :func:`softmap.lab.asking.run.ask` gives, with the peaks beside it.
+    """Train and ask; what [`softmap.lab.asking.run.ask`][] gives, with the peaks beside it.
 
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
@@ -173,7 +173,9 @@ def learn(lesson: Lesson, folder: Path, display: Display | None = None) -> dict[
     if not lived:
         raise SoftmapError("learn: every training diverged; smaller --peaks may help")
     words = [f"{job.candidate.label}={job.folder / 'model'}" for job in trials if job in lived]
-    asked = Asked(words, [lesson.task], quick=lesson.quick, context=10**4, command=lesson.command)
+    asked = EvalRequest(
+        words, [lesson.task], quick=lesson.quick, context=10**4, command=lesson.command
+    )
     return ask(asked, display.note) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
 
 
@@ -193,18 +195,18 @@ def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
 
 def _job(
     lesson: Lesson, recipe: Recipe, candidate: Candidate, peak: float, seed: int, folder: Path
-) -> Job:
+) -> LearnJob:
     mine = dataclasses.replace(candidate, peak_lr=peak)
     options(recipe, peak, seed, candidate.label)  # refuses what cannot be trained
-    made = Job(lesson.task, recipe, mine, seed, folder)
+    made = LearnJob(lesson.task, recipe, mine, seed, folder)
     # Another setting has a folder of its own, so what was trained before stays what it is.
     name = f"{peak:g}-seed{seed}-{fingerprint(made.identity())[:8]}"
     return dataclasses.replace(made, folder=folder / candidate.slug / name)
 
 
 def _run(
-    jobs: Sequence[Job], lesson: Lesson, folder: Path, display: Display
-) -> dict[Job, dict[str, Any]]:
+    jobs: Sequence[LearnJob], lesson: Lesson, folder: Path, display: Display
+) -> dict[LearnJob, dict[str, Any]]:
     return run_all(jobs, run_job, lesson.engine, display, folder, words=_words)
 
 
@@ -212,7 +214,7 @@ def _words(out: dict[str, Any]) -> str:
     return f"{out['right']:.1%} right"
 
 
-def run_job(job: Job, on_step: OnStep = lambda _: None) -> dict[str, Any]:
+def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """Train one model on the task's mixture and keep it; its loss and share of right answers on
     validation instances. Loss None: it diverged."""
     logging.disable_progress_bar()
@@ -237,7 +239,7 @@ def run_job(job: Job, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     return _kept(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
 
 
-def _points(job: Job) -> dict[str, Any]:
+def _points(job: LearnJob) -> dict[str, Any]:
     """What keeps the weights before and after each decay, where the recipe wants them."""
     if not job.recipe.training.keep_points:
         return {}
@@ -248,7 +250,7 @@ def _points(job: Job) -> dict[str, Any]:
     }
 
 
-def _kept(job: Job, out: dict[str, Any]) -> dict[str, Any]:
+def _kept(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
     files.write_json(job.folder / "learned.json", out | {"identity": job.identity()}, seal=False)
     return out
 

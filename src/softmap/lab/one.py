@@ -23,8 +23,7 @@ from softmap.data import Corpus
 from softmap.errors import SoftmapError
 from softmap.fields import check
 from softmap.files import sweep
-from softmap.lab import bench, files
-from softmap.lab.bench import Bench
+from softmap.lab import files, workbench
 from softmap.lab.folder import refuse_other
 from softmap.lab.names import check_name, check_path, is_run
 from softmap.lab.peaks import Peaks, find_peaks
@@ -34,6 +33,7 @@ from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump, with_variants
 from softmap.lab.sections import Seed
 from softmap.lab.trial import Trial, run_trial
+from softmap.lab.workbench import Workbench
 from softmap.train import Parallel
 from softmap.train.processes import processes, ranks
 
@@ -42,9 +42,13 @@ from softmap.train.processes import processes, ranks
 class Wanted:
     """Which model of a recipe, and where it is kept.
 
-    variant: by default the recipe's control. seed: by default the recipe's first. out: the folder
-    of all runs. name: of the folder in it that takes VARIANT/seedN. fresh: throw away what is
-    there. profile: trace a few steps, to the folder ``profile`` beside the model.
+    Attributes:
+        variant: by default the recipe's control.
+        seed: by default the recipe's first.
+        out: the folder of all runs.
+        name: of the folder in it that takes VARIANT/seedN.
+        fresh: throw away what is there.
+        profile: trace a few steps, to the folder ``profile`` beside the model.
     """
 
     variant: str | None = None
@@ -125,7 +129,7 @@ class _Work:
         corpus = self._corpus()
         plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
         plan = replace(plan, candidates=plan.candidates[-1:])  # the control has given its size
-        shared = bench.make(self.recipe, plan, corpus)
+        shared = workbench.make(self.recipe, plan, corpus)
         trial = Trial(plan.candidates[-1], self.seed, self.folder)
         self._describe(trial, plan, shared)
         result = self.parallel.by_first(lambda: _earlier(trial, shared))
@@ -140,13 +144,13 @@ class _Work:
         """The text as tokens: made by the first process, read by the others."""
 
         def make() -> Corpus:
-            return bench.corpus(self.recipe, self.wanted.out, self.display)
+            return workbench.corpus(self.recipe, self.wanted.out, self.display)
 
         made: list[Corpus] = []
         self.parallel.by_first(lambda: made.append(make()))
         return made[0] if made else make()
 
-    def _describe(self, trial: Trial, plan: Plan, shared: Bench) -> None:
+    def _describe(self, trial: Trial, plan: Plan, shared: Workbench) -> None:
         given, context = self.recipe.training, self.recipe.model.context
         label = trial.candidate.label
         self.display.plan({label: 1}, given.steps, given.batch_size * context)
@@ -161,7 +165,7 @@ def _facts(recipe: Recipe) -> dict[str, str]:
     return {"softmap": softmap.__version__, "torch": torch.__version__, "recipe": plain}
 
 
-def _earlier(trial: Trial, shared: Bench) -> dict[str, Any] | None:
+def _earlier(trial: Trial, shared: Workbench) -> dict[str, Any] | None:
     """What came out before. Refuses a folder whose training was another one."""
     begun = files.read_json(trial.folder / "trial.json")
     refuse_other(trial.folder, begun, trial.identity(shared))

@@ -42,6 +42,7 @@ class Check:
     """Tokens of the longest input."""
 
     def run(self, argv: Sequence[str]) -> int:
+        """Prints an outcome for each check; returns 1 where one failed, else 0."""
         from transformers.utils import logging
 
         from softmap.testing import outcomes
@@ -73,6 +74,7 @@ class New:
     """Before the softmax, in its place, after it, or on the attention's result."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Writes both files and prints their paths. Raises ``SoftmapError`` where one exists."""
         from softmap.files import write
 
         files = written(self.name, self.stage)

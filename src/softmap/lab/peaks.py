@@ -47,9 +47,12 @@ class _PeaksFile(TypedDict):
 class Peaks:
     """Peaks by canonical variant.
 
-    source: "tuned" on the grid that all share, or "recipe". path: the file they are from. unused:
-    a sentence for each file that was found for another setting. earlier: by canonical variant the
-    losses (runs, budgets) of many runs with this very recipe and peak, where the file has some.
+    Attributes:
+        source: "tuned" on the grid that all share, or "recipe".
+        path: the file they are from.
+        unused: a sentence for each file that was found for another setting.
+        earlier: by canonical variant the losses (runs, budgets) of many runs with this very recipe
+            and peak, where the file has some.
     """
 
     by_variant: dict[str, float] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import dataclasses
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest
@@ -24,10 +24,14 @@ from softmap.variants import load
 class Candidate:
     """One variant of a comparison, sized and with its peak learning rate.
 
-    label: how tables call it. spec: the canonical variant. slug: its folder's name.
-    peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting), or
-        "hint" (the paper's).
-    seeds: those of its runs. own: its schedule, where it is not the recipe's.
+    Attributes:
+        label: how tables call it.
+        spec: the canonical variant.
+        slug: its folder's name.
+        peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting),
+            or "hint" (the paper's).
+        seeds: those of its runs.
+        own: its schedule, where it is not the recipe's.
     """
 
     label: str
@@ -71,7 +75,8 @@ class Plan:
 def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Plan:
     """Size every variant of a recipe to the control's parameters within 1 %.
 
-    peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
+    Args:
+        peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
 
     Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
     combination, a size that no MLP width gives, or a schedule that does not fit.
@@ -102,31 +107,13 @@ def options(
     """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
     try:
         given = recipe.training.with_own(own)
-        return Options(
-            steps=given.steps,
-            batch_size=given.batch_size,
-            context=recipe.model.context,
-            peak_lr=peak_lr,
-            micro_batch_size=given.micro_batch_size,
-            schedule=given.schedule,  # type: ignore[arg-type]  # checked by Options
-            budgets=tuple(given.budget_steps()),
-            warmup=round(given.warmup * given.steps),
-            min_lr_ratio=given.min_lr_ratio,
-            decay_fraction=given.decay_fraction,
-            decay_of=given.decay_of,  # type: ignore[arg-type]  # checked by Options
-            decay_shape=given.decay_shape,  # type: ignore[arg-type]  # checked by Options
-            weight_decay=given.weight_decay,
-            betas=(given.betas[0], given.betas[1]),
-            optimizer=given.optimizer,
-            clip=given.clip,
-            precision=given.precision,  # type: ignore[arg-type]  # "auto" is settled by then
-            compile=given.compile,
-            seed=seed,
-            checkpoint_every=given.checkpoint_every,
-            log_every=given.log_every,
-            trackers=tuple(given.trackers),
-            label=label,
-        )
+        same = {f.name: getattr(given, f.name) for f in fields(Options) if hasattr(given, f.name)}
+        here = {
+            "context": recipe.model.context, "peak_lr": peak_lr, "seed": seed, "label": label,
+            "budgets": tuple(given.budget_steps()), "warmup": round(given.warmup * given.steps),
+            "betas": tuple(given.betas),
+        }  # fmt: skip
+        return Options(**{**same, **here})
     except SoftmapError as error:
         raise SoftmapError(f"training: {error}") from None
 

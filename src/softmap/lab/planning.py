@@ -49,6 +49,7 @@ class Plan:
     """Print one JSON document instead of the table."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the plan, or raises ``SoftmapError`` for what does not fit."""
         from softmap.cost import Assumptions, parse
         from softmap.lab import recipe as recipes
 

@@ -16,12 +16,12 @@ from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.fields import check
 from softmap.lab import files
-from softmap.lab.bench import Bench, OnBench
 from softmap.lab.plan import Candidate
 from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
-from softmap.lab.schedule import Task
+from softmap.lab.schedule import TrainingTask
 from softmap.lab.trial import Trial, build, fingerprint, fit
+from softmap.lab.workbench import OnBench, Workbench
 from softmap.train import NonFiniteLoss
 
 
@@ -62,9 +62,9 @@ class Point:
         """For people."""
         return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
 
-    def task(self, shared: OnBench) -> Task:
+    def task(self, shared: OnBench) -> TrainingTask:
         """To train it on what all share."""
-        return Task(
+        return TrainingTask(
             self.name, self.trial.seed, self.trial.folder, functools.partial(shared, self.train)
         )
 
@@ -76,7 +76,7 @@ class Point:
             check(str(path), found, PointFile)
         return found
 
-    def train(self, shared: Bench, on_step: OnStep) -> dict[str, Any]:
+    def train(self, shared: Workbench, on_step: OnStep) -> dict[str, Any]:
         """Train it, from where it was left."""
         trial = self.trial
         model = build(trial.candidate, trial.seed, shared.device)
@@ -92,7 +92,7 @@ class Point:
         files.write_json(trial.folder / "point.json", found)
         return found
 
-    def _heldout(self, model: Any, shared: Bench) -> float | None:
+    def _heldout(self, model: Any, shared: Workbench) -> float | None:
         windows = tuning_windows(shared.corpus.heldout, shared.recipe)
         batch, end = shared.recipe.evaluation.batch_size, shared.document_end
         losses = token_losses(model, windows, batch_size=batch, end=end)
@@ -100,7 +100,7 @@ class Point:
         return loss if math.isfinite(loss) else None
 
 
-def point_of(shared: Bench, mine: Candidate, peak: float, seed: int, folder: Path) -> Point:
+def point_of(shared: Workbench, mine: Candidate, peak: float, seed: int, folder: Path) -> Point:
     """The point, in a folder that is named after all that its loss depends on."""
     windows = len(tuning_windows(shared.corpus.heldout, shared.recipe))
     trial = Trial(dataclasses.replace(mine, peak_lr=peak), seed, folder)

@@ -34,8 +34,10 @@ def preflight(
 ) -> None:
     """Raise ``SoftmapError`` for whatever can be refused before text is read and files are made.
 
-    note: told what takes some seconds. peaks: as for ``make_plan``. ranks: processes that train
-    each model together, by the recipe's layout.
+    Args:
+        note: told what takes some seconds.
+        peaks: as for ``make_plan``.
+        ranks: processes that train each model together, by the recipe's layout.
     """
     if recipe.sizes:
         raise SoftmapError(f"{recipe.name} has sizes: softmap scale {recipe.path} trains each")

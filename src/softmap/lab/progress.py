@@ -33,7 +33,7 @@ class Running:
 
 
 @dataclass
-class Row:
+class ProgressRow:
     """Where one variant stands: its seeds that are being trained, and what has come out."""
 
     label: str
@@ -48,7 +48,7 @@ class Display:
     """Follows a run and shows nothing; the base of those that do."""
 
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, ProgressRow] = {}
         self.steps = self._steps_left = self._steps_done = 0
         self.batch_tokens = 1
         self._seconds = 0.0
@@ -67,14 +67,14 @@ class Display:
 
     def plan(self, trials: Mapping[str, int], steps: int, batch_tokens: int) -> None:
         """What will be run: so many trials of each label, each of so many steps."""
-        self.rows = {label: Row(label, trials=number) for label, number in trials.items()}
+        self.rows = {label: ProgressRow(label, trials=number) for label, number in trials.items()}
         self.steps, self.batch_tokens = steps, batch_tokens
         self._steps_left = sum(trials.values()) * steps
 
     def more(self, trials: Mapping[str, int]) -> None:
         """So many trials of each label come in addition."""
         for label, number in trials.items():
-            self.rows.setdefault(label, Row(label, trials=0)).trials += number
+            self.rows.setdefault(label, ProgressRow(label, trials=0)).trials += number
             self._steps_left += number * self.steps
 
     def start(self, label: str, seed: int) -> None:
@@ -137,19 +137,23 @@ class Lines(Display):
         self._stage = ""
 
     def note(self, text: str) -> None:
+        """Prints the text on a line of its own."""
         print(text, file=self._stream, flush=True)
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
+        """Prints a line where a new stage begins."""
         if stage != self._stage:
             self._stage = stage
             self.note(f"{stage} ...")
 
     def start(self, label: str, seed: int) -> None:
+        """Prints that the trial begins."""
         super().start(label, seed)
         self._shown[label, seed] = time.monotonic()
         self.note(f"{label} seed {seed}: training {self.steps} steps")
 
     def step(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
+        """Prints where the trial stands, if enough time has passed."""
         super().step(label, seed, metrics)
         now, trial = time.monotonic(), self.rows[label].running[seed]
         running = sum(len(row.running) for row in self.rows.values())
@@ -163,6 +167,7 @@ class Lines(Display):
         )
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
+        """Prints the outcome of the trial."""
         super().finish(label, seed, heldout, skipped=skipped)
         state = "was finished" if skipped else "finished"
         self.note(f"{label} seed {seed}: {state}, {_outcome(heldout)}")
@@ -185,9 +190,11 @@ class LiveTable(Display):
         self._live.stop()
 
     def note(self, text: str) -> None:
+        """Prints the text above the table."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
+        """Shows the stage and how far it has come."""
         share = f" {100 * done / total:.0f} %" if total else f" {done / 1e6:.1f} MB"
         self._stage = stage + share
 
@@ -204,7 +211,7 @@ class LiveTable(Display):
         table.caption_justify = "left"
         return table
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: ProgressRow) -> list[str]:
         trials, done = list(row.running.values()), f" ({row.done}/{row.trials})"
         if not trials and not row.done:
             return [row.label, "", "waiting", "", "", "", ""]

@@ -10,11 +10,11 @@ from softmap.evals.catalogue import suite
 from softmap.evals.subject import Subject
 from softmap.evals.summary import answers
 from softmap.hf import SoftmapForCausalLM
-from softmap.lab.bench import Bench
 from softmap.lab.plan import Plan
+from softmap.lab.workbench import Workbench
 
 
-def check_suites(plan: Plan, bench: Bench) -> None:
+def check_suites(plan: Plan, bench: Workbench) -> None:
     """Raise ``SoftmapError`` for a suite that models of this context and vocabulary cannot be
     asked, before any of them is trained."""
     if not bench.recipe.evaluation.suites:
@@ -27,10 +27,11 @@ def check_suites(plan: Plan, bench: Bench) -> None:
         suite(name).check(subject, bench.setting)
 
 
-def ask(model: Any, bench: Bench, name: str) -> dict[str, Any]:
+def ask(model: Any, bench: Workbench, name: str) -> dict[str, Any]:
     """By suite its description and the answers of one model, for ``answers.json``.
 
-    name: of the model, for people.
+    Args:
+        name: of the model, for people.
     """
     subject = Subject(model, bench.corpus.tokenizer, name=name)
     found = {}

@@ -81,7 +81,7 @@ def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
     """The recipe with other variants: its own entries where it has them, and always its control."""
     from softmap.variants import renamed  # it takes torch, which typing errors need not await
 
-    known = {name: e for e in recipe.variants for name in (e.label, renamed(e.variant, {})) if name}
+    known = {name: e for e in recipe.variants for name in (e.name, renamed(e.variant, {}))}
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
     names = dict.fromkeys(name if name in known else renamed(name, {}) for name in specs)
     named = names if control in names else {control: None, **names}
@@ -100,15 +100,17 @@ def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
 
 
 def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """The recipe in ``text``, as :func:`load` reads that in a file ``path``."""
+    """The recipe in ``text``, as [`load`][] reads that in a file ``path``."""
     return _recipe(nodes.parse(text, str(path)), path, overrides or {})
 
 
 def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool = False) -> Recipe:
     """The recipe that a run was made by, with all its seeds and its tuned peaks.
 
-    trust: whether variants that it names by file may run. Raises ``SoftmapError`` where they may
-    not, and for a damaged run.
+    Args:
+        trust: whether variants that it names by file may run.
+
+    Raises ``SoftmapError`` where they may not, and for a damaged run.
     """
     from softmap.report.load import read_run
     from softmap.variants import outside
@@ -126,7 +128,9 @@ def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool
             raise SoftmapError(
                 f"{path}: the run names code, {shown(entry.variant)}; --trust-remote-code runs it"
             )
-    return recipe
+    homes = info.get("homes") or {}
+    entries = [_placed(entry, folder / homes.get(entry.name, ".")) for entry in recipe.variants]
+    return dataclasses.replace(recipe, variants=entries)
 
 
 def find(path: Path | str) -> Path:
@@ -161,7 +165,18 @@ def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Re
         nodes.override(root, key, text)
     _list_seeds(root)
     recipe: Recipe = strict.convert(root, Recipe, "")
-    return dataclasses.replace(recipe, path=path)
+    entries = [_placed(entry, path.parent) for entry in recipe.variants]
+    return dataclasses.replace(recipe, path=path, variants=entries)
+
+
+def _placed(entry: Entry, folder: Path) -> Entry:
+    """The entry, its relative ``.py`` files looked for in ``folder`` before the present one."""
+    if ".py:" not in entry.variant:
+        return entry
+    from softmap.nn.own import loaded  # it takes torch, which typing errors need not await
+
+    variant = loaded(entry.variant, folder.absolute(), trusted=True)
+    return dataclasses.replace(entry, variant=variant)
 
 
 def _list_seeds(root: yaml.Node) -> None:

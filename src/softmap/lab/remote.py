@@ -36,11 +36,14 @@ _left: dict[tuple[str, int | None], list[Workers]] = {}  #: by session and GPU: 
 
 
 @dataclass(frozen=True)
-class Terms:
+class WorkerTerms:
     """What a worker must see and have, to take part.
 
-    here: the folder in which the client was called. folder: the session's, of the name ``mark``.
-    versions: of packages. gpus: whether a call needs a GPU of its own.
+    Attributes:
+        here: the folder in which the client was called.
+        folder: the session's, of the name ``mark``.
+        versions: of packages.
+        gpus: whether a call needs a GPU of its own.
     """
 
     here: str
@@ -55,7 +58,7 @@ def versions() -> dict[str, str]:
     return {"softmap": softmap.__version__, "torch": metadata.version("torch")}
 
 
-def objection(terms: Terms) -> str | None:
+def objection(terms: WorkerTerms) -> str | None:
     """Why this machine cannot take part, or None."""
     if not os.path.isdir(terms.here):
         return f"sees no folder {terms.here}, where softmap was called: all machines must"
@@ -74,7 +77,7 @@ def objection(terms: Terms) -> str | None:
     )
 
 
-def read(terms: Terms) -> str | None:
+def read(terms: WorkerTerms) -> str | None:
     """What the session says now, None where it is over or out of sight."""
     try:
         said = (terms.folder / SESSION).read_text()
@@ -83,7 +86,7 @@ def read(terms: Terms) -> str | None:
     return said if said.startswith(terms.mark) else None
 
 
-def call(terms: Terms, name: str, pickled: bytes) -> tuple[Any, Exception | None]:
+def call(terms: WorkerTerms, name: str, pickled: bytes) -> tuple[Any, Exception | None]:
     """What a pickled function returned, or raised. ``name``: the call's own.
 
     Dask begins a call again whose worker has gone. It is for the client to count that, so such a
@@ -109,7 +112,7 @@ def _begin(path: Path, address: str) -> None:
         raise WorkerDied(f"the worker {path.read_text() or 'before'} has gone") from None
 
 
-def _made(terms: Terms, worker: Any, pickled: bytes) -> Any:
+def _made(terms: WorkerTerms, worker: Any, pickled: bytes) -> Any:
     mine = _free() if terms.gpus else None
     pool = _taken(terms.mark, mine)
     try:
@@ -172,7 +175,7 @@ def _leave(mark: str, gpu: int | None, pool: Workers) -> None:
 class _Over:
     """Whether a call's client, or its worker, is no more."""
 
-    def __init__(self, terms: Terms, worker: Any) -> None:
+    def __init__(self, terms: WorkerTerms, worker: Any) -> None:
         self._terms, self._worker = terms, worker
         self._said, self._heard = read(terms), time.monotonic()
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from softmap.errors import SoftmapError
 from softmap.fields import check
 from softmap.lab import workers
-from softmap.lab.bench import Bench
 from softmap.lab.cluster import Cluster
 from softmap.lab.engine import Engine
 from softmap.lab.names import check_path
@@ -17,6 +16,7 @@ from softmap.lab.plan import Plan
 from softmap.lab.preflight import least_memory
 from softmap.lab.sections import Count, Positive
 from softmap.lab.seeds import MOST_SEEDS
+from softmap.lab.workbench import Workbench
 
 #: What may be done about a folder with another run.
 WAY_OUT = "--fresh throws it away, --name NAME keeps it"
@@ -26,13 +26,18 @@ WAY_OUT = "--fresh throws it away, --name NAME keeps it"
 class Request:
     """What a call asks for.
 
-    out: the folder of all runs. command: what the user typed, for the page. fresh: throw away what
-    an earlier run of the same name left. jobs: trials at once, each in a process of one thread; 1
-    trains them one after another in this process; None takes as many as there are cores, or GPUs.
-    cluster: whose machines train instead of this one, as many at once as it has places. speed:
-    measure speed and memory apart from training. resolve: add seeds until no interval is wider,
-    nats each way; at_most: seeds of a variant that this may take. seconds: add seeds as long as
-    they fit into this time. way_out: what may be done about a folder with another run.
+    Attributes:
+        out: the folder of all runs.
+        command: what the user typed, for the page.
+        fresh: throw away what an earlier run of the same name left.
+        jobs: trials at once, each in a process of one thread; 1 trains them one after another in
+            this process; None takes as many as there are cores, or GPUs.
+        cluster: whose machines train instead of this one, as many at once as it has places.
+        speed: measure speed and memory apart from training.
+        resolve: add seeds until no interval is wider, nats each way.
+        at_most: seeds of a variant that this may take.
+        seconds: add seeds as long as they fit into this time.
+        way_out: what may be done about a folder with another run.
     """
 
     out: Path = Path("runs")
@@ -65,7 +70,7 @@ class Request:
         return Engine(self.jobs or 1, self.cluster)
 
 
-def with_jobs(request: Request, plan: Plan, shared: Bench) -> Request:
+def with_jobs(request: Request, plan: Plan, shared: Workbench) -> Request:
     """The request with its number of jobs, by default as many as suit the machine or cluster."""
     if request.cluster is not None:
         places = request.cluster.slots(shared.device.type == "cuda")

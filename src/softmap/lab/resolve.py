@@ -94,7 +94,9 @@ def runs_needed(
 
     The control gets sqrt(k) times the runs of each of k variants, the cheapest ratio.
 
-    first: of the first stage's runs alone. sizes: runs that there are in any case.
+    Args:
+        first: of the first stage's runs alone.
+        sizes: runs that there are in any case.
     """
     total = stein_runs(first, half_width, sqrt(len(first.others)))
     while total is not None and widest(first, total, sizes) > half_width:
@@ -111,7 +113,7 @@ def widest(first: Comparison, total: Mapping[str, int], sizes: Mapping[str, int]
 
 
 def _needed(first: Comparison, half_width: float, sizes: Mapping[str, int]) -> dict[str, int]:
-    """:func:`runs_needed`, or ``SoftmapError`` where no number will do."""
+    """[`runs_needed`][], or ``SoftmapError`` where no number will do."""
     if first.spreads.pooled is None:
         raise SoftmapError(
             "--resolve: the first stage has no spread to go by: no two of its runs differ"

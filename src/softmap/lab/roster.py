@@ -23,7 +23,7 @@ from softmap.files.sealed import parse_json, read_object
 from softmap.lab import files
 
 if TYPE_CHECKING:
-    from softmap.lab.schedule import Task
+    from softmap.lab.schedule import TrainingTask
 
 FILE = "trials.json"
 HELD = ".worker"  #: in the folder of a training: the process that works at it, which locks it
@@ -31,7 +31,7 @@ LAST_BYTES = 4096  #: of a log: more than its last line
 PATIENCE = 180.0  #: seconds that a process which was given up may take to notice
 
 
-class Entry(TypedDict):
+class RosterEntry(TypedDict):
     """One training. folder: within the run's. failed: why, where it was given up."""
 
     label: str
@@ -45,19 +45,21 @@ class Entry(TypedDict):
 class RosterFile(TypedDict):
     """``trials.json``."""
 
-    trials: list[Entry]
+    trials: list[RosterEntry]
 
 
 class Roster:
     """Tasks in their order, and in the ``trials.json`` of ``folder`` what has become of them.
 
     Those that are listed are waiting from the start; of others, one is known as its turn comes.
-    steps: of each.
+
+    Args:
+        steps: of each.
     """
 
-    def __init__(self, folder: Path, tasks: Iterable[Task], steps: int) -> None:
+    def __init__(self, folder: Path, tasks: Iterable[TrainingTask], steps: int) -> None:
         self._folder, self._tasks, self._steps = folder, tasks, steps
-        self._entries: dict[str, Entry] = {}
+        self._entries: dict[str, RosterEntry] = {}
         with contextlib.suppress(SoftmapError):  # it only tells: no reason not to train
             self._entries = {entry["folder"]: entry for entry in read(folder) if entry["ended"]}
         if isinstance(tasks, list):
@@ -65,25 +67,25 @@ class Roster:
                 self._add(task)
             self._write()
 
-    def __iter__(self) -> Iterator[Task]:
+    def __iter__(self) -> Iterator[TrainingTask]:
         for task in self._tasks:
             if self._add(task):
                 self._write()
             yield task
 
-    def end(self, task: Task, failed: str | None = None) -> None:
+    def end(self, task: TrainingTask, failed: str | None = None) -> None:
         """It has ended, or was given up."""
         self._entries[self._place(task)] |= {"ended": failed is None, "failed": failed}
         self._write()
 
-    def _place(self, task: Task) -> str:
+    def _place(self, task: TrainingTask) -> str:
         return os.path.relpath(task.folder, self._folder)
 
-    def _add(self, task: Task) -> bool:
+    def _add(self, task: TrainingTask) -> bool:
         place = self._place(task)
         if place in self._entries and not self._entries[place]["ended"]:
             return False
-        self._entries[place] = Entry(
+        self._entries[place] = RosterEntry(
             label=task.label, seed=task.seed, folder=place, steps=self._steps, ended=False,
             failed=None,
         )  # fmt: skip
@@ -93,7 +95,7 @@ class Roster:
         files.write_json(self._folder / FILE, {"trials": list(self._entries.values())}, seal=False)
 
 
-def read(folder: Path) -> list[Entry]:
+def read(folder: Path) -> list[RosterEntry]:
     """The trainings that ``folder`` lists, none where it has no list.
 
     Raises ``SoftmapError`` for a list that is none.

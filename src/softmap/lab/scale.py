@@ -24,8 +24,8 @@ from softmap.lab.names import check_path, is_run, no_run, runs_folder, split_val
 class Scale:
     """Fit L(N, D) = E + A / N^a + B / D^b over sizes, and give costs at equal loss.
 
-    Of finished comparisons, one run a size, or of a recipe with sizes, which is trained first
-    (Ctrl-C, and the same command goes on).
+    The sizes are finished comparisons, one run each, or those of a recipe, which are trained first
+    (after Ctrl-C the same command continues).
 
     For example:
       softmap scale runs/small runs/middle runs/large
@@ -37,15 +37,16 @@ class Scale:
     out: Path | None = None
     """Folder for the page; by default beside the first run, or runs/NAME of the recipe."""
     tune: bool = False
-    """Of a recipe: first find every variant's peak at every size."""
+    """For a recipe: first find every variant's peak at every size."""
     jobs: Annotated[int, Range(1, 1000)] | None = None
-    """Of a recipe: trainings at once, by default as many as there are cores."""
+    """For a recipe: number of trainings at once, by default one for each core."""
     cluster: str | None = None
-    """Of a recipe: a Dask cluster that trains, as for softmap compare."""
+    """For a recipe: train on a Dask cluster, as for softmap compare."""
     set: tuple[str, ...] = ()
-    """Of a recipe: other values, as key.path=value."""
+    """For a recipe: other values, as key.path=value."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Trains what is missing, fits the laws, prints the table, and writes the page."""
         import softmap
         from softmap.report.scaling.page import build
         from softmap.report.scaling.table import lines

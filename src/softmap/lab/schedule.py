@@ -31,11 +31,13 @@ LOOK = 0.25  #: seconds between two looks at what runs
 
 
 @dataclass(frozen=True)
-class Task:
+class TrainingTask:
     """One training: a trial, a point of a tuning, a lesson.
 
-    label, seed: its place in the display. work: called with what is to be called with each logged
-    step, it writes to ``folder`` and returns what came out; to be picklable.
+    Attributes:
+        label, seed: its place in the display.
+        work: called with what is to be called with each logged step, it writes to ``folder`` and
+            returns what came out; to be picklable.
     """
 
     label: str
@@ -49,11 +51,11 @@ class Task:
         return f"{self.label} seed {self.seed}"
 
 
-Results = Generator[tuple[Task, dict[str, Any]], None, None]
+Results = Generator[tuple[TrainingTask, dict[str, Any]], None, None]
 
 
 def results(
-    tasks: Iterable[Task],
+    tasks: Iterable[TrainingTask],
     engine: Engine,
     display: Display,
     folder: Path,
@@ -61,10 +63,13 @@ def results(
 ) -> Results:
     """Train the tasks; yields each with what came out, as they end.
 
-    tasks: the next is asked for when there is a worker for it. folder: theirs in common, which this
-    process holds; ``trials.json`` in it says where they stand. To be closed: that returns when all
-    processes have ended, stopped with a checkpoint where they were not done. Raises what a task
-    raises, and ``Interrupted``.
+    Args:
+        tasks: the next is asked for when there is a worker for it.
+        folder: theirs in common, which this process holds; ``trials.json`` in it says where they
+            stand. To be closed: that returns when all processes have ended, stopped with a
+            checkpoint where they were not done.
+
+    Raises what a task raises, and ``Interrupted``.
     """
     roster = Roster(folder, tasks, display.steps)
     if engine.here:
@@ -82,7 +87,7 @@ def _here(roster: Roster, display: Display) -> Results:
         yield task, found
 
 
-def done(task: Task, on_step: OnStep = lambda _: None) -> dict[str, Any]:
+def done(task: TrainingTask, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """What comes out of a task: work in its folder, which no other process may do meanwhile."""
     with holding(task.folder):
         return task.work(on_step)
@@ -95,7 +100,7 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
     new checkpoint came between, the others go on, and ``SoftmapError`` names it when they have
     ended.
     """
-    futures: dict[Future[Any], Task] = {}
+    futures: dict[Future[Any], TrainingTask] = {}
     waiting = iter(roster)
 
     def begin() -> None:
@@ -138,10 +143,10 @@ class _Deaths:
     """Counts those of each task since it last got further."""
 
     def __init__(self) -> None:
-        self._counts: Counter[Task] = Counter()
-        self._places: dict[Task, str] = {}
+        self._counts: Counter[TrainingTask] = Counter()
+        self._places: dict[TrainingTask, str] = {}
 
-    def of(self, task: Task) -> int:
+    def of(self, task: TrainingTask) -> int:
         """One more: how many it has had at the place where it is."""
         place, before = reached(task.folder), self._places.get(task, "")
         if place > before:
@@ -155,9 +160,9 @@ class _Following:
 
     def __init__(self, display: Display) -> None:
         self._display = display
-        self._seen: dict[Task, Any] = {}
+        self._seen: dict[TrainingTask, Any] = {}
 
-    def look(self, futures: dict[Future[Any], Task]) -> None:
+    def look(self, futures: dict[Future[Any], TrainingTask]) -> None:
         """One look at each."""
         for task in [task for future, task in futures.items() if future.running()]:
             self.begin(task)
@@ -166,13 +171,13 @@ class _Following:
                 self._seen[task] = line
                 self._display.step(task.label, task.seed, line)
 
-    def begin(self, task: Task) -> None:
+    def begin(self, task: TrainingTask) -> None:
         """It runs, if that is news. What an earlier session has logged is none."""
         if task not in self._seen:
             self._seen[task] = last_logged(task.folder / "train.jsonl")
             self._display.start(task.label, task.seed)
 
-    def end(self, task: Task) -> None:
+    def end(self, task: TrainingTask) -> None:
         """It runs no more, and has not finished."""
         if task in self._seen:
             del self._seen[task]

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
-from softmap.train.options import Optimizer
+from softmap.train.options import Optimizer, Options
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
 from softmap.train.trackers import TrackerName
@@ -52,7 +52,7 @@ class Size(Checked):
     steps: Count | None = None
 
 
-#: Settings of :class:`Training` that change how fast a result comes, or belong to one variant.
+#: Settings of [`Training`][] that change how fast a result comes, or belong to one variant.
 FREE = (
     "micro_batch_size",
     "compile",
@@ -71,29 +71,35 @@ _LATER = {"separate_documents": False, "optimizer": "adamw", "start": None}
 
 @dataclass
 class Training(Checked):
-    """The optimiser and its schedule; see ``softmap.train``."""
+    """The optimiser and its schedule; see [`softmap.train.Options`][].
+
+    What means the same there has the same default. Lengths are shares of the steps here, since
+    recipes are run longer and shorter.
+    """
 
     steps: Count = 1000
     batch_size: Rows = 16  #: windows a step
     micro_batch_size: Rows | None = None  #: windows at once; gradients are accumulated
     peak_lr: Positive = 3e-3  #: for a variant that brings no peak of its own
-    schedule: str = "wsd-s"
+    schedule: str = Options.schedule
     #: shares of the steps; by default [1] for "cosine", [0.25, 0.5, 1] for the others
     budgets: list[Share] | None = None
     warmup: Annotated[float, Range(0, below=1)] = 0.03  #: share of steps
-    min_lr_ratio: Annotated[float, Range(0, 1)] = 0.1
-    decay_fraction: Annotated[float, Range(above=0, below=1)] = 0.1
-    decay_of: str = "cycle"  #: of the steps since the last budget; "so_far": of all steps
-    decay_shape: str = "reciprocal"
-    weight_decay: Annotated[float, Range(0)] = 0.1
-    betas: list[Annotated[float, Range(0, below=1)]] = field(default_factory=lambda: [0.9, 0.95])
-    optimizer: Optimizer = "adamw"  #: "muon": for hidden matrices, AdamW for the rest
-    clip: Positive | None = 1.0
+    min_lr_ratio: Annotated[float, Range(0, 1)] = Options.min_lr_ratio
+    decay_fraction: Annotated[float, Range(above=0, below=1)] = Options.decay_fraction
+    decay_of: str = Options.decay_of  #: of the steps since the last budget; "so_far": of all steps
+    decay_shape: str = Options.decay_shape
+    weight_decay: Annotated[float, Range(0)] = Options.weight_decay
+    betas: list[Annotated[float, Range(0, below=1)]] = field(
+        default_factory=lambda: list(Options.betas)
+    )
+    optimizer: Optimizer = Options.optimizer  #: "muon": for hidden matrices, AdamW for the rest
+    clip: Positive | None = Options.clip
     #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = False
+    compile: bool = Options.compile
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
-    log_every: Count = 10  #: steps
+    log_every: Count = Options.log_every  #: steps
     trackers: list[TrackerName] = field(default_factory=list)  #: beside ``train.jsonl``
     start: str | None = None  #: the folder of an exported model whose weights it begins with
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``

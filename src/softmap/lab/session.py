@@ -14,27 +14,27 @@ from pathlib import Path
 from typing import Any
 
 from softmap.lab import files
-from softmap.lab.bench import Bench, Packed
 from softmap.lab.facts import run_facts
 from softmap.lab.page import Page
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, Plan
 from softmap.lab.progress import Display
 from softmap.lab.request import Request
-from softmap.lab.schedule import Task, results
+from softmap.lab.schedule import TrainingTask, results
 from softmap.lab.seeds import joined
 from softmap.lab.trial import Trial, run_trial
+from softmap.lab.workbench import PackedWorkbench, Workbench
 from softmap.report.peaks import PEAKS
 from softmap.report.words import runs_a_variant
 
 
 @dataclass
 class Session:
-    """All of one call. Its plan and the recipe in ``shared`` grow with :meth:`add`."""
+    """All of one call. Its plan and the recipe in ``shared`` grow with [`add`][]."""
 
     folder: Path
     plan: Plan
-    shared: Bench
+    shared: Workbench
     peaks: Peaks
     request: Request
     display: Display
@@ -98,7 +98,8 @@ class Session:
     def add(self, seeds: Mapping[str, Sequence[int]], **more: Any) -> list[Trial]:
         """The trials of further seeds, by label, which become part of plan, recipe and display.
 
-        more: for ``run.json``.
+        Args:
+            more: for ``run.json``.
         """
         recipe, before = self.shared.recipe, self.plan.candidates
         entries = [
@@ -128,12 +129,12 @@ class Session:
         """Train them; the page is kept up to date. The next is asked for when its turn comes."""
         begun: dict[Path, Trial] = {}
         engine, shared = self.request.engine, self.shared
-        give = shared if engine.here else Packed.of(shared, self.request.out)
+        give = shared if engine.here else PackedWorkbench.of(shared, self.request.out)
 
-        def task(trial: Trial) -> Task:
+        def task(trial: Trial) -> TrainingTask:
             begun[trial.folder] = trial
             work = partial(give, partial(run_trial, trial))
-            return Task(trial.candidate.label, trial.seed, trial.folder, work)
+            return TrainingTask(trial.candidate.label, trial.seed, trial.folder, work)
 
         tasks = [task(t) for t in trials] if isinstance(trials, list) else map(task, trials)
         trained = results(tasks, engine, self.display, self.folder, shared.device)

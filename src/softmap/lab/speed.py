@@ -24,7 +24,6 @@ from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
 from softmap.lab import files, measure
-from softmap.lab.bench import Bench
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.plan import Candidate, Plan, options
@@ -32,6 +31,7 @@ from softmap.lab.preflight import PER_PARAMETER, memory
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build
+from softmap.lab.workbench import Workbench
 from softmap.report.speed import FILE, read_speed
 from softmap.train.optim import optimizer_of
 from softmap.train.parallel import Parallel
@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 def measure_speed(
-    folder: Path, plan: Plan, shared: Bench, engine: Engine, display: Display
+    folder: Path, plan: Plan, shared: Workbench, engine: Engine, display: Display
 ) -> None:
     """Write ``speed.json`` of a run, unless it is there, undisturbed, for these variants and
     settings."""

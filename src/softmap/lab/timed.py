@@ -31,7 +31,7 @@ def one_of_each(recipe: Recipe) -> Recipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class Clock:
+class TimeBudget:
     """seconds: to be spent. before: spent by earlier calls. began: this call."""
 
     seconds: float
@@ -56,12 +56,14 @@ class Clock:
 def within(session: Session, wished: Sequence[int], began: float) -> None:
     """Train as many runs as fit into the session's time, one of each variant first.
 
-    wished: the seeds to begin with. began: when the call did, by the monotonic clock.
+    Args:
+        wished: the seeds to begin with.
+        began: when the call did, by the monotonic clock.
 
     Raises ``SoftmapError`` where the time is too short for one of each.
     """
     before = ((earlier(session.folder) or {}).get("time") or {}).get("spent", 0.0)
-    clock = Clock(session.request.seconds or 0.0, before, began)
+    clock = TimeBudget(session.request.seconds or 0.0, before, began)
     _check_enough(session, clock)
     session.write(time=clock.record())
     session.display.note(_said(session, clock))
@@ -73,7 +75,7 @@ def within(session: Session, wished: Sequence[int], began: float) -> None:
         session.write(time=clock.record())
 
 
-def _check_enough(session: Session, clock: Clock) -> None:
+def _check_enough(session: Session, clock: TimeBudget) -> None:
     """The time that is left lets every variant be seen once."""
     price = costs(session)
     lacking = [m.label for m in session.plan.candidates if not ended(session, m)]
@@ -86,7 +88,7 @@ def _check_enough(session: Session, clock: Clock) -> None:
         )
 
 
-def _said(session: Session, clock: Clock) -> str:
+def _said(session: Session, clock: TimeBudget) -> str:
     price, jobs = costs(session), session.jobs
     done = {mine.label: len(ended(session, mine)) for mine in session.plan.candidates}
     added = allocate(clock.left * jobs, price, session.plan.control, done)
@@ -99,7 +101,7 @@ def _said(session: Session, clock: Clock) -> str:
     )
 
 
-def _trials(session: Session, wished: Sequence[int], clock: Clock) -> Iterator[Trial]:
+def _trials(session: Session, wished: Sequence[int], clock: TimeBudget) -> Iterator[Trial]:
     """One trial after the other, as long as one fits; each is declared as it begins."""
     given: dict[str, set[int]] = {mine.label: set() for mine in session.plan.candidates}
     while clock.left > 0:

@@ -37,6 +37,7 @@ class Top:
     """Look once; so it is also where the output is no terminal."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints the table once, or redraws it until Ctrl-C."""
         from rich.console import Console
         from rich.live import Live
 
@@ -52,7 +53,7 @@ class Top:
 
 
 @dataclass(frozen=True)
-class Row:
+class TopRow:
     """One training. state: of ``STATES``. worker: who is at it. log: its last line. silent: seconds
     since then. why: it failed."""
 
@@ -66,7 +67,7 @@ class Row:
     why: str | None
 
 
-def look(folder: Path) -> list[Row]:
+def look(folder: Path) -> list[TopRow]:
     """The trainings of a folder, those that run first.
 
     Raises ``SoftmapError`` for a folder without any.
@@ -82,7 +83,7 @@ def look(folder: Path) -> list[Row]:
     return sorted(rows, key=lambda row: STATES.index(row.state))
 
 
-def _row(folder: Path, entry: Any) -> Row:
+def _row(folder: Path, entry: Any) -> TopRow:
     from softmap.lab.roster import holder, last_logged
 
     place = folder / entry["folder"]
@@ -98,13 +99,13 @@ def _row(folder: Path, entry: Any) -> Row:
         state = "failed"
     else:
         state = "waiting" if silent is None else "stopped"
-    return Row(
+    return TopRow(
         entry["label"], entry["seed"], state, entry["steps"], worker, last_logged(log) or {},
         silent, entry["failed"],
     )  # fmt: skip
 
 
-def table(rows: Sequence[Row]) -> Any:
+def table(rows: Sequence[TopRow]) -> Any:
     """A table of the rows, with how many there are of each state."""
     from rich.table import Table
 
@@ -119,7 +120,7 @@ def table(rows: Sequence[Row]) -> Any:
     return found
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: TopRow) -> list[str]:
     from softmap.lab.progress import duration
 
     step, loss, speed = (row.log.get(key) for key in ("step", "loss", "tokens_per_second"))

@@ -38,7 +38,6 @@ from softmap.fields import check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
-from softmap.lab.bench import Bench, document_end
 from softmap.lab.card import model_card
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
@@ -48,6 +47,7 @@ from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
 from softmap.lab.start import begin
+from softmap.lab.workbench import Workbench, document_end
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
 
@@ -69,7 +69,7 @@ class Trial:
         """For people: the label, and the seed."""
         return f"{self.candidate.label} seed {self.seed}"
 
-    def identity(self, bench: Bench) -> dict[str, Any]:
+    def identity(self, bench: Workbench) -> dict[str, Any]:
         """All that its result depends on."""
         mine = self.candidate
         own = {"own": mine.own.given()} if mine.own else {}
@@ -170,15 +170,17 @@ class NonFiniteHeldOut(NonFiniteLoss):
 
 def run_trial(
     trial: Trial,
-    bench: Bench,
+    bench: Workbench,
     on_step: OnStep,
     parallel: Parallel | None = None,
     profile: bool = False,
 ) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
-    parallel: the processes that do so together, each of which calls this; the first one writes.
-    profile: whether a few steps are traced, to the trial's folder ``profile``.
+    Args:
+        parallel: the processes that do so together, each of which calls this; the first one writes.
+        profile: whether a few steps are traced, to the trial's folder ``profile``.
+
     Where the training diverges, that is the result: ``diverged`` says at which step and what was
     found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
     checkpoint is on disk.
@@ -197,13 +199,15 @@ def run_trial(
     return parallel.by_first(lambda: _written(trial, bench, found))
 
 
-def _written(trial: Trial, bench: Bench, found: dict[str, Any]) -> dict[str, Any]:
+def _written(trial: Trial, bench: Workbench, found: dict[str, Any]) -> dict[str, Any]:
     result = _described(trial, bench) | found | {"files": _sums(trial.folder)}
     files.write_json(trial.folder / "result.json", result)
     return result
 
 
-def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel, profile: bool) -> Any:
+def _trained(
+    trial: Trial, bench: Workbench, on_step: OnStep, parallel: Parallel, profile: bool
+) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
         evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
@@ -218,7 +222,7 @@ def _trained(trial: Trial, bench: Bench, on_step: OnStep, parallel: Parallel, pr
 
 def _keep(
     trial: Trial,
-    bench: Bench,
+    bench: Workbench,
     parallel: Parallel,
     index: int,
     model: Any,
@@ -232,7 +236,7 @@ def _keep(
 
 def _evaluate(
     trial: Trial,
-    bench: Bench,
+    bench: Workbench,
     memory: measure.PeakMemory,
     parallel: Parallel,
     index: int,
@@ -250,7 +254,7 @@ def _evaluate(
     memory.forget()
 
 
-def _losses(model: Any, bench: Bench, parallel: Parallel) -> np.ndarray:
+def _losses(model: Any, bench: Workbench, parallel: Parallel) -> np.ndarray:
     """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
     all take part in each other's forward passes."""
     size, count, end = bench.recipe.evaluation.batch_size, len(bench.windows), bench.document_end
@@ -262,7 +266,7 @@ def _losses(model: Any, bench: Bench, parallel: Parallel) -> np.ndarray:
 
 def _keep_budget(
     trial: Trial,
-    bench: Bench,
+    bench: Workbench,
     memory: measure.PeakMemory,
     index: int,
     step: int,
@@ -330,7 +334,7 @@ def save_model(model: Any, folder: Path) -> None:
         raise SoftmapError(f"{folder}: cannot be written: {error}") from None
 
 
-def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
+def _export(trial: Trial, bench: Workbench, model: Any, parallel: Parallel) -> None:
     def fill(folder: Path) -> None:
         save_model(whole, folder)
         bench.corpus.tokenizer.save(folder)
@@ -348,7 +352,7 @@ def _export(trial: Trial, bench: Bench, model: Any, parallel: Parallel) -> None:
     parallel.by_first(write)
 
 
-def _card(trial: Trial, bench: Bench) -> str:
+def _card(trial: Trial, bench: Workbench) -> str:
     given = dataclasses.replace(
         _options(trial.candidate, bench.recipe, trial.seed), document_end=bench.document_end
     )
@@ -385,7 +389,7 @@ def _sums(folder: Path) -> sealed.Sums:
     return sealed.checksums(folder, [path for path in kept if not path.name.startswith(".")])
 
 
-def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
+def _described(trial: Trial, bench: Workbench) -> dict[str, Any]:
     """What a result says however the training ended."""
     mine = trial.candidate
     given = _options(mine, bench.recipe, trial.seed)
@@ -419,7 +423,7 @@ def _described(trial: Trial, bench: Bench) -> dict[str, Any]:
     }
 
 
-def _measured(trial: Trial, bench: Bench) -> dict[str, Any]:
+def _measured(trial: Trial, bench: Workbench) -> dict[str, Any]:
     """What a result says of a training that came to its end."""
     mark = fingerprint(trial.identity(bench))
     budgets = _budgets(trial, len(bench.recipe.training.budget_steps()), mark)

@@ -20,8 +20,7 @@ from typing import Any
 import softmap
 from softmap.errors import SoftmapError
 from softmap.files import sweep
-from softmap.lab import bench, files, grid, measure
-from softmap.lab.bench import Bench
+from softmap.lab import files, grid, measure, workbench
 from softmap.lab.explain import chosen
 from softmap.lab.folder import POINTS, check_folder, clear
 from softmap.lab.peaks import tuned_for
@@ -33,13 +32,14 @@ from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request, with_jobs
 from softmap.lab.schedule import results
 from softmap.lab.sections import Tuning
+from softmap.lab.workbench import Workbench
 from softmap.report.peaks import PEAKS
 
 
 def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
-    The file is ``peaks.json`` of the run's folder, where :func:`compare` finds it. A variant that
+    The file is ``peaks.json`` of the run's folder, where [`compare`][] finds it. A variant that
     diverges wherever it is tried has no peak in it. Finished points are kept in ``tuning/``, so a
     tuning that was interrupted, or is given another variant, goes on. Raises ``SoftmapError`` where
     the recipe gives peaks itself, or the folder holds trials that were trained with other peaks.
@@ -57,9 +57,9 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         if request.fresh:
             _clear(folder)
         _check_untrained(folder)
-        corpus = bench.corpus(short, request.out, display)
+        corpus = workbench.corpus(short, request.out, display)
         plan = make_plan(short, corpus.tokenizer.vocab_size)
-        shared = bench.make(short, plan, corpus)
+        shared = workbench.make(short, plan, corpus)
         for candidate in plan.candidates:  # builds native code, if any takes it, once for all
             chosen(candidate.config, short.model.context, shared.device, dtype_of(shared.recipe))
         sweep(folder, f".{PEAKS}.[0-9]*.tmp")
@@ -132,7 +132,7 @@ def _no_seed_of(tuning: Tuning) -> Tuning:
 
 
 def _search(
-    shared: Bench, plan: Plan, folder: Path, display: Display, request: Request
+    shared: Workbench, plan: Plan, folder: Path, display: Display, request: Request
 ) -> dict[str, dict[float, list[float | None]]]:
     """By variant the losses at each peak of its grid, which goes on beyond an edge that is best."""
     grid_of_all = shared.recipe.tuning.grid
@@ -159,7 +159,7 @@ def _search(
 
 
 def _losses(
-    points: list[Point], shared: Bench, folder: Path, display: Display, request: Request
+    points: list[Point], shared: Workbench, folder: Path, display: Display, request: Request
 ) -> dict[Path, float | None]:
     """The loss of each point, by its folder; None where it diverged."""
     display.more(Counter(point.name for point in points))
@@ -178,7 +178,7 @@ def _losses(
         if found is not None:
             end(point, found, skipped=True)
     engine = request.engine
-    give = shared if engine.here else bench.Packed.of(shared, request.out)
+    give = shared if engine.here else workbench.PackedWorkbench.of(shared, request.out)
     tasks = {point.task(give): point for point, found in kept if found is None}
     with contextlib.closing(
         results(list(tasks), engine, display, folder, shared.device)
@@ -189,7 +189,7 @@ def _losses(
 
 
 def _facts(
-    losses: Mapping[str, grid.Tried], shared: Bench, recipe: Recipe, request: Request
+    losses: Mapping[str, grid.Tried], shared: Workbench, recipe: Recipe, request: Request
 ) -> dict[str, Any]:
     """The file of peaks: the choice, every run at every peak, and what is needed to repeat it."""
     found = measure.provenance(shared.device)

@@ -51,7 +51,8 @@ class WorkerDied(BrokenExecutor):
 def default_jobs(device: torch.device, needed: int = 0) -> int:
     """How many workers suit this machine: one for each GPU, or for each core as memory allows.
 
-    needed: bytes that the largest model takes in training.
+    Args:
+        needed: bytes that the largest model takes in training.
     """
     if device.type == "cuda":
         return 1 if device.index is not None else torch.cuda.device_count()
@@ -124,6 +125,7 @@ class Workers(Pool):
 
     @property
     def slots(self) -> int:
+        """How many processes may run at once."""
         return len(self._slots)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -135,7 +137,8 @@ class Workers(Pool):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End all processes when their calls are done.
 
-        cancel_futures: do not begin what waits, and stop what runs.
+        Args:
+            cancel_futures: do not begin what waits, and stop what runs.
         """
         if cancel_futures:
             self._cancel()

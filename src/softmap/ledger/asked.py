@@ -11,19 +11,19 @@ from typing import Any
 import torch
 
 from softmap.claims._claim import Asked, Study, Suited
-from softmap.lab import bench
+from softmap.lab import workbench
 from softmap.lab.asking import run as asking
 from softmap.lab.plan import make_plan
 from softmap.lab.trial import build, save_model
 from softmap.ledger.judge import Part, differences
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.ledger.trained import read
 
 Models = Mapping[str, Mapping[int, Path]]  # arm, seed
 Cell = Mapping[str, Any]
 
 
-def measure(study: Asked, place: Place) -> list[Part]:
+def measure(study: Asked, place: Workspace) -> list[Part]:
     """Ask the models that are there, or those that were never trained."""
     if not study.trained:
         with tempfile.TemporaryDirectory() as folder:
@@ -42,11 +42,11 @@ def measure(study: Asked, place: Place) -> list[Part]:
 
 
 def _parts(
-    study: Asked, models: Models, place: Place, diverged: Mapping[str, int], **text: Any
+    study: Asked, models: Models, place: Workspace, diverged: Mapping[str, int], **text: Any
 ) -> list[Part]:
     words = [f"{name}={path}" for name, found in models.items() for path in found.values()]
-    cache = place.folder / bench.CACHE
-    given = asking.Asked(words, [study.suite], device="cpu", cache=cache, **text)
+    cache = place.folder / workbench.CACHE
+    given = asking.EvalRequest(words, [study.suite], device="cpu", cache=cache, **text)
     suite = asking.ask(given, place.tell)["suites"][study.suite]
     return parts(study, suite, {name: list(found) for name, found in models.items()}, diverged)
 
@@ -59,7 +59,8 @@ def parts(
 ) -> list[Part]:
     """Of the cells of an asked suite those that the study reads, each with its rows.
 
-    seeds: of every arm's runs, in the order in which they were asked.
+    Args:
+        seeds: of every arm's runs, in the order in which they were asked.
     """
     if study.within:
         return [_conditions(study, suite["cells"], seeds, diverged)]
@@ -134,11 +135,11 @@ def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
     return dataclasses.replace(part, curve=curve)
 
 
-def _started(study: Study, place: Place, folder: Path) -> dict[str, dict[int, Path]]:
+def _started(study: Study, place: Workspace, folder: Path) -> dict[str, dict[int, Path]]:
     """Models as they are before the first step, saved in ``folder``."""
     runs = {name: place.runs(name in study.references) for name in study.variants}
     recipe = place.recipe(study.base, runs)
-    corpus = bench.corpus(recipe, place.folder, place.display())
+    corpus = workbench.corpus(recipe, place.folder, place.display())
     plan = make_plan(recipe, corpus.tokenizer.vocab_size)
     found: dict[str, dict[int, Path]] = {name: {} for name in runs}
     for candidate in plan.candidates:

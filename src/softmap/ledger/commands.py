@@ -30,6 +30,7 @@ class List:
     """Folders with results; by default runs/claims/results."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Prints a line for each claim."""
         from softmap.ledger.results import latest
         from softmap.ledger.table import listed
 
@@ -72,6 +73,7 @@ class Run:
     """Other values of all recipes, as training.steps=50; take another --runs for them."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Tests the claims and writes a file for each."""
         from softmap.lab.cluster import connected
         from softmap.ledger.run import chosen
 
@@ -100,9 +102,9 @@ class Run:
 
     def _place(self, argv: Sequence[str], cluster: Any) -> Any:
         from softmap.lab.progress import choose
-        from softmap.ledger.place import Place
+        from softmap.ledger.place import Workspace
 
-        return Place(
+        return Workspace(
             self.runs / self.scale, self.seeds, self.jobs, split_values(self.set),
             "softmap " + shlex.join(argv), choose, lambda text: print(text, file=sys.stderr),
             cluster,
@@ -124,6 +126,7 @@ class Report:
     """Where the page is written; by default ledger.html beside the first folder."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Writes the page, prints the table and the page's path."""
         from softmap.ledger.page import write_page
         from softmap.ledger.results import required
         from softmap.ledger.table import lines

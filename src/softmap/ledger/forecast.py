@@ -20,7 +20,7 @@ from softmap.lab.recipe import Recipe
 from softmap.lab.speed import timed, training_step
 from softmap.lab.trial import build
 from softmap.ledger.learned import lesson
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.ledger.run import stages
 from softmap.ledger.trained import needed
 from softmap.ledger.training import missing, results
@@ -32,7 +32,7 @@ SHARED = 0.7  #: of its speed a core has left when all are busy
 
 
 def forecast(
-    claims: Sequence[Claim], scale: str, place: Place, jobs: int, only: Sequence[str] = ()
+    claims: Sequence[Claim], scale: str, place: Workspace, jobs: int, only: Sequence[str] = ()
 ) -> list[str]:
     """A line for each base, task and claim of speed; the last line has the sum."""
     studies = [s for claim in claims for _, some in stages(claim, scale, only) for s in some]
@@ -47,7 +47,7 @@ def forecast(
 Told = tuple[str, int, float]
 
 
-def _bases(studies: Sequence[Study], place: Place) -> Iterator[Told]:
+def _bases(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
     wanted: dict[str, tuple[Base, dict[str, int]]] = {}
     for study in studies:
         if not isinstance(study, Learned | Timed) and getattr(study, "trained", True):
@@ -59,7 +59,7 @@ def _bases(studies: Sequence[Study], place: Place) -> Iterator[Told]:
         yield base.name, number, number * _run_seconds(place, base, runs) if number else 0.0
 
 
-def _run_seconds(place: Place, base: Base, runs: dict[str, int]) -> float:
+def _run_seconds(place: Workspace, base: Base, runs: dict[str, int]) -> float:
     """Of those that are there, else as one step says."""
     took = [
         float(one["whole_seconds"])
@@ -101,7 +101,7 @@ def _of_one_core(step: Callable[[], Any]) -> float:
     return (time.process_time() - began) / 3
 
 
-def _tasks(studies: Sequence[Study], place: Place) -> Iterator[Told]:
+def _tasks(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
     lessons = [lesson(study, place) for study in studies if isinstance(study, Learned)]
     for given, folder in lessons:
         recipe, vocabulary = recipe_of(given)
@@ -113,7 +113,7 @@ def _tasks(studies: Sequence[Study], place: Place) -> Iterator[Told]:
         yield folder.name, number, number * seconds
 
 
-def _speeds(studies: Sequence[Study], place: Place) -> Iterator[Told]:
+def _speeds(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
     number = place.seeds * sum(isinstance(study, Timed) for study in studies)
     if number:
         yield "speed", number, number * PROCESS

@@ -6,15 +6,15 @@ from typing import Any
 
 from softmap.claims._claim import CONTROL, Grafted
 from softmap.errors import SoftmapError
-from softmap.lab import bench
-from softmap.lab.grafting.look import Request
+from softmap.lab import workbench
+from softmap.lab.grafting.look import GraftRequest
 from softmap.lab.grafting.run import graft
-from softmap.lab.grafting.source import Source
+from softmap.lab.grafting.source import GraftSource
 from softmap.ledger.judge import Part, differences
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 
 
-def request(study: Grafted, place: Place) -> Request:
+def request(study: Grafted, place: Workspace) -> GraftRequest:
     """What is fine-tuned: on the base's own text, in windows of its length.
 
     Raises ``SoftmapError`` where that is a mixture, which ``softmap graft`` does not take.
@@ -23,16 +23,16 @@ def request(study: Grafted, place: Place) -> Request:
     if not isinstance(recipe.data.data, str):
         raise SoftmapError(f"a graft takes one source of text, found {recipe.data.name}")
     given = {key: text for key, text in place.settings.items() if key.startswith("training.")}
-    return Request(
-        Source.at(place.trial(study.base, CONTROL, 0)),
+    return GraftRequest(
+        GraftSource.at(place.trial(study.base, CONTROL, 0)),
         [arm.variant for arm in study.arms],
         data=recipe.data.data, field=recipe.data.field, seeds=place.seeds, peaks=study.peaks,
         context=recipe.model.context, settings={**study.settings, **given},
-        jobs=place.engine.jobs, cache=place.folder / bench.CACHE, command=place.command,
+        jobs=place.engine.jobs, cache=place.folder / workbench.CACHE, command=place.command,
     )  # fmt: skip
 
 
-def measure(study: Grafted, place: Place) -> list[Part]:
+def measure(study: Grafted, place: Workspace) -> list[Part]:
     """Fine-tune what is missing; the held-out losses of all that lived."""
     folder = place.folder / f"graft-{study.base.name}"
     return [part(study, graft(request(study, place), folder, place.display()), place.seeds)]

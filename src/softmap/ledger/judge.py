@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from softmap.claims._claim import Arm, Measure, Study
-from softmap.claims._rules import Row
+from softmap.claims._rules import ArmRow
 from softmap.report.answers import Comparison, Question
 
 Values = Mapping[str, Mapping[int, float]]  # arm, seed
@@ -18,13 +18,18 @@ Values = Mapping[str, Mapping[int, float]]  # arm, seed
 class Part:
     """What a study found of one quantity.
 
-    values: of every run. rows: of each arm. diverged: trainings by arm. what: the condition, where
-    there are several. curve: means by a condition, for the picture. notes: sentences for people.
+    Attributes:
+        values: of every run.
+        rows: of each arm.
+        diverged: trainings by arm.
+        what: the condition, where there are several.
+        curve: means by a condition, for the picture.
+        notes: sentences for people.
     """
 
     measure: Measure
     values: Values
-    rows: Sequence[Row]
+    rows: Sequence[ArmRow]
     diverged: Mapping[str, int] = field(default_factory=dict)
     what: str = ""
     curve: Mapping[str, Any] | None = None
@@ -33,7 +38,7 @@ class Part:
 
 def differences(
     study: Study, values: Values, diverged: Mapping[str, int] | None = None, what: str = ""
-) -> list[Row]:
+) -> list[ArmRow]:
     """Every arm minus what it is compared with; arms with one reference are a family."""
     families = {name: _family(study, name, values) for name in study.references}
     return [
@@ -58,7 +63,7 @@ def _row(
     values: Values,
     diverged: Mapping[str, int],
     what: str,
-) -> Row:
+) -> ArmRow:
     reference, measure = arm.against or study.control, study.measure
     runs = (len(values.get(arm.name, ())), len(values.get(reference, ())))
     lost = worse(measure) if diverged.get(arm.name, 0) > max(1, runs[0]) else ""
@@ -66,7 +71,7 @@ def _row(
     if family is not None and arm.name in family.runs:
         found = family.answer(arm.name)
         limits = {name: getattr(found, name) for name in limits}
-    return Row(
+    return ArmRow(
         arm.name, reference, arm.expects, **limits, runs=runs, margin=measure.margin, lost=lost,
         what=what,
     )  # fmt: skip
@@ -77,7 +82,7 @@ def worse(measure: Measure) -> str:
     return "higher" if measure.better == "lower" else "lower"
 
 
-def as_json(row: Row) -> dict[str, Any]:
+def as_json(row: ArmRow) -> dict[str, Any]:
     """Its fields, numbers rounded; infinite ends of intervals become None."""
     return {
         name: _rounded(value) if isinstance(value, float) else value

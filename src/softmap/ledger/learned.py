@@ -8,10 +8,10 @@ from softmap.claims._claim import Learned
 from softmap.lab.learn import Lesson, learn
 from softmap.ledger.asked import parts
 from softmap.ledger.judge import Part
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 
 
-def lesson(study: Learned, place: Place) -> tuple[Lesson, Path]:
+def lesson(study: Learned, place: Workspace) -> tuple[Lesson, Path]:
     """What is learned, and the folder that keeps it; all arms have as many runs."""
     variants = [arm.variant for arm in study.models.values()]
     settings = {**study.settings, **place.settings}
@@ -21,7 +21,7 @@ def lesson(study: Learned, place: Place) -> tuple[Lesson, Path]:
     return given, place.folder / f"learn-{study.task}"
 
 
-def measure(study: Learned, place: Place) -> list[Part]:
+def measure(study: Learned, place: Workspace) -> list[Part]:
     """Train what is missing, and ask for instances that no training had."""
     given, folder = lesson(study, place)
     found = learn(given, folder, place.display())

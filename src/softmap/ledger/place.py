@@ -25,10 +25,12 @@ MARGIN_RUNS = 2  #: runs of an arm that others are compared with, over those of 
 
 
 @dataclass(frozen=True)
-class Place:
+class Workspace:
     """A scale's folder, where each base has one of its own, and how studies are run there.
 
-    seeds: runs of an arm. settings: values that all bases get, as ``--set`` gives them.
+    Attributes:
+        seeds: runs of an arm.
+        settings: values that all bases get, as ``--set`` gives them.
     """
 
     folder: Path

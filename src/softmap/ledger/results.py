@@ -121,7 +121,7 @@ def latest(folders: Iterable[Path]) -> dict[Key, dict[str, Any]]:
 
 
 def required(folders: Sequence[Path]) -> dict[Key, dict[str, Any]]:
-    """:func:`latest`. Raises ``SoftmapError`` where there is none."""
+    """[`latest`][]. Raises ``SoftmapError`` where there is none."""
     found = latest(folders)
     if not found:
         raise SoftmapError(

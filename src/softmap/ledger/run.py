@@ -22,9 +22,9 @@ from softmap.lab.recipe import dump
 from softmap.lab.trial import fingerprint
 from softmap.ledger import asked, grafted, learned, results, scaled, timed, trained
 from softmap.ledger.judge import Part, as_json
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 
-_KINDS: dict[str, Callable[[Any, Place], list[Part]]] = {
+_KINDS: dict[str, Callable[[Any, Workspace], list[Part]]] = {
     "trained": trained.measure,
     "asked": asked.measure,
     "learned": learned.measure,
@@ -70,7 +70,7 @@ def stages(claim: Claim, scale: str, only: Sequence[str] = ()) -> list[tuple[Bas
     return list(found.values())
 
 
-def run(claim: Claim, scale: str, place: Place, out: Path, only: Sequence[str] = ()) -> Path:
+def run(claim: Claim, scale: str, place: Workspace, out: Path, only: Sequence[str] = ()) -> Path:
     """Test a claim and write its result; it grows with every base that is done.
 
     A result of the same studies, recipes and seeds is left as it is.
@@ -92,7 +92,7 @@ def run(claim: Claim, scale: str, place: Place, out: Path, only: Sequence[str] =
     return path
 
 
-def _stage(claim: Claim, base: Base, studies: list[Study], place: Place) -> dict[str, Any]:
+def _stage(claim: Claim, base: Base, studies: list[Study], place: Workspace) -> dict[str, Any]:
     runs, seconds, told, rows = 0, 0.0, [], []
     for study in studies:
         number, spent = _prepared(study, place)
@@ -108,7 +108,7 @@ def _stage(claim: Claim, base: Base, studies: list[Study], place: Place) -> dict
     }  # fmt: skip
 
 
-def _prepared(study: Study, place: Place) -> tuple[int, float]:
+def _prepared(study: Study, place: Workspace) -> tuple[int, float]:
     """Train what the study's base lacks; how many runs it reads, and what they took together."""
     if isinstance(study, Timed):
         return place.seeds, 0.0
@@ -148,7 +148,9 @@ def _told(study: Study, parts: list[Part]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _result(claim: Claim, scale: str, done: list[dict[str, Any]], place: Place) -> dict[str, Any]:
+def _result(
+    claim: Claim, scale: str, done: list[dict[str, Any]], place: Workspace
+) -> dict[str, Any]:
     """The last base with a verdict speaks for the claim."""
     spoken = [stage for stage in done if stage["verdict"] != NO_VERDICT] or done
     return {

@@ -11,7 +11,7 @@ from scipy import stats
 
 from softmap.bench import decode
 from softmap.claims._claim import Timed
-from softmap.claims._rules import Row
+from softmap.claims._rules import ArmRow
 from softmap.lab import files
 from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.plan import make_plan
@@ -19,14 +19,14 @@ from softmap.lab.preflight import vocabulary
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import measured
 from softmap.ledger.judge import Part
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 
 ROUNDS = 3  #: of decoding, in a process
 FOLDER = "speed"  #: of a scale's, while it is measured
 SIZES = decode.Sizes(256, 8, 4, 1, 1024, 128, (), 4096, "float32")
 
 
-def measure(study: Timed, place: Place) -> list[Part]:
+def measure(study: Timed, place: Workspace) -> list[Part]:
     """As many processes as an arm has runs, one after another; the ratios of each."""
     recipe = place.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
     found: list[dict[str, float]] = []
@@ -50,7 +50,7 @@ def once(study: Timed, recipe: Recipe) -> tuple[dict[str, float], str | None]:
     """Tokens per second of every variant, and what disturbed it."""
     variants = [arm.variant for arm in study.variants.values()]
     if study.what == "decode":
-        run = decode.Run(variants, SIZES, "auto", torch.device("cpu"), lambda _: None)
+        run = decode.DecodeBenchmark(variants, SIZES, "auto", torch.device("cpu"), lambda _: None)
         run.measure(ROUNDS)
         return {r["variant"]: r["tokens_per_second"]["median"] for r in run.record()["rows"]}, None
     plan = make_plan(recipe, vocabulary(recipe))
@@ -60,12 +60,14 @@ def once(study: Timed, recipe: Recipe) -> tuple[dict[str, float], str | None]:
     return speeds, found["disturbed"]
 
 
-def _row(study: Timed, name: str, expects: str, values: Mapping[str, Mapping[int, float]]) -> Row:
+def _row(
+    study: Timed, name: str, expects: str, values: Mapping[str, Mapping[int, float]]
+) -> ArmRow:
     """The mean ratio: paired within a process, so Student's interval of its logarithm, at Sidak's
     level for all arms."""
     logs = np.log(list(values[name].values()))
     n = len(logs)
-    row = Row(
+    row = ArmRow(
         name, study.control, expects, float(np.exp(logs.mean())), None, None, None, None, (n, n),
         study.measure.margin, zero=1.0,
     )  # fmt: skip

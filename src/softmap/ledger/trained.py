@@ -11,20 +11,20 @@ import numpy as np
 
 from softmap.claims._bases import Base
 from softmap.claims._claim import Grafted, Scaled, Study, Trained
-from softmap.claims._rules import Row
+from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values, differences
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.ledger.training import curve, results, train
 from softmap.report.answers import Question
 from softmap.report.family import Family
+from softmap.report.load import FinishedTrial as Curve
 from softmap.report.load import Run
-from softmap.report.load import Trial as Curve
 from softmap.report.ratios import Ratio, ratios
 
 Curves = dict[str, dict[int, Curve]]
 
 
-def needed(study: Study, place: Place) -> list[tuple[Base, dict[str, int]]]:
+def needed(study: Study, place: Workspace) -> list[tuple[Base, dict[str, int]]]:
     """The bases that the study takes, with how many runs of each variant."""
     bases: dict[str, tuple[Base, dict[str, int]]] = {}
     for name, arm in study.models.items():
@@ -35,7 +35,7 @@ def needed(study: Study, place: Place) -> list[tuple[Base, dict[str, int]]]:
     return list(bases.values())
 
 
-def prepare(study: Study, place: Place) -> list[dict[str, Any]]:
+def prepare(study: Study, place: Workspace) -> list[dict[str, Any]]:
     """Train what the study's bases lack; the results that it reads."""
     read = []
     for base, runs in needed(study, place):
@@ -44,7 +44,7 @@ def prepare(study: Study, place: Place) -> list[dict[str, Any]]:
     return read
 
 
-def measure(study: Trained, place: Place) -> list[Part]:
+def measure(study: Trained, place: Workspace) -> list[Part]:
     """The differences of final losses, or the ratios at equal loss, of runs that are there."""
     curves, diverged = read(study, place)
     values: Values = {
@@ -57,7 +57,7 @@ def measure(study: Trained, place: Place) -> list[Part]:
     return [Part(study.measure, values, rows, diverged, curve=_picture(study, curves))]
 
 
-def read(study: Study, place: Place) -> tuple[Curves, dict[str, int]]:
+def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
     """By arm the runs that came to their end, and how many diverged."""
     curves: Curves = {}
     diverged: dict[str, int] = {}
@@ -70,7 +70,7 @@ def read(study: Study, place: Place) -> tuple[Curves, dict[str, int]]:
     return curves, diverged
 
 
-def _ratio(study: Trained, row: Row, curves: Curves) -> Row:
+def _ratio(study: Trained, row: ArmRow, curves: Curves) -> ArmRow:
     """The same row with the ratio of tokens, or of compute, at equal loss."""
     pair = {name: curves[name] for name in (row.against, row.arm) if curves[name]}
     if len(pair) < 2 or row.low is None:
@@ -92,7 +92,7 @@ def _family(study: Trained, reference: str, curves: Curves) -> Family:
     return Family(Run(Path(), info, mine, []), Question(margin=study.measure.margin))
 
 
-def _limits(ratio: Ratio, row: Row) -> tuple[float | None, float, float]:
+def _limits(ratio: Ratio, row: ArmRow) -> tuple[float | None, float, float]:
     """The ratio and its limits. One beyond the curves is at their end or at none, by the side of 1
     on which the difference puts it."""
     assert row.low is not None and row.high is not None

@@ -13,7 +13,7 @@ from softmap.lab.compare import opened
 from softmap.lab.page import Page
 from softmap.lab.request import Request
 from softmap.lab.trial import Trial
-from softmap.ledger.place import Place
+from softmap.ledger.place import Workspace
 from softmap.report import load
 from softmap.report.load import Budget, read_result
 
@@ -25,7 +25,7 @@ class _NoPage(Page):
         pass
 
 
-def missing(place: Place, base: Base, runs: Mapping[str, int]) -> list[tuple[str, int]]:
+def missing(place: Workspace, base: Base, runs: Mapping[str, int]) -> list[tuple[str, int]]:
     """Variants and seeds that have no result yet."""
     return [
         (variant, seed)
@@ -35,7 +35,7 @@ def missing(place: Place, base: Base, runs: Mapping[str, int]) -> list[tuple[str
     ]
 
 
-def train(place: Place, base: Base, runs: Mapping[str, int]) -> None:
+def train(place: Workspace, base: Base, runs: Mapping[str, int]) -> None:
     """Train what is missing, one of each variant first.
 
     Raises ``SoftmapError`` where the folder's models are of another setting, ``Interrupted`` after
@@ -65,17 +65,17 @@ def _count(trials: list[Trial]) -> dict[str, int]:
     return {label: labels.count(label) for label in dict.fromkeys(labels)}
 
 
-def results(place: Place, base: Base, variant: str, number: int) -> dict[int, dict[str, Any]]:
+def results(place: Workspace, base: Base, variant: str, number: int) -> dict[int, dict[str, Any]]:
     """What came out of a variant's runs, by seed; of a diverged one ``budgets`` is empty."""
     paths = {seed: place.trial(base, variant, seed) / "result.json" for seed in range(number)}
     return {seed: read_result(path) for seed, path in paths.items() if Path(path).exists()}
 
 
-def curve(label: str, seed: int, result: Mapping[str, Any]) -> load.Trial:
+def curve(label: str, seed: int, result: Mapping[str, Any]) -> load.FinishedTrial:
     """A result as the report's statistics take it, with its decayed points and no more."""
     nothing = np.zeros((0, 0))
     budgets = [
         Budget(one["tokens"], one["seconds"], one["flops"], one["loss"], nothing)
         for one in sorted(result["budgets"], key=lambda one: float(one["tokens"]))
     ]
-    return load.Trial(label, seed, dict(result), budgets, [], None)
+    return load.FinishedTrial(label, seed, dict(result), budgets, [], None)

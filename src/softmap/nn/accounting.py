@@ -13,11 +13,11 @@ from softmap.maps import STAGES, Edit
 from softmap.nn.attention import Attention
 from softmap.nn.config import ModelConfig
 from softmap.nn.decoder import Decoder
-from softmap.ops.count import Counted, Place, operations
+from softmap.ops.count import Counted, EditInput, operations
 
 
 def _as_config(config: Any) -> ModelConfig:
-    """A :class:`ModelConfig`, or anything that makes one (``SoftmapConfig.model_config``)."""
+    """Returns a [`ModelConfig`][] as it is, or that of a ``SoftmapConfig``."""
     return config if isinstance(config, ModelConfig) else config.model_config()
 
 
@@ -28,7 +28,7 @@ def _meta(config: Any) -> tuple[ModelConfig, Decoder]:
 
 
 def parameters(config: Any) -> dict[str, int]:
-    """``{"total", "non_embedding"}``; a tied head is counted once, as the embedding."""
+    """Returns ``{"total", "non_embedding"}``; a tied head counts once, as the embedding."""
     config, model = _meta(config)
     count = sum(p.numel() for p in model.parameters())
     embedding = sum(p.numel() for n, p in model.named_parameters() if n.startswith("embed_"))
@@ -67,37 +67,37 @@ def forward_flops(config: Any, context: int) -> Forward:
 
 
 def flops_per_token(config: Any, context: int) -> int:
-    """Forward and backward operations for one token of a full context, multiply-add = 2.
+    """Returns forward and backward operations for one token of a full context.
 
-    Matrix products 2 per weight, scores and combined values 2 per channel and visible key,
-    edits as :func:`softmap.ops.count.operations` counts them; backward counts twice the forward. It
-    is the cost of the maths, not of a backend: recomputation is not counted, masked halves are not
-    either.
+    A multiply-add counts 2: matrix products cost 2 per weight, scores and combined values 2 per
+    channel and visible key, and edits what [`softmap.ops.count.operations`][] counts. The backward
+    pass counts twice the forward pass. This is the cost of the maths, not of a backend: neither
+    recomputation nor masked cells are included.
     """
     return int(3 * sum(forward_flops(config, context)))
 
 
 def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Counted]:
-    """Of each edit, where it stands in the layer."""
+    """Returns each edit's operations, with its place in the layer."""
     h = attention.heads
     maps = dict.fromkeys(STAGES, h.maps) | {"output": h.outputs}
     for edit in edits:
-        place = Place(maps[edit.stage], attention.head_dim, attention.value_dim, dim)
+        place = EditInput(maps[edit.stage], attention.head_dim, attention.value_dim, dim)
         yield operations(edit, place)
         if edit.stage == "weights":
             maps["weights"] = edit.heads_out(maps["weights"])
 
 
 def _mean_keys(context: int, window: int | None) -> float:
-    """Mean visible keys of a row over a causal context."""
+    """Returns the mean number of keys that a row of a causal context sees."""
     w = context if window is None else min(window, context)
     return (w * (w + 1) / 2 + (context - w) * w) / context
 
 
 def cache_bytes_per_token(config: Any, bytes_per_element: int = 2) -> int:
-    """Bytes that the cache grows by with each token, over all layers that see all keys.
+    """Returns the bytes that each token adds to the cache, over all layers without a window.
 
-    Local layers hold a constant ``window - 1`` tokens and do not grow.
+    Local layers keep a constant number of ``window - 1`` tokens.
     """
     config, model = _meta(config)
     attentions: list[Attention] = [m.attention for m in model.layers]  # type: ignore[misc,union-attr]
@@ -107,7 +107,7 @@ def cache_bytes_per_token(config: Any, bytes_per_element: int = 2) -> int:
 
 
 def elements_per_token(attention: Attention, dim: int) -> int:
-    """Numbers that the cache of one layer keeps for each token."""
+    """Returns how many numbers the cache of one layer keeps for each token."""
     h = attention.heads
     x = torch.empty(1, 1, dim, device="meta")
     q, k = (torch.empty(1, n, 1, attention.head_dim, device="meta") for n in (h.maps, h.keys))
@@ -117,12 +117,12 @@ def elements_per_token(attention: Attention, dim: int) -> int:
 
 
 def solve_intermediate_size(config: Any, target_total: int) -> int:
-    """The MLP width whose model has the number of parameters nearest to ``target_total``.
+    """Returns the MLP width that brings the model closest to ``target_total`` parameters.
 
-    A multiple of 8 where that is within 0.1 % of it: of other widths a GPU's rows of 16-bit numbers
-    begin at odd places, and its products take several times as long.
+    The width is a multiple of 8 where that stays within 0.1 % of the target: with other widths a
+    GPU's rows of 16-bit numbers begin at odd places, and its products take several times as long.
 
-    Raises ``ValueError`` where even the smallest MLP has more than 1 % too many.
+    Raises ``ValueError`` where even the smallest MLP leaves more than 1 % too many.
     """
     config = _as_config(config)
 

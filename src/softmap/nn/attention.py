@@ -23,19 +23,26 @@ from softmap.variants import load, sized
 
 
 class Attention(nn.Module):
-    """Drop-in attention of any variant: ``Attention(512, 8, "diff+dcmha")(x)``.
+    """Attention of any variant: ``Attention(512, 8, "diff+dcmha")(x)``.
 
-    dim: model width D. heads: H of a plain Transformer of this width; the variant derives its own
-    (diff: H/2 heads with values of width 2d; diff2: 2H query heads). kv_heads: fewer key/value
-    heads (GQA). layer, depth: place in the model, from 0, for variants whose start depends on it.
-    window: keys that a row sees, its own included; under a pattern of local and global layers,
-    the rows of a local one. impl: backend of ``softmap.attention``. causal: without it every token
-    sees every token (a window then reaches to both sides), and rows may attend to another
-    sequence: ``layer(x, context=y)``.
-    Further keywords are fields of :class:`softmap.nn.Backbone`, e.g. ``position="none"``.
+    Args:
+        dim: the model width D.
+        heads: H, the heads of a plain Transformer of this width; the variant derives its own (diff:
+            H/2 heads with values of width 2d; diff2: 2H query heads).
+        variant: anything [`softmap.variants.load`][] takes.
+        kv_heads: the number of key and value heads (GQA); by default H.
+        head_dim: the head width d; by default D / H.
+        layer, depth: the layer's index, from 0, and the number of layers, for variants whose start
+            depends on them.
+        window: the number of keys that a row sees, its own included; under a pattern of local and
+            global layers, in the local ones.
+        impl: the backend of ``softmap.attention``.
+        causal: if False, every token sees every token (a window then extends to both sides), and
+            rows may attend to another sequence: ``layer(x, context=y)``.
+        backbone: fields of [`softmap.nn.Backbone`][], e.g. ``position="none"``.
 
-    Raises ``ValueError`` where heads, widths or members of the variant do not fit, and without
-    ``causal`` for an edit that needs it.
+    Raises ``ValueError`` where heads, widths or members of the variant do not fit together, and
+    with ``causal=False`` for an edit that is defined for causal attention alone.
     """
 
     def __init__(
@@ -107,19 +114,21 @@ class Attention(nn.Module):
         context_mask: Tensor | None = None,
         context_positions: Positions | None = None,
     ) -> Tensor:
-        """x (B, T, D), already normed, to (B, T, D).
+        """Returns the layer's output (B, T, D) for its normed input x (B, T, D).
 
-        positions: of all tokens up to the last of x; computed from ``key_mask`` (B, S: 1 at real
-        tokens) and ``documents`` (B, S: the document of each token, where several are packed) if
-        not given. cache: from :meth:`new_cache`; x then holds only the new tokens. record: takes
-        the edited map, where it wants maps.
-
-        context: (B, S, D), already normed: x attends to these tokens instead of its own; or what
-        :meth:`project_context` made of them. context_mask: (B, S), 1 at its real tokens.
-        context_positions: of its tokens; rotary positions are used only where they are given.
+        Args:
+            positions: those of all tokens up to the last of x; by default they follow from
+                ``key_mask`` (B, S), 1 at real tokens, and ``documents`` (B, S), the document of
+                each token where several are packed.
+            cache: from [`new_cache`][]; x then holds only the new tokens.
+            record: receives the edited map, if it wants maps.
+            context: (B, S, D), already normed: x attends to these tokens instead of its own; or the
+                result of [`project_context`][].
+            context_mask: (B, S), 1 at the context's real tokens.
+            context_positions: the context's positions; without them there are no rotary positions.
 
         Raises ``ValueError`` for x or context of another shape, for documents beside a cache, and
-        for what bidirectional or cross-attention has not.
+        for options that bidirectional or cross-attention does not have.
         """
         if x.ndim != 3 or x.shape[2] != self.dim:
             raise SoftmapError(f"x must be (batch, tokens, {self.dim}), found {tuple(x.shape)}")
@@ -163,7 +172,7 @@ class Attention(nn.Module):
     def _context(
         self, x: Tensor, context: Tensor | Context, mask: Tensor | None, at: Positions | None
     ) -> Context:
-        """The context of x, projected."""
+        """Returns the context of x, projected."""
         if not isinstance(context, Context):
             return self.project_context(context, mask, at)
         check_none("belongs to project_context: expected None beside what that returned",
@@ -173,11 +182,13 @@ class Attention(nn.Module):
     def project_context(
         self, context: Tensor, mask: Tensor | None = None, positions: Positions | None = None
     ) -> Context:
-        """Keys, values and edits' tensors of a context (B, S, D), for rows that come piece by piece
-        (decoding) or several times. mask: (B, S), 1 at real tokens, by default that of the
-        positions. positions: of its tokens, where rotary positions are wanted.
+        """Returns keys, values and edits' tensors of a context (B, S, D), to be used several times.
 
-        Raises ``ValueError`` for a causal layer, an edit or a window that has no meaning across
+        Args:
+            mask: (B, S), 1 at real tokens; by default that of the positions.
+            positions: those of the context's tokens, if keys are to have rotary positions.
+
+        Raises ``ValueError`` for a causal layer, an edit or a window that is not defined across
         sequences, and a context or mask of another shape.
         """
         check_layer(self.causal, self.window)
@@ -199,7 +210,7 @@ class Attention(nn.Module):
     def _across(
         self, x: Tensor, positions: Positions, context: Context, record: Record | None
     ) -> Tensor:
-        """The rows of x over the keys of the context, (B, H', T, d')."""
+        """Returns the attention of x to the context, (B, H', T, d')."""
         q = self._queries(x, positions if context.rotated else None)
         tensors = [
             e(x, q, of="query")._replace(key=key)
@@ -213,11 +224,11 @@ class Attention(nn.Module):
         return attention(q, context.k, context.v, self._edits, impl=self.impl, **where)
 
     def _projected(self, o: Tensor) -> Tensor:
-        """(B, H', T, d') to (B, T, D)."""
+        """Returns the output projection of (B, H', T, d'), (B, T, D)."""
         return self.o_proj(o.transpose(1, 2).flatten(2))
 
     def _shared(self, share: Share, own: Tokens, at: Positions) -> Tensor:
-        """The rows of this rank's tokens, (B, H', n, d')."""
+        """Returns the rows of this rank's tokens, (B, H', n, d')."""
 
         def attend(q: Tensor, k: Tensor, v: Tensor, tensors: list[Tensors], keys: int) -> Tensor:
             starts = None if at.starts is None else at.starts[:, :keys]
@@ -229,7 +240,7 @@ class Attention(nn.Module):
     def _held(
         self, new: Tokens, at: Positions, cache: LayerCache | None
     ) -> tuple[Tokens, Positions, Tensor | None, tuple[Tensor, Tensor] | None]:
-        """What the new tokens' rows read, as :meth:`LayerCache.extend` gives it."""
+        """Returns what the rows of the new tokens read, as [`LayerCache.extend`][] does."""
         if cache is not None:
             return cache.extend(new, at)
         if at.padding != "among":
@@ -238,8 +249,9 @@ class Attention(nn.Module):
         return new.arranged(order, order), at.arranged(order), order, None
 
     def project(self, x: Tensor, positions: Positions) -> tuple[Tensor, Tensor, Tensor]:
-        """q (B, H, T, d), k (B, G, T, d), v (B, G', T, d') of the last T positions, normed and
-        rotated."""
+        """Returns q (B, H, T, d), k (B, G, T, d) and v (B, G', T, d') of the last T positions,
+        normed and rotated.
+        """
         return self._queries(x, positions), *self._keys(x, positions)
 
     def _queries(self, x: Tensor, positions: Positions | None) -> Tensor:
@@ -250,7 +262,7 @@ class Attention(nn.Module):
         return k, _split(self.v_proj(x), self.value_dim).to(k.dtype)
 
     def _rotated(self, t: Tensor, positions: Positions | None) -> Tensor:
-        """Queries or keys (B, H, T, d) with rotary positions, where the layer has them."""
+        """Returns queries or keys (B, H, T, d) with rotary positions, if the layer has them."""
         b = self.backbone
         if b.position != "rope" or positions is None:
             return t
@@ -259,14 +271,16 @@ class Attention(nn.Module):
         return rotate(t, by, b.rotary_interleaved)
 
     def maps(self, x: Tensor, context: Tensor | Context | None = None) -> Tensor:
-        """The edited weights for x (B, T, D): (B, H', T, T), or (B, H', T, S) over a context."""
+        """Returns the edited weights for x (B, T, D): (B, H', T, T), or (B, H', T, S) for a
+        context.
+        """
         record = Record(wants_maps=True)
         self.forward(x, record=record, context=context)  # past hooks, which may be the caller
         return record.maps[0]
 
     @property
     def takes_prefix(self) -> bool:
-        """Whether keys and values alone are all that its cache would hold of a token."""
+        """Whether the layer's cache consists of keys and values alone."""
         cache, h = self.new_cache(), self.heads
         own = any(map(keeps_keys, self._edits))
         return (
@@ -278,22 +292,24 @@ class Attention(nn.Module):
         return list(self.edits)  # type: ignore[arg-type]
 
     def can_fill(self, cache: LayerCache) -> bool:
-        """Whether a cache is of a layer with the same window and kinds of edits."""
+        """Whether a cache belongs to a layer with the same window and the same kinds of edits."""
         kinds = [[type(e) for e in edits] for edits in (cache.edits, self.edits)]
         return cache.window == self.window and kinds[0] == kinds[1]
 
     def new_cache(self) -> LayerCache:
-        """An empty cache for this layer."""
+        """Returns an empty cache for this layer."""
         return LayerCache(self.edits, self.window)
 
 
 def _split(x: Tensor, width: int) -> Tensor:
-    """(B, T, heads * width) to (B, heads, T, width)."""
+    """Returns (B, T, heads * width) as (B, heads, T, width)."""
     return x.unflatten(-1, (-1, width)).transpose(1, 2)
 
 
 def _layout(heads: int, maps: int, outputs: int, kv_heads: int) -> Heads:
-    """Values follow the output heads: fewer, wider ones when pairs are subtracted (diff)."""
+    """Returns the head counts; values follow the output heads, which are fewer and wider in
+    diff.
+    """
     if heads % kv_heads:
         raise SoftmapError(
             f"heads must be a multiple of key/value heads, found {heads} and {kv_heads}"

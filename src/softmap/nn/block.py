@@ -16,7 +16,7 @@ from softmap.nn.record import Record
 
 
 class Block(nn.Module):
-    """One layer; the maths of its two forms stands in :class:`softmap.nn.Backbone`."""
+    """A layer of the Transformer; [`softmap.nn.Backbone`][] has the maths of its two forms."""
 
     attention_skip: Gain
     attention_gain: Gain
@@ -61,7 +61,9 @@ class Block(nn.Module):
         cache: LayerCache | None = None,
         record: Record | None = None,
     ) -> Tensor:
-        """x (B, T, D) to (B, T, D). record: takes the edited maps, where it asks for them."""
+        """Returns the residual stream (B, T, D) after the block; ``record`` receives edited
+        maps.
+        """
         if self.gradient_checkpointing and self.training:
             return self._gradient_checkpointing_func(self._run, x, positions, cache, record)
         return self._run(x, positions, cache, record)
@@ -84,6 +86,8 @@ class Block(nn.Module):
 
 
 def _join(x: Tensor, branch: Tensor, skip: Gain) -> Tensor:
-    """skip * x + branch in the residual stream's dtype, which autocast must not narrow."""
+    """Returns skip * x + branch in the dtype of the residual stream, which autocast must not
+    narrow.
+    """
     branch = branch.to(torch.promote_types(x.dtype, branch.dtype))
     return branch if skip.absent else skip(x) + branch

@@ -1,4 +1,4 @@
-"""What one layer keeps of the tokens it has seen: K, V and exactly the edits' per-key tensors."""
+"""The cache of a layer: K, V and exactly the edits' per-key tensors of the tokens so far."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ class _State(NamedTuple):
 
 
 class _Growing:
-    """A tensor that grows along one axis, into room kept behind it: a token costs no copy of those
-    before. What was handed out is never written again."""
+    """A tensor that grows along one axis into spare room, so that a token costs no copy of the
+    earlier ones; slices that were returned are never overwritten.
+    """
 
     def __init__(self, axis: int) -> None:
         self.axis = axis
@@ -39,7 +40,7 @@ class _Growing:
         self.held: Tensor | None = None
 
     def append(self, held: Tensor, new: Tensor) -> Tensor:
-        """``held`` and ``new`` as one; a copy where gradients have to flow."""
+        """Returns ``held`` and ``new`` joined; a copy if gradients have to flow."""
         if torch.is_grad_enabled() and (held.requires_grad or new.requires_grad):
             return torch.cat([held, new], self.axis)
         before, more = held.shape[self.axis], new.shape[self.axis]
@@ -52,7 +53,7 @@ class _Growing:
         return self.held
 
     def last(self, held: Tensor, n: int) -> Tensor:
-        """The last ``n`` of what was appended."""
+        """Returns the last ``n`` of what was appended."""
         if n == held.shape[self.axis]:
             return held
         cut = held.narrow(self.axis, held.shape[self.axis] - n, n)
@@ -61,7 +62,7 @@ class _Growing:
         return cut
 
     def _fits(self, held: Tensor, new: Tensor) -> bool:
-        """Whether ``held`` ends where the room begins, and the room will do."""
+        """Whether ``held`` ends where the spare room begins, and the room is large enough."""
         if self.store is None or self.held is not held or self.store.dtype != new.dtype:
             return False
         if self.store.is_inference() and not torch.is_inference_mode_enabled():
@@ -77,11 +78,12 @@ class _Growing:
 
 
 class LayerCache:
-    """Grows with the tokens, or holds the last ``window - 1`` of them where the layer is local.
+    """A layer's cache, which grows with the tokens or keeps the last ``window - 1`` of a local
+    layer.
 
-    k (B, G, S, d), v (B, G', S, d'), key: per edit {name: (B, S, ...)}. With edits that have a
-    halo, also the last rows' queries; with edits that need the mean of the values (Shaped), their
-    running sum (B, G', d') in float32 and count (B, 1).
+    It holds k (B, G, S, d), v (B, G', S, d') and, for each edit, {name: (B, S, ...)}. If edits have
+    a halo it also holds the last rows' queries; if they need the mean of the values (Shaped), the
+    running sum (B, G', d') in float32 and the count (B, 1).
     """
 
     def __init__(self, edits: Iterable[Any], window: int | None = None) -> None:
@@ -103,8 +105,9 @@ class LayerCache:
         self._mask: Tensor | None = None  # (B, seen), as it was given; None: all are real
 
     def check_mask(self, mask: Tensor | None) -> None:
-        """Raise ``ValueError`` for an attention mask (B, S) that differs, over the tokens held,
-        from the one that they came with: their places here and their positions are settled."""
+        """Raise ``ValueError`` for an attention mask (B, S) that contradicts that of the cached
+        tokens, whose order and positions are settled.
+        """
         looked = [m for m in (mask, self._mask) if m is not None]
         if not all(can_look(m, wait=True) for m in looked) or not looked:
             return
@@ -121,7 +124,7 @@ class LayerCache:
             )
 
     def _check_fits(self, new: Tokens) -> None:
-        """Raise ``ValueError`` for tokens of another batch, or of another layer than those held."""
+        """Raise ``ValueError`` for tokens of another batch size, or of another kind of layer."""
         if self.k is None or self.v is None:
             return
         held = (self.k, self.v, [g.keys() for g in self.key])
@@ -135,12 +138,12 @@ class LayerCache:
     def extend(
         self, new: Tokens, at: Positions
     ) -> tuple[Tokens, Positions, Tensor | None, tuple[Tensor, Tensor] | None]:
-        """Add new tokens, ``at`` the positions of all seen so far and of the new ones.
+        """Add new tokens; ``at`` holds the positions of all tokens so far and of the new ones.
 
-        Returns what is held then, in the order of the places that rows see: padding first, then the
-        real tokens (queries: the new tokens', with the rows of a halo before them); the positions
-        of these keys; the order (B, R) in which the queries now are, None where it has not
-        changed; and the sums of the values before the first query, where they are kept.
+        Returns what is then held, in the order that rows see: padding first, then the real tokens
+        (of queries, those of the new tokens after the rows of a halo); the positions of these keys;
+        the order (B, R) of the queries, None if it has not changed; and the sums of the values
+        before the first query, if they are kept.
         """
         self._check_fits(new)
         if self.recording and not self.keeps_all:
@@ -156,7 +159,7 @@ class LayerCache:
         return held, at, rows, before
 
     def _joined(self, new: Tokens) -> Tokens:
-        """What was kept, followed by the ``new`` tokens."""
+        """Returns what was kept, followed by the ``new`` tokens."""
         self.seen += new.k.shape[2]
         q, k, v, tensors = new
         if self.tail is not None:
@@ -177,7 +180,7 @@ class LayerCache:
         return Tokens(q, k, v, tensors)
 
     def _keep(self, held: Tokens) -> None:
-        """Of all tokens those that later rows read, and of the rows those of a halo."""
+        """Keep the keys that later rows read, and the queries of a halo."""
         q, k, v, tensors = held
         keep = k.shape[2] if self.window is None else min(self.window - 1 + self.halo, k.shape[2])
         room = self._rooms
@@ -192,7 +195,7 @@ class LayerCache:
             self.tail = (q[:, :, -rows:], queries)
 
     def _running(self, v: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor] | None:
-        """Add the new values to the running sum; return what it was before."""
+        """Add the new values to the running sum; returns the sum before that."""
         if not self.needs_mean:
             return None
         wide = v.to(compute_dtype(v))
@@ -208,17 +211,17 @@ class LayerCache:
         return before
 
     def empty_copy(self) -> LayerCache:
-        """A new one for the same layer."""
+        """Returns an empty cache for the same layer."""
         return LayerCache(self.edits, self.window)
 
     def prefill(self, k: Tensor, v: Tensor) -> None:
-        """Begin with keys (B, G, S, d) and values (B, G', S, d') that nothing else belongs to."""
+        """Fill the cache with keys (B, G, S, d) and values (B, G', S, d') of trained prefixes."""
         self.k, self.v, self.seen = k, v, k.shape[2]
         self.key = [{} for _ in self.edits]
 
     @property
     def keeps_all(self) -> bool:
-        """Whether any token can be taken back without having been recorded."""
+        """Whether tokens can be removed without having been recorded."""
         return self.window is None and not self.halo and not self.needs_mean
 
     @property
@@ -226,14 +229,16 @@ class LayerCache:
         return _State(self.seen, self.k, self.v, self.key, self.tail, self.running)
 
     def record(self) -> None:
-        """From now on remember the tokens since the last :meth:`crop`, so that it can take them
-        back where the cache is bounded or summed. Assisted decoding asks for it."""
+        """Remember the tokens since the last [`crop`][] from now on, so that a bounded or summed
+        cache can remove them again, as assisted decoding asks.
+        """
         self.recording = True
 
     def crop(self, length: int) -> None:
-        """Forget all but the first ``length`` tokens, exactly as if the rest had never come.
+        """Remove all but the first ``length`` tokens, exactly as if the others had never been
+        added.
 
-        A cache with a window, a halo or a running mean goes back only as far as it records.
+        A cache with a window, a halo or a running mean can only go back as far as it has recorded.
         """
         if length >= self.seen:
             self._undo.clear()
@@ -247,7 +252,7 @@ class LayerCache:
             self._go_back(length)
 
     def _go_back(self, length: int) -> None:
-        """Return to the last state of at most ``length`` tokens; feed what is missing again."""
+        """Restore the last state of at most ``length`` tokens, and add the missing ones again."""
         reach = [step for step in self._undo if step[0].seen <= length]
         if not reach:
             raise SoftmapError(
@@ -266,7 +271,9 @@ class LayerCache:
             self.recording = recording
 
     def _first(self, length: int) -> Callable[[Tensor, int], Tensor]:
-        """Takes, along an axis, the first ``length`` tokens as they were given."""
+        """Returns the first ``length`` tokens along an axis, in the order in which they were
+        given.
+        """
         if self._mask is None:
             return lambda t, axis: t.narrow(axis, 0, length)
         given = padding_first(self._mask[:, : self.seen])  # places of those held
@@ -278,11 +285,11 @@ class LayerCache:
         self._map(lambda t: t.index_select(0, index.to(t.device)))
 
     def repeat(self, times: int) -> None:
-        """Repeat every row of the batch ``times`` times."""
+        """Repeat each row of the batch ``times`` times."""
         self._map(lambda t: t.repeat_interleave(times, 0))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that is held, by name."""
+        """Returns all tensors that are held, by name."""
         if self.k is not None and self.v is not None:
             yield from (("k", self.k), ("v", self.v))
         for n, group in enumerate(self.key):
@@ -309,7 +316,7 @@ class LayerCache:
 
 
 def _outline(k: Tensor, v: Tensor, names: Any) -> tuple:
-    """All but the number of tokens."""
+    """Returns all of the shape but the number of tokens."""
     return k.shape[:2], k.shape[3], v.shape[:2], v.shape[3], names
 
 

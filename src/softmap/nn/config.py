@@ -19,13 +19,17 @@ Heads = Annotated[int, Range(1, 2**14)]
 class ModelConfig(Checked):
     """A decoder-only language model. Names follow transformers' LLaMA configuration.
 
-    variant: anything :func:`softmap.variants.load` takes. num_attention_heads counts the heads of a
-    plain Transformer of that width; variants derive theirs (diff: half as many, twice as wide).
-    num_key_value_heads: fewer gives grouped-query attention. intermediate_size: MLP width, by
-    default 8/3 hidden_size (SwiGLU) or 4 hidden_size, rounded up to 8. backbone: fields of
-    :class:`softmap.nn.Backbone`, over what the variant sets. initializer_range: standard deviation
-    of the embeddings, by default 1/sqrt(hidden_size): logits of a tied head then start with unit
-    variance, and Adam's first steps, each as large as the learning rate, do not outrun them.
+    Attributes:
+        variant: anything [`softmap.variants.load`][] takes. num_attention_heads counts the heads of
+            a plain Transformer of that width; variants derive theirs (diff: half as many, twice as
+            wide).
+        num_key_value_heads: fewer gives grouped-query attention.
+        intermediate_size: MLP width, by default 8/3 hidden_size (SwiGLU) or 4 hidden_size, rounded
+            up to 8.
+        backbone: fields of [`softmap.nn.Backbone`][], over what the variant sets.
+        initializer_range: standard deviation of the embeddings, by default 1/sqrt(hidden_size):
+            logits of a tied head then start with unit variance, and Adam's first steps, each as
+            large as the learning rate, do not outrun them.
     """
 
     variant: Any = "transformer++"
@@ -52,10 +56,12 @@ class ModelConfig(Checked):
 
     @property
     def composition(self) -> Composition:
+        """The edits and backbone fields that ``variant`` names."""
         return load(self.variant)
 
     @property
     def resolved_backbone(self) -> Backbone:
+        """The backbone: the variant's fields, and over them this configuration's."""
         return Backbone.of(self.composition.parts.backbone, self.backbone)
 
     @property

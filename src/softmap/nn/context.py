@@ -1,4 +1,6 @@
-"""The keys of another sequence, which cross-attention reads: projected once, read by any rows."""
+"""The context of cross-attention: another sequence's keys, projected once for any number of
+rows.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,16 @@ from softmap.nn.positions import Positions
 
 
 class Context(NamedTuple):
-    """What one layer makes of a context (B, S, D), from ``Attention.project_context``.
+    """What a layer keeps of a context (B, S, D), made by ``Attention.project_context``.
 
-    k (B, G, S, d), v (B, G', S, d'), key: per edit {name: (B, S, ...)}; mask: (B, S) True at real
-    tokens, or None where all are. order: (B, S) the order in which the tokens are held where that
-    is not the one in which they were given, or None: padding first, so that an edit that reads
-    neighbouring keys meets none of it. rotated: whether the keys have rotary positions.
+    Attributes:
+        k: (B, G, S, d).
+        v: (B, G', S, d').
+        key: for each edit {name: (B, S, ...)}.
+        mask: (B, S), True at real tokens; None if all are real.
+        order: (B, S) the order in which the tokens are held, padding first, so that edits that read
+            neighbouring keys meet none; None if it is the order in which they were given.
+        rotated: whether the keys have rotary positions.
     """
 
     k: Tensor
@@ -28,8 +34,7 @@ class Context(NamedTuple):
 
 
 def check_context(x: Any, dim: int, positions: Positions | None) -> None:
-    """Raise ``ValueError`` for what is no context (B, S, dim) of at least one token, and for
-    positions of another number of tokens."""
+    """Raise ``ValueError`` unless the context is (B, S, dim) with S >= 1, and positions fit it."""
     shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
     if not isinstance(x, Tensor) or x.ndim != 3 or x.shape[2] != dim or not x.shape[1]:
         raise SoftmapError(f"context must be (batch, tokens, {dim}), found {shape}")
@@ -41,7 +46,7 @@ def check_context(x: Any, dim: int, positions: Positions | None) -> None:
 
 
 def check_layer(causal: bool, window: int | None) -> None:
-    """Raise ``ValueError`` for a context of a layer that is causal or has a window."""
+    """Raise ``ValueError`` for a layer that is causal or has a window."""
     if causal:
         raise SoftmapError(
             "context is for cross-attention: expected a layer with causal=False, found causal=True"
@@ -51,7 +56,7 @@ def check_layer(causal: bool, window: int | None) -> None:
 
 
 def check_none(why: str, **given: Any) -> None:
-    """Raise ``ValueError`` for the first of them that is not None: its name, and why not."""
+    """Raise ``ValueError`` for the first value that is not None, with its name and the reason."""
     for name, value in given.items():
         if value is not None:
             raise SoftmapError(f"{name} {why}, found {name}")

@@ -1,4 +1,4 @@
-"""Which parameters weight decay is for: one rule, for every optimizer."""
+"""Which parameters get weight decay: one rule for all optimisers."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from torch import nn
 
 
 def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay is for this parameter, ``name`` of the ``module`` that owns it.
+    """Whether the parameter ``name`` of ``module``, which owns it, gets weight decay.
 
-    Matrices (two axes or more) decay. What does not: everything with fewer axes (norms, biases,
-    gains, lambdas, per-head scalars); parameters that are tagged (per-head tables, mixes that start
-    from the identity); and embeddings, since a decayed row shrinks at each step but is pulled back
-    only when its token occurs.
+    Matrices (two axes or more) do. Exempt are parameters with fewer axes (norms, biases, gains,
+    lambdas, scalars of a head), parameters that are tagged (tables of a head, mixes that start as
+    the identity), and embeddings, since weight decay shrinks a row at every step while only its own
+    token brings it back.
 
     A tag is ``no_weight_decay``: True on the parameter, or a tuple of parameter names on the module
-    (its class) that owns it. Only the second outlives ``copy.deepcopy`` and ``from_pretrained``,
+    (its class) that owns it. Only the second survives ``copy.deepcopy`` and ``from_pretrained``,
     which replace the parameters.
     """
     tagged = name in getattr(module, "no_weight_decay", ())
@@ -23,7 +23,9 @@ def decays(module: nn.Module, name: str, parameter: nn.Parameter) -> bool:
 
 
 def never_decayed(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters of ``model`` that weight decay leaves alone, and so what is tied to them."""
+    """Returns the parameters of ``model`` without weight decay, and with them what is tied to
+    them.
+    """
     return {
         parameter
         for module in model.modules()

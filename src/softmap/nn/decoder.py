@@ -20,8 +20,9 @@ from softmap.ops.checks import DTYPES
 
 
 class Layers:
-    """Embeddings, blocks and the final norm: what :class:`Decoder` and transformers' base model
-    (``softmap.hf.SoftmapModel``) have in common. Mixed into an ``nn.Module``."""
+    """Embeddings, blocks and the final norm, shared by [`Decoder`][] and the base model of
+    transformers (``softmap.hf.SoftmapModel``); a mixin for ``nn.Module``.
+    """
 
     def _build(self, config: ModelConfig) -> None:
         b, dim = config.resolved_backbone, config.hidden_size
@@ -43,7 +44,7 @@ class Layers:
         record: Record | None = None,
         share: Share | None = None,
     ) -> Tensor:
-        """Of what :meth:`_given` gives."""
+        """Returns the hidden states of what [`_given`][] returns."""
         if caches and documents is not None:
             raise SoftmapError(ONE_DOCUMENT)
         seen = caches[0].seen if caches else None
@@ -66,8 +67,9 @@ class Layers:
         return x
 
     def _given(self, input_ids: Any, inputs_embeds: Any) -> Tensor:
-        """The one of input_ids (B, T) and inputs_embeds (B, T, D) that is given; ``ValueError``
-        where there are not one, or it is something else."""
+        """Returns input_ids (B, T) or inputs_embeds (B, T, D), whichever is given; raises
+        ``ValueError`` unless exactly one is, in its shape.
+        """
         if (input_ids is None) == (inputs_embeds is None):
             raise SoftmapError("expected exactly one of input_ids and inputs_embeds")
         if inputs_embeds is None:
@@ -84,8 +86,9 @@ class Layers:
         return t
 
     def _embedded(self, tokens: Tensor) -> Tensor:
-        """(B, T, D) of token ids; embeddings as they are. On a CPU ``ValueError`` for ids beyond
-        the vocabulary."""
+        """Returns the embeddings (B, T, D) of token ids, and embeddings as they are; on a CPU
+        raises ``ValueError`` for ids beyond the vocabulary.
+        """
         if tokens.is_floating_point():
             return tokens
         try:
@@ -112,12 +115,12 @@ class Layers:
         return x + self.embed_positions(at)
 
     def new_caches(self) -> list[LayerCache]:
-        """Empty caches, one a layer."""
+        """Returns an empty cache for each layer."""
         return [layer.attention.new_cache() for layer in self.layers]  # type: ignore[operator,union-attr]
 
 
 class Decoder(Layers, nn.Module):
-    """Token ids (B, T) to hidden states (B, T, D), normed and ready for the head."""
+    """A decoder: token ids (B, T) to hidden states (B, T, D), normed and ready for the head."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -134,12 +137,14 @@ class Decoder(Layers, nn.Module):
         record: Record | None = None,
         share: Share | None = None,
     ) -> Tensor:
-        """Hidden states (B, T, D). attention_mask (B, S) covers the cached tokens too.
+        """Returns hidden states (B, T, D).
 
-        documents: (B, T) or (1, T) integers, the document of each token, where several are packed
-        in a sequence: then each gives the rows that it gives alone. Not with ``caches``.
-        record: filled with what it asks for. share: only the rows of this rank's share come out;
-        all that is given is of whole sequences.
+        Args:
+            attention_mask: (B, S), 1 at real tokens, the cached ones included.
+            documents: (B, T) or (1, T) integers, the document of each token, where several are
+                packed in a sequence: each then gives the same rows as alone. Not with ``caches``.
+            record: receives what it asks for.
+            share: returns only this rank's rows; all inputs are of whole sequences.
         """
         tokens = self._given(input_ids, inputs_embeds)
         return self._run(tokens, attention_mask, caches, documents, record, share)
@@ -147,9 +152,10 @@ class Decoder(Layers, nn.Module):
 
 @torch.no_grad()
 def attention_maps(model: nn.Module, input_ids: Tensor) -> list[Tensor]:
-    """The edited weights of every layer for input_ids (1, T): a list of (H', T, T), float32.
+    """Returns the edited weights of every layer for input_ids (1, T): a list of (H', T, T),
+    float32.
 
-    ``model`` is a :class:`Decoder`, or anything that holds one (the transformers model class).
+    ``model`` is a [`Decoder`][], or a module that has one (the transformers model classes).
     """
     found: list[Tensor] = []
 

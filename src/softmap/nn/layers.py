@@ -22,6 +22,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the normed x (..., D), in its dtype."""
         if not self.eps_outside:
             return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), self.eps)
         wide = x.to(compute_dtype(x))
@@ -30,14 +31,14 @@ class RMSNorm(nn.Module):
 
 
 def make_norm(kind: str, dim: int, eps: float, eps_outside: bool = False) -> nn.Module:
-    """``rmsnorm``, ``layernorm`` or ``none``."""
+    """Returns a norm by name: ``rmsnorm``, ``layernorm`` or ``none``."""
     if kind == "none":
         return nn.Identity()
     return nn.LayerNorm(dim, eps=eps) if kind == "layernorm" else RMSNorm(dim, eps, eps_outside)
 
 
 def narrowed(x: Tensor) -> Tensor:
-    """x in the dtype that autocast gives to products: cast once, not once for each of them."""
+    """Returns x in the dtype of autocast's products: cast once instead of once for each product."""
     kind = x.device.type
     if kind == "meta":  # which has no autocast
         return x
@@ -58,6 +59,7 @@ class MLP(nn.Module):
         self.down_proj = nn.Linear(width, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns the MLP of x, (..., D)."""
         x = narrowed(x)
         up = self.up_proj(x)
         if self.kind == "swiglu":
@@ -75,10 +77,11 @@ class Gain(nn.Module):
 
     @property
     def absent(self) -> bool:
-        """A fixed zero: the branch need not exist."""
+        """Whether the gain is fixed at zero, so that its branch need not exist."""
         return self.gain is None and self.value == 0
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns x times the gain."""
         if self.gain is not None:
             return x * self.gain
         return x if self.value == 1 else x * self.value
@@ -105,12 +108,15 @@ class ReparameterisedLinear(nn.Module):
         self.register_buffer("initial", start)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Returns y, (..., out_features)."""
         skip = x if self.initial is None else F.linear(x, self.initial)  # type: ignore[arg-type]
         return self.skip_gain * skip + self.residual_gain * self.residual(x)
 
 
 def make_projection(kind: str, dim_in: int, dim_out: int, bias: bool, what: str) -> nn.Module:
-    """A value or output projection: ``linear``, ``identity``, ``residual`` or ``orthogonal``."""
+    """Returns a value or output projection: ``linear``, ``identity``, ``residual`` or
+    ``orthogonal``.
+    """
     if kind == "linear":
         return nn.Linear(dim_in, dim_out, bias=bias)
     if dim_in != dim_out:

@@ -1,4 +1,4 @@
-"""A variant of one's own and the code that it needs, for those who load and save models."""
+"""Variants of a user's own, and the code that a saved model carries for them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from softmap.files import write
 from softmap.variants import Loaded, check_tokens, code_of, outside, renamed
 
-__all__ = ["Loaded", "carry", "check_tokens", "files", "loaded", "names_code"]
+__all__ = ["Loaded", "carry", "check_tokens", "files", "home", "loaded", "names_code"]
 
 
 def names_code(spec: Any) -> bool:
@@ -18,19 +18,30 @@ def names_code(spec: Any) -> bool:
 
 
 def files(spec: Any) -> list[str]:
-    """The ``.py`` files that ``spec`` names."""
+    """Returns the ``.py`` files that ``spec`` names."""
     return [where for where, _ in outside(spec) if where.endswith(".py")]
 
 
 def loaded(spec: Any, folder: Path, trusted: bool) -> Loaded:
-    """``spec`` as a file in ``folder`` brought it."""
+    """Returns ``spec`` as a file in ``folder`` names it."""
     return Loaded(renamed(spec, {}), folder, trusted)
 
 
-def carry(spec: Any, folder: Path) -> str:
-    """Write the files that ``spec`` names into ``folder``; the text that names them there.
+def home(spec: Any) -> Path:
+    """Returns the folder that relative files of ``spec`` are found from.
 
-    A file is written as it was read when it ran. Modules keep their names: they are installed.
+    It is the folder of the file that named them where the first of them lies there, else the
+    present working directory.
+    """
+    beside = isinstance(spec, Loaded) and (spec.folder / files(spec)[0]).is_file()
+    return spec.folder if beside else Path.cwd()
+
+
+def carry(spec: Any, folder: Path) -> str:
+    """Write the files that ``spec`` names into ``folder``, and return the text that names them
+    there.
+
+    A file is written as it was when it ran. Modules keep their names: they are installed.
     """
     names: dict[str, str] = {}
     for where, name in outside(spec):
@@ -41,7 +52,9 @@ def carry(spec: Any, folder: Path) -> str:
 
 
 def _code(where: str, name: str, spec: Any) -> bytes | None:
-    """What runs as ``where:name``; where nobody trusted it, the file of that name beside it."""
+    """Returns the code that runs as ``where:name``; if it is not trusted, the file of that name
+    beside it.
+    """
     if isinstance(spec, Loaded) and not spec.trusted:
         beside = spec.folder / Path(where).name  # of that folder, and no other
         return beside.read_bytes() if where == beside.name and beside.is_file() else None
@@ -49,7 +62,7 @@ def _code(where: str, name: str, spec: Any) -> bytes | None:
 
 
 def _place(folder: Path, name: str, code: bytes) -> str:
-    """A name in ``folder`` that is free or holds this code already, and the code under it."""
+    """Write the code into ``folder`` and return its name there, unless a file already holds it."""
     stem = re.sub(r"[^\w.-]", "_", name.removesuffix(".py"))
     number = 1
     while True:

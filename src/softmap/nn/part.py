@@ -1,4 +1,4 @@
-"""What of a variant is attention alone, so that it fits into a block that somebody else made."""
+"""The part of a variant that concerns attention alone, and so fits into another model's block."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _OWN = ("position", "qk_norm", "qk_norm_eps", "query_expansion", "pattern", "win
 
 
 def attention_part(variant: Any) -> str:
-    """The canonical name of a variant that changes attention and nothing around it.
+    """Returns the canonical name of a variant that changes attention alone.
 
-    It may set how its queries and keys are placed (rotary or not at all), normed, multiplied and
-    windowed. Raises ``ValueError`` where it sets another field of :class:`softmap.nn.Backbone`:
-    projections, skips, norms and the MLP are the block's.
+    It may set positions (rotary or none), norms of queries and keys, products and windows. Raises
+    ``ValueError`` where it sets another field of [`softmap.nn.Backbone`][]: projections, skips,
+    norms and the MLP belong to the block.
     """
     made = load(variant)
     b, default = Backbone.of(made.parts.backbone), Backbone()
@@ -41,10 +41,12 @@ def attention_part(variant: Any) -> str:
 
 
 def graft_part(variant: Any) -> str:
-    """:func:`attention_part` of the form of a variant whose edits can start as the identity."""
+    """Returns [`attention_part`][] of the form of a variant whose edits can start as the
+    identity.
+    """
     return attention_part(graft_form(variant))
 
 
 def check_backend(impl: Any) -> None:
-    """Raise ``ValueError`` for what is not the name of a backend, or ``auto``."""
+    """Raise ``ValueError`` unless this is the name of a backend, or ``auto``."""
     check_impl(impl, BACKENDS)

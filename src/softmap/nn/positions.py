@@ -1,4 +1,4 @@
-"""Where tokens are: positions under padding, rotary and sinusoidal encodings."""
+"""Positions of tokens under padding and packing; rotary and sinusoidal encodings."""
 
 from __future__ import annotations
 
@@ -21,24 +21,26 @@ Angles = tuple[Tensor, Tensor]  # cos, sin
 
 @dataclass(frozen=True)
 class Positions:
-    """Positions of all S tokens so far; the last T are being processed.
+    """Positions of all S tokens so far, of which the last T are being processed.
 
-    cols: (b, S) positions, b = 1 where the batch has no padding. valid: (B, S) True at real
-    tokens, or None. A padded token's position is that of the real token before it, 0 at the left
-    (an edit may look it up, or take its logarithm); where no row has to be told of the padding, it
-    goes on counting. starts: (b, S) place of the first token of each token's document, where
-    documents are packed; positions then count from there.
+    Edits read neighbours by array index (a convolution, a window, earlier rows), so real tokens
+    have to be neighbours. Where padding lies among them, a layer puts keys and queries in an
+    ``order`` with the padding first, and its cache keeps them so.
 
-    Edits read neighbours by place (a convolution, a window, earlier rows), so real tokens have to
-    be neighbours. padding: where it lies in each document, ``"none"``, ``"left"`` (before the real
-    tokens), ``"right"`` (after them, and nothing is cached: causal rows never see it) or
-    ``"among"`` them. ``"among"``, a layer puts keys and queries in the ``order`` of this first, and
-    its cache keeps them so. mask: (B, S) the attention mask as it was given, or None.
-
-    rotary: cos and sin (b, 1, T, width / 2) of the tokens being processed, where the model around
-    the layer has rotary positions of its own; None: they are computed here.
-
-    share: the tokens being processed are not the last ones but this rank's share of them.
+    Attributes:
+        cols: (b, S) positions, b = 1 where the batch has no padding.
+        valid: (B, S), True at real tokens; None if all are. The position of a padded token is that
+            of the real token before it, or 0 at the left, since an edit may look it up or take its
+            logarithm; where no row needs to know of the padding, counting goes on.
+        starts: (b, S) the index of the first token of each token's document, where documents are
+            packed; positions then count from there.
+        padding: where it lies in each document: ``"none"``, ``"left"`` (before the real tokens),
+            ``"right"`` (after them and nothing is cached, so that causal rows never see it) or
+            ``"among"``.
+        mask: (B, S) the attention mask as it was given; None without one.
+        rotary: cos and sin (b, 1, T, width / 2) of the tokens being processed, if the surrounding
+            model computes them; None: they are computed here.
+        share: the tokens being processed are not the last ones but this rank's share of them.
     """
 
     cols: Tensor
@@ -61,10 +63,15 @@ class Positions:
         documents: Tensor | None = None,
         cached: int | None = None,
     ) -> Positions:
-        """From an attention mask (B, S) of ones and zeros, or None where all tokens are real, and
-        the document (b, S) of each token, or None where a sequence is one document. cached: how
-        many of the tokens a cache holds already, or None where there is none. Raises
-        ``ValueError`` for a mask of another shape, or of numbers to add."""
+        """Returns the positions for a mask and documents.
+
+        Args:
+            mask: (B, S) of ones and zeros; None if all tokens are real.
+            documents: (b, S) the document of each token; None where a sequence is one document.
+            cached: how many of the tokens a cache already holds; None without a cache.
+
+        Raises ``ValueError`` for a mask of another shape, or an additive one.
+        """
         if mask is not None:
             _check_mask(mask, total)
         starts = None
@@ -83,18 +90,18 @@ class Positions:
 
     @property
     def key_mask(self) -> Tensor | None:
-        """(B, S) what attention has to be told of the padding."""
+        """The padding mask that attention needs, (B, S); None without one."""
         return None if self.padding == "right" else self.valid
 
     @property
     def held_order(self) -> Tensor | None:
-        """(B, S) the order, of tokens as they were given, in which a layer holds their keys."""
+        """The order (B, S) in which a layer holds the keys of the tokens, by index as given."""
         if self.mask is None or self.padding == "right":
             return None
         return padding_first(self.mask, self.starts)
 
     def last(self, tokens: int) -> Positions:
-        """Only the last ``tokens`` of them: what a bounded cache holds."""
+        """Returns the positions of the last ``tokens``, as a bounded cache holds them."""
         if tokens == self.cols.shape[1]:
             return self
         assert self.starts is None, "a cache holds one document"
@@ -102,25 +109,27 @@ class Positions:
         return Positions(self.cols[:, -tokens:], valid, None, self.padding, self.mask)
 
     def rows(self, tokens: int) -> Tensor:
-        """(b, T) positions of the ``tokens`` being processed."""
+        """Returns the positions of the ``tokens`` being processed, (b, T)."""
         return self.last(tokens).cols if self.share is None else self.share.take(self.cols)
 
     def order(self, tokens: int) -> Tensor:
-        """(B, n) of the last n tokens: in each document those of padding first, the rest as it
-        is. Indices count from the first of the n."""
+        """Returns the order (B, n) of the last n tokens: in each document padding first, then the
+        rest. Indices count from the first of the n.
+        """
         assert self.valid is not None
         starts = None if self.starts is None else self.starts[:, -tokens:]
         return padding_first(self.valid[:, -tokens:], starts)
 
     def arranged(self, order: Tensor) -> Positions:
-        """The same tokens in the ``order`` (B, S)."""
+        """Returns the same tokens in the ``order`` (B, S)."""
         assert self.valid is not None
         cols, valid = taken(self.cols, order, 1), taken(self.valid, order, 1)
         return Positions(cols, valid, self.starts, "left", self.mask)
 
     def angles(self, tokens: int, width: int, theta: float, dtype: torch.dtype) -> Angles:
-        """:func:`angles` of the last ``tokens`` in this dtype, once for all layers; or ``rotary``,
-        for the width that it has."""
+        """Returns [`angles`][] of the last ``tokens`` in this dtype, once for all layers, or
+        ``rotary`` if its width fits.
+        """
         if self.rotary is not None:
             return self.rotary
         if torch.compiler.is_compiling():  # it finds what is made twice; a length has no hash there
@@ -146,7 +155,7 @@ def apart(ids: Tensor, end: int | None) -> dict[str, Tensor]:
 
 
 def _as_cached(valid: Tensor, cached: int) -> Tensor:
-    """(B, S) ``valid`` in the order in which a cache holds its tokens: padding first."""
+    """Returns ``valid`` (B, S) in the order in which a cache holds its tokens: padding first."""
     if not cached:
         return valid
     padded = cached - valid[:, :cached].sum(1, keepdim=True)
@@ -155,12 +164,12 @@ def _as_cached(valid: Tensor, cached: int) -> Tensor:
 
 
 def padding_first(valid: Tensor, starts: Tensor | None = None) -> Tensor:
-    """(B, S) the order that puts the padding of each document before its real tokens."""
+    """Returns the order (B, S) that puts each document's padding before its real tokens."""
     return _rank(valid, starts).argsort(dim=1, stable=True)
 
 
 def _rank(valid: Tensor, starts: Tensor | None) -> Tensor:
-    """(B, S) numbers that rise where in each document padding comes before the real tokens."""
+    """Returns numbers (B, S) by which to sort each document's padding before its real tokens."""
     return valid.long() if starts is None else valid + 2 * starts
 
 
@@ -170,7 +179,7 @@ def _all_real(mask: Tensor) -> bool:
 
 
 def _padding(valid: Tensor, starts: Tensor | None, cached: bool) -> str:
-    """Where it lies, see :class:`Positions`. To a compiler it may be anywhere."""
+    """Returns where the padding lies, see [`Positions`][]; under a compiler ``"among"``."""
     if not can_look(valid, wait=True):
         return "among"
     if bool((_rank(valid, starts).diff(dim=1) >= 0).all()):
@@ -180,7 +189,9 @@ def _padding(valid: Tensor, starts: Tensor | None, cached: bool) -> str:
 
 
 def _counted(valid: Tensor, starts: Tensor | None) -> Tensor:
-    """(B, S) the real tokens before and at each place of its document, less one; at least 0."""
+    """Returns the number of real tokens of the document up to each token, less one, (B, S); at
+    least 0.
+    """
     count = valid.long().cumsum(1)
     if starts is not None:
         starts = starts.expand_as(count)
@@ -214,9 +225,13 @@ def _check_mask(mask: Any, total: int) -> None:
 
 
 def angles(positions: Tensor, width: int, theta: float) -> Angles:
-    """cos and sin of position * theta^(-2m/width), m < width / 2: (b, 1, T, width / 2), float64.
+    """Returns cos and sin of position * theta^(-2m/width), m < width / 2, (b, 1, T, width / 2),
+    float64.
 
-    positions: (b, T).
+    Args:
+        positions: (b, T).
+        width: the number of channels that are rotated.
+        theta: the base.
     """
     exponent = torch.arange(0, width, 2, device=positions.device, dtype=torch.float64) / width
     angle = positions[:, None, :, None].double() * theta**-exponent
@@ -224,10 +239,11 @@ def angles(positions: Tensor, width: int, theta: float) -> Angles:
 
 
 def rotate(x: Tensor, by: Angles, interleaved: bool = False) -> Tensor:
-    """Rotary positions (RoFormer, arXiv 2104.09864) on x (B, H, T, d), ``by`` their angles.
+    """Returns x (B, H, T, d) with rotary positions (RoFormer, arXiv 2104.09864) of the angles
+    ``by``.
 
-    The first channels are turned, as many as there are angles for; pairs are (m, m + width/2), or
-    neighbours (2m, 2m+1) when interleaved.
+    The first channels are rotated, as many as there are angles for. Pairs are (m, m + width/2), or
+    neighbours (2m, 2m+1) if interleaved.
     """
     dtype = compute_dtype(x)
     cos, sin = (t.to(dtype) for t in by)
@@ -241,7 +257,7 @@ def rotate(x: Tensor, by: Angles, interleaved: bool = False) -> Tensor:
 
 
 def sinusoidal(positions: Tensor, dim: int) -> Tensor:
-    """sin and cos of position / 10000^(2m/D), (b, T, D) (arXiv 1706.03762, section 3.5)."""
+    """Returns sin and cos of position / 10000^(2m/D), (b, T, D) (arXiv 1706.03762, section 3.5)."""
     half = (dim + 1) // 2
     exponent = torch.arange(half, device=positions.device, dtype=torch.float64) / half
     angle = positions[..., None].double() * 10000.0**-exponent

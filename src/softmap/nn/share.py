@@ -1,9 +1,10 @@
 """Context parallelism: each of C ranks computes some rows of every sequence, and reads all keys.
 
-Rows go by bands. A causal row costs what it sees, so each rank has one early and one late band: of
-2C bands of nearly equal length, rank r has the bands r and 2C - 1 - r. What belongs to the keys
-(keys, values, edits' tensors of keys) is gathered from all ranks; its gradient is summed and given
-back to the rank whose tokens they are. Edits mix heads, so heads cannot be split; rows always can.
+Rows are divided in bands. A causal row costs what it sees, so each rank gets one early and one late
+band: of 2C bands of nearly equal length, rank r has the bands r and 2C - 1 - r. What belongs to the
+keys (keys, values, edits' tensors of keys) is gathered from all ranks; its gradient is summed and
+returned to the rank whose tokens they are. Edits mix heads, so heads cannot be split; rows always
+can.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_sc
 
 @dataclass(frozen=True)
 class Share:
-    """One rank's share of sequences of T = ``tokens``: that of ``rank`` among the ``group``."""
+    """The share of ``rank``, one of the ``group``, in sequences of T = ``tokens``."""
 
     group: Any
     rank: int
@@ -47,27 +48,27 @@ class Share:
 
     @classmethod
     def of(cls, group: Any, tokens: int) -> Share:
-        """This process's share in ``group``."""
+        """Returns this process's share in ``group``."""
         return cls(group, dist.get_rank(group), dist.get_world_size(group), tokens)
 
     def bands_of(self, rank: int) -> list[range]:
-        """The rows of a rank: an early band and a late one."""
+        """Returns the rows of a rank: an early band and a late one."""
         cuts = [n * self.tokens // (2 * self.ranks) for n in range(2 * self.ranks + 1)]
         bands = (rank, 2 * self.ranks - 1 - rank)
         return [range(cuts[band], cuts[band + 1]) for band in bands]
 
     @property
     def bands(self) -> list[range]:
-        """This rank's."""
+        """This rank's bands."""
         return self.bands_of(self.rank)
 
     @cached_property
     def length(self) -> int:
-        """The most rows that a rank has; all send so many."""
+        """The largest number of rows that a rank has; all ranks send as many."""
         return max(sum(map(len, self.bands_of(rank))) for rank in range(self.ranks))
 
     def places(self, device: torch.device) -> Tensor:
-        """(T,) where each token lies in what all ranks send, one after the other."""
+        """The index (T,) of each token in what all ranks send, concatenated."""
         if device not in self._places:
             where = torch.empty(self.tokens, dtype=torch.int64)
             for rank in range(self.ranks):
@@ -77,18 +78,22 @@ class Share:
         return self._places[device]
 
     def take(self, t: Tensor, axis: int = 1) -> Tensor:
-        """This rank's rows of ``t``, which has all T on ``axis``."""
+        """Returns this rank's rows of ``t``, which has all T on ``axis``."""
         return torch.cat([t.narrow(axis, band.start, len(band)) for band in self.bands], axis)
 
     def gather(self, own: Tensor, axis: int = 1) -> Tensor:
-        """All T of what each rank has its rows of; differentiable."""
+        """Returns all T tokens, of which each rank gives its rows; differentiable."""
         if self.ranks == 1:
             return own
         whole: Tensor = _Gather.apply(own.movedim(axis, 0), self)
         return whole.movedim(0, axis)
 
     def check(self, tokens: int, mask: Tensor | None, alone: bool) -> None:
-        """Raise ``SoftmapError`` for what cannot be shared. alone: no cache and no record."""
+        """Raise ``SoftmapError`` for what cannot be shared.
+
+        Args:
+            alone: whether there is neither a cache nor a record.
+        """
         if tokens != self.tokens:
             raise SoftmapError(f"a share of {self.tokens} tokens, found sequences of {tokens}")
         if mask is not None:
@@ -98,7 +103,9 @@ class Share:
 
 
 class _Gather(torch.autograd.Function):
-    """Tokens (n, ...) of each rank to (T, ...) on all; back, the sum of all ranks' gradients."""
+    """Gathers tokens (n, ...) of each rank to (T, ...) on all; backward sums the ranks'
+    gradients.
+    """
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, share: Share) -> Tensor:
@@ -125,10 +132,11 @@ def shared_attention(
     edits: Sequence[Edit],
     attend: Callable[..., Tensor],
 ) -> Tensor:
-    """(B, H', n, d') of this rank's n rows, from its tokens alone.
+    """Returns the attention (B, H', n, d') of this rank's n rows, from its own tokens alone.
 
-    ``attend(q, k, v, tensors, keys)``: attention of a band's queries to the first ``keys`` keys,
-    the last of which are the queries' own.
+    Args:
+        attend: ``attend(q, k, v, tensors, keys)`` returns the attention of a band's queries to the
+            first ``keys`` keys, the last of which are the queries' own.
     """
     k, v = share.gather(own.k, 2), share.gather(own.v, 2)
     tensors = [t._replace(key={n: share.gather(x) for n, x in t.key.items()}) for t in own.tensors]

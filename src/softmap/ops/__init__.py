@@ -8,11 +8,11 @@ from softmap.ops.attention import (
     explain,
     make_call,
 )
-from softmap.ops.options import Options
+from softmap.ops.options import AttentionOptions
 
 __all__ = [
     "BACKENDS",
-    "Options",
+    "AttentionOptions",
     "attention",
     "attention_map",
     "choose",

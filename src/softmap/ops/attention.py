@@ -29,7 +29,7 @@ from softmap.ops.call import Call, band_of, exact
 from softmap.ops.derivatives import differentiable_again, transformed
 from softmap.ops.documents import ends_of, recorded, starts_of
 from softmap.ops.heads import Heads
-from softmap.ops.options import Options, check_names
+from softmap.ops.options import AttentionOptions, check_names
 from softmap.ops.output import lse_call, run_whole
 
 LONGEST = 1 << 30  # no sequence is longer; a window fits 32 bits
@@ -51,32 +51,35 @@ def attention(
     edits: Sequence[Edit] = (),
     *,
     impl: str = "auto",
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> Tensor:
-    """Attention with an edited map, causal by default.
+    """Returns attention with an edited map, (B, H', T, d'); causal by default.
 
         o = edits_out( edits_w( softmax( edits_s(q k^T * scale) + mask ) ) v )
 
-    or with a normaliser, one edit in place of the softmax.
+    A normaliser is an edit that replaces the softmax. H' is the number of heads after the edits. A
+    row that sees no key (padding at the left) is zero before the output edits, on every backend.
 
-    q: (B, H, T, d). k: (B, G, S, d). v: (B, G', S, d'), S >= T: the last T keys are the tokens of
-    the queries (S > T when decoding with a cache). ``causal=False``: every row sees every key, of
-    its own sequence (S = T) or of another. Positions (RoPE) are already applied.
-    edits: those of a variant, from :func:`softmap.edits`, or a list of :class:`softmap.maps.Edit`
-    modules, each stage applied in the order of the list; those with per-token tensors need ``x``
-    (B, S, D), the layer's input, one row a key token.
-    impl: ``auto`` or a backend by name; a named one never falls back.
-    options: :class:`softmap.ops.Options`: causal, x, key_x, tensors, window, scale, key_mask,
-    documents, rows, cols, running.
+    Args:
+        q: (B, H, T, d), after rotary positions.
+        k: (B, G, S, d), after rotary positions.
+        v: (B, G', S, d'), S >= T: the last T keys belong to the queries (S > T when decoding with a
+            cache). With ``causal=False`` every row sees every key, of its own sequence (S = T) or
+            of another.
+        edits: those of a variant, from [`softmap.edits`][], or a list of [`softmap.maps.Edit`][]
+            modules, each stage applied in the order of the list; edits with per-token tensors need
+            ``x`` (B, S, D), the layer's input, one row per key token.
+        impl: ``auto`` or the name of a backend; a named one never falls back to another.
+        options: those of [`softmap.ops.AttentionOptions`][]: causal, x, key_x, tensors, window,
+            scale, key_mask, documents, rows, cols, running.
 
-    Returns (B, H', T, d'), H' = heads left by the edits. A row that sees no key (padding at the
-    left) is zeros as output edits get it, whatever the backend.
-    Derivatives of every order, and torch.func and vmap, go by the reference, whatever ``impl`` (one
-    named is refused under torch.func). On a CPU outside of compilers, NaN and infinity reach only
-    the rows that see them, which are NaN; a row of -inf alone is zeros.
-    Raises ``ValueError`` in one line for shapes that do not fit, an unknown option, an unknown or
-    refusing ``impl``. Running out of memory raises torch's own error, with the call, the bytes and
-    the backend that would take fewer.
+    Derivatives of second and higher order, torch.func and vmap use the reference, whatever ``impl``
+    (under torch.func a named one is refused). On a CPU outside of compilers, NaN and infinity reach
+    only the rows that see them, which are NaN; a row of -inf alone is zero.
+
+    Raises ``ValueError`` in one line for shapes that do not fit, an unknown option, and an unknown
+    or refusing ``impl``. If memory runs out, torch's own error is raised with the call, the bytes
+    and the backend that would take fewer.
     """
     call = make_call(q, k, v, edits, **options)
     with exact(q.device):
@@ -90,13 +93,14 @@ def attention(
 
 
 def _in_bands(call: Call) -> Tensor:
-    """By plain torch, in bands."""
+    """Returns the call's output by plain torch, in bands."""
     return run_whole(chunked, call, plain=True)
 
 
 def _run(call: Call, impl: str) -> Tensor:
-    """By the backend of that name, with the output edits; running out of memory says what would
-    take less."""
+    """Returns the output of the named backend after the output edits; if memory runs out, the
+    error says what would take less.
+    """
     try:
         return run_whole(BACKENDS[impl], call)
     except (RuntimeError, MemoryError) as error:
@@ -112,12 +116,14 @@ def attention_map(
     edits: Sequence[Edit] = (),
     *,
     value_heads: int | None = None,
-    **options: Unpack[Options],
+    **options: Unpack[AttentionOptions],
 ) -> Tensor:
-    """The edited weights themselves, (B, H', T, S); dense. Options as for :func:`attention`.
+    """Returns the edited weights, (B, H', T, S), dense. Options are those of [`attention`][].
 
-    value_heads: G', which decides with which key head each map is paired (``ops.heads.Heads``);
-    by default as many as keys and output heads allow, which is wrong for DIFF with grouped keys.
+    Args:
+        value_heads: G', which decides which key head each map is paired with (``ops.heads.Heads``);
+            by default as many as keys and output heads allow, which is wrong for diff with grouped
+            keys.
     """
     checks.check_inputs(q, k, k, causal=options.get("causal") is not False)
     shapes = getattr(edits, "shapes", None)
@@ -143,9 +149,9 @@ def _value_heads(keys: int, outputs: int) -> int:
 
 
 def make_call(
-    q: Tensor, k: Tensor, v: Tensor, edits: Sequence[Edit] = (), **options: Unpack[Options]
+    q: Tensor, k: Tensor, v: Tensor, edits: Sequence[Edit] = (), **options: Unpack[AttentionOptions]
 ) -> Call:
-    """Check the arguments of :func:`attention` and gather them with the edits' tensors."""
+    """Check the arguments of [`attention`][] and return the call, with the edits' tensors."""
     check_names(options)
     causal = options.get("causal") is not False
     checks.check_inputs(q, k, v, causal=causal)
@@ -183,8 +189,10 @@ def make_call(
     )  # fmt: skip
 
 
-def _tensors(edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: Options) -> list[Tensors]:
-    """The edits' tensors: given, or made of x, q and k."""
+def _tensors(
+    edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: AttentionOptions
+) -> list[Tensors]:
+    """Returns the edits' tensors, given or computed from x, q and k."""
     B, T, S = q.shape[0], q.shape[2], k.shape[2]
     given, x = options.get("tensors"), options.get("x")
     if given is None and kind == "cross":
@@ -196,8 +204,10 @@ def _tensors(edits: list[Edit], kind: str, q: Tensor, k: Tensor, options: Option
     return checks.check_tensors(edits, given, B, T, S, q.device)
 
 
-def _of_two(edits: list[Edit], q: Tensor, k: Tensor, options: Options) -> list[Tensors]:
-    """The edits' tensors in cross-attention: of queries from x, of keys from key_x."""
+def _of_two(edits: list[Edit], q: Tensor, k: Tensor, options: AttentionOptions) -> list[Tensors]:
+    """Returns the edits' tensors in cross-attention: those of queries from x, those of keys
+    from key_x.
+    """
     x, key_x = options.get("x"), options.get("key_x")
     if x is not None:
         checks.check_x(x, q.shape[0], q.shape[2], q.device, of="queries")
@@ -214,9 +224,11 @@ def _positions(
     kind: str,
     valid: Tensor | None,
     starts: Tensor | None,
-    options: Options,
+    options: AttentionOptions,
 ) -> tuple[Tensor, Tensor]:
-    """rows (b, T) and cols (b, S): given, or counted from the start of the sequence or document."""
+    """Returns rows (b, T) and cols (b, S), given or counted from the start of the sequence or
+    document.
+    """
     B, T = q.shape[0], q.shape[2]
     rows, cols = options.get("rows"), options.get("cols")
     if cols is None:
@@ -235,7 +247,7 @@ def _positions(
 
 
 def choose(call: Call, impl: str = "auto") -> str:
-    """The backend that ``impl`` means here. A named one is taken or refused, never replaced."""
+    """Returns the backend that ``impl`` means for this call. A named one runs or raises."""
     checks.check_impl(impl, BACKENDS)
     if impl == "auto":
         return next(name for name in BACKENDS if _passed_over(name, call) is None)
@@ -246,12 +258,14 @@ def choose(call: Call, impl: str = "auto") -> str:
 
 
 def explain(call: Call) -> list[tuple[str, str | None]]:
-    """Every backend in order of preference with the reason why ``auto`` passes it over, or None."""
+    """Returns every backend in order of preference, with the reason why ``auto`` passes it
+    over, or None.
+    """
     return [(name, _passed_over(name, call)) for name in BACKENDS]
 
 
 def _refusal(name: str, call: Call) -> str | None:
-    """Why the backend cannot run the call, or None."""
+    """Returns why the backend cannot run the call, or None."""
     why = None if name == "reference" else transformed()
     if name in ("chunked", "compiled") and recorded():
         why = "its loop over bands has no open length, as torch.export and torch.jit.trace want it"
@@ -264,8 +278,10 @@ def _refusal(name: str, call: Call) -> str | None:
 
 
 def _passed_over(name: str, call: Call) -> str | None:
-    """It leaves such calls to a faster one (``skipped``), refuses, or runs code that has not
-    qualified on this machine (``made_of``)."""
+    """Returns why ``auto`` does not take the backend, or None: it leaves such calls to a faster
+    one (``skipped``), refuses, or runs code that has not qualified on this machine
+    (``made_of``).
+    """
     backend = BACKENDS[name]
     why = backend.skipped(call) if hasattr(backend, "skipped") else None
     why = why or _refusal(name, call)

@@ -1,4 +1,4 @@
-"""One attention call: its tensors, its masks, and how to cut a band out of both."""
+"""One attention call: its tensors, its masks, and the bands that are cut out of both."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ from softmap.ops.memory import is_out_of_memory
 
 
 class Span(NamedTuple):
-    """Query rows [start, stop) with ``lead`` halo rows above, over keys [first, last).
-
-    Of the sequences [begin, end) of the batch.
-    """
+    """A band: query rows [start, stop) with ``lead`` halo rows above, over keys [first, last), for
+    the sequences [begin, end) of the batch."""
 
     start: int
     stop: int
@@ -39,15 +37,23 @@ _AXES = {"q": (2, "row"), "k": (2, "col"), "v": (2, "col"), "query": (1, "row"),
 
 @dataclass(frozen=True)
 class Call:
-    """What a backend is given. Where causal, the last T of the S keys belong to the T queries;
-    else all keys do (T = S), or none (cross-attention).
+    """The call that a backend is given.
 
-    q (B, H, T, d), k (B, G, S, d), v (B, G', S, d'); rows (b, T), cols (b, S) token positions;
-    valid (B, S) or None; running: (sum (B, G', d'), count (B, 1)) of the values *before* the
-    first query, for edits that need the mean of all values, or None; starts (b, S) int64: for each
-    token the place (index in the arrays) of the first token of its document, or None where a
-    sequence is one document. A row at place i sees places starts[i] .. i, and where it is not
-    causal those before ends[i], (b, S) the place after the last token of the document.
+    In causal attention the last T of the S keys belong to the T queries. Otherwise all keys do
+    (self-attention, T = S) or none (cross-attention).
+
+    Attributes:
+        q: (B, H, T, d).
+        k: (B, G, S, d).
+        v: (B, G', S, d').
+        rows, cols: (b, T) and (b, S) token positions.
+        valid: (B, S), True at real keys; None without padding.
+        running: the sum (B, G', d') and the number (B, 1) of the values *before* the first query,
+            for edits that need the mean of all values; else None.
+        starts: (b, S) int64, for each token the index of the first token of its document; None
+            where each sequence is one document. A causal row i sees the keys starts[i] .. i.
+        ends: (b, S) int64, for each token the index after the last token of its document. A row
+            without the causal mask sees the keys starts[i] .. ends[i] - 1.
     """
 
     q: Tensor
@@ -68,45 +74,48 @@ class Call:
 
     @property
     def queries(self) -> int:
+        """T, the number of query tokens."""
         return self.q.shape[2]
 
     @property
     def keys(self) -> int:
+        """S, the number of key tokens."""
         return self.k.shape[2]
 
     @property
     def offset(self) -> int:
-        """Place of the first query among the keys."""
+        """The index of the first query among the keys."""
         return self.keys - self.queries if self.causal else 0
 
     @property
     def own_keys(self) -> bool:
-        """Whether each query's own token is among the keys, as far as the call knows."""
+        """Whether each query's own token is among the keys."""
         return self.causal or self.queries == self.keys
 
     def row_bytes(self, keys: int) -> int:
-        """Of one row of all maps over so many keys."""
+        """Returns the bytes that one row of all maps takes over this number of keys."""
         return self.heads.maps * keys * compute_dtype(self.q).itemsize
 
     @property
     def halo(self) -> int:
-        """Rows above a band that its edits read in all; a chain of halos adds up."""
+        """The number of rows above a band that its edits read; the halos of a chain add up."""
         return sum(e.halo for e in self.edits)
 
     @property
     def pad(self) -> int:
-        """Columns that scores edits read through beyond the diagonal; without one, none."""
+        """The number of columns beyond the diagonal that scores edits read; 0 if not causal."""
         if not self.causal:
             return 0
         return max([0, *(e.pad for _, e in chain(self.edits, "scores"))])  # no default=: dynamo
 
     @property
     def batch(self) -> int:
+        """B, the number of sequences."""
         return self.q.shape[0]
 
     @property
     def reach(self) -> tuple[Tensor, Tensor]:
-        """(B, T) first and last: query t sees the keys [first, last), by place, but for padding."""
+        """First and last, (B, T) each: query t sees the keys [first, last), padding aside."""
         shape, offset = (self.batch, self.queries), self.offset
         own = torch.arange(offset, offset + self.queries, device=self.q.device)[None]
         first = torch.zeros_like(own)
@@ -122,7 +131,7 @@ class Call:
 
     @property
     def count(self) -> Tensor:
-        """(B, T) how many keys each query sees."""
+        """The number of keys that each query sees, (B, T)."""
         first, last = self.reach
         if self.valid is None:
             return last - first
@@ -135,14 +144,17 @@ class Call:
         return any(e.needs_lse for e in self.edits)
 
     def rows_for(self, maps: int, lse: Tensor | None = None, mean: Tensor | None = None) -> Rows:
-        """What an edit of ``maps`` maps may read that has no map to look at."""
+        """Returns what an edit without a map may read, for ``maps`` maps."""
         return Rows(
             self.rows, lambda: self.count, lambda: per_map(self.own_values, maps), lse, mean
         )
 
     @property
     def own_values(self) -> Tensor:
-        """(B, G', T, d') of the queries' own tokens. Raises ``ValueError`` where they have none."""
+        """The values of the queries' own tokens, (B, G', T, d').
+
+        Raises ``ValueError`` in cross-attention, where they have none.
+        """
         if not self.own_keys:
             raise SoftmapError(
                 "a row of cross-attention has no value of its own: expected an edit that reads it "
@@ -152,28 +164,28 @@ class Call:
 
     @cached_property
     def _earliest(self) -> list[int] | None:
-        """For each place the first key that a row there sees in any sequence of the batch.
+        """For each token the first key that its row sees in any sequence of the batch.
 
-        Not asked of a GPU, which would have to wait for it."""
+        None on a GPU: reading it would make the CPU wait."""
         if self.starts is None or self.starts.device.type != "cpu":
             return None
         return self.starts.amin(0).tolist()
 
     @cached_property
     def _latest(self) -> list[int] | None:
-        """The same of the place after the last key."""
+        """For each token the index after the last key that its row sees in any sequence."""
         if self.ends is None or self.ends.device.type != "cpu":
             return None
         return self.ends.amax(0).tolist()
 
     def most_keys(self, rows: int) -> int:
-        """Those that the rows of a band of so many see together, at most."""
+        """Returns the largest number of keys that a band of ``rows`` rows can see."""
         if self.window is None:
             return self.keys
         return min(self.keys, (self.window if self.causal else 2 * self.window) + rows)
 
     def span(self, start: int, stop: int) -> Span:
-        """The band of queries [start, stop): its halo, and the keys that any of its rows sees."""
+        """Returns the band of queries [start, stop): its halo and the keys that its rows see."""
         lead = min(self.halo, start)
         top, below = self.offset + start - lead, self.offset + stop
         first = 0 if self.window is None else max(0, top - self.window + 1)
@@ -187,7 +199,7 @@ class Call:
         return Span(start, stop, lead, first, last, 0, self.batch)
 
     def spans(self, rows: int, sequences: int | None = None) -> list[Span]:
-        """Bands of ``rows`` queries, ``sequences`` of the batch at a time (all by default)."""
+        """Returns bands of ``rows`` queries, ``sequences`` at a time (by default all of them)."""
         if sequences is None and self.queries <= rows:  # no loop, which would fix the length
             return [self.span(0, self.queries)]
         step = max(1, sequences or self.batch)
@@ -199,8 +211,8 @@ class Call:
             for b in range(0, max(1, self.batch), step)
         ]
 
-    # The differentiable inputs as a flat list, each with its kind, and back again.
     def flatten(self) -> tuple[list[str], list[Tensor]]:
+        """Returns every differentiable tensor, and what each is: q, k, v, layer, query or key."""
         kinds, flat = ["q", "k", "v"], [self.q, self.k, self.v]
         for group in self.tensors:
             for kind, tensors in zip(group._fields, group, strict=True):
@@ -209,27 +221,28 @@ class Call:
         return kinds, flat
 
     def unflatten(self, flat: Sequence[Tensor]) -> Call:
+        """Returns the call with these tensors in place of its own, in the order of ``flatten``."""
         q, k, v = flat[:3]
         return replace(self, q=q, k=k, v=v, tensors=self.grouped(flat))
 
     def grouped(self, flat: Sequence[Tensor]) -> list[Tensors]:
-        """The edits' tensors of a flat list."""
+        """Returns the edits' tensors from a flat list such as [`flatten`][] gives."""
         it = iter(flat[3:])
         return [Tensors(*({n: next(it) for n in d} for d in group)) for group in self.tensors]
 
 
 def cut(t: Tensor, kind: str, span: Span) -> Tensor:
-    """The part of an input (of the given kind) that a band reads: a view."""
+    """Returns the part of an input of this kind that a band reads, as a view."""
     return cut_tokens(cut_batch(t, kind, span), kind, span)
 
 
 def cut_batch(t: Tensor, kind: str, span: Span) -> Tensor:
-    """The span's sequences of an input."""
+    """Returns the sequences of the span from an input of this kind."""
     return of_batch(t, span) if kind in _AXES else t
 
 
 def cut_tokens(t: Tensor, kind: str, span: Span) -> Tensor:
-    """The span's tokens of an input."""
+    """Returns the tokens of the span from an input of this kind."""
     if kind not in _AXES:
         return t
     axis, of = _AXES[kind]
@@ -239,19 +252,19 @@ def cut_tokens(t: Tensor, kind: str, span: Span) -> Tensor:
 
 
 def of_batch(t: Tensor, span: Span) -> Tensor:
-    """The span's sequences of ``t``; a tensor that all sequences share (b = 1) as it is."""
+    """Returns the sequences of the span; a tensor that all sequences share (b = 1) as it is."""
     return t if t.shape[0] == 1 else t[span.begin : span.end]
 
 
 def exact(device: torch.device) -> AbstractContextManager[Any]:
-    """Operations in the dtype of their tensors, whatever autocast says."""
+    """Returns a context in which autocast is off, so that operations keep their tensors' dtype."""
     if device.type == "meta":  # which has no autocast
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
 
 def band_of(call: Call, span: Span, pad: int = 0) -> Band:
-    """The band of ``span``, with ``pad`` columns beyond its last key (never visible)."""
+    """Returns the band of ``span``, with ``pad`` columns (never visible) after its last key."""
     device, offset = call.q.device, call.offset
     rows = slice(span.start - span.lead, span.stop)
     row_index = torch.arange(rows.start, rows.stop, device=device) + offset
@@ -270,7 +283,7 @@ def band_of(call: Call, span: Span, pad: int = 0) -> Band:
 
 
 def widened(cols: Tensor, valid: Tensor | None, pad: int) -> tuple[Tensor, Tensor | None]:
-    """Positions (b, C) and padding mask (B, C) of keys, with ``pad`` more columns of padding."""
+    """Returns positions (b, C) and padding mask (B, C) of keys with ``pad`` columns appended."""
     if not pad:
         return cols, valid
     beyond = torch.arange(1, pad + 1, device=cols.device)
@@ -278,24 +291,30 @@ def widened(cols: Tensor, valid: Tensor | None, pad: int) -> tuple[Tensor, Tenso
     return cols, None if valid is None else torch.nn.functional.pad(valid, (0, pad))
 
 
-class Place:
-    """Where a band lies; what is made of that is made once."""
+class Region:
+    """The region of the map that a band covers; its bands and masks are computed once."""
 
     def __init__(
         self, at: Callable[[int], Band], hidden: Tensor | None = None, seen: int = 0
     ) -> None:
-        """``at``: the band with so many columns beyond its last key (never visible). seen: how many
-        of the first columns every row sees, as far as is known."""
+        """Keep how to compute the band.
+
+        Args:
+            at: returns the band with that many columns (never visible) after its last key.
+            hidden: what [`hidden`][] would compute, where it is known.
+            seen: the number of first columns that every row is known to see.
+        """
         self._at, self._hidden, self.seen = at, hidden, seen
         self._bands: dict[int, Band] = {}
 
     def band(self, pad: int = 0) -> Band:
+        """Returns the band, widened by ``pad`` columns beyond the last."""
         if pad not in self._bands:
             self._bands[pad] = self._at(pad)
         return self._bands[pad]
 
     def hidden(self, dtype: torch.dtype) -> Tensor:
-        """What hides cells where it is added to scores: -inf there, 0 elsewhere."""
+        """Returns the additive mask: -inf where scores are hidden, 0 elsewhere."""
         if self._hidden is None:
             shown = self.shown
             hidden = torch.zeros(shown.shape, dtype=dtype, device=shown.device)
@@ -304,25 +323,29 @@ class Place:
 
     @property
     def shown(self) -> Tensor:
-        """(b, 1, R, C) True at cells that enter the softmax: those that are visible, and whole rows
-        that see nothing, whose gradients would be NaN if nothing entered."""
+        """The cells that enter the softmax, boolean (b, 1, R, C).
+
+        They are the visible ones, and all cells of rows that see nothing: the gradient of an empty
+        softmax would be NaN.
+        """
         visible = self.band().visible
         return visible | ~visible.any(-1, keepdim=True)
 
 
 def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
-    """One band from inputs already cut to it: (B, H', R, d'), or the weights (B, H', R, C)."""
-    place = Place(partial(band_of, call, span))
-    return run_band(call.unflatten(flat), place, span.lead, weights=weights)
+    """Returns a band's output (B, H', R, d') or weights (B, H', R, C) from inputs cut to it."""
+    region = Region(partial(band_of, call, span))
+    return run_band(call.unflatten(flat), region, span.lead, weights=weights)
 
 
-def run_band(part: Call, place: Place, lead: int, *, weights: bool = False) -> Tensor:
-    """The whole mathematics of the map, of a call cut to one band with ``lead`` halo rows above.
+def run_band(part: Call, region: Region, lead: int, *, weights: bool = False) -> Tensor:
+    """Returns the output, or the weights, of a call cut to one band with ``lead`` halo rows.
 
-    Reference, compiled and decode run this, and chunked its three steps.
+    This is all of the maths of the map: ``reference``, ``compiled`` and decoding call it, and
+    ``chunked`` its three steps.
     """
     s = scores(part.q, part.k, part.heads, part.scale)
-    m = edited_map(part, part.tensors, s, place, lead)
+    m = edited_map(part, part.tensors, s, region, lead)
     return m if weights else combine(m, part.v, part.heads)
 
 
@@ -330,37 +353,41 @@ def edited_map(
     call: Call,
     tensors: Sequence[Tensors],
     s: Tensor,
-    place: Place,
+    region: Region,
     lead: int,
     *,
     hidden: bool = False,
     add: bool = False,
 ) -> Tensor:
-    """From the scores (B, H, lead + R, C) of a band to its edited weights (B, H', R, C).
+    """Returns a band's edited weights (B, H', R, C) from its scores (B, H, lead + R, C).
 
-    ``tensors`` are the edits', cut to the band. hidden: the scores are masked already. add: cells
-    are hidden by an addition, several times as fast as a choice; a NaN in a hidden cell then
-    reaches its row.
+    Args:
+        tensors: the edits', cut to the band.
+        hidden: whether the scores are masked already.
+        add: mask by adding -inf, which is several times as fast as ``torch.where``; a NaN in a
+            hidden cell then spoils its row.
     """
-    s = edited_scores(call, tensors, s.to(compute_dtype(s)), place)
+    s = edited_scores(call, tensors, s.to(compute_dtype(s)), region)
     if not hidden:
-        s = s + place.hidden(s.dtype) if add else torch.where(place.shown, s, -torch.inf)
-    w = _weights(call, tensors, s, place, add)
+        s = s + region.hidden(s.dtype) if add else torch.where(region.shown, s, -torch.inf)
+    w = _weights(call, tensors, s, region, add)
     for n, edit in chain(call.edits, "weights"):
-        w = applied(edit, edit.edit, w, place.band(), bag(tensors[n]))
-        w = w if edit.keeps_zeros else place.band().zero(w)
+        w = applied(edit, edit.edit, w, region.band(), bag(tensors[n]))
+        w = w if edit.keeps_zeros else region.band().zero(w)
     return w[:, :, lead:] if lead else w
 
 
-def _weights(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place, add: bool) -> Tensor:
-    """The softmax of masked scores, or what stands in its place; rows that see nothing are zero."""
+def _weights(
+    call: Call, tensors: Sequence[Tensors], s: Tensor, region: Region, add: bool
+) -> Tensor:
+    """Returns the softmax or the normaliser's weights of masked scores; empty rows are zero."""
     for n, edit in chain(call.edits, "normaliser"):
         nothing = s.amax(-1, keepdim=True) == -torch.inf
         s = torch.where(nothing, 0.0, s)
-        w = place.band().zero(applied(edit, edit.edit, s, place.band(), bag(tensors[n])))
+        w = region.band().zero(applied(edit, edit.edit, s, region.band(), bag(tensors[n])))
         return torch.where(nothing, 0.0, w)
     w = softmax(s, open_rows=any(e.stage == "scores" for e in call.edits) or not add)
-    return place.band().zero(w) if call.valid is not None else w
+    return region.band().zero(w) if call.valid is not None else w
 
 
 def applied(
@@ -370,13 +397,16 @@ def applied(
     where: Band | Rows,
     t: dict[str, Tensor],
 ) -> Tensor:
-    """The map (or output) by one ``form`` of the edit. Raises ``ValueError`` in one line for what
-    the edit raises, and for a result that is no map of the shape that it declares."""
+    """Returns the map (or output) that one ``form`` of the edit computes.
+
+    Raises ``ValueError`` in one line for what the edit raises, and for a result of another shape
+    than it declares.
+    """
     name = f"{type(edit).__name__}.{getattr(form, '__name__', 'edit')}"
     try:
         out = form(m, where, t)
     except Exception as error:
-        # Those of a tracer, of a helper of ours, and of memory say more by themselves.
+        # A tracer's errors, our own and those of memory say more unwrapped.
         if _speaks(error):
             raise
         raise SoftmapError(f"{name} raised {reason(error)}") from error
@@ -393,28 +423,28 @@ def _speaks(error: Exception) -> bool:
     return own or torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
 
 
-def edited_scores(call: Call, tensors: Sequence[Tensors], s: Tensor, place: Place) -> Tensor:
-    """Scores of a band after the scores edits; columns for ``pad`` are added and taken off."""
+def edited_scores(call: Call, tensors: Sequence[Tensors], s: Tensor, region: Region) -> Tensor:
+    """Returns a band's scores after the scores edits, which see ``pad`` more columns on the way."""
     edits = chain(call.edits, "scores")
     if not edits:
         return s
     width, pad = s.shape[-1], call.pad
     s = torch.nn.functional.pad(s, (0, pad)) if pad else s
     for n, edit in edits:
-        s = applied(edit, edit.edit, s, place.band(pad), bag(pad_keys(tensors[n], pad)))
+        s = applied(edit, edit.edit, s, region.band(pad), bag(pad_keys(tensors[n], pad)))
     return s[..., :width] if pad else s
 
 
 def softmax(s: Tensor, *, open_rows: bool = True) -> Tensor:
-    """Over the columns; of a map that has rows before heads in memory without a copy first.
+    """Returns the softmax over the columns, without a copy of maps that store rows before heads.
 
-    With ``open_rows`` a row of -inf alone is zeros: it sees nothing, as an edit decided.
+    With ``open_rows`` a row of -inf alone gives zeros: an edit has hidden all of its keys.
     """
     if s.stride(1) < s.stride(2):
         return softmax(s.transpose(1, 2), open_rows=open_rows).transpose(1, 2)
     if not open_rows:
         return s.softmax(-1)
-    # Such a row is NaN all over: one look at a column, where a number may be read.
+    # Such a row is all NaN, so one column tells; it can only be read outside of a compiler.
     if can_look(s) and not bool((w := s.softmax(-1))[..., :1].isnan().any()):
         return w
     nothing = s.amax(-1, keepdim=True) == -torch.inf
@@ -422,16 +452,17 @@ def softmax(s: Tensor, *, open_rows: bool = True) -> Tensor:
 
 
 def pad_keys(t: Tensors, pad: int) -> Tensors:
-    """Per-key tensors extended with zeros for the columns beyond the last key."""
+    """Returns the tensors with ``pad`` zeros appended to those of keys."""
     if not pad or not t.key:
         return t
     return t._replace(key={n: extend(x, pad) for n, x in t.key.items()})
 
 
 def extend(x: Tensor, pad: int) -> Tensor:
+    """Returns x (b, S, ...) with ``pad`` zeros appended along its second axis."""
     return torch.cat([x, x.new_zeros(x.shape[0], pad, *x.shape[2:])], 1)
 
 
 def bag(t: Tensors) -> dict[str, Tensor]:
-    """The three kinds in one dictionary, as ``Edit.edit`` takes them."""
+    """Returns the three kinds of tensors in one dictionary, as ``Edit.edit`` takes them."""
     return {**t.layer, **t.query, **t.key}

@@ -1,4 +1,4 @@
-"""What :func:`softmap.attention` refuses, each in one line. Nothing here waits for a GPU."""
+"""The checks of [`softmap.attention`][], each with a message of one line. None waits for a GPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_inputs(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> None:
-    """Kind, shapes, dtype and device of q (B, H, T, d), k (B, G, S, d), v (B, G', S, d')."""
+    """Raise ``ValueError`` unless q (B, H, T, d), k (B, G, S, d) and v (B, G', S, d') fit
+    together in kind, shape, dtype and device.
+    """
     for name, t in {"q": q, "k": k, "v": v}.items():
         check_kind(name, t)
     shapes = f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}"
@@ -52,7 +54,7 @@ def check_inputs(q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True) -> Non
 
 
 def check_kind(name: str, t: Any) -> None:
-    """A plain tensor of numbers in memory: not sparse, nested, or of a class that wraps others."""
+    """Raise ``ValueError`` unless this is a plain dense tensor: not sparse, nested or a wrapper."""
     if type(t) in (Tensor, torch.nn.Parameter) and t.layout is torch.strided and not t.is_nested:
         return
     if not isinstance(t, Tensor):
@@ -65,7 +67,9 @@ def check_kind(name: str, t: Any) -> None:
 
 
 def as_edits(edits: Any) -> list[Edit]:
-    """The edits as a list; a name, a single edit or anything else in the list is refused."""
+    """Returns the edits as a list; raises ``ValueError`` for a name, a single edit and anything
+    else.
+    """
     if isinstance(edits, str):
         raise SoftmapError(
             f"edits must be a list of Edit modules, found the text {edits!r}: "
@@ -85,14 +89,18 @@ def as_edits(edits: Any) -> list[Edit]:
 
 
 def check_made_for(edits: Any, q: Tensor, k: Tensor, v: Tensor, x: Any) -> None:
-    """The edits of a variant (``softmap.edits``) know what they were made for, and say so."""
+    """Raise ``ValueError`` unless the edits of a variant (``softmap.edits``) were built for
+    these shapes.
+    """
     check = getattr(edits, "check", None)
     if check is not None:
         check(q, k, v, x)
 
 
 def maps_after(edits: Sequence[Edit], maps: int) -> int:
-    """Maps left by the edits of ``maps`` query heads; an edit made for another number is named."""
+    """Returns the number of maps after the edits of ``maps`` query heads; raises ``ValueError``
+    for an edit that was built for another number.
+    """
     for stage in STAGES:
         for _, edit in chain(edits, stage):
             if edit.maps not in (None, maps):
@@ -107,7 +115,9 @@ def maps_after(edits: Sequence[Edit], maps: int) -> int:
 def check_x(
     x: Tensor, batch: int, tokens: int, device: torch.device, name: str = "x", of: str = "keys"
 ) -> None:
-    """The ``name`` is (B, tokens, D), of numbers of 16 to 64 bits, where q is."""
+    """Raise ``ValueError`` unless ``name`` is (B, tokens, D), a float dtype of 16 to 64 bits,
+    on q's device.
+    """
     check_place(name, x, device)
     if x.dtype not in DTYPES:
         raise SoftmapError(f"{name} must have a floating dtype of 16 to 64 bits, found {x.dtype}")
@@ -122,8 +132,9 @@ def check_x(
 def check_tensors(
     edits: Sequence[Edit], tensors: Any, batch: int, T: int, S: int, device: torch.device
 ) -> list[Tensors]:
-    """One entry an edit; query tensors (b, T, ...), key tensors (b, S, ...), b = 1 or B; all where
-    q is."""
+    """Raise ``ValueError`` unless there is one entry per edit, with query tensors (b, T, ...)
+    and key tensors (b, S, ...), b = 1 or B, on q's device.
+    """
     if isinstance(tensors, str | Tensor) or not hasattr(tensors, "__iter__"):
         found = type(tensors).__name__
         raise SoftmapError(f"tensors must be a list of one entry for each edit, found {found}")
@@ -151,7 +162,7 @@ def check_tensors(
 
 
 def _check_own(edit: Edit, kind: str, name: str, t: Any, device: torch.device) -> None:
-    """One tensor of an edit: a kernel reads memory, so it has to be there and of known numbers."""
+    """Raise ``ValueError`` for a tensor of an edit that a kernel could not read."""
     if type(t) not in (Tensor, torch.nn.Parameter) or t.layout is not torch.strided or t.is_nested:
         check_kind(f"{_name(edit)}: {kind} tensor {name!r}", t)
     if t.device != device:
@@ -167,7 +178,7 @@ def _check_own(edit: Edit, kind: str, name: str, t: Any, device: torch.device) -
 
 
 def check_running(running: Any, batch: int, heads: int, width: int, device: torch.device) -> None:
-    """A sum (B, G', d') and a count (B, 1)."""
+    """Raise ``ValueError`` unless ``running`` is a sum (B, G', d') and a count (B, 1)."""
     shapes = ((batch, heads, width), (batch, 1))
     given = isinstance(running, tuple | list) and len(running) == 2
     if given and all(isinstance(t, Tensor) and t.layout is torch.strided for t in running):
@@ -187,7 +198,7 @@ def _described(t: Any) -> str:
 
 
 def check_packed(edits: Sequence[Edit], running: Any) -> None:
-    """Of what documents cannot be packed with."""
+    """Raise ``ValueError`` for options that do not go with packed documents."""
     if running is not None:
         raise SoftmapError("running is the sum over one document: expected None with documents=")
     for edit in edits:
@@ -201,7 +212,7 @@ def check_packed(edits: Sequence[Edit], running: Any) -> None:
 def own_tensors(
     edit: Edit, x: Tensor | None, q: Tensor | None, k: Tensor | None, of: str = "both"
 ) -> Tensors:
-    """What the edit makes of x, q and k; what it raises, in one line."""
+    """Returns the tensors that the edit computes from x, q and k; its errors become one line."""
     try:
         return edit(x, q, k, of)  # type: ignore[no-any-return]
     except SoftmapError:
@@ -214,13 +225,13 @@ def own_tensors(
 
 
 def check_count(name: str, count: Any) -> None:
-    """An integer of at least one."""
+    """Raise ``ValueError`` unless this is an integer of at least 1."""
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise SoftmapError(f"{name} must be a positive integer, found {shown(count)}")
 
 
 def check_window(window: Any) -> None:
-    """An integer of at least one key."""
+    """Raise ``ValueError`` unless the window is an integer of at least 1."""
     if isinstance(window, bool) or not isinstance(window, int | torch.SymInt):
         raise SoftmapError(f"window must be an integer number of keys, found {shown(window)}")
     if window < 1:
@@ -230,7 +241,7 @@ def check_window(window: Any) -> None:
 
 
 def check_scale(scale: Any) -> None:
-    """A finite number."""
+    """Raise ``ValueError`` unless the scale is a finite number."""
     if isinstance(scale, bool) or not isinstance(scale, int | float | torch.SymFloat):
         raise SoftmapError(f"scale must be a number, found {type(scale).__name__}")
     try:
@@ -242,7 +253,9 @@ def check_scale(scale: Any) -> None:
 
 
 def check_mask(mask: Any, batch: int, keys: int, device: torch.device) -> None:
-    """A boolean mask (B, S); ones and zeros as integers will do, numbers to add will not."""
+    """Raise ``ValueError`` unless the mask is (B, S), boolean or ones and zeros; additive masks
+    are refused.
+    """
     if not isinstance(mask, Tensor) or mask.dtype not in _INTEGERS:
         found = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise SoftmapError(
@@ -256,7 +269,9 @@ def check_mask(mask: Any, batch: int, keys: int, device: torch.device) -> None:
 
 
 def check_places(name: str, at: Any, batch: int, tokens: int, device: torch.device) -> None:
-    """Positions ``rows`` or ``cols`` are (b, tokens), b = 1 or B, in integers or floats."""
+    """Raise ``ValueError`` unless positions ``rows`` or ``cols`` are (b, tokens), b = 1 or B,
+    integers or floats.
+    """
     shape = tuple(at.shape) if isinstance(at, Tensor) else type(at).__name__
     if shape not in ((1, tokens), (batch, tokens)):
         raise SoftmapError(f"{name} must be ({batch}, {tokens}) or (1, {tokens}), found {shape}")
@@ -266,14 +281,16 @@ def check_places(name: str, at: Any, batch: int, tokens: int, device: torch.devi
 
 
 def check_place(name: str, t: Tensor, device: torch.device) -> None:
-    """A dense tensor where q is."""
+    """Raise ``ValueError`` unless this is a dense tensor on q's device."""
     check_kind(name, t)
     if t.device != device:
         raise SoftmapError(f"{name} must be on {device} as q is, found it on {t.device}")
 
 
 def check_increase(cols: Tensor, valid: Tensor | None, starts: Tensor | None) -> None:
-    """Positions (b, S) increase over the real tokens of a document; not looked at on a GPU."""
+    """Raise ``ValueError`` unless positions (b, S) increase over the real tokens of a document;
+    a GPU is not asked.
+    """
     if not can_look(cols):
         return
     wrong = cols[:, 1:] <= cols[:, :-1]
@@ -291,7 +308,7 @@ def check_increase(cols: Tensor, valid: Tensor | None, starts: Tensor | None) ->
 
 
 def check_impl(impl: Any, known: Collection[str]) -> None:
-    """``auto`` or the name of a backend."""
+    """Raise ``ValueError`` unless this is ``auto`` or the name of a backend."""
     if isinstance(impl, str) and (impl == "auto" or impl in known):
         return
     hint = nearest(impl, known) if isinstance(impl, str) else ""

@@ -1,6 +1,6 @@
-"""Bands of query rows, recomputed in the backward pass: any device, memory linear in T.
+"""The backend ``chunked``: bands of query rows, recomputed in the backward pass, on any device.
 
-How one band is computed is in ``tiles``.
+Memory is linear in T. ``tiles`` computes one band.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ SHARED_ROWS = 8
 
 
 def refuses(call: Call) -> str | None:
-    """It never refuses."""
+    """Returns None: it never refuses."""
     return None
 
 
 def bands(call: Call) -> list[Span]:
-    """Bands of up to ``MAX_ROWS`` rows, of as many sequences as one tile takes of that many rows.
+    """Returns bands of at most ``MAX_ROWS`` rows, of as many sequences as fit into a tile of
+    that many rows.
 
-    Where edits have tensors of the layer alone, of as many as it takes of ``SHARED_ROWS``: what
-    they make of the positions (a bias) is made once for the sequences of a tile.
+    If edits have tensors of the layer alone, tiles of ``SHARED_ROWS`` rows set the number of
+    sequences, so that what depends on positions alone (a bias) is computed once for all sequences
+    of a tile.
     """
     row_bytes = call.row_bytes(call.most_keys(MAX_ROWS))
     rows = max(MIN_ROWS, min(MAX_ROWS, BAND_BYTES // row_bytes, max(1, call.queries)))
@@ -41,16 +43,20 @@ def bands(call: Call) -> list[Span]:
 
 
 def map_bytes(call: Call) -> int:
-    """Of the largest map tensor that a band makes."""
+    """Returns the bytes of the largest map tensor that a band makes."""
     return memory.map_bytes(call, bands(call))
 
 
 def run(call: Call, *, plain: bool = False) -> Tensor:
-    """Attention (B, H', T, d') band by band; exact, with every gradient of the reference.
+    """Returns attention (B, H', T, d') band by band, exact, with every gradient of the
+    reference.
 
-    plain: hidden cells may hold anything, NaN too, as the reference allows.
-    Under torch.compile a graph break: what the compiler made of a loop over bands would be of one
-    length."""
+    Under ``torch.compile`` it breaks the graph, since a compiled loop over bands would hold for one
+    length alone.
+
+    Args:
+        plain: whether hidden cells may hold anything, even NaN, as the reference allows.
+    """
     # Asked here, since to mark the function would import the compiler at the first eager call.
     return (_uncompiled if torch.compiler.is_compiling() else _run)(call, plain)
 
@@ -64,7 +70,9 @@ _uncompiled = torch._disable_dynamo(_run)
 
 
 def evaluate(call: Call, spans: list[Span], way: Eager) -> Tensor:
-    """All bands of a call in order, (B, H', T, d'), computed and differentiated in that ``way``."""
+    """Returns the output (B, H', T, d') of all bands in order, computed and differentiated in
+    this ``way``.
+    """
     kinds, flat = call.flatten()
     if torch.is_grad_enabled() and any(t.requires_grad for t in flat):
         return _Chunked.apply(call, kinds, spans, way, *flat)  # type: ignore[no-any-return]
@@ -122,7 +130,7 @@ class _Chunked(torch.autograd.Function):
 
 
 class _Parts:
-    """Inputs cut to bands. Each sequence is cut out once: bands are many, and so is what is cut."""
+    """Inputs cut to bands. Each sequence is cut out once, since bands are many."""
 
     def __init__(self, kinds: list[str], flat: Sequence[Tensor | None]) -> None:
         self._kinds, self._flat = kinds, flat
@@ -143,9 +151,10 @@ class _Parts:
 def _arranged(
     kinds: list[str], flat: Sequence[Tensor], way: Eager
 ) -> tuple[list[str], list[Tensor]]:
-    """The inputs as bands read them: with what the ``way`` wants beside them, and an edit's tensors
-    of keys with the keys innermost in memory, as the maps have them: with the heads innermost, as
-    the edits give them, a product with a map would not vectorise."""
+    """Returns the inputs as bands read them: with what the ``way`` adds, and the keys of
+    per-key tensors innermost in memory, as in the maps. With heads innermost, as edits return
+    them, a product with a map would not vectorise.
+    """
     turned = [
         t.movedim(1, -1).contiguous().movedim(-1, 1) if kind == "key" else t
         for kind, t in zip(kinds, flat, strict=True)

@@ -1,9 +1,10 @@
-"""The bands of ``chunked``, each compiled: for any edit, at tens of seconds for the first call.
+"""The backend ``compiled``: the bands of ``chunked``, compiled, for any edit.
 
-A band's shape is one of few: its rows are always R, its key columns are rounded up to one of four
-lengths, and what is beyond its last key is masked like every later key. So a model compiles at most
-four forward functions and four that recompute a band and return its gradients. Windows,
-documents and the band's place are inputs, and layers with equal edits share what is compiled.
+The first call takes tens of seconds. A band has one of few shapes: its rows are always R, its key
+columns are rounded up to one of four lengths, and columns beyond its last key are masked like later
+keys. So a model compiles at most four forward functions and four that recompute a band and return
+its gradients. Windows, documents and the band's position are inputs, and layers with equal edits
+share what is compiled.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from softmap.maps import Band, make_band
 from softmap.ops import chunked
-from softmap.ops.call import Call, Place, Span, edited_map, of_batch, widened
+from softmap.ops.call import Call, Region, Span, edited_map, of_batch, widened
 from softmap.ops.graphs import compiled, meta, missing_compiler, nature
 from softmap.ops.tiles import Eager, rows_of
 
@@ -32,19 +33,21 @@ _ROW_KINDS, _KEY_KINDS = ("q", "query"), ("k", "v", "key")
 
 
 def skipped(call: Call) -> str | None:
-    """Why ``auto`` always passes it over."""
+    """Returns why ``auto`` always passes it over."""
     return "it compiles for tens of seconds before its first result; name it to have it"
 
 
 @torch._disable_dynamo
 def refuses(call: Call) -> str | None:
-    """Why nothing can be compiled here, or None."""
+    """Returns why nothing can be compiled here, or None."""
     return missing_compiler(call.q.device.type)
 
 
 @torch._disable_dynamo  # a graph break under torch.compile; compiler.disable imports dynamo now
 def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d') by compiled bands; exact, with every gradient of the reference."""
+    """Returns attention (B, H', T, d') by compiled bands, exact, with every gradient of the
+    reference.
+    """
     if not call.batch:
         return chunked.run(call)
     spans = bands(call)
@@ -54,7 +57,9 @@ def run(call: Call) -> Tensor:
 
 
 def bands(call: Call) -> list[Span]:
-    """Bands of R rows, the last one beyond the call's end, over one of ``LENGTHS`` key lengths."""
+    """Returns bands of R rows, the last one extending beyond the call's end, over one of
+    ``LENGTHS`` key lengths.
+    """
     rows, sequences = _size(call)
     whole = [call.span(i, min(i + rows, call.queries)) for i in range(0, call.queries, rows)]
     step = max(MIN_STEP, _power(-(-max(s.last - s.first for s in whole) // LENGTHS)))
@@ -69,7 +74,7 @@ def bands(call: Call) -> list[Span]:
 
 
 def _size(call: Call) -> tuple[int, int]:
-    """Rows of a band, a power of two, and its sequences, a divisor of the batch."""
+    """Returns the rows of a band, a power of two, and its sequences, a divisor of the batch."""
     row_bytes = call.row_bytes(call.most_keys(MAX_ROWS))
     rows = max(MIN_ROWS, min(MAX_ROWS, _power(BAND_BYTES // row_bytes + 1) // 2))
     rows = min(rows, _power(call.queries))
@@ -78,12 +83,12 @@ def _size(call: Call) -> tuple[int, int]:
 
 
 def _power(n: int) -> int:
-    """The power of two at or above n."""
+    """Returns the smallest power of two that is at least n."""
     return 1 << max(0, n - 1).bit_length()
 
 
 def _laid_out(call: Call, spans: list[Span]) -> Call:
-    """The call with zeros after its last row and key, as far as the bands reach."""
+    """Returns the call with zeros after its last row and key, as far as the bands extend."""
     T, S = max(s.stop for s in spans), max(s.last for s in spans)
     kinds, flat = call.flatten()
     sizes = dict.fromkeys(_ROW_KINDS, T) | dict.fromkeys(_KEY_KINDS, S)
@@ -100,7 +105,9 @@ def _laid_out(call: Call, spans: list[Span]) -> Call:
 
 
 def _of_rows(at: Tensor | None, call: Call, rows: int) -> Tensor | None:
-    """Places (b, S) of a call's own rows, repeated for those after them: (b, ``rows``)."""
+    """Returns the indices (b, S) of a call's own rows, repeated for the rows after them: (b,
+    ``rows``).
+    """
     if at is None:
         return None
     at = at[:, call.offset :].int()
@@ -108,10 +115,11 @@ def _of_rows(at: Tensor | None, call: Call, rows: int) -> Tensor | None:
 
 
 def _arranged(t: Tensor, kind: str, tokens: int | None = None) -> Tensor:
-    """``t``, with zeros up to ``tokens``, in the layout in memory that is compiled for its kind.
+    """Returns ``t``, with zeros up to ``tokens``, in the memory layout that is compiled for its
+    kind.
 
-    Tensors of tokens have these innermost, as the maps have: with heads innermost, as the edits
-    give them, Inductor would vectorise over the heads and turn every map round.
+    Tensors of tokens have these innermost, as the maps do: with heads innermost, as edits return
+    them, Inductor would vectorise over the heads and transpose every map.
     """
     if kind not in ("query", "key"):
         return _longer(t, tokens, 2).contiguous()
@@ -127,7 +135,7 @@ def _longer(t: Tensor, tokens: int | None, axis: int) -> Tensor:
 
 
 class Compiled(Eager):
-    """Bands of a call that is laid out, what lies between their products by compiled functions."""
+    """Bands of a padded call, with compiled functions between their products."""
 
     def __init__(self, call: Call, laid: Call) -> None:
         self._kinds, flat = laid.flatten()
@@ -144,12 +152,13 @@ class Compiled(Eager):
         self._what = " + ".join(type(e).__name__ for e in call.edits) or "plain attention"
 
     def tiles(self, call: Call, span: Span) -> list[Span]:
-        """Of a power of two of rows, one for each length of the keys."""
+        """Returns tiles of a power of two of rows, one size for each length of the keys."""
         row_bytes = call.row_bytes(span.last - span.first) * (span.end - span.begin)
         rows = max(MIN_ROWS, _power(TILE_BYTES // row_bytes + 1) // 2)
         return rows_of(call, span, min(rows, span.stop - span.start))
 
     def weights(self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor]) -> Tensor:
+        """Returns the edited weights of a tile from its scores ``s``, outside of autograd."""
         inputs = self._inputs(call, tile, [s, *parts[3 : len(self._kinds)]])
         with torch.no_grad():
             (m,) = self._function(call, tile, inputs, None)(*inputs)
@@ -169,12 +178,15 @@ class Compiled(Eager):
         parts: Sequence[Tensor],
         wanted: Sequence[int],
     ) -> Sequence[Any]:
+        """Returns the gradients of a tile's scores and of the ``wanted`` tensors, given ``dw``."""
         inputs = self._inputs(call, tile, [s, dw.contiguous(), *parts[3 : len(self._kinds)]])
         with torch.no_grad():
             return self._function(call, tile, inputs, tuple(wanted))(*inputs)
 
     def _inputs(self, call: Call, tile: Span, tensors: list[Tensor]) -> list[Tensor]:
-        """Where the tile lies; then its scores, what comes with them, and the edits' tensors."""
+        """Returns where the tile is, its scores and what belongs to them, and the edits'
+        tensors.
+        """
         rows = slice(tile.start - tile.lead, tile.stop)
         keys = slice(tile.first, tile.last)
         place = self._offset + rows.start - tile.first
@@ -200,21 +212,22 @@ class Compiled(Eager):
 def _tile(
     call: Call, lead: int, masks: tuple[bool, ...], wanted: tuple[int, ...] | None
 ) -> Callable[..., Sequence[Tensor | None]]:
-    """A function of :meth:`Compiled._inputs`: the tile's weights, and with ``wanted`` the gradients
-    of the scores and of the wanted inputs of the call."""
+    """Returns a function of [`Compiled._inputs`][] that computes the tile's weights or, with
+    ``wanted``, the gradients of the scores and of these inputs of the call.
+    """
 
     def run(at: Tensor, rows: Tensor, cols: Tensor, *rest: Tensor) -> Sequence[Tensor | None]:
         left = list(rest)
         valid, starts, ends = (left.pop(0) if given else None for given in masks)
-        place = Place(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
+        region = Region(partial(_band, at, rows, cols, valid, starts, ends, call.causal))
         s = left.pop(0)
         if wanted is None:
-            return [edited_map(call, call.grouped([s, s, s, *left]), s, place, lead)]
+            return [edited_map(call, call.grouped([s, s, s, *left]), s, region, lead)]
         dw = left.pop(0)
         leaves = [s.detach().requires_grad_()]
         leaves += [t.detach().requires_grad_(n in wanted) for n, t in enumerate(left, 3)]
         with torch.enable_grad():
-            m = edited_map(call, call.grouped([s, s, *leaves]), leaves[0], place, lead)
+            m = edited_map(call, call.grouped([s, s, *leaves]), leaves[0], region, lead)
         inputs = [leaves[0], *(leaves[n - 2] for n in wanted)]
         if not m.requires_grad:
             return [m, *(None for _ in inputs)]

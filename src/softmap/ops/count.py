@@ -1,10 +1,10 @@
-"""Operations of an edit, counted by running it: nobody declares them, so nobody forgets to.
+"""Operations of an edit, counted by running it, so that nothing has to be declared.
 
 The edit runs on a small band without numbers (torch's ``meta`` device) while every operation is
-watched. A matrix product or a convolution of m x k by k x n counts 2 m k n; any other operation on
-floating-point numbers one for each element of the largest tensor that it reads or writes, a
-multiply-add two; copies, views, masks and arithmetic of places nothing. Runs of two sizes a side
-tell what grows with the cells of the map from what grows with its rows and keys.
+recorded. A matrix product or a convolution of m x k by k x n counts 2 m k n; any other operation on
+floating-point numbers counts one for each element of the largest tensor that it reads or writes, a
+multiply-add two; copies, views, masks and index arithmetic count nothing. Runs of two sizes per
+axis separate what grows with the cells of the map from what grows with its rows and keys.
 """
 
 from __future__ import annotations
@@ -40,9 +40,11 @@ TWO = {"addcmul", "addcmul_", "addcdiv", "addcdiv_", "lerp", "lerp_"}
 class Counted(NamedTuple):
     """Forward operations of an edit of all heads.
 
-    cell: at one (i, j) of one sequence's map; what is the same for all sequences of a batch (a
-    position bias) is not in it. token: of one token, its own tensors and what an output edit or
-    a closed form does with it.
+    Attributes:
+        cell: at one (i, j) of one sequence's map; what all sequences of a batch share (a position
+            bias) is not included.
+        token: for one token: its own tensors, and what an output edit or a closed form does with
+            it.
     """
 
     cell: float
@@ -64,7 +66,7 @@ class _Watch(TorchDispatchMode):
 
 @cache
 def _formulas() -> dict[Any, Callable[..., int]]:
-    """Those of torch for products, by operator."""
+    """Returns torch's formulas for products, by operator."""
     from torch.utils.flop_counter import flop_registry  # it imports Triton
 
     return dict(flop_registry)
@@ -84,8 +86,8 @@ def _cost(func: Any, args: Any, kwargs: dict[str, Any], out: Any) -> float:
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where an edit stands in a layer: what enters it, and the layer's width."""
+class EditInput:
+    """What an edit gets in its layer: the number of maps, and the layer's widths."""
 
     maps: int
     head_dim: int
@@ -93,10 +95,11 @@ class Place:
     dim: int
 
 
-def operations(edit: Edit, place: Place) -> Counted:
-    """Of one edit. One with a closed form costs nothing per cell: that is counted of its tokens.
+def operations(edit: Edit, place: EditInput) -> Counted:
+    """Returns the operations of an edit. A closed form costs nothing per cell; it is counted by
+    token.
 
-    Raises ``SoftmapError`` where the edit cannot be run on a band of its own.
+    Raises ``SoftmapError`` where the edit cannot run on a band of its own.
     """
     device = next((t.device for t in (*edit.parameters(), *edit.buffers())), torch.device("cpu"))
     if device.type == "meta":
@@ -110,7 +113,7 @@ def operations(edit: Edit, place: Place) -> Counted:
 
 
 def _filled(edit: Edit) -> Edit:
-    """The edit, or a copy of one that has no numbers or is on a GPU, with some."""
+    """Returns the edit, or a copy with numbers on the CPU of one that has none or is on a GPU."""
     if all(t.device.type == "cpu" for t in (*edit.parameters(), *edit.buffers())):
         return edit
     made = copy.deepcopy(edit).to_empty(device="cpu")
@@ -120,7 +123,7 @@ def _filled(edit: Edit) -> Edit:
     return made
 
 
-def _counted(edit: Edit, place: Place, device: torch.device) -> Counted:
+def _counted(edit: Edit, place: EditInput, device: torch.device) -> Counted:
     token = _slope(lambda tokens: _total(lambda: _tensors(edit, place, tokens, device)))
     closed = _closed(edit, place, device)
     if closed is not None:
@@ -140,27 +143,29 @@ def _total(run: Callable[[], Any]) -> float:
 
 
 def _slope(cost: Callable[[int], float]) -> float:
-    """What one token more costs."""
+    """Returns what one more token costs."""
     return (cost(2 * SIDE) - cost(SIDE)) / SIDE
 
 
 def _mixed(cost: Callable[[int, int], float]) -> float:
-    """What one cell more costs, without what its row and its key cost."""
+    """Returns what one more cell costs, apart from its row and its key."""
     n, m = SIDE, 2 * SIDE
     return (cost(m, m) - cost(m, n) - cost(n, m) + cost(n, n)) / n**2
 
 
 def _tensors(
-    edit: Edit, place: Place, tokens: int, device: torch.device, batch: int = 1
+    edit: Edit, place: EditInput, tokens: int, device: torch.device, batch: int = 1
 ) -> Tensors:
-    """All that the edit hands out for so many tokens."""
+    """Returns all tensors that the edit makes for this number of tokens."""
     x = torch.ones(batch, tokens, place.dim, device=device)
     q = torch.ones(batch, place.maps, tokens, place.head_dim, device=device)
     return edit(x, q, q)  # type: ignore[no-any-return]
 
 
-def _closed(edit: Edit, place: Place, device: torch.device) -> Callable[[int], float] | None:
-    """What an output edit, or a closed form, costs by tokens; None where the edit has none."""
+def _closed(edit: Edit, place: EditInput, device: torch.device) -> Callable[[int], float] | None:
+    """Returns what an output edit or a closed form costs per token; None where the edit has
+    none.
+    """
 
     def wide(tokens: int, width: int) -> Tensor:
         return torch.ones(1, place.maps, tokens, width, device=device)
@@ -182,9 +187,9 @@ def _closed(edit: Edit, place: Place, device: torch.device) -> Callable[[int], f
 
 
 def _edit_of_a_band(
-    edit: Edit, place: Place, batch: int, rows: int, keys: int, device: torch.device
+    edit: Edit, place: EditInput, batch: int, rows: int, keys: int, device: torch.device
 ) -> Callable[[], Any]:
-    """The edit of a band of so many sequences whose rows see all keys, as a backend calls it."""
+    """Run the edit on a band of this many sequences whose rows see all keys, as a backend does."""
     halo, pad = edit.halo, edit.pad
     m = torch.ones(batch, place.maps, rows + halo, keys + pad, device=device)
     cols = torch.arange(keys + pad, device=device)

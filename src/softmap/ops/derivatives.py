@@ -1,8 +1,8 @@
-"""Second derivatives and function transforms: what a backend's own backward pass cannot do.
+"""Second derivatives and function transforms, which the backends' own backward passes lack.
 
-Backends differentiate once. Where the gradient itself is to be differentiated, or comes in a batch
-(``vmap`` of it), it is taken of the reference instead, which is plain torch: right in every order,
-at the reference's memory.
+Backends differentiate once. If the gradient itself is to be differentiated, or comes in a batch
+(``vmap``), it is computed by the reference instead, which is plain torch: right in every order,
+with the memory of the reference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Plain = Callable[[Call], Tensor]
 
 
 def transformed() -> str | None:
-    """Which transform of functions is under way, or None."""
+    """Returns the function transform that is active, or None."""
     # A compiler knows no such stack.
     if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack():
         return "torch.func and vmap transform torch's own operations alone"
@@ -32,9 +32,9 @@ def transformed() -> str | None:
 
 
 def differentiable_again(o: Tensor, call: Call, plain: Plain) -> Tensor:
-    """``o``, the call's output by any backend, with derivatives of every order.
+    """Returns ``o``, the call's output by any backend, with derivatives of every order.
 
-    To the first order it is ``o`` and costs nothing.
+    To first order it is ``o`` and costs nothing.
     """
     # A compiler refuses second derivatives by itself.
     if not o.requires_grad or torch.compiler.is_compiling():
@@ -45,7 +45,7 @@ def differentiable_again(o: Tensor, call: Call, plain: Plain) -> Tensor:
 
 
 class _Again(torch.autograd.Function):
-    """The identity of ``o``, whose gradient goes to the inputs by the reference where it has to."""
+    """The identity of ``o``, whose gradient is computed by the reference where it has to be."""
 
     @staticmethod
     def forward(ctx: Any, o: Tensor, call: Call, plain: Plain, *flat: Tensor) -> Tensor:
@@ -72,12 +72,14 @@ class _Again(torch.autograd.Function):
 
 
 def _is_batch(t: Tensor) -> bool:
-    """Whether ``t`` is several in one for ``torch.autograd``'s own vmap (not ``torch.func``'s)."""
+    """Whether ``t`` is a batch of ``torch.autograd``'s own vmap (not of ``torch.func``'s)."""
     return torch._C._dispatch_keys(t).has(torch._C._dispatch_key_parse("Batched"))
 
 
 def _gradients(ctx: Any, grad: Tensor) -> list[Tensor | None]:
-    """Of the call's inputs, differentiable themselves where gradients are being recorded."""
+    """Returns the gradients of the call's inputs, differentiable if gradients are being
+    recorded.
+    """
     again, needs = torch.is_grad_enabled(), ctx.needs_input_grad[3:]
     with torch.enable_grad(), exact(grad.device):
         # Views: an input that is made of another must not add to the gradient of that one.

@@ -1,4 +1,4 @@
-"""Several documents packed in one sequence: where each token's own document begins."""
+"""Packed documents: the indices at which each token's own document begins and ends."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -> Tensor:
-    """(b, S) int64 places of the first token of each token's document, b = 1 or B.
+    """Returns the index of the first token of each token's document, (b, S) int64, b = 1 or B.
 
-    documents: (B, S) or (1, S) integers; the tokens of a document are neighbours. Raises
-    ``ValueError`` for another shape or dtype, and for a document that comes back: on the CPU, or
-    if ``wait`` on a GPU too.
+    Args:
+        documents: (B, S) or (1, S) integers; the tokens of a document are neighbours.
+        batch, keys: B and S.
+        wait: also check documents on a GPU, which makes the CPU wait.
+
+    Raises ``ValueError`` for another shape or dtype, and for a document that is in two pieces.
     """
     found = f"found {tuple(documents.shape)} of {documents.dtype}"
     if documents.dtype not in INTEGERS:
@@ -31,20 +34,25 @@ def starts_of(documents: Tensor, batch: int, keys: int, *, wait: bool = False) -
 
 
 def ends_of(starts: Tensor) -> Tensor:
-    """(b, S) places after the last token of each token's document, from those of its first."""
+    """Returns the index after the last token of each token's document, (b, S), from those of
+    the first.
+    """
     places = torch.arange(starts.shape[1], device=starts.device).expand_as(starts)
     return torch.searchsorted(starts.contiguous(), places.contiguous(), right=True)
 
 
 def can_look(t: Tensor, wait: bool = False) -> bool:
-    """Whether a number of ``t`` may be read: a GPU would be waited for, a compiler would stop, and
-    what ``vmap`` or a tracer hands out has none."""
+    """Whether a number of ``t`` can be read at no cost: a GPU would make the CPU wait, a
+    compiler would stop, and what ``vmap`` or a tracer passes has no numbers.
+    """
     here = t.device.type == "cpu" or (wait and t.device.type != "meta")
     return here and not torch.compiler.is_compiling() and not recorded() and not _traced(t)
 
 
 def recorded() -> bool:
-    """Whether what runs is kept for other inputs, by ``torch.export`` or ``torch.jit.trace``."""
+    """Whether what runs is recorded for other inputs, by ``torch.export`` or
+    ``torch.jit.trace``.
+    """
     return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
@@ -65,6 +73,6 @@ def _check_neighbours(documents: Tensor) -> None:
 
 
 def _begins(documents: Tensor) -> Tensor:
-    """(b, S) True at the first token of each run of equal numbers."""
+    """Returns True at the first token of each run of equal numbers, (b, S)."""
     first = torch.arange(documents.shape[1], device=documents.device) == 0
     return first | (documents != documents.roll(1, 1))

@@ -1,9 +1,9 @@
-"""NaN and infinity stay with the rows that see them: the future, padding, other documents and what
-lies outside the window leave no trace, though 0 times NaN is NaN in the products of a band.
+"""Confines NaN and infinity to the rows that see them.
 
-A call runs as fast as ever, then its output is looked at. Where that is not finite, the call runs
-again without the tokens that are not; rows that see one of them are NaN, and so are the gradients
-of all that such a row sees, if it enters the loss.
+Later tokens, padding, other documents and what lies outside of the window leave no trace, although
+0 times NaN is NaN in the products of a band. A call runs at full speed, and then its output is
+checked. If it is not finite, the call runs again without the tokens that are not; rows that see one
+of them are NaN, and so are the gradients of all that such a row sees, if it enters the loss.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ class Marks(NamedTuple):
 
 
 def suspect(o: Tensor, call: Call) -> bool:
-    """Whether a row may hold a trace of what it does not see: some cell is hidden, and the output
-    ``o`` is not finite. Beside padding or documents and with gradients, an input that is not finite
-    is enough: it need not appear in any row to make the gradients NaN.
+    """Whether hidden cells may have affected a row: some cell is hidden, and the output ``o``
+    is not finite. Beside padding or documents and with gradients, one non-finite input is
+    enough, since it can make gradients NaN without appearing in a row.
 
-    Looked at only on a CPU, outside of compilers.
+    It is checked only on a CPU, outside of compilers.
     """
     masks = (call.valid, call.window, call.starts)
     sees_all = call.queries == 1 or not call.causal
@@ -52,8 +52,9 @@ def _sum_dtype(t: Tensor) -> torch.dtype:
 
 
 def isolated(run: Run, call: Call) -> Tensor:
-    """``run(call)``, (B, H', T, d'), each row as if the cells hidden from it did not exist; rows
-    that see a token that is not finite are NaN."""
+    """Returns ``run(call)``, (B, H', T, d'), with each row as if the cells hidden from it did
+    not exist; rows that see a token that is not finite are NaN.
+    """
     marks = marked(call)
     with torch.no_grad():
         values = run(without(call, marks)).masked_fill_(marks.rows[:, None, :, None], torch.nan)
@@ -67,15 +68,16 @@ def isolated(run: Run, call: Call) -> Tensor:
 
 
 def isolated_map(run: Run, call: Call, band: Band) -> Tensor:
-    """The same for the weights (B, H', T, S) of the whole ``band``: NaN at the cells that a row
-    sees, zero at others."""
+    """Returns the weights (B, H', T, S) of the whole ``band`` in the same way: NaN at the cells
+    that such a row sees, zero at the others.
+    """
     marks = marked(call)
     weights = run(without(call, marks))
     return weights.masked_fill(marks.rows[:, None, :, None] & band.visible, torch.nan)
 
 
 def marked(call: Call) -> Marks:
-    """By the numbers of q, k, v and of the edits' tensors of tokens."""
+    """Returns the marks that follow from q, k, v and the edits' tensors of tokens."""
     keys = torch.zeros(call.batch, call.keys, dtype=torch.bool, device=call.q.device)
     rows = keys.new_zeros(call.batch, call.queries)
     for kind, t in zip(*call.flatten(), strict=True):
@@ -92,7 +94,7 @@ def marked(call: Call) -> Marks:
 
 
 def without(call: Call, marks: Marks) -> Call:
-    """The call with zeros for all that is marked."""
+    """Returns the call with zeros for all that is marked."""
     flat = []
     for kind, t in zip(*call.flatten(), strict=True):
         of = marks.rows if kind in ("q", "query") else marks.keys
@@ -103,18 +105,20 @@ def without(call: Call, marks: Marks) -> Call:
 
 
 def _finite(t: Tensor) -> Tensor:
-    """(b, T) of (b, T, ...)."""
+    """Returns which tokens (b, T) of (b, T, ...) are finite."""
     return t.isfinite().reshape(*t.shape[:2], math.prod(t.shape[2:])).all(2)
 
 
 def _over(mark: Tensor, t: Tensor, kind: str) -> Tensor:
-    """A mark (B, T) as it meets the axes of a tensor of tokens."""
+    """Returns a mark (B, T) that broadcasts to a tensor of tokens."""
     mark = mark[:, None] if kind in ("q", "k", "v") else mark
     return mark.view(*mark.shape, *[1] * (t.ndim - mark.ndim))
 
 
 class _Isolated(torch.autograd.Function):
-    """``values``; the gradient goes to ``clean``, that of marked rows, NaN, to what they see."""
+    """Returns ``values``; its gradient goes to ``clean``, and NaN from marked rows to what they
+    see.
+    """
 
     @staticmethod
     def forward(
@@ -140,7 +144,9 @@ class _Isolated(torch.autograd.Function):
 
 
 def _seen_by(rows: Tensor, call: Call, reach: tuple[Tensor, Tensor]) -> Marks:
-    """The rows that the marked ones read, themselves included, and the keys that those see."""
+    """Returns the rows that the marked ones read, themselves included, and the keys that those
+    see.
+    """
     rows = rows.clone()
     for _ in range(sum(e.halo for e in call.edits)):
         rows[:, :-1] |= rows[:, 1:].clone()
@@ -152,7 +158,7 @@ def _seen_by(rows: Tensor, call: Call, reach: tuple[Tensor, Tensor]) -> Marks:
 
 
 def _nan_at(marks: Marks, kind: str, t: Tensor) -> Tensor:
-    """A gradient for ``t``: NaN at what is marked, zeros elsewhere."""
+    """Returns a gradient for ``t``: NaN at what is marked, zero elsewhere."""
     grad = torch.zeros(t.shape, dtype=t.dtype, device=t.device)
     if kind == "layer":
         return grad.fill_(torch.nan)

@@ -1,10 +1,11 @@
-"""Plain attention and the log-sum-exp of its rows, both differentiable, by torch's fused kernels.
+"""Plain attention and the log-sum-exp of its rows, both differentiable, by torch's fused
+kernels.
 
-``scaled_dot_product_attention`` computes the log-sum-exp and keeps it to itself. Its operators hand
-it out, but without a gradient. That is put back by a channel of the values: with dA = dO v^T and
-delta = sum_j A dA, the scores' gradient is A (dA - delta), to which a gradient L of the log-sum-exp
-adds A L. A channel of ones in the values, L in dO there, adds L to dA; delta, which the kernels
-take from the output, stays as it was where the output has a zero in that channel.
+``scaled_dot_product_attention`` computes the log-sum-exp but does not return it; its operators do,
+without a gradient. A channel of the values restores that: with dA = dO v^T and delta = sum_j A dA,
+the scores' gradient is A (dA - delta), to which a gradient L of the log-sum-exp adds A L. A channel
+of ones in the values, and of L in dO, adds L to dA; delta, which the kernels compute from the
+output, does not change where the output has a zero in that channel.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MULTIPLE = 8  # of channels, as kernels of GPUs want them
 
 
 def refuses(q: Tensor) -> str | None:
-    """Why there is no log-sum-exp for such queries, or None."""
+    """Returns why there is no log-sum-exp for such queries, or None."""
     kind = q.device.type
     if kind == "cpu" or (kind == "cuda" and q.dtype != torch.float64):
         return None
@@ -30,7 +31,9 @@ def refuses(q: Tensor) -> str | None:
 
 
 def width(channels: int) -> int:
-    """What queries, keys and values have to be padded to: a channel of zeros at the end."""
+    """Returns the width to which queries, keys and values are padded, with a channel of zeros
+    at the end.
+    """
     return (channels // MULTIPLE + 1) * MULTIPLE
 
 
@@ -43,9 +46,9 @@ def attend(
     is_causal: bool = False,
     attn_mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention (B, H, T, d) and the log-sum-exp (B, H, T) of the scores of each row.
+    """Returns attention (B, H, T, d) and the log-sum-exp (B, H, T) of each row's scores.
 
-    q (B, H, T, d), k, v (B, G, S, d): d a :func:`width`, the last channel of v zeros.
+    q (B, H, T, d) and k, v (B, G, S, d) have d = [`width`][]; the last channel of v is zero.
     """
     k, v = per_map(k, q.shape[1]), per_map(v, q.shape[1])
     if attn_mask is not None:
@@ -102,7 +105,7 @@ def _backward(
 
 
 def _aligned(mask: Tensor | None, q: Tensor) -> Tensor | None:
-    """A mask whose rows begin at addresses that the kernel can read, for each head."""
+    """Returns a mask whose rows begin at addresses that the kernel can read, for each head."""
     if mask is None:
         return None
     columns = mask.shape[-1]

@@ -1,7 +1,7 @@
-"""Closed forms on ``scaled_dot_product_attention``: for edits that need no map at all.
+"""The backend ``folded``: closed forms on ``scaled_dot_product_attention``, without any map.
 
-DIFF is two attentions subtracted, Shaped attention is attention plus the token's own value minus a
-running mean, a temperature is a scaled query. Such chains run at the price of plain attention.
+Diff is two attentions subtracted, Shaped attention is attention plus the token's own value minus a
+running mean, and a temperature scales the query. Such chains cost as much as plain attention.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MASKED_ROWS = 512
 
 
 def refuses(call: Call) -> str | None:
-    """Why the chain has no closed form, or None."""
+    """Returns why the chain has no closed form, or None."""
     for edit in call.edits:
         if not has_form(edit):
             return f"{type(edit).__name__} {_DOES[edit.stage]} and has no closed form"
@@ -38,7 +38,7 @@ _DOES = {
 
 
 def has_form(edit: Edit) -> bool:
-    """Whether the edit can do without a map."""
+    """Whether the edit has a closed form."""
     form = {"scores": "fold_query", "normaliser": "fold_softmax"}.get(edit.stage)
     if form is not None:
         return getattr(type(edit), form) is not getattr(Edit, form)
@@ -46,17 +46,17 @@ def has_form(edit: Edit) -> bool:
 
 
 def needs_lse(call: Call) -> bool:
-    """Whether the log-sum-exp of the rows is wanted beside their output."""
+    """Whether the log-sum-exp of the rows is needed beside their output."""
     return call.needs_lse or bool(chain(call.edits, "normaliser"))
 
 
 def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d') by SDPA and the edits' closed forms."""
+    """Returns attention (B, H', T, d') by SDPA and the edits' closed forms."""
     return _run(call, needs_lse(call))[0]
 
 
 def run_with_lse(call: Call) -> tuple[Tensor, Tensor | None]:
-    """The same, and the log-sum-exp (B, H, T) of each map's rows."""
+    """Returns the same, and the log-sum-exp (B, H, T) of each map's rows."""
     return _run(call, True)
 
 
@@ -67,12 +67,14 @@ def _run(call: Call, wants_lse: bool) -> tuple[Tensor, Tensor | None]:
 
 
 def plain(call: Call) -> Tensor:
-    """Attention of every map (B, H, T, d'): the queries edited, no edit of the weights applied."""
+    """Returns the attention of every map (B, H, T, d'), with edited queries and before the
+    edits of the weights.
+    """
     return _plain(call, scaled_query(call, chain(call.edits, "scores")), False)[0]
 
 
 def scaled_query(call: Call, edits: list[tuple[int, Edit]]) -> Tensor:
-    """q after the closed forms of these scores edits, each with its place in the call."""
+    """Returns q after the closed forms of these scores edits, each with its index in the call."""
     q, rows = call.q, call.rows_for(call.heads.maps)
     for n, edit in edits:
         q = applied(edit, edit.fold_query, q, rows, bag(call.tensors[n]))
@@ -80,8 +82,9 @@ def scaled_query(call: Call, edits: list[tuple[int, Edit]]) -> Tensor:
 
 
 def finish(call: Call, o: Tensor, lse: Tensor | None = None) -> Tensor:
-    """The closed forms of normaliser and weights edits on the plain output (B, H, T, d') of each
-    map, ``lse`` (B, H, T) the log-sum-exp of its rows."""
+    """Returns the plain output (B, H, T, d') of each map after the closed forms of normaliser
+    and weights edits; ``lse`` (B, H, T) is the log-sum-exp of its rows.
+    """
     normaliser, edits = chain(call.edits, "normaliser"), chain(call.edits, "weights")
     if not normaliser and not edits:
         return o
@@ -98,7 +101,9 @@ def finish(call: Call, o: Tensor, lse: Tensor | None = None) -> Tensor:
 
 
 def _plain(call: Call, q: Tensor, wants_lse: bool) -> tuple[Tensor, Tensor | None]:
-    """Plain attention of every map: (B, H, T, d'), and the log-sum-exp of its rows (B, H, T)."""
+    """Returns plain attention of every map (B, H, T, d'), and the log-sum-exp of its rows (B,
+    H, T).
+    """
     heads = call.heads
     q = q if heads.by_key is None else q[:, heads.by_key]
     width = max(q.shape[-1], call.v.shape[-1])
@@ -116,7 +121,9 @@ def _plain(call: Call, q: Tensor, wants_lse: bool) -> tuple[Tensor, Tensor | Non
 
 
 def _widened(t: Tensor, width: int) -> Tensor:
-    """A CPU's fast kernel wants one width for queries, keys and values: zeros change nothing."""
+    """Returns queries, keys and values padded with zeros to one width, as a CPU's fast kernel
+    needs.
+    """
     missing = width - t.shape[-1]
     return F.pad(t, (0, missing)) if missing else t  # F.pad by nothing is a copy
 
@@ -149,13 +156,16 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, **options: Any) -> tuple[Tensor, None
 
 
 def _spans(call: Call) -> list[Span]:
-    """Bands of ``MASKED_ROWS``; one of all rows for ``torch.export``, which must not count them."""
+    """Returns bands of ``MASKED_ROWS``; for ``torch.export``, which must not count them, a
+    single one.
+    """
     return call.spans(call.queries if torch.compiler.is_exporting() else MASKED_ROWS)
 
 
 def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
-    """Additive mask of a band. A row that sees nothing gets no -inf: its output is to be zero, and
-    a NaN there would spread through the gradients."""
+    """Returns the additive mask of a band. A row that sees nothing gets no -inf: its output
+    will be zero, and a NaN there would spread through the gradients.
+    """
     visible = band_of(call, span._replace(lead=0)).visible
     open_rows = ~visible.any(-1, keepdim=True)
     bias = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
@@ -163,7 +173,7 @@ def _bias(call: Call, span: Span, dtype: torch.dtype) -> Tensor:
 
 
 def _mean(call: Call, dtype: torch.dtype) -> Tensor:
-    """(B, G', T, d') mean of the values that each row sees."""
+    """Returns the mean (B, G', T, d') of the values that each row sees."""
     unbroken = call.window is None and call.starts is None and call.causal
     if unbroken and (call.queries == call.keys or call.running is not None):
         return _running_mean(call, call.own_values.to(dtype))

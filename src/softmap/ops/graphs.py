@@ -1,4 +1,4 @@
-"""Functions of tensors, traced and compiled once for a shape and shared by equal edits."""
+"""Functions of tensors, traced and compiled once per shape, and shared by equal edits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SCATTERS = ("index_put", "index_add", "scatter_add", "scatter_reduce", "embeddi
 
 @cache
 def missing_compiler(device: str) -> str | None:
-    """What is missing to compile for a kind of device, or None."""
+    """Returns what is missing to compile for this kind of device, or None."""
     if device == "cpu":
         from torch._inductor.cpp_builder import get_cpp_compiler
         from torch._inductor.exc import InvalidCxxCompiler
@@ -43,7 +43,9 @@ def missing_compiler(device: str) -> str | None:
 
 
 class _Same:
-    """Equal to nothing but the same object; keeps it alive, so its address stays its own."""
+    """A key that equals only itself; it keeps its object alive, so that the address stays
+    unique.
+    """
 
     def __init__(self, of: object) -> None:
         self.of = of
@@ -56,11 +58,12 @@ class _Same:
 
 
 def nature(value: Any, handed: Iterable[Tensor] = ()) -> Hashable:
-    """All that a pure function of ``value`` may read beside the tensors that it is ``handed``.
+    """Returns all that a pure function of ``value`` may read beside the tensors that it is
+    ``handed``.
 
     Modules are alike if their types, options and members are. Parameters do not count, since an
-    edit reads none (one that does is found in its graph); frozen ones, which could not be found
-    there, and buffers do, unless they are handed out.
+    edit reads none (one that does is found in its graph). Frozen parameters, which could not be
+    found there, and buffers do count, unless they are passed as tensors.
     """
     if isinstance(value, _PLAIN):
         return (type(value), value)
@@ -79,14 +82,14 @@ def nature(value: Any, handed: Iterable[Tensor] = ()) -> Hashable:
 
 
 def meta(t: Tensor) -> Hashable:
-    """What a compiled function assumes of an input."""
+    """Returns what a compiled function assumes of an input."""
     return (t.shape, t.stride(), t.dtype, t.device)
 
 
 def compiled(key: Hashable, function: Function, inputs: list[Tensor], what: str) -> Function:
-    """``function`` of flat ``inputs``, compiled at the first call with ``key``.
+    """Returns ``function`` of flat ``inputs``, compiled at the first call with ``key``.
 
-    Tensors of the key's shapes may be given to the result. ``what`` names the function in errors.
+    The result takes tensors of the key's shapes. ``what`` names the function in errors.
     """
     if key not in _BY_KEY:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Causal, self- or cross-attention (``maps.KINDS``): which a call is, and what it then lacks."""
+"""Causal, self- or cross-attention (``maps.KINDS``): which a call is, and what it refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from softmap.errors import SoftmapError, shown
 from softmap.maps import Edit, check_defined
-from softmap.ops.options import Options
+from softmap.ops.options import AttentionOptions
 
 # What belongs to the tokens of one sequence, or to the tokens before a row.
 _OF_ONE_SEQUENCE = {
@@ -16,9 +16,10 @@ _OF_ONE_SEQUENCE = {
 }
 
 
-def kind_of(queries: int, keys: int, options: Options) -> str:
-    """One of ``maps.KINDS``: without ``causal`` the keys are another sequence's where they have an
-    input of their own, ``key_x``, or are not as many as the queries."""
+def kind_of(queries: int, keys: int, options: AttentionOptions) -> str:
+    """Returns one of ``maps.KINDS``: without ``causal`` the keys are another sequence's if they
+    have an input of their own, ``key_x``, or differ in number from the queries.
+    """
     causal = options.get("causal", True)
     if not isinstance(causal, bool):
         raise SoftmapError(f"causal must be True or False, found {shown(causal)}")
@@ -33,8 +34,8 @@ def kind_of(queries: int, keys: int, options: Options) -> str:
     return "cross" if own or queries != keys else "self"
 
 
-def check_kind(kind: str, edits: Sequence[Edit], options: Options) -> None:
-    """Raise ``ValueError`` for what this kind of attention has not, an edit's meaning included."""
+def check_kind(kind: str, edits: Sequence[Edit], options: AttentionOptions) -> None:
+    """Raise ``ValueError`` for an option or an edit that this kind of attention does not have."""
     given: Any = options
     if kind != "causal" and given.get("running") is not None:
         raise SoftmapError(

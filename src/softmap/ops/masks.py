@@ -1,4 +1,4 @@
-"""Masks by place, made once for all bands of a call: each is a view of one."""
+"""Masks by array index, computed once for all bands of a call; each band gets a view."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ MOST_CELLS = 1 << 21
 
 
 class Masks:
-    """The masks of a call without padding and documents, where a cell's depend on i - j alone.
+    """The masks of a call without padding and documents, where a cell's mask depends on i - j
+    alone.
 
-    Row r of a strip holds the gap r - x for x = -K .. rows, and to the last key where later keys
-    are seen: a band that begins at place i sees its columns at x = j - i.
+    Row r of a strip holds the gap r - x for x = -K .. rows (up to the last key where later keys are
+    seen): a band that begins at index i sees its columns at x = j - i.
     """
 
     def __init__(self, call: Call, rows: int) -> None:
@@ -33,25 +34,25 @@ class Masks:
 
     @staticmethod
     def fit(call: Call, rows: int) -> bool:
-        """Whether they are the same for all sequences, and worth keeping."""
+        """Whether the masks are the same for all sequences, and worth keeping."""
         by_place = call.valid is None and call.starts is None
         same = len(call.rows) == len(call.cols) == 1
         wide = call.offset + call.queries + (rows if call.causal else call.keys)
         return by_place and same and (rows + call.halo) * wide <= MOST_CELLS
 
     def band(self, span: Span, pad: int = 0) -> Band:
-        """As ``call.band_of``."""
+        """Returns the band, as ``call.band_of`` does."""
         rows = self._rows[:, span.start - span.lead : span.stop]
         cols = widened(self._cols[:, span.first : span.last], None, pad)[0]
         gap, visible = self._cut(self._gap, span, pad), self._cut(self._visible, span, pad)
         return Band(rows, cols, gap, visible, self._whole, self._causal)
 
     def hidden(self, span: Span) -> Tensor:
-        """As ``Place.hidden``."""
+        """Returns the additive mask, as ``Region.hidden`` does."""
         return self._cut(self._hidden, span, 0)
 
     def seen(self, span: Span) -> int:
-        """How many of its first columns every row of the band sees."""
+        """Returns how many of its first columns every row of the band sees."""
         if not self._whole:
             return 0
         last = self._offset + span.start - span.lead + 1 if self._causal else span.last

@@ -1,4 +1,4 @@
-"""Out of memory: which call it was, and what a smaller choice would take."""
+"""Out of memory: which call it was, and which choice would take less."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On a GPU torch's own error, on a CPU the allocator's message."""
+    """Whether this is torch's own error of a GPU, or the message of the CPU's allocator."""
     texts = ("can't allocate memory", "out of memory", "bytes not available")
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(t in str(error) for t in texts)
@@ -21,7 +21,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def map_bytes(call: Call, spans: list[Span]) -> int:
-    """Of the largest map tensor among the bands ``spans``: sequences x maps x rows x keys."""
+    """Returns the bytes of the largest map tensor of the bands ``spans``: sequences x maps x
+    rows x keys.
+    """
     cells = (
         (s.end - s.begin) * (s.stop - s.start + s.lead) * (s.last - s.first + call.pad)
         for s in spans
@@ -30,7 +32,9 @@ def map_bytes(call: Call, spans: list[Span]) -> int:
 
 
 def message(call: Call, impl: str, backends: Mapping[str, ModuleType]) -> str:
-    """One line: the call, the bytes of one map in ``impl``, and the backend that takes least."""
+    """Returns one line: the call, the bytes of one map in ``impl``, and the backend that takes
+    least.
+    """
     B, H, T, d = call.q.shape
     found = {name: b.map_bytes(call) for name, b in backends.items() if hasattr(b, "map_bytes")}
     own = f", one map tensor takes {found[impl]:,} bytes" if impl in found else ""

@@ -1,4 +1,4 @@
-"""The options of :func:`softmap.attention`, declared and described once."""
+"""The options of [`softmap.attention`][], declared and described once."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from softmap.errors import SoftmapError, nearest
 from softmap.maps import Tensors
 
 
-class Options(TypedDict, total=False):
-    """Keywords of ``attention``, ``attention_map`` and ``make_call``; each may be left out or, but
-    for ``causal``, None.
+class AttentionOptions(TypedDict, total=False):
+    """The keywords of ``attention``, ``attention_map`` and ``make_call``; each may be left out
+    or, except ``causal``, be None.
 
-    causal: True: row i sees keys j <= i, the last T keys being the queries' tokens. False: it sees
-        all keys, those of the queries' own tokens (S = T), or of another sequence of any length
-        (cross-attention: S differs from T, or ``key_x`` is given). Edits that mean nothing there
-        are refused (:attr:`softmap.maps.Edit.defined_for`).
-    x: (B, S, D) the layer's input, one row a key token, for edits with per-token tensors. The last
-        T rows are the queries' (S = T without a cache). In cross-attention (B, T, D).
-    key_x: (B, S, D) in cross-attention the input of the keys' tokens.
-    tensors: the edits' tensors instead of ``x``, what ``edit(x, q, k)`` gives of each; what a
-        cache keeps: query tensors (B, T, ...), key tensors (B, S, ...).
-    window: keys that a row sees, its own included; None: all up to its own. Without ``causal`` so
-        many to each side: |i - j| < window. Not for cross-attention.
-    scale: what scores are multiplied by; default 1/sqrt(d).
-    key_mask: (B, S) boolean, or ones and zeros as integers: True at real keys, False at padding. A
-        masked key between real ones keeps its place: a window counts it, and an edit that reads
-        neighbours (a convolution, a halo) meets it. ``nn.Attention`` moves such keys away first.
-    documents: (B, S) or (1, S) integers, the document of each key token, where several are packed
-        in one sequence; a document's tokens are neighbours. A row sees its own document alone, and
-        positions count from its start. Not for cross-attention.
-    rows, cols: (b, T), (b, S) token positions where they differ from the places in the arrays; they
-        increase over the real tokens of a document. rows: by default the last T of cols, and in
-        cross-attention 0 .. T - 1.
-    running: sum (B, G', d') and count (B, 1) of the values before the first query, which lets
-        edits that need the mean of all values skip a pass over the cache.
+    Attributes:
+        causal: if True, row i sees keys j <= i, and the last T keys are the queries' tokens. If
+            False, it sees all keys: those of the queries' own tokens (S = T), or of another
+            sequence of any length (cross-attention: S differs from T, or ``key_x`` is given). Edits
+            that are not defined for this are refused ([`softmap.maps.Edit.defined_for`][]).
+        x: (B, S, D) the layer's input, one row per key token, for edits with per-token tensors. The
+            last T rows are the queries' (S = T without a cache). In cross-attention (B, T, D).
+        key_x: (B, S, D) the input of the keys' tokens in cross-attention.
+        tensors: the edits' tensors instead of ``x``, as ``edit(x, q, k)`` returns them for each
+            edit, from a cache: query tensors (B, T, ...), key tensors (B, S, ...).
+        window: the number of keys that a row sees, its own included; None for all up to its own.
+            Without ``causal`` the window extends to both sides: |i - j| < window. Not for
+            cross-attention.
+        scale: the factor of the scores; by default 1/sqrt(d).
+        key_mask: (B, S) boolean, or ones and zeros as integers: True at real keys, False at
+            padding. A masked key between real ones keeps its index: a window counts it, and an edit
+            that reads neighbours (a convolution, a halo) meets it. ``nn.Attention`` moves such keys
+            away first.
+        documents: (B, S) or (1, S) integers, the document of each key token, where several are
+            packed in one sequence; the tokens of a document are neighbours. A row sees its own
+            document alone, and positions count from its start. Not for cross-attention.
+        rows, cols: (b, T) and (b, S) token positions where they differ from array indices; they
+            increase over the real tokens of a document. ``rows`` are by default the last T of
+            ``cols``, and in cross-attention 0 .. T - 1.
+        running: the sum (B, G', d') and the number (B, 1) of the values before the first query,
+            with which edits that need the mean of all values skip a pass over the cache.
 
-    Looked at only on a CPU, since a GPU would have to be waited for: that no document comes back,
-    that positions increase.
+    That documents are in one piece and that positions increase is checked only on a CPU: reading a
+    GPU's numbers would make the CPU wait.
     """
 
     causal: bool
@@ -66,8 +69,8 @@ _NEVER = {
 
 
 def check_names(options: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` for a keyword that is not among :class:`Options`."""
-    known = Options.__annotations__
+    """Raise ``ValueError`` for a keyword that is not among [`AttentionOptions`][]."""
+    known = AttentionOptions.__annotations__
     for name in options.keys() - known.keys():
         if name in _NEVER:
             raise SoftmapError(f"attention has no option {name!r}: {_NEVER[name]}")

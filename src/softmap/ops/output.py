@@ -1,4 +1,4 @@
-"""What follows the map: rows that see nothing, the rows' log-sum-exp, output edits."""
+"""What follows the map: empty rows, the log-sum-exp of rows, output edits."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ Run = Callable[[Call], Tensor]
 
 
 def dense(call: Call, *, weights: bool = False) -> Tensor:
-    """Attention (B, H', T, d') by the whole map at once, or with ``weights`` the map (B, H', T, S)
-    itself."""
+    """Returns attention (B, H', T, d') by the whole map at once, or with ``weights`` the map
+    (B, H', T, S).
+    """
     span = call.span(0, call.queries)._replace(first=0)
     kinds, flat = call.flatten()
     parts = [cut(t, kind, span) for kind, t in zip(kinds, flat, strict=True)]
@@ -28,7 +29,9 @@ def dense(call: Call, *, weights: bool = False) -> Tensor:
 
 
 def run_whole(backend: ModuleType, call: Call, **options: Any) -> Tensor:
-    """Attention of the call by a backend, output edits included. options: of its ``run``."""
+    """Returns a backend's attention after the output edits; ``options`` are those of its
+    ``run``.
+    """
     run, lse = partial(backend.run, **options), None
     if call.needs_lse and hasattr(backend, "run_with_lse"):
         o, lse = backend.run_with_lse(call)
@@ -42,9 +45,11 @@ def run_whole(backend: ModuleType, call: Call, **options: Any) -> Tensor:
 def apply_output(
     o: Tensor, call: Call, lse: Tensor | None = None, backend: ModuleType | None = None
 ) -> Tensor:
-    """The output edits, in order, by the backend's own kernels (``output``) where it has them.
+    """Returns the output after the output edits, by the backend's own kernels (``output``) if
+    it has them.
 
-    lse: (B, H, T) where the backend gave it; else it is computed where an edit needs it.
+    Args:
+        lse: (B, H, T) if the backend computed it; else it is computed where an edit needs it.
     """
     own = getattr(backend, "output", None)
     if lse is None and call.needs_lse:
@@ -57,7 +62,7 @@ def apply_output(
 
 
 def zero_unseeing(t: Tensor, call: Call) -> Tensor:
-    """``t`` (B, H, T, ...) with zeros in the rows of padding that see no key."""
+    """Returns ``t`` (B, H, T, ...) with zeros in the rows that see no key."""
     if call.valid is None:
         return t
     sees = (call.count > 0)[:, None]
@@ -65,20 +70,23 @@ def zero_unseeing(t: Tensor, call: Call) -> Tensor:
 
 
 class LogSumExp(Edit):
-    """A normaliser whose weights, times values of one, give the row's log-sum-exp."""
+    """A normaliser whose weights, applied to values of one, give the row's log-sum-exp."""
 
     stage = "normaliser"
     keeps_zeros = True
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the row's log-sum-exp, distributed evenly over its visible keys."""
         share = band.visible / band.count.clamp(min=1).to(m.dtype)
         return m.logsumexp(-1, keepdim=True) * share
 
 
 def lse_call(call: Call) -> Call:
-    """A call whose attention (B, H, T, 1) is the log-sum-exp of each row of edited scores.
+    """Returns a call whose attention (B, H, T, 1) is the log-sum-exp of each row of edited
+    scores.
 
-    So any backend that takes a normaliser gives it, with its gradients. 0 where nothing is seen.
+    So any backend that takes a normaliser computes it, with its gradients. It is 0 where nothing is
+    seen.
     """
     kept = [n for n, edit in enumerate(call.edits) if edit.stage == "scores"]
     maps, k = call.heads.maps, call.k[:, call.heads.key_of_map]
@@ -94,5 +102,5 @@ def lse_call(call: Call) -> Call:
 
 
 def log_sum_exp(run: Run, call: Call) -> Tensor:
-    """(B, H, T) of each row of edited scores, by a backend's ``run``."""
+    """Returns the log-sum-exp (B, H, T) of each row of edited scores, by a backend's ``run``."""
     return run(lse_call(call)).squeeze(-1)

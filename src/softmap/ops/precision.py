@@ -1,7 +1,7 @@
-"""How near a backend must be to float64: the rule.
+"""How close a backend must be to float64: the rule.
 
-The measure is the plain map (:mod:`softmap.ops.yardstick`), dense and in the precision of the
-inputs throughout: a backend may be twice (gradients: three times) as far from float64 as that.
+The measure is the plain map ([`softmap.ops.yardstick`][]), dense and in the precision of the inputs
+throughout: a backend's error may be twice (of gradients: three times) that of the plain map.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ POOLED = "gradients of few numbers"
 
 
 class Errors(NamedTuple):
-    """Relative root mean squares of the errors of one result: the backend's, the plain map's.
+    """Relative root mean square errors of one result: the backend's and the plain map's.
 
-    size, numbers: norm and count of the truth.
+    Attributes:
+        size, numbers: the norm and the number of entries of the truth.
     """
 
     ours: float
@@ -36,14 +37,17 @@ Draw = dict[str, Errors]
 
 
 def finest(dtype: torch.dtype) -> float:
-    """A relative error that no result is asked to be below: the rounding of its own dtype, and
-    1e-5 in float32, where all of it is rounding in another order."""
+    """Returns the relative error below which nothing is asked: the rounding of the result's
+    dtype, and in float32 1e-5, where the order of summation alone makes so much.
+    """
     return max(torch.finfo(dtype).eps / 2, 1e-5)
 
 
 def medians(draws: Sequence[Draw]) -> Draw:
-    """Over several draws, and over all results of few numbers: one alone, such as a lambda's
-    gradient, is at times right by luck. Infinite where any of them is not finite."""
+    """Returns the median errors over several draws, taken over all results of few numbers
+    together: a single one, such as a lambda's gradient, is at times right by luck. Infinite
+    where any error is not finite.
+    """
     groups: dict[str, list[Errors]] = {}
     for draw in draws:
         for name, e in draw.items():
@@ -58,8 +62,10 @@ def _median(every: list[Errors]) -> Errors:
 
 
 def alone(draws: Sequence[Draw]) -> Draw:
-    """Each result of few numbers by itself, all draws together, so that one that is wrong does not
-    hide among others. The plain map's error is not taken to be less than what it is for all."""
+    """Returns the errors of each result of few numbers by itself, over all draws together, so
+    that a wrong one does not hide among others. The plain map's error counts at least as much
+    as it does over all results.
+    """
     every = [e for draw in draws for name, e in draw.items() if _few(name, e)]
     names = dict.fromkeys(name for draw in draws for name, e in draw.items() if _few(name, e))
     found = {name: _joined([draw[name] for draw in draws if name in draw]) for name in names}
@@ -72,7 +78,7 @@ def _few(name: str, e: Errors) -> bool:
 
 
 def _joined(every: list[Errors]) -> Errors:
-    """As if they were one result of all their numbers."""
+    """Returns the errors of several results as if they were one result."""
     size = math.sqrt(sum(e.size**2 for e in every))
     ours, plain = (
         math.sqrt(sum((error * e.size) ** 2 for error, e in zip(errors, every, strict=True))) / size
@@ -82,12 +88,12 @@ def _joined(every: list[Errors]) -> Errors:
 
 
 def fault(found: Draw, dtype: torch.dtype) -> str | None:
-    """The first result that is too far off, in one line, or None."""
+    """Returns the first result that is too far off, in one line, or None."""
     return next((why for n, e in found.items() if (why := _beyond(n, dtype, e))), None)
 
 
 def excess(name: str, found: Errors, dtype: torch.dtype) -> float:
-    """The error over what is allowed: more than 1 is too much."""
+    """Returns the error over what is allowed: more than 1 is too much."""
     return found.ours / _allowed(name, found, dtype)
 
 

@@ -1,4 +1,6 @@
-"""The oracle: the whole map at once, dense, differentiable by autograd. Runs anywhere."""
+"""The backend ``reference``, the oracle: the whole map at once, dense, differentiated by
+autograd.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,20 @@ from softmap.ops.output import apply_output, dense
 
 
 def refuses(call: Call) -> str | None:
-    """It never refuses; it only needs memory for T x S maps of every head."""
+    """Returns None: it only needs memory for T x S maps of every head."""
     return None
 
 
 def map_bytes(call: Call) -> int:
-    """Of one map tensor: all of it."""
+    """Returns the bytes of one map tensor."""
     return memory.map_bytes(call, [call.span(0, call.queries)])
 
 
 def run(call: Call, *, weights: bool = False) -> Tensor:
-    """Attention (B, H', T, d'), or with ``weights`` the edited map (B, H', T, S) itself."""
+    """Returns attention (B, H', T, d'), or with ``weights`` the edited map (B, H', T, S)."""
     return dense(call, weights=weights)
 
 
 def whole(call: Call) -> Tensor:
-    """The same with the output edits."""
+    """Returns the same after the output edits."""
     return apply_output(run(call), call)

@@ -1,7 +1,8 @@
-"""One band of ``chunked``: products of many rows at once, its map a few rows (a tile) at a time.
+"""One band of ``chunked``: products of many rows at once, edits of a few rows (a tile) at a
+time.
 
-A product of few rows wastes its time on packing the keys; the temporaries of an edit of many rows
-fall out of a core's cache. So each has a size of its own.
+A product of few rows spends its time on packing the keys; the temporaries of an edit of many rows
+do not fit into a core's cache. So the two have sizes of their own.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from softmap.maps import compute_dtype
-from softmap.ops.call import Call, Place, Span, band_of, edited_map
+from softmap.ops.call import Call, Region, Span, band_of, edited_map
 from softmap.ops.heads import (
     add_scores_gradient,
     add_values_gradient,
@@ -29,22 +30,29 @@ MIN_ROWS = 8
 
 
 class Eager:
-    """How a band is computed and differentiated by torch, one operation after another."""
+    """Computes and differentiates a band with torch, one operation after another."""
 
     def __init__(self, call: Call, rows: int, *, plain: bool = False) -> None:
-        """``rows``: the most that a band of the call has. plain: see ``chunked.run``."""
+        """Prepare for the bands of a call.
+
+        Args:
+            rows: the largest number of rows of a band.
+            plain: see ``chunked.run``.
+        """
         _keep_memory()
         self._plain = plain
         self._kinds = call.flatten()[0]
         self._masks = Masks(call, rows) if Masks.fit(call, rows) else None
 
     def more(self, flat: Sequence[Tensor]) -> list[tuple[str, Tensor]]:
-        """Keys and values once more, their tokens innermost: bands multiply by their transpose."""
+        """Returns copies of keys and values with tokens innermost: bands multiply by their
+        transpose.
+        """
         k, v = (t.transpose(2, 3).contiguous().transpose(2, 3) for t in flat[1:3])
         return [("k", k), ("v", v)]
 
     def forward(self, call: Call, span: Span, parts: Sequence[Tensor]) -> Tensor:
-        """The band (B, H', R, d') from the call's inputs cut to it."""
+        """Returns the band (B, H', R, d') from the call's inputs cut to it."""
         q, v, k = parts[0], parts[2], parts[-2]
         s = scores(q, k, call.heads, call.scale)
         cuts = self.tiles(call, span)
@@ -70,7 +78,7 @@ class Eager:
         sums: Sequence[Tensor | None],
         grad: Tensor,
     ) -> None:
-        """Compute the band again and add the gradients of its parts to ``sums``, where given."""
+        """Recompute the band and add the gradients of its parts to ``sums``, where these exist."""
         q, k, _, turned_k, turned_v = (*parts[:3], *parts[-2:])
         s = scores(q, turned_k, call.heads, call.scale)
         dw = weights_gradient(grad, turned_v, call.heads)
@@ -88,8 +96,9 @@ class Eager:
         s: Tensor,
         dw: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The band's weights and the gradient of its scores, of which it overwrites ``dw`` and
-        ``s``; the gradients of the edits' tensors are added to ``sums``."""
+        """Returns the band's weights and the gradient of its scores, overwriting ``dw`` and
+        ``s``; the gradients of the edits' tensors are added to ``sums``.
+        """
         cuts = self.tiles(call, span)
         ds = torch.zeros_like(s) if call.halo else s
         wanted = [n for n in range(3, len(sums)) if sums[n] is not None]
@@ -112,7 +121,7 @@ class Eager:
         return dw, ds
 
     def tiles(self, call: Call, span: Span) -> list[Span]:
-        """The band's rows in parts of as equal size as can be, over the same keys."""
+        """Returns the band's rows in parts of nearly equal size, over the same keys."""
         row_bytes = call.row_bytes(span.last - span.first)
         most = TILE_BYTES // (row_bytes * max(1, span.end - span.begin))
         rows = span.stop - span.start
@@ -122,7 +131,7 @@ class Eager:
         return rows_of(call, span, -(-rows // parts))
 
     def weights(self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor]) -> Tensor:
-        """The edited weights of a tile from its scores, which may be changed."""
+        """Returns the edited weights of a tile from its scores, which may be overwritten."""
         return self._edited(call, tile, s, parts, self._hide(call, s, tile))
 
     def gradients(
@@ -134,8 +143,9 @@ class Eager:
         parts: Sequence[Tensor],
         wanted: Sequence[int],
     ) -> Sequence[Any]:
-        """The same, then the gradients of the scores and of the ``wanted`` parts (None: not used),
-        from ``dw``, that of the weights."""
+        """Returns the weights, then the gradients of the scores and of the ``wanted`` parts
+        (None where unused), given ``dw``, that of the weights.
+        """
         hidden = self._hide(call, s, tile)
         leaf, leaves = s.detach().requires_grad_(), list(parts)
         for n in wanted:
@@ -150,15 +160,15 @@ class Eager:
     def _edited(
         self, call: Call, tile: Span, s: Tensor, parts: Sequence[Tensor], hidden: bool
     ) -> Tensor:
-        place, tensors = self._place(call, tile), call.grouped(parts)
+        region, tensors = self._place(call, tile), call.grouped(parts)
         add = not self._plain
-        return edited_map(call, tensors, s, place, tile.lead, hidden=hidden, add=add)
+        return edited_map(call, tensors, s, region, tile.lead, hidden=hidden, add=add)
 
     def _hide(self, call: Call, s: Tensor, tile: Span) -> bool:
         return not self._plain and _hide(call, s, self._place(call, tile))
 
     def _parts(self, span: Span, tile: Span, parts: Sequence[Any]) -> Sequence[Any]:
-        """The band's parts cut to a tile: what belongs to its rows."""
+        """Returns the band's parts cut to a tile."""
         if tile == span:
             return parts
         return [
@@ -166,24 +176,26 @@ class Eager:
             for t, kind in zip(parts, self._kinds, strict=False)
         ]
 
-    def _place(self, call: Call, tile: Span) -> Place:
+    def _place(self, call: Call, tile: Span) -> Region:
         if self._masks is None:
-            return Place(partial(band_of, call, tile))
+            return Region(partial(band_of, call, tile))
         masks = self._masks
-        return Place(partial(masks.band, tile), masks.hidden(tile), masks.seen(tile))
+        return Region(partial(masks.band, tile), masks.hidden(tile), masks.seen(tile))
 
 
 @cache
 def _keep_memory() -> None:
-    """Have glibc reuse the memory of temporaries up to this size, which it learns by freeing one.
+    """Make glibc reuse the memory of temporaries up to this size, which it learns when one is
+    freed.
 
-    It would give each of them back and get it anew, page by page: a fifth of the time of an edit
-    with large temporaries. Never written, it costs nothing."""
+    It would otherwise return the memory and get it again, page by page: a fifth of the time of an
+    edit with large temporaries. The memory is never written, so it costs nothing.
+    """
     torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
 
 
 def rows_of(call: Call, span: Span, step: int) -> list[Span]:
-    """The span in parts of ``step`` rows."""
+    """Returns the span in parts of ``step`` rows."""
     return [
         span._replace(start=i, stop=min(i + step, span.stop), lead=min(call.halo, i))
         for i in range(span.start, span.stop, step)
@@ -191,16 +203,20 @@ def rows_of(call: Call, span: Span, step: int) -> list[Span]:
 
 
 def _rows(t: Tensor, span: Span, tile: Span, *, halo: bool = True, axis: int = 2) -> Tensor:
-    """A tile's rows of what the band has for each row, with those of the halo or without any."""
+    """Returns a tile's rows of what the band has for each row, with or without those of the
+    halo.
+    """
     lead, above = (tile.lead, span.lead) if halo else (0, 0)
     begin, n = tile.start - lead - span.start + above, tile.stop - tile.start + lead
     return t if n == t.shape[axis] else t.narrow(axis, begin, n)
 
 
-def _hide(call: Call, s: Tensor, place: Place) -> bool:
-    """Mask scores that no edit is to see, in place and only where a cell is hidden; whether so."""
+def _hide(call: Call, s: Tensor, region: Region) -> bool:
+    """Mask scores that no edit will see, in place and only if a cell is hidden; returns whether
+    it did.
+    """
     if call.halo or s.dtype != compute_dtype(s) or any(e.stage == "scores" for e in call.edits):
         return False
-    hidden = place.hidden(s.dtype)
-    s[..., place.seen :].add_(hidden[..., place.seen :])
+    hidden = region.hidden(s.dtype)
+    s[..., region.seen :].add_(hidden[..., region.seen :])
     return True

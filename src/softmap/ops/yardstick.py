@@ -1,4 +1,4 @@
-"""What a backend's results are held against: the float64 truth, and what a plain map loses.
+"""What a backend's results are compared with: the float64 truth, and what a plain map loses.
 
 The truth starts from the same rounded numbers as the backend.
 """
@@ -38,15 +38,16 @@ class Yardstick(NamedTuple):
 
 
 def yardstick(call: Call) -> Yardstick:
-    """What a backend's results of the call are held against, output edits included."""
+    """Returns the results that a backend's are compared with, output edits included."""
     exact = call.unflatten([_double(t) for t in call.flatten()[1]])
     plain = results(lambda call: apply_output(eager(call), call), call)
     return Yardstick(results(reference.whole, exact), plain)
 
 
 def errors(run: Run, call: Call, known: Yardstick | None = None) -> Draw:
-    """The errors of ``run``, output edits included, of the output and each gradient. Fresh memory
-    is NaN while it runs. A gradient that is missing is off by infinity."""
+    """Returns the errors of ``run``, output edits included, of the output and each gradient.
+    Uninitialised memory is NaN while it runs. A missing gradient has an infinite error.
+    """
     known = known or yardstick(call)
     with poisoned():
         ours = results(run, call)
@@ -62,12 +63,12 @@ def _double(t: Tensor) -> Tensor:
 
 
 def _off(got: Tensor | None, truth: Tensor) -> float:
-    """Root mean square of the error over that of the truth."""
+    """Returns the root mean square of the error over that of the truth."""
     return math.inf if got is None else float((got.double() - truth).norm() / truth.norm())
 
 
 def results(run: Run, call: Call) -> dict[str, Tensor]:
-    """The output and the gradient of every tensor that enters the call.
+    """Returns the output and the gradient of every tensor that enters the call.
 
     Rows of padding are undefined: they are set to zero and send no gradient.
     """
@@ -87,7 +88,7 @@ def results(run: Run, call: Call) -> dict[str, Tensor]:
 
 
 def names(call: Call) -> list[str]:
-    """Of the tensors of ``call.flatten()``, in its order."""
+    """Returns the names of the tensors of ``call.flatten()``, in its order."""
     owned = [
         f"{type(edit).__name__}'s {kind} tensor {name!r} (edit {n})"
         for n, (edit, t) in enumerate(zip(call.edits, call.tensors, strict=True))
@@ -98,17 +99,18 @@ def names(call: Call) -> list[str]:
 
 
 def only(call: Call, wanted: Callable[[Edit], bool]) -> Call:
-    """The call with those of its edits alone."""
+    """Returns the call with those of its edits alone."""
     kept = [n for n, edit in enumerate(call.edits) if wanted(edit)]
     edits, tensors = [call.edits[n] for n in kept], [call.tensors[n] for n in kept]
     return replace(call, edits=edits, tensors=tensors)
 
 
 def eager(call: Call) -> Tensor:
-    """The plain map: dense, one torch operation after another, all of it in the inputs' dtype.
+    """Returns the output of the plain map: dense, one torch operation after another, in the
+    inputs' dtype.
 
-    What a user would write who follows the formula of :mod:`softmap.maps` and nothing else: scores,
-    softmax, edits and products stay in half precision, gradients come from autograd.
+    This is what a user would write from the formula of [`softmap.maps`][]: scores, softmax, edits
+    and products stay in half precision, gradients come from autograd.
     """
     span = call.span(0, call.queries)._replace(first=0)
     extra = call.pad
@@ -136,7 +138,9 @@ def _normalised(m: Tensor, call: Call, band: Band) -> Tensor:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Fresh memory is NaN: a backend that reads what it has not written shows it."""
+    """Fill uninitialised memory with NaN, which shows a backend that reads what it has not
+    written.
+    """
     on, warn = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

@@ -5,7 +5,7 @@ The model, for the loss y of run r of variant v (averaged over the held-out text
     y[v,r] = mu[v] + e[v,r],     e ~ N(0, sigma[v]^2) independent
 
 The difference of means has the variance s[0]^2 / n[0] + s[v]^2 / n[v], with the moderated variances
-of :mod:`softmap.report.spread` and Satterthwaite's degrees of freedom. The k differences share the
+of [`softmap.report.spread`][] and Satterthwaite's degrees of freedom. The k differences share the
 control and are compared with Dunnett's critical value, so that all k intervals hold together at
 95 %. Where a variant (or the control) stays apart from the pool, that comparison is Welch's at
 Sidak's level for one of k. The text is the same for all runs: the answers hold for it, and say
@@ -23,7 +23,7 @@ from scipy import stats
 
 from softmap.fields import Checked, Range
 from softmap.report import dunnett, pooling
-from softmap.report.spread import Error, Runs, Spreads
+from softmap.report.spread import Runs, Spreads, VarianceEstimate
 
 LOWER, HIGHER, EQUAL, UNRESOLVED, UNKNOWN = "lower", "higher", "equal", "unresolved", "unknown"
 
@@ -87,7 +87,7 @@ class Comparison:
         runs: Runs,
         control: str,
         question: Question | None = None,
-        check: pooling.Check | None = None,
+        check: pooling.PoolingCheck | None = None,
         first: Runs | None = None,
         earlier: Runs | None = None,
     ) -> None:
@@ -115,7 +115,7 @@ class Comparison:
         method = "welch" if self._apart(label) else "moderated"
         return Answer(mean, error.stderr, *limits, error.df, method, *sizes, self._word(*limits))
 
-    def error(self, label: str, runs: int = 0, control: int = 0) -> Error | None:
+    def error(self, label: str, runs: int = 0, control: int = 0) -> VarianceEstimate | None:
         """Error of one difference, also as it would be with other numbers of runs."""
         mine, theirs = runs or self.sizes[label], control or self.sizes[self.control]
         return self.spreads.error({label: mine, self.control: theirs})

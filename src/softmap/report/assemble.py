@@ -60,12 +60,13 @@ def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, 
     ``incomplete`` and ``caveats``; and ``variants``: one dict per finished variant, the control
     first. There, in nats per token: ``loss``, its ``run_stderr`` between runs and ``text_stderr``
     over the held-out text; ``difference``, ``equal_time`` and ``equal_compute`` (an
-    :class:`~softmap.report.answers.Answer`; None for the control or without one), ``more_runs``,
+    [`Answer`][softmap.report.answers.Answer]; None for the control or without one), ``more_runs``,
     ``trend``, ``equal_loss`` (ratios of tokens, FLOPs and time), ``compute_factor``, costs and
     their ratios to the control, ``budgets``, ``by_position`` and ``maps`` (statistics of the
     attention maps); and ``questions``: by suite what else was asked (``report.questions``).
 
-    question: level, margin, and the difference that plans are made for; see docs/statistics.md.
+    Args:
+        question: level, margin, and the difference that plans are made for; see docs/statistics.md.
 
     Raises:
         SoftmapError: the folder is no run, nothing has finished, or a file of it is damaged.
@@ -79,7 +80,7 @@ def build(run_dir: str | Path, question: Question | None = None) -> Path:
     Every file is replaced in one step, the page last. Returns the path of the page.
 
     Raises:
-        SoftmapError: as :func:`summary`, or the folder cannot be written.
+        SoftmapError: as [`summary`][], or the folder cannot be written.
     """
     return _write(load(Path(run_dir)), Path(run_dir), question)
 
@@ -88,7 +89,7 @@ def build_together(run_dirs: Sequence[Path], out: Path, question: Question | Non
     """The same files for several runs on one page, into ``out``; see ``softmap.report.together``.
 
     Raises:
-        SoftmapError: as :func:`build`, for runs that cannot be compared, and for ``out`` where
+        SoftmapError: as [`build`][], for runs that cannot be compared, and for ``out`` where
             something else lies.
     """
     run = load_together(run_dirs)

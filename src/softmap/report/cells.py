@@ -105,7 +105,7 @@ def _reach(rows: list[Row], key: str) -> float:
 
 
 def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
-    """One cell per entry of :data:`RESULTS`, then of :data:`COSTS`."""
+    """One cell per entry of [`RESULTS`][], then of [`COSTS`][]."""
     return [
         _loss(row),
         _difference("difference", row, scales["difference"]),

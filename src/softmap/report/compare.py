@@ -15,7 +15,7 @@ from softmap.report import attention, stats
 from softmap.report.answers import Question
 from softmap.report.differences import KEYS, add_differences, statistics
 from softmap.report.family import Family, position_losses, seconds, windows
-from softmap.report.load import Run, Trial
+from softmap.report.load import FinishedTrial, Run
 
 Array = NDArray[np.floating[Any]]
 Row = dict[str, Any]
@@ -77,7 +77,7 @@ def _own_sd(family: Family, label: str) -> float | None:
     return float(np.std(final, ddof=1)) if len(final) > 1 else None
 
 
-def _costs(trials: list[Trial]) -> Row:
+def _costs(trials: list[FinishedTrial]) -> Row:
     """What the variant costs; over seeds the median speed and time, the largest memory."""
     results = [trial.result for trial in trials]
     first = results[0]
@@ -120,7 +120,7 @@ def _add_cost_ratios(row: Row, control: Row) -> None:
         row[ratio] = row[cost] / control[cost] if control[cost] else None
 
 
-def _by_position(trials: list[Trial]) -> list[Row]:
+def _by_position(trials: list[FinishedTrial]) -> list[Row]:
     """Final loss in bins of positions; ``from`` and ``to`` are both included."""
     edges = stats.position_edges(trials[0].budgets[-1].losses_WT.shape[1])
     means = position_losses(trials, edges).mean(axis=0)
@@ -130,12 +130,12 @@ def _by_position(trials: list[Trial]) -> list[Row]:
     ]
 
 
-def _map_numbers(trials: list[Trial]) -> dict[str, float] | None:
+def _map_numbers(trials: list[FinishedTrial]) -> dict[str, float] | None:
     maps = first_maps(trials)
     return None if maps is None else attention.statistics(maps)
 
 
-def first_maps(trials: list[Trial]) -> Array | None:
+def first_maps(trials: list[FinishedTrial]) -> Array | None:
     """(L, H, T, T) attention maps of the first seed that saved any."""
     return next((trial.maps_LHTT for trial in trials if trial.maps_LHTT is not None), None)
 

@@ -58,7 +58,7 @@ def critical(
 
 
 def between(correlations: tuple[float, ...], df: float, level: float, sides: int = 2) -> float:
-    """:func:`critical` for any df, from those of a fixed grid: to 1e-4, and soon all known."""
+    """[`critical`][] for any df, from those of a fixed grid: to 1e-4, and soon all known."""
     df = min(max(df, 1.0), 1e6)
     low = exp(GRID * floor(log(df) / GRID))
     high = low * exp(GRID)

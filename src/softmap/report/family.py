@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from softmap.report import pooling, stats
 from softmap.report.answers import Comparison, Question
-from softmap.report.load import Run, Trial
-from softmap.report.pooling import Check
+from softmap.report.load import FinishedTrial, Run
+from softmap.report.pooling import PoolingCheck
 from softmap.report.spread import Runs, Spreads
 
 Array = NDArray[np.floating[Any]]
@@ -43,7 +43,7 @@ class Family:
         self.earlier = {
             label: np.array(earlier[label]) for label in self.losses if label in earlier
         }
-        final = self.compare(self.final, Check(None, None, ()))
+        final = self.compare(self.final, PoolingCheck(None, None, ()))
         self.check = pooling.check(final.first, final.earlier)
         self.spreads = Spreads(final.first, self.check, final.earlier)
 
@@ -68,7 +68,7 @@ class Family:
         trial = next(iter(self.trials.values()))[0]
         return np.array([budget.tokens for budget in trial.budgets], dtype=np.float64)
 
-    def compare(self, values: Runs, check: Check | None = None) -> Comparison:
+    def compare(self, values: Runs, check: PoolingCheck | None = None) -> Comparison:
         """Another number of each run under the same design: of this page's runs in their order,
         then, where it is known of them, of the earlier ones."""
         count = counts(self.trials)
@@ -79,7 +79,7 @@ class Family:
         return Comparison(mine, self.control, self.question, check, first, earlier)
 
     def each(self, number: Callable[[str, Array], Array]) -> dict[str, Array]:
-        """``number(label, losses_RN)`` of every variant, all of its :attr:`curves`."""
+        """``number(label, losses_RN)`` of every variant, all of its [`curves`][]."""
         return {label: number(label, losses_RN) for label, losses_RN in self.curves.items()}
 
     def _first(self, values: Runs) -> Runs:
@@ -92,7 +92,7 @@ class Family:
         return [value for value, trial in pairs if trial.seed in seeds] or list(found)
 
 
-def losses(trials: list[Trial]) -> Array:
+def losses(trials: list[FinishedTrial]) -> Array:
     """(R, N) held-out loss of every run at every budget, nats per token."""
     return np.array([[budget.loss for budget in trial.budgets] for trial in trials])
 
@@ -106,7 +106,7 @@ def at(place: float, places_N: Sequence[float] | Array, losses_RN: Array) -> Arr
     return np.array([np.interp(np.log(place), x, row) for row in losses_RN])
 
 
-def seconds(trials: list[Trial], tokens_N: Array) -> Array:
+def seconds(trials: list[FinishedTrial], tokens_N: Array) -> Array:
     """(N,) training time to each budget: tokens over the median measured speed.
 
     Not the wall clock, which has pauses in it, and whatever else the machine did.
@@ -115,23 +115,23 @@ def seconds(trials: list[Trial], tokens_N: Array) -> Array:
     return np.asarray(tokens_N / speed)
 
 
-def spent(trials: list[Trial]) -> Array:
+def spent(trials: list[FinishedTrial]) -> Array:
     """(N,) tokens trained until each budget was there: more than its own where a schedule throws
     decays away or begins anew."""
     return np.array([b.spent or b.tokens for b in trials[0].budgets], dtype=np.float64)
 
 
-def windows(trials: list[Trial]) -> Array:
+def windows(trials: list[FinishedTrial]) -> Array:
     """(W,) mean final loss of every held-out window over the runs."""
     return np.mean([trial.budgets[-1].losses_WT.mean(axis=1) for trial in trials], axis=0)
 
 
-def counts(trials: Mapping[str, list[Trial]]) -> dict[str, int]:
+def counts(trials: Mapping[str, list[FinishedTrial]]) -> dict[str, int]:
     """Runs by variant."""
     return {label: len(found) for label, found in trials.items()}
 
 
-def position_losses(trials: list[Trial], edges: list[int]) -> Array:
+def position_losses(trials: list[FinishedTrial], edges: list[int]) -> Array:
     """(R, bins) final loss of each run averaged over windows and over the positions of each bin."""
     found = [stats.bin_means(trial.budgets[-1].losses_WT, edges) for trial in trials]
     return np.stack(found).mean(axis=1)

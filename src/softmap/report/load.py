@@ -1,7 +1,8 @@
 """A run folder as plain data: every file checked once, here.
 
 Whatever is wrong with a file (absent, truncated, of another shape, a key missing) becomes one
-:class:`~softmap.errors.SoftmapError` that names the file; the rest of the package may trust it.
+[`SoftmapError`][softmap.errors.SoftmapError] that names the file; the rest of the package may trust
+it.
 
 Shape letters: W held-out windows, T positions, L layers, H heads.
 """
@@ -53,6 +54,7 @@ class _RunFile(TypedDict):
     commit: str | None
     command: str | None
     recipe: str | None
+    homes: dict[str, str] | None
     versions: dict | None
     device: dict | None
     data: dict | None
@@ -124,7 +126,7 @@ class _Row(TypedDict):
 
 
 class _Suite(TypedDict):
-    """A suite in ``answers.json``; :mod:`softmap.report.questions` has the parts."""
+    """A suite in ``answers.json``; [`softmap.report.questions`][] has the parts."""
 
     title: str
     asks: str
@@ -147,7 +149,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Trial:
+class FinishedTrial:
     """One finished variant with one seed."""
 
     variant: str
@@ -169,13 +171,14 @@ class Run:
 
     directory: Path
     info: dict[str, Any]
-    trials: dict[str, dict[int, Trial]]
+    trials: dict[str, dict[int, FinishedTrial]]
     declared: list[tuple[str, int]]
     diverged: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     logs: dict[tuple[str, int], Path] = field(default_factory=dict)
 
     @property
     def control(self) -> str:
+        """The label of the variant that all others are compared with."""
         return str(self.info["control"])
 
     @property
@@ -204,7 +207,7 @@ def load(directory: Path) -> Run:
         SoftmapError: no ``run.json``, nothing finished yet, or a damaged file (named).
     """
     info = read_run(directory / "run.json")
-    trials: dict[str, dict[int, Trial]] = {}
+    trials: dict[str, dict[int, FinishedTrial]] = {}
     diverged: dict[str, dict[int, dict[str, Any]]] = {}
     logs: dict[tuple[str, int], Path] = {}
     for path in result_files(directory):
@@ -304,9 +307,9 @@ def read_log(path: Path) -> list[dict[str, float]]:
     return rows
 
 
-def _trial(path: Path, result: dict[str, Any]) -> Trial:
+def _trial(path: Path, result: dict[str, Any]) -> FinishedTrial:
     budgets = [_budget(entry, path) for entry in result["budgets"]]
-    return Trial(
+    return FinishedTrial(
         variant=str(result["variant"]),
         seed=int(result["seed"]),
         result=result,
@@ -399,7 +402,7 @@ def check_same_windows(run: Run) -> None:
             )
 
 
-def _check_losses(trial: Trial, where: str) -> None:
+def _check_losses(trial: FinishedTrial, where: str) -> None:
     """What a result says of its loss is what its arrays hold, up to rounding."""
     for said, budget in zip(_by_tokens(trial.result), trial.budgets, strict=True):
         if abs(said["loss"] - budget.loss) > 1e-3 * max(1.0, abs(budget.loss)):
@@ -413,5 +416,5 @@ def _by_tokens(result: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(result["budgets"], key=lambda entry: entry["tokens"])
 
 
-def _layout(trial: Trial) -> list[tuple[int, tuple[int, ...]]]:
+def _layout(trial: FinishedTrial) -> list[tuple[int, tuple[int, ...]]]:
     return [(budget.tokens, budget.losses_WT.shape) for budget in trial.budgets]

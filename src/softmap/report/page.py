@@ -38,7 +38,8 @@ def render(
 ) -> str:
     """The whole page as one string of HTML that asks nothing of the network.
 
-    asked: the charts of each suite in ``report["questions"]``.
+    Args:
+        asked: the charts of each suite in ``report["questions"]``.
 
     Everything from the run is escaped by the template engine; JSON in script elements has
     ``<``, ``>`` and ``&`` written as unicode escapes.

@@ -34,7 +34,10 @@ def tried_peaks(directory: Path, results: Mapping[str, Mapping[str, Any]]) -> li
     ``tried`` has for each peak in rising order ``mean`` and ``sd`` of the losses that are finite
     (None where they are too few), ``runs`` and how many of them ``diverged``.
 
-    results: of one finished run of each label. Raises ``SoftmapError`` for a damaged file.
+    Args:
+        results: of one finished run of each label.
+
+    Raises ``SoftmapError`` for a damaged file.
     """
     path = directory / PEAKS
     if not os.path.lexists(path):

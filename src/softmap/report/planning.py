@@ -213,7 +213,9 @@ def allocate(
 def next_run(runs: Mapping[str, int], costs: Mapping[str, float], control: str) -> str:
     """The label whose next run lowers the sum of squared half-widths most for its seconds.
 
-    runs: of each label, the control included, that there are. costs: of those to choose from.
+    Args:
+        runs: of each label, the control included, that there are.
+        costs: of those to choose from.
     """
     now = _badness(runs, control)
     return max(costs, key=lambda v: (now - _badness(_one_more(runs, v), control)) / costs[v])

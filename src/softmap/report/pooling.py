@@ -28,7 +28,7 @@ DRAWS = 20_000
 
 
 @dataclass(frozen=True)
-class Check:
+class PoolingCheck:
     """What the runs say about one spread for all.
 
     ``p`` is the probability of spreads at least this unequal if all are equal; ``visible`` the
@@ -42,11 +42,11 @@ class Check:
     apart: tuple[str, ...]
 
 
-def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> Check:
+def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> PoolingCheck:
     """Which variants share one spread: the odd ones leave the pool until the rest agree.
 
     The first question errs at ``LEVEL``; each variant that leaves is the one without which the
-    others are most alike. ``earlier``: as for :class:`~softmap.report.spread.Spreads`.
+    others are most alike. ``earlier``: as for [`Spreads`][softmap.report.spread.Spreads].
     """
     found = {v: squares_of(values, (earlier or {}).get(v, ())) for v, values in runs.items()}
     squares = {label: own for label, own in found.items() if own[1]}
@@ -56,9 +56,9 @@ def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> 
         apart.append(odd)
         pool = _without(pool, odd)
     if len(squares) < 2:
-        return Check(None, None, ())
+        return PoolingCheck(None, None, ())
     df = tuple(sorted(df for _, df in squares.values()))
-    return Check(_p(squares), visible(df), tuple(apart))
+    return PoolingCheck(_p(squares), visible(df), tuple(apart))
 
 
 @lru_cache(maxsize=256)

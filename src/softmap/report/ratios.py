@@ -47,8 +47,10 @@ class Ratio:
     def times(self, factor: float, error: float = 0.0) -> dict[str, Any]:
         """The ratio of another cost, which is ``factor`` times the control's for each token.
 
-        error: half-width of the factor's own interval, of its logarithm. Distances of independent
-        limits add up in squares (Zou and Donner 2008), by themselves where there is no estimate.
+        Args:
+            error: half-width of the factor's own interval, of its logarithm. Distances of
+                independent limits add up in squares (Zou and Donner 2008), by themselves where
+                there is no estimate.
         """
 
         def cost(end: float | None, side: int = 0) -> float | None:

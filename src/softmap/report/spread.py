@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from softmap.report.pooling import Check, squares_of
+from softmap.report.pooling import PoolingCheck, squares_of
 
 PRIOR = 1.0
 Runs = Mapping[str, Any]  # label to one number for each run: a sequence or an array
 
 
 @dataclass(frozen=True)
-class Error:
+class VarianceEstimate:
     """A variance of a difference (or of a mean) with its degrees of freedom."""
 
     variance: float
@@ -37,6 +37,7 @@ class Error:
 
     @property
     def stderr(self) -> float:
+        """The square root of the variance."""
         return sqrt(self.variance)
 
 
@@ -48,7 +49,7 @@ class Spreads:
     no replicate. ``earlier`` runs of a variant count about their own mean.
     """
 
-    def __init__(self, runs: Runs, check: Check, earlier: Runs | None = None) -> None:
+    def __init__(self, runs: Runs, check: PoolingCheck, earlier: Runs | None = None) -> None:
         self.apart = set(check.apart)
         squares = {v: squares_of(y, (earlier or {}).get(v, ())) for v, y in runs.items()}
         self.df = {v: df for v, (_, df) in squares.items()}
@@ -59,25 +60,25 @@ class Spreads:
     @classmethod
     def planned(cls, sizes: Mapping[str, int]) -> Spreads:
         """Of runs that do not exist yet, all with the variance 1."""
-        new = cls({}, Check(None, None, ()))
+        new = cls({}, PoolingCheck(None, None, ()))
         new.df = {v: n - 1 for v, n in sizes.items()}
         new.own = {v: 1.0 for v, n in sizes.items() if n > 1}
         new.pool = {v: new.df[v] for v in new.own}
         return new
 
     @property
-    def pooled(self) -> Error | None:
+    def pooled(self) -> VarianceEstimate | None:
         """The pooled variance; None without a replicate, or where all runs are copies."""
         total = sum(self.pool.values())
         variance = sum(d * self.own[v] for v, d in self.pool.items()) / total if total else 0.0
-        return Error(variance, total) if variance > 0 else None
+        return VarianceEstimate(variance, total) if variance > 0 else None
 
     def variance(self, label: str) -> float | None:
         """The moderated variance of a variant's runs, its own where it stays apart."""
         weights = self._weights(label)
         return None if weights is None else sum(w * self.own[v] for v, w in weights.items())
 
-    def error(self, sizes: Mapping[str, int]) -> Error | None:
+    def error(self, sizes: Mapping[str, int]) -> VarianceEstimate | None:
         """Of a sum or difference of means over ``sizes`` runs of each label.
 
         Satterthwaite: V = sum a[v] s[v]^2, df = V^2 / sum (a[v] sigma[v]^2)^2 / d[v], with the
@@ -95,7 +96,7 @@ class Spreads:
         if variance <= 0:
             return None
         df = sum(smooth.values()) ** 2 / sum(x * x / self.df[v] for v, x in smooth.items())
-        return Error(variance, df)
+        return VarianceEstimate(variance, df)
 
     def _weights(self, label: str) -> dict[str, float] | None:
         """The moderated variance of ``label`` as a weighted sum of own variances."""

@@ -3,7 +3,7 @@
 The seven hues were chosen for a smallest CIE Lab distance of 17 (light) and 21 (dark) between any
 two of them and the grey of the plain controls, for normal vision and for simulated protanopia,
 deuteranopia and tritanopia, at a contrast of at least 3 to 1 with the page. Which variant has which
-is said in :mod:`softmap.report.marks`.
+is said in [`softmap.report.marks`][].
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from softmap.errors import SoftmapError, shown
-from softmap.report.load import Run, Trial, check_same_windows, load
+from softmap.report.load import FinishedTrial, Run, check_same_windows, load
 from softmap.report.words import listed
 
 APART = (
@@ -35,7 +35,7 @@ def load_together(directories: Sequence[Path]) -> Run:
 
     Raises:
         SoftmapError: a folder given twice, runs whose text, tokenizer, windows or budgets differ,
-            and whatever :func:`softmap.report.load.load` refuses.
+            and whatever [`softmap.report.load.load`][] refuses.
     """
     if len({directory.resolve() for directory in directories}) < len(directories):
         raise SoftmapError(f"expected different runs, found one twice: {_paths(directories)}")
@@ -116,7 +116,7 @@ def _names(runs: list[Run]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
 
 
-def _renamed(trials: dict[int, Trial], label: str) -> dict[int, Trial]:
+def _renamed(trials: dict[int, FinishedTrial], label: str) -> dict[int, FinishedTrial]:
     return {seed: dataclasses.replace(trial, variant=label) for seed, trial in trials.items()}
 
 

@@ -7,13 +7,13 @@ or one pytest case a check::
 
     @pytest.mark.parametrize("name", CHECKS)
     def test_mine(name):
-        CHECKS[name](Subject("my_file.py:mine"))
+        CHECKS[name](CheckSubject("my_file.py:mine"))
 
-Each check takes a :class:`Subject`, raises ``AssertionError`` with one line, and may return a note
-that says what did not apply.
+Each check takes a [`CheckSubject`][], raises ``AssertionError`` with one line, and may return a
+note that says what did not apply.
 """
 
-from softmap.testing.subject import Subject, bands
+from softmap.testing.subject import CheckSubject, bands
 from softmap.testing.suite import CHECKS, QUICK, Outcome, Report, check, outcomes
 
-__all__ = ["CHECKS", "QUICK", "Outcome", "Report", "Subject", "bands", "check", "outcomes"]
+__all__ = ["CHECKS", "QUICK", "CheckSubject", "Outcome", "Report", "bands", "check", "outcomes"]

@@ -15,7 +15,7 @@ from softmap.testing.compare import ROWS, assert_same
 from softmap.testing.dense import dense
 from softmap.testing.layers import Note
 from softmap.testing.layouts import numbered
-from softmap.testing.subject import Subject, bands, call_of
+from softmap.testing.subject import CheckSubject, bands, call_of
 
 # The real tokens of two sequences: all, and padding among and around them.
 ALL = torch.ones(2, 7, dtype=torch.bool)
@@ -25,7 +25,7 @@ BAND = 3  # rows of a band of ``chunked``
 REAL = ("real row", "channel")
 
 
-class Case(NamedTuple):
+class FormulaCase(NamedTuple):
     """Inputs x, y, the layer's rows for them (N, D), and what the formula gives."""
 
     what: str
@@ -34,7 +34,7 @@ class Case(NamedTuple):
     want: Callable[..., Tensor]
 
 
-def bidirectional(subject: Subject) -> Note:
+def bidirectional(subject: CheckSubject) -> Note:
     """Without a causal mask every backend gives the dense formula's rows, and every gradient of
     them: of a sequence, of each sequence of a padded batch and of each packed document as it is
     alone; without and with a window. An edit without neighbours and distances does not know the
@@ -53,7 +53,7 @@ def bidirectional(subject: Subject) -> Note:
     return None
 
 
-def cross(subject: Subject) -> Note:
+def cross(subject: CheckSubject) -> Note:
     """The same for rows over the keys of another sequence, longer or shorter, without and with
     padding; row by row over a context that is projected once they are what they are together. An
     edit of distances, or of the row's own token, is refused in one line."""
@@ -85,16 +85,16 @@ def _refused(make: Callable[[], object]) -> Note:
     return None
 
 
-def _of_one(subject: Subject, layer: Attention) -> Iterator[Case]:
+def _of_one(subject: CheckSubject, layer: Attention) -> Iterator[FormulaCase]:
     x, where = subject.input(2, 7), f"(window {layer.window})"
     for what, mask in {"tokens": ALL, "padding among tokens": AMONG}.items():
-        yield Case(
+        yield FormulaCase(
             f"{what} {where}", [x],
             lambda x, mask=mask: layer(x, key_mask=mask)[mask],
             lambda x, mask=mask: _apart(layer, [x[b : b + 1, m] for b, m in enumerate(mask)]),
         )  # fmt: skip
     documents = torch.stack([numbered(row) for row in DOCUMENTS])
-    yield Case(
+    yield FormulaCase(
         f"packed documents {where}", [x],
         lambda x: layer(x, documents=documents).flatten(0, 1),
         lambda x: _apart(
@@ -103,13 +103,13 @@ def _of_one(subject: Subject, layer: Attention) -> Iterator[Case]:
     )  # fmt: skip
 
 
-def _of_two(subject: Subject, layer: Attention) -> Iterator[Case]:
+def _of_two(subject: CheckSubject, layer: Attention) -> Iterator[FormulaCase]:
     for what, rows, mask in (
         ("a shorter sequence", 9, ALL),
         ("a sequence with padding among", 4, AMONG),
     ):
         inputs = [subject.input(2, rows), subject.with_seed(subject.seed + 2).input(2, 7)]
-        yield Case(
+        yield FormulaCase(
             f"rows over {what}", inputs,
             lambda x, y, mask=mask: layer(x, context=y, context_mask=mask).flatten(0, 1),
             lambda x, y, mask=mask: torch.cat([
@@ -122,7 +122,7 @@ def _apart(layer: Attention, sequences: list[Tensor]) -> Tensor:
     return torch.cat([dense(layer, x)[0] for x in sequences])
 
 
-def _on_each_backend(subject: Subject, layer: Attention, cases: Iterable[Case]) -> None:
+def _on_each_backend(subject: CheckSubject, layer: Attention, cases: Iterable[FormulaCase]) -> None:
     taken = [name for name, why in explain(call_of(layer, subject.input(1, 4))) if why is None]
     for case in cases:
         want = _evaluated(layer, case.want, case.inputs)

@@ -26,7 +26,9 @@ def assert_same(
 ) -> None:
     """|got - want| <= tolerance * max(1, max |want|) everywhere; no NaN on either side.
 
-    what, sides, axes: for the message, what is compared, what the two are, and the names of axes.
+    Args:
+        what, sides, axes: for the message, what is compared, what the two are, and the names of
+            axes.
     """
     _assert_shape(got, want, what)
     if not want.numel():

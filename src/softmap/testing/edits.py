@@ -15,13 +15,13 @@ from softmap.nn.positions import Positions
 from softmap.ops.call import Call, band_of, pad_keys
 from softmap.ops.heads import combine, scores
 from softmap.testing.compare import HEADS, MAP, assert_same, difference
-from softmap.testing.subject import Subject, call_of
+from softmap.testing.subject import CheckSubject, call_of
 from softmap.variants import by_token
 
 TOKENS, LATER = 7, 4  # the tokens of the map, and the first of those that are changed
 
 
-def pure_edits(subject: Subject) -> None:
+def pure_edits(subject: CheckSubject) -> None:
     """Each edit gives a map of the promised shape, dtype and device; twice the same; with a
     gradient for all that it was handed; without changing it, drawing random numbers, printing, or
     reading a parameter of its own; and no row from later tokens or another sequence. Its query and

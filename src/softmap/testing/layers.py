@@ -14,12 +14,12 @@ from softmap.ops.heads import combine
 from softmap.ops.output import apply_output
 from softmap.testing.compare import MAP, ROWS, assert_same, difference
 from softmap.testing.layouts import evaluate, layouts
-from softmap.testing.subject import Subject, bands, call_of
+from softmap.testing.subject import CheckSubject, bands, call_of
 
 Note = str | None
 
 
-def gradients(subject: Subject) -> Note:
+def gradients(subject: CheckSubject) -> Note:
     """Analytic gradients of x and of every parameter match finite differences (float64).
 
     ``torch.autograd.gradcheck`` in its fast mode, for the reference and for bands of two rows.
@@ -59,7 +59,7 @@ def _mismatch(text: str, names: list[str]) -> str:
     )
 
 
-def chunked_is_reference(subject: Subject) -> Note:
+def chunked_is_reference(subject: CheckSubject) -> Note:
     """Bands of 1 row, and of 3 rows of one sequence, give the dense map's output and every
     gradient of it (1e-9).
 
@@ -69,7 +69,7 @@ def chunked_is_reference(subject: Subject) -> Note:
     return None
 
 
-def folded_is_reference(subject: Subject) -> Note:
+def folded_is_reference(subject: CheckSubject) -> Note:
     """The closed form, where the variant has one, gives the dense map's output and gradients."""
     why = dict(subject.explained)["folded"]
     if why is not None:
@@ -78,7 +78,7 @@ def folded_is_reference(subject: Subject) -> Note:
     return None
 
 
-def _same_as_reference(subject: Subject, impl: str, band_rows: tuple[int, ...]) -> None:
+def _same_as_reference(subject: CheckSubject, impl: str, band_rows: tuple[int, ...]) -> None:
     layer = subject.layer()
     for layout in layouts(layer):
         layer.impl = "reference"
@@ -94,7 +94,7 @@ def _same_as_reference(subject: Subject, impl: str, band_rows: tuple[int, ...]) 
                 assert_same(got[name], value, what, sides=sides, axes=axes)
 
 
-def map_is_what_is_used(subject: Subject) -> Note:
+def map_is_what_is_used(subject: CheckSubject) -> Note:
     """The map that is shown is the map that is used: (B, H', T, T), exactly zero where a row may
     not look (after the last edit), and times the values it is the attention's output."""
     layer, x = subject.layer(impl="reference"), subject.input(2, 9)

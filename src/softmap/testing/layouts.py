@@ -12,11 +12,11 @@ from torch import Tensor
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
 from softmap.ops import attention
-from softmap.testing.subject import Subject
+from softmap.testing.subject import CheckSubject
 
 
 @dataclass(frozen=True)
-class Layout:
+class SequenceLayout:
     """tokens T, a window or None, the first sequence's padding at the left and at the right, and
     how many of the last tokens are queries (fewer than T: as when decoding with a cache).
 
@@ -58,28 +58,28 @@ def numbered(lengths: Iterable[int]) -> Tensor:
 
 
 LAYOUTS = (
-    Layout(1),
-    Layout(11),
-    Layout(11, window=1),
-    Layout(11, window=4),
-    Layout(11, left=3),
-    Layout(11, right=3),
-    Layout(12, window=4, left=5),
-    Layout(11, queries=6),
-    Layout(11, window=3, queries=1),
-    Layout(11, packed=(1, 4, 6)),
-    Layout(11, window=3, left=2, packed=(5, 6)),
-    Layout(11, queries=5, packed=(2, 5, 4)),
+    SequenceLayout(1),
+    SequenceLayout(11),
+    SequenceLayout(11, window=1),
+    SequenceLayout(11, window=4),
+    SequenceLayout(11, left=3),
+    SequenceLayout(11, right=3),
+    SequenceLayout(12, window=4, left=5),
+    SequenceLayout(11, queries=6),
+    SequenceLayout(11, window=3, queries=1),
+    SequenceLayout(11, packed=(1, 4, 6)),
+    SequenceLayout(11, window=3, left=2, packed=(5, 6)),
+    SequenceLayout(11, queries=5, packed=(2, 5, 4)),
 )
 
 
-def layouts(layer: Attention) -> list[Layout]:
+def layouts(layer: Attention) -> list[SequenceLayout]:
     """Those that the layer takes: an edit that reads earlier rows takes one document."""
     halo = any(e.halo for e in layer.edits)
     return [x for x in LAYOUTS if not (halo and x.packed)]
 
 
-def evaluate(subject: Subject, layer: Attention, layout: Layout) -> dict[str, Tensor]:
+def evaluate(subject: CheckSubject, layer: Attention, layout: SequenceLayout) -> dict[str, Tensor]:
     """The output on real tokens, and the gradient of every input and parameter.
 
     Rows of padding tokens are undefined, so they are set to zero and given no gradient.
@@ -98,7 +98,7 @@ def evaluate(subject: Subject, layer: Attention, layout: Layout) -> dict[str, Te
     return result
 
 
-def forward(layer: Attention, x: Tensor, layout: Layout) -> Tensor:
+def forward(layer: Attention, x: Tensor, layout: SequenceLayout) -> Tensor:
     """The layer on x (B, T, D), or on its last ``queries`` tokens alone: (B, queries, D)."""
     layer.window = layout.window
     if layout.queries is None:

@@ -14,11 +14,11 @@ from softmap.nn import Decoder, accounting
 from softmap.testing.compare import ROWS, assert_equal, assert_same, difference
 from softmap.testing.layers import Note
 from softmap.testing.layouts import numbered
-from softmap.testing.subject import VOCABULARY, Subject, bands, perturb, seeded
+from softmap.testing.subject import VOCABULARY, CheckSubject, bands, perturb, seeded
 
 
 @torch.no_grad()
-def causality(subject: Subject) -> Note:
+def causality(subject: CheckSubject) -> Note:
     """Changing later tokens leaves every earlier row bitwise equal, on each backend that runs; and
     NaN in them leaves it what it was."""
     ids = subject.ids(2, 13)
@@ -49,7 +49,7 @@ def _unchanged(after: Tensor, before: Tensor, first: int, how: str) -> None:
         )
 
 
-def _with_nan(subject: Subject) -> None:
+def _with_nan(subject: CheckSubject) -> None:
     for impl in subject.backends:
         model = subject.decoder(impl=impl)
         x = subject.input(2, 13)
@@ -63,7 +63,7 @@ def _with_nan(subject: Subject) -> None:
 
 
 @torch.enable_grad()
-def _while_training(subject: Subject) -> None:
+def _while_training(subject: CheckSubject) -> None:
     """The same at the length and in the mode of training, where an edit may do other things."""
     tokens = subject.context
     ids, model = subject.ids(2, tokens), subject.decoder(torch.float32).train()
@@ -75,7 +75,7 @@ def _while_training(subject: Subject) -> None:
 
 
 @torch.no_grad()
-def decoding(subject: Subject) -> Note:
+def decoding(subject: CheckSubject) -> Note:
     """With a cache, every row equals that of one pass over all tokens: token by token and in
     uneven pieces, without and with left padding, without and with a local layer."""
     ids = subject.ids(2, 13)
@@ -117,7 +117,7 @@ def _left_mask(padding: list[int], tokens: int) -> Tensor:
 
 
 @torch.no_grad()
-def rollback(subject: Subject) -> Note:
+def rollback(subject: CheckSubject) -> Note:
     """A cache cropped after tokens that were refused (assisted decoding) goes on as if they had
     never come: bounded, summed and halo caches included."""
     ids = subject.ids(2, 13)
@@ -141,7 +141,7 @@ def rollback(subject: Subject) -> Note:
 
 
 @torch.no_grad()
-def batching(subject: Subject) -> Note:
+def batching(subject: CheckSubject) -> Note:
     """A sequence alone gives the rows that it gives in a batch, wherever there is padding: at the
     left, at the right or among its tokens, as batched chat leaves it; in one pass and in pieces
     with a cache, without and with a local layer."""
@@ -181,7 +181,7 @@ def _masks() -> dict[str, Tensor]:
     return {"at the left": at >= 9 - n, "at the right": at < n, "among its tokens": among}
 
 
-def packing(subject: Subject) -> Note:
+def packing(subject: CheckSubject) -> Note:
     """Documents packed in one sequence give the rows, and together the gradients, that each gives
     alone, on each backend that runs; without and with a local layer."""
     layer = subject.layer()
@@ -217,7 +217,7 @@ def _with_gradients(model: Decoder, out: Tensor) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def saving(subject: Subject) -> Note:
+def saving(subject: CheckSubject) -> Note:
     """``save_pretrained`` and ``from_pretrained`` (safetensors) give bitwise equal logits."""
     try:
         from softmap.hf import SoftmapConfig, SoftmapForCausalLM
@@ -238,7 +238,7 @@ def saving(subject: Subject) -> Note:
 
 
 @torch.no_grad()
-def accounting_is_true(subject: Subject) -> Note:
+def accounting_is_true(subject: CheckSubject) -> Note:
     """Counted parameters are those of the built model; counted cache bytes are what each token
     adds to a real cache, and a local layer's cache stops growing."""
     model = subject.decoder(torch.float32, window=4)

@@ -11,7 +11,7 @@ from softmap.errors import reason
 from softmap.maps import Edit
 from softmap.nn.positions import Positions
 from softmap.testing.compare import ROWS, assert_same
-from softmap.testing.subject import Subject
+from softmap.testing.subject import CheckSubject
 
 Note = str | None
 
@@ -19,7 +19,7 @@ Note = str | None
 FAR = (-5.0, 5.0)
 
 
-def parameters(subject: Subject) -> Note:
+def parameters(subject: CheckSubject) -> Note:
     """Parameters have an axis that can be sharded, are read only while their own module is called
     (offloading loads them then and no longer), and have a gradient wherever they are."""
     _have_an_axis(subject)
@@ -31,13 +31,13 @@ def parameters(subject: Subject) -> Note:
     return None
 
 
-def _have_an_axis(subject: Subject) -> None:
+def _have_an_axis(subject: CheckSubject) -> None:
     for name, p in subject.layer().named_parameters():
         assert p.ndim, f"parameter {name} has the shape (), which FSDP2 cannot shard: expected (1,)"
 
 
 @torch.no_grad()
-def _are_read_when_called(subject: Subject) -> None:
+def _are_read_when_called(subject: CheckSubject) -> None:
     layer, x = subject.layer(), subject.input(2, 9)
     want = layer(x)
     for module in layer.modules():

@@ -11,16 +11,16 @@ from softmap.ops.output import apply_output
 from softmap.ops.precision import FEW, GRADIENT, OUTPUT
 from softmap.ops.yardstick import ZERO, eager, errors, poisoned
 from softmap.testing.layers import Note
-from softmap.testing.subject import Subject, bands, call_of
+from softmap.testing.subject import CheckSubject, bands, call_of
 
 __all__ = ["DRAWS", "FEW", "GRADIENT", "OUTPUT", "ZERO", "eager", "low_precision", "poisoned"]
 
 DRAWS = 5
 
 
-def low_precision(subject: Subject) -> Note:
+def low_precision(subject: CheckSubject) -> Note:
     """In bfloat16 and float16 the bands' error against float64 is at most twice (gradients: three
-    times) that of the plain map (:mod:`softmap.ops.precision`), with every fresh buffer filled with
+    times) that of the plain map ([`softmap.ops.precision`][]), with every fresh buffer filled with
     NaN first. Compared are medians over five draws.
     """
     notes = []
@@ -37,7 +37,7 @@ def low_precision(subject: Subject) -> Note:
     return "; ".join(notes) or None
 
 
-def _errors(subject: Subject, dtype: torch.dtype) -> precision.Draw:
+def _errors(subject: CheckSubject, dtype: torch.dtype) -> precision.Draw:
     """The errors of one draw."""
     with torch.no_grad():
         call = call_of(subject.layer(dtype), subject.input(2, 33, dtype))

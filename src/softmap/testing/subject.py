@@ -23,12 +23,14 @@ VOCABULARY = 23
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckSubject:
     """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the checks.
 
-    heads, kv_heads, head_dim: as :class:`softmap.nn.Attention` takes them; the model width is
-    heads * head_dim. seed: of parameters and inputs; every check is a pure function of it.
-    context: tokens of the longest input.
+    Attributes:
+        heads, kv_heads, head_dim: as [`softmap.nn.Attention`][] takes them; the model width is
+            heads * head_dim.
+        seed: of parameters and inputs; every check is a pure function of it.
+        context: tokens of the longest input.
     """
 
     variant: Any
@@ -40,6 +42,7 @@ class Subject:
 
     @property
     def dim(self) -> int:
+        """The model width, heads * head_dim."""
         return self.heads * self.head_dim
 
     def layer(self, dtype: torch.dtype = torch.float64, **options: Any) -> Attention:
@@ -64,7 +67,7 @@ class Subject:
     def decoder(
         self, dtype: torch.dtype = torch.float64, window: int | None = None, impl: str = "auto"
     ) -> Decoder:
-        """A decoder of :meth:`config`, perturbed like :meth:`layer`."""
+        """A decoder of [`config`][], perturbed like [`layer`][]."""
         with seeded(self.seed):
             return perturb(Decoder(self.config(window, impl))).to(dtype).eval()
 
@@ -89,12 +92,13 @@ class Subject:
         """Every backend with the reason why it refuses the variant, or None."""
         return explain(call_of(self.layer(), self.input(1, 4)))
 
-    def with_seed(self, seed: int) -> Subject:
+    def with_seed(self, seed: int) -> CheckSubject:
         """The same variant with other parameters and inputs."""
         return dataclasses.replace(self, seed=seed)
 
     @property
     def label(self) -> str:
+        """The variant's canonical name."""
         return load(self.variant).label
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from softmap.errors import SoftmapError, nearest, one_line
 from softmap.testing import bidirectional, edits, layers, models, parameters, precision
-from softmap.testing.subject import Subject
+from softmap.testing.subject import CheckSubject
 from softmap.variants import load
 
-Check = Callable[[Subject], str | None]
+Check = Callable[[CheckSubject], str | None]
 
 CHECKS: dict[str, Check] = {
     "edits": edits.pure_edits,
@@ -52,17 +52,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`check` found; prints as a table with a line a check."""
+    """What [`check`][] found; prints as a table with a line a check."""
 
     variant: str
     outcomes: tuple[Outcome, ...]
 
     @property
     def passed(self) -> bool:
+        """Whether every check passed."""
         return not self.failures
 
     @property
     def failures(self) -> list[Outcome]:
+        """The outcomes of the checks that failed."""
         return [o for o in self.outcomes if o.error is not None]
 
     def __str__(self) -> str:
@@ -72,7 +74,7 @@ class Report:
 def check(variant: Any, **options: Any) -> Report:
     """Run the conformance suite over a variant; about a minute on a CPU.
 
-    Options as for :func:`outcomes`, which gives the outcomes one by one. Raises what that does.
+    Options as for [`outcomes`][], which gives the outcomes one by one. Raises what that does.
     """
     found = tuple(outcomes(variant, **options))
     return Report(load(variant).label, found)
@@ -91,18 +93,20 @@ def outcomes(
 ) -> Iterator[Outcome]:
     """Run the checks, and give the outcome of each when it is there.
 
-    variant: whatever :func:`softmap.variants.load` takes, ``"my_file.py:name"`` included.
-    heads, kv_heads, head_dim: sizes, as for :class:`softmap.nn.Attention`. context: tokens of the
-    longest input, such as those of its training. only: names of :data:`CHECKS`, by default all;
-    quick: :data:`QUICK`, up to the first that fails, which is what ``softmap compare`` asks of a
-    variant of one's own before it trains it. A check that fails is reported, not raised; a variant
-    that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
+    Args:
+        variant: whatever [`softmap.variants.load`][] takes, ``"my_file.py:name"`` included.
+        heads, kv_heads, head_dim: sizes, as for [`softmap.nn.Attention`][].
+        context: tokens of the longest input, such as those of its training.
+        only: names of [`CHECKS`][], by default all.
+        quick: [`QUICK`][], up to the first that fails, which is what ``softmap compare`` asks of a
+            variant of one's own before it trains it. A check that fails is reported, not raised; a
+            variant that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
     """
     chosen = list((QUICK if quick else CHECKS) if only is None else only)
     for name in chosen:
         if name not in CHECKS:
             raise SoftmapError(f"no check {name!r}{nearest(name, CHECKS)}; {', '.join(CHECKS)}")
-    subject = Subject(variant, heads, kv_heads, head_dim, seed, context)
+    subject = CheckSubject(variant, heads, kv_heads, head_dim, seed, context)
     subject.layer()
     for name in chosen:
         outcome = _run(name, subject)
@@ -111,7 +115,7 @@ def outcomes(
             return
 
 
-def _run(name: str, subject: Subject) -> Outcome:
+def _run(name: str, subject: CheckSubject) -> Outcome:
     try:
         return Outcome(name, None, CHECKS[name](subject))
     except AssertionError as error:
@@ -126,7 +130,7 @@ def _run(name: str, subject: Subject) -> Outcome:
 _OTHER_TOKENS = ("batching", "decoding", "rollback", "packing")
 
 
-def _cause(name: str, subject: Subject) -> str:
+def _cause(name: str, subject: CheckSubject) -> str:
     if name in _OTHER_TOKENS:
         try:
             edits.of_one_token(subject.layer(), subject.input(2, edits.TOKENS))

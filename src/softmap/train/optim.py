@@ -18,7 +18,7 @@ _FUSED_DEVICES = {"cpu", "cuda"}
 def weight_decay_groups(
     model: nn.Module,
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """``(decayed, not decayed)`` by :func:`softmap.nn.decays`: each trainable parameter once, by
+    """``(decayed, not decayed)`` by [`softmap.nn.decays`][]: each trainable parameter once, by
     its first name. What is tied to an embedding is not decayed either."""
     exempt = never_decayed(model)
     decayed: dict[str, nn.Parameter] = {}
@@ -81,6 +81,7 @@ class Joined(torch.optim.Optimizer):
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads the state of both optimisers."""
         super().load_state_dict(state_dict)
         self._share()
 

@@ -1,7 +1,7 @@
 """The seam between the loop and the machines it runs on: one process, or all of torchrun's.
 
-:meth:`Parallel.wrap` is the order in which a model is made ready. The loop, a step and checkpoints
-ask for nothing but the members of :class:`Parallel`, which is one process; :class:`Processes` is
+[`Parallel.wrap`][] is the order in which a model is made ready. The loop, a step and checkpoints
+ask for nothing but the members of [`Parallel`][], which is one process; [`Processes`][] is
 many.
 """
 
@@ -126,11 +126,13 @@ class Processes(Parallel):
         return DistributedDataParallel(model, **given)
 
     def rows(self, batch_size: int) -> slice:
+        """Returns the rows of a batch whose sequences this rank reads."""
         count = batch_size // self._rows.shape[0]
         first = self.rank // self.layout.context * count
         return slice(first, first + count)
 
     def share(self, tokens: int) -> Share | None:
+        """Returns this rank's part of a sequence; None where sequences are not shared."""
         if self.layout.context == 1:
             return None
         if tokens not in self._shares:
@@ -138,30 +140,36 @@ class Processes(Parallel):
         return self._shares[tokens]
 
     def reduce_at_last(self, forward: Any, last: bool) -> None:
+        """Has gradients added up over the ranks in the last backward pass of a step alone."""
         if hasattr(forward, "set_requires_gradient_sync"):
             forward.set_requires_gradient_sync(last)
         else:
             forward.require_backward_grad_sync = last
 
     def sum(self, value: Tensor) -> Tensor:
+        """Returns ``value``, added up over the ranks in place."""
         torch.distributed.all_reduce(value)
         return value
 
     def largest(self, number: int) -> int:
+        """Returns the largest ``number`` of all ranks."""
         value = torch.tensor(number)
         torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
         return int(value)
 
     def whole(self, t: Tensor) -> Tensor:
+        """Returns the whole tensor, of which each rank may hold a part."""
         found: Tensor = t.full_tensor() if hasattr(t, "full_tensor") else t
         return found
 
     def by_first(self, do: Callable[[], T]) -> T:
+        """Returns what ``do`` gave on the first rank, or raises what it raised there."""
         tried = [_tried(do) if self.rank == 0 else None]
         torch.distributed.broadcast_object_list(tried)
         return self._of(0, tried[0])
 
     def together(self, do: Callable[[], T]) -> list[T]:
+        """Returns what ``do`` gave on each rank, or raises what it raised on one."""
         tried: list[Any] = [None] * self.ranks
         torch.distributed.all_gather_object(tried, _tried(do))
         return [self._of(rank, one) for rank, one in enumerate(tried)]

@@ -43,6 +43,7 @@ class State:
 
     @property
     def position(self) -> Position:
+        """The segment's index, and the number of updates made."""
         return self.segment, self.step
 
     def advance(self, loss: float, grad_norm: float, seconds: float, tokens: int) -> None:
@@ -85,6 +86,7 @@ class State:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> State:
+        """Returns the state that a checkpoint's record holds."""
         fields = {name: value for name, value in record.items() if name not in ("options", "log")}
         return cls(**{**fields, "meter": Meter(**fields["meter"])})
 
@@ -105,6 +107,7 @@ class BudgetsDone:
         return index in self._done
 
     def add(self, index: int) -> None:
+        """Adds a budget and writes the file."""
         self._done.append(index)
         write_sealed(self._path, {"done": self._done})
 

@@ -74,7 +74,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
 
 def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
     """Each rank writes what it alone holds, and its part of what all hold, into ``folder``: one
-    safetensors file a rank, under the names of :func:`save_weights` and :func:`save_optimizer`."""
+    safetensors file a rank, under the names of [`save_weights`][] and [`save_optimizer`][]."""
     from torch.distributed import checkpoint as dcp
 
     tensors = {names[0]: t.detach() for names, t in _named(model)}

@@ -38,7 +38,7 @@ class JsonlTracker:
     """One JSON object per line, written as it comes.
 
     Lines after the position ``resume_at`` (steps that will be made again) and a torn last line are
-    dropped first, so a step never appears twice. ``kept``, of a checkpoint, is what :attr:`sum` was
+    dropped first, so a step never appears twice. ``kept``, of a checkpoint, is what [`sum`][] was
     when it was saved: the lines up to there must be the same, or ``SoftmapError`` is raised.
     """
 
@@ -59,6 +59,7 @@ class JsonlTracker:
         return [self._size, self._hash.hexdigest()]
 
     def log(self, metrics: Metrics) -> None:
+        """Appends a line with these metrics."""
         line = json.dumps(dict(metrics)).encode() + b"\n"
         with writing(self._path):
             self._file.write(line)
@@ -66,6 +67,7 @@ class JsonlTracker:
         self._hash.update(line)
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
@@ -150,10 +152,12 @@ class Spared:
         self._tracker = self._tried(begin)
 
     def log(self, metrics: Metrics) -> None:
+        """Sends one step's numbers, if the tracker still works."""
         if (tracker := self._tracker) is not None:
             self._tried(lambda: tracker.log(metrics))
 
     def close(self) -> None:
+        """Ends the tracker's run, if it still works."""
         if (tracker := self._tracker) is not None:
             self._tried(tracker.close)
 

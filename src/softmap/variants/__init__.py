@@ -1,9 +1,8 @@
-"""The published methods: one file, one paper. A file that is here is found; there is no registry.
+"""The published methods, one file per paper. Every file in this folder is found; there is no
+registry.
 
 ``load("diff+dcmha(rank=4)")`` resolves names, strings and recipe lists; ``names()`` lists all.
-``edits("diff", heads=8, head_dim=64)`` builds those of one layer, for ``softmap.attention``.
-``softmap.nn.own`` uses ``Loaded``, ``outside``, ``renamed``, ``code_of`` and ``check_tokens`` for
-models that carry a file of the user's own.
+``edits("diff", heads=8, head_dim=64)`` builds the edits of one layer, for ``softmap.attention``.
 """
 
 from softmap.variants._edits import Edits, Shapes, edits, sized

@@ -18,11 +18,16 @@ from softmap.variants._text import Spec
 
 @dataclass(frozen=True)
 class Shapes:
-    """What the edits of a layer take: q (B, maps, T, d), k (B, G, S, d), v (B, G', S, d').
+    """The shapes that the edits of a layer take: q (B, maps, T, d), k (B, G, S, d), v (B, G',
+    S, d').
 
-    heads: H of a plain Transformer of this width; G divides it. maps: query heads. outputs: heads
-    that leave the edits, and G' = G * outputs / H. head_dim: d. value_dim: d', the width that
-    gives the output heads H d channels together. dim: D of x (B, S, D).
+    Attributes:
+        heads: H of a plain Transformer of this width; G divides it.
+        maps: the number of query heads.
+        outputs: the number of heads after the edits; G' = G * outputs / H.
+        head_dim: d.
+        value_dim: d', the width with which the output heads have H d channels together.
+        dim: D of x (B, S, D).
     """
 
     heads: int
@@ -33,7 +38,9 @@ class Shapes:
     dim: int
 
     def values(self, keys: int) -> int:
-        """Value heads beside so many key heads, or 0 where these do not fit."""
+        """Returns the number of value heads for this number of key heads, or 0 where these do
+        not fit.
+        """
         whole = keys and not self.heads % keys and not keys * self.outputs % self.heads
         return keys * self.outputs // self.heads if whole else 0
 
@@ -46,11 +53,12 @@ class Shapes:
 
 
 class Edits(nn.ModuleList):
-    """The edits of one layer, in order: what :func:`edits` returns.
+    """The edits of one layer, in order, as [`edits`][] returns them.
 
-    shapes: the :class:`Shapes` that they were made for; None in a slice. backbone: fields of
-    ``softmap.nn.Backbone`` that the variant sets beside its edits and that are the caller's to
-    follow: positions, norms of q and k, blocks.
+    Args:
+        shapes: the [`Shapes`][] that they were built for; None in a slice.
+        backbone: fields of ``softmap.nn.Backbone`` that the variant sets beside its edits and that
+            the caller has to follow: positions, norms of q and k, blocks.
     """
 
     def __init__(
@@ -97,20 +105,26 @@ def edits(
     layer: int = 0,
     depth: int = 1,
 ) -> Edits:
-    """The edits of a variant, as :class:`softmap.nn.Attention` builds them, for your own q, k, v.
+    """Returns the edits of a variant, as [`softmap.nn.Attention`][] builds them, for your own
+    q, k, v.
 
         edits = softmap.edits("dcmha", heads=8, head_dim=64, dim=512)
         o = softmap.attention(q, k, v, edits, x=x)
 
-    variant: whatever :func:`load` takes. heads: H of a plain Transformer of this width, as
-    everywhere; the variant derives its own counts, and ``str(edits.shapes)`` says which q, k and v
-    it takes (diff: half as many value heads of width 2d; diff2: 2H query heads). k may have G < H
-    heads (grouped queries). dim: width of the layer's input x, by default heads * head_dim.
-    layer, depth: place in the model, from 0, for variants whose start depends on it.
+    They are an ``nn.ModuleList``: parameters train, move and save with the module that holds it.
+    The edits are the part of a variant that concerns the map: what else it asks of a layer (no
+    RoPE, QK norm) is in ``edits.backbone``, and yours to do before the call.
 
-    It is an ``nn.ModuleList``: its parameters train, move and save with the module that holds it.
-    The edits are the map's part alone: what else the variant asks of a layer (no RoPE, QK norm) is
-    in ``edits.backbone``, and yours to do before the call.
+    Args:
+        variant: anything [`load`][] takes.
+        heads: H of a plain Transformer of this width, as everywhere; the variant derives its own
+            counts, and ``str(edits.shapes)`` says which q, k and v it takes (diff: half as many
+            value heads of width 2d; diff2: 2H query heads). k may have G < H heads (grouped
+            queries).
+        head_dim: the width d of q and k.
+        dim: the width of the layer's input x; by default heads * head_dim.
+        layer, depth: the layer's index, from 0, and the number of layers, for variants whose start
+            depends on them.
 
     Raises ``ValueError`` for an unknown variant, and for sizes that do not fit it.
     """
@@ -129,7 +143,9 @@ def edits(
 def sized(
     parts: Parts, heads: int, maps: int, head_dim: int, dim: int, layer: int, depth: int
 ) -> tuple[list[Edit], Shapes]:
-    """The edits of a layer with ``heads`` heads and ``maps`` query heads, and what they take."""
+    """Returns the edits of a layer with ``heads`` heads and ``maps`` query heads, and their
+    shapes.
+    """
     made = build(parts, maps, dim, head_dim, heads * head_dim, layer, depth)
     outputs = heads_after(made, maps)
     return made, Shapes(heads, maps, outputs, head_dim, heads * head_dim // outputs, dim)

@@ -1,4 +1,4 @@
-"""A name to the function of that variant: shipped, or in a file or module of the user's own."""
+"""Finds the function of a variant by name: shipped, or in a file or module of the user's own."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from softmap.variants._trust import located
 
 
 def names() -> list[str]:
-    """Every variant that ships with softmap."""
+    """Returns the names of all variants that ship with softmap."""
     return list(_shipped())
 
 
 def find(name: str, spec: Spec = "") -> Callable[..., Parts]:
-    """The variant function of that name, shipped or ``where:name``, as ``spec`` may locate it."""
+    """Returns the variant function of that name, shipped or ``where:name``, which ``spec`` may
+    locate.
+    """
     if ":" in name:
         where, _, own = name.rpartition(":")
         if not _is_place(where) or not own:
@@ -47,7 +49,7 @@ def find(name: str, spec: Spec = "") -> Callable[..., Parts]:
 
 
 def code_of(where: str, name: str, spec: Spec) -> bytes:
-    """The code that runs, as it was read, of a member ``where:name`` that is a file."""
+    """Returns the code of a member ``where:name`` that is a file, as it was when it ran."""
     module = sys.modules[find(f"{where}:{name}", spec).__module__]
     code: bytes = module.__source__  # type: ignore[attr-defined]
     return code
@@ -116,7 +118,7 @@ def _execute(where: str) -> ModuleType:
 
 
 def _line_in(error: BaseException, where: str) -> int | None:
-    """The line of the user's file that raised ``error``."""
+    """Returns the line of the user's file that raised ``error``."""
     frames = traceback.extract_tb(error.__traceback__)
     own = Path(where).resolve()
     lines = [frame.lineno for frame in frames if Path(frame.filename) == own]

@@ -1,4 +1,4 @@
-"""What a file of the user's own must leave alone: the torch that all variants share."""
+"""Keeps a file of the user's own from changing torch, which all variants share."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _PLACES = {
 
 @contextmanager
 def untouched() -> Iterator[None]:
-    """Raises ``SoftmapError`` if the block replaces a function or a setting of torch: the variants
-    that it is compared with would be trained with it too."""
+    """Raise ``SoftmapError`` if the block replaces a function or a setting of torch: the
+    variants that it is compared with would be trained with it too.
+    """
     places = {name: dict(vars(place)) for name, place in _PLACES.items()}
     settings = _settings()
     yield

@@ -1,4 +1,4 @@
-"""From a name, a composed string or a recipe's list to one :class:`Composition`."""
+"""Loads a name, a composed string or a recipe's list as one [`Composition`][]."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from softmap.variants._trust import Loaded
 
 @dataclass(frozen=True)
 class Composition:
-    """One or more variants in order, as one.
+    """One or more variants in order, combined into one.
 
-    label: its canonical name, which :func:`load` takes again. parts: all edits, all backbone
-    fields. members: what it was made of, as (name, options).
+    Attributes:
+        label: its canonical name, which [`load`][] accepts.
+        parts: all edits, and all backbone fields.
+        members: what it was made of, as (name, options).
     """
 
     label: str
@@ -36,18 +38,19 @@ class Composition:
 
 
 def load(spec: Spec) -> Composition:
-    """The variant, or the composition of several, that ``spec`` names.
+    """Returns the variant, or the composition of several, that ``spec`` names.
 
-    spec: a text of members joined by ``+``, each a name with options in brackets
-    (``"diff+dcmha(rank=4)"``); a list of such texts; or, as recipes write it, mappings from names
-    to options (``["diff", {"dcmha": {"rank": 4}}]``). A member ``file.py:name`` or
-    ``package.module:name`` is one of the user's own; :func:`names` lists the others. Order
-    matters: edits of a stage are applied in the order of the members.
+    Its edits are still to be built for the sizes of a layer ([`softmap.variants.build`][]).
 
-    Returns edits still to be built for the sizes of a layer (:func:`softmap.variants.build`), and
-    the backbone's fields. Raises ``ValueError`` for an unknown name or option (the nearest are
-    offered), for members that cannot be combined, and for a text that a file brought
-    (:class:`Loaded`) and nobody trusted.
+    Args:
+        spec: a text of members joined by ``+``, each a name with options in brackets
+            (``"diff+dcmha(rank=4)"``); a list of such texts; or, as recipes write it, mappings from
+            names to options (``["diff", {"dcmha": {"rank": 4}}]``). A member ``file.py:name`` or
+            ``package.module:name`` is one of the user's own; [`names`][] lists the others. Order
+            matters: edits of a stage are applied in the order of the members.
+
+    Raises ``ValueError`` for an unknown name or option (the nearest are suggested), for members
+    that cannot be combined, and for a text from a file ([`Loaded`][]) that nobody trusted.
     """
     if isinstance(spec, Loaded):
         spec.check()
@@ -72,9 +75,10 @@ def load(spec: Spec) -> Composition:
 
 
 def graft_form(spec: Spec) -> str:
-    """The canonical text of ``spec`` with the options that let its members start as the identity.
+    """Returns the canonical text of ``spec`` with the options with which its members can start
+    as the identity.
 
-    Options that are given stay. Raises ``ValueError`` as :func:`load` does.
+    Options that are given stay. Raises ``ValueError`` as [`load`][] does.
     """
     load(spec)
     members = members_of(spec)
@@ -84,13 +88,15 @@ def graft_form(spec: Spec) -> str:
 
 
 def outside(spec: Spec) -> list[tuple[str, str]]:
-    """The (where, name) of the members that run code of the user's own; nothing is run here."""
+    """Returns the (where, name) of the members that run code of the user's own; nothing is run
+    here.
+    """
     names = [name for name, _ in members_of(spec)]
     return [(where, own) for where, mark, own in (n.rpartition(":") for n in names) if mark]
 
 
 def renamed(spec: Spec, names: Mapping[str, str]) -> str:
-    """The canonical text of ``spec``, its files named otherwise; nothing is run."""
+    """Returns the canonical text of ``spec`` with other names for its files; nothing is run."""
     members = [(n.rpartition(":"), o) for n, o in members_of(spec)]
     made = [(names.get(where, where) + mark + own, o) for (where, mark, own), o in members]
     return "+".join(label_of(n, o) for n, o in made)
@@ -127,7 +133,7 @@ def _declared(function: Callable[..., Parts]) -> dict[str, Any]:
 
 
 def _check_parts(name: str, parts: Any) -> None:
-    """Raise ``SoftmapError`` unless a variant's function returned what it has to."""
+    """Raise ``SoftmapError`` unless a variant's function returned what it should."""
     if not isinstance(parts, Parts):
         raise SoftmapError(f"variant {name!r}: expected to return Parts, found {shown(parts)}")
     if not isinstance(parts.backbone, Mapping):

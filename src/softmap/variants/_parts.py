@@ -13,10 +13,15 @@ from softmap.maps import STAGES, Edit, check_declared, check_one_normaliser
 
 @dataclass(frozen=True)
 class Place:
-    """Where an edit is built: what it may size its parameters by.
+    """The place in a layer that an edit is built for, by which it sizes its parameters.
 
-    heads: maps that enter it. dim: model width. head_dim: width of q and k. value_dim: width of
-    an output head (known to output edits; for others the width of q and k). layer: from 0.
+    Attributes:
+        heads: the number of maps that enter it.
+        dim: the model width.
+        head_dim: the width of q and k.
+        value_dim: the width of an output head, for output edits; for others the width of q and k.
+        layer: the layer's index, from 0.
+        depth: the number of layers.
     """
 
     heads: int
@@ -32,9 +37,12 @@ Builder = Callable[[Place], Edit]
 
 @dataclass(frozen=True)
 class Parts:
-    """Edits by stage, each a function of its :class:`Place`, and backbone fields by name.
+    """Edits by stage, each a function of its [`Place`][], and backbone fields by name.
 
-    normaliser: at most one, in place of the softmax. Raises ``ValueError`` for another field.
+    Attributes:
+        normaliser: at most one edit, which replaces the softmax.
+
+    Raises ``ValueError`` for another field.
     """
 
     scores: Sequence[Builder] = ()
@@ -54,7 +62,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class About:
-    """What a page or a command says of a variant; the options that a graft of it takes."""
+    """What pages and commands say of a variant, and the options with which it is grafted."""
 
     name: str
     title: str
@@ -79,9 +87,12 @@ def variant(
     """Mark a function ``(*, options...) -> Parts`` as the variant ``name``.
 
     Its docstring is the maths that ``softmap explain`` prints; its keyword arguments are the
-    options of the recipe. Being in a file of this folder, or in a file named by the user, is all
-    the registration there is. graft: options with which its edits can start as the identity, where
-    those without cannot (``softmap.hf.graft``).
+    options of the recipe. It needs no other registration than to be in a file of this folder, or in
+    a file that the user names.
+
+    Args:
+        graft: options with which its edits can start as the identity, if they cannot without
+            (``softmap.hf.graft``).
     """
 
     for what, given, kind in (
@@ -103,10 +114,10 @@ def variant(
 def build(
     parts: Parts, heads: int, dim: int, head_dim: int, width: int, layer: int, depth: int
 ) -> list[Edit]:
-    """The edits of one layer, each sized by the maps that reach it.
+    """Returns the edits of one layer, each sized by the maps that reach it.
 
-    ``heads`` counts the maps at the softmax, ``width`` the channels of all output heads together.
-    Raises ``ValueError`` where an edit cannot take them.
+    ``heads`` is the number of maps at the softmax, ``width`` the number of channels of all output
+    heads together. Raises ``ValueError`` where an edit does not fit them.
     """
     edits: list[Edit] = []
     maps = heads
@@ -128,7 +139,7 @@ def build(
 
 
 def _made(builder: Builder, place: Place) -> Edit:
-    """What a builder returns; what it raises, or what is no edit, in one line."""
+    """Returns the edit that a builder makes; its errors, and what is no edit, become one line."""
     try:
         edit: Any = builder(place)
     except SoftmapError:

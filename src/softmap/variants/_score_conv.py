@@ -13,14 +13,18 @@ SLOPE = 0.01
 
 
 def conv_out(m: Tensor, w: Tensor) -> Tensor:
-    """Few channels in: (B, H, R, C) * (M, H, 1, k) -> (B, M, R, C). Shift, then multiply."""
+    """Returns (B, H, R, C) * (M, H, 1, k) -> (B, M, R, C), for few channels in: shift, then
+    multiply.
+    """
     taps, width = w.shape[3], m.shape[3]
     m = F.pad(m, (taps // 2, taps // 2))
     return _times(_flat_out(w), torch.cat([m[..., n : n + width] for n in range(taps)], 1))
 
 
 def conv_in(m: Tensor, w: Tensor) -> Tensor:
-    """Few channels out: (B, M, R, C) * (H, M, 1, k) -> (B, H, R, C). Multiply, then add shifted."""
+    """Returns (B, M, R, C) * (H, M, 1, k) -> (B, H, R, C), for few channels out: multiply, then
+    add shifted.
+    """
     taps, width = w.shape[3], m.shape[3]
     parts = F.pad(_times(_flat_in(w), m), (taps // 2, taps // 2)).unflatten(1, (taps, -1))
     out = parts[:, 0, ..., taps - 1 : taps - 1 + width]
@@ -30,16 +34,18 @@ def conv_in(m: Tensor, w: Tensor) -> Tensor:
 
 
 def _flat_out(w: Tensor) -> Tensor:
-    """(M, H, 1, k) as (M, k H)."""
+    """Returns (M, H, 1, k) as (M, k H)."""
     return w.squeeze(2).permute(0, 2, 1).flatten(1)
 
 
 def _flat_in(w: Tensor) -> Tensor:
-    """(H, M, 1, k) as (k H, M), the taps reversed."""
+    """Returns (H, M, 1, k) as (k H, M), with reversed taps."""
     return w.squeeze(2).flip(-1).permute(2, 0, 1).flatten(0, 1)
 
 
 def _times(w: Tensor, m: Tensor) -> Tensor:
-    """(M, K) times (B, K, R, C) over the channels. bmm, since matmul would transpose the maps."""
+    """Returns (M, K) times (B, K, R, C) over the channels, by bmm, since matmul would transpose
+    the maps.
+    """
     out = torch.bmm(w.expand(m.shape[0], -1, -1), m.flatten(2))
     return out.unflatten(2, m.shape[2:])

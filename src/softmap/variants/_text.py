@@ -1,4 +1,4 @@
-"""The text of a variant, or a recipe's list of them, to names and options, and back."""
+"""Parses the text of a variant, or a recipe's list, into names and options, and writes it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Members = list[tuple[str, dict[str, Any]]]
 
 
 def members_of(spec: Spec, depth: int = 0) -> Members:
-    """The (name, options) that ``spec`` lists, in order; nothing is looked up.
+    """Returns the (name, options) that ``spec`` lists, in order; nothing is looked up.
 
     Raises ``SoftmapError`` for what cannot be read.
     """
@@ -70,7 +70,7 @@ def _ends_name(text: str, n: int) -> bool:
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """One member, ``name`` or ``name(option=value, ...)``."""
+    """Returns one member, ``name`` or ``name(option=value, ...)``, as (name, options)."""
     name, bracket, rest = text.partition("(")
     name = name.strip()
     if not name or (bracket and not rest.endswith(")")):
@@ -101,13 +101,13 @@ def _value(text: str) -> Any:
 
 
 def spelled(members: Members, spec: Spec) -> str:
-    """The canonical text of the members; that of a loaded ``spec`` stays one."""
+    """Returns the canonical text of the members; that of a loaded ``spec`` stays a loaded one."""
     text = "+".join(label_of(n, o) for n, o in members)
     return Loaded(text, spec.folder, spec.trusted) if isinstance(spec, Loaded) else text
 
 
 def label_of(name: str, options: dict[str, Any]) -> str:
-    """The inverse of :func:`parse`."""
+    """The inverse of [`parse`][]."""
     if not options:
         return name
     words = {True: "true", False: "false", None: "null"}

@@ -1,4 +1,4 @@
-"""Whether an edit's query and key tensors are functions of one token each, as they must be."""
+"""Checks that an edit's query and key tensors depend on one token each, as they must."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ READS = (
 
 
 def check_tokens(edits: Iterable[Any], dim: int, maps: int, keys: int, head_dim: int) -> None:
-    """Raise ``ValueError`` where a query or key tensor of an edit reads more than its own token.
+    """Raise ``ValueError`` where a query or key tensor of an edit reads more than its own
+    token.
 
-    Copies are asked, in float64 and with parameters off their start, for tokens x of width ``dim``,
-    with ``maps`` queries and ``keys`` keys of width ``head_dim``.
+    Copies of the edits, in float64 and with parameters away from their start, are tried on tokens x
+    of width ``dim``, with ``maps`` queries and ``keys`` keys of width ``head_dim``.
     """
     draw = torch.Generator().manual_seed(0)
     shapes = ((2, TOKENS, dim), (2, maps, TOKENS, head_dim), (2, keys, TOKENS, head_dim))
@@ -39,11 +40,11 @@ def check_tokens(edits: Iterable[Any], dim: int, maps: int, keys: int, head_dim:
 
 @torch.no_grad()
 def by_token(edit: Edit, x: Tensor, q: Tensor, k: Tensor) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Of each query and key tensor: what is wrong if they differ, the tensor (B, T, ...) for x
-    (B, T, D), q (B, H, T, d) and k (B, G, T, d), and what the edit gives when it is called with one
-    token of one sequence at a time.
+    """Yields, for each query and key tensor, the message if they differ, the tensor (B, T, ...)
+    for x (B, T, D), q (B, H, T, d) and k (B, G, T, d), and the edit's result for one token of
+    one sequence at a time.
 
-    Tensors of another shape than they must have are left out: a call says so.
+    Tensors of a wrong shape are left out: a call reports them.
     """
     among, (B, T) = edit(x, q, k), x.shape[:2]
     each = [

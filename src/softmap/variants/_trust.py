@@ -1,4 +1,4 @@
-"""Who named a variant: a person, whose files are theirs to run, or a file that was loaded."""
+"""Whether a variant was named by a person, whose files may run, or by a file that was loaded."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from softmap.errors import SoftmapError
 
 
 class Loaded(str):
-    """A variant's text as a loaded file (a model's ``config.json``) names it.
+    """The text of a variant as a loaded file (a model's ``config.json``, a recipe) names it.
 
-    folder: where relative ``.py`` files are looked for first. trusted: whether the one who loads it
-    has said that its code may run; ``load`` refuses it otherwise.
+    Attributes:
+        folder: where relative ``.py`` files are looked for first.
+        trusted: whether the user has said that its code may run; ``load`` refuses it otherwise.
     """
 
     folder: Path
@@ -27,7 +28,7 @@ class Loaded(str):
         return str(self), self.folder, self.trusted
 
     def check(self) -> None:
-        """Raises ``ValueError`` in one line unless it is trusted."""
+        """Raise ``ValueError`` in one line unless it is trusted."""
         if not self.trusted:
             place = "configuration" if self.folder == Path() else self.folder
             raise SoftmapError(
@@ -38,7 +39,9 @@ class Loaded(str):
 
 
 def located(where: str, spec: Any) -> str:
-    """The path of a file ``where`` that ``spec`` names: beside the loaded file, if it is there."""
+    """Returns the absolute path of a file ``where`` that ``spec`` names, beside the loaded file
+    if it is there.
+    """
     if not where.endswith(".py"):
         return where
     if isinstance(spec, Loaded) and (spec.folder / where).is_file():

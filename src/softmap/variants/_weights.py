@@ -1,8 +1,8 @@
-"""Layers whose parameters an edit hands out instead of applying them.
+"""Layers whose parameters an edit returns instead of applying them.
 
-An edit must not read a submodule's parameters from outside: hooks that bring parameters to where
-they are needed (offloading, sharding) see only modules that are called. So these are called,
-without arguments, and give weight and bias.
+An edit must not read a submodule's parameters from outside, since hooks that move parameters to
+where they are needed (offloading, sharding) act on calls. So these are called, without arguments,
+and return weight and bias.
 """
 
 from __future__ import annotations

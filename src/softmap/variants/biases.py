@@ -35,6 +35,7 @@ class Bias(Edit):
         raise NotImplementedError
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns S + B for the band, (B, H, R, C)."""
         # In the map's dtype: bfloat16 cannot count tokens beyond 256.
         return m + self.values(band, {n: x.to(m.dtype) for n, x in t.items()})
 
@@ -65,9 +66,11 @@ class Alibi(Bias):
         self.register_buffer("slopes", alibi_slopes(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the slopes, (H,)."""
         return {"slopes": self.slopes}  # type: ignore[dict-item]
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns -slope_h |i - j|, (b, H, R, C)."""
         return -t["slopes"][:, None, None] * distance(band, t["slopes"])
 
 
@@ -86,9 +89,11 @@ class Kerple(Bias):
         self.a = nn.Parameter(torch.rand(place.heads).clamp(min=self.floors["a"]))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns p and a, each (H,), at least 0.01."""
         return {"p": self.floored("p"), "a": self.floored("a")}
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns -p_h log(1 + a_h |i - j|), (b, H, R, C)."""
         p, a = t["p"][:, None, None], t["a"][:, None, None]
         return -p * torch.log1p(a * distance(band, p))
 
@@ -124,12 +129,14 @@ class Fire(Bias):
         self.kernel = "fire" if plain else None
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the weights of the MLP, |c| and the length L."""
         (w1, b1), (w2, b2) = self.up(), self.down()
         c, length = self.c.abs(), (self.multiplier * self.start).abs()
         mlp = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
         return {**mlp, "c": c.squeeze(0), "length": length.squeeze(0)}
 
     def values(self, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the MLP of each scaled distance, (b, H, R, C)."""
         gap = distance(band, t["c"])
         reach = torch.maximum(band.rows.to(gap.dtype)[:, None, :, None], t["length"])
         place = torch.log1p(t["c"] * gap) / (torch.log1p(t["c"] * reach) + self.eps)
@@ -182,11 +189,13 @@ def fire(*, start: Positive = 512.0, slope: NotNegative = 0.0, eps: NotNegative 
 
     S'[h,i,j] = S[h,i,j] + MLP( log(1 + c (i-j)) / (log(1 + c max(L, i)) + eps) )_h
 
-    start: L at the start, before its learnt multiplier. slope: of the MLP's leaky ReLU.
+    Args:
+        start: L at the start, before its learnt multiplier.
+        slope: of the MLP's leaky ReLU.
     """
     return Parts(scores=[fire_bias(start, slope, eps)], backbone={"position": "none"})
 
 
 def fire_bias(start: float, slope: float, eps: float) -> Callable[[Place], Fire]:
-    """:class:`Fire` with these numbers."""
+    """[`Fire`][] with these numbers."""
     return partial(Fire, start=float(start), slope=float(slope), eps=float(eps))

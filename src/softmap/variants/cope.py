@@ -25,9 +25,11 @@ class Contextual(Edit):
         self.e = nn.Parameter(torch.zeros(positions, place.head_dim))
 
     def tensors_of_q(self, q: Tensor) -> dict[str, Tensor]:
+        """Returns q_i . e[p] for every whole position p, (B, T, H, P)."""
         return {"q_e": (q @ self.e.T).transpose(1, 2)}  # (B, T, H, P)
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns S plus the positions' scores, linear between two whole positions."""
         at = t["q_e"].transpose(1, 2).to(m.dtype)  # (B, H, R, P)
         gates = torch.sigmoid(m)
         p = (band.zero(gates) + band.after(gates)).clamp(max=at.shape[-1] - 1)

@@ -56,12 +56,14 @@ class ScoreConv(Edit):
         return None if self.bias.kernel is None else f"score_conv+{self.bias.kernel}"
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the weights of both convolutions, and the bias's tensors as ``bias.NAME``."""
         (w1, b1), (w2, b2) = self.up(), self.down()
         conv = {"w1": w1, "b1": b1, "w2": w2, "b2": b2}
         bias = {} if self.bias is None else self.bias().layer
         return conv | {f"bias.{n}": t for n, t in bias.items()}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns S + B + f([S; B]); f reads zeros beyond the visible keys."""
         seen, first, offset, second, own = self._given(m, band, t)
         hidden = F.leaky_relu(conv_out(seen, first) + offset, SLOPE)
         if not band.whole:
@@ -84,6 +86,7 @@ class ScoreConv(Edit):
         return seen, first[:, : self.heads], offset, t["w2"], own
 
     def start_as_identity(self) -> bool:
+        """Sets the last convolution to 0; a bias B, if there is one, still changes the scores."""
         nn.init.zeros_(self.down.weight)
         nn.init.zeros_(self.down.bias)  # type: ignore[arg-type]
         return self.bias is None
@@ -109,8 +112,10 @@ def dape(
 
         S' = S + B + f([S; B]),   f = Conv(2H, M, (1,k)) - LeakyReLU - Conv(M, H, (1,k))
 
-    bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version 1 is
-    the same with k = 1 (arXiv 2405.14722). hidden is M. start, slope and eps are those of fire.
+    Args:
+        bias: kerple, alibi, fire (B added, no RoPE), rope or none (no B; f reads S alone). version
+            1 is the same with k = 1 (arXiv 2405.14722). hidden is M. start, slope and eps are those
+            of fire.
     """
     kernel = 1 if version == 1 else kernel
     if kernel % 2 == 0:

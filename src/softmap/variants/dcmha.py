@@ -49,6 +49,7 @@ class Factors(nn.Module):
             self.wg = nn.Parameter(torch.randn(dim, heads) * std)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns the token's factors: "1" and "2" (B, T, rank, H), "g" (B, T, H)."""
         out: dict[str, Tensor] = {}
         if hasattr(self, "w1"):
             hidden = F.gelu(x @ self.w1)
@@ -94,15 +95,19 @@ class Compose(Edit):
         self.static = nn.Parameter(torch.randn(place.heads, place.heads) * std) if static else None
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the static map over heads, (H, H), if there is one."""
         return {} if self.static is None else {"static": self.static}
 
     def query_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns the query token's factors; their names begin with q."""
         return {} if self.query is None else {f"q{n}": t for n, t in self.query(x).items()}
 
     def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns the key token's factors; their names begin with k."""
         return {} if self.key is None else {f"k{n}": t for n, t in self.key(x).items()}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the composed map, (B, H, R, C)."""
         t = {n: x.to(m.dtype) for n, x in t.items()}
         out = m * self._diagonal(t)
         if "static" in t:
@@ -124,6 +129,7 @@ class Compose(Edit):
 
     @torch.no_grad()
     def start_as_identity(self) -> bool:
+        """Sets what is added to the map to 0; all parameters still get gradients in time."""
         for side in (self.query, self.key):
             if side is not None:
                 side.close()
@@ -173,7 +179,10 @@ def dcmha(
 
     a: all heads at one (i, j), before the softmax (pre) and after it (post). W_b is the identity,
     plus an H x H map with static. Switches: query, key, gates, low_rank, pre, post, rank.
-    backbone: dcformer++ or dcpythia; pattern: LG or LGLL with windows of ``window`` keys.
+
+    Args:
+        backbone: dcformer++ or dcpythia.
+        pattern: LG or LGLL with windows of ``window`` keys.
     """
     options: dict[str, Any] = {"rank": rank, "static": static, "query": query, "key": key}
     options |= {"gates": gates, "low_rank": low_rank}

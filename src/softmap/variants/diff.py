@@ -50,18 +50,22 @@ class Difference(Edit):
         )
 
     def heads_out(self, heads: int) -> int:
+        """Returns half of ``heads``; raises ``ValueError`` for an odd number."""
         return halves(heads, "diff")
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns lambda, a scalar."""
         one, two = self.lambda_q1 * self.lambda_k1, self.lambda_q2 * self.lambda_k2
         # float32 or wider: under half precision the two exponentials nearly cancel.
         one, two = (x.to(torch.promote_types(x.dtype, torch.float32)).sum() for x in (one, two))
         return {"lambda": one.exp() - two.exp() + self.lambda_init}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns A[2h] - lambda A[2h+1], (B, H/2, R, C)."""
         return subtract(m, t["lambda"])
 
     def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns the same difference of two plain attentions, (B, H/2, T, d')."""
         return subtract(o, t["lambda"])
 
 
@@ -78,9 +82,11 @@ class HeadNorm(Edit):
         self.weight = nn.Parameter(torch.ones(place.value_dim))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the weight that all heads share, (d',)."""
         return {"weight": self.weight}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the normed heads, (B, H, T, d'); the norm is taken in float32 or wider."""
         wide = m.to(torch.promote_types(m.dtype, torch.float32))
         weight = (t["weight"] * self.scale).to(wide.dtype)
         return F.rms_norm(wide, wide.shape[-1:], weight, self.eps).to(m.dtype)

@@ -27,11 +27,13 @@ class Forget(Edit):
         nn.init.zeros_(self.gate.bias)
 
     def key_tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns log f of every key token, (B, S, H), in float32 or wider."""
         gate = self.gate(x)
         wide = torch.promote_types(gate.dtype, torch.float32)  # a sum of thousands is made of these
         return {"log_f": F.logsigmoid(gate.to(wide))}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns S plus the sum of log f over the keys after j, up to i."""
         log_f = t["log_f"].transpose(1, 2)[:, :, None].to(m.dtype)  # (B, H, 1, C)
         return m + band.after(log_f)
 

@@ -32,15 +32,18 @@ class KeyQueryConv(Edit):
         self.start_as_identity()
 
     def start_as_identity(self) -> bool:
+        """Sets the kernel to 1 at its own cell and to 0 elsewhere."""
         nn.init.zeros_(self.w)
         with torch.no_grad():
             self.w[:, :, -1, self.pad] = 1.0
         return True
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the kernels, (H, 1, rows, keys)."""
         return {"w": self.w}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns each map convolved with its own kernel."""
         m = F.pad(band.zero(m), (self.pad, self.pad, self.halo, 0))
         return F.conv2d(m, t["w"].to(m.dtype), groups=m.shape[1])
 

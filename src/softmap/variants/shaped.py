@@ -41,10 +41,12 @@ class Shaped(Edit):
         self.gamma = None if gamma is None else nn.Parameter(torch.full((place.heads,), gamma))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns alpha, beta and, unless the map is not centred, gamma, each (H,)."""
         gains: dict[str, Tensor] = {"alpha": self.alpha, "beta": self.beta}
         return gains if self.gamma is None else gains | {"gamma": self.gamma}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns alpha I + beta A - gamma C, (B, H, R, C)."""
         t = {n: x.to(m.dtype)[:, None, None] for n, x in t.items()}
         out = t["beta"] * m + t["alpha"] * band.diagonal.to(m.dtype)
         if "gamma" in t:
@@ -53,6 +55,7 @@ class Shaped(Edit):
         return out
 
     def fold_output(self, o: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns alpha v_i + beta o - gamma times the mean of the visible values."""
         t = {n: x.to(o.dtype)[:, None, None] for n, x in t.items()}
         out = t["alpha"] * rows.value + t["beta"] * o
         if rows.mean is not None and "gamma" in t:
@@ -60,6 +63,7 @@ class Shaped(Edit):
         return out
 
     def start_as_identity(self) -> bool:
+        """Sets alpha to 0, beta to 1 and gamma to 0."""
         nn.init.zeros_(self.alpha)
         nn.init.ones_(self.beta)
         if self.gamma is not None:

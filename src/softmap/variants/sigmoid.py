@@ -18,6 +18,7 @@ class Sigmoid(Edit):
         super().__init__()
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns sigmoid(S - log n_i); rows need not sum to 1."""
         return torch.sigmoid(m - band.count.clamp(min=1).to(m.dtype).log())
 
 

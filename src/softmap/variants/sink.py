@@ -30,13 +30,16 @@ class Sink(Edit):
             self.register_buffer("b", torch.zeros(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the sinks' logits b, (H,)."""
         return {"b": self.b}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the softmax with one more column of logit b, that column left out."""
         b = t["b"].to(m.dtype)[:, None, None]
         return (m - torch.logaddexp(m.logsumexp(-1, keepdim=True), b)).exp()
 
     def fold_softmax(self, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns sigmoid(lse - b), the share of the weight that is left to the keys."""
         assert rows.lse is not None
         return torch.sigmoid(rows.lse - t["b"].to(rows.lse.dtype)[:, None])
 

@@ -24,9 +24,11 @@ class Softcap(Edit):
         self.register_buffer("cap", torch.tensor(cap))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns c, a number."""
         return {"cap": self.cap}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns c tanh(S / c)."""
         cap = t["cap"].to(m.dtype)
         return cap * (m / cap).tanh()
 

@@ -25,6 +25,7 @@ class Softpick(Edit):
         self.eps = eps
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the rectified weights; a row sums to at most 1."""
         top = m.amax(-1, keepdim=True).clamp(min=0)
         above = band.zero((m - top).exp() - (-top).exp())
         return above.relu() / (above.abs().sum(-1, keepdim=True) + self.eps)

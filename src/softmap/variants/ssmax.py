@@ -20,12 +20,15 @@ class Scalable(Edit):
         self.s = nn.Parameter(torch.full((place.heads,), START))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the scales s, (H,)."""
         return {"s": self.s}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns s_h log(n_i) S."""
         return m * (t["s"].to(m.dtype)[:, None, None] * _log(band.count, m))
 
     def fold_query(self, q: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns s_h log(n_i) q, computed in float32 or wider."""
         wide = q.to(torch.promote_types(q.dtype, torch.float32))
         factor = t["s"].to(wide.dtype)[:, None] * _log(rows.count, wide)[:, None]
         return (wide * factor[..., None]).to(q.dtype)

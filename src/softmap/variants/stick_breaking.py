@@ -24,6 +24,7 @@ class StickBreaking(Edit):
         self.rest = rest
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns each key's share of the stick; the rest goes to the own token, if asked for."""
         m = torch.where(band.diagonal, -torch.inf, m)
         kept = F.logsigmoid(-m)  # of the stick, by each key; 0 at the own token
         nearer = band.after(kept)

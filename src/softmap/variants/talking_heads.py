@@ -22,13 +22,16 @@ class HeadMix(Edit):
         self.mix = nn.Parameter(torch.eye(place.heads))
 
     def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns the mix P, (H, H)."""
         return {"mix": self.mix}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
+        """Returns the mixed maps, (B, H, R, C)."""
         mixed = t["mix"].to(m.dtype).T @ m.flatten(2)
         return mixed.view_as(m)
 
     def start_as_identity(self) -> bool:
+        """Sets the mix to the identity."""
         nn.init.eye_(self.mix)
         return True
 

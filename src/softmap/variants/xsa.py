@@ -20,6 +20,7 @@ class Exclusive(Edit):
         super().__init__()
 
     def edit(self, m: Tensor, rows: Rows, t: dict[str, Tensor]) -> Tensor:
+        """Returns the output without its part along the own token's value."""
         o, v = (x.to(compute_dtype(m)) for x in (m, rows.value))
         along = (o * v).sum(-1, keepdim=True) / v.square().sum(-1, keepdim=True).clamp(min=LEAST)
         return (o - along * v).to(m.dtype)

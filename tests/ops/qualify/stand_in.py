@@ -15,8 +15,8 @@ from torch import Tensor
 
 from softmap.ops import chunked
 from softmap.ops.call import Call
-from softmap.ops.qualify.kind import Kind
-from softmap.testing.subject import Subject, call_of
+from softmap.ops.qualify.kind import CallKind
+from softmap.testing.subject import CheckSubject, call_of
 
 seen: list[Call] = []  # every call that was run
 
@@ -37,11 +37,11 @@ def refuses(call: Call) -> str | None:
     return None
 
 
-def made_of(kind: Kind) -> dict[str, Any]:
+def made_of(kind: CallKind) -> dict[str, Any]:
     return {"code": os.environ.get("CODE", "1")}
 
 
-def trials(kind: Kind) -> list[tuple[int, int]]:
+def trials(kind: CallKind) -> list[tuple[int, int]]:
     return [(1, 11)] if kind.queries == "one" else [(11, 11)]
 
 
@@ -73,6 +73,6 @@ def run(call: Call) -> Tensor:
 
 
 def a_call(variant: str = "dcmha", dtype: torch.dtype = torch.float32, **options: Any) -> Call:
-    subject = Subject(variant, heads=2)
+    subject = CheckSubject(variant, heads=2)
     with torch.no_grad():
         return call_of(subject.layer(dtype), subject.input(1, 12, dtype), **options)

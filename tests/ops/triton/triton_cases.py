@@ -13,7 +13,7 @@ from softmap.nn.positions import Positions
 from softmap.ops import make_call, reference
 from softmap.ops.call import Call
 from softmap.testing.precision import poisoned
-from softmap.testing.subject import Subject
+from softmap.testing.subject import CheckSubject
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Case:
 
     def call(self, dtype: torch.dtype, device: str, seed: int = 0) -> Call:
         """The call of the variant's layer, every parameter off its start."""
-        s = Subject(self.variant, self.heads, self.kv_heads, self.head_dim, seed)
+        s = CheckSubject(self.variant, self.heads, self.kv_heads, self.head_dim, seed)
         with torch.no_grad():
             layer, x = s.layer(dtype), s.input(self.batch, self.tokens, dtype)
             q, k, v = layer.project(x, Positions.of(self.tokens, None, x.device))

@@ -1,4 +1,4 @@
-"""Every candidate: the subclasses of :class:`Candidate` in the files of this folder."""
+"""Every candidate: the subclasses of [`Candidate`][] in the files of this folder."""
 
 from __future__ import annotations
 

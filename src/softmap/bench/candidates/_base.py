@@ -21,8 +21,10 @@ def _same(leaves: Leaves) -> Leaves:
 class Runner:
     """A candidate at work on one problem.
 
-    run: own inputs in, (B, H', T, d') out, differentiable. adapt: the problem's leaves to the
-    candidate's own inputs, differentiable, so that gradients are compared in our layout; not timed.
+    Attributes:
+        run: own inputs in, (B, H', T, d') out, differentiable.
+        adapt: the problem's leaves to the candidate's own inputs, differentiable, so that gradients
+            are compared in our layout; not timed.
     """
 
     run: Callable[[Leaves], Tensor]
@@ -32,8 +34,12 @@ class Runner:
 class Candidate(ABC):
     """One way to compute a case.
 
-    name: in tables. ours: one of ``softmap.ops.BACKENDS``. plain: it computes plain attention of
-    the same sizes, the yardstick, whatever the case's variant. dense: its memory grows with T x T.
+    Attributes:
+        name: in tables.
+        ours: one of ``softmap.ops.BACKENDS``.
+        plain: it computes plain attention of the same sizes, the yardstick, whatever the case's
+            variant.
+        dense: its memory grows with T x T.
     """
 
     name: str

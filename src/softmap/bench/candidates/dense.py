@@ -18,9 +18,11 @@ class DenseCompiled(Candidate):
     dense = True
 
     def applies(self, problem: Problem) -> str | None:
+        """Returns None: it runs every problem."""
         return None
 
     def prepare(self, problem: Problem) -> Runner:
+        """Returns the compiled dense map, edits included."""
         call = problem.call
         span = call.span(0, call.queries)._replace(first=0)
         _ = call.heads.by_key, call.heads.from_key  # dynamo cannot enter the lock of what is cached

@@ -24,6 +24,7 @@ class DiffLlama(Candidate):
     name = "hf diffllama"
 
     def applies(self, problem: Problem) -> str | None:
+        """Returns why it cannot run the problem, None for ``diff`` on whole sequences."""
         if importlib.util.find_spec("transformers") is None:
             return "transformers is not installed"
         kinds = [type(e) for e in problem.call.edits]
@@ -36,6 +37,7 @@ class DiffLlama(Candidate):
         return None
 
     def prepare(self, problem: Problem) -> Runner:
+        """Returns the attention of ``transformers``, fed with the problem's q, k and v."""
         case, layer = problem.case, _layer(problem)
         d, tokens = case.head_dim, case.tokens
         device, dtype = problem.call.q.device, problem.call.q.dtype

@@ -31,6 +31,9 @@ class Flex(Candidate):
     name = "flex"
 
     def applies(self, problem: Problem) -> str | None:
+        """Returns why it cannot run the problem, None for at most one edit that a score mod or two
+        calls express.
+        """
         call = problem.call
         if problem.case.gradients and call.q.device.type == "cpu":
             return "has no backward pass on a CPU"
@@ -44,6 +47,7 @@ class Flex(Candidate):
         return None
 
     def prepare(self, problem: Problem) -> Runner:
+        """Returns FlexAttention, compiled for the problem's sizes."""
         mask = _mask(problem.call)
         attend = torch.compile(flex_attention, dynamic=False)
 

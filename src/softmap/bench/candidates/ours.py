@@ -20,12 +20,15 @@ class Ours(Candidate):
 
     @classmethod
     def all(cls) -> list[Candidate]:
+        """Returns a candidate for each backend."""
         return [cls(name) for name in BACKENDS]
 
     def applies(self, problem: Problem) -> str | None:
+        """Returns why the backend refuses the problem, or None."""
         return BACKENDS[self.name].refuses(problem.call)  # type: ignore[no-any-return]
 
     def prepare(self, problem: Problem) -> Runner:
+        """Returns the backend's run of the problem's call."""
         backend = BACKENDS[self.name]
 
         def run(leaves: Leaves) -> Tensor:

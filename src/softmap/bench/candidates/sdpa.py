@@ -30,9 +30,11 @@ class Sdpa(Candidate):
 
     @classmethod
     def all(cls) -> list[Candidate]:
+        """Returns a candidate for each kernel of SDPA."""
         return [cls(kernel) for kernel in KERNELS]
 
     def applies(self, problem: Problem) -> str | None:
+        """Returns why the kernel cannot run the problem, or None."""
         device = problem.call.q.device.type
         if device not in self._devices:
             return f"runs on {' and '.join(self._devices)} alone"
@@ -41,6 +43,7 @@ class Sdpa(Candidate):
         return None
 
     def prepare(self, problem: Problem) -> Runner:
+        """Returns SDPA restricted to this kernel."""
         call, mask = problem.call, window_mask(problem)
         grouped = call.q.shape[1] != call.k.shape[1]
 

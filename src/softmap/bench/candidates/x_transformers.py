@@ -24,6 +24,7 @@ class XTransformers(Candidate):
     dense = True
 
     def applies(self, problem: Problem) -> str | None:
+        """Returns why it cannot run the problem, None for talking heads on whole sequences."""
         if importlib.util.find_spec("x_transformers") is None:
             return "x-transformers is not installed"
         edits = problem.call.edits
@@ -36,6 +37,7 @@ class XTransformers(Candidate):
         return None
 
     def prepare(self, problem: Problem) -> Runner:
+        """Returns the attention of x-transformers with the problem's mixes."""
         from torch import nn
         from x_transformers.attend import Attend
 

@@ -42,13 +42,16 @@ class Allocation(Suite):
     )
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, samples=2, depths=(0, 5, 10))
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for one needle."""
         super().check(subject, setting)
         Needles(counts=((1, 1),)).check(subject, setting)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the mass on the number and on the hay for each prompt, by depth."""
         hay, needles, item = setting.heldout().tokens(subject.tokenizer), Needles(), 0
         for depth in self.depths:
             for sample in range(self.samples):

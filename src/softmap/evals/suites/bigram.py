@@ -50,6 +50,7 @@ class Bigram(Task):
     vocabulary: int = VOCABULARY
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         ids = [int(generator.integers(VOCABULARY))]
         while len(ids) < self.length:
             following = language()[ids[-1]]
@@ -94,15 +95,19 @@ class BigramSuite(TokenSuite):
     }  # fmt: skip
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         return [(count, Bigram(count)) for count in SUCCESSORS]
 
     def mixture(self) -> tuple[Task, ...]:
+        """Returns the tasks that ``softmap learn`` trains on."""
         return (Bigram(),)
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, sequences=8, curved=4)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``loss`` and ``excess`` of each instance."""
         ids, _ = Bigram().batch(setting.seed, HELD_OUT, self.sequences)
         for count, item, loss in by_class(subject, ids):
             yield row("loss", item, loss, successors=count)

@@ -58,9 +58,11 @@ class Bits(Suite):
     )
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=4, needles=4)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the loss that rounding adds to each window, by part and number of bits."""
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
         plain = subject.losses(windows).mean(1)
         for what, way in _WAYS.items():

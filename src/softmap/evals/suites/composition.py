@@ -28,7 +28,7 @@ class _Line(TypedDict):
 
 
 @dataclass(frozen=True)
-class Composition(Suite):
+class CompositionSuite(Suite):
     """Eight lines a text; the answers of six stand in brackets, which are taken out. An answer is
     right where every token of it is the likeliest, all before it given (teacher-forced). Ours looks
     up who has what, and then says the thing, its kind, its use or its colour. composition:FILE
@@ -49,17 +49,21 @@ class Composition(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with the texts of a file."""
         return cls(of_file(Path(argument))) if argument else cls()
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, texts=self.texts[:16], samples=4)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for the least instance."""
         super().check(subject, setting)
         needed = max(len(parts(subject, text)[0]) for _, text in self._texts(setting)[:32])
         at_least("context", setting.context, needed, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``accuracy`` and ``loss`` of each instance."""
         for item, (task, text) in enumerate(self._texts(setting)):
             tokens, answers = parts(subject, text)
             window = np.array([tokens], np.int64)[:, : setting.context + 1]
@@ -156,4 +160,4 @@ def _colour(generator: np.random.Generator) -> str:
 
 
 _MAKERS = {"thing": _lookup, "kind": _category, "use": _use, "colour": _colour}
-SUITE = Composition
+SUITE = CompositionSuite

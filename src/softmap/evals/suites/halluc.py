@@ -36,7 +36,7 @@ class _Line(TypedDict):
 
 
 @dataclass(frozen=True)
-class Case:
+class HallucCase:
     """A prompt, the answer that its document states (None: it states none), and all answers that
     could be given."""
 
@@ -71,6 +71,7 @@ class Halluc(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with documents and questions from a file or a set of the Hub."""
         if not argument:
             return cls()
         if hub.names(argument, hub.DOCUMENTS):
@@ -79,9 +80,11 @@ class Halluc(Suite):
         return cls(tuple((one["document"], one["question"], one["reference"]) for one in lines))
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, cases=self.cases[:8], documents=8)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where a judge is missing, or room for one document."""
         super().check(subject, setting)
         if self.cases and setting.judge is None:
             raise SoftmapError("suite halluc:FILE needs a judge: --judge http://HOST:PORT/v1")
@@ -91,6 +94,7 @@ class Halluc(Suite):
             at_least("context", setting.context, needed, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``correct`` and ``hallucinated`` of each instance."""
         if self.cases:
             yield from self._judged(subject, setting)
             return
@@ -103,7 +107,7 @@ class Halluc(Suite):
             yield row("correct", item, right, stated=stated)
             yield row("hallucinated", item, made_up, stated=stated)
 
-    def case(self, generator: np.random.Generator, stated: bool = True) -> Case:
+    def case(self, generator: np.random.Generator, stated: bool = True) -> HallucCase:
         """A document with its questions."""
         people = [PEOPLE[n] for n in generator.permutation(len(PEOPLE))[: self.people + 1]]
         kinds = list(_FACTS)
@@ -125,7 +129,7 @@ class Halluc(Suite):
         ]
         who, kind = known if stated else missing
         prompt = "\n".join([document, *shown, _question(who, kind, "").rstrip()])
-        return Case(prompt, asked[2] if stated else None, tuple(_FACTS[kind][1]))
+        return HallucCase(prompt, asked[2] if stated else None, tuple(_FACTS[kind][1]))
 
     def _judged(self, subject: Subject, setting: Setting) -> Iterator[Row]:
         for item, (document, question, reference) in enumerate(self.cases):
@@ -140,7 +144,7 @@ class Halluc(Suite):
         setting.tell(f"halluc: the judge so far: {told}")
 
 
-def marked(case: Case, said: str) -> tuple[bool, bool]:
+def marked(case: HallucCase, said: str) -> tuple[bool, bool]:
     """(right, made up) of what was said."""
     given = {value for value in case.possible if re.search(rf"\b{re.escape(value)}\b", said)}
     if case.answer is None:

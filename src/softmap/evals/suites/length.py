@@ -41,6 +41,7 @@ class Length(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite up to so many times the context."""
         if not argument:
             return cls()
         if not argument.isascii() or not argument.isdecimal() or not 2 <= int(argument[:9]) <= 4096:
@@ -50,9 +51,11 @@ class Length(Suite):
         return cls(times=int(argument))
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=4, times=4)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``loss`` and ``excess`` of each instance."""
         tokens = setting.heldout().tokens(subject.tokenizer)
         lengths = self.lengths(setting.context, len(tokens))
         if not lengths:

@@ -39,12 +39,15 @@ class LmEval(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with these tasks, joined by commas."""
         return cls(tuple(name for name in argument.split(",") if name))
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, limit=8)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the harness is missing, or does not know a task."""
         super().check(subject, setting)
         need("suite lm_eval", "lm_eval")
         if not self.tasks:
@@ -55,6 +58,7 @@ class LmEval(Suite):
                 raise SoftmapError(f"suite lm_eval: no task {name!r}{nearest(name, known)}")
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields a row for each document of a task and each of its metrics."""
         samples = self._samples(subject, setting)
         for number, (task, documents) in enumerate(sorted(samples.items())):
             seen: set[tuple[int, str]] = set()

@@ -36,9 +36,11 @@ class Loss(Suite):
     )
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=16)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the loss of each window: its mean, in bits per byte, and by position."""
         text = setting.heldout()
         windows = text.windows(subject.tokenizer, setting.context, self.windows)
         size = text.bytes_per_token(subject.tokenizer) * math.log(2)

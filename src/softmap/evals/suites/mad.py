@@ -36,6 +36,7 @@ class InContext(Mad):
     noise: float = 0.0
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         values = generator.integers(SIZE // 2, SIZE, SIZE // 2)
         ids: list[int] = []
         asked: list[int] = []
@@ -67,6 +68,7 @@ class Fuzzy(Mad):
     kinds: int = 6
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         keys = _motifs(generator, self.kinds, 0, SIZE // 2)
         values = _motifs(generator, self.kinds, SIZE // 2, SIZE)
         ids: list[int] = []
@@ -91,6 +93,7 @@ class SelectiveCopy(Mad):
     copied: int = 16
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         room = self.length - self.copied - 1
         ids = generator.integers(NOISE, NOISE + SIZE, self.length)
         tokens = generator.integers(0, SIZE, self.copied)
@@ -107,6 +110,7 @@ class Compression(Mad):
     key = "compression"
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         half = (self.length - 1) // 2
         tokens = generator.integers(0, SIZE, half)
         ids = [*tokens, COPY, *tokens]
@@ -121,6 +125,7 @@ class Memorisation(Mad):
     key = "memorisation"
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         values = order.generator(0).integers(SIZE // 2, SIZE, SIZE)
         # Every key once at most, so that none can be looked up: all 16 noise ids are keys.
         keys = generator.permutation(SIZE)
@@ -159,9 +164,11 @@ class MadSuite(TokenSuite):
     pictures = (Picture("accuracy", "task", "Task"),)
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         return [(task.key, task) for task in TASKS]
 
     def mixture(self) -> tuple[Task, ...]:
+        """Returns the tasks that ``softmap learn`` trains on."""
         return TASKS
 
 

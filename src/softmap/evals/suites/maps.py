@@ -48,9 +48,11 @@ class Maps(Suite):
     )
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=2)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields a row for each window, layer and statistic."""
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
         for item, window in enumerate(windows[:, :-1]):
             for layer, found in enumerate(statistics(subject, window)):

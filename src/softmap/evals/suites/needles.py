@@ -27,8 +27,10 @@ FAITHFUL_CITIES = (*CITIES, *CITIES[:31])
 class Prompt:
     """A prompt as tokens, the numbers that are right, and where things stand.
 
-    spans: [start, stop) of each needle's sentence; answers: of the asked numbers in it; question:
-    where the question begins.
+    Attributes:
+        spans: [start, stop) of each needle's sentence.
+        answers: of the asked numbers in it.
+        question: where the question begins.
     """
 
     tokens: list[int]
@@ -47,7 +49,7 @@ def sentence(city: str, number: Any) -> str:
 class Needles(Suite):
     """N needles, R of them asked in one question; and one needle, by depth and length.
 
-    way: ``fixed`` draws cities without repetition and takes a number for right if it stands alone;
+    ``fixed`` draws cities without repetition and takes a number for right if it stands alone;
     ``faithful`` keeps the public harness's repeated cities and its substrings.
     """
 
@@ -80,6 +82,7 @@ class Needles(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite in this way, ``fixed`` or ``faithful``."""
         if argument not in ("", "fixed", "faithful"):
             hint = nearest(argument, ["fixed", "faithful"])
             raise SoftmapError(
@@ -88,12 +91,14 @@ class Needles(Suite):
         return cls(argument or "fixed")
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(
             self, samples=4, counts=((1, 1), (4, 1), (4, 2)), lengths=2, depths=(0, 5, 10),
             per_cell=1,
         )  # fmt: skip
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for the least instance."""
         super().check(subject, setting)
         most = max(count for count, _ in self.counts)
         needed = len(self._frame(subject, most)) + NEW + 8
@@ -106,6 +111,7 @@ class Needles(Suite):
         return subject.encode(text)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields whether each asked number was found, and the loss of the answer."""
         hay = setting.heldout().tokens(subject.tokenizer)
         item = 0
         for count, asked in self.counts:

@@ -38,18 +38,22 @@ class Order(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with examples from a file or a set of the Hub."""
         return cls(*given(argument))
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, orders=4, shots=12, questions=4, sets=2)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for the least instance."""
         super().check(subject, setting)
         shown, _, (asked, *_) = self._set(setting.generator(0))
         needed = len(subject.encode(written(shown, asked[0]))) + 8
         at_least("context", setting.context, needed, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``accuracy`` of each instance."""
         for item in range(self.sets):
             generator = setting.generator(item)
             shown, labels, questions = self._set(generator)

@@ -44,9 +44,11 @@ class Outliers(Suite):
     )
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=4)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the statistics of each window, by layer."""
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
         for item, window in enumerate(windows[:, :-1]):
             for layer, logits in enumerate(logits_of(subject, window)):

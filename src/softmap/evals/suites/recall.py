@@ -17,7 +17,7 @@ GRID = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64), (512, 128), (1024, 256
 
 
 @dataclass(frozen=True)
-class Recall(Task):
+class RecallTask(Task):
     """``k1 v1 ... kP vP``, then filler in which every key comes once more, its value behind it.
 
     Keys are ids below vocabulary / 2, values those above; keys and values of a sequence differ. The
@@ -38,6 +38,7 @@ class Recall(Task):
             )
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         half = self.vocabulary // 2
         keys = generator.permutation(half)[: self.pairs]
         values = generator.permutation(half)[: self.pairs] + half
@@ -67,11 +68,13 @@ class RecallSuite(TokenSuite):
     )
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         size = max(2 * GRID[0][1], min(VOCABULARY, vocabulary))
-        return [(n, Recall(length, n, size)) for length, n in GRID if 2 * n <= size]
+        return [(n, RecallTask(length, n, size)) for length, n in GRID if 2 * n <= size]
 
     def mixture(self) -> tuple[Task, ...]:
-        return tuple(Recall(length, pairs, 128) for length, pairs in GRID[:4])
+        """Returns the tasks that ``softmap learn`` trains on."""
+        return tuple(RecallTask(length, pairs, 128) for length, pairs in GRID[:4])
 
 
 SUITE = RecallSuite

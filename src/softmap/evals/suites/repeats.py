@@ -42,9 +42,11 @@ class Repeats(Suite):
     )  # fmt: skip
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=16)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the loss and accuracy of repeated and other tokens of each window."""
         text = setting.heldout()
         single = pairs_of_one_document(text.tokens(subject.tokenizer), subject.tokenizer.eod)
         windows = text.windows(subject.tokenizer, setting.context, self.windows)

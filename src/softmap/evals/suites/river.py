@@ -66,9 +66,11 @@ class River(Suite):
     )  # fmt: skip
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=4, places=5, grid=5, directions=2, curved=2)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` unless the weights around two decays were kept."""
         super().check(subject, setting)
         found = [key for key in points.beside(subject) if key[1] == AFTER]
         if len(found) < 2:
@@ -78,6 +80,7 @@ class River(Suite):
             )
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields the losses along the lines and on the plane, and the curvature."""
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
         surface = Surface(subject.model)
         found = {

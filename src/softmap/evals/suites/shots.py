@@ -51,18 +51,22 @@ class Shots(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
+        """Returns the suite with examples from a file or a set of the Hub."""
         return cls(*given(argument))
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, counts=self.counts[:3], items=8)
 
     def check(self, subject: Subject, setting: Setting) -> None:
+        """Raises ``SoftmapError`` where the model has no room for the least instance."""
         super().check(subject, setting)
         count = min(self.counts)
         prompt = self.prompt(setting.generator(0), count)[0]
         at_least("context", setting.context, len(subject.encode(prompt)) + 8, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``accuracy`` and ``most`` of each instance."""
         for item in range(self.items):
             for count in self.counts:
                 prompt, label, labels = self.prompt(setting.generator(item), count)

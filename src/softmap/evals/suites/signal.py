@@ -37,9 +37,11 @@ class Signal(Suite):
     )
 
     def quick(self) -> Suite:
+        """Returns the same suite with fewer and smaller instances."""
         return dataclasses.replace(self, windows=2)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
+        """Yields ``similarity`` and ``gradient`` of each instance."""
         windows = setting.heldout().windows(subject.tokenizer, setting.context, self.windows)
         for item, window in enumerate(windows):
             states, norms = propagated(subject, window)

@@ -39,6 +39,7 @@ class Composed(Task):
     vocabulary: int = VOCABULARY
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         owners = generator.permutation(OWNERS)[: self.owners]
         things = generator.integers(0, THINGS, (RELATIONS, self.owners))
         facts = [(r, n) for r in range(RELATIONS) for n in range(self.owners)]
@@ -74,9 +75,11 @@ class TokenComposition(TokenSuite):
     pictures = (Picture("accuracy", "pairs", "Pairs of relation and transform"),)
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         return [("seen", Composed()), ("held out", Composed(seen=False))]
 
     def mixture(self) -> tuple[Task, ...]:
+        """Returns the tasks that ``softmap learn`` trains on."""
         return (Composed(),)
 
 

@@ -25,6 +25,7 @@ class TokenNeedle(Task):
     vocabulary: int = VOCABULARY
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         ids = generator.integers(1 + KEYS + VALUES, VOCABULARY, self.length)
         keys = 1 + generator.permutation(KEYS)[: self.needles]
         values = 1 + KEYS + generator.integers(0, VALUES, self.needles)
@@ -51,9 +52,11 @@ class TokenNeedles(TokenSuite):
     pictures = (Picture("accuracy", "needles", "Needles in the hay (log scale)", log=True),)
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         return [(n, TokenNeedle(128, n)) for n in (1, 2, 4, 8, 16)]
 
     def mixture(self) -> tuple[Task, ...]:
+        """Returns the tasks that ``softmap learn`` trains on."""
         return tuple(TokenNeedle(length, n) for length in (64, 128) for n in (1, 2, 4, 8))
 
 

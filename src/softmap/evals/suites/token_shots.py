@@ -27,6 +27,7 @@ class TokenShot(Task):
     vocabulary: int = VOCABULARY
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Returns one sequence's ids and labels, both int64 (length,)."""
         count = self.length // 3
         endings = LABELS + generator.permutation(ENDINGS)[:LABELS]
         rounds = [generator.permutation(LABELS) for _ in range(count // LABELS + 1)]
@@ -55,9 +56,11 @@ class TokenShots(TokenSuite):
     pictures = (Picture("accuracy", "shots", "Demonstrations (log scale)", log=True),)
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
+        """Returns the conditions that are asked, each with its task."""
         return [(n, TokenShot(3 * (n + 1))) for n in (6, 12, 24, MOST)]
 
     def mixture(self) -> tuple[Task, ...]:
+        """Returns the tasks that ``softmap learn`` trains on."""
         return tuple(TokenShot(3 * (n + 1), every=True) for n in (12, MOST))
 
 

@@ -1,4 +1,4 @@
-"""softmap attention in the place of a model's own, with its weights, positions and window."""
+"""softmap attention in place of a model's own, with its weights, positions and window."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from softmap.nn.positions import Positions
 
 @dataclass(frozen=True)
 class Pass:
-    """What a model tells its swapped layers of one pass. wants_maps: whether they hand out their
-    edited maps."""
+    """What a model passes to its swapped layers; ``wants_maps``: whether they return edited
+    maps.
+    """
 
     positions: Positions
     cache: Any
@@ -28,8 +29,9 @@ class Pass:
 
 
 class SwappedAttention(nn.Module):
-    """Stands where the block had its own attention. It is called as that was, by its model alone:
-    only the model knows of padding, packed documents and the cache."""
+    """Replaces a block's own attention and has its signature. Only its model can call it, since
+    only the model knows of padding, packed documents and the cache.
+    """
 
     def __init__(self, attention: Attention, layer_idx: int) -> None:
         super().__init__()
@@ -46,10 +48,13 @@ class SwappedAttention(nn.Module):
         softmap: Pass | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """hidden_states (B, T, D) to (B, T, D), and the edited map (B, H', T, S) or None.
+        """Returns hidden states (B, T, D), and the edited map (B, H', T, S) or None.
 
-        position_embeddings: the model's cos and sin (b, T, width) of these tokens. Raises
-        ``ValueError`` without ``softmap``, which the model passes.
+        Args:
+            position_embeddings: the model's cos and sin (b, T, width) of these tokens.
+            softmap: what the model passes.
+
+        Raises ``ValueError`` without ``softmap``.
         """
         if softmap is None or position_embeddings is None:
             raise SoftmapError(
@@ -67,14 +72,13 @@ class SwappedAttention(nn.Module):
 def fitted(
     old: Projections, variant: Any, layer: int, depth: int, window: int | None, impl: str
 ) -> tuple[Attention, dict[str, int]]:
-    """Attention of the variant with the linear maps of ``old``, and how many weights of which of
-    its parameters are new.
+    """Returns attention of the variant with the linear maps of ``old``, and how many weights of
+    which of its parameters are new.
 
-    Those of keys, values and the output stay as they are; so do those of queries, unless the
-    variant has more maps, or others that read a key: then each of the model's query heads gives
-    its rows to a map that reads the same key as before, the first of its maps where it has several
-    (``diff2``), and the rows of the rest are new. ``window``: the layer's own; a variant's narrower
-    one wins.
+    The maps of keys, values and the output stay as they are. So do those of queries, unless the
+    variant has more maps or pairs them with other keys: each query head of the model then gives its
+    rows to a map that reads the same key as before (the first of several, in ``diff2``), and the
+    rows of the others are new. ``window`` is the layer's own; a variant's narrower one wins.
     """
     weight, d = old.q.weight, old.head_dim
     heads, keys = weight.shape[0] // d, old.k.weight.shape[0] // d
@@ -97,8 +101,9 @@ def fitted(
 
 
 def new_weights(made: Attention, q: nn.Linear, kept: Sequence[nn.Module]) -> dict[str, int]:
-    """How many weights of which parameters of ``made`` are in none of the modules ``kept``; its
-    queries hold those of ``q``, and more."""
+    """Returns how many weights of which parameters of ``made`` are in none of the ``kept`` modules;
+    its queries contain those of ``q``.
+    """
     old = {p for module in kept for p in module.parameters()}
     sizes = {n: p.numel() for n, p in made.named_parameters() if p not in old}
     for name, weight in q.named_parameters(prefix="q_proj"):
@@ -108,7 +113,9 @@ def new_weights(made: Attention, q: nn.Linear, kept: Sequence[nn.Module]) -> dic
 
 
 def queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
-    """The queries' linear map of the layer ``made`` for a model of ``heads`` query heads."""
+    """Returns the queries' linear map of the layer ``made`` for a model of ``heads`` query
+    heads.
+    """
     maps = _maps_of_heads(made, heads)
     if maps == list(range(made.heads.maps)):
         return q
@@ -126,7 +133,9 @@ def queries(q: nn.Linear, made: Attention, heads: int) -> nn.Linear:
 
 
 def _maps_of_heads(made: Attention, heads: int) -> list[int]:
-    """For each query head of a model the map that takes its rows; both read the same key."""
+    """Returns, for each query head of a model, the map that takes its rows; both read the
+    same key.
+    """
     by_key: defaultdict[int, list[int]] = defaultdict(list)
     for number, key in enumerate(made.heads.key_of_map):
         by_key[key].append(number)

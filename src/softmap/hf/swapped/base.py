@@ -1,4 +1,4 @@
-"""What goes before a family's own classes, so that swapped layers are told all they need."""
+"""Mixins that come before a family's own classes and inform the swapped layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from softmap.hf.pretrained import StrictFiles
 from softmap.hf.swapped.attention import Pass, SwappedAttention
 from softmap.hf.swapped.cache import adopted, new_cache
 from softmap.hf.swapped.config import check_family
-from softmap.hf.swapped.kinds import Kind
+from softmap.hf.swapped.kinds import Family
 from softmap.hf.swapped.place import become
 from softmap.nn.cache import ONE_DOCUMENT
 from softmap.nn.positions import Positions
@@ -33,9 +33,11 @@ _IMPLEMENTATIONS = ("eager", "sdpa")
 
 
 class Swapped(StrictFiles):
-    """What all these classes share: they load whole, and build what their configuration names."""
+    """A mixin of all these classes: they load completely, and build what their configuration
+    names.
+    """
 
-    kind: Kind
+    kind: Family
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)  # type: ignore[call-arg]
@@ -43,8 +45,9 @@ class Swapped(StrictFiles):
 
     @property
     def _weight_conversions(self) -> list:
-        """None when it is saved: a Trainer that resumes reads the names that the model has, where
-        transformers would write those of the family's files (GPT-NeoX: another for its head)."""
+        """Empty when saving: a Trainer that resumes reads the model's own names, where transformers
+        would write those of the family's files (GPT-NeoX: another for its head).
+        """
         return []
 
     @_weight_conversions.setter
@@ -53,14 +56,18 @@ class Swapped(StrictFiles):
 
     @property
     def accepts_loss_kwargs(self) -> bool:
-        """Asked by a ``Trainer`` when it is made, which learns then what weight decay is for."""
+        """Whether the loss divides by ``num_items_in_batch``. A ``Trainer`` asks when it is
+        created, and then learns softmap's rule of weight decay.
+        """
         teach_trainer(SwappedAttention)
         return True
 
     def _check_and_adjust_attn_implementation(
         self, attn_implementation: Any, *args: Any, **kwargs: Any
     ) -> str:
-        """Of the layers that are not swapped: others take no mask that softmap could share."""
+        """Returns an implementation for the layers that are not swapped; it must take masks that
+        softmap can share.
+        """
         check_implementation(attn_implementation)
         return super()._check_and_adjust_attn_implementation(  # type: ignore[misc,no-any-return]
             attn_implementation, *args, **kwargs
@@ -68,20 +75,21 @@ class Swapped(StrictFiles):
 
 
 class SwappedBase(Swapped):
-    """Goes before a family's base model: it tells the swapped layers of padding, documents and the
-    cache, and gives the others the same in their own terms."""
+    """A mixin before a family's base model: it passes padding, documents and the cache to the
+    swapped layers, and the same to the others in their own terms.
+    """
 
     def swapped_layers(self) -> dict[int, SwappedAttention]:
-        """The swapped layers' attention, by number."""
+        """The attention of the swapped layers, by index."""
         found = {n: getattr(block, self.kind.attention) for n, block in enumerate(self.layers)}  # type: ignore[attr-defined]
         return {n: own for n, own in found.items() if isinstance(own, SwappedAttention)}
 
     def new_cache(self) -> Any:
-        """An empty cache for this model."""
+        """Returns an empty cache for this model."""
         return new_cache(self)
 
     def adopted(self, given: Any) -> Any:
-        """``past_key_values`` as a cache of this model."""
+        """Returns ``past_key_values`` as a cache of this model."""
         return adopted(given, self)
 
     def forward(
@@ -100,8 +108,9 @@ class SwappedBase(Swapped):
         return_dict: bool | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As the family's own; masks, packed documents and caches are as for
-        :class:`softmap.hf.SoftmapModel`, and so is what is refused."""
+        """Returns what the family's own does; masks, packed documents, caches and refusals are
+        those of [`softmap.hf.SoftmapModel`][].
+        """
         check_family(self.config)  # type: ignore[attr-defined]  # it may have been changed
         packing = taken(kwargs, PACKING)
         taken(kwargs, LOSS)  # the head has read them
@@ -142,7 +151,7 @@ class SwappedBase(Swapped):
         return at
 
     def _mask(self, tokens: Tensor, mask: Tensor | None, documents: Tensor | None) -> Any:
-        """What the layers that are not swapped read."""
+        """Returns the mask that the layers that are not swapped read."""
         if len(self.swapped_layers()) == len(self.layers):  # type: ignore[attr-defined]
             # One with four axes goes through as it is: none is made of (T, S), which nobody reads.
             return torch.empty(1, 1, 1, 1, device=tokens.device)
@@ -167,7 +176,7 @@ class SwappedBase(Swapped):
 
 
 class SwappedCausal(Generates, Swapped):
-    """Goes before a family's causal language model."""
+    """A mixin before a family's causal language model."""
 
 
 def _tokens(input_ids: Any, inputs_embeds: Any) -> Tensor:
@@ -182,7 +191,7 @@ def _tokens(input_ids: Any, inputs_embeds: Any) -> Tensor:
 
 
 def check_implementation(name: Any) -> None:
-    """Raise ``ValueError`` for an attention of transformers' that takes other masks."""
+    """Raise ``ValueError`` for an attention implementation of transformers with other masks."""
     if name not in (None, *_IMPLEMENTATIONS):
         raise SoftmapError(
             f"attn_implementation of a model with swapped layers must be eager or sdpa (call "

@@ -12,8 +12,12 @@ from softmap.nn import LayerCache
 
 
 class SwappedCacheLayer(SoftmapCacheLayer):
-    """Tells transformers, which makes one mask for several layers of what their caches say, what
-    the layer that it stands for would. window: the model's own; the variant's may be narrower."""
+    """A layer's cache that answers transformers as the replaced layer would, since transformers
+    makes one mask for several layers.
+
+    Args:
+        window: the model's own; the variant's may be narrower.
+    """
 
     def __init__(self, own: LayerCache, window: int | None) -> None:
         super().__init__(own)
@@ -21,19 +25,22 @@ class SwappedCacheLayer(SoftmapCacheLayer):
 
     @property
     def is_sliding(self) -> bool:
+        """Whether the model's own layer has a window."""
         return self.model_window is not None
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Returns the number of keys that a mask covers, and the place of the first."""
         seen = self.own.seen
         kept = seen if self.model_window is None else min(seen, self.model_window - 1)
         return kept + query_length, seen - kept
 
     def get_max_length(self) -> int:
+        """Returns the window of the model's own layer, or -1 where it has none."""
         return -1 if self.model_window is None else self.model_window
 
 
 def new_cache(base: Any) -> DynamicCache:
-    """An empty cache for a base model with swapped layers."""
+    """Returns an empty cache for a base model with swapped layers."""
     cache = DynamicCache(config=base.config)
     for layer, swapped in base.swapped_layers().items():
         own = swapped.attention.new_cache()
@@ -42,10 +49,11 @@ def new_cache(base: Any) -> DynamicCache:
 
 
 def adopted(given: Any, base: Any) -> DynamicCache | None:
-    """``past_key_values`` as a cache for a base model; an empty ``DynamicCache`` becomes one.
+    """Returns ``past_key_values`` as a cache for a base model; an empty ``DynamicCache`` becomes
+    one.
 
-    Raises ``ValueError`` for one of another class, and for one that another model has filled: it
-    lacks what edits need of each key.
+    Raises ``ValueError`` for a cache of another class, and for one that another model has filled:
+    it lacks the edits' tensors of each key.
     """
     if given is None:
         return None

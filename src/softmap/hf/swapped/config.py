@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from softmap.errors import SoftmapError, shown
-from softmap.hf.swapped.kinds import Kind
+from softmap.hf.swapped.kinds import Family
 from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn.part import attention_part, check_backend
 
@@ -19,15 +19,15 @@ ENTRY = ("variant", "layers", "impl")
 
 
 class SwappedConfig(ConfigFiles):
-    """Goes before a family's own class. ``softmap`` lists what was swapped, one entry a call:
-    ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
+    """A mixin before a family's configuration. ``softmap`` lists what was swapped, one entry per
+    call: ``{"variant": "diff2", "layers": [0, 1], "impl": "auto"}``.
 
-    In ``config.json`` a text stands for the dropout, which no configuration of the families' own
-    accepts: a swapped model is never read as one of the plain family. Raises ``ValueError`` for
-    entries that do not fit the model.
+    In ``config.json`` the dropout is a text, which no configuration of the family accepts, so that
+    a swapped model is never read as a plain one. Raises ``ValueError`` for entries that do not fit
+    the model.
     """
 
-    kind: Kind
+    kind: Family
     classes: Mapping[str, Any]  # of models, by the names of the family's own
     model_type: str
     softmap: Any
@@ -40,7 +40,7 @@ class SwappedConfig(ConfigFiles):
             self.resolve()
 
     def resolve(self) -> None:
-        """Check the entries, and name their variants canonically."""
+        """Check the entries, and replace their variants by canonical names."""
         _check_entries(self.softmap, self.num_hidden_layers)  # type: ignore[attr-defined]
         for entry in self.softmap:
             check_backend(entry["impl"])
@@ -50,6 +50,7 @@ class SwappedConfig(ConfigFiles):
 
     @classmethod
     def with_variants(cls, fields: Mapping[str, Any], new: Callable[[Any], Any]) -> dict[str, Any]:
+        """Returns the field ``softmap`` with each variant replaced by ``new(variant)``."""
         entries = fields.get("softmap")
         if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
             return {}  # refused when they are checked
@@ -60,6 +61,7 @@ class SwappedConfig(ConfigFiles):
         return {n: entry for entry in self.softmap for n in entry["layers"]}
 
     def to_dict(self) -> dict[str, Any]:
+        """Returns all fields as plain data, marked as those of a swapped model."""
         fields = super().to_dict()  # type: ignore[misc]
         if self.softmap:
             fields[FIELD] = MARK
@@ -69,12 +71,13 @@ class SwappedConfig(ConfigFiles):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Returns the configuration of these fields; the mark is left out."""
         fields = {n: v for n, v in config_dict.items() if (n, v) != (FIELD, MARK)}
         return super().from_dict(fields, **kwargs)
 
 
 def check_family(config: Any) -> None:
-    """Raise ``ValueError`` for a field that asks for what softmap attention has not."""
+    """Raise ``ValueError`` for a field that asks for a feature that softmap attention lacks."""
     dropped = getattr(config, "attention_dropout", 0.0)
     if dropped:
         raise SoftmapError(
@@ -109,8 +112,8 @@ def _check_entries(entries: Any, depth: int) -> None:
         seen |= set(layers)
 
 
-def configuration(kind: Kind, family: type) -> Any:
-    """The configuration class of a kind, a subclass of the ``family``'s own."""
+def configuration(kind: Family, family: type) -> Any:
+    """Returns the configuration class of a kind, a subclass of the ``family``'s own."""
     fields = {
         "__module__": __name__, "__annotations__": {"softmap": Any}, "softmap": None, "kind": kind,
         "model_type": f"softmap-{kind.model_type}",
@@ -119,7 +122,7 @@ def configuration(kind: Kind, family: type) -> Any:
 
 
 def swapped_into(config: Any, made: Any, entry: dict[str, Any]) -> Any:
-    """A copy of a configuration, of the class ``made``, with one more entry."""
+    """Returns a copy of a configuration, of the class ``made``, with one more entry."""
     new = copy.deepcopy(config)
     new.softmap = [*getattr(config, "softmap", []), entry]
     new.__class__ = made

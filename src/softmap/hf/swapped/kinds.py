@@ -1,4 +1,4 @@
-"""The kinds of transformers models that take softmap attention, and where theirs is."""
+"""The families of transformers models that take softmap attention, and where theirs is."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ class Projections:
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One of transformers' families, its classes ``<prefix>Config``, ``<prefix>Model``, ...
+class Family:
+    """A family of transformers, with classes ``<prefix>Config``, ``<prefix>Model``, ...
 
-    attention: the name of a block's attention. linears: the names of the linear maps in it.
+    Attributes:
+        attention: the name of a block's attention.
+        linears: the names of the linear maps in it.
     """
 
     model_type: str
@@ -34,15 +36,17 @@ class Kind:
     linears: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
 
     def projections(self, old: nn.Module) -> Projections:
-        """Of a layer's own attention."""
-        if self.linears != Kind.linears:
+        """Returns the projections of a layer's own attention."""
+        if self.linears != Family.linears:
             return _divided(old)
         q, k, v, o = (getattr(old, name) for name in self.linears)
         q_norm, k_norm = (getattr(old, name, None) for name in ("q_norm", "k_norm"))
         return Projections(q, k, v, o, old.head_dim, q_norm, k_norm)  # type: ignore[arg-type]
 
     def window(self, config: Any, layer: int) -> int | None:
-        """Keys that a row of the layer sees, its own included; None: all."""
+        """Returns the number of keys that a row of the layer sees, its own included; None for
+        all.
+        """
         if self.model_type == "mistral":
             return config.sliding_window
         if self.model_type.startswith("qwen"):
@@ -52,16 +56,16 @@ class Kind:
 
 
 KINDS = (
-    Kind("llama", "Llama"),
-    Kind("mistral", "Mistral"),
-    Kind("qwen2", "Qwen2"),
-    Kind("qwen3", "Qwen3"),
-    Kind("gpt_neox", "GPTNeoX", "attention", ("query_key_value", "dense")),
+    Family("llama", "Llama"),
+    Family("mistral", "Mistral"),
+    Family("qwen2", "Qwen2"),
+    Family("qwen3", "Qwen3"),
+    Family("gpt_neox", "GPTNeoX", "attention", ("query_key_value", "dense")),
 )
 
 
 def _divided(old: Any) -> Projections:
-    """GPT-NeoX has one linear map whose rows are, head by head, those of q, of k and of v."""
+    """Returns q, k and v of GPT-NeoX, whose one linear map has their rows head by head."""
     fused, d = old.query_key_value, old.head_size
 
     def rows(which: int) -> nn.Linear:
@@ -74,7 +78,7 @@ def _divided(old: Any) -> Projections:
 
 
 def linear(weight: Any, bias: Any) -> nn.Linear:
-    """A linear map of these values."""
+    """Returns a linear map of these values."""
     made = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     made.weight = nn.Parameter(weight.detach())
     if bias is not None:

@@ -1,6 +1,6 @@
-"""The classes of models with swapped layers: each family's own, and what softmap needs before it.
+"""The classes of models with swapped layers: each family's own, behind softmap's mixins.
 
-They are made from the table of kinds, are registered with the Auto classes as ``softmap-llama`` and
+They are made from the table of families, registered with the Auto classes as ``softmap-llama`` and
 so on, and are members of this module: ``SoftmapLlamaForCausalLM``.
 """
 
@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import (
 from softmap.hf.swapped.attention import SwappedAttention
 from softmap.hf.swapped.base import Swapped, SwappedBase, SwappedCausal
 from softmap.hf.swapped.config import SwappedConfig, configuration
-from softmap.hf.swapped.kinds import KINDS, Kind
+from softmap.hf.swapped.kinds import KINDS, Family
 
 _BEFORE = {
     "Model": SwappedBase,
@@ -38,8 +38,8 @@ _BEFORE = {
 }
 
 
-def _made(kind: Kind) -> type[SwappedConfig]:
-    """A kind's configuration class, whose ``classes`` are those of its models."""
+def _made(kind: Family) -> type[SwappedConfig]:
+    """Returns a family's configuration class, whose ``classes`` are those of its models."""
     family = getattr(transformers, f"{kind.prefix}Config")
     config = configuration(kind, family)
     config.__module__ = __name__
@@ -69,7 +69,7 @@ CONFIG_OF = {
 
 
 def register() -> None:
-    """Tell the Auto classes, pipelines and the Trainer of all of them."""
+    """Register all of them with the Auto classes, pipelines and the Trainer."""
     for config in CONFIGS:
         base, causal, classifier = config.classes.values()
         AutoConfig.register(config.model_type, config, exist_ok=True)
@@ -82,7 +82,7 @@ def register() -> None:
 
 
 def _rename_weights(config: type[SwappedConfig]) -> None:
-    """Weights have other names in files, where the family's have (GPT-NeoX: ``embed_out``)."""
+    """Rename weights as the family's files do (GPT-NeoX: ``embed_out``)."""
     names = {config.kind.model_type: config.model_type}
     names |= {name: made.__name__ for name, made in config.classes.items()}
     for family, own in names.items():

@@ -1,4 +1,4 @@
-"""Swapped layers are put into a model, which becomes one of softmap's classes."""
+"""Puts swapped layers into a model, which becomes one of softmap's classes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _CAPTURE = install_output_capuring_hook.__module__
 def become(model: Any, config: Any) -> dict[int, dict[str, int]]:
     """Give a model, of a family's class or of ours, the layers that the configuration names.
 
-    All are made before one is put in. Returns how many weights of which parameters of each are new.
+    All are built before one is put in. Returns, for each layer, how many weights of which
+    parameters are new.
     """
     base = model.base_model
     made = {
@@ -56,7 +57,7 @@ def _made(
 
 
 def _check_kept(n: int, old: nn.Module, new: nn.Module) -> None:
-    """Raise ``ValueError`` for what was done to a module of layer ``n`` that is not in the new."""
+    """Raise ``ValueError`` for changes to a module of layer ``n`` that the new one would lose."""
     modules, weights = set(new.modules()), set(new.parameters())
     lost = [(name, m) for name, m in old.named_modules() if m not in modules]
     done = [f"{what} of {name or 'the attention'}" for name, m in lost for what in _changes(m)]
@@ -71,7 +72,9 @@ def _check_kept(n: int, old: nn.Module, new: nn.Module) -> None:
 
 
 def _changes(module: nn.Module) -> list[str]:
-    """The methods that a module has for itself, and its kinds of hooks; not transformers' own."""
+    """Returns the methods and kinds of hooks that were set on a module, except transformers'
+    own.
+    """
     given = vars(module)
     hooked = [
         name for name, hooks in given.items() if name.endswith("_hooks")
@@ -83,8 +86,9 @@ def _changes(module: nn.Module) -> list[str]:
 
 
 def configure(model: Any, config: Any) -> None:
-    """Give all of a model a configuration. Its own is left to another model that may share it; but
-    that of a base model changes in place, for the head around it, which is not seen from here."""
+    """Give all of a model a configuration. A model that shares the old one keeps it; but that of a
+    base model changes in place, for a head around it, which is not visible from here.
+    """
     if model is model.base_model:
         model.config.__class__ = type(config)
         vars(model.config).update(vars(config))

@@ -39,23 +39,23 @@ class Eval:
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="[LABEL=]MODEL [...]")]
     """Runs or folders with a model; the first label is the control."""
     suite: tuple[str, ...] = ()
-    """The questions, by spaces or commas; without any their names are listed."""
+    """The questions, separated by spaces or commas; without any, their names are listed."""
     variants: tuple[str, ...] = ()
-    """Of the given runs only these."""
+    """Only these variants of the given runs."""
     control: str | None = None
     """The label that the others are compared with."""
     quick: bool = False
     """Few and small instances: seconds rather than minutes."""
     context: Tokens | None = None
-    """Tokens that models are asked with; by default the shortest of their own, at most 1024."""
+    """Context in tokens; by default the shortest that a model was made for, at most 1024."""
     seed: Seed = 0
-    """Of the instances, which are the same for all models."""
+    """Seed of the instances, which are the same for all models."""
     data: str | None = None
     """Text to ask about; by default the held-out text of the first run, else of stdlib."""
     field: str | None = None
     """The field that holds the text in JSONL, Parquet and Hub data."""
     json: Path | None = None
-    """Also write everything, every instance's answer, to this file."""
+    """Also write everything, with the answer to every instance, to this file."""
     page: Path | None = None
     """Where the page is written; by default eval.html beside the run, or here."""
     include: Path | None = None
@@ -63,13 +63,14 @@ class Eval:
     judge: str | None = None
     """Address of an OpenAI-compatible endpoint that judges answers (halluc:FILE)."""
     judge_model: str = "default"
-    """The model that the endpoint is asked for; its key is read from SOFTMAP_JUDGE_KEY."""
+    """The endpoint's model; the key is read from SOFTMAP_JUDGE_KEY."""
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     trust_remote_code: bool = False
     """Run the code that a model's folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Asks the models, prints the table, and writes the page."""
         suites = _names(self.suite)
         if not suites:
             print("\n".join(_listed()))
@@ -93,14 +94,14 @@ class Eval:
         print(write_page(self._page(), found))
 
     def _asked(self, suites: list[str], argv: Sequence[str]) -> Any:
-        from softmap.lab.asking.run import Asked
+        from softmap.lab.asking.run import EvalRequest
 
         judge = None
         if self.judge is not None:
             from softmap.evals.judge import Judge
 
             judge = Judge(self.judge, self.judge_model)
-        return Asked(
+        return EvalRequest(
             self.models, suites, split_variants(self.variants), self.control, self.quick,
             self.context, self.seed, self.data, self.field, self.device, self.precision,
             None if self.include is None else str(self.include), judge, self.trust_remote_code,
@@ -121,8 +122,8 @@ class Eval:
 class Learn:
     """Train small models on a task of tokens, and ask them for instances that they never saw.
 
-    Minutes on two cores. For each variant a peak learning rate is chosen from --peaks with a seed
-    of its own; then one training for each seed. Stopped with Ctrl-C, the same command goes on.
+    This takes minutes on two cores. Each variant's peak learning rate is chosen from --peaks with a
+    seed of its own; then each seed is trained. After Ctrl-C the same command continues.
 
     For example:
       softmap learn recall --variants diff dcmha --seeds 3
@@ -132,7 +133,7 @@ class Learn:
     task: Positional[str]
     """recall, mad, bigram, needles, composition or shots (the last three among tokens)."""
     variants: tuple[str, ...] = ()
-    """Compared with transformer++, by spaces or commas."""
+    """Variants to compare with transformer++, separated by spaces or commas."""
     seeds: Annotated[int, Range(1, 1000)] = 3
     peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     """Peak learning rates to choose from; with a single one nothing is tuned."""
@@ -145,13 +146,14 @@ class Learn:
     set: tuple[str, ...] = ()
     """Other values of the model and its training, as model.hidden_size=128."""
     jobs: Annotated[int, Range(1, 1000)] | None = None
-    """Trainings at once; by default as many as there are cores, or places in the cluster."""
+    """Number of trainings at once; by default one for each core or worker of the cluster."""
     cluster: str | None = None
-    """A Dask cluster that trains: its scheduler's address or file, or local:N; docs/cluster.md."""
+    """Train on a Dask cluster: its scheduler's address or file, or local:N; see docs/cluster.md."""
     quick: bool = False
     """Ask few instances."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Trains and asks the models, prints the table, and writes the page."""
         from softmap.lab.asking.page import write_page
         from softmap.lab.cluster import connected
         from softmap.lab.files import write_json

@@ -19,15 +19,15 @@ from softmap.evals.subject import Subject
 from softmap.evals.text import Text
 from softmap.files.sealed import read_object
 from softmap.interop.folder import TOKENIZER_FILES
-from softmap.lab.bench import CACHE
 from softmap.lab.generate import load_model, model_folder
 from softmap.lab.names import check_path, is_run, run_name
 from softmap.lab.plan import slug
+from softmap.lab.workbench import CACHE
 from softmap.report.load import read_result, read_run, result_files
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelFolder:
     """A model on disk: the label that it is a run of, the run's name, and the run's folder."""
 
     label: str
@@ -41,16 +41,16 @@ class Model:
         return f"{self.label} {self.run}".strip()
 
 
-def find(words: Sequence[str | Model], variants: Sequence[str] = ()) -> list[Model]:
+def find(words: Sequence[str | ModelFolder], variants: Sequence[str] = ()) -> list[ModelFolder]:
     """All models of ``[LABEL=]FOLDER`` words; of a run every finished trial of ``variants``.
 
     Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
     """
-    named = [word if isinstance(word, Model) else split(word) for word in words]
-    runs = {word[1] for word in named if not isinstance(word, Model) and is_run(word[1])}
-    found: list[Model] = []
+    named = [word if isinstance(word, ModelFolder) else split(word) for word in words]
+    runs = {word[1] for word in named if not isinstance(word, ModelFolder) and is_run(word[1])}
+    found: list[ModelFolder] = []
     for word in named:
-        if isinstance(word, Model):
+        if isinstance(word, ModelFolder):
             found.append(word)
             continue
         check_path("a model's folder", word[1])
@@ -65,15 +65,15 @@ def split(word: str) -> tuple[str, Path]:
     return ("", Path(word)) if Path(word).is_dir() else (label, Path(path))
 
 
-def _of(label: str, where: Path, variants: Sequence[str], *, several: bool) -> list[Model]:
+def _of(label: str, where: Path, variants: Sequence[str], *, several: bool) -> list[ModelFolder]:
     if is_run(where):
         return _trials(label, where, variants, several)
     folder = model_folder(where)
     trial = folder.parent
     if not label and folder.name == "model" and (trial / "result.json").is_file():
         label = str(read_result(trial / "result.json")["variant"])
-        return [Model(label, trial.name, folder, _run_of(trial))]
-    return [Model(label or run_name(folder), "", folder, _run_of(trial))]
+        return [ModelFolder(label, trial.name, folder, _run_of(trial))]
+    return [ModelFolder(label or run_name(folder), "", folder, _run_of(trial))]
 
 
 def _run_of(trial: Path) -> Path | None:
@@ -82,7 +82,7 @@ def _run_of(trial: Path) -> Path | None:
     return parents[2] if len(parents) > 2 and is_run(parents[2]) else None
 
 
-def _trials(label: str, run: Path, variants: Sequence[str], several: bool) -> list[Model]:
+def _trials(label: str, run: Path, variants: Sequence[str], several: bool) -> list[ModelFolder]:
     info = read_run(run / "run.json")
     results = [(path.parent, read_result(path)) for path in result_files(run)]
     known = list(dict.fromkeys([info["control"], *info["variants"]]))
@@ -101,7 +101,9 @@ def _trials(label: str, run: Path, variants: Sequence[str], several: bool) -> li
     lived.sort(key=lambda trial: (order[trial[0].parent.name], trial[1]["seed"]))
     front = label or (run_name(run) if several else "")
     return [
-        Model(_joined(front, str(result["variant"])), f"seed{result['seed']}", trial / "model", run)
+        ModelFolder(
+            _joined(front, str(result["variant"])), f"seed{result['seed']}", trial / "model", run
+        )
         for trial, result in lived
     ]
 
@@ -110,7 +112,7 @@ def _joined(front: str, label: str) -> str:
     return f"{front}: {label}" if front else label
 
 
-def _check_once(models: Sequence[Model]) -> None:
+def _check_once(models: Sequence[ModelFolder]) -> None:
     seen: set[Path] = set()
     for model in models:
         place = model.folder.resolve()
@@ -119,7 +121,7 @@ def _check_once(models: Sequence[Model]) -> None:
         seen.add(place)
 
 
-def _numbered(models: Sequence[Model]) -> list[Model]:
+def _numbered(models: Sequence[ModelFolder]) -> list[ModelFolder]:
     """With a name of its own for each run of a label."""
     taken: dict[tuple[str, str], int] = {}
     found = []
@@ -131,7 +133,9 @@ def _numbered(models: Sequence[Model]) -> list[Model]:
     return found
 
 
-def load(model: Model, *, trust_remote_code: bool = False, precision: str = "fp32") -> Subject:
+def load(
+    model: ModelFolder, *, trust_remote_code: bool = False, precision: str = "fp32"
+) -> Subject:
     """The model, ready to be asked. Raises ``SoftmapError`` for a folder that does not load."""
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # of a context that rotary positions may pass
@@ -164,7 +168,9 @@ def _foreign(folder: Path, trust_remote_code: bool) -> Any:
     return made.eval()
 
 
-def text_of(models: Sequence[Model], data: str | None, field: str | None, cache: Path) -> Text:
+def text_of(
+    models: Sequence[ModelFolder], data: str | None, field: str | None, cache: Path
+) -> Text:
     """The held-out text: of ``data`` (as softmap compare takes it), else of the first model's run,
     else of the standard library."""
     run = next((model.of for model in models if model.of is not None), None)
@@ -177,6 +183,6 @@ def text_of(models: Sequence[Model], data: str | None, field: str | None, cache:
     return Text.of(prepare(config, cache))
 
 
-def label_order(models: Sequence[Model]) -> list[str]:
+def label_order(models: Sequence[ModelFolder]) -> list[str]:
     """Labels in the order of the command line."""
     return list(dict.fromkeys(model.label for model in models))

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 
 
 def write_page(path: Path, found: Mapping[str, Any]) -> Path:
-    """The page of what :func:`~softmap.lab.asking.run.ask` gave, written whole or not at all."""
+    """The page of what [`ask`][softmap.lab.asking.run.ask] gave, written whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, page(found))
     return path

@@ -18,7 +18,7 @@ from softmap.evals.subject import LONGEST, Subject
 from softmap.evals.summary import answers
 from softmap.lab import measure
 from softmap.lab.asking import models as named
-from softmap.lab.asking.models import Model
+from softmap.lab.asking.models import ModelFolder
 from softmap.lab.preflight import choose_device
 from softmap.report.questions import compared
 
@@ -27,10 +27,10 @@ Tell = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Asked:
+class EvalRequest:
     """What the command line asks: which suites of which models, and how."""
 
-    models: Sequence[str | Model]
+    models: Sequence[str | ModelFolder]
     suites: Sequence[str]
     variants: Sequence[str] = ()
     control: str | None = None
@@ -48,7 +48,7 @@ class Asked:
     cache: Path = Path("runs/.cache")
 
 
-def ask(asked: Asked, tell: Tell = lambda _: None) -> dict[str, Any]:
+def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
     """Everything, as one object for JSON.
 
     Every model is looked at before the first question, so that what cannot be asked is said at
@@ -62,7 +62,7 @@ def ask(asked: Asked, tell: Tell = lambda _: None) -> dict[str, Any]:
     labels = named.label_order(models)
     control = _control(asked.control, labels)
     setting = _setting(asked, suites, models, tell)
-    rows: dict[tuple[str, Model], list[Row]] = {}
+    rows: dict[tuple[str, ModelFolder], list[Row]] = {}
     seconds: dict[str, float] = defaultdict(float)
     for model in models:
         subject = _loaded(model, asked)
@@ -108,8 +108,8 @@ def _answers(suite: Suite, subject: Subject, setting: Setting, tell: Tell) -> li
 def _told(
     suite: Suite,
     name: str,
-    models: Sequence[Model],
-    rows: dict[tuple[str, Model], list[Row]],
+    models: Sequence[ModelFolder],
+    rows: dict[tuple[str, ModelFolder], list[Row]],
     control: str,
 ) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -122,7 +122,9 @@ def _told(
     }
 
 
-def _setting(asked: Asked, suites: Sequence[Suite], models: Sequence[Model], tell: Tell) -> Setting:
+def _setting(
+    asked: EvalRequest, suites: Sequence[Suite], models: Sequence[ModelFolder], tell: Tell
+) -> Setting:
     """What is the same for all: the shortest context, the smallest vocabulary, one text."""
     text = None
     if any(suite.reads_text for suite in suites):
@@ -141,7 +143,7 @@ def _setting(asked: Asked, suites: Sequence[Suite], models: Sequence[Model], tel
     return replace(setting, context=min(c for c, _ in sizes), vocabulary=min(v for _, v in sizes))
 
 
-def _loaded(model: Model, asked: Asked) -> Subject:
+def _loaded(model: ModelFolder, asked: EvalRequest) -> Subject:
     subject = named.load(
         model, trust_remote_code=asked.trust_remote_code, precision=asked.precision
     )
@@ -159,5 +161,5 @@ def _control(given: str | None, labels: Sequence[str]) -> str:
     return given
 
 
-def _described(model: Model) -> dict[str, Any]:
+def _described(model: ModelFolder) -> dict[str, Any]:
     return {"label": model.label, "run": model.run, "folder": str(model.folder)}

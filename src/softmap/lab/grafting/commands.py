@@ -23,11 +23,11 @@ PEAK = 1e-4
 
 @dataclass
 class Graft:
-    """Put edits of the map into a trained model and fine-tune it, beside the model as it is.
+    """Put edits of the map into a trained model and fine-tune it, beside the unchanged model.
 
-    The edits start as the identity, so that the model's function is at first what it was; what
-    differs is printed. All arms have the same steps, batches and seeds; "plain" is the control.
-    Stopped with Ctrl-C, the same command goes on.
+    The edits start as the identity, so that the model's function does not change at first; any
+    difference is printed. All arms have the same steps, batches and seeds; "plain" is the control.
+    After Ctrl-C the same command continues.
 
     For example:
       softmap graft runs/demo --to diff2 "dcmha(rank=4)" --data text.txt
@@ -38,11 +38,12 @@ class Graft:
     model: Positional[Path]
     """A run, a trial of it, or a model's folder: softmap's own, Llama, Mistral, Qwen, GPT-NeoX."""
     to: tuple[str, ...] = ()
-    """The variants, by spaces or commas; each is an arm."""
+    """The variants, separated by spaces or commas; each is an arm."""
     layers: tuple[int, ...] = ()
     """Only these layers, negative ones from the end; by default all."""
     data: str = "stdlib"
-    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME[:CONFIG][:SPLIT]."""
+    """"stdlib", a file or folder (text, JSONL, Parquet), or hf:NAME, with :CONFIG and :SPLIT if it
+    has several."""
     field: str = "text"
     """The field that holds the text in JSONL, Parquet and Hub data."""
     seeds: Count = 3
@@ -54,13 +55,13 @@ class Graft:
     peaks: tuple[float, ...] = ()
     """Peaks to choose each arm's from, with a seed of its own, on a part of the training text."""
     context: Annotated[int, Range(2, 2**20)] | None = None
-    """Tokens a window; by default 256, or what the model reads."""
+    """Tokens per window; by default 256, or the model's context if that is shorter."""
     variant: str | None = None
     """Which of the run's variants; its control by default."""
     of_seed: int | None = None
     """Which of the variant's training seeds; the first finished by default."""
     suite: tuple[str, ...] = ("loss",)
-    """Questions of softmap eval that are put to all models in the end."""
+    """Questions of softmap eval for all models after training."""
     name: str | None = None
     """Name of the folder; graft-MODEL by default."""
     out: Path = Path("runs")
@@ -68,7 +69,7 @@ class Graft:
     set: tuple[str, ...] = ()
     """Other values of the training, as training.batch_size=4."""
     jobs: Count | None = None
-    """Trainings at once; by default as many as there are cores and memory, or GPUs."""
+    """Number of trainings at once; by default what cores and memory, or GPUs, allow."""
     quick: bool = False
     """Ask few instances."""
     dry_run: bool = False
@@ -77,6 +78,9 @@ class Graft:
     """Run the code that a model's folder brings."""
 
     def run(self, argv: Sequence[str]) -> None:
+        """Fine-tunes the arms, prints the table, and writes the page; or only says what it would
+        do.
+        """
         from softmap.lab.grafting.look import look
         from softmap.lab.grafting.run import graft
 
@@ -101,12 +105,12 @@ class Graft:
         peaks = self._peaks()
         variants, settings = split_variants(self.to), split_values(self.set)
         suites = split_variants(self.suite)
-        from softmap.lab.bench import CACHE
-        from softmap.lab.grafting.look import Request
-        from softmap.lab.grafting.source import Source
+        from softmap.lab.grafting.look import GraftRequest
+        from softmap.lab.grafting.source import GraftSource
+        from softmap.lab.workbench import CACHE
 
-        source = Source.at(self.model, self.variant, self.of_seed, self.trust_remote_code)
-        return Request(
+        source = GraftSource.at(self.model, self.variant, self.of_seed, self.trust_remote_code)
+        return GraftRequest(
             source, variants, list(self.layers) or None, self.data, self.field, self.seeds,
             self.steps, peaks, self.context, settings, self.jobs, suites, self.quick,
             self.out / CACHE, "softmap " + shlex.join(argv),

@@ -19,7 +19,7 @@ from softmap.data import Corpus, DataConfig, order, prepare
 from softmap.evals.loss import token_losses
 from softmap.files import sealed
 from softmap.lab import files
-from softmap.lab.grafting.source import Source, put
+from softmap.lab.grafting.source import GraftSource, put
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.jobs import kept
 from softmap.lab.plan import options
@@ -37,12 +37,12 @@ _FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
+class GraftJob:
     """variant: the text of what is put in, None for the model as it is. tuning: it chooses a peak,
     on text of its own, and leaves no model. sums: of the model's files; text: the hash of the
     text."""
 
-    source: Source
+    source: GraftSource
     label: str
     variant: str | None
     layers: Sequence[int] | None
@@ -76,7 +76,7 @@ class Job:
         return kept(self.folder / "grafted.json", self.identity())
 
 
-def run_job(job: Job, on_step: OnStep = lambda _: None) -> dict[str, Any]:
+def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """Train one model and keep it; its loss on some held-out windows, None where it diverged."""
     logging.disable_progress_bar()
     device, context = choose_device(job.recipe.training.device), job.recipe.model.context
@@ -103,7 +103,7 @@ def run_job(job: Job, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     return _kept(job, {"loss": float(losses.mean())})
 
 
-def begun(job: Job, device: torch.device) -> Any:
+def begun(job: GraftJob, device: torch.device) -> Any:
     """The model before its first step: new weights are a function of the seed."""
     model = job.source.subject(device).model
     torch.manual_seed(job.seed)
@@ -112,7 +112,7 @@ def begun(job: Job, device: torch.device) -> Any:
     return model
 
 
-def _text(job: Job, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def _text(job: GraftJob, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens to train on, and windows whose loss is told."""
     corpus, context = prepare(job.data, job.cache), job.recipe.model.context
     if job.tuning:
@@ -131,7 +131,7 @@ def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, n
     return tokens[:cut], order.windows(tokens[cut:], context, WINDOWS)
 
 
-def _export(job: Job, model: Any) -> None:
+def _export(job: GraftJob, model: Any) -> None:
     def fill(folder: Path) -> None:
         with whole.writing(folder):
             model.save_pretrained(folder)
@@ -141,7 +141,7 @@ def _export(job: Job, model: Any) -> None:
     files.write_folder(job.folder / "model", fill)
 
 
-def _kept(job: Job, out: dict[str, Any]) -> dict[str, Any]:
+def _kept(job: GraftJob, out: dict[str, Any]) -> dict[str, Any]:
     files.write_json(job.folder / "grafted.json", out | {"identity": job.identity()}, seal=False)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return out

@@ -16,7 +16,7 @@ from softmap.evals.catalogue import suite
 from softmap.evals.question import Setting
 from softmap.lab import recipe as recipes
 from softmap.lab.grafting.job import PLAIN, tuning_split
-from softmap.lab.grafting.source import Source
+from softmap.lab.grafting.source import GraftSource
 from softmap.lab.grafting.start import WINDOWS, Start, starts
 from softmap.lab.jobs import Tell
 from softmap.lab.preflight import choose_device, refuse_textual, settled
@@ -31,14 +31,17 @@ training: {steps: 300, batch_size: 8, schedule: wsd, budgets: [1], decay_fractio
 
 
 @dataclass(frozen=True)
-class Request:
+class GraftRequest:
     """What is asked for: the command's values.
 
-    layers: of transformers' models, None for all. peaks: rates to choose each arm's from, on text
-    that the results are not trained on; a single one is taken. settings: of ``training``, by name.
+    Attributes:
+        layers: of transformers' models, None for all.
+        peaks: rates to choose each arm's from, on text that the results are not trained on; a
+            single one is taken.
+        settings: of ``training``, by name.
     """
 
-    source: Source
+    source: GraftSource
     to: Sequence[str]
     layers: Sequence[int] | None = None
     data: str = "stdlib"
@@ -65,7 +68,7 @@ class Prepared:
     starts: list[Start]
 
 
-def look(request: Request, tell: Tell = lambda _: None) -> Prepared:
+def look(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
     """Load the model and the text, put each variant in, and measure what that changes at step 0.
 
     Raises ``SoftmapError`` for whatever cannot be trained. Nothing is written but the text's tokens
@@ -104,7 +107,7 @@ def _check_arms(to: Sequence[str]) -> None:
             raise SoftmapError(f"--to: expected variants, each once, found {name!r} again")
 
 
-def _recipe(request: Request, longest: int) -> Recipe:
+def _recipe(request: GraftRequest, longest: int) -> Recipe:
     """The training of all arms, for a model that reads ``longest`` tokens."""
     _check_settings(request)
     context = request.context or min(CONTEXT, longest)
@@ -118,7 +121,7 @@ def _recipe(request: Request, longest: int) -> Recipe:
     return recipe
 
 
-def _check_settings(request: Request) -> None:
+def _check_settings(request: GraftRequest) -> None:
     for key in request.settings:
         if not key.startswith("training."):
             raise SoftmapError(

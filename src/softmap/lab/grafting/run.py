@@ -9,11 +9,11 @@ from typing import Any
 
 from softmap.errors import SoftmapError
 from softmap.lab import files, workers
-from softmap.lab.asking.models import Model
-from softmap.lab.asking.run import Asked, ask
+from softmap.lab.asking.models import ModelFolder
+from softmap.lab.asking.run import EvalRequest, ask
 from softmap.lab.engine import Engine
-from softmap.lab.grafting.job import PLAIN, Job, run_job
-from softmap.lab.grafting.look import Prepared, Request, look
+from softmap.lab.grafting.job import PLAIN, GraftJob, run_job
+from softmap.lab.grafting.look import GraftRequest, Prepared, look
 from softmap.lab.jobs import best_peaks, run_all
 from softmap.lab.names import is_run
 from softmap.lab.plan import options, slug
@@ -25,8 +25,8 @@ from softmap.lab.trial import fingerprint
 TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
 
 
-def graft(request: Request, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Fine-tune and ask; what :func:`softmap.lab.asking.run.ask` gives, with ``graft`` (what each
+def graft(request: GraftRequest, folder: Path, display: Display | None = None) -> dict[str, Any]:
+    """Fine-tune and ask; what [`softmap.lab.asking.run.ask`][] gives, with ``graft`` (what each
     has changed at step 0), ``peaks`` and ``diverged`` beside it.
 
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
@@ -61,16 +61,16 @@ def graft(request: Request, folder: Path, display: Display | None = None) -> dic
 
 
 def _jobs(
-    request: Request,
+    request: GraftRequest,
     ready: Prepared,
     folder: Path,
     seeds: Sequence[int],
     peaks: dict[str, float] | None,
-) -> list[Job]:
+) -> list[GraftJob]:
     """A job for each arm and seed, at its peak; at all of them where those are to be chosen."""
     texts = {PLAIN: None, **{start.label: start.variant for start in ready.starts}}
     source = request.source
-    common = Job(
+    common = GraftJob(
         source, PLAIN, None, request.layers, ready.recipe, source.data(request.data, request.field),
         request.cache, 0.0, 0, peaks is None, source.sums(), str(ready.corpus.meta["hash"]), folder,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def _jobs(
     ]
 
 
-def _job(job: Job) -> Job:
+def _job(job: GraftJob) -> GraftJob:
     """The job in a folder that other settings do not share. Raises ``SoftmapError`` for options
     that cannot be trained with."""
     options(job.recipe, job.peak_lr, job.seed, job.label)
@@ -91,16 +91,16 @@ def _job(job: Job) -> Job:
 
 
 def _train(
-    jobs: Sequence[Job], request: Request, ready: Prepared, folder: Path, display: Display
-) -> dict[Job, dict[str, Any]]:
+    jobs: Sequence[GraftJob], request: GraftRequest, ready: Prepared, folder: Path, display: Display
+) -> dict[GraftJob, dict[str, Any]]:
     device = choose_device(ready.recipe.training.device)
     count = request.jobs or workers.default_jobs(device, PER_PARAMETER * ready.parameters)
     return run_all(jobs, run_job, Engine(count), display, folder, device)
 
 
-def _asked(request: Request, recipe: Recipe, lived: Sequence[Job]) -> Asked:
-    return Asked(
-        [Model(job.label, f"seed{job.seed}", job.folder / "model") for job in lived],
+def _asked(request: GraftRequest, recipe: Recipe, lived: Sequence[GraftJob]) -> EvalRequest:
+    return EvalRequest(
+        [ModelFolder(job.label, f"seed{job.seed}", job.folder / "model") for job in lived],
         request.suites,
         quick=request.quick, context=recipe.model.context, data=request.data, field=request.field,
         device=recipe.training.device, trust_remote_code=request.source.trusted,

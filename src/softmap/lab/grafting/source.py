@@ -15,14 +15,14 @@ from softmap.evals.subject import Subject
 from softmap.files import sealed
 from softmap.hf.graft import Grafted, grafted
 from softmap.interop.folder import TOKENIZER_FILES
-from softmap.lab.asking.models import Model, load
+from softmap.lab.asking.models import ModelFolder, load
 from softmap.lab.generate import model_folder
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.py")
 
 
 @dataclass(frozen=True)
-class Source:
+class GraftSource:
     """The folder of a model with its tokenizer. trusted: whether code that it brings may run."""
 
     folder: Path
@@ -31,7 +31,7 @@ class Source:
     @classmethod
     def at(
         cls, where: Path, variant: str | None = None, seed: int | None = None, trusted: bool = False
-    ) -> Source:
+    ) -> GraftSource:
         """Of a run, a trial or a model's folder.
 
         Raises ``SoftmapError`` for a folder that is none of them, and for a model without a
@@ -50,7 +50,7 @@ class Source:
     def subject(self, device: torch.device) -> Subject:
         """The model in float32, and its tokenizer. Raises ``SoftmapError`` where they do not load
         or do not go together."""
-        found = load(Model("", "", self.folder), trust_remote_code=self.trusted)
+        found = load(ModelFolder("", "", self.folder), trust_remote_code=self.trusted)
         found.model.float().to(device)
         found.device = device
         if found.tokenizer.vocab_size > found.vocabulary:
@@ -78,7 +78,7 @@ class Source:
 
 
 def put(model: Any, to: str, layers: Any) -> Grafted:
-    """:func:`softmap.hf.graft.grafted`; an error names the variant."""
+    """[`softmap.hf.graft.grafted`][]; an error names the variant."""
     try:
         return grafted(model, to, layers)
     except SoftmapError as error:

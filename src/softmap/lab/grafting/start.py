@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from softmap.evals.subject import Subject
-from softmap.lab.grafting.source import Source, put
+from softmap.lab.grafting.source import GraftSource, put
 
 WINDOWS = 4  #: of held-out text
 
@@ -21,9 +21,11 @@ WINDOWS = 4  #: of held-out text
 class Start:
     """Of one variant at step 0.
 
-    difference: the largest of a logit, of logits up to ``largest``. before, after: the mean loss of
-    the model and of the graft, in nats a token. added: by layer, how many weights of which
-    parameters are new. changes: why the function has changed; empty where it has not.
+    Attributes:
+        difference: the largest of a logit, of logits up to ``largest``.
+        before, after: the mean loss of the model and of the graft, in nats a token.
+        added: by layer, how many weights of which parameters are new.
+        changes: why the function has changed; empty where it has not.
     """
 
     label: str
@@ -79,7 +81,11 @@ def _layers(numbers: list[int]) -> str:
 
 
 def starts(
-    source: Source, variants: Sequence[str], layers: Any, windows: np.ndarray, device: torch.device
+    source: GraftSource,
+    variants: Sequence[str],
+    layers: Any,
+    windows: np.ndarray,
+    device: torch.device,
 ) -> Iterator[Start]:
     """Of each variant, on ``windows`` (n, context + 1) of tokens.
 
@@ -91,7 +97,12 @@ def starts(
 
 
 def _start(
-    source: Source, model: Subject, to: str, layers: Any, windows: np.ndarray, device: torch.device
+    source: GraftSource,
+    model: Subject,
+    to: str,
+    layers: Any,
+    windows: np.ndarray,
+    device: torch.device,
 ) -> Start:
     mine = source.subject(device)
     torch.manual_seed(0)

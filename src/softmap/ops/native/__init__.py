@@ -1,9 +1,9 @@
-"""C++ bands on the CPU: every edit that names a kernel, forward and backward, in cache.
+"""The backend ``native``: C++ bands on the CPU for every edit that names a kernel.
 
-A band of query rows and all heads is held as tiles of columns. Forward: products, scores edits,
-softmax, weights edits, products. Backward: the same again from q, k, v and two numbers a row, then
-the adjoints. Each thread takes bands of about equal cost; the sums over bands are made in a fixed
-order, so a result does not change from run to run on the same number of threads.
+A band of query rows and all heads is held in cache as tiles of columns. Forward: products, scores
+edits, softmax, weights edits, products. Backward: the same again from q, k, v and two numbers per
+row, then the adjoints. Each thread takes bands of about equal cost; sums over bands are taken in a
+fixed order, so that results do not change from run to run with the same number of threads.
 """
 
 from __future__ import annotations
@@ -20,35 +20,37 @@ from softmap.ops.native import build, limits, operator, plain
 
 
 def refuses(call: Call) -> str | None:
-    """Why the call cannot run here, or None."""
+    """Returns why the call cannot run here, or None."""
     return limits.unsupported(call) or limits.irregular(call) or build.missing()
 
 
 def skipped(call: Call) -> str | None:
-    """Why ``auto`` passes it over although it could run the call, or None."""
+    """Returns why ``auto`` passes it over although it could run the call, or None."""
     return None if limits.kernel_edits(call) or limits.formless(call) else plain.skipped(call)
 
 
 def _only_shaped(call: Call) -> bool:
-    """One Shaped after the softmax costs nothing as a change of the output. (A subtraction of pairs
-    has such a form too, but halves the products with the values when it is made on the map.)"""
+    """Whether the only edit is a Shaped after the softmax, which costs nothing as a change of
+    the output. (A subtraction of pairs has such a form too, but halves the products with the
+    values when it is made on the map.)
+    """
     edits = chain(call.edits, "weights")
     return len(edits) == 1 and edits[0][1].kernel == "shaped"
 
 
 def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d'); exact, with every gradient of the reference."""
+    """Returns attention (B, H', T, d'), exact, with every gradient of the reference."""
     return _run(call)[0]
 
 
 def run_with_lse(call: Call) -> tuple[Tensor, Tensor]:
-    """The same, and the log-sum-exp (B, H, T) of each map's rows."""
+    """Returns the same, and the log-sum-exp (B, H, T) of each map's rows."""
     o, statistics = _run(call)
     return o, operator.log_sum_exp(statistics)
 
 
 def _run(call: Call) -> tuple[Tensor, Tensor]:
-    """Attention, and two numbers for each row of scores (B, H, T, 2)."""
+    """Returns attention, and two numbers for each row of scores (B, H, T, 2)."""
     build.ready()
     limits.insist(call)
     q, (first, last) = scaled_query(call, limits.folded_edits(call)), visible_range(call)
@@ -67,7 +69,7 @@ def _run(call: Call) -> tuple[Tensor, Tensor]:
 
 
 def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
-    """The output edit by its kernel, or None where it has none."""
+    """Returns the result of the output edit by its kernel, or None where it has none."""
     if edit.kernel != "head_norm" or t["weight"].shape != o.shape[3:]:
         return None
     norm: Any = edit
@@ -94,13 +96,13 @@ def _attend(
 
 
 def _whole(group: dict[str, Tensor], call: Call) -> dict[str, Tensor]:
-    """Tensors that all sequences share, once for each."""
+    """Returns tensors that all sequences share, expanded once for each."""
     B = call.batch
     return {n: t if t.shape[0] == B else t.expand(B, *t.shape[1:]) for n, t in group.items()}
 
 
 def visible_range(call: Call) -> tuple[Tensor, Tensor]:
-    """(B, T) first and last: query t sees the keys [first, last), by place."""
+    """Returns first and last, (B, T) each: query t sees the keys [first, last), by index."""
     first, last = call.reach
     if call.valid is not None:
         count = call.valid.sum(1, keepdim=True)

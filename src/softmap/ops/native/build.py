@@ -1,8 +1,9 @@
-"""Compile the C++ edits once, with the compiler at hand, into a cache; load them in torch.
+"""Compiles the C++ edits once, with the compiler at hand, into a cache, and loads them in
+torch.
 
 A build is named by the hash of the sources, the flags, the compiler and PyTorch's version, so a new
-version of any of them makes a new one. Where builds are kept, and what happens when processes race
-for one or are killed, is ``store``'s.
+version of any of them makes a new one. ``store`` decides where builds are kept, and what happens
+when processes race for one or are killed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 def missing() -> str | None:
-    """Why nothing can be built or loaded here, or None: then the operators are ready."""
+    """Returns why nothing can be built or loaded here, or None: then the operators are ready."""
     with _ONE_AT_A_TIME:
         return _missing()
 
@@ -41,7 +42,7 @@ missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def ready() -> None:
-    """Raises ``ValueError`` if the operators cannot be had."""
+    """Raise ``ValueError`` unless the operators are available."""
     why = missing()
     if why is not None:
         raise SoftmapError(why)
@@ -60,7 +61,8 @@ def _missing() -> str | None:
 
 def load() -> Path:
     """Build the library if need be, and register its operators. Raises ``ValueError`` if it
-    cannot: there is no compiler, it fails, or the cache cannot be written."""
+    cannot: there is no compiler, it fails, or the cache cannot be written.
+    """
     command = [*compiler(), *flags()]
     try:
         path = store.library(f"native-{fingerprint(command)}", lambda to: _compile(command, to))
@@ -72,7 +74,7 @@ def load() -> Path:
 
 
 def compiler() -> list[str]:
-    """``$CXX``, which may hold options, else g++ or clang++."""
+    """Returns ``$CXX``, which may include options, else g++ or clang++."""
     named = os.environ.get("CXX")
     if named is None:
         found = shutil.which("g++") or shutil.which("clang++")
@@ -97,7 +99,7 @@ def _compile(command: list[str], to: Path) -> None:
 
 
 def flags() -> list[str]:
-    """Optimised for the vectors that PyTorch itself uses on this machine."""
+    """Returns flags for the vector instructions that PyTorch itself uses on this machine."""
     capability = torch.backends.cpu.get_cpu_capability()
     vectors = _VECTORS.get(capability, [])
     name = capability if vectors else "DEFAULT"
@@ -109,7 +111,7 @@ def flags() -> list[str]:
 
 
 def fingerprint(command: list[str]) -> str:
-    """Of everything that the library depends on."""
+    """Returns a hash of everything that the library depends on."""
     version = subprocess.run(
         [command[0], "--version"], capture_output=True, text=True, check=False
     ).stdout

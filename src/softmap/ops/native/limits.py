@@ -1,4 +1,6 @@
-"""What the native kernels take for granted of a call: checked before, or while it runs compiled."""
+"""What the native kernels require of a call, checked before it runs or, in compiled code, while
+it does.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,21 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def folded_edits(call: Call) -> list[tuple[int, Edit]]:
-    """The scores edits that stand before all kernels and are a change of the query."""
+    """Returns the scores edits before all kernels that are a change of the query."""
     folds = lambda at: at[1].kernel is None and has_form(at[1])  # noqa: E731
     return list(takewhile(folds, chain(call.edits, "scores")))
 
 
 def kernel_edits(call: Call) -> list[tuple[int, Edit]]:
-    """Those of the map that kernels have to run. Weights edits after a normaliser have to follow
-    the output by their closed forms."""
+    """Returns the edits of the map that kernels have to run. Weights edits after a normaliser
+    have to follow the output by their closed forms.
+    """
     scores = chain(call.edits, "scores")[len(folded_edits(call)) :]
     return scores if chain(call.edits, "normaliser") else scores + chain(call.edits, "weights")
 
 
 def unsupported(call: Call) -> str | None:
-    """What of the call has no kernel, or None."""
+    """Returns what of the call has no kernel, or None."""
     if call.q.device.type != "cpu":
         return f"it runs on the CPU, found tensors on {call.q.device}"
     if call.q.dtype not in _DTYPES:
@@ -55,7 +58,9 @@ def unsupported(call: Call) -> str | None:
 
 
 def formless(call: Call) -> str | None:
-    """What keeps a normaliser, or what follows it, from being a change of the output, or None."""
+    """Returns what keeps a normaliser, or what follows it, from being a change of the output,
+    or None.
+    """
     for _, edit in chain(call.edits, "normaliser"):
         if not has_form(edit):
             return f"{type(edit).__name__} stands in place of the softmax and has no native kernel"
@@ -79,8 +84,9 @@ def _misshapen(call: Call) -> str | None:
 
 
 def irregular(call: Call) -> str | None:
-    """Which number of the call does not suit, or None. Under ``torch.compile`` no number can be
-    read: :func:`insist` checks when the compiled code runs."""
+    """Returns which number of the call the kernels cannot take, or None. Under
+    ``torch.compile`` no number can be read: [`insist`][] checks when the compiled code runs.
+    """
     if _by_distance(call) and call.rows.is_floating_point():
         return f"a bias needs positions in integers, found {call.rows.dtype}"
     if torch.compiler.is_compiling():
@@ -89,14 +95,14 @@ def irregular(call: Call) -> str | None:
 
 
 def insist(call: Call) -> None:
-    """In compiled code: ``RuntimeError`` for what :func:`irregular` could not see."""
+    """Raise ``RuntimeError`` in compiled code for what [`irregular`][] could not see."""
     if torch.compiler.is_compiling():
         for holds, why in conditions(call):
             torch._assert_async(holds, f"impl='native' cannot run this: {why}; 'chunked' can")
 
 
 def conditions(call: Call) -> Iterator[tuple[Tensor, str]]:
-    """What must hold, as a boolean, and what is wrong where it does not."""
+    """Yields what must hold, as a boolean, and the message where it does not."""
     if call.valid is not None:
         runs = (call.valid & ~(call.valid.roll(1, 1) & (torch.arange(call.keys) > 0))).sum(1)
         yield (runs <= 1).all(), "a key_mask hides keys in the middle of a row"
@@ -109,7 +115,7 @@ def _by_distance(call: Call) -> bool:
 
 
 def _counted(call: Call) -> Tensor:
-    """Whether two tokens that may meet are as far apart by position as by place."""
+    """Whether any two tokens that may meet are as far apart by position as by index."""
     first = call.offset
     places = torch.arange(call.keys)
     shift = call.cols - places

@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError
 
 @cache
 def register() -> None:
-    """Once, after the library is loaded."""
+    """Register the operators, once, after the library is loaded."""
     library = "softmap_native"
     torch.library.register_fake(f"{library}::forward", _fake_forward)
     torch.library.register_fake(f"{library}::backward", _fake_backward)
@@ -44,7 +44,7 @@ def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -
 
 
 def _output_shape(q: Any, v: Any, plan: str) -> tuple[Any, ...]:
-    """(B, H', T, d')."""
+    """Returns (B, H', T, d')."""
     B, H, T, _ = q.shape
     return B, H >> plan.count(" subtract_pairs "), T, v.shape[3]
 
@@ -63,7 +63,8 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
 
 
 def log_sum_exp(statistics: Tensor) -> Tensor:
-    """(B, H, T) of each row, 0 where it sees nothing, from the operator's statistics (B, H, T, 2).
+    """Returns the log-sum-exp (B, H, T) of each row, 0 where it sees nothing, from the
+    operator's statistics (B, H, T, 2).
 
     Its gradient goes to the first of the two, which the operator takes for that of the sum.
     """
@@ -85,7 +86,7 @@ def _backward(ctx: Any, grad: Tensor | None, of_statistics: Tensor | None) -> tu
 
 
 def _nothing(ctx: Any, inputs: Any, output: Any) -> None:
-    """Nothing is kept: there is no second derivative."""
+    """Save nothing: there is no second derivative."""
 
 
 def _no_second(ctx: Any, *grads: Any) -> Any:

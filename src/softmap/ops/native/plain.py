@@ -1,8 +1,8 @@
-"""Plain attention, with no edit of the map: native where it was measured to be the faster one.
+"""Plain attention, with no edit of the map: native where it was measured to be faster.
 
 ``results/plain-cpu.json`` (``benchmarks/plain.py``) has native's time over that of
 ``scaled_dot_product_attention`` by width and length. With gradients it is 0.24 to 0.74 within the
-table at up to 8 numbers a head, 0.54 to 0.91 at up to 64, and 0.76 to 0.84 at 128.
+table at heads of up to 8 channels, 0.54 to 0.91 at up to 64, and 0.76 to 0.84 at 128.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ INFERENCE = {8: range(128, 1 << 30), 64: range(256, 1025)}
 
 
 def skipped(call: Call) -> str | None:
-    """Why such a call is left to SDPA, or None. So are bidirectional ones, which were not measured,
-    and calls in compiled code: a choice by length would compile it again for other lengths."""
+    """Returns why such a call is left to SDPA, or None. So are bidirectional ones, which were
+    not measured, and calls in compiled code: a choice by length would compile it again for
+    other lengths.
+    """
     measured = call.causal and not torch.compiler.is_compiling()
     if measured and call.queries in _faster(call):
         return None

@@ -1,4 +1,6 @@
-"""The shapes that native kernels read an edit's tensors by: others would be read past their end."""
+"""The shapes of the edits' tensors that native kernels read: others would be read past their
+end.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ Named = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 class Expected(NamedTuple):
-    """Shapes in letters of all tensors of each kind, and the names of those that must be there."""
+    """Shapes, in letters, of all tensors of each kind, and the names of those that are required."""
 
     shapes: tuple[Shapes, Shapes, Shapes]
     needed: frozenset[str]
@@ -45,7 +47,7 @@ class Expected(NamedTuple):
 
 @cache
 def expected(kernel: str) -> Expected:
-    """Of a kernel, or of a convolution and its bias, ``score_conv+fire``."""
+    """Returns the shapes of a kernel, or of a convolution and its bias, ``score_conv+fire``."""
     base, _, bias = kernel.partition("+")
     layer = _LAYER.get(base, {}) | {f"bias.{n}": s for n, s in _LAYER.get(bias, {}).items()}
     kinds = (layer, _QUERY.get(base, {}), _KEY.get(base, {}))
@@ -55,8 +57,9 @@ def expected(kernel: str) -> Expected:
 
 
 def wrong(kernel: str, group: Tensors, maps: int) -> str | None:
-    """What of the tensors of an edit that ``maps`` maps enter is not as its kernel reads it. The
-    axes of sequences and tokens have been checked before."""
+    """Returns which tensor of an edit that ``maps`` maps enter is not as its kernel reads it,
+    or None. The axes of sequences and tokens have been checked before.
+    """
     shapes = tuple(
         tuple((name, tuple(t.shape[skip:])) for name, t in given.items())
         for given, skip in zip(group, _SKIP, strict=True)

@@ -1,4 +1,4 @@
-"""The folder of built libraries: whole or absent, one builder at a time, the newest few."""
+"""The folder of built libraries: complete or absent, one builder at a time, the newest few."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ KEPT = 8  # builds; each version of PyTorch, the compiler and the sources makes 
 
 
 def library(name: str, make: Callable[[Path], None]) -> Path:
-    """The path of the library ``name``; where the folder lacks it, or holds a part of it,
-    ``make(path)`` is called first. Raises ``OSError`` where the folder cannot be written."""
+    """Returns the path of the library ``name``; if the folder lacks it, or holds a part of it,
+    ``make(path)`` is called first. Raises ``OSError`` where the folder cannot be written.
+    """
     path = folder() / f"{name}.so"
     if not _whole(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ def _make(path: Path, make: Callable[[Path], None]) -> None:
 
 
 def _whole(path: Path) -> bool:
-    """A library that was cut short would end the process when it is used, so its sum is kept."""
+    """Whether the library matches its checksum: one that was cut short would crash the process."""
     try:
         return path.with_suffix(".sha256").read_bytes() == _digest(path).encode()
     except OSError:
@@ -56,7 +57,7 @@ def _digest(path: Path) -> str:
 
 
 def _forget_old(at: Path) -> None:
-    """A process that uses one of them keeps it until it ends."""
+    """Remove old libraries; a process that uses one keeps it until it ends."""
     by_use = sorted(at.glob("native-*.so"), key=lambda p: p.stat().st_mtime, reverse=True)
     for path in by_use[KEPT:]:
         path.unlink(missing_ok=True)

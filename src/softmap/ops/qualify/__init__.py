@@ -2,10 +2,10 @@
 
     first call of a kind -> small seeded calls beside float64 -> a verdict on disk
 
-The kind of a call (:class:`Kind`) is all that its code depends on: device, edits, heads, widths,
+The kind of a call ([`CallKind`][]) is all that its code depends on: device, edits, heads, widths,
 dtype, masks. On the first call of a kind the backend's kernels run a few small calls like it; the
-output and every gradient must be as near to float64 as :mod:`softmap.ops.precision` says. What
-passes is taken from then on, by every process; what fails or raises is said once on stderr and
+output and every gradient must be as close to float64 as [`softmap.ops.precision`][] says. What
+passes is used from then on, by every process; what fails or raises is reported once on stderr and
 passed over for good.
 
 A backend that needs this has ``made_of(kind)``, what else its code depends on, and
@@ -27,16 +27,16 @@ import torch
 from softmap.errors import SoftmapError, shown
 from softmap.ops.call import Call
 from softmap.ops.qualify import record
-from softmap.ops.qualify.kind import Kind, kind_of, known, spelled
-from softmap.ops.qualify.trial import Trial, lost, tried
+from softmap.ops.qualify.kind import CallKind, kind_of, known, spelled
+from softmap.ops.qualify.trial import Qualification, lost, tried
 
 MODES = ("", "off", "now")
 _LOCK = threading.RLock()
-_VERDICTS: dict[tuple[str, Kind], Trial] = {}
+_VERDICTS: dict[tuple[str, CallKind], Qualification] = {}
 
 
 def _fork() -> None:
-    """A child has none of its parent's threads, one of which may have held the lock."""
+    """Replace the lock in a forked child, which has none of the threads that may hold it."""
     global _LOCK
     _LOCK = threading.RLock()
 
@@ -46,17 +46,20 @@ if hasattr(os, "register_at_fork"):
 
 
 def why_not(backend: ModuleType, call: Call) -> str | None:
-    """Why ``auto`` must not take the backend's kernels for the call, or None: they qualified."""
+    """Returns why ``auto`` must not take the backend's kernels for the call, or None: they
+    qualified.
+    """
     kind = kind_of(backend, call)
     if torch.compiler.is_compiling():
         return _recalled(*kind)
     return _said(verdict(backend, call, kind))
 
 
-def verdict(backend: ModuleType, call: Call, kind: Kind) -> Trial:
-    """On the kernels for calls like this one: remembered, or tried now.
+def verdict(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
+    """Returns the verdict on the kernels for calls like this one, recalled or tried now.
 
-    Raises ``ValueError`` for another ``SOFTMAP_QUALIFY``, and where a kernel took the GPU with it.
+    Raises ``ValueError`` for another value of ``SOFTMAP_QUALIFY``, and where a kernel left the GPU
+    unusable.
     """
     at = mode()
     if not known(kind):
@@ -70,7 +73,7 @@ def verdict(backend: ModuleType, call: Call, kind: Kind) -> Trial:
 
 
 def mode() -> str:
-    """``SOFTMAP_QUALIFY``. Raises ``ValueError`` for a word that it does not know."""
+    """Returns the value of ``SOFTMAP_QUALIFY``; raises ``ValueError`` for an unknown one."""
     given = os.environ.get("SOFTMAP_QUALIFY", "")
     if given not in MODES:
         raise SoftmapError(f"SOFTMAP_QUALIFY: expected off, now or nothing, found {shown(given)}")
@@ -82,7 +85,7 @@ _BACKWARD, _CAPTURE = "inside a backward pass", "inside the capture of a CUDA gr
 _LATER = (_BACKWARD, _CAPTURE)
 
 
-def _found(backend: ModuleType, call: Call, kind: Kind, at: str) -> Trial:
+def _found(backend: ModuleType, call: Call, kind: CallKind, at: str) -> Qualification:
     key = record.key_of(backend, kind)
     before = None if at == "now" else record.read(key)
     if before is not None:
@@ -98,10 +101,10 @@ def _found(backend: ModuleType, call: Call, kind: Kind, at: str) -> Trial:
         return before
 
 
-def _try(backend: ModuleType, call: Call, kind: Kind, key: dict[str, object]) -> Trial:
+def _try(backend: ModuleType, call: Call, kind: CallKind, key: dict[str, object]) -> Qualification:
     with record.attempt(key) as endings:
         if endings >= record.ENDINGS:
-            found = Trial(f"{endings} processes ended while they tried it", True, 0, 0, {})
+            found = Qualification(f"{endings} processes ended while they tried it", True, 0, 0, {})
         else:
             found = tried(backend, call, kind)
         kept = found.tried and record.keep(key, found)
@@ -114,7 +117,7 @@ def _try(backend: ModuleType, call: Call, kind: Kind, key: dict[str, object]) ->
     return found
 
 
-def _line(found: Trial, kind: Kind, key: dict[str, object]) -> str:
+def _line(found: Qualification, kind: CallKind, key: dict[str, object]) -> str:
     what = f"the {_name(kind)} kernels of {spelled(kind)} on {key['device']}"
     if found.why is not None:
         return f"passing over {what}: {found.why}"
@@ -128,16 +131,16 @@ def _say(text: str) -> None:
     print(f"softmap: {text}", file=sys.stderr, flush=True)
 
 
-def _name(kind: Kind) -> str:
+def _name(kind: CallKind) -> str:
     return kind.backend.rpartition(".")[2].capitalize()
 
 
-def _untried(why: str) -> Trial:
-    return Trial(why, False, 0, 0, {})
+def _untried(why: str) -> Qualification:
+    return Qualification(why, False, 0, 0, {})
 
 
 def _hindered(call: Call) -> str | None:
-    """What is going on that a trial would disturb, or wait for without end."""
+    """Returns what a trial would disturb, or wait for without end; None where it can run."""
     if torch._C._current_graph_task_id() != -1:
         return _BACKWARD
     if call.q.device.type == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -145,7 +148,7 @@ def _hindered(call: Call) -> str | None:
     return None
 
 
-def _said(found: Trial) -> str | None:
+def _said(found: Qualification) -> str | None:
     if found.why is None:
         return None
     did = "did not qualify" if found.tried else "have not been tried"
@@ -153,8 +156,8 @@ def _said(found: Trial) -> str | None:
 
 
 def _recalled(*parts: object) -> str | None:
-    """What is known of a kind while a compiler traces: nothing can be tried then."""
-    kind = Kind(*parts)  # type: ignore[arg-type]
+    """Returns the known verdict on a kind while a compiler traces: nothing can be tried then."""
+    kind = CallKind(*parts)  # type: ignore[arg-type]
     at = mode()
     with _LOCK:
         found = _VERDICTS.get((at, kind))

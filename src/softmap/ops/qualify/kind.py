@@ -1,4 +1,4 @@
-"""What of a call decides over the code that runs it: the key under which a verdict is kept."""
+"""The kind of a call, all that decides which code runs it: the key of a verdict."""
 
 from __future__ import annotations
 
@@ -11,14 +11,18 @@ from softmap.maps import Edit
 from softmap.ops.call import Call
 
 
-class Kind(NamedTuple):
-    """Names, numbers and flags alone, so that a compiler can hand it to a function.
+class CallKind(NamedTuple):
+    """Names, numbers and flags alone, so that a compiler can pass it to a function.
 
-    backend: name of its module. heads: maps, keys, values, outputs. widths: d, d'. queries:
-    ``all`` (of the keys' tokens), ``some`` or ``one``. masks: which of window, padding, documents
-    and running the call has. edits: those that the backend has code for, (stage, kernel, class,
-    tensors), a tensor (kind, name, shape without sequences and tokens, dtype). exact: float32
-    products are not TF32.
+    Attributes:
+        backend: the name of its module.
+        heads: maps, keys, values, outputs.
+        widths: d, d'.
+        queries: ``all`` (of the keys' tokens), ``some`` or ``one``.
+        masks: which of window, padding, documents and running sums the call has.
+        edits: those that the backend has code for, (stage, kernel, class, tensors); a tensor is
+            (kind, name, shape without sequences and tokens, dtype).
+        exact: whether float32 products are not TF32.
     """
 
     backend: str
@@ -32,14 +36,14 @@ class Kind(NamedTuple):
     exact: bool
 
 
-def kind_of(backend: ModuleType, call: Call) -> Kind:
-    """The kind of a call. Traced by compilers, so no more than attributes are read."""
+def kind_of(backend: ModuleType, call: Call) -> CallKind:
+    """Returns the kind of a call. Compilers trace this, so it reads nothing but attributes."""
     h, q = call.heads, call.q
     masks = (
         ("window", call.window), ("padding", call.valid), ("documents", call.starts),
         ("running", call.running),
     )  # fmt: skip
-    return Kind(
+    return CallKind(
         backend.__name__,
         str(q.device),
         str(q.dtype),
@@ -53,8 +57,9 @@ def kind_of(backend: ModuleType, call: Call) -> Kind:
 
 
 def has_code(backend: ModuleType, edit: Edit) -> bool:
-    """Whether the backend runs the edit by code of its own: the output's are torch's, but for
-    those that it names in ``OUTPUTS``."""
+    """Whether the backend runs the edit by code of its own; output edits run in torch, except
+    those that it names in ``OUTPUTS``.
+    """
     return edit.stage != "output" or edit.kernel in getattr(backend, "OUTPUTS", ())
 
 
@@ -82,14 +87,14 @@ def _exact() -> bool:
 _exact._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def known(kind: Kind) -> bool:
-    """Whether its sizes are numbers, and not symbols of a tracer."""
+def known(kind: CallKind) -> bool:
+    """Whether its sizes are numbers, not symbols of a tracer."""
     shapes = [t[2] for edit in kind.edits for t in edit[3]]
     return all(type(n) is int for size in (kind.heads, kind.widths, *shapes) for n in size)
 
 
-def spelled(kind: Kind) -> str:
-    """For people: ``Compose, 16 heads of 64, bfloat16``."""
+def spelled(kind: CallKind) -> str:
+    """Returns a text for people: ``Compose, 16 heads of 64, bfloat16``."""
     names = list(dict.fromkeys(edit[2] for edit in kind.edits))
     d, dv = kind.widths
     wide = f"{d}" if d == dv else f"{d} and {dv}"

@@ -1,7 +1,7 @@
 """Verdicts on disk: one small sealed file for each device, version, code and kind of call.
 
-Beside the native builds, in ``qualified`` of the folder of :mod:`softmap.files.cache`. A file that
-is cut short, altered, or of another key is none; it is made again.
+They are beside the native builds, in ``qualified`` of the folder of [`softmap.files.cache`][]. A
+file that is cut short, altered, or of another key counts as missing and is written again.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ import torch
 from softmap.errors import SoftmapError
 from softmap.files import sealed, write
 from softmap.files.cache import folder, locked
-from softmap.ops.qualify.kind import Kind
-from softmap.ops.qualify.trial import Trial
+from softmap.ops.qualify.kind import CallKind
+from softmap.ops.qualify.trial import Qualification
 
 KEPT = 512  # files; each version of PyTorch, Triton, the driver and the kernels makes new ones
 ENDINGS = 2  # of processes, while they tried the same, that count as its fault
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What of the device and of PyTorch a verdict holds for."""
+    """Returns what a verdict depends on of the device and of PyTorch."""
     found: dict[str, Any] = {"torch": torch.__version__, "cuda": torch.version.cuda}
     if device.type != "cuda":
         return found | {"device": f"{device.type}, {platform.machine()}"}
@@ -41,7 +41,9 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def driver() -> str | None:
-    """The version of the GPU's driver: the kernel module's, else the one that CUDA tells."""
+    """Returns the version of the GPU's driver: that of the kernel module, else the one that
+    CUDA reports.
+    """
     with contextlib.suppress(OSError):
         return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
     with contextlib.suppress(AttributeError, RuntimeError):
@@ -49,21 +51,21 @@ def driver() -> str | None:
     return None
 
 
-def key_of(backend: ModuleType, kind: Kind) -> dict[str, Any]:
-    """All that a verdict depends on, as plain JSON."""
+def key_of(backend: ModuleType, kind: CallKind) -> dict[str, Any]:
+    """Returns all that a verdict depends on, as plain JSON."""
     about = machine(torch.device(kind.device))
     own = {name: value for name, value in kind._asdict().items() if name != "device"}
     return json.loads(json.dumps({**about, **own, **backend.made_of(kind)}))  # type: ignore[no-any-return]
 
 
 def path_of(key: dict[str, Any]) -> Path:
-    """Where the verdict for ``key`` is kept."""
+    """Returns the path of the verdict for ``key``."""
     text = json.dumps(key, sort_keys=True).encode()
     return folder() / "qualified" / f"{hashlib.sha256(text).hexdigest()[:24]}.json"
 
 
-def read(key: dict[str, Any]) -> Trial | None:
-    """The verdict for ``key``, or None where there is none that can be trusted."""
+def read(key: dict[str, Any]) -> Qualification | None:
+    """Returns the verdict for ``key``, or None where there is none that can be trusted."""
     try:
         found = sealed.read_object(path_of(key))
         seal = found.pop(sealed.SEAL, None)
@@ -72,13 +74,13 @@ def read(key: dict[str, Any]) -> Trial | None:
         why, errors = found["why"], found["errors"]
         if not (why is None or isinstance(why, str)) or not isinstance(errors, dict):
             return None
-        return Trial(why, True, float(found["seconds"]), float(found["first"]), errors)
+        return Qualification(why, True, float(found["seconds"]), float(found["first"]), errors)
     except (SoftmapError, OSError, KeyError, TypeError, ValueError):
         return None
 
 
-def keep(key: dict[str, Any], trial: Trial) -> bool:
-    """Whether the verdict could be written."""
+def keep(key: dict[str, Any], trial: Qualification) -> bool:
+    """Write the verdict; returns whether it could be written."""
     finite = {size: {n: [_number(e) for e in pair] for n, pair in of.items()}
               for size, of in trial.errors.items()}  # fmt: skip
     found = {"key": key, "why": trial.why, "seconds": trial.seconds, "first": trial.first}
@@ -102,8 +104,9 @@ def _forget_old(at: Path) -> None:
 
 @contextlib.contextmanager
 def alone(key: dict[str, Any]) -> Iterator[None]:
-    """One process at a time tries the kernels of ``key``; where the folder cannot be written, each
-    its own. Others may wait for it that have a few letters in common: so the locks stay few."""
+    """Let one process at a time try the kernels of ``key``; if the folder cannot be written,
+    each its own. Keys that share a few letters share a lock, so that the locks stay few.
+    """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):
             at = folder() / "qualified"
@@ -114,9 +117,10 @@ def alone(key: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def attempt(key: dict[str, Any]) -> Iterator[int]:
-    """How many processes have ended while they tried this kind: their marks are still there.
+    """Returns how many processes have ended while they tried this kind: their marks are still
+    there.
 
-    A kernel may bring down its process, and would do it again at every start.
+    A kernel may crash its process, and would do so again at every start.
     """
     mark = path_of(key).with_suffix(".trying")
     before = _count(mark)

@@ -21,7 +21,7 @@ from softmap.ops import precision, yardstick
 from softmap.ops.call import Call
 from softmap.ops.memory import is_out_of_memory
 from softmap.ops.output import run_whole
-from softmap.ops.qualify.kind import Kind, has_code
+from softmap.ops.qualify.kind import CallKind, has_code
 
 DRAWS = 5
 BATCH = 2
@@ -31,10 +31,16 @@ Made = TypeVar("Made")
 Sizes = dict[str, dict[str, tuple[float, float]]]
 
 
-class Trial(NamedTuple):
-    """why: what is wrong in one line, or None. tried: whether that is the kernels' fault, or shows
-    nothing of them (no memory was left). seconds: in all, and of the first run, which compiles.
-    errors: by the call's size and the result's name, (ours, the plain map's)."""
+class Qualification(NamedTuple):
+    """What came out of a trial.
+
+    Attributes:
+        why: what is wrong in one line, or None.
+        tried: whether that is the kernels' fault; False where it says nothing of them (no memory
+            was left).
+        seconds: in all, and of the first run, which compiles.
+        errors: by the call's size and the result's name, (ours, the plain map's).
+    """
 
     why: str | None
     tried: bool
@@ -43,18 +49,20 @@ class Trial(NamedTuple):
     errors: Sizes
 
 
-def tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
-    """The verdict on ``backend.run`` for calls like ``call``, of the sizes that it names.
+def tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
+    """Returns the verdict on ``backend.run`` for calls like ``call``, of the sizes that it
+    names.
 
-    In a thread of its own, so that nothing that is going on in the caller's reaches it: gradients
-    switched off, autocast, modes, hooks, transforms. Nothing is drawn from torch's own generators.
+    It runs in a thread of its own, so that nothing that is active in the caller's affects it:
+    disabled gradients, autocast, modes, hooks, transforms. It draws nothing from torch's own
+    generators.
     """
     begin = time.perf_counter()
     found = in_thread(lambda: _tried(backend, call, kind), call.q.device)
     return found._replace(seconds=time.perf_counter() - begin)
 
 
-def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
+def _tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
     call, first = yardstick.only(call, partial(has_code, backend)), 0.0
     errors: Sizes = {}
     every: list[precision.Draw] = []
@@ -65,29 +73,33 @@ def _tried(backend: ModuleType, call: Call, kind: Kind) -> Trial:
             try:
                 known = yardstick.yardstick(small)
             except Exception as error:  # the reference: nothing is learnt of the kernels
-                return Trial(f"the reference raised {reason(error)}", False, 0, first, errors)
+                return Qualification(
+                    f"the reference raised {reason(error)}", False, 0, first, errors
+                )
             begin = time.perf_counter()
             try:
                 draws.append(yardstick.errors(partial(run_whole, backend), small, known))
             except Exception as error:
-                return Trial(reason(error), not is_out_of_memory(error), 0, first, errors)
+                return Qualification(reason(error), not is_out_of_memory(error), 0, first, errors)
             first = first or time.perf_counter() - begin
         size = f"{queries} queries of {keys} keys"
         if (why := _judged(precision.medians(draws), size, call, errors)) is not None:
-            return Trial(why, True, 0, first, errors)
+            return Qualification(why, True, 0, first, errors)
         every += draws
-    return Trial(_judged(precision.alone(every), "all sizes", call, errors), True, 0, first, errors)
+    return Qualification(
+        _judged(precision.alone(every), "all sizes", call, errors), True, 0, first, errors
+    )
 
 
 def _judged(found: precision.Draw, size: str, call: Call, errors: Sizes) -> str | None:
-    """What is wrong at a size, or None; its errors are noted."""
+    """Returns what is wrong at a size, or None, and notes its errors."""
     errors[size] = {name: (e.ours, e.plain) for name, e in found.items()}
     why = precision.fault(found, call.q.dtype)
     return None if why is None else f"{why}, {size}"
 
 
 def in_thread(work: Callable[[], Made], device: torch.device) -> Made:
-    """What ``work`` returns or raises, in a fresh thread. Ctrl-C leaves it behind."""
+    """Returns or raises what ``work`` does, in a fresh thread. Ctrl-C abandons it."""
     done: list[Made] = []
     raised: list[BaseException] = []
 
@@ -107,7 +119,9 @@ def in_thread(work: Callable[[], Made], device: torch.device) -> Made:
 
 
 def call_like(call: Call, queries: int, keys: int, seed: int) -> Call:
-    """A call of the same edits, heads, widths, dtype, layout and masks on drawn numbers."""
+    """Returns a call with the same edits, heads, widths, dtype, layout and masks on random
+    numbers.
+    """
     device = call.q.device
     generator = torch.Generator().manual_seed(seed)
 
@@ -134,7 +148,7 @@ def call_like(call: Call, queries: int, keys: int, seed: int) -> Call:
 
 
 def _named(call: Call) -> list[tuple[str, str]]:
-    """The kind and the name of each tensor of ``call.flatten()``."""
+    """Returns the kind and the name of each tensor of ``call.flatten()``."""
     own = [
         (kind, name)
         for t in call.tensors
@@ -145,7 +159,9 @@ def _named(call: Call) -> list[tuple[str, str]]:
 
 
 def _moved(numbers: Tensor, name: str, shape: tuple[int, ...], keys: int) -> Tensor:
-    """N(0, 1) as numbers that an edit may be given, away from those that make it the identity."""
+    """Returns N(0, 1) as numbers that an edit may get, away from those that make it the
+    identity.
+    """
     name = name.rpartition(".")[2]
     if not name:  # q, k, v
         return numbers
@@ -155,13 +171,15 @@ def _moved(numbers: Tensor, name: str, shape: tuple[int, ...], keys: int) -> Ten
 
 
 def _laid(t: Tensor, like: Tensor) -> Tensor:
-    """With tokens before heads in memory, as a projection leaves them, where ``like`` is so."""
+    """Returns the tensor with tokens before heads in memory, as a projection leaves them, if
+    ``like`` is so.
+    """
     inner = like.stride(1) < like.stride(2)
     return t.transpose(1, 2).contiguous().transpose(1, 2) if inner else t
 
 
 def _placed(call: Call, draw: Callable[..., Tensor], keys: int, queries: int) -> Call:
-    """With masks and positions, of the kinds that the call had, for its new length."""
+    """Returns the call with masks and positions of the kinds that it had, for its new length."""
     place = torch.arange(keys, device=call.q.device)[None]
     cols, valid, starts, running = place, call.valid, call.starts, call.running
     apart = call.rows.shape[0] > 1 or call.batch == 1  # each sequence has positions of its own
@@ -186,7 +204,7 @@ def _placed(call: Call, draw: Callable[..., Tensor], keys: int, queries: int) ->
 
 
 def lost(device: torch.device) -> bool:
-    """Whether the device answers no more, as after an access to memory that is not there."""
+    """Whether the device no longer answers, as after an invalid memory access."""
     if device.type != "cuda":
         return False
     try:

@@ -18,7 +18,7 @@ from torch import Tensor
 from softmap.maps import Edit, chain
 from softmap.ops import folded
 from softmap.ops.call import Call
-from softmap.ops.qualify.kind import Kind
+from softmap.ops.qualify.kind import CallKind
 from softmap.ops.triton.common import DTYPES, interpreting, only_causal
 
 MOST_HEADS, MOST_WIDTH = 64, 256
@@ -62,14 +62,14 @@ def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
     return closed.norm(o, t["weight"] * head_norm.scale, head_norm.eps)
 
 
-def made_of(kind: Kind) -> dict[str, Any]:
+def made_of(kind: CallKind) -> dict[str, Any]:
     """What the code that runs such calls is made of: ``auto`` takes it once it has qualified."""
     from softmap.ops.triton import made
 
     return made.made_of(kind)
 
 
-def trials(kind: Kind) -> list[tuple[int, int]]:
+def trials(kind: CallKind) -> list[tuple[int, int]]:
     """(queries, keys) of the calls on which it has to."""
     from softmap.ops.triton import made
 

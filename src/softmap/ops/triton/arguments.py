@@ -34,7 +34,8 @@ def chain_of(
 ) -> Chain:
     """A stage of the call; ``own`` and ``grads`` hold the tensors and gradients of each link.
 
-    heads: of the maps that enter it, and of the tile.
+    Args:
+        heads: of the maps that enter it, and of the tile.
     """
     (maps, tile_heads), batch = heads, tensors["q"].shape[0]
     exact = dot_precision(tensors["q"].dtype) == "ieee"

@@ -30,7 +30,14 @@ from softmap.ops.triton.tiles import (
 
 
 @triton.jit
-def recomputed(s, log, at, args, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
+def recomputed(
+    s: tl.tensor,
+    log: tl.tensor,
+    at: tuple,
+    args: tuple,
+    SCORES: tl.constexpr,
+    OPTIONS: tl.constexpr,
+) -> tuple:
     """The tiles of the scores edits, and the weights P."""
     tiles = trace(SCORES, OPTIONS, args, s, at)
     p = tl.exp2(tiles[len(SCORES)] * LOG2E - log)
@@ -39,15 +46,44 @@ def recomputed(s, log, at, args, SCORES: tl.constexpr, OPTIONS: tl.constexpr):
 
 @triton.jit
 def rows(
-    q, k, v, o, do, lse, delta, dq, until, first, score_args, weight_args, score_grads,
-    weight_grads, T, S, scale,
-    D: tl.constexpr, DV: tl.constexpr, HEADS: tl.constexpr, OUT: tl.constexpr,
-    SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr, SCORE_ADJOINTS: tl.constexpr,
-    WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
-    WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
-    PRECISION: tl.constexpr, CODE: tl.constexpr,
-):  # fmt: skip
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    o: tuple,
+    do: tuple,
+    lse: tuple,
+    delta: tuple,
+    dq: tuple,
+    until: tuple,
+    first: tuple,
+    score_args: tuple,
+    weight_args: tuple,
+    score_grads: tuple,
+    weight_grads: tuple,
+    T: tl.tensor,
+    S: tl.tensor,
+    scale: tl.tensor,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    HEADS: tl.constexpr,
+    OUT: tl.constexpr,
+    SCORES: tl.constexpr,
+    SCORE_OPTIONS: tl.constexpr,
+    SCORE_ADJOINTS: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    WEIGHT_OPTIONS: tl.constexpr,
+    WEIGHT_ADJOINTS: tl.constexpr,
+    HT: tl.constexpr,
+    HTO: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    DP: tl.constexpr,
+    DC: tl.constexpr,
+    VP: tl.constexpr,
+    VC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CODE: tl.constexpr,
+) -> None:
     """delta, dq and the gradients of queries and layer: grid (row tiles, B or B * heads)."""
     H: tl.constexpr = HEADS[0]
     offset = S - T
@@ -105,15 +141,43 @@ def rows(
 
 @triton.jit
 def keys(
-    q, k, v, do, lse, delta, dk, dv, until, score_args, weight_args, score_grads, weight_grads,
-    T, S, scale,
-    D: tl.constexpr, DV: tl.constexpr, HEADS: tl.constexpr, OUT: tl.constexpr,
-    SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr, SCORE_ADJOINTS: tl.constexpr,
-    WEIGHTS: tl.constexpr, WEIGHT_OPTIONS: tl.constexpr,
-    WEIGHT_ADJOINTS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, BM: tl.constexpr,
-    BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr, VC: tl.constexpr,
-    PRECISION: tl.constexpr, CODE: tl.constexpr,
-):  # fmt: skip
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    do: tuple,
+    lse: tuple,
+    delta: tuple,
+    dk: tuple,
+    dv: tuple,
+    until: tuple,
+    score_args: tuple,
+    weight_args: tuple,
+    score_grads: tuple,
+    weight_grads: tuple,
+    T: tl.tensor,
+    S: tl.tensor,
+    scale: tl.tensor,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    HEADS: tl.constexpr,
+    OUT: tl.constexpr,
+    SCORES: tl.constexpr,
+    SCORE_OPTIONS: tl.constexpr,
+    SCORE_ADJOINTS: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    WEIGHT_OPTIONS: tl.constexpr,
+    WEIGHT_ADJOINTS: tl.constexpr,
+    HT: tl.constexpr,
+    HTO: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    DP: tl.constexpr,
+    DC: tl.constexpr,
+    VP: tl.constexpr,
+    VC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CODE: tl.constexpr,
+) -> None:
     """dk and dv of each map and output, gradients of keys: grid (key tiles, B or B * heads)."""
     H: tl.constexpr = HEADS[0]
     offset = S - T

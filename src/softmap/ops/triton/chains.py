@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit
-def heads_of(m, at):
+def heads_of(m: tl.tensor, at: tuple) -> tl.tensor:
     """Head numbers of the tile ``m``, as they broadcast to it."""
     if len(m.shape) == 3:
         return tl.arange(0, m.shape[0])[:, None, None]
@@ -14,7 +14,7 @@ def heads_of(m, at):
 
 
 @triton.jit
-def per_head(m):
+def per_head(m: tl.tensor) -> tl.tensor:
     """The tile summed over its cells."""
     if len(m.shape) == 3:
         return tl.sum(tl.sum(m, 2, keep_dims=True), 1, keep_dims=True)
@@ -23,13 +23,15 @@ def per_head(m):
 
 
 @triton.jit
-def along(m):
+def along(m: tl.tensor) -> tl.tensor:
     """The tile summed over the axis that its kernel walks: keys of a row, or rows of a key."""
     return tl.sum(m, len(m.shape) - 1, keep_dims=True)
 
 
 @triton.jit
-def trace(EDITS: tl.constexpr, OPTIONS: tl.constexpr, args, m, at):
+def trace(
+    EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tuple, m: tl.tensor, at: tuple
+) -> tl.tensor:
     """The tile before, between and after the edits of a chain."""
     tiles = (m,)
     for n in tl.static_range(len(EDITS)):
@@ -39,18 +41,29 @@ def trace(EDITS: tl.constexpr, OPTIONS: tl.constexpr, args, m, at):
 
 
 @triton.jit
-def edited(EDITS: tl.constexpr, OPTIONS: tl.constexpr, args, m, at):
+def edited(
+    EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tuple, m: tl.tensor, at: tuple
+) -> tl.tensor:
     """The tile after the chain."""
     return trace(EDITS, OPTIONS, args, m, at)[len(EDITS)]
 
 
 @triton.jit
-def pulled(ADJOINTS: tl.constexpr, OPTIONS: tl.constexpr, args, grads, tiles, g, at,
-           SIDE: tl.constexpr):  # fmt: skip
+def pulled(
+    ADJOINTS: tl.constexpr,
+    OPTIONS: tl.constexpr,
+    args: tuple,
+    grads: tuple,
+    tiles: tuple,
+    g: tl.tensor,
+    at: tuple,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
     """The gradient of the chain's input from that of its output, through the adjoints.
 
-    SIDE: whose gradients are added up on the way: "rows" (tensors of queries and of the layer),
-    "keys", or "" (none).
+    Args:
+        SIDE: whose gradients are added up on the way: "rows" (tensors of queries and of the layer),
+            "keys", or "" (none).
     """
     for n in tl.static_range(len(ADJOINTS)):
         # The last edit first; a constant cannot be named anew in each turn.

@@ -86,7 +86,7 @@ _launch: list[Launch] = []
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """Run a kernel; inside :func:`launching` whatever is given there is done instead."""
+    """Run a kernel; inside [`launching`][] whatever is given there is done instead."""
     from triton.runtime.errors import OutOfResources
 
     if _launch:

@@ -18,18 +18,21 @@ from softmap.ops.triton.fragments import add_matrices, anchored, cells, matrices
 
 
 @triton.jit
-def dot(x, y, s, OPTIONS: tl.constexpr):
+def dot(x: tl.tensor, y: tl.tensor, s: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
+    """Returns s + x y, in full float32 where OPTIONS ask for that, else in TF32."""
     return tl.dot(x, y, s, input_precision="ieee" if OPTIONS // 256 % 256 else "tf32")
 
 
 @triton.jit
-def by_key(m, dtype: tl.constexpr):
+def by_key(m: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
     """Cells [rows, keys, H] as [keys, rows, H]."""
     return anchored(tl.permute(m.to(dtype), (1, 0, 2)))
 
 
 @triton.jit
-def mixed(m, at, t, OPTIONS: tl.constexpr, TURNED: tl.constexpr):
+def mixed(
+    m: tl.tensor, at: tuple, t: tl.tensor, OPTIONS: tl.constexpr, TURNED: tl.constexpr
+) -> tl.tensor:
     """Cells m [rows, keys, H] with the matrices of rows and keys, if any, applied to their heads.
 
     t = (M, M^T, N, N^T), bundles or None. TURNED: 1 for the second and fourth.
@@ -48,7 +51,7 @@ def mixed(m, at, t, OPTIONS: tl.constexpr, TURNED: tl.constexpr):
 
 
 @triton.jit
-def plus(m, more, OPTIONS: tl.constexpr):
+def plus(m: tl.tensor, more: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
     """m + more. A product with the unit matrix adds half precision to float32 where both lie."""
     if more.dtype == tl.float32:
         return m + more
@@ -60,13 +63,22 @@ def plus(m, more, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def compose(m, at, t, OPTIONS: tl.constexpr):
+def compose(m: tl.tensor, at: tuple, t: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
+    """Returns the composed tile of all heads."""
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
     return tile_of(mixed(cells(m, KEYS_FIRST), at, t, OPTIONS, 0), KEYS_FIRST)
 
 
 @triton.jit
-def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def compose_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
     """d = (where dM is added up, dN), or None for each."""
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
     m, g = cells(m, KEYS_FIRST), cells(g, KEYS_FIRST)
@@ -81,7 +93,7 @@ def compose_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
 
 
 @triton.jit
-def outer(m, g, OPTIONS: tl.constexpr):
+def outer(m: tl.tensor, g: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
     """[A, H, H] sums over the second axis of m [A, W, H] and g [A, W, H]."""
     zero = tl.zeros((m.shape[0], m.shape[2], m.shape[2]), tl.float32)
     return dot(tl.permute(m, (0, 2, 1)), g, zero, OPTIONS)

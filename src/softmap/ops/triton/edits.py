@@ -12,11 +12,15 @@ from softmap.ops.triton import compose, fire, scores, weights
 class TileEdit:
     """Tile code of one ``Edit.kernel``.
 
-    forward, adjoint: ``triton.jit`` functions. tensors: names of the edit's tensors in the order of
-    the bundles that both take; those that an edit lacks are None. extras: tensors of the call that
-    follow them (rows, cols: positions; count: keys that each row sees). mixes: reads several heads
-    of one cell, so all of them must be in the tile: it takes not its tensors but the matrices over
-    the heads that ``matrices`` makes of them. halves: fewer maps leave than enter.
+    Attributes:
+        forward, adjoint: ``triton.jit`` functions.
+        tensors: names of the edit's tensors in the order of the bundles that both take; those that
+            an edit lacks are None.
+        extras: tensors of the call that follow them (rows, cols: positions; count: keys that each
+            row sees).
+        mixes: reads several heads of one cell, so all of them must be in the tile: it takes not its
+            tensors but the matrices over the heads that ``matrices`` makes of them.
+        halves: fewer maps leave than enter.
     """
 
     forward: Any

@@ -15,18 +15,19 @@ from softmap.ops.triton.weights import add_of_head, of_head
 
 
 @triton.jit
-def number(t, n):
+def number(t: tuple, n: tl.tensor) -> tl.tensor:
+    """Returns number n of a tensor of the layer, in float32."""
     return tl.load(t[0] + n).to(tl.float32)
 
 
 @triton.jit
-def head_weight(t, h, n, heads):
+def head_weight(t: tuple, h: tl.tensor, n: tl.tensor, heads: tl.tensor) -> tl.tensor:
     """w2[h, n] as it broadcasts to the tile."""
     return tl.load(t[0] + h * t[1] + n, mask=h < heads, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def relative(at, t):
+def relative(at: tuple, t: tuple) -> tuple:
     """x [rows, keys], and what its gradient needs: the distance, the reach, the denominator."""
     gap = distance(at, t[6], t[7])
     reach = tl.maximum(row_position(at, t[6]), number(t[5], 0))
@@ -35,7 +36,8 @@ def relative(at, t):
 
 
 @triton.jit
-def fire(m, at, t, OPTIONS: tl.constexpr):
+def fire(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+    """Returns the tile of scores plus the bias FIRE."""
     h = heads_of(m, at)
     x, _, _, _ = relative(at, t)
     out = m + of_head(t[3], h, OPTIONS % 256)
@@ -46,7 +48,16 @@ def fire(m, at, t, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def fire_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def fire_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
+    """Returns g, the gradient of the scores; adds the gradients of the MLP, c and L to ``d``."""
     if SIDE == "rows" and d[0] is not None:
         h = heads_of(m, at)
         x, gap, reach, below = relative(at, t)
@@ -69,7 +80,16 @@ def fire_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
 
 
 @triton.jit
-def add_scales(x, dx, gap, reach, below, at, t, d):
+def add_scales(
+    x: tl.tensor,
+    dx: tl.tensor,
+    gap: tl.tensor,
+    reach: tl.tensor,
+    below: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+) -> None:
     """Gradients of c and L. A tie of L and the row is split in two, as ``torch.maximum`` does."""
     c, L = number(t[4], 0), number(t[5], 0)
     far = 1.0 + c * reach

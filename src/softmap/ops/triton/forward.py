@@ -18,7 +18,7 @@ LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
 
 
 @triton.jit
-def online(top, total, s):
+def online(top: tl.tensor, total: tl.tensor, s: tl.tensor) -> tuple:
     """Each place's largest score and its sum over the tiles so far: no sums across lanes."""
     more = s - top
     less = tl.exp2(-tl.abs(more))
@@ -27,7 +27,7 @@ def online(top, total, s):
 
 
 @triton.jit
-def of_rows(top, total):
+def of_rows(top: tl.tensor, total: tl.tensor) -> tuple:
     """What ``online`` kept for each place, for each row."""
     above = tl.max(top, 2, keep_dims=True)
     return above, tl.sum(total * tl.exp2(top - above), 2, keep_dims=True)
@@ -35,13 +35,39 @@ def of_rows(top, total):
 
 @triton.jit
 def forward(
-    q, k, v, o, lse, until, first, score_args, weight_args, T, S, scale, share,
-    D: tl.constexpr, DV: tl.constexpr, HEADS: tl.constexpr, OUT: tl.constexpr,
-    SCORES: tl.constexpr, SCORE_OPTIONS: tl.constexpr, WEIGHTS: tl.constexpr,
-    WEIGHT_OPTIONS: tl.constexpr, HT: tl.constexpr, HTO: tl.constexpr, PHASE: tl.constexpr,
-    BM: tl.constexpr, BN: tl.constexpr, DP: tl.constexpr, DC: tl.constexpr, VP: tl.constexpr,
-    VC: tl.constexpr, PRECISION: tl.constexpr, CODE: tl.constexpr,
-):  # fmt: skip
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    o: tuple,
+    lse: tuple,
+    until: tuple,
+    first: tuple,
+    score_args: tuple,
+    weight_args: tuple,
+    T: tl.tensor,
+    S: tl.tensor,
+    scale: tl.tensor,
+    share: tl.tensor,
+    D: tl.constexpr,
+    DV: tl.constexpr,
+    HEADS: tl.constexpr,
+    OUT: tl.constexpr,
+    SCORES: tl.constexpr,
+    SCORE_OPTIONS: tl.constexpr,
+    WEIGHTS: tl.constexpr,
+    WEIGHT_OPTIONS: tl.constexpr,
+    HT: tl.constexpr,
+    HTO: tl.constexpr,
+    PHASE: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    DP: tl.constexpr,
+    DC: tl.constexpr,
+    VP: tl.constexpr,
+    VC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CODE: tl.constexpr,
+) -> None:
     """o and lse of a row tile: grid (row tiles, B or B * heads, splits of ``share`` keys)."""
     H: tl.constexpr = HEADS[0]
     offset = S - T

@@ -20,7 +20,9 @@ import triton.language as tl
 
 
 @triton.jit
-def read(at, h, c, heads, W: tl.constexpr, WHOLE: tl.constexpr):
+def read(
+    at: tuple, h: tl.tensor, c: tl.tensor, heads: tl.tensor, W: tl.constexpr, WHOLE: tl.constexpr
+) -> tl.tensor:
     """Zero where heads or channels are padding; WHOLE: none are."""
     if WHOLE:
         return tl.load(at)
@@ -29,8 +31,19 @@ def read(at, h, c, heads, W: tl.constexpr, WHOLE: tl.constexpr):
 
 
 @triton.jit
-def across(x, b, h, at, begin, heads, tokens, W: tl.constexpr, N: tl.constexpr,
-           C: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+def across(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    at: tuple,
+    begin: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> tl.tensor:
     """[H, N, C] of x from token ``at`` and channel ``begin`` on, channels summed over.
 
     Of every 4 E channels lane l has E neighbours: 4 in each of E / 4 pieces of 16.
@@ -48,8 +61,19 @@ def across(x, b, h, at, begin, heads, tokens, W: tl.constexpr, N: tl.constexpr,
 
 
 @triton.jit
-def along(x, b, h, at, begin, heads, tokens, W: tl.constexpr, N: tl.constexpr,
-          C: tl.constexpr, WHOLE: tl.constexpr):  # fmt: skip
+def along(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    at: tuple,
+    begin: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    N: tl.constexpr,
+    C: tl.constexpr,
+    WHOLE: tl.constexpr,
+) -> tl.tensor:
     """[H, N, C] of x from token ``at`` and channel ``begin`` on, tokens summed over.
 
     Of every 8 E channels lane g has E neighbours, one in each piece of 8.
@@ -67,8 +91,18 @@ def along(x, b, h, at, begin, heads, tokens, W: tl.constexpr, N: tl.constexpr,
 
 
 @triton.jit
-def places(x, b, h, at, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr,
-           C: tl.constexpr):  # fmt: skip
+def places(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    at: tuple,
+    begin: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    M: tl.constexpr,
+    C: tl.constexpr,
+) -> tuple:
     """Where a sum [H, M, C] over the tokens of ``along`` belongs: pointers, mask."""
     E: tl.constexpr = 8 if C >= 64 else C // 8
     Q: tl.constexpr = C // (8 * E)
@@ -81,8 +115,18 @@ def places(x, b, h, at, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr,
 
 
 @triton.jit
-def load_sum(x, b, h, at, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr,
-             C: tl.constexpr):  # fmt: skip
+def load_sum(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    at: tuple,
+    begin: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    M: tl.constexpr,
+    C: tl.constexpr,
+) -> tl.tensor:
     """What ``store_sum`` stored."""
     H: tl.constexpr = h.shape[0]
     E: tl.constexpr = 8 if C >= 64 else C // 8
@@ -94,7 +138,17 @@ def load_sum(x, b, h, at, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr
 
 
 @triton.jit
-def store_sum(x, b, h, at, begin, heads, tokens, W: tl.constexpr, tile):
+def store_sum(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    at: tuple,
+    begin: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    tile: tl.tensor,
+) -> None:
     """A sum [H, M, C] over the tokens of ``along`` into x, in its dtype."""
     H: tl.constexpr = tile.shape[0]
     M: tl.constexpr = tile.shape[1]
@@ -109,7 +163,9 @@ def store_sum(x, b, h, at, begin, heads, tokens, W: tl.constexpr, tile):
 
 
 @triton.jit
-def matrices(x, b, at, tokens, H: tl.constexpr, N: tl.constexpr):
+def matrices(
+    x: tuple, b: tl.tensor, at: tuple, tokens: tl.tensor, H: tl.constexpr, N: tl.constexpr
+) -> tl.tensor:
     """[N, H in, H out]: a matrix over the heads for each token, stored by ``matrices.ordered``."""
     K: tl.constexpr = H // 16
     n = tl.minimum(at + tl.arange(0, N), tokens - 1)[None, :, None]
@@ -119,7 +175,7 @@ def matrices(x, b, at, tokens, H: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def add_matrices(x, b, at, w):
+def add_matrices(x: tuple, b: tl.tensor, at: tuple, w: tl.tensor) -> None:
     """w [N, H in, H out] added to x, which ``matrices.natural`` reads; room for whole tiles."""
     N: tl.constexpr = w.shape[0]
     H: tl.constexpr = w.shape[1]
@@ -132,7 +188,7 @@ def add_matrices(x, b, at, w):
 
 
 @triton.jit
-def anchored(m):
+def anchored(m: tl.tensor) -> tl.tensor:
     """m, held as the sum of a product is: Triton then exchanges it without conflicts of banks.
 
     Half precision passes a product by zero as bits of float16; bfloat16 below 2^121 is finite so.
@@ -147,7 +203,7 @@ def anchored(m):
 
 
 @triton.jit
-def cells(m, KEYS_FIRST: tl.constexpr):
+def cells(m: tl.tensor, KEYS_FIRST: tl.constexpr) -> tl.tensor:
     """A tile [H, rows, keys], or [H, keys, rows], as [rows, keys, H]."""
     if KEYS_FIRST:
         return tl.permute(m, (2, 1, 0))
@@ -156,7 +212,7 @@ def cells(m, KEYS_FIRST: tl.constexpr):
 
 
 @triton.jit
-def tile_of(m, KEYS_FIRST: tl.constexpr):
+def tile_of(m: tl.tensor, KEYS_FIRST: tl.constexpr) -> tl.tensor:
     """The inverse of ``cells``."""
     if KEYS_FIRST:
         return tl.permute(m, (2, 1, 0))
@@ -165,7 +221,7 @@ def tile_of(m, KEYS_FIRST: tl.constexpr):
 
 
 @triton.jit
-def settled(m, KEYS_FIRST: tl.constexpr, dtype: tl.constexpr):
+def settled(m: tl.tensor, KEYS_FIRST: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
     """The tile m, float32, with its ``cells`` held as sums of products are: as mixes want it."""
     if dtype != tl.float32:
         m = cells(m, KEYS_FIRST)

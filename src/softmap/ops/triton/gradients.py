@@ -10,6 +10,7 @@ from torch import Tensor
 from softmap.ops.triton import backward as kernels
 from softmap.ops.triton.arguments import Grads
 from softmap.ops.triton.common import bundle
+from softmap.ops.triton.configs import Config
 from softmap.ops.triton.launch import (
     accumulator,
     chains,
@@ -93,7 +94,15 @@ class Backward:
         strides = self.lse.stride()[:2]
         return (self.lse, *strides), (self.delta, *strides)
 
-    def _launch(self, kernel, grid, sizes, constants, grads, *between) -> None:  # type: ignore[no-untyped-def]
+    def _launch(
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        sizes: Config,
+        constants: dict[str, Any],
+        grads: Any,
+        *between: Any,
+    ) -> None:
         scores, weights = chains(self.spec, self.t, self.flat, grads)
         launch_sized(
             kernel, grid, sizes, *(bundle(self.t[n]) for n in "qkv"), *between, scores.args,

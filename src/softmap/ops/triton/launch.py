@@ -102,6 +102,7 @@ def code() -> str:
 def launch_sized(
     kernel: Any, grid: tuple[int, ...], sizes: Config, *args: Any, **names: Any
 ) -> None:
+    """Launches the kernel with tiles, warps and stages of these sizes."""
     launch(
         kernel, grid, *args, **names, CODE=code(), BM=sizes.rows, BN=sizes.keys,
         num_warps=sizes.warps, num_stages=sizes.stages,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import triton
 
-from softmap.ops.qualify.kind import Kind
+from softmap.ops.qualify.kind import CallKind
 from softmap.ops.triton import launch, score_conv_launch
 from softmap.ops.triton.common import interpreting, next_power
 from softmap.ops.triton.configs import LEAST, config
@@ -19,7 +19,7 @@ KERNELS = ("forward", "rows", "keys")
 Tiles = dict[str, list[int]]
 
 
-def made_of(kind: Kind) -> dict[str, Any]:
+def made_of(kind: CallKind) -> dict[str, Any]:
     """Versions, sources, tile sizes."""
     return {
         "triton": triton.__version__,
@@ -29,7 +29,7 @@ def made_of(kind: Kind) -> dict[str, Any]:
     }
 
 
-def trials(kind: Kind) -> list[tuple[int, int]]:
+def trials(kind: CallKind) -> list[tuple[int, int]]:
     """(queries, keys): several tiles and a part of one, at odd lengths and at multiples of 16, for
     which Triton compiles other code; and so many keys that they are split among programs."""
     side = max(n for sizes in tiles(kind).values() for n in sizes[:2])
@@ -43,7 +43,7 @@ def trials(kind: Kind) -> list[tuple[int, int]]:
     return [(odd, odd), (even, even)]
 
 
-def tiles(kind: Kind) -> Tiles:
+def tiles(kind: CallKind) -> Tiles:
     """Sizes by kernel, rows and keys of a tile first."""
     size, width = getattr(torch, kind.dtype.removeprefix("torch.")).itemsize, max(kind.widths)
     taps = _taps(kind)
@@ -54,7 +54,7 @@ def tiles(kind: Kind) -> Tiles:
     return {name: list(config(name, heads, width, size)) for name in KERNELS}
 
 
-def _links(kind: Kind, stage: str) -> tuple[Link, ...]:
+def _links(kind: CallKind, stage: str) -> tuple[Link, ...]:
     return tuple(
         Link(kernel, tuple((name, of) for of, name, *_ in tensors))
         for own, kernel, _, tensors in kind.edits
@@ -62,7 +62,7 @@ def _links(kind: Kind, stage: str) -> tuple[Link, ...]:
     )
 
 
-def _taps(kind: Kind) -> int:
+def _taps(kind: CallKind) -> int:
     """The width of a score convolution, else 0."""
     found = [t for _, kernel, _, t in kind.edits if kernel.startswith("score_conv")]
     return next((shape[-1] for t in found for _, name, shape, _ in t if name == "w1"), 0)

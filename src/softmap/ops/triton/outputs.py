@@ -16,7 +16,7 @@ from softmap.ops.triton.chains import per_head
 
 
 @triton.jit
-def tokens(T, D, BT: tl.constexpr, DP: tl.constexpr):
+def tokens(T: tl.tensor, D: tl.tensor, BT: tl.constexpr, DP: tl.constexpr) -> tuple:
     """Token numbers (BT, 1), channels (1, DP), and what of them exists."""
     t = (tl.program_id(0) * BT + tl.arange(0, BT))[:, None]
     c = tl.arange(0, DP)[None, :]
@@ -24,19 +24,31 @@ def tokens(T, D, BT: tl.constexpr, DP: tl.constexpr):
 
 
 @triton.jit
-def read(x, h, t, c, mask):
+def read(x: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor) -> tl.tensor:
+    """Returns the channels c of head h at token t, in float32; 0 where masked."""
     at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
     return tl.load(at, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def write(x, h, t, c, mask, tile):
+def write(
+    x: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor, tile: tl.tensor
+) -> None:
+    """Stores a tile at the channels c of head h at token t, in the tensor's dtype."""
     at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
     tl.store(at, tile.to(x[0].dtype.element_ty), mask=mask)
 
 
 @triton.jit
-def subtract(o, share, out, T, D, BT: tl.constexpr, DP: tl.constexpr):
+def subtract(
+    o: tuple,
+    share: tuple,
+    out: tuple,
+    T: tl.tensor,
+    D: tl.tensor,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """share: lambda as (pointer, strides of b, h, t); strides are 0 where it is one number."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
@@ -45,7 +57,17 @@ def subtract(o, share, out, T, D, BT: tl.constexpr, DP: tl.constexpr):
 
 
 @triton.jit
-def subtract_backward(o, share, g, do, dshare, T, D, BT: tl.constexpr, DP: tl.constexpr):
+def subtract_backward(
+    o: tuple,
+    share: tuple,
+    g: tuple,
+    do: tuple,
+    dshare: tuple,
+    T: tl.tensor,
+    D: tl.tensor,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """dshare (B, H, T): the gradient of each token's and pair's lambda."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
@@ -56,7 +78,15 @@ def subtract_backward(o, share, g, do, dshare, T, D, BT: tl.constexpr, DP: tl.co
 
 
 @triton.jit
-def tile_sums(x, out, T, D, SHARED: tl.constexpr, BT: tl.constexpr, DP: tl.constexpr):
+def tile_sums(
+    x: tuple,
+    out: tuple,
+    T: tl.tensor,
+    D: tl.tensor,
+    SHARED: tl.constexpr,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """out (B, H, tiles, D): the sum of each tile's tokens; SHARED: of x[t] / (t + 1)."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
@@ -68,7 +98,7 @@ def tile_sums(x, out, T, D, SHARED: tl.constexpr, BT: tl.constexpr, DP: tl.const
 
 
 @triton.jit
-def gain(x, h):
+def gain(x: tl.tensor, h: tl.tensor) -> tl.tensor:
     """A parameter of a head, or 0."""
     if x is None:
         return 0.0
@@ -77,7 +107,9 @@ def gain(x, h):
 
 
 @triton.jit
-def sum_of_tiles(sums, h, begin, end, c, D):
+def sum_of_tiles(
+    sums: tuple, h: tl.tensor, begin: tl.tensor, end: tl.tensor, c: tl.tensor, D: tl.tensor
+) -> tl.tensor:
     """(1, DP) the sum of the tiles [begin, end) of ``tile_sums``."""
     found = tl.zeros((1, c.shape[1]), tl.float32)
     for first in range(begin, end, 32):
@@ -87,14 +119,28 @@ def sum_of_tiles(sums, h, begin, end, c, D):
 
 
 @triton.jit
-def running_mean(tile, sums, h, t, c, D):
+def running_mean(
+    tile: tl.tensor, sums: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, D: tl.tensor
+) -> tl.tensor:
     """(BT, DP) the mean of all values up to each token."""
     return (tl.cumsum(tile, 0) + sum_of_tiles(sums, h, 0, tl.program_id(0), c, D)) / (t + 1)
 
 
 @triton.jit
-def shape(o, v, values, alpha, beta, gamma, out, T, D, GROUP, BT: tl.constexpr,
-          DP: tl.constexpr):  # fmt: skip
+def shape(
+    o: tuple,
+    v: tuple,
+    values: tuple,
+    alpha: tl.tensor,
+    beta: tl.tensor,
+    gamma: tl.tensor,
+    out: tuple,
+    T: tl.tensor,
+    D: tl.tensor,
+    GROUP: tl.tensor,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """GROUP maps share a value head. values: ``tile_sums`` of v."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
@@ -106,8 +152,23 @@ def shape(o, v, values, alpha, beta, gamma, out, T, D, GROUP, BT: tl.constexpr,
 
 
 @triton.jit
-def shape_backward(o, v, alpha, beta, gamma, g, shares, do, dv, sums, T, D, GROUP,
-                   BT: tl.constexpr, DP: tl.constexpr):  # fmt: skip
+def shape_backward(
+    o: tuple,
+    v: tuple,
+    alpha: tl.tensor,
+    beta: tl.tensor,
+    gamma: tl.tensor,
+    g: tuple,
+    shares: tuple,
+    do: tuple,
+    dv: tuple,
+    sums: tuple,
+    T: tl.tensor,
+    D: tl.tensor,
+    GROUP: tl.tensor,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """do, dv (B, H, T, D) of each map. shares: ``tile_sums`` of g / (t + 1). sums (B, H, tiles, 3):
     the tile's part of the gradients of alpha, beta and gamma, where
 
@@ -129,12 +190,23 @@ def shape_backward(o, v, alpha, beta, gamma, g, shares, do, dv, sums, T, D, GROU
 
 
 @triton.jit
-def weight_of(weight, c, D):
+def weight_of(weight: tl.tensor, c: tl.tensor, D: tl.tensor) -> tl.tensor:
+    """Returns the norm's weight of the channels c, in float32; 0 beyond D."""
     return tl.load(weight + c, mask=c < D, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def norm(o, weight, out, size, eps, T, D, BT: tl.constexpr, DP: tl.constexpr):
+def norm(
+    o: tuple,
+    weight: tl.tensor,
+    out: tuple,
+    size: tuple,
+    eps: tl.tensor,
+    T: tl.tensor,
+    D: tl.tensor,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """size (B, H, T): 1 / sqrt(mean of squares + eps)."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
@@ -145,7 +217,18 @@ def norm(o, weight, out, size, eps, T, D, BT: tl.constexpr, DP: tl.constexpr):
 
 
 @triton.jit
-def norm_backward(o, weight, g, size, do, dweight, T, D, BT: tl.constexpr, DP: tl.constexpr):
+def norm_backward(
+    o: tuple,
+    weight: tl.tensor,
+    g: tuple,
+    size: tuple,
+    do: tuple,
+    dweight: tuple,
+    T: tl.tensor,
+    D: tl.tensor,
+    BT: tl.constexpr,
+    DP: tl.constexpr,
+) -> None:
     """dweight (B, H, tiles, D): the tile's part of the weight's gradient."""
     t, c, mask = tokens(T, D, BT, DP)
     h, n = tl.program_id(1), tl.full((1, 1), 0, tl.int32) + tl.program_id(0)

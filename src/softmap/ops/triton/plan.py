@@ -122,5 +122,5 @@ def _counted(spec: Spec) -> bool:
 
 
 def named(flat: list[Tensor]) -> dict[str, Tensor]:
-    """The tensors of :data:`FIXED` by name."""
+    """The tensors of [`FIXED`][] by name."""
     return dict(zip(FIXED, flat, strict=False))

@@ -12,7 +12,7 @@ from softmap.ops.triton.tiles import load, store
 
 
 @triton.jit
-def zeros(HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
+def zeros(HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr) -> tl.tensor:
     """A float32 tile: [M, N] for one head (HT = 0), else [HT, M, N]."""
     if HT == 0:
         return tl.zeros((M, N), tl.float32)
@@ -21,8 +21,20 @@ def zeros(HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr):
 
 
 @triton.jit
-def operand(x, b, h, i, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr,
-            C: tl.constexpr, WHOLE: tl.constexpr, SUMMED: tl.constexpr):  # fmt: skip
+def operand(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    i: tuple,
+    begin: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    M: tl.constexpr,
+    C: tl.constexpr,
+    WHOLE: tl.constexpr,
+    SUMMED: tl.constexpr,
+) -> tl.tensor:
     """x[b, h, i:, begin:] as a tile [.., M, C]. SUMMED: "channels" or "tokens"."""
     if len(h.shape) == 2:
         i = (i + tl.arange(0, M))[:, None]
@@ -34,8 +46,18 @@ def operand(x, b, h, i, begin, heads, tokens, W: tl.constexpr, M: tl.constexpr,
 
 
 @triton.jit
-def held(x, b, h, i, heads, tokens, W: tl.constexpr, M: tl.constexpr,
-         WP: tl.constexpr, WC: tl.constexpr):  # fmt: skip
+def held(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    i: tuple,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    W: tl.constexpr,
+    M: tl.constexpr,
+    WP: tl.constexpr,
+    WC: tl.constexpr,
+) -> tl.tensor:
     """The tile that a program reads in every step, if it is kept: if its width is one piece."""
     if WP == WC:
         return operand(x, b, h, i, 0, heads, tokens, W, M, WC, False, "channels")
@@ -44,9 +66,28 @@ def held(x, b, h, i, heads, tokens, W: tl.constexpr, M: tl.constexpr,
 
 
 @triton.jit
-def product(xt, x, xh, i, y, yh, j, b, NX: tl.constexpr, NY: tl.constexpr, TX, TY,
-            W: tl.constexpr, HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr, WP: tl.constexpr,
-            WC: tl.constexpr, PRECISION: tl.constexpr, KEYS_FIRST: tl.constexpr):  # fmt: skip
+def product(
+    xt: tl.tensor,
+    x: tuple,
+    xh: tl.tensor,
+    i: tuple,
+    y: tuple,
+    yh: tl.tensor,
+    j: tuple,
+    b: tl.tensor,
+    NX: tl.constexpr,
+    NY: tl.constexpr,
+    TX: tl.tensor,
+    TY: tl.tensor,
+    W: tl.constexpr,
+    HT: tl.constexpr,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    WP: tl.constexpr,
+    WC: tl.constexpr,
+    PRECISION: tl.constexpr,
+    KEYS_FIRST: tl.constexpr,
+) -> tl.tensor:
     """x y^T, a tile [.., M, N] of the map, the width W in pieces of WC; xt is ``held``."""
     WHOLE: tl.constexpr = W == WP and (NX == HT or NY == HT)
     s = zeros(HT, M, N)
@@ -64,13 +105,14 @@ def product(xt, x, xh, i, y, yh, j, b, NX: tl.constexpr, NY: tl.constexpr, TX, T
 
 
 @triton.jit
-def across_channels(x, y, s, PRECISION: tl.constexpr):
+def across_channels(x: tl.tensor, y: tl.tensor, s: tl.tensor, PRECISION: tl.constexpr) -> tl.tensor:
+    """Returns s + x y^T, of one head's tiles or of several heads' at once."""
     y = tl.permute(y, (0, 2, 1)) if len(y.shape) == 3 else tl.trans(y)
     return tl.dot(x, y, s, input_precision=PRECISION)
 
 
 @triton.jit
-def start(HT: tl.constexpr, M: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr):
+def start(HT: tl.constexpr, M: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr) -> tl.tensor:
     """An accumulator in registers, if the width is one piece."""
     if WP == WC:
         return zeros(HT, M, WP)
@@ -79,9 +121,25 @@ def start(HT: tl.constexpr, M: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr)
 
 
 @triton.jit
-def accumulate(acc, out, oh, i, m, y, yh, j, b, NO: tl.constexpr, NY: tl.constexpr, TO, TY,
-               W: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr,
-               PRECISION: tl.constexpr):  # fmt: skip
+def accumulate(
+    acc: tl.tensor,
+    out: tuple,
+    oh: tl.tensor,
+    i: tl.tensor,
+    m: tl.tensor,
+    y: tuple,
+    yh: tl.tensor,
+    j: tuple,
+    b: tl.tensor,
+    NO: tl.constexpr,
+    NY: tl.constexpr,
+    TO: tl.tensor,
+    TY: tl.tensor,
+    W: tl.constexpr,
+    WP: tl.constexpr,
+    WC: tl.constexpr,
+    PRECISION: tl.constexpr,
+) -> tl.tensor:
     """acc + m y; where all heads' widths do not fit in registers, in memory, piece by piece.
 
     i counts rows of ``out``, j those of y. The memory is this program's own (float32).
@@ -105,8 +163,19 @@ def accumulate(acc, out, oh, i, m, y, yh, j, b, NO: tl.constexpr, NY: tl.constex
 
 
 @triton.jit
-def finish(acc, out, oh, i, b, NO, TO, W: tl.constexpr, M: tl.constexpr,
-           WP: tl.constexpr, WC: tl.constexpr):  # fmt: skip
+def finish(
+    acc: tl.tensor,
+    out: tuple,
+    oh: tl.tensor,
+    i: tl.tensor,
+    b: tl.tensor,
+    NO: tl.tensor,
+    TO: tl.tensor,
+    W: tl.constexpr,
+    M: tl.constexpr,
+    WP: tl.constexpr,
+    WC: tl.constexpr,
+) -> None:
     """Write an accumulator that was kept in registers."""
     if len(oh.shape) == 2:
         store(out, b, oh, (i + tl.arange(0, M))[:, None], tl.arange(0, WP)[None, :], NO, TO, W, acc)

@@ -48,10 +48,12 @@ def reach_of(t: Tensor) -> int:
 
 
 def kind_of(kernel: str) -> str:
+    """Returns the name of the bias in ``score_conv+BIAS``, or ``none``."""
     return kernel.partition("+")[2] or "none"
 
 
 def layer_tensors(call: Call) -> dict[str, Tensor]:
+    """Returns the layer's tensors of the call's only scores edit."""
     return next(call.tensors[n].layer for n, _ in chain(call.edits, "scores"))
 
 

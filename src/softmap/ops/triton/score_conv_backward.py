@@ -27,10 +27,21 @@ from softmap.ops.triton.score_conv_tiles import (
 
 
 @triton.jit
-def band_tile(until, rows, cols, band, tile, across, T, S, P: tl.constexpr):
+def band_tile(
+    until: tuple,
+    rows: tuple,
+    cols: tuple,
+    band: tuple,
+    tile: tl.tensor,
+    across: tl.tensor,
+    T: tl.tensor,
+    S: tl.tensor,
+    P: tl.constexpr,
+) -> tuple:
     """``at`` of a band's tile, and which of its columns (C) it stands for.
 
-    band: (first row, last, first key, last, B, 0).
+    Args:
+        band: (first row, last, first key, last, B, 0).
     """
     HALO: tl.constexpr = P.taps // 2 * 2
     R: tl.constexpr = P.rows
@@ -44,7 +55,7 @@ def band_tile(until, rows, cols, band, tile, across, T, S, P: tl.constexpr):
 
 
 @triton.jit
-def band_place(h, at, band, size):
+def band_place(h: tl.tensor, at: tuple, band: tuple, size: tuple) -> tuple:
     """Where a tile lies in the band's maps: offsets and mask (K, R, C)."""
     h, i = h[:, None, None], (at[1] - band[0])[None, :, None]
     j = (at[2] - band[2])[None, None, :]
@@ -54,7 +65,9 @@ def band_place(h, at, band, size):
 
 
 @triton.jit
-def clear(x, at, band, used, size, P: tl.constexpr):
+def clear(
+    x: tl.tensor, at: tuple, band: tuple, used: tl.tensor, size: tuple, P: tl.constexpr
+) -> None:
     """Zeros in a band's map, where a tile has no visible cell."""
     H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
@@ -67,8 +80,25 @@ def clear(x, at, band, used, size, P: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["band"])
-def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta, maps, size, band,
-                   P: tl.constexpr):  # fmt: skip
+def weights_kernel(
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    do: tuple,
+    w1: tl.tensor,
+    b1: tl.tensor,
+    w2: tl.tensor,
+    bias: tl.tensor,
+    until: tuple,
+    rows: tuple,
+    cols: tuple,
+    lse: tl.tensor,
+    delta: tl.tensor,
+    maps: tuple,
+    size: tuple,
+    band: tuple,
+    P: tl.constexpr,
+) -> None:
     """P and dS' of one tile of a band, into maps[0] and maps[1], each (B, heads, rows, keys)."""
     USE: tl.constexpr = P.cols - P.taps // 2 * 4
     across = tl.cdiv(band[3] - band[2], USE)
@@ -81,8 +111,25 @@ def weights_kernel(q, k, v, do, w1, b1, w2, bias, until, rows, cols, lse, delta,
 
 
 @triton.jit
-def write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, at, size,
-                  P: tl.constexpr):  # fmt: skip
+def write_weights(
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    do: tuple,
+    w1: tl.tensor,
+    b1: tl.tensor,
+    w2: tl.tensor,
+    bias: tl.tensor,
+    lse: tl.tensor,
+    delta: tl.tensor,
+    maps: tuple,
+    band: tuple,
+    used: tl.tensor,
+    at: tuple,
+    size: tuple,
+    P: tl.constexpr,
+) -> None:
+    """Stores a tile's weights and the gradients of its scores for the passes that follow."""
     M: tl.constexpr = P.hidden
     R: tl.constexpr = P.rows
     C: tl.constexpr = P.cols
@@ -108,7 +155,18 @@ def write_weights(q, k, v, do, w1, b1, w2, bias, lse, delta, maps, band, used, a
 
 
 @triton.jit
-def hidden_adjoint(maps, w2, to_w2, hidden, nil, band, used, at, size, P: tl.constexpr):
+def hidden_adjoint(
+    maps: tuple,
+    w2: tl.tensor,
+    to_w2: tl.tensor,
+    hidden: tl.tensor,
+    nil: tl.tensor,
+    band: tuple,
+    used: tl.tensor,
+    at: tuple,
+    size: tuple,
+    P: tl.constexpr,
+) -> tl.tensor:
     """(M, R C) gradient of the hidden map; adds to the gradient of w2."""
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
@@ -126,8 +184,23 @@ def hidden_adjoint(maps, w2, to_w2, hidden, nil, band, used, at, size, P: tl.con
 
 
 @triton.jit
-def scores_adjoint(q, k, w1, bias, maps, to_w1, to_bias, dz, own, nil, band, used, at,
-                   size, P: tl.constexpr):  # fmt: skip
+def scores_adjoint(
+    q: tuple,
+    k: tuple,
+    w1: tl.tensor,
+    bias: tl.tensor,
+    maps: tuple,
+    to_w1: tl.tensor,
+    to_bias: tl.tensor,
+    dz: tl.tensor,
+    own: tl.tensor,
+    nil: tl.tensor,
+    band: tuple,
+    used: tl.tensor,
+    at: tuple,
+    size: tuple,
+    P: tl.constexpr,
+) -> None:
     """Writes dS, adds to the gradients of w1 and of the bias. dz, own: (M, R, C)."""
     H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
@@ -151,12 +224,27 @@ def scores_adjoint(q, k, w1, bias, maps, to_w1, to_bias, dz, own, nil, band, use
 
 
 @triton.jit(do_not_specialize=["band"])
-def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size, band,
-                     P: tl.constexpr):  # fmt: skip
+def gradients_kernel(
+    q: tuple,
+    k: tuple,
+    w1: tl.tensor,
+    b1: tl.tensor,
+    w2: tl.tensor,
+    bias: tl.tensor,
+    until: tuple,
+    rows: tuple,
+    cols: tuple,
+    maps: tuple,
+    sums: tuple,
+    size: tuple,
+    band: tuple,
+    P: tl.constexpr,
+) -> None:
     """dS of every n-th tile of a band, n programs in all, from maps[1] into maps[2].
 
-    sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part of
-    their gradients, flat and in this order.
+    Args:
+        sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part
+            of their gradients, flat and in this order.
     """
     R: tl.constexpr = P.rows
     SPILL: tl.constexpr = P.taps // 2
@@ -176,9 +264,27 @@ def gradients_kernel(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, size
 
 
 @triton.jit
-def add_tile(q, k, w1, b1, w2, bias, until, rows, cols, maps, sums, tile, across, band, at, used,
-             size, P: tl.constexpr):  # fmt: skip
-    """One tile of :func:`gradients_kernel`, all phases.
+def add_tile(
+    q: tuple,
+    k: tuple,
+    w1: tl.tensor,
+    b1: tl.tensor,
+    w2: tl.tensor,
+    bias: tl.tensor,
+    until: tuple,
+    rows: tuple,
+    cols: tuple,
+    maps: tuple,
+    sums: tl.tensor,
+    tile: tl.tensor,
+    across: tl.tensor,
+    band: tuple,
+    at: tuple,
+    used: tl.tensor,
+    size: tuple,
+    P: tl.constexpr,
+) -> None:
+    """One tile of [`gradients_kernel`][], all phases.
 
     ``nil`` is a zero that the compiler cannot know: it then computes indices again, instead of
     holding them in registers from phase to phase and from tile to tile.

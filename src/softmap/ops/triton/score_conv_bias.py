@@ -20,7 +20,7 @@ FAST = tl.constexpr(not interpreting())
 
 
 @triton.jit
-def seen_bias(t, h, at, P: tl.constexpr):
+def seen_bias(t: tl.tensor, h: tuple, at: tuple, P: tl.constexpr) -> tl.tensor:
     """(K, R, C) the bias of heads h (K), zero where not seen."""
     KIND: tl.constexpr = P.bias
     H: tl.constexpr = P.heads
@@ -36,7 +36,9 @@ def seen_bias(t, h, at, P: tl.constexpr):
 
 
 @triton.jit
-def bias_adjoint(to, t, h, db, at, P: tl.constexpr):
+def bias_adjoint(
+    to: tl.tensor, t: tl.tensor, h: tuple, db: tuple, at: tuple, P: tl.constexpr
+) -> None:
     """Add the parameters' gradients; db (K, R, C) is that of the bias, zero where unused."""
     KIND: tl.constexpr = P.bias
     H: tl.constexpr = P.heads
@@ -53,13 +55,13 @@ def bias_adjoint(to, t, h, db, at, P: tl.constexpr):
 
 
 @triton.jit
-def total(x):
+def total(x: tl.tensor) -> tl.tensor:
     """(K) sums of x (K, R, C), flat: row by row the warps would exchange every row's sum."""
     return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2])), 1)
 
 
 @triton.jit
-def log2(x):
+def log2(x: tl.tensor) -> tl.tensor:
     """The GPU's instruction (absolute error 2^-22 near 1): ``tl.log2`` is sixty of them."""
     if FAST:
         return tl.inline_asm_elementwise(
@@ -70,7 +72,8 @@ def log2(x):
 
 
 @triton.jit
-def fire(t, h, at, P: tl.constexpr):
+def fire(t: tl.tensor, h: tl.tensor, at: tuple, P: tl.constexpr) -> tl.tensor:
+    """Returns the bias FIRE of the heads h on a tile, (heads, rows, keys)."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
     x, _, _ = fire_place(t, at, P)
@@ -80,7 +83,7 @@ def fire(t, h, at, P: tl.constexpr):
 
 
 @triton.jit
-def fire_place(t, at, P: tl.constexpr):
+def fire_place(t: tl.tensor, at: tuple, P: tl.constexpr) -> tuple:
     """x = log(1 + c gap) / log(1 + c reach), its denominator, and reach = max(length, row)."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
@@ -92,7 +95,7 @@ def fire_place(t, at, P: tl.constexpr):
 
 
 @triton.jit
-def fire_hidden(t, x, F: tl.constexpr):
+def fire_hidden(t: tl.tensor, x: tl.tensor, F: tl.constexpr) -> tl.tensor:
     """(F, R C) the hidden channels at places x (R, C)."""
     f = tl.arange(0, F)
     u = tl.load(t + f)[:, None, None] * x[None] + tl.load(t + F + f)[:, None, None]
@@ -100,13 +103,16 @@ def fire_hidden(t, x, F: tl.constexpr):
 
 
 @triton.jit
-def fire_mix(t, h, F: tl.constexpr):
+def fire_mix(t: tl.tensor, h: tl.tensor, F: tl.constexpr) -> tl.tensor:
     """(K, F) the second layer's weights of heads h."""
     return tl.load(t + 2 * F + h[:, None] * F + tl.arange(0, F)[None, :])
 
 
 @triton.jit
-def fire_adjoint(to, t, h, db, at, P: tl.constexpr):
+def fire_adjoint(
+    to: tl.tensor, t: tl.tensor, h: tl.tensor, db: tl.tensor, at: tuple, P: tl.constexpr
+) -> None:
+    """Adds the gradients of FIRE's numbers, given db of the bias of the heads h, to ``to``."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
     f = tl.arange(0, F)
@@ -125,7 +131,9 @@ def fire_adjoint(to, t, h, db, at, P: tl.constexpr):
 
 
 @triton.jit
-def fire_scalars(to, t, dx, x, reach, at):
+def fire_scalars(
+    to: tl.tensor, t: tl.tensor, dx: tl.tensor, x: tl.tensor, reach: tl.tensor, at: tuple
+) -> None:
     """Add the gradients of c and length; dx (R, C) is that of x times its denominator's inverse."""
     c, row = tl.load(t), at[5][:, None]
     of_reach = 1.0 + c * reach

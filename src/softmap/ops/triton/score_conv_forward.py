@@ -15,7 +15,16 @@ from softmap.ops.triton.score_conv_tiles import (
 
 
 @triton.jit
-def hidden_sums(q, k, w1, b1, bias, at, size, P: tl.constexpr):
+def hidden_sums(
+    q: tuple,
+    k: tuple,
+    w1: tl.tensor,
+    b1: tl.tensor,
+    bias: tl.tensor,
+    at: tuple,
+    size: tuple,
+    P: tl.constexpr,
+) -> tuple:
     """(M, R C) the hidden map before its LeakyReLU, K of the H heads at a time.
 
     With one group of heads also the sum of scores and bias, (K, R, C).
@@ -40,10 +49,22 @@ def hidden_sums(q, k, w1, b1, bias, at, size, P: tl.constexpr):
 
 
 @triton.jit
-def edited_scores(q, k, w2, bias, hidden, x, n, at, size, P: tl.constexpr):
+def edited_scores(
+    q: tuple,
+    k: tuple,
+    w2: tl.tensor,
+    bias: tl.tensor,
+    hidden: tl.tensor,
+    x: tl.tensor,
+    n: tl.tensor,
+    at: tuple,
+    size: tuple,
+    P: tl.constexpr,
+) -> tl.tensor:
     """(K, R, C) the edited scores of group n, but for b2, which the softmax does not see.
 
-    x: what :func:`hidden_sums` gives with one group of heads; otherwise it is computed again.
+    Args:
+        x: what [`hidden_sums`][] gives with one group of heads; otherwise it is computed again.
     """
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
@@ -61,7 +82,7 @@ def edited_scores(q, k, w2, bias, hidden, x, n, at, size, P: tl.constexpr):
 
 
 @triton.jit
-def slope_of(z, at, size):
+def slope_of(z: tl.tensor, at: tuple, size: tuple) -> tl.tensor:
     """(M, R C) derivative of the hidden map by z, which may be the hidden map itself.
 
     Beyond the diagonal the hidden map goes on; where a row's keys have not begun it is zero.
@@ -71,11 +92,28 @@ def slope_of(z, at, size):
 
 
 @triton.jit(do_not_specialize=["splits"])
-def forward_kernel(q, k, v, w1, b1, w2, bias, until, first, rows, cols, o, lse, size, splits,
-                   P: tl.constexpr):  # fmt: skip
+def forward_kernel(
+    q: tuple,
+    k: tuple,
+    v: tuple,
+    w1: tl.tensor,
+    b1: tl.tensor,
+    w2: tl.tensor,
+    bias: tl.tensor,
+    until: tuple,
+    first: tuple,
+    rows: tuple,
+    cols: tuple,
+    o: tl.tensor,
+    lse: tl.tensor,
+    size: tuple,
+    splits: tl.tensor,
+    P: tl.constexpr,
+) -> None:
     """One block of rows, one group of heads (all heads for the convolutions), a share of the keys.
 
-    o: (splits, B, heads, T, d') and lse: (splits, B, heads, T), base 2, of each share alone.
+    Args:
+        o: (splits, B, heads, T, d') and lse: (splits, B, heads, T), base 2, of each share alone.
     """
     M: tl.constexpr = P.hidden
     K: tl.constexpr = P.group

@@ -12,8 +12,8 @@ from softmap.ops.triton.common import bundle, launch
 from softmap.ops.triton.score_conv_backward import gradients_kernel, weights_kernel
 from softmap.ops.triton.score_conv_forward import forward_kernel
 from softmap.ops.triton.score_conv_plan import (
+    KernelPlan,
     Packed,
-    Plan,
     Tile,
     plan_of,
     tile_of,
@@ -27,9 +27,10 @@ LEAST_SHARE = 512
 
 
 class Where(NamedTuple):
-    """Masks (:class:`softmap.ops.triton.common.Limits`), positions (b, T), (b, S), and numbers.
+    """Masks ([`softmap.ops.triton.common.Limits`][]), positions (b, T), (b, S), and numbers.
 
-    window: 0 is none; it only spares the backward pass keys that no row of a band sees.
+    Attributes:
+        window: 0 is none; it only spares the backward pass keys that no row of a band sees.
     """
 
     until: Tensor
@@ -41,7 +42,7 @@ class Where(NamedTuple):
     window: int
 
 
-class Band(NamedTuple):
+class BandBounds(NamedTuple):
     """Rows [row, stop) against keys [first, last) of the sequences [begin, end)."""
 
     row: int
@@ -93,6 +94,7 @@ def merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float, ...]:
+    """Returns H, H/G, T, S, d, d', the scale, and 0: the first sequence, as kernels take them."""
     H, S = q.shape[1], k.shape[2]
     return (H, H // k.shape[1], q.shape[2], S, q.shape[3], v.shape[3], scale, 0)
 
@@ -119,7 +121,8 @@ def backward(
     return dq, dk.to(k.dtype), dv.to(v.dtype), w1, b, w2, bias
 
 
-def bands(q: Tensor, k: Tensor, plan: Plan, window: int) -> Iterator[Band]:
+def bands(q: Tensor, k: Tensor, plan: KernelPlan, window: int) -> Iterator[BandBounds]:
+    """Yields the bands of rows and sequences whose maps fit in ``BAND_BYTES``."""
     B, H, T, _ = q.shape
     S, R = k.shape[2], plan.rows
     width = S if not window else min(S, window + LEAST_ROWS)
@@ -130,12 +133,12 @@ def bands(q: Tensor, k: Tensor, plan: Plan, window: int) -> Iterator[Band]:
         for row in range(0, T, rows):
             stop = min(row + rows, T)
             first = max(0, row + S - T - window + 1) if window else 0
-            yield Band(row, stop, first, stop + S - T, begin, min(begin + step, B))
+            yield BandBounds(row, stop, first, stop + S - T, begin, min(begin + step, B))
 
 
 def band_maps(
-    band: Band, do: Tensor, lse: Tensor, delta: Tensor, q: Tensor, k: Tensor, v: Tensor,
-    p: Packed, at: Where, plan: Plan, tile: Tile, sums: Tensor,
+    band: BandBounds, do: Tensor, lse: Tensor, delta: Tensor, q: Tensor, k: Tensor, v: Tensor,
+    p: Packed, at: Where, plan: KernelPlan, tile: Tile, sums: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """P and dS of a band, (B', H, rows, keys), in q's dtype; the parameters' part goes to sums."""
     part = slice(band.begin, band.end)
@@ -160,7 +163,7 @@ def band_maps(
 
 
 def add_products(
-    band: Band, weights: Tensor, ds: Tensor, do: Tensor, q: Tensor, k: Tensor,
+    band: BandBounds, weights: Tensor, ds: Tensor, do: Tensor, q: Tensor, k: Tensor,
     dq: Tensor, dk: Tensor, dv: Tensor, scale: float,
 ) -> None:  # fmt: skip
     """dq of the band, and its part of dk and dv; the heads of a key head as more rows."""

@@ -21,14 +21,17 @@ GRADIENTS = ", ".join(["Tensor"] * 7)
 @torch.library.custom_op(
     "softmap::score_conv", mutates_args=(), schema=f"({INPUTS}) -> (Tensor, Tensor)"
 )
-def score_conv(q, k, v, w1, b, w2, bias, until, first, rows, cols, kind, scale, window):  # type: ignore[no-untyped-def]
+def score_conv(
+    q: Tensor, k: Tensor, v: Tensor, w1: Tensor, b: Tensor, w2: Tensor, bias: Tensor, until: Tensor,
+    first: Tensor, rows: Tensor, cols: Tensor, kind: str, scale: float, window: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """o (B, H, T, d') and the logarithm, base 2, of each row's sum of exponentials (B, H, T)."""
     where = impl.Where(until, first, rows, cols, kind, scale, window)
     return impl.forward(q, k, v, Packed(w1, b, w2, bias), where)
 
 
 @score_conv.register_fake
-def _(q, k, v, *_: Any) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
+def _(q: Tensor, k: Tensor, v: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     shape = q.shape[:3]
     return q.new_empty(*shape, v.shape[3]), q.new_empty(shape, dtype=torch.float32)
 
@@ -39,15 +42,17 @@ def _(q, k, v, *_: Any) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def
     schema=f"(Tensor do, Tensor o, Tensor lse, {INPUTS}) -> ({GRADIENTS})",
 )
 def score_conv_backward(
-    do, o, lse, q, k, v, w1, b, w2, bias, until, first, rows, cols, kind, scale, window
-):  # type: ignore[no-untyped-def]
+    do: Tensor, o: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, w1: Tensor, b: Tensor,
+    w2: Tensor, bias: Tensor, until: Tensor, first: Tensor, rows: Tensor, cols: Tensor, kind: str,
+    scale: float, window: int,
+) -> tuple[Tensor, ...]:  # fmt: skip
     """The gradients of q, k, v, w1, b, w2, bias."""
     where = impl.Where(until, first, rows, cols, kind, scale, window)
     return impl.backward(do, o, lse, q, k, v, Packed(w1, b, w2, bias), where)
 
 
 @score_conv_backward.register_fake
-def _(do, o, lse, *inputs: Any) -> tuple[Tensor, ...]:  # type: ignore[no-untyped-def]
+def _(do: Tensor, o: Tensor, lse: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:7])
 
 

@@ -20,11 +20,15 @@ LEAST = 16
 GROUP = 16
 
 
-class Plan(NamedTuple):
+class KernelPlan(NamedTuple):
     """All that a kernel is compiled for. Powers of two but for taps and channels.
 
-    group: heads whose map is in registers at once. channels: of the first convolution. fire:
-    hidden channels of the bias. rows, cols: of a tile, halo included. width, value_width: d, d'.
+    Attributes:
+        group: heads whose map is in registers at once.
+        channels: of the first convolution.
+        fire: hidden channels of the bias.
+        rows, cols: of a tile, halo included.
+        width, value_width: d, d'.
     """
 
     taps: int
@@ -42,6 +46,8 @@ class Plan(NamedTuple):
 
 
 class Tile(NamedTuple):
+    """Rows, columns and heads of a program's tile, with its warps and pipeline stages."""
+
     rows: int
     cols: int
     group: int
@@ -68,7 +74,7 @@ class Packed(NamedTuple):
 
 
 def pack(t: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Packed:
-    """The layer tensors of a :class:`softmap.variants.dape.ScoreConv` in the kernels' layout.
+    """The layer tensors of a [`softmap.variants.dape.ScoreConv`][] in the kernels' layout.
 
     Plain torch operations, so that gradients find their way back to the parameters.
     """
@@ -98,16 +104,18 @@ def pack_bias(t: dict[str, Tensor], kind: str, more: int) -> Tensor:
 
 
 def padded(channels: int) -> int:
+    """Returns the channels rounded up to what ``tl.dot`` takes."""
     return max(next_power(channels), 1 if interpreting() else LEAST)
 
 
-def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> Plan:
+def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> KernelPlan:
+    """Returns all that is constant for the kernels of a call with these tensors and this tile."""
     taps, hidden, channels = p.w1.shape
     heads = p.w2.shape[1]
     group = min(tile.group, heads)
     fire = (p.bias.shape[0] - heads - 2) // (heads + 2) if kind == "fire" else 1
     width, value_width = (max(LEAST, next_power(x.shape[-1])) for x in (q, v))
-    return Plan(
+    return KernelPlan(
         taps, hidden, heads, group, channels, fire, kind, tile.rows, tile.cols,
         width, value_width, dot_precision(q.dtype),
     )  # fmt: skip

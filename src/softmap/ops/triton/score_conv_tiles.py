@@ -18,7 +18,16 @@ SLOPE = tl.constexpr(0.01)
 
 
 @triton.jit
-def place_tile(until, rows, cols, b, i, j, T, S):
+def place_tile(
+    until: tuple,
+    rows: tuple,
+    cols: tuple,
+    b: tl.tensor,
+    i: tl.tensor,
+    j: tl.tensor,
+    T: tl.tensor,
+    S: tl.tensor,
+) -> tuple:
     """``at`` of a tile."""
     place = (i + (S - T))[:, None]
     real = (j >= 0) & (j < S)
@@ -31,7 +40,19 @@ def place_tile(until, rows, cols, b, i, j, T, S):
 
 
 @triton.jit
-def products(x, y, h, at, NX, NY, TX, TY, D, DP: tl.constexpr, P: tl.constexpr):
+def products(
+    x: tuple,
+    y: tuple,
+    h: tl.tensor,
+    at: tuple,
+    NX: tl.tensor,
+    NY: tl.tensor,
+    TX: tl.tensor,
+    TY: tl.tensor,
+    D: tl.tensor,
+    DP: tl.constexpr,
+    P: tl.constexpr,
+) -> tl.tensor:
     """(K, R, C): <x[h, i], y[g, j]>, g = h // NY the key head of h; zero outside of the arrays."""
     b, i, j = at[0].to(tl.int64), at[1][None, :, None], at[2][None, None, :]
     h = h[:, None, None]
@@ -44,7 +65,9 @@ def products(x, y, h, at, NX, NY, TX, TY, D, DP: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
-def seen_scores(q, k, h, at, size, P: tl.constexpr):
+def seen_scores(
+    q: tuple, k: tuple, h: tl.tensor, at: tuple, size: tuple, P: tl.constexpr
+) -> tl.tensor:
     """(K, R, C) scaled scores of heads h, zero where not seen."""
     D: tl.constexpr = P.width
     s = products(q, k, h, at, size[0], size[1], size[2], size[3], size[4], D, P)
@@ -52,7 +75,7 @@ def seen_scores(q, k, h, at, size, P: tl.constexpr):
 
 
 @triton.jit
-def shift(x, nil, BY: tl.constexpr):
+def shift(x: tl.tensor, nil: tl.tensor, BY: tl.constexpr) -> tl.tensor:
     """(K, R, C): column c of the result is column c + BY of x, counted around the end.
 
     nil is zero. Where it is not a constant the compiler shifts x again, instead of holding a copy
@@ -66,7 +89,16 @@ def shift(x, nil, BY: tl.constexpr):
 
 
 @triton.jit
-def convolve(acc, x, w, sn, sk, st, WAY: tl.constexpr, P: tl.constexpr):
+def convolve(
+    acc: tl.tensor,
+    x: tl.tensor,
+    w: tl.tensor,
+    sn: tl.tensor,
+    sk: tl.tensor,
+    st: tl.tensor,
+    WAY: tl.constexpr,
+    P: tl.constexpr,
+) -> tl.tensor:
     """acc (N, R C) + sum_t w_t (N, K) x_t (K, R C), x_t[c] = x[c + WAY (t - taps // 2)].
 
     w points at the first of the weights w_t[n, k], with their three strides. WAY is 1, or -1 for
@@ -83,7 +115,16 @@ def convolve(acc, x, w, sn, sk, st, WAY: tl.constexpr, P: tl.constexpr):
 
 
 @triton.jit
-def add_weights(to, dy, x, sn, sk, st, nil, P: tl.constexpr):
+def add_weights(
+    to: tl.tensor,
+    dy: tl.tensor,
+    x: tl.tensor,
+    sn: tl.tensor,
+    sk: tl.tensor,
+    st: tl.tensor,
+    nil: tl.tensor,
+    P: tl.constexpr,
+) -> None:
     """The weights' gradient: to_t[n, k] += sum_rc dy[n, r, c] x_t[k, r, c], dy (N, R, C).
 
     A product for every two rows, then their sum: in one long product each warp would hold all of
@@ -104,13 +145,13 @@ def add_weights(to, dy, x, sn, sk, st, nil, P: tl.constexpr):
 
 
 @triton.jit
-def add_to(to, x):
+def add_to(to: tl.tensor, x: tl.tensor) -> None:
     """Add a tile to memory that this program alone writes."""
     tl.store(to, tl.load(to) + x)
 
 
 @triton.jit
-def of_columns(mask, x):
+def of_columns(mask: tl.tensor, x: tl.tensor) -> tl.tensor:
     """x (N, R C) with zeros in the columns that mask (R, C) leaves out."""
     R: tl.constexpr = mask.shape[0]
     C: tl.constexpr = mask.shape[1]

@@ -16,13 +16,22 @@ APPROXIMATE: tl.constexpr = tl.constexpr(not interpreting() and torch.version.hi
 
 
 @triton.jit
-def temperature(m, at, t, OPTIONS: tl.constexpr):
+def temperature(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = tau m. t = (tau,)."""
     return m * of_head(t[0], heads_of(m, at), OPTIONS % 256)
 
 
 @triton.jit
-def temperature_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def temperature_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
+    """Returns the gradient of the scores; adds that of tau to ``d``."""
     h = heads_of(m, at)
     if SIDE == "rows" and d[0] is not None:
         add_of_head(d[0], at, h, OPTIONS % 256, per_head(m * g))
@@ -30,14 +39,14 @@ def temperature_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexp
 
 
 @triton.jit
-def row_position(at, rows):
+def row_position(at: tuple, rows: tuple) -> tl.tensor:
     """[rows, 1] positions of the queries, padding and earlier documents not counted."""
     place = rows[0] + at[0] * rows[1] + at[2]
     return tl.load(place, mask=at[2] < at[5], other=0).to(tl.float32)
 
 
 @triton.jit
-def distance(at, rows, cols):
+def distance(at: tuple, rows: tuple, cols: tuple) -> tl.tensor:
     """[rows, keys] i - j in tokens, zero beyond the diagonal."""
     place = cols[0] + at[0] * cols[1] + at[3]
     col = tl.load(place, mask=at[3] < at[6], other=0).to(tl.float32)
@@ -45,13 +54,22 @@ def distance(at, rows, cols):
 
 
 @triton.jit
-def alibi(m, at, t, OPTIONS: tl.constexpr):
+def alibi(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
     return m - of_head(t[0], heads_of(m, at), OPTIONS % 256) * distance(at, t[1], t[2])
 
 
 @triton.jit
-def alibi_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def alibi_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
+    """Returns g, the gradient of the scores; adds that of the slopes to ``d``."""
     if SIDE == "rows" and d[0] is not None:
         gap = distance(at, t[1], t[2])
         add_of_head(d[0], at, heads_of(m, at), OPTIONS % 256, -per_head(g * gap))
@@ -59,7 +77,7 @@ def alibi_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
 
 
 @triton.jit
-def log(x):
+def log(x: tl.tensor) -> tl.tensor:
     """The natural logarithm of a float32 tile."""
     if APPROXIMATE:
         two = tl.inline_asm_elementwise(
@@ -71,7 +89,7 @@ def log(x):
 
 
 @triton.jit
-def kerple(m, at, t, OPTIONS: tl.constexpr):
+def kerple(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
     h = heads_of(m, at)
     reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * distance(at, t[2], t[3])
@@ -79,7 +97,16 @@ def kerple(m, at, t, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def kerple_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def kerple_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
+    """Returns g, the gradient of the scores; adds those of p and a to ``d``."""
     if SIDE == "rows":
         h = heads_of(m, at)
         gap = distance(at, t[2], t[3])

@@ -18,14 +18,33 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def load(x, b, h, i, c, heads, tokens, width):
+def load(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    i: tl.tensor,
+    c: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    width: tl.tensor,
+) -> tl.tensor:
     """x[b, h, i, c] as a tile, zero outside; x = (pointer, strides of b, h, i)."""
     at = x[0] + b * x[1] + h * x[2] + i * x[3] + c
     return tl.load(at, mask=(h < heads) & (i < tokens) & (c < width), other=0.0)
 
 
 @triton.jit
-def store(x, b, h, i, c, heads, tokens, width, tile):
+def store(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    i: tl.tensor,
+    c: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    width: tl.tensor,
+    tile: tl.tensor,
+) -> None:
     """The counterpart of ``load``, in the dtype of x."""
     at = x[0] + b * x[1] + h * x[2] + i * x[3] + c
     mask = (h < heads) & (i < tokens) & (c < width)
@@ -33,14 +52,14 @@ def store(x, b, h, i, c, heads, tokens, width, tile):
 
 
 @triton.jit
-def visible(at):
+def visible(at: tuple) -> tl.tensor:
     """[rows, keys]: row at place p = i + offset sees key j iff j <= p < until[j]."""
     place = at[2] + at[7]
     return (at[3] <= place) & (place < end_of(at))
 
 
 @triton.jit
-def end_of(at):
+def end_of(at: tuple) -> tl.tensor:
     """until[j], or S for every key where nothing but causality hides any (until is None)."""
     if at[4] is None:
         return at[6]
@@ -49,7 +68,7 @@ def end_of(at):
 
 
 @triton.jit
-def hide(m, at, fill):
+def hide(m: tl.tensor, at: tuple, fill: tl.tensor) -> tl.tensor:
     """``fill`` where the tile is not visible; tiles that are seen whole cost no comparison."""
     first, last = at[9] + at[7], at[9] + at[2].shape[0] * at[2].shape[1] - 1 + at[7]
     newest = at[10] + at[3].shape[0] * at[3].shape[1] - 1
@@ -60,7 +79,7 @@ def hide(m, at, fill):
 
 
 @triton.jit
-def earliest(first, b, i, T, S):
+def earliest(first: tuple, b: tl.tensor, i: tl.tensor, T: tl.tensor, S: tl.tensor) -> tl.tensor:
     """The first key that any of the rows sees."""
     if first is None:
         return 0
@@ -69,7 +88,7 @@ def earliest(first, b, i, T, S):
 
 
 @triton.jit
-def latest(until, b, j, S):
+def latest(until: tuple, b: tl.tensor, j: tl.tensor, S: tl.tensor) -> tl.tensor:
     """The place beyond the last row that sees any of the keys."""
     if until is None:
         return S
@@ -78,7 +97,7 @@ def latest(until, b, j, S):
 
 
 @triton.jit
-def key_head(h, HEADS: tl.constexpr):
+def key_head(h: tl.tensor, HEADS: tl.constexpr) -> tl.tensor:
     """The key head that map h reads: ``ops.heads.Heads.key_of_map``."""
     maps: tl.constexpr = HEADS[0] // HEADS[3]
     halves: tl.constexpr = HEADS[1] // HEADS[2]
@@ -87,20 +106,31 @@ def key_head(h, HEADS: tl.constexpr):
 
 
 @triton.jit
-def load_row(x, b, h, i, heads, tokens):
+def load_row(
+    x: tuple, b: tl.tensor, h: tl.tensor, i: tl.tensor, heads: tl.tensor, tokens: tl.tensor
+) -> tl.tensor:
     """A number per head and row, [.., rows, 1]; x = (pointer, strides of b, h), rows adjacent."""
     place = x[0] + b * x[1] + h * x[2] + i
     return tl.load(place, mask=(h < heads) & (i < tokens), other=0.0)
 
 
 @triton.jit
-def store_row(x, b, h, i, heads, tokens, value):
+def store_row(
+    x: tuple,
+    b: tl.tensor,
+    h: tl.tensor,
+    i: tl.tensor,
+    heads: tl.tensor,
+    tokens: tl.tensor,
+    value: tl.tensor,
+) -> None:
+    """Stores one number for each head h and row i."""
     place = x[0] + b * x[1] + h * x[2] + i
     tl.store(place, value, mask=(h < heads) & (i < tokens))
 
 
 @triton.jit
-def head_tile(HT: tl.constexpr, number):
+def head_tile(HT: tl.constexpr, number: tl.tensor) -> tl.tensor:
     """All heads at once, [H, 1, 1], or the head of this program, [1, 1] (HT = 0)."""
     if HT == 0:
         return tl.full((1, 1), 0, tl.int32) + number

@@ -36,8 +36,9 @@ Timer = Callable[[Callable[[], object]], float]
 def tune(call: Call, timer: Timer | None = None) -> dict[str, Config]:
     """Measure the sizes for the shapes and edits of ``call``, keep and return the fastest by key.
 
-    timer: milliseconds of a function; by default ``triton.testing.do_bench``, the median. Sizes
-    that do not fit the GPU are passed over.
+    Args:
+        timer: milliseconds of a function; by default ``triton.testing.do_bench``, the median. Sizes
+            that do not fit the GPU are passed over.
     """
     spec = spec_of(call)
     flat = [t.detach() for t in tensors_of_call(call, spec)]

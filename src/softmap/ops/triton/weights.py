@@ -12,20 +12,23 @@ from softmap.ops.triton.tiles import visible
 
 
 @triton.jit
-def split_pairs(m):
+def split_pairs(m: tl.tensor) -> tl.tensor:
     """[2H, rows, keys] -> the even and the odd maps, [H, rows, keys] each."""
     pairs = tl.reshape(m, (m.shape[0] // 2, 2, m.shape[1], m.shape[2]))
     return tl.split(tl.permute(pairs, (0, 2, 3, 1)))
 
 
 @triton.jit
-def join_pairs(even, odd):
+def join_pairs(even: tl.tensor, odd: tl.tensor) -> tl.tensor:
+    """Returns the tile whose heads 2h and 2h + 1 are those of the two given: undoes
+    ``split_pairs``.
+    """
     pairs = tl.permute(tl.join(even, odd), (0, 3, 1, 2))
     return tl.reshape(pairs, (even.shape[0] * 2, even.shape[1], even.shape[2]))
 
 
 @triton.jit
-def share(t, at, h, OPTIONS: tl.constexpr):
+def share(t: tuple, at: tuple, h: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
     """lambda as it broadcasts to the pairs: one number, or one for each token and pair."""
     if OPTIONS // 256 % 256:
         place = t[0] + at[0] * t[1] + at[2] * t[2] + h
@@ -37,14 +40,23 @@ def share(t, at, h, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def subtract_pairs(m, at, t, OPTIONS: tl.constexpr):
+def subtract_pairs(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m'[h] = m[2h] - lambda m[2h+1]. t = (lambda,)."""
     even, odd = split_pairs(m)
     return even - share(t[0], at, heads_of(even, at), OPTIONS) * odd
 
 
 @triton.jit
-def subtract_pairs_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def subtract_pairs_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
+    """Returns the gradient of the weights; adds that of lambda to ``d``."""
     even, odd = split_pairs(m)
     h = heads_of(even, at)
     if SIDE == "rows" and d[0] is not None:
@@ -58,33 +70,33 @@ def subtract_pairs_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.const
 
 
 @triton.jit
-def of_head(t, h, heads):
+def of_head(t: tuple, h: tl.tensor, heads: tl.tensor) -> tl.tensor:
     """A tensor (H,) as it broadcasts to the tile."""
     return tl.load(t[0] + h, mask=h < heads, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def add_of_head(d, at, h, heads, value):
+def add_of_head(d: tuple, at: tuple, h: tl.tensor, heads: tl.tensor, value: tl.tensor) -> None:
     """Its gradient, into this program's own part."""
     tl.atomic_add(d[0] + at[8] * d[1] + h, value, mask=h < heads, sem="relaxed")
 
 
 @triton.jit
-def diagonal(at):
+def diagonal(at: tuple) -> tl.tensor:
     """[rows, keys] 1 where the key is the row's own token and visible."""
     own = at[3] == at[2] + at[7]
     return (own & visible(at)).to(tl.float32)
 
 
 @triton.jit
-def uniform(at, count):
+def uniform(at: tuple, count: tuple) -> tl.tensor:
     """[rows, keys] the map that shares a row's weight evenly among the keys that it sees."""
     n = tl.load(count[0] + at[0] * count[1] + at[2], mask=at[2] < at[5], other=1.0)
     return visible(at).to(tl.float32) / n
 
 
 @triton.jit
-def shaped(m, at, t, OPTIONS: tl.constexpr):
+def shaped(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = beta m + alpha I - gamma C. t = (alpha, beta, gamma or None, count)."""
     h = heads_of(m, at)
     out = of_head(t[1], h, OPTIONS % 256) * m + of_head(t[0], h, OPTIONS % 256) * diagonal(at)
@@ -94,7 +106,16 @@ def shaped(m, at, t, OPTIONS: tl.constexpr):
 
 
 @triton.jit
-def shaped_adjoint(m, g, at, t, d, OPTIONS: tl.constexpr, SIDE: tl.constexpr):
+def shaped_adjoint(
+    m: tl.tensor,
+    g: tl.tensor,
+    at: tuple,
+    t: tuple,
+    d: tuple,
+    OPTIONS: tl.constexpr,
+    SIDE: tl.constexpr,
+) -> tl.tensor:
+    """Returns the gradient of the weights; adds those of alpha, beta and gamma to ``d``."""
     h = heads_of(m, at)
     if SIDE == "rows":
         if d[0] is not None:

@@ -21,7 +21,7 @@ TITLES = {
 
 
 def charts(found: dict[str, Any]) -> list[Chart]:
-    """Of what :func:`~softmap.report.scaling.summary.summary` gave."""
+    """Of what [`summary`][softmap.report.scaling.summary.summary] gave."""
     labels = list(found["variants"])
     style = Style(labels, marks(labels))
     made = [_laws(style, found), _forest(style, found)]

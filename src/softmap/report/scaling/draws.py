@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from softmap.report.scaling.law import Law, fit
-from softmap.report.scaling.sweep import Cell, Sweep
+from softmap.report.scaling.sweep import SizeCell, Sweep
 
 Array = NDArray[np.floating[Any]]
 DRAWS = 400
@@ -51,7 +51,7 @@ def _residuals(sweep: Sweep) -> list[Array]:
     return [row / np.sqrt(sweep.df) for cell in repeated for row in cell.residuals_RN]
 
 
-def _error(cell: Cell, residuals_KN: list[Array], random: np.random.Generator) -> Array:
+def _error(cell: SizeCell, residuals_KN: list[Array], random: np.random.Generator) -> Array:
     """(N,) of the mean over the cell's runs; a residual of other budgets goes by their place."""
     places = np.linspace(0, 1, len(cell.tokens_N))
     total = np.zeros(len(places))
@@ -60,16 +60,16 @@ def _error(cell: Cell, residuals_KN: list[Array], random: np.random.Generator) -
     return total / np.sqrt(cell.runs)
 
 
-def _mean(cell: Cell, share_W: Array) -> Array:
+def _mean(cell: SizeCell, share_W: Array) -> Array:
     """(N,) over runs and weighted windows."""
     return np.asarray(cell.losses_RNW.mean(axis=0) @ share_W)
 
 
-def _means(cells: list[Cell]) -> list[Array]:
+def _means(cells: list[SizeCell]) -> list[Array]:
     return [cell.losses_RNW.mean(axis=(0, 2)) for cell in cells]
 
 
-def _fitted(cells: list[Cell], means: list[Array], near: Law | None = None) -> Law:
+def _fitted(cells: list[SizeCell], means: list[Array], near: Law | None = None) -> Law:
     n = np.concatenate([np.full(len(cell.tokens_N), float(cell.parameters)) for cell in cells])
     d = np.concatenate([cell.tokens_N for cell in cells])
     return fit(n, d, np.concatenate(means), near)

@@ -27,7 +27,7 @@ RATIOS = ("parameters", "tokens", "compute", "Sc", "Sw")
 
 
 @dataclass(frozen=True)
-class Place:
+class ComparisonPoint:
     """Where the laws are compared: N, D; the variant's FLOPs a token and its tokens a second, over
     the control's."""
 
@@ -37,7 +37,7 @@ class Place:
     speed: float = 1.0
 
 
-def ratios(control: Law, variant: Law, place: Place) -> dict[str, float]:
+def ratios(control: Law, variant: Law, place: ComparisonPoint) -> dict[str, float]:
     """Every ratio by name. Sw is Sc times the throughput ratio over the ratio of FLOPs a token."""
     n, d = place.parameters, place.tokens
     loss = float(control.loss(n, d))

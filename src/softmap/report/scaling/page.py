@@ -25,7 +25,7 @@ def build(
 ) -> tuple[Path, dict[str, Any]]:
     """Write ``scaling.json`` and ``scaling.html`` into ``out``; the page's path and its numbers.
 
-    Raises ``SoftmapError`` as :func:`softmap.report.scaling.sweep.read` does.
+    Raises ``SoftmapError`` as [`softmap.report.scaling.sweep.read`][] does.
     """
     found = summary(read(directories))
     page = render(found, command, version)

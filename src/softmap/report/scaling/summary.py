@@ -10,9 +10,9 @@ import numpy as np
 
 from softmap.report.answers import finite
 from softmap.report.scaling.draws import DRAWS, drawn, laws
-from softmap.report.scaling.equal import RATIOS, Place, best_shape, ratios
+from softmap.report.scaling.equal import RATIOS, ComparisonPoint, best_shape, ratios
 from softmap.report.scaling.law import Law
-from softmap.report.scaling.sweep import Cell, Sweep
+from softmap.report.scaling.sweep import SizeCell, Sweep
 
 FORMAT = 1
 LEVEL = 0.95  #: of the intervals, for all variants of one ratio together (Sidak)
@@ -52,11 +52,11 @@ def summary(sweep: Sweep, draws: int = DRAWS) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def place_of(sweep: Sweep, label: str) -> Place:
+def place_of(sweep: Sweep, label: str) -> ComparisonPoint:
     """Where a variant is compared: the control's largest size and most tokens there."""
     theirs, mine = sweep.largest(), sweep.cells[label][-1]
     each = (mine.flops / mine.parameters) / (theirs.flops / theirs.parameters)
-    return Place(
+    return ComparisonPoint(
         float(theirs.parameters), float(theirs.tokens_N[-1]), each, mine.speed / theirs.speed
     )
 
@@ -84,7 +84,7 @@ def _ratios(
     return found
 
 
-def _points(cells: Sequence[Cell], law: Law) -> list[dict[str, float]]:
+def _points(cells: Sequence[SizeCell], law: Law) -> list[dict[str, float]]:
     found = []
     for cell in cells:
         each_RN = cell.losses_RNW.mean(axis=2)

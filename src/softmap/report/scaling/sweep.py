@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softmap.errors import SoftmapError
-from softmap.report.load import Run, Trial, load
+from softmap.report.load import FinishedTrial, Run, load
 from softmap.report.together import check_comparable
 from softmap.report.words import listed, si
 
@@ -23,7 +23,7 @@ SIZES, BUDGETS = 3, 3  #: that a law of five numbers needs at least
 
 
 @dataclass(frozen=True)
-class Cell:
+class SizeCell:
     """A variant at one size: ``losses_RNW`` are means over the positions of each window."""
 
     parameters: int
@@ -34,6 +34,7 @@ class Cell:
 
     @property
     def runs(self) -> int:
+        """The number of runs, one a seed."""
         return len(self.losses_RNW)
 
     @property
@@ -47,11 +48,13 @@ class Cell:
 class Sweep:
     """The cells of each variant, the smallest first, the control first of all.
 
-    left_out: variants that have too few sizes for a law. names: the runs.
+    Attributes:
+        left_out: variants that have too few sizes for a law.
+        names: the runs.
     """
 
     control: str
-    cells: dict[str, list[Cell]]
+    cells: dict[str, list[SizeCell]]
     left_out: list[str]
     names: list[str]
     diverged: int = 0
@@ -61,7 +64,7 @@ class Sweep:
         """Further runs beside the first of each cell: degrees of freedom of the spread."""
         return sum(cell.runs - 1 for cells in self.cells.values() for cell in cells)
 
-    def largest(self) -> Cell:
+    def largest(self) -> SizeCell:
         """Of the control."""
         return self.cells[self.control][-1]
 
@@ -106,7 +109,7 @@ def sweep(runs: Sequence[Run]) -> Sweep:
     return made
 
 
-def _check(made: Sweep, cells: list[Cell]) -> None:
+def _check(made: Sweep, cells: list[SizeCell]) -> None:
     """Refuse what gives no law, or no error of one."""
     sizes = [cell.parameters for cell in cells]
     apart = sum(b > 1.1 * a for a, b in zip([0, *sizes], sizes, strict=False))
@@ -129,10 +132,10 @@ def _check(made: Sweep, cells: list[Cell]) -> None:
         )
 
 
-def _cell(trials: list[Trial]) -> Cell:
+def _cell(trials: list[FinishedTrial]) -> SizeCell:
     first = trials[0].result
     speeds = [trial.result["tokens_per_second"] for trial in trials]
-    return Cell(
+    return SizeCell(
         int(first["parameters"]),
         np.array([budget.tokens for budget in trials[0].budgets], float),
         np.array([[b.losses_WT.mean(axis=1) for b in trial.budgets] for trial in trials]),

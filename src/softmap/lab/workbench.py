@@ -30,16 +30,18 @@ from softmap.lab.start import check_start, mark
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
-Work = Callable[["Bench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
+Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
 OnBench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
 
 
 @dataclass(frozen=True)
-class Bench:
+class Workbench:
     """What all trials of a run share.
 
-    windows: (n, context + 1) held-out windows. passage: token ids whose maps are drawn.
-    settings: everything that a result depends on and that is the same for all trials.
+    Attributes:
+        windows: (n, context + 1) held-out windows.
+        passage: token ids whose maps are drawn.
+        settings: everything that a result depends on and that is the same for all trials.
     """
 
     recipe: Recipe
@@ -71,7 +73,7 @@ class Bench:
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Do a work with it; :class:`Packed` does so in another process."""
+        """Do a work with it; [`PackedWorkbench`][] does so in another process."""
         return work(self, on_step)
 
     def facts(self, plan: Plan) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
     return corpus.tokenizer.eod if recipe.training.separate_documents else None
 
 
-def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
+def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
     """The bench of a recipe on its text."""
     device = choose_device(recipe.training.device)
     check_start(recipe.training.start, plan.candidates, corpus)
@@ -126,7 +128,7 @@ def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Bench:
     length = min(recipe.evaluation.passage_tokens, recipe.model.context)
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
     settings = _settings(recipe, plan, corpus, len(windows), device)
-    return Bench(recipe, corpus, windows, tokens, device, settings)
+    return Workbench(recipe, corpus, windows, tokens, device, settings)
 
 
 def _settings(
@@ -152,25 +154,26 @@ def _settings(
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedWorkbench:
     """A bench to be sent to another process, which reads the text from the cache by itself."""
 
     pickled: bytes
     cache: Path
 
     @classmethod
-    def of(cls, bench: Bench, out: Path) -> Packed:
-        """out: as for :func:`corpus`."""
+    def of(cls, bench: Workbench, out: Path) -> PackedWorkbench:
+        """out: as for [`corpus`][]."""
         without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
+        """Returns what ``work`` gives on the unpacked bench."""
         return work(_unpacked(self), on_step)  # a process that is given the same has kept it
 
 
 @functools.lru_cache(maxsize=1)
-def _unpacked(packed: Packed) -> Bench:
-    found: Bench = pickle.loads(packed.pickled)  # our own, through a pipe
+def _unpacked(packed: PackedWorkbench) -> Workbench:
+    found: Workbench = pickle.loads(packed.pickled)  # our own, through a pipe
     text = prepare(found.recipe.data, packed.cache)
     if text.meta["hash"] != found.settings["data"]:
         raise SoftmapError(f"{found.recipe.data.name}: the text was changed during the run")
