@@ -107,6 +107,7 @@ class Costed:
             f"assumed: {given.efficiency:g} of {peak:,.0f} TFLOP/s in {precision}, by edits of the "
             f"map {given.edits:g} of {wide:,.0f} in fp32, {given.link:g} of the links, "
             f"{given.reserve:g} of {gpu.memory / 2**30:,.1f} GiB kept back",
+            *_guessed(self.recipe),
         ]
         rows = [["", *self.estimates], *_rows(list(self.estimates.values()))]
         return [*head, *_aligned(rows), *self.short.values()]
@@ -161,6 +162,19 @@ def _job(recipe: Any, mine: Any, ranks: int) -> Any:
         micro_batch_size=given.micro_batch_size,
         steps=spent(given.plan(), len(given.budgets) - 1),
     )
+
+
+def _guessed(recipe: Any) -> list[str]:
+    """A line where only the tokenizer itself could say how many tokens it has."""
+    from softmap.lab.preflight import vocabulary
+
+    name = recipe.data.tokenizer
+    if name.startswith("bpe:"):
+        return []
+    return [
+        f"{name} is taken to have {vocabulary(recipe):,} tokens; --set data.tokenizer=bpe:SIZE "
+        "plans for another number"
+    ]
 
 
 def _rows(found: list[Any]) -> list[list[str]]:
