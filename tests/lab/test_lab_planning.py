@@ -32,8 +32,9 @@ def test_variants_side_by_side(tiny: str, capsys: pytest.CaptureFixture) -> None
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("tiny on 2 x h100: 2 processes: 1 share a copy of the parameters")
     assert lines[1].startswith("assumed: 0.5 of 67 TFLOP/s in fp32, by edits of the map 0.1 of 67")
-    assert lines[2].split() == ["transformer++", "diff"]
-    names = [line.split("  ")[0] or line.split()[0] for line in lines[3:]]
+    assert lines[2].startswith("bytes is taken to have 1,024 tokens")
+    assert lines[3].split() == ["transformer++", "diff"]
+    names = [line.split("  ")[0] or line.split()[0] for line in lines[4:]]
     assert {"parameters", "FLOPs a token", "tokens/s", "days", "cache bytes a token"} <= {*names}
     assert cli.main(["plan", tiny, *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -66,53 +66,6 @@ class Plan:
         print(text)
 
 
-@dataclass(frozen=True)
-class Costed:
-    """A recipe's models on so many GPUs, by label."""
-
-    recipe: Any
-    ranks: int
-    gpu: Any
-    given: Any
-    estimates: dict[str, Any]
-    short: dict[str, str]  #: of those that do not fit: what would
-
-    def plain(self) -> dict[str, Any]:
-        """JSON values."""
-        variants = {}
-        for label, found in self.estimates.items():
-            values = dataclasses.asdict(found)
-            names = ("seconds", "tokens_per_second", "days", "mfu")
-            values |= {name: getattr(found, name) for name in names}
-            values["memory"]["total"] = found.memory.total
-            values["fits"] = label not in self.short
-            values["would_fit"] = self.short.get(label)
-            variants[label] = values
-        return {
-            "recipe": self.recipe.name,
-            "gpus": {"ranks": self.ranks, **dataclasses.asdict(self.gpu)},
-            "assumptions": dataclasses.asdict(self.given),
-            "parallel": dataclasses.asdict(self.recipe.parallel),
-            "variants": variants,
-        }
-
-    def lines(self) -> list[str]:
-        """For people: a table, a column each, and a line for each that does not fit."""
-        gpu, given = self.gpu, self.given
-        precision, layout = self.recipe.training.precision, self.recipe.parallel
-        kept = {"none": "kept", "block": "computed again", "selective": "computed again in part"}
-        peak, wide = (gpu.flops[dtype] / 1e12 for dtype in (precision, "fp32"))
-        head = [
-            f"{self.recipe.name} on {self.ranks} x {gpu.name}: {layout.described(self.ranks)}; "
-            f"activations are {kept[layout.activations]}",
-            f"assumed: {given.efficiency:g} of {peak:,.0f} TFLOP/s in {precision}, by edits of the "
-            f"map {given.edits:g} of {wide:,.0f} in fp32, {given.link:g} of the links, "
-            f"{given.reserve:g} of {gpu.memory / 2**30:,.1f} GiB kept back",
-        ]
-        rows = [["", *self.estimates], *_rows(list(self.estimates.values()))]
-        return [*head, *_aligned(rows), *self.short.values()]
-
-
 def plan_of(recipe: Any) -> Any:
     """All models of a recipe, sized, as far as is known without its text."""
     from softmap.lab.peaks import find_peaks
@@ -130,13 +83,14 @@ def settled(recipe: Any) -> Any:
     return dataclasses.replace(recipe, training=training)
 
 
-def costed(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Costed:
-    """The models of a plan on so many GPUs.
+def costed(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
+    """The models of a plan on so many GPUs (:class:`softmap.lab.planned.Costed`).
 
     Raises ``SoftmapError`` for sizes that so many ranks do not divide.
     """
     from softmap.cost import estimate
     from softmap.cost.fit import shortage
+    from softmap.lab.planned import Costed
 
     recipe.parallel.check(ranks, recipe.training.batch_size, recipe.model.context)
     jobs = {mine.label: _job(recipe, mine, ranks) for mine in plan.candidates}
@@ -162,45 +116,3 @@ def _job(recipe: Any, mine: Any, ranks: int) -> Any:
         micro_batch_size=given.micro_batch_size,
         steps=spent(given.plan(), len(given.budgets) - 1),
     )
-
-
-def _rows(found: list[Any]) -> list[list[str]]:
-    """What is said of each estimate, a line each, names first."""
-    memory = [one.memory for one in found]
-
-    def row(name: str, values: list[float], form: str) -> list[str]:
-        return [name, *(format(value, form) for value in values)]
-
-    rows = [
-        row("parameters", [one.parameters for one in found], ","),
-        row("FLOPs a token", [one.flops_per_token for one in found], ".3e"),
-        row("FLOPs a step", [one.flops_per_step for one in found], ".3e"),
-        row("FLOPs in all", [one.flops for one in found], ".3e"),
-        row("memory a rank, GiB", [one.total / 2**30 for one in memory], ",.2f"),
-    ]
-    for kind in memory[0].by_kind:
-        rows.append(row(f"  {kind}", [one.by_kind[kind] / 2**30 for one in memory], ",.2f"))
-    rows.append(["  at its worst in", *(f"{one.moment}" for one in memory)])
-    sent = [one.traffic.by_kind for one in found]
-    rows.append(row("sent a rank and step, GB", [sum(s.values()) / 1e9 for s in sent], ",.2f"))
-    rows += [row(f"  {kind}", [one[kind] / 1e9 for one in sent], ",.2f") for kind in sent[0]]
-    return [
-        *rows,
-        row("seconds a step", [one.seconds for one in found], ",.3f"),
-        row("tokens/s", [one.tokens_per_second for one in found], ",.0f"),
-        row("model FLOPs utilisation", [one.mfu for one in found], ".3f"),
-        row("days", [one.days for one in found], ",.2f"),
-        row("cache bytes a token", [one.cache_bytes_per_token for one in found], ","),
-    ]
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width, the first to the left."""
-    widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.rjust(width) if n else cell.ljust(width)
-            for n, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
