@@ -11,7 +11,7 @@ from train_stub import BATCH, CONTEXT, Stub, batches
 
 from softmap.errors import SoftmapError
 from softmap.train import Options, open_tracker, trackers, train
-from softmap.train.trackers import JsonlTracker
+from softmap.train.jsonl import JsonlTracker
 
 
 def told(name, folder, steps=(3, 4)):

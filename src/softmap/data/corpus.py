@@ -99,16 +99,16 @@ def _build(
     folder: Path,
     progress: Progress,
 ) -> None:
-    splitter, weights = Splitter(config.heldout), config.weights
+    splitter, weights, configs = Splitter(config.heldout), config.weights, config.singly()
     streams = [
         splitter(limit_bytes(source.documents(), one.max_bytes))
-        for source, one in zip(sources, config.singly(), strict=True)
+        for source, one in zip(sources, configs, strict=True)
     ]
     stream, size = interleaved(streams, weights), _size(sources)
     sample, unfair = _read_sample(stream, config.heldout, len(sources), size, progress)
     for part, source in enumerate(sources):
         if not any(document.part == part for document in sample):
-            raise SoftmapError(f"{_named(config, part)}: no text in it{_skipped(source)}")
+            raise SoftmapError(f"{configs[part].name}: no text in it{_skipped(source)}")
     for part in unfair:
         sample = split_within(sample, config.heldout, part)
     tokenizer = given or _train(sample, int(config.tokenizer.split(":")[1]), progress)
@@ -125,10 +125,6 @@ def _size(sources: Sequence[Source]) -> int | None:
     """Bytes of text of all, None where that of one is not known."""
     sizes = [source.size for source in sources]
     return None if None in sizes else sum(size for size in sizes if size)
-
-
-def _named(config: DataConfig, part: int) -> str:
-    return config.singly()[part].name
 
 
 def _skipped(source: Source) -> str:

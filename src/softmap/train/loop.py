@@ -17,6 +17,7 @@ from softmap.files import writing
 from softmap.train import rng
 from softmap.train.checkpoint import FOLDER, Checkpoints
 from softmap.train.exact import Fingerprint, check_resumed, fingerprint
+from softmap.train.jsonl import JsonlTracker, Sum
 from softmap.train.optim import optimizer_of
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process
@@ -25,7 +26,7 @@ from softmap.train.profile import profiled
 from softmap.train.signals import StopRequest
 from softmap.train.state import BudgetsDone, State
 from softmap.train.step import Batch, train_step, warm_up
-from softmap.train.trackers import JsonlTracker, Sum, Tracker, open_tracker
+from softmap.train.trackers import Tracker, open_tracker
 
 UNSIGNALLED = 1 << 16  #: larger than any signal: ``should_stop`` has asked
 

@@ -1,27 +1,21 @@
-"""Where a run's metrics go: always ``train.jsonl``, and other trackers on request."""
+"""Where a run's metrics go beside ``train.jsonl``, on request; what stops no training."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
 import importlib.util
-import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar
 
 from softmap.errors import SoftmapError, reason
-from softmap.files import write, writing
-from softmap.files.sealed import parse_json, read_bytes
-from softmap.train.plan import Position
+from softmap.train.jsonl import Metrics
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 PROJECT = "softmap"  #: of all runs, as trackers call it
 T = TypeVar("T")
-Metrics = Mapping[str, float]
-Sum = list[Any]
-"""[bytes, SHA-256]"""
 
 
 class Tracker(Protocol):
@@ -34,6 +28,7 @@ class Tracker(Protocol):
         """Ends the run there."""
 
 
+<<<<<<< HEAD
 class JsonlTracker:
     """One JSON object per line, written as it comes.
 
@@ -88,6 +83,8 @@ def _not_after(line: bytes, position: Position) -> bool:
         return False
 
 
+=======
+>>>>>>> data
 class _TensorBoard:
     def __init__(self, module: Any, folder: Path, run: str) -> None:
         self._writer = module.SummaryWriter(str(folder / "tensorboard"))
