@@ -43,6 +43,7 @@ class JsonlTracker:
         return [self._size, self._hash.hexdigest()]
 
     def log(self, metrics: Metrics) -> None:
+        """Appends one line, in a single write."""
         line = json.dumps(dict(metrics)).encode() + b"\n"
         with writing(self._path):
             self._file.write(line)
@@ -50,6 +51,7 @@ class JsonlTracker:
         self._hash.update(line)
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
 
