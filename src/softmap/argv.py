@@ -1,8 +1,8 @@
-"""The words of a command line before they are parsed: what is misspelt, what is given twice.
+"""Checks the words of a command line before they are parsed, for misspelt and repeated options.
 
 A parser takes the last of two values and drops the other. Here an option that holds several values
-gathers them (``--set a=1 --set b=2`` is ``--set a=1 b=2``), and any other is refused. A command
-that does not exist is answered with the nearest one that does.
+gathers them (``--set a=1 --set b=2`` is ``--set a=1 b=2``), and any other is refused. For a command
+that does not exist the nearest one is suggested.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _HELP = ("-h", "--help")
 
 
 def prepared(argv: Sequence[str], commands: Commands, program: str = "softmap") -> list[str]:
-    """``argv`` as the parser may have it; ``--help`` where no command is given.
+    """Returns ``argv`` ready for the parser; ``--help`` where no command is given.
 
     Raises ``SoftmapError`` for an unknown command or option, and for an option given twice.
     """
@@ -41,7 +41,7 @@ def prepared(argv: Sequence[str], commands: Commands, program: str = "softmap") 
 
 
 def _gathered(words: list[str], kind: type, program: str) -> list[str]:
-    """``words`` with all values of an option behind its first occurrence."""
+    """Returns ``words`` with all values of an option behind its first occurrence."""
     options = _options(kind)
     before: list[str] = []
     groups: dict[str, list[str]] = {}
@@ -71,7 +71,7 @@ def _gathered(words: list[str], kind: type, program: str) -> list[str]:
 
 
 def _options(kind: type) -> dict[str, Any]:
-    """The fields of a command that are options, with their types."""
+    """Returns the fields of a command that are options, with their types."""
     hints = get_type_hints(kind, include_extras=True)
     plain = get_type_hints(kind)
     return {

@@ -76,13 +76,15 @@ class Backbone(Checked):
 
     @classmethod
     def of(cls, *sources: Mapping[str, Any]) -> Backbone:
-        """Defaults, then each mapping in turn. An unknown field is a ``ValueError``."""
+        """Returns the defaults, updated by each mapping in turn. Raises ``ValueError`` for an
+        unknown field.
+        """
         given = {k: v for source in sources for k, v in source.items()}
         cls.check_names(given)
         return cls(**given)
 
     def changed(self) -> dict[str, Any]:
-        """The fields that are not those of Transformer++."""
+        """Returns the fields that differ from Transformer++."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -91,7 +93,7 @@ class Backbone(Checked):
 
     @classmethod
     def check_names(cls, given: Iterable[Any]) -> None:
-        """Raise ``ValueError`` for a name that is no field."""
+        """Raise ``ValueError`` for a name that is not a field."""
         fields = [f.name for f in dataclasses.fields(cls)]
         for name in given:
             if name not in fields:
@@ -101,24 +103,24 @@ class Backbone(Checked):
                 )
 
     def layer_window(self, layer: int) -> int | None:
-        """The window of layer ``layer`` (from 0), None where it sees all keys."""
+        """Returns the window of layer ``layer`` (from 0), None where it sees all keys."""
         return self.window if self.pattern[layer % len(self.pattern)] == "L" else None
 
     def layer_value(self, layer: int) -> str:
-        """How layer ``layer`` makes its values."""
+        """Returns the kind of value projection of layer ``layer``."""
         return self.first_value if layer == 0 and self.first_value is not None else self.value
 
     def starts_at_zero(self, branch: str) -> bool:
         """Whether the last projection of the ``attention`` or ``mlp`` branch is zero at init.
 
-        Not where the skip beside it is removed: all signals and gradients would be zero for ever.
+        It is not where the skip beside it is removed: all signals and gradients would stay zero.
         """
         own = branch == "attention" and self.block == "sequential"
         skip = self.attention_skip if own else self.mlp_skip
         return self.output_init == "zero" and skip != 0
 
     def branch_norm(self, layer: int, branch: str) -> str:
-        """The norm before the ``attention`` or ``mlp`` branch of layer ``layer``."""
+        """Returns the norm before the ``attention`` or ``mlp`` branch of layer ``layer``."""
         return self.norm if self.norms == "all" or (layer, branch) == (0, "attention") else "none"
 
 

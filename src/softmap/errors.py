@@ -22,8 +22,9 @@ class SoftmapError(ValueError):
 
 
 def one_line(text: str, limit: int = LONGEST) -> str:
-    """``text`` with single spaces for all white space, escapes for what cannot be printed, and
-    dots for the middle of what is longer than ``limit``."""
+    """Returns ``text`` with single spaces for all white space, escapes for what cannot be
+    printed, and dots for the middle of what is longer than ``limit``.
+    """
     text = " ".join(text[: 10 * limit].split())
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     half = limit // 2 - 2
@@ -31,7 +32,7 @@ def one_line(text: str, limit: int = LONGEST) -> str:
 
 
 def shown(value: Any, limit: int = 80) -> str:
-    """``repr(value)`` for a message, at most ``limit`` characters of it."""
+    """Returns ``repr(value)`` for a message, cut to ``limit`` characters."""
     try:
         return one_line(repr(value), limit)
     except Exception:  # an integer of 5000 digits, an object whose repr is broken
@@ -40,18 +41,18 @@ def shown(value: Any, limit: int = 80) -> str:
 
 
 def reason(error: BaseException, limit: int = 200) -> str:
-    """The type of somebody else's error and the first line of its message, for one line of ours."""
+    """Returns the type of another library's error and the first line of its message."""
     text = str(error).strip().split("\n")[0]
     name = type(error).__name__
     return f"{name}: {one_line(text, limit)}" if text else name
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, or ``""``; three
-    at most, none much farther than the first.
+    """Returns ``" (did you mean 'a' or 'b'?)"`` for the known names nearest to ``name``, at
+    most three, or ``""``.
 
     Args:
-        prefix: stands before each of them, such as the dashes of an option.
+        prefix: is put before each of them, such as the dashes of an option.
     """
     word = name[:100]
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
@@ -65,6 +66,6 @@ def _alike(one: str, other: str) -> float:
 
 
 def nearest_or_all(name: str, known: Iterable[str]) -> str:
-    """[`nearest`][], or all of them where none is near."""
+    """Returns [`nearest`][], or all known names where none is near."""
     known = list(known)
     return nearest(name, known) or f" (there are: {', '.join(known)})"

@@ -32,10 +32,10 @@ class MissingExtra(SoftmapError, ModuleNotFoundError):
 
 
 def need(where: str, *packages: str, extra: str | None = None) -> tuple[str, ...]:
-    """The packages, once all of them can be imported; ``where`` is what cannot do without.
+    """Returns the packages if all can be imported; ``where`` names what needs them.
 
     Args:
-        extra: the one to name, where a user of ``where`` wants more than these packages.
+        extra: the extra to name, where a user of ``where`` needs more than these packages.
 
     Raises ``MissingExtra``, an ``ImportError``, in one line with the command that installs them.
     """
@@ -46,7 +46,9 @@ def need(where: str, *packages: str, extra: str | None = None) -> tuple[str, ...
 
 
 def told(error: ModuleNotFoundError) -> str | None:
-    """One line for a package of an extra that was imported and is missing; None for another."""
+    """Returns one line for an ImportError of a package that an extra brings; None for another
+    error.
+    """
     if isinstance(error, MissingExtra):
         return str(error)
     name = (error.name or "").partition(".")[0]
@@ -54,7 +56,7 @@ def told(error: ModuleNotFoundError) -> str | None:
 
 
 def installed(name: str) -> bool:
-    """Whether a package can be imported; it is not."""
+    """Whether a package can be imported, without importing it."""
     try:
         return find_spec(name) is not None
     except (ImportError, ValueError):  # a finder that refuses; a module that is half there

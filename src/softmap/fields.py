@@ -49,7 +49,7 @@ class Range:
     below: float | None = None
 
     def holds(self, value: float) -> bool:
-        """Whether ``value`` lies within."""
+        """Whether ``value`` lies within the bounds."""
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
@@ -65,7 +65,7 @@ class Range:
 
 
 class Checked:
-    """A dataclass whose fields are checked when it is made."""
+    """A dataclass whose fields are checked at construction."""
 
     def __post_init__(self) -> None:
         for name, kind in hints(type(self)).items():  # type: ignore[arg-type]
@@ -80,7 +80,7 @@ def check_flags(command: Any) -> None:
 
 @functools.cache
 def hints(kind: Any) -> dict[str, Any]:
-    """The declared types of a class's or a function's names, ranges included."""
+    """Returns the declared types of a class's or a function's names, ranges included."""
     return get_type_hints(kind, include_extras=True)
 
 
@@ -140,7 +140,7 @@ def _length(value: Any) -> int:
 
 
 def _items(name: str, value: Any, kind: Any) -> list[tuple[str, Any, Any]]:
-    """(name, item, kind) of what a list, tuple or mapping holds, where ``kind`` says it."""
+    """Yields (name, item, kind) of what a list, tuple or mapping holds, if ``kind`` declares it."""
     origin, inside = _origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         arms = [one for one in inside if _is_shape(value, _origin(one))]
@@ -163,7 +163,7 @@ def _choices(kind: Any) -> tuple[Any, ...]:
 
 
 def describe(kind: Any) -> str:
-    """What ``kind`` takes, in words."""
+    """Returns in words what ``kind`` accepts."""
     origin, inside = _origin(kind), get_args(kind)
     if origin is Annotated:
         bounds = [str(note) for note in inside[1:] if isinstance(note, Range)]

@@ -31,7 +31,7 @@ PLAIN = "transformer++"
 
 @dataclass(frozen=True)
 class Case(Checked):
-    """Sizes of one attention call; heads are those of a plain Transformer of this width.
+    """The sizes of one attention call; heads are those of a plain Transformer of this width.
 
     Attributes:
         direction: ``forward`` (no gradients), ``backward`` (the backward pass alone), or ``both``.
@@ -58,12 +58,12 @@ class Case(Checked):
 
     @property
     def cells(self) -> int:
-        """Cells of one head's maps, hidden ones included."""
+        """The number of cells of one head's maps, hidden ones included."""
         return self.batch * self.tokens * (self.keys or self.tokens)
 
     @property
     def title(self) -> str:
-        """For people, without the variant."""
+        """Returns a title for people, without the variant."""
         window = "" if self.window is None else f" window {self.window}"
         groups = "" if self.kv_heads is None else f" kv {self.kv_heads}"
         keys = "" if self.keys is None else f" keys {self.keys}"
@@ -74,20 +74,21 @@ class Case(Checked):
         )
 
     def resized(self, **sizes: Any) -> Case:
-        """The same case at other sizes."""
+        """Returns the same case with other sizes."""
         return dataclasses.replace(self, **sizes)
 
     def plain(self) -> Case:
-        """Plain attention of the same heads, tokens and widths: what SDPA computes."""
+        """Returns plain attention with the same heads, tokens and widths: what SDPA computes."""
         return self.resized(variant=PLAIN)
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its tensors: the call, its differentiable inputs by name, a gradient from above.
+    """A case with its tensors: the call, its differentiable inputs by name, and the gradient of
+    its output.
 
-    leaves: q, k, v and every tensor that the edits declare, detached; learnt: whether each of
-    them carries a gradient (fixed slopes do not); upstream: like the output.
+    ``leaves`` are q, k, v and every tensor that the edits declare, detached; ``learnt`` says which
+    of them carry a gradient (fixed slopes do not); ``upstream`` has the output's shape.
     """
 
     case: Case
@@ -101,7 +102,7 @@ class Problem:
 
     @property
     def names(self) -> list[str]:
-        """A name for each leaf: ``q``, ``Compose.query.q1``, ..."""
+        """Returns a name for each leaf: ``q``, ``Compose.query.q1``, ..."""
         found = ["q", "k", "v"]
         for n, (edit, group) in enumerate(zip(self.call.edits, self.call.tensors, strict=True)):
             for kind, tensors in zip(group._fields, group, strict=True):
@@ -116,11 +117,11 @@ class Problem:
         return _normal(self.case, shape, 1).to(call.q.dtype)
 
     def at(self, leaves: Sequence[Tensor], dtype: torch.dtype | None = None) -> Call:
-        """The call with other tensors in the leaves' places."""
+        """Returns the call with other tensors in place of the leaves."""
         return self.call.unflatten([t if dtype is None else t.to(dtype) for t in leaves])
 
     def last_rows(self, rows: int) -> Problem:
-        """The same keys and only the last ``rows`` queries."""
+        """Returns the problem with the same keys and only the last ``rows`` queries."""
         call, start = self.call, self.call.queries - rows
         tensors = [
             t._replace(query={n: x[:, start:] for n, x in t.query.items()}) for t in call.tensors
@@ -132,14 +133,17 @@ class Problem:
 
 
 def run_backend(backend: ModuleType, call: Call) -> Tensor:
-    """As ``softmap.attention`` runs it: without autocast, with the output edits."""
+    """Returns a backend's output as ``softmap.attention`` computes it: without autocast, with
+    output edits.
+    """
     with torch.autocast(call.q.device.type, enabled=False):
         return run_whole(backend, call)
 
 
 @torch.no_grad()
 def make_problem(case: Case) -> Problem:
-    """q, k, v ~ N(0, 1); edits moved off their start, where many of them are the identity.
+    """Returns the problem of a case: q, k, v ~ N(0, 1); edits moved off their start, where many
+    are the identity.
 
     Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
     """
@@ -159,9 +163,10 @@ def make_problem(case: Case) -> Problem:
 
 
 def least_bytes(case: Case) -> int:
-    """Bytes that any candidate takes at least: inputs and parameters, with gradients both twice.
+    """Returns the bytes that any candidate needs: inputs and parameters, with gradients both
+    twice.
 
-    Counted without allocating. Raises as [`make_problem`][] does.
+    They are counted without allocating. Raises as [`make_problem`][] does.
     """
     one = torch.empty((), dtype=DTYPES[case.dtype]).element_size()
     tokens = case.batch * case.heads * case.head_dim * one * (case.keys or case.tokens)
@@ -174,7 +179,7 @@ def least_bytes(case: Case) -> int:
 
 
 def _layout(case: Case) -> tuple[Any, int, list[Edit]]:
-    """Head counts, width of a value, and the edits of the case's variant."""
+    """Returns the head counts, the width of a value, and the edits of the case's variant."""
     dim, d = case.heads * case.head_dim, case.head_dim
     with torch.device("meta"):  # for its head counts; its projections are not timed
         layer = Attention(dim, case.heads, case.variant, kv_heads=case.kv_heads, head_dim=d)
@@ -189,7 +194,7 @@ def _layout(case: Case) -> tuple[Any, int, list[Edit]]:
 
 
 def _perturb(module: nn.Module) -> None:
-    """Small enough that the scores stay of order one at any width."""
+    """Add noise to the parameters, small enough that scores stay of order one at any width."""
     for p in module.parameters():
         p.add_(torch.randn_like(p) * (0.2 if p.ndim < 2 else 0.5 / math.sqrt(max(p.shape))))
 

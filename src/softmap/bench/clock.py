@@ -1,4 +1,4 @@
-"""Seconds of one call: a wall clock on a CPU, events on a GPU, the cache emptied before."""
+"""Times one call: a wall clock on a CPU, events on a GPU, the cache emptied before."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLUSH_BYTES = 256 << 20
 
 
 class Clock:
-    """``seconds(run)`` of one call; ``prepare`` runs before it, not timed."""
+    """A clock; ``seconds(run)`` times one call, before which ``prepare`` runs untimed."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -21,7 +21,7 @@ class Clock:
             self._flush = torch.empty(FLUSH_BYTES, dtype=torch.int8, device=device)
 
     def seconds(self, run: Callable[[Any], Any], prepare: Callable[[], Any] | None = None) -> float:
-        """The time of ``run(prepare())``."""
+        """Returns the time of ``run(prepare())``."""
         given = None if prepare is None else prepare()
         if self._cuda:
             return self._on_gpu(run, given)

@@ -31,7 +31,9 @@ BURST = 8  #: tokens timed at a cache length
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of the model and of what is decoded. lengths: cache lengths at which a token is timed."""
+    """Sizes of the model and of what is decoded; ``lengths``: cache lengths at which a token is
+    timed.
+    """
 
     hidden_size: int
     heads: int
@@ -51,7 +53,7 @@ class Sizes:
 
 @dataclass
 class DecodingModel:
-    """One variant on its way."""
+    """A variant's model with its measurements."""
 
     variant: str
     impl: str = "auto"
@@ -88,7 +90,9 @@ class DecodeBenchmark:
         return DecodingModel(variant, impl, config=config, at={n: [] for n in s.lengths})
 
     def _least_bytes(self) -> int:
-        """All models, a copy of one in float64, and the tokens and the cache of one."""
+        """Returns the bytes of all models, a copy of one in float64, and the tokens and the
+        cache of one.
+        """
         s = self.sizes
         one = torch.empty((), dtype=DTYPES[s.dtype]).element_size()
         weights = [accounting.parameters(m.config)["total"] for m in self.models]
@@ -98,7 +102,9 @@ class DecodeBenchmark:
 
     @torch.no_grad()
     def measure(self, rounds: int) -> None:
-        """Parity, a warm-up, then rounds of a whole generation and of tokens at each length."""
+        """Check parity, warm up, then time rounds of a whole generation and of tokens at each
+        length.
+        """
         for model in self.models:
             self._say(f"{model.variant}: decoding against float64, warm-up")
             try:
@@ -139,7 +145,7 @@ class DecodeBenchmark:
         return out.logits  # type: ignore[no-any-return]
 
     def _generate(self, model: DecodingModel) -> None:
-        """Greedy: the prompt at once, then token after token."""
+        """Decode greedily: the prompt at once, then token after token."""
         cache = SoftmapCache(model.net.model)
         ids, start = self._ids(self.sizes.prompt), self._now()
         last = self._logits(model.net, ids, cache).argmax(-1)
@@ -150,7 +156,7 @@ class DecodeBenchmark:
         model.new.append(self._now() - middle)
 
     def _tokens_at(self, model: DecodingModel, length: int) -> float:
-        """Seconds of one token with about ``length`` tokens in the cache."""
+        """Returns the seconds of one token with about ``length`` tokens in the cache."""
         cache = SoftmapCache(model.net.model)
         last = self._logits(model.net, self._ids(length), cache).argmax(-1)
         start = self._now()
@@ -163,7 +169,7 @@ class DecodeBenchmark:
         return time.perf_counter()
 
     def record(self) -> dict[str, Any]:
-        """Sizes, and a row for every model."""
+        """Returns the sizes, and a row for every model."""
         base = self.models[0]
         return {
             **vars(self.sizes),

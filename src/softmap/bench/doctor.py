@@ -47,7 +47,12 @@ SMALL = SimpleNamespace(run=lambda call: native.run(call), trials=lambda kind: [
 
 @dataclass
 class DoctorRow:
-    """verdict: right, wrong, refused or not tried. error: the largest beside what is allowed."""
+    """A kernel and shape with its verdict.
+
+    Attributes:
+        verdict: right, wrong, refused or not tried.
+        error: the largest error over what is allowed.
+    """
 
     backend: str
     variant: str
@@ -66,7 +71,7 @@ class DoctorRow:
 
 
 def run_doctor(flags: Doctor, argv: Sequence[str]) -> int:
-    """The exit status: 1 where a kernel is wrong."""
+    """Print the findings; returns 1 where a kernel is wrong, else 0."""
     device, mode = device_of(flags.device), qualify.mode()
     if flags.json is not None:
         check_writable(flags.json)
@@ -95,7 +100,7 @@ def run_doctor(flags: Doctor, argv: Sequence[str]) -> int:
 
 
 def about(found: dict[str, Any]) -> Iterator[str]:
-    """What there is, for people."""
+    """Returns what the machine has, in lines for people."""
     versions, device, gpu = found["versions"], found["device"], found["gpu"]
     names = ("python", "torch", "triton", "cuda", "transformers")
     listed = ", ".join(f"{n} {versions[n]}" for n in names if versions.get(n))
@@ -110,7 +115,7 @@ def about(found: dict[str, Any]) -> Iterator[str]:
 
 
 def _triton_missing(device: torch.device) -> str | None:
-    """Why no call on the device could be Triton's, or None."""
+    """Returns why no call on the device could use Triton, or None."""
     if device.type != "cuda":
         return f"they need a GPU, the device is {device}"
     x = torch.zeros(1, 1, 1, 16, device=device)
@@ -118,7 +123,7 @@ def _triton_missing(device: torch.device) -> str | None:
 
 
 def examined(device: torch.device) -> Iterator[DoctorRow]:
-    """A row for each kernel and shape: native ones on the CPU, Triton's on a GPU."""
+    """Yields a row for each kernel and shape: native ones on the CPU, Triton's on a GPU."""
     for variant in VARIANTS:
         for dtype in ("float32", "bfloat16"):
             yield _row("native", Case(variant, 1, 4, 12, 16, dtype=dtype), native, _native)  # type: ignore[arg-type]
@@ -175,7 +180,7 @@ def _triton(call: Call) -> qualify.Qualification:
 
 
 def _worst(errors: Sizes, dtype: torch.dtype) -> float | None:
-    """The largest error over what is allowed for it."""
+    """Returns the largest error over what is allowed for it."""
     found = [
         precision.excess(name, precision.Errors(*pair), dtype)
         for of in errors.values()

@@ -1,4 +1,6 @@
-"""From flags to measured, printed and saved cases; an interrupt leaves what was measured."""
+"""Runs the cases that the flags ask for, prints and saves them; an interrupt leaves what was
+measured.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ MANY: dict[str, Any] = {"recompile_limit": 1 << 12, "accumulated_recompile_limit
 
 
 def run_op(flags: Op, argv: Sequence[str]) -> int:
-    """``softmap bench op``; the exit status."""
+    """Run ``softmap bench op``; returns the exit status."""
     device = device_of(flags.device)
     cases = _cases(flags, str(device))
     chosen = choose_candidates(flags.impl, flags.peers)
@@ -62,7 +64,7 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
 
 
 def run_step(flags: Step, argv: Sequence[str]) -> int:
-    """``softmap bench step``; the exit status."""
+    """Run ``softmap bench step``; returns the exit status."""
     plan = recipe.load(flags.recipe, split_values(flags.set))
     if flags.variants:
         plan = recipe.with_variants(plan, _names(flags.variants))
@@ -74,7 +76,7 @@ def run_step(flags: Step, argv: Sequence[str]) -> int:
 
 
 def run_decode(flags: Decode, argv: Sequence[str]) -> int:
-    """``softmap bench decode``; the exit status."""
+    """Run ``softmap bench decode``; returns the exit status."""
     device, say = device_of(flags.device), Progress()
     large = device.type == "cuda"
     defaults: dict[str, Any] = {
@@ -101,7 +103,7 @@ def _one(
     say: Progress,
     lines: Callable[..., Any],
 ) -> int:
-    """Whole models are one case."""
+    """Run whole models, which are one case."""
     wrong: list[str] = []
 
     def measured_case(_: Any) -> None:
@@ -118,7 +120,7 @@ def _one(
 
 
 def _all(cases: Sequence[Any], measure: Callable[[Any], None], report: ResultFile) -> int:
-    """Measure them all; 130 (143 after SIGTERM) where a signal ended it, else 0."""
+    """Measure all cases; returns 130 (143 after SIGTERM) where a signal ended it, else 0."""
     try:
         for case in cases:
             measure(case)
@@ -140,7 +142,7 @@ def _verdict(wrong: Sequence[str]) -> int:
 
 
 def _wrong(case: dict[str, Any]) -> list[str]:
-    """Wrong results of anybody, and failures of ours."""
+    """Returns wrong results of any candidate, and failures of ours."""
     return [
         f"{case['variant']} T={case['tokens']}: {row['candidate']}: {text.said(row)}"
         for row in case["rows"]
@@ -163,7 +165,7 @@ def _cases(flags: Op, device: str) -> list[Case]:
 
 
 def _variants(given: Sequence[str]) -> list[str]:
-    """Canonical names. Raises for an unknown one, and where there is none."""
+    """Returns canonical names; raises for an unknown one, and if there is none."""
     return [load(name).label for name in _names(given)]
 
 
@@ -195,7 +197,7 @@ def _check_out(out: Path | None) -> None:
 
 
 def device_of(name: str) -> torch.device:
-    """The device that ``--device`` names."""
+    """Returns the device that ``--device`` names."""
     try:
         return workbench.choose_device(name)
     except SoftmapError as error:

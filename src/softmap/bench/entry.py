@@ -1,4 +1,4 @@
-"""A candidate on its way through one case, and which candidates are asked for."""
+"""A candidate's result for one case, and the choice of candidates."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ NOT_YET = "not measured"
 
 @dataclass
 class CandidateResult:
-    """One candidate: not measured yet, refused, wrong, failed, out of memory, or timed.
+    """The result of a candidate: not measured yet, refused, wrong, failed, out of memory, or
+    timed.
 
     Attributes:
         checked_bytes: peak memory at the size of the parity check.
-        tried_bytes: of the allocation that failed.
-        plain_error: of the plain map's output, at the size of the parity check.
+        tried_bytes: the bytes of the allocation that failed.
+        plain_error: the error of the plain map's output, at the size of the parity check.
     """
 
     candidate: Candidate
@@ -54,12 +55,12 @@ class CandidateResult:
         return self.status == NOT_YET
 
     def ends(self, status: str, reason: str) -> None:
-        """No speed from here on."""
+        """Record that there will be no speed, and why."""
         self.status, self.reason, self.runner, self._leaves = status, reason, None, None
         self.seconds = []
 
     def guard(self, run: Callable[[], Any]) -> None:
-        """Whatever it raises ends this candidate alone; the others go on."""
+        """Confine an error in the block to this candidate; the others go on."""
         try:
             run()
         except Exception as error:
@@ -82,19 +83,19 @@ class CandidateResult:
         return self._leaves
 
     def ahead(self) -> Tensor:
-        """The forward pass."""
+        """Run the forward pass."""
         assert self.runner is not None
         with torch.set_grad_enabled(self.problem.case.gradients):
             return self.runner.run(self.leaves())
 
     def back(self, out: Tensor) -> Any:
-        """The backward pass."""
+        """Run the backward pass."""
         wanted = [t for t in self.leaves() if t.requires_grad]
         upstream = self.problem.upstream.to(out.dtype)
         return torch.autograd.grad(out, wanted, upstream, allow_unused=True)
 
     def step(self) -> Tensor:
-        """Forward, and backward where the case has gradients."""
+        """Run forward, and backward if the case has gradients."""
         out = self.ahead()
         if self.problem.case.gradients:
             self.back(out)
@@ -102,9 +103,10 @@ class CandidateResult:
 
 
 def choose_candidates(impls: Sequence[str], peers: Sequence[str]) -> list[Candidate]:
-    """Ours by the names in ``impls``, peers whose name begins with one of ``peers``; empty: all.
+    """Returns our candidates named in ``impls``, and peers whose name begins with one of
+    ``peers``; empty means all.
 
-    SDPA, the yardstick, is always there. Raises ``SoftmapError`` for an unknown name.
+    SDPA, the yardstick, is always included. Raises ``SoftmapError`` for an unknown name.
     """
     found = candidates()
     for impl in impls:

@@ -1,4 +1,4 @@
-"""Running out of memory, and other ways to fail, said in one line."""
+"""Running out of memory, and other failures, reported in one line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ _TRIED = re.compile(r"ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB|TiB)")
 
 
 class TooLarge(RuntimeError):
-    """It was foreseen that the machine's memory would not do; nothing was run."""
+    """Raised before a run that would not fit into the machine's memory."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """It was, or was foreseen."""
+    """Whether memory ran out, or would have."""
     return isinstance(error, TooLarge) or memory.is_out_of_memory(error)
 
 
 def tried_bytes(error: BaseException) -> int | None:
-    """The bytes of the allocation that failed, where the message tells."""
+    """Returns the bytes of the allocation that failed, if the message says."""
     found = _TRIED.search(str(error))
     return int(float(found[1]) * UNITS[found[2]]) if found else None
 
@@ -39,7 +39,7 @@ def require(need: int, device: torch.device, what: str) -> None:
 
 
 def size(count: float) -> str:
-    """1536000000 as ``1.5 GB``."""
+    """Returns a text for a number of bytes: 1536000000 as ``1.5 GB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"

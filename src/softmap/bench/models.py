@@ -1,4 +1,4 @@
-"""Whole models for the bench: with which backend, and are their numbers right?"""
+"""Whole models for the bench: their backend, and the check of their numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FLOOR = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
 def with_impl(model: nn.Module, impl: str) -> Any:
-    """The model, its attention layers on the backend ``impl``."""
+    """Set the backend of the model's attention layers; returns the model."""
     for module in model.modules():
         if isinstance(module, Attention):
             module.impl = impl
@@ -26,7 +26,9 @@ def with_impl(model: nn.Module, impl: str) -> Any:
 
 @torch.no_grad()
 def perturbed(model: nn.Module, std: float = 0.02) -> Any:
-    """A copy with N(0, std) on every parameter: at their start many branches are zero."""
+    """Returns a copy with N(0, std) added to every parameter: at their start many branches are
+    zero.
+    """
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(1)
     for p in model.parameters():
         p.add_(torch.randn(p.shape, generator=generator).to(p) * std)
@@ -36,9 +38,10 @@ def perturbed(model: nn.Module, std: float = 0.02) -> Any:
 def gradient_error(
     model: nn.Module, ids: Tensor, forward: Callable[[Any, Tensor], Tensor], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Error of the gradient of all parameters as one vector, beside the dense map's own.
+    """Returns the error of the gradient of all parameters as one vector, beside that of the
+    dense map.
 
-    forward(model, ids) gives the loss under the run's own precision.
+    ``forward(model, ids)`` returns the loss under the run's own precision.
     """
     impls = {a.impl for a in model.modules() if isinstance(a, Attention)}
     truth_model = with_impl(perturbed(model).double(), "reference")
@@ -54,7 +57,7 @@ def gradient_error(
 def decoding_error(
     model: nn.Module, ids: Tensor, decoded: Tensor, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Error of logits that were decoded with a cache, beside those of the whole dense map.
+    """Returns the error of logits decoded with a cache, beside that of the whole dense map.
 
     ids (B, T): all tokens; decoded (B, n, V): logits of the last n.
     """
@@ -67,7 +70,7 @@ def decoding_error(
 
 
 def judged(error: float, allowed: float) -> dict[str, Any]:
-    """An error, what it may be, and whether it is so; never for NaN."""
+    """Returns an error, its allowance, and whether it is within it; never for NaN."""
     return {"rms": error, "allowed": allowed, "ok": error <= allowed}
 
 

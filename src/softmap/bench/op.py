@@ -30,12 +30,12 @@ FULL = 0.8
 
 
 class OpBenchmark:
-    """The measurement of one case. Its entries may be read at any moment, after Ctrl-C too."""
+    """The measurement of one case. Its entries can be read at any moment, even after Ctrl-C."""
 
     def __init__(
         self, case: Case, chosen: Sequence[Candidate], named: Sequence[str], say: Say
     ) -> None:
-        """named: backends that the user asked for. Raises ``SoftmapError`` where one refuses."""
+        """Raise ``SoftmapError`` if one of the backends ``named`` by the user refuses."""
         self.case = case
         self._say = lambda text: say(f"{case.variant} {case.title}: {text}")
         problem, plain = make_problem(case), make_problem(case.plain())
@@ -54,7 +54,9 @@ class OpBenchmark:
         entry.ends("refused", why)
 
     def measure(self, rounds: int, seconds: float) -> None:
-        """Parity, warm-up, interleaved rounds, memory; ``seconds``: of rounds for one candidate."""
+        """Check parity, warm up, time interleaved rounds, and measure memory; ``seconds``
+        bounds a candidate's rounds.
+        """
         self._check()
         for entry in self._alive():
             self._say(f"warm-up of {entry.name}")
@@ -101,7 +103,7 @@ class OpBenchmark:
             entry.step()
 
     def _foresee(self, entry: CandidateResult) -> None:
-        """A CPU does not refuse memory, it kills: a dense map's need is guessed first."""
+        """Estimate a dense map's memory first, since a CPU kills the process instead of raising."""
         assert entry.parity is not None
         checked = entry.parity.batch * entry.parity.tokens**2
         if not entry.candidate.dense or self._device.type != "cpu" or self.case.cells <= checked:
@@ -113,7 +115,9 @@ class OpBenchmark:
             raise TooLarge(f"would take about {size(need)}, {size(free)} are free")
 
     def _last_rows(self, entry: CandidateResult, out: Tensor) -> None:
-        """At the timed length too, where parity was checked at a shorter one."""
+        """Check the last rows at the timed length too, where parity was checked at a shorter
+        one.
+        """
         assert entry.parity is not None
         if (entry.parity.batch, entry.parity.tokens) == (self.case.batch, self.case.tokens):
             return

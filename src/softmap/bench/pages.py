@@ -25,7 +25,7 @@ _BLOCK = re.compile(r"(<!-- bench: (\w+) ([^\n]*?) -->\n)(.*?)(<!-- /bench -->)"
 
 
 def filled(path: Path) -> tuple[str, str]:
-    """A page as it is, and with every table written anew."""
+    """Returns a page as it is, and with every table written anew."""
     try:
         page = read_bytes(path).decode()
     except UnicodeDecodeError:
@@ -34,7 +34,9 @@ def filled(path: Path) -> tuple[str, str]:
 
 
 def fill(page: str, folder: Path, name: str = "the page") -> str:
-    """The page with every table written anew. Raises ``SoftmapError`` for a marker of no kind."""
+    """Returns the page with every table written anew; raises ``SoftmapError`` for an unknown
+    marker.
+    """
     if page.count("<!-- bench:") != len(_BLOCK.findall(page)):
         raise SoftmapError(f"{name}: a '<!-- bench: KIND ARGUMENT -->' without '<!-- /bench -->'")
 
@@ -52,7 +54,7 @@ def _table(kind: str, argument: str, folder: Path, name: str) -> Iterator[str]:
 
 
 def _of_results(kind: str, folder: Path, names: list[str]) -> Iterator[str]:
-    """One table for each file, with the sentence that says where it comes from."""
+    """Returns a table for each file, with a sentence on its origin."""
     for n, name in enumerate(names):
         if n:
             yield ""

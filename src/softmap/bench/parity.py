@@ -1,4 +1,6 @@
-"""Does a candidate compute what it is timed for? Output and every gradient against float64."""
+"""Checks that a candidate computes what it is timed for: output and every gradient, against
+float64.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ POOLED = "gradients of few numbers"
 
 @dataclass(frozen=True)
 class Deviation:
-    """Of one result: RMS of the error over that of the truth, and largest over largest."""
+    """The deviation of one result: RMS of the error over that of the truth, and largest over
+    largest.
+    """
 
     rms: float
     max: float
@@ -45,7 +49,9 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Parity:
-    """Errors by name: ``output``, then gradients. tokens, batch: the sizes that were checked."""
+    """Deviations by name, ``output`` and then the gradients; ``tokens`` and ``batch`` are the
+    checked sizes.
+    """
 
     batch: int
     tokens: int
@@ -58,7 +64,7 @@ class Parity:
 
     @property
     def worst(self) -> str:
-        """The name of what is furthest beyond what is allowed."""
+        """Returns the name of the result that is furthest beyond its allowance."""
 
         def excess(name: str) -> float:
             ratio = self.errors[name].rms / self.errors[name].allowed
@@ -67,23 +73,23 @@ class Parity:
         return max(self.errors, key=excess)
 
     def says(self) -> str:
-        """One line on the worst result."""
+        """Returns one line on the worst result."""
         e = self.errors[self.worst]
         return f"{self.worst}: relative error {e.rms:.1e}, allowed {e.allowed:.1e}"
 
     def largest(self, output: bool) -> float | None:
-        """Largest relative RMS error of the output, or of all gradients."""
+        """Returns the largest relative RMS error of the output, or of all gradients."""
         found = [e.rms for n, e in self.errors.items() if n.startswith("output") == output]
         return max(found, default=None)
 
     def record(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns plain values for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What all candidates of one problem are compared with.
+    """The results that all candidates of one problem are compared with.
 
     Attributes:
         exact: results in float64.
@@ -96,7 +102,9 @@ class Truth:
 
 
 def checked_size(case: Case, maps: int) -> Case:
-    """The case, or one of fewer sequences and then fewer tokens, whose dense float64 map fits."""
+    """Returns the case, or one with fewer sequences and then fewer tokens whose dense float64
+    map fits.
+    """
     kind = torch.device(case.device).type
     free = torch.cuda.mem_get_info()[0] if kind == "cuda" else psutil.virtual_memory().available
     most = min(CELLS.get(kind, CELLS["cpu"]), free // 2 // (8 * NUMBERS_A_CELL))
@@ -108,14 +116,16 @@ def checked_size(case: Case, maps: int) -> Case:
 
 
 def truth(problem: Problem) -> Truth:
-    """The float64 results, and what a plain low-precision map loses."""
+    """Returns the float64 results, and the errors of a plain low-precision map."""
     exact = results(problem, lambda leaves: _run(reference.run, problem, leaves), torch.float64)
     plain = results(problem, lambda leaves: _run(eager, problem, leaves))
     return Truth(problem, exact, {n: e.rms for n, e in _errors(plain, exact, {}, 0.0).items()})
 
 
 def check(runner: Runner, truth: Truth) -> Parity:
-    """The candidate's errors beside what they may be: 2x the plain map's, gradients 3x."""
+    """Returns the candidate's errors beside their allowances: 2x those of the plain map, for
+    gradients 3x.
+    """
     found = results(truth.problem, lambda leaves: runner.run(runner.adapt(leaves)))
     case = truth.problem.case
     errors = _errors(found, truth.exact, truth.plain, FLOOR[case.dtype])
@@ -124,7 +134,8 @@ def check(runner: Runner, truth: Truth) -> Parity:
 
 @torch.no_grad()
 def check_last_rows(out: Tensor, problem: Problem, plain: float) -> Deviation:
-    """The last rows of an output at the timed length, which the dense map need not fit.
+    """Check the last rows of an output at the timed length, for which the dense map need not
+    fit.
 
     ``plain`` is the plain map's error at the checked length.
     """
@@ -137,7 +148,7 @@ def check_last_rows(out: Tensor, problem: Problem, plain: float) -> Deviation:
 def results(
     problem: Problem, run: Callable[[Sequence[Tensor]], Tensor], dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """The output, and where the case has gradients those of every leaf, by name."""
+    """Returns the output and, if the case has gradients, those of every leaf, by name."""
     leaves = [t.detach().to(dtype or t.dtype).clone() for t in problem.leaves]
     if not problem.case.gradients:
         with torch.no_grad():
@@ -162,8 +173,9 @@ def _run(backend: Callable[[Call], Tensor], problem: Problem, leaves: Sequence[T
 def _errors(
     found: dict[str, Tensor], exact: dict[str, Tensor], plain: dict[str, float], floor: float
 ) -> dict[str, Deviation]:
-    """By name; results of few numbers are judged together, since one alone is at times right by
-    luck, in the plain map too."""
+    """Returns errors by name; results of few numbers are judged together, since one alone is at
+    times right by luck, in the plain map too.
+    """
     errors: dict[str, Deviation] = {}
     few: list[Deviation] = []
     for name, true in exact.items():

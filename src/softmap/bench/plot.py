@@ -26,9 +26,10 @@ Picture = tuple[Path, str | bytes]
 
 
 def plot(file: Path, folder: Path) -> list[Picture]:
-    """An SVG for each variant and theme: ``STEM-VARIANT.svg``, ``STEM-VARIANT-dark.svg``.
+    """Returns an SVG for each variant and theme, ``STEM-VARIANT.svg`` and
+    ``STEM-VARIANT-dark.svg``, and a PNG of the light one.
 
-    Also a PNG of the light one. Raises ``SoftmapError`` where nothing was timed at two lengths.
+    Raises ``SoftmapError`` where nothing was timed at two lengths.
     """
     with save.drawing_from(file):
         return _pictures(file, folder)

@@ -1,4 +1,4 @@
-"""What a person sees on stderr while the bench works."""
+"""Progress on stderr while the bench works."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 class Progress:
-    """One line that is written over on a terminal; elsewhere a line at most every ten seconds."""
+    """One line, overwritten on a terminal; elsewhere a line at most every ten seconds."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = 10.0) -> None:
         self._stream = stream or sys.stderr
@@ -24,6 +24,6 @@ class Progress:
             print(text, file=self._stream, flush=True)
 
     def clear(self) -> None:
-        """Before something else is printed."""
+        """Clear the line before something else is printed."""
         if self._live:
             print("\r\x1b[K", end="", file=self._stream, flush=True)

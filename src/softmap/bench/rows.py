@@ -1,4 +1,4 @@
-"""What a measured case says, as plain values for JSON and for tables."""
+"""A measured case as plain values, for JSON and for tables."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from softmap.bench.stats import ratios, spread
 
 
 def record(run: OpBenchmark) -> dict[str, Any]:
-    """The case, and a row for every candidate in the order of the run."""
+    """Returns the case, and a row for every candidate in the order of the run."""
     rows = [_row(run.entries, entry) for entry in run.entries]
     return {**asdict(run.case), "auto": run.auto, "rows": rows}
 
 
 def _row(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, Any]:
-    """No speed beside a failed check."""
+    """Returns a candidate's row, without a speed if its check failed."""
     found: dict[str, Any] = {
         "candidate": entry.name,
         "ours": entry.candidate.ours,
@@ -43,13 +43,13 @@ def _speed(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, 
 
 
 def _yardstick(entries: list[CandidateResult]) -> CandidateResult | None:
-    """SDPA's best backend of this run."""
+    """Returns SDPA's best backend of this run."""
     plain = [e for e in entries if e.candidate.plain and e.seconds]
     return min(plain, key=lambda e: spread(e.seconds)["median"], default=None)
 
 
 def _smaller(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, Any]:
-    """The candidate of the same maths that took the least memory in this run."""
+    """Returns the candidate of the same maths that took the least memory in this run."""
     same = [e for e in entries if e.candidate.plain == entry.candidate.plain]
     sizes = {e.name: e.peak_bytes for e in same if e.peak_bytes is not None}
     least = min(sizes, key=sizes.__getitem__, default=None)

@@ -1,4 +1,4 @@
-"""A result file: what was measured, where, when, with what; written after every case."""
+"""A result file: what was measured, where, when and with what; written after every case."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = ("op", "step", "decode")
 
 
 class ResultFile:
-    """The file of one call of the bench; whole on disk after each [`add`][]."""
+    """The file of one call of the bench; complete on disk after each [`add`][]."""
 
     def __init__(
         self, kind: str, argv: Sequence[str], device: torch.device, out: Path | None, **facts: Any
@@ -47,7 +47,7 @@ class ResultFile:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """When, from which commit, on what, with which versions, compilers among them."""
+    """Returns the time, commit, machine and versions, compilers included."""
     found = provenance(device)
     found["versions"] |= {n: v for n, v in _compilers().items() if v}
     found["load_average"] = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -63,7 +63,7 @@ def _compilers() -> dict[str, str | None]:
 
 
 def _compiler() -> str | None:
-    """First line of what the C++ compiler says of itself."""
+    """Returns the first line of the C++ compiler's version."""
     name = os.environ.get("CXX") or next(
         (c for c in ("c++", "g++", "clang++") if shutil.which(c)), ""
     )
@@ -77,7 +77,7 @@ def _compiler() -> str | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A result file. Raises ``SoftmapError`` for one that is missing or not ours."""
+    """Returns a result file; raises ``SoftmapError`` for one that is missing or not ours."""
     found = files.read_json(path)
     if found is None:
         raise SoftmapError(f"{path}: no such file; softmap bench op|step|decode --out writes one")
@@ -90,7 +90,7 @@ def load(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def drawing_from(path: Path) -> Iterator[None]:
-    """Turns what a result with other contents than ours brings about into one line naming it."""
+    """Turn errors from a result with unexpected contents into one line that names it."""
     try:
         yield
     except SoftmapError:

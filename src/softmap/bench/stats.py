@@ -11,5 +11,5 @@ __all__ = ["ratios", "shuffled", "spread"]
 
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, Any]:
-    """Of values to those of the same rounds of ``base``."""
+    """Returns the ratios of values to those of the same rounds of ``base``."""
     return spread([a / b for a, b in zip(values, base, strict=False)])

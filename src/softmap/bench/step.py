@@ -28,7 +28,7 @@ Say = Callable[[str], None]
 
 @dataclass
 class TrainingModel:
-    """One variant on its way; ``parity`` as ``models.gradient_error`` gives it."""
+    """A variant's model in training; ``parity`` as ``models.gradient_error`` returns it."""
 
     candidate: Candidate
     impl: str
@@ -44,7 +44,9 @@ class TrainingModel:
 
 
 def vocabulary(recipe: Recipe) -> int:
-    """Tokens of the recipe's tokenizer, without making it. Raises where it must be loaded."""
+    """Returns the number of ids of the recipe's tokenizer without making it; raises where it
+    must be loaded.
+    """
     kind, _, size = recipe.data.tokenizer.partition(":")
     if kind == "bytes":
         return 257
@@ -57,10 +59,12 @@ def vocabulary(recipe: Recipe) -> int:
 
 
 class StepBenchmark:
-    """The models of a recipe, each training on its own; [`record`][] at any moment."""
+    """The models of a recipe, each training on its own; [`record`][] can be called at any
+    moment.
+    """
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
-        """Raises ``SoftmapError`` for what ``compare`` would refuse before it trains."""
+        """Raise ``SoftmapError`` for what ``compare`` would refuse before it trains."""
         recipe = settled(recipe, device)
         plan = make_plan(recipe, vocabulary(recipe))
         for candidate in plan.candidates:
@@ -77,7 +81,7 @@ class StepBenchmark:
         return TrainingModel(candidate, taken)
 
     def measure(self, rounds: int, steps: int) -> None:
-        """``steps`` steps of each model in each round."""
+        """Run ``steps`` steps of each model in each round."""
         for model in self.models:
             self._say(f"{model.label}: gradients against float64, warm-up")
             try:
@@ -112,7 +116,7 @@ class StepBenchmark:
         return timed(model.step, steps, self.device)
 
     def record(self) -> dict[str, Any]:
-        """Sizes, and a row for every model."""
+        """Returns the sizes, and a row for every model."""
         base = next(m for m in self.models if m.label == self.control)
         tokens = self.recipe.training.batch_size * self.recipe.model.context
         return {

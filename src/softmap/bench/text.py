@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def columns(rows: list[list[str]], left: int = 1) -> Iterator[str]:
-    """Lines with aligned columns, the first ``left`` of them to the left."""
+    """Returns lines with aligned columns, the first ``left`` of them left-aligned."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         cells = [c.ljust(w) if n < left else c.rjust(w)
@@ -23,7 +23,9 @@ HEAD = ["", "ms", "10-90 %", "x SDPA", "peak", "error", "of gradients"]
 
 
 def op_lines(case: dict[str, Any], title: str) -> Iterator[str]:
-    """A table of the timed candidates, then a line for each of the others and why."""
+    """Returns a table of the timed candidates, then a line for each of the others with the
+    reason.
+    """
     yield f"{case['variant']}  {title}; auto takes {case['auto']}"
     timed = [row for row in case["rows"] if row["status"] == "timed"]
     if timed:
@@ -36,7 +38,7 @@ def op_lines(case: dict[str, Any], title: str) -> Iterator[str]:
 
 
 def said(row: Row) -> str:
-    """Why a row has no speed."""
+    """Returns why a row has no speed."""
     text = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
     if row["status"] == "wrong":
         return f"NO SPEED, results are wrong: {row['reason']}"
@@ -46,12 +48,12 @@ def said(row: Row) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """Three digits."""
+    """Returns a time in milliseconds with three digits."""
     return f"{1e3 * seconds:.3g}" if seconds < 1 else f"{1e3 * seconds:.0f}"
 
 
 def largest_errors(row: Row) -> tuple[str, str]:
-    """Largest relative RMS error of the output and of any gradient."""
+    """Returns the largest relative RMS error of the output and of any gradient."""
     outputs: list[float] = []
     gradients: list[float] = []
     for name, error in row["parity"]["errors"].items():
@@ -73,7 +75,7 @@ def _timed(row: Row) -> list[str]:
 
 
 def _checked(case: dict[str, Any], timed: list[Row]) -> Iterator[str]:
-    """Where parity was checked, if not at the timed size."""
+    """Returns the size at which parity was checked, if not at the timed one."""
     sizes = {(r["parity"]["batch"], r["parity"]["tokens"]) for r in timed}
     for batch, tokens in sorted(sizes - {(case["batch"], case["tokens"])}):
         yield (
@@ -83,7 +85,7 @@ def _checked(case: dict[str, Any], timed: list[Row]) -> Iterator[str]:
 
 
 def step_lines(case: dict[str, Any]) -> Iterator[str]:
-    """Training steps of whole models."""
+    """Returns the table of training steps of whole models."""
     yield (
         f"one training step, recipe {case['recipe']}, {case['batch_tokens']} tokens, "
         f"{case['precision']}"
@@ -92,7 +94,7 @@ def step_lines(case: dict[str, Any]) -> Iterator[str]:
 
 
 def decode_lines(case: dict[str, Any]) -> Iterator[str]:
-    """Decoding with the cache."""
+    """Returns the table of decoding with the cache."""
     yield (
         f"decoding {case['prompt']} + {case['new']} tokens, batch {case['batch']}, "
         f"{case['layers']} layers of width {case['hidden_size']}, {case['dtype']}"

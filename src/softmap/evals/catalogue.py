@@ -10,15 +10,15 @@ from softmap.evals.question import Suite
 
 
 def names() -> list[str]:
-    """All suites, by the names of their files."""
+    """Returns the names of all suites, which are those of their files."""
     files = (Path(__file__).parent / "suites").glob("[a-z]*.py")
     return sorted(file.stem for file in files)
 
 
 def suite(spec: str) -> Suite:
-    """The suite that ``NAME`` or ``NAME:ARGUMENT`` means.
+    """Returns the suite that ``NAME`` or ``NAME:ARGUMENT`` means.
 
-    Raises ``SoftmapError`` for one that is unknown, with the nearest name.
+    Raises ``SoftmapError`` for an unknown one, with the nearest name.
     """
     name, _, argument = spec.partition(":")
     known = names()

@@ -74,7 +74,8 @@ MOST = 250  #: test items, the first ones
 
 
 def examples(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """(demonstrations, questions) of a set of [`EXAMPLES`][]: its training and its test side.
+    """Returns (demonstrations, questions) of a set of [`EXAMPLES`][]: its training and its test
+    side.
 
     Raises ``SoftmapError`` in one line for what cannot be read.
     """
@@ -84,7 +85,7 @@ def examples(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
 
 
 def documents(name: str) -> tuple[Case, ...]:
-    """The first test items of a set of [`DOCUMENTS`][]."""
+    """Returns the first test items of a set of [`DOCUMENTS`][]."""
     where, one = _of(name, DOCUMENTS)
     rows = _rows(where, one, one.test)
     return tuple(_case(rows[n], one) for n in range(min(MOST, len(rows))))
@@ -101,7 +102,7 @@ def _of(name: str, known: dict[str, HubSet]) -> tuple[Path | None, HubSet]:
 
 
 def _rows(where: Path | None, one: HubSet, split: str) -> Any:
-    """A split as ``datasets`` has it, the columns checked."""
+    """Returns a split as ``datasets`` has it, with its columns checked."""
     need("a data set of the Hub", "datasets")
     import datasets
 
@@ -143,7 +144,7 @@ def _case(row: dict[str, Any], one: HubSet) -> Case:
 
 
 def _joined(document: Any) -> str:
-    """A document's text; of several paragraphs with titles (HotpotQA) each in a line."""
+    """Returns a document's text; several paragraphs with titles (HotpotQA) get a line each."""
     if isinstance(document, str):
         return document
     pairs = zip(document["title"], document["sentences"], strict=True)

@@ -1,4 +1,4 @@
-"""Files of questions: JSON lines, each checked, the first broken one named by its number."""
+"""Files of questions: JSON lines, each checked; the first broken one is named by its number."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from softmap.fields import check
 
 
 def read(path: Path, kind: Any) -> list[dict[str, Any]]:
-    """The objects of a file, each as the ``TypedDict`` ``kind`` declares it; empty lines are
-    passed over. Raises ``SoftmapError`` for the first line that is not."""
+    """Returns the objects of a file, each as the ``TypedDict`` ``kind`` declares it, without
+    empty lines. Raises ``SoftmapError`` for the first line that is not.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -43,8 +43,12 @@ Answer to judge:
 
 @dataclass
 class Judge:
-    """``address`` is the endpoint's base (http://localhost:8000/v1). tries: of one judgement, with
-    growing pauses between them, after a rate limit, a time-out or an error of the server."""
+    """A judge at ``address``, the endpoint's base (http://localhost:8000/v1).
+
+    Args:
+        tries: attempts at one judgement, with growing pauses, after a rate limit, a time-out or an
+            error of the server.
+    """
 
     address: str
     model: str = "default"
@@ -61,7 +65,7 @@ class Judge:
             )
 
     def judge(self, document: str, question: str, reference: str, answer: str) -> str:
-        """``"correct"``, ``"wrong"``, or why there is no judgement."""
+        """Returns ``"correct"``, ``"wrong"``, or why there is no judgement."""
         text = _ASK.format(document=document, question=question, reference=reference, answer=answer)
         found = self._judged(text)
         self.counts[found] += 1
@@ -78,7 +82,7 @@ class Judge:
         return outcome
 
     def _once(self, text: str) -> tuple[str, bool]:
-        """The outcome of one request, and whether another may help."""
+        """Returns the outcome of one request, and whether another may help."""
         try:
             with urllib.request.urlopen(self._request(text), timeout=self.timeout) as answer:
                 return verdict(answer.read()), False
@@ -107,7 +111,7 @@ class Judge:
 
 
 def verdict(body: bytes) -> str:
-    """What a completion says: its last conclusion, where it says one and not the other as well."""
+    """Returns what a completion says: its last conclusion, if it does not also say the other."""
     try:
         said: Any = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):

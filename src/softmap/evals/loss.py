@@ -1,4 +1,4 @@
-"""How well does the model predict held-out text, window by window and position by position?"""
+"""The loss on held-out text, window by window and position by position."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def token_losses(
     precision: str = "fp32",
     end: int | None = None,
 ) -> np.ndarray:
-    """Next-token losses in nats, float32 (windows, context).
+    """Returns next-token losses in nats, float32 (windows, context).
 
     Args:
         windows: int64 (windows, context + 1); position t is scored on predicting token t + 1.
-        precision: ``"bf16"`` runs the model under autocast; losses are taken in float32 always.
-        end: the token between documents, which are then read apart, each by itself.
+        precision: ``"bf16"`` runs the model under autocast; losses are always computed in float32.
+        end: the token between documents, each of which is then read by itself.
 
     The model is left in the mode (train or eval) that it was in.
     """
@@ -37,7 +37,8 @@ def token_losses(
 
 
 def mean_and_stderr(losses: np.ndarray) -> tuple[float, float | None]:
-    """The mean loss and its standard error over windows (tokens of a window are not independent).
+    """Returns the mean loss and its standard error over windows, since tokens of a window are
+    not independent.
 
     Args:
         losses: (windows, context). One window has no standard error: None.
@@ -49,7 +50,7 @@ def mean_and_stderr(losses: np.ndarray) -> tuple[float, float | None]:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Eval mode and no gradients; the earlier mode comes back after."""
+    """Use eval mode without gradients; the earlier mode is restored afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -60,7 +61,7 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast for ``"bf16"``, nothing for ``"fp32"``."""
+    """Returns bfloat16 autocast for ``"bf16"``, and no autocast for ``"fp32"``."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

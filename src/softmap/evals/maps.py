@@ -1,4 +1,4 @@
-"""What does the model's edited attention map look like on one passage?"""
+"""The model's edited attention maps on one passage."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from softmap.nn import attention_maps
 
 
 def passage_maps(model: Any, tokens: list[int]) -> np.ndarray:
-    """The final edited weights of every layer and head, float16 (layers, heads, T, T).
+    """Returns the final edited weights of every layer and head, float16 (layers, heads, T, T).
 
-    Row i holds what token i takes from tokens j <= i. Weights may be signed (DIFF, Shaped), and
+    Row i holds what token i takes from tokens j <= i. Weights may be signed (diff, Shaped), and
     rows need not sum to 1.
     """
     device = next(model.parameters()).device
@@ -29,10 +29,10 @@ def passage_maps(model: Any, tokens: list[int]) -> np.ndarray:
 
 
 def passage(heldout: np.ndarray, tokenizer: Any, length: int) -> list[int]:
-    """A stretch of held-out tokens that begins with a line, to draw maps of.
+    """Returns a stretch of held-out tokens that begins with a line, to draw maps of.
 
     Args:
-        heldout: 1-D token array. Of the lines in its first part the one is taken that needs the
+        heldout: 1-D token array. Of the lines in its first part, the one is taken that needs the
             fewest line breaks for ``length`` tokens: prose or code rather than a table of numbers.
     """
     tokens = [int(token) for token in heldout[: 64 * length]]

@@ -1,8 +1,8 @@
 """Points of a training: the weights before and after each decay, kept beside a trial's model.
 
-``points/<budget>-<phase>.safetensors``, the phase ``before`` (the last weights of the stable phase)
-or ``after`` (the decayed ones). They are vectors for [`softmap.evals.surface`][], parameters in
-the model's own order, tied ones once.
+They are ``points/<budget>-<phase>.safetensors``, with the phase ``before`` (the last weights of the
+stable phase) or ``after`` (the decayed ones): vectors for [`softmap.evals.surface`][], parameters
+in the model's own order, tied ones once.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ Kept = dict[tuple[int, str], Path]
 
 
 def beside(subject: Subject) -> Kept:
-    """Those beside the folder of a subject's model."""
+    """Returns the points beside the folder of a subject's model."""
     return {} if subject.folder is None else kept(subject.folder.parent / FOLDER)
 
 
 def kept(folder: Path) -> Kept:
-    """The files by (budget, phase), in the order of training; empty where none were kept."""
+    """Returns the files by (budget, phase), in the order of training; empty where none were
+    kept.
+    """
     found = {}
     for path in folder.glob("*.safetensors"):
         named = re.fullmatch(rf"(\d+)-({BEFORE}|{AFTER})", path.stem)
@@ -50,7 +52,7 @@ def kept(folder: Path) -> Kept:
 
 
 def vector(path: Path, model: Any) -> Tensor:
-    """A point as one float32 vector, in the order of the model's parameters.
+    """Returns a point as one float32 vector, in the order of the model's parameters.
 
     Raises ``SoftmapError`` for a damaged file, and for one of another model.
     """

@@ -1,7 +1,8 @@
-"""What a question is: it is put to one model at a time, and answers with one row an instance.
+"""What a question is: it is asked of one model at a time, and answers with one row per
+instance.
 
-A row is a dict: ``measure`` (the name of one of the suite's), ``item`` (which instance: the same
-number is the same instance for every model), ``value``, and any conditions beside (``depth=0.5``).
+A row is a dict: ``measure`` (the name of one of the suite's), ``item`` (the instance: the same
+number is the same instance for every model), ``value``, and any further conditions (``depth=0.5``).
 Everything else follows from the rows: means, intervals, comparisons, tables and pictures.
 """
 
@@ -55,14 +56,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Setting:
-    """What is the same for all models that are compared.
+    """What all compared models share.
 
     Attributes:
-        context: tokens that a model is asked with.
-        vocabulary: ids below it are every model's.
-        text: held-out text, where a suite reads some.
+        context: the context in tokens.
+        vocabulary: ids below it belong to every model.
+        seed: the seed of the instances.
+        text: held-out text, if a suite reads some.
         judge: an endpoint that judges answers.
-        include: a folder with tasks of one's own for lm_eval.
+        include: a folder with tasks of the user's own for lm_eval.
+        tell: called with messages for people.
     """
 
     context: int
@@ -74,18 +77,18 @@ class Setting:
     tell: Callable[[str], None] = lambda _: None
 
     def generator(self, *numbers: int) -> np.random.Generator:
-        """Random numbers that depend on the seed and these numbers alone."""
+        """Returns random numbers that depend on the seed and these numbers alone."""
         return order.generator(self.seed, *numbers)
 
     def heldout(self) -> Text:
-        """The text. Raises ``SoftmapError`` where there is none."""
+        """Returns the text; raises ``SoftmapError`` if there is none."""
         if self.text is None:
             raise SoftmapError("this suite reads held-out text: expected some, found none")
         return self.text
 
 
 class Suite:
-    """One question. A file of ``evals/suites`` has one, as ``SUITE``.
+    """A question. Each file of ``evals/suites`` has one, as ``SUITE``.
 
     Subclasses are frozen dataclasses: their fields are the sizes that [`quick`][] makes smaller.
     """
@@ -101,13 +104,17 @@ class Suite:
 
     @classmethod
     def of(cls, argument: str) -> Suite:
-        """The suite with what was written after its name and a colon (``""``: nothing)."""
+        """Returns the suite with the argument after its name and a colon (``""`` if there is
+        none).
+        """
         if argument:
             raise SoftmapError(f"suite {cls.name} takes no argument, found {argument!r}")
         return cls()
 
     def described(self) -> dict[str, Any]:
-        """What a page says of it, and what comparing its answers needs, as plain data."""
+        """Returns what a page says of the suite, and what comparing its answers needs, as plain
+        data.
+        """
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
         return {
             "title": self.title,
@@ -119,11 +126,11 @@ class Suite:
         }
 
     def quick(self) -> Suite:
-        """The same with fewer and smaller instances: seconds on one core."""
+        """Returns the same suite with fewer and smaller instances: seconds on one core."""
         return self
 
     def check(self, subject: Subject, setting: Setting) -> None:
-        """Raise ``SoftmapError`` where this model cannot be asked; says the least that can."""
+        """Raise ``SoftmapError`` if this model cannot be asked, with the least that would do."""
         if (self.reads_tokens or self.reads_text) and subject.tokenizer is None:
             raise SoftmapError(
                 f"{subject.name}: suite {self.name} needs the model's tokenizer, found none in its "
@@ -132,7 +139,7 @@ class Suite:
         at_least("context", setting.context, self.least_context, self.name, subject)
 
     def rows(self, subject: Subject, setting: Setting) -> Iterator[Row]:
-        """The answers of one model."""
+        """Yields the answers of one model."""
         raise NotImplementedError
 
 
@@ -145,5 +152,5 @@ def at_least(what: str, found: int, needed: int, suite: str, subject: Subject) -
 
 
 def row(measure: str, item: int, value: float, **at: Any) -> Row:
-    """One row."""
+    """Returns one row."""
     return {"measure": measure, "item": int(item), "value": float(value), **at}

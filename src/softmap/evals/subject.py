@@ -1,4 +1,4 @@
-"""A causal language model behind one face: losses, logits, greedy continuations.
+"""A common interface to causal language models: losses, logits, greedy continuations.
 
 Sequences of one length go together and none is ever padded, so answers depend neither on the batch
 size nor on how a model treats padding.
@@ -23,14 +23,15 @@ LONGEST = 1024  #: tokens that a model is asked with, unless it is said otherwis
 
 
 class Subject:
-    """Any model whose ``model(input_ids=..., use_cache=False).logits`` are (B, T, vocabulary).
+    """A model to be asked: any with ``model(input_ids=..., use_cache=False).logits`` of (B, T,
+    vocabulary).
 
     Args:
-        tokenizer: ``softmap.data.Tokenizer`` or None.
-        context: the longest sequence it was made for.
-        vocabulary: its number of ids; both by default as the model's configuration says.
-        precision: ``"bf16"`` runs it under autocast.
-        folder: where it lies, for suites that read beside it.
+        tokenizer: a ``softmap.data.Tokenizer``, or None.
+        context: the longest sequence that the model was made for.
+        vocabulary: the number of ids; both are by default those of the model's configuration.
+        precision: ``"bf16"`` runs the model under autocast.
+        folder: the model's folder, for suites that read files beside it.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class Subject:
         self._keeps = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def logits(self, ids: np.ndarray | Tensor, keep: int = 0) -> Tensor:
-        """ids (B, T) to float32 logits (B, T, V), or of the last ``keep`` positions."""
+        """Returns float32 logits (B, T, V) for ids (B, T), or those of the last ``keep``
+        positions.
+        """
         tokens = torch.as_tensor(np.asarray(ids), device=self.device)
         more = {"logits_to_keep": keep} if keep and self._keeps else {}
         with evaluating(self.model), autocast(self.device, self.precision):
@@ -61,38 +64,44 @@ class Subject:
         return (found[:, -keep:] if keep else found).float()
 
     def losses(self, windows: np.ndarray) -> np.ndarray:
-        """Next-token losses in nats (windows, T - 1) of windows (windows, T)."""
+        """Returns next-token losses in nats (windows, T - 1) of windows (windows, T)."""
         size = self.batch(windows.shape[1])
         return token_losses(self.model, windows, batch_size=size, precision=self.precision)
 
     def judged(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of one batch of windows (B, T): losses in nats, and whether the token was the likeliest
-        of all, both (B, T - 1)."""
+        """Returns, for one batch of windows (B, T), losses in nats and whether each token was
+        the likeliest of all, both (B, T - 1).
+        """
         logits = self.logits(windows[:, :-1])
         targets = torch.as_tensor(windows[:, 1:], device=self.device)
         losses = torch.nn.functional.cross_entropy(logits.mT, targets, reduction="none")
         return losses.cpu().numpy(), (logits.argmax(-1) == targets).cpu().numpy()
 
     def last_losses(self, window: np.ndarray, count: int) -> np.ndarray:
-        """Losses (count,) of the last ``count`` tokens of one window (T,), all before them read."""
+        """Returns losses (count,) of the last ``count`` tokens of one window (T,), given all
+        before them.
+        """
         logits = self.logits(window[None, :-1], keep=count)[0]
         targets = torch.as_tensor(window[-count:], device=self.device)
         return torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu().numpy()
 
     def hidden(self, ids: np.ndarray) -> list[Tensor]:
-        """Hidden states (T, D) of one sequence (T,): the input of every block, last the output."""
+        """Returns hidden states (T, D) of one sequence (T,): the input of every block, and last
+        the output.
+        """
         tokens = torch.as_tensor(ids[None], device=self.device)
         with evaluating(self.model), autocast(self.device, self.precision):
             found = self.model(input_ids=tokens, use_cache=False, output_hidden_states=True)
         return [state[0].float() for state in found.hidden_states]
 
     def batch(self, length: int) -> int:
-        """Sequences of that length that go together."""
+        """Returns the number of sequences of that length in a batch."""
         return max(1, min(64, LOGITS // (length * max(1, self.vocabulary))))
 
     def continued(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-        """Each prompt's greedy continuation, of at most ``tokens`` tokens, none after the end of
-        a document."""
+        """Returns each prompt's greedy continuation of at most ``tokens`` tokens, up to the end
+        of the document.
+        """
         by_length = defaultdict(list)
         for n, prompt in enumerate(prompts):
             by_length[len(prompt)].append(n)
@@ -134,12 +143,12 @@ class Subject:
         return tokens[: tokens.index(end)] if end in tokens else tokens
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of a text."""
+        """Returns the tokens of a text."""
         found: list[int] = self.tokenizer.encode(text)
         return found
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens."""
+        """Returns the text of tokens."""
         found: str = self.tokenizer.decode(tokens)
         return found
 

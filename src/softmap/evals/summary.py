@@ -1,9 +1,8 @@
-"""From rows to numbers: the mean over instances with its interval, for the headline and for each
-set of conditions.
+"""From rows to numbers: means over instances with intervals, for the headline and by condition.
 
-An instance counts once, however many rows it has (the queries of one sequence are not
-independent): its value is the mean of its rows. The interval says how far the mean would move with
-other instances, for this very model: Wilson's for shares, else Student's.
+An instance counts once, however many rows it has (the queries of one sequence are not independent):
+its value is the mean of its rows. The interval says how far the mean would move with other
+instances, for this very model: Wilson's for shares, else Student's.
 """
 
 from __future__ import annotations
@@ -41,7 +40,9 @@ class MeasureCell:
 
 
 def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, MeasureCell]:
-    """All cells of one model's rows: the headlines first, then by condition as they came."""
+    """Returns all cells of one model's rows: the headlines first, then by condition in their
+    order.
+    """
     known = {measure.name: measure for measure in suite.measures}
     by: dict[Key, dict[int, list[float]]] = {}
     for one in rows:
@@ -64,7 +65,7 @@ def _means(items: dict[int, list[float]]) -> dict[int, float]:
 
 
 def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] | None:
-    """95 % limits of the mean over instances; None where one instance says nothing of others."""
+    """Returns 95 % limits of the mean over instances; None for a single instance."""
     from scipy import stats
 
     found = np.asarray(list(values), float)
@@ -82,10 +83,10 @@ def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] |
 
 
 def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[dict[str, Any]]:
-    """The cells of one model as plain data for [`softmap.report.questions`][].
+    """Returns the cells of one model as plain data for [`softmap.report.questions`][].
 
     Args:
-        values: also those of every instance, which pair two single models.
+        values: include those of every instance, by which two single models are paired.
     """
     measures = {measure.name: measure for measure in suite.measures}
     return [_plain(cell, measures[cell.measure], values) for cell in cells(suite, rows).values()]

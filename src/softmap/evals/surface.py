@@ -21,7 +21,7 @@ TOLERANCE = 1e-2  #: of eigenvalues, relative
 
 
 class Surface:
-    """A model's parameters as one vector. Within [`moved`][] they can be put anywhere."""
+    """A model's parameters as one vector, which can be moved anywhere within [`moved`][]."""
 
     def __init__(self, model: nn.Module) -> None:
         self.parameters = list(model.parameters())
@@ -29,11 +29,11 @@ class Surface:
 
     @property
     def here(self) -> Tensor:
-        """Where the model is, a copy."""
+        """Returns a copy of the present parameters."""
         return torch.cat([p.detach().float().flatten() for p in self.parameters])
 
     def go(self, place: Tensor) -> None:
-        """Put the model's parameters at ``place`` (size,)."""
+        """Set the model's parameters to ``place`` (size,)."""
         with torch.no_grad():
             parts = place.split([p.numel() for p in self.parameters])
             for parameter, part in zip(self.parameters, parts, strict=True):
@@ -41,7 +41,7 @@ class Surface:
 
     @contextlib.contextmanager
     def moved(self) -> Iterator[None]:
-        """Afterwards the parameters are again where they were."""
+        """Restore the parameters after the block."""
         before = self.here
         try:
             yield
@@ -51,8 +51,10 @@ class Surface:
     def sharpest(
         self, loss: Callable[[], Tensor], count: int, seed: int = 0
     ) -> tuple[np.ndarray, Tensor]:
-        """The ``count`` largest eigenvalues (count,) of the Hessian of ``loss()`` at the model's
-        place, the largest first, and their directions (count, size) of length 1."""
+        """Returns the ``count`` largest eigenvalues (count,) of the Hessian of ``loss()`` at
+        the present parameters, in descending order, and their directions (count, size) of
+        length 1.
+        """
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # it has second derivatives
             grads = torch.autograd.grad(loss(), self.parameters, create_graph=True)
             gradient = torch.cat([g.flatten() for g in grads])
@@ -76,17 +78,19 @@ class Surface:
 
 
 def between(one: Any, other: Any, share: float) -> Any:
-    """``share`` of the way from ``one`` to ``other``: points, or losses."""
+    """Returns the point, or the loss, ``share`` of the way from ``one`` to ``other``."""
     return (1 - share) * one + share * other
 
 
 def along_and_across(step: Tensor, direction: Tensor) -> tuple[float, float]:
-    """A step's part along ``direction`` and the length of what is left, over its length."""
+    """Returns a step's part along ``direction``, and the length of the rest over the step's
+    length.
+    """
     length = direction.norm()
     along = float(step @ direction / length**2)
     return along, float((step - along * direction).norm() / length)
 
 
 def share_within(step: Tensor, directions: Tensor) -> float:
-    """The share of a step's squared length within orthonormal ``directions`` (k, size)."""
+    """Returns the share of a step's squared length within orthonormal ``directions`` (k, size)."""
     return float((directions @ step).square().sum() / step.square().sum().clamp_min(1e-30))

@@ -1,4 +1,5 @@
-"""Tasks of tokens alone: sequences in which some tokens can be known, and a model is asked those.
+"""Tasks of tokens alone: sequences in which some tokens can be predicted, which a model is
+asked for.
 
 A task is a frozen dataclass with ``vocabulary``, ``length`` and [`Task.sample`][]. Suites ask a
 model for instances, ``softmap learn`` trains on others.
@@ -19,7 +20,7 @@ IGNORED = -100  #: the label of a token that is not asked, as Hugging Face has i
 
 
 class Task:
-    """``sample`` gives one sequence; whether a token is asked is said by its label.
+    """A task; ``sample`` returns one sequence, whose labels say which tokens are asked.
 
     Labels are aligned with the tokens (a model shifts them): the answer itself, or -100.
     """
@@ -28,18 +29,18 @@ class Task:
     length: int
 
     def sample(self, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, labels), both int64 (length,)."""
+        """Returns (ids, labels), both int64 (length,)."""
         raise NotImplementedError
 
     def batch(self, seed: int, step: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, labels), both (size, length): a pure function of its arguments."""
+        """Returns (ids, labels), both (size, length): a pure function of its arguments."""
         generator = order.generator(seed, step)
         rows = [self.sample(generator) for _ in range(size)]
         return np.stack([ids for ids, _ in rows]), np.stack([labels for _, labels in rows])
 
 
 def labelled(ids: Any, asked: Any) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, labels) from tokens and the places that are asked."""
+    """Returns (ids, labels) from tokens and the indices that are asked."""
     tokens = np.asarray(ids, np.int64)
     labels = np.full_like(tokens, IGNORED)
     labels[np.asarray(asked, int)] = tokens[np.asarray(asked, int)]
@@ -47,7 +48,9 @@ def labelled(ids: Any, asked: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scores(subject: Subject, ids: np.ndarray, labels: np.ndarray) -> Iterator[tuple[float, float]]:
-    """For each sequence the share of asked tokens that are the likeliest, and their mean loss."""
+    """Yields, for each sequence, the share of asked tokens that are the likeliest, and their
+    mean loss.
+    """
     size = subject.batch(ids.shape[1])
     for start in range(0, len(ids), size):
         logits = subject.logits(ids[start : start + size])[:, :-1].cpu()

@@ -17,7 +17,7 @@ MOST = 1 << 21  #: characters that are read
 
 @dataclass(frozen=True)
 class Text:
-    """Documents of held-out text, and where they are from."""
+    """Documents of held-out text, and their origin."""
 
     source: str
     documents: tuple[str, ...]
@@ -27,7 +27,7 @@ class Text:
 
     @classmethod
     def of(cls, corpus: Corpus) -> Text:
-        """The held-out side of a corpus, its beginning where it is long."""
+        """Returns the held-out side of a corpus, or its beginning if it is long."""
         tokens = np.asarray(corpus.heldout[: 2 * MOST])
         ends = np.flatnonzero(tokens == corpus.tokenizer.eod)
         starts = [0, *(ends[:-1] + 1)] if len(ends) else [0]
@@ -42,12 +42,13 @@ class Text:
 
     @cached_property
     def bytes(self) -> int:
-        """Of the text in utf-8."""
+        """The bytes of the text in utf-8."""
         return sum(len(document.encode()) for document in self.documents)
 
     def tokens(self, tokenizer: Any) -> np.ndarray:
-        """All documents as one array, each followed by the end of a document; made once for each
-        tokenizer, since every suite of a model asks for it."""
+        """Returns all documents as one array, each followed by the end-of-document token;
+        computed once per tokenizer, since every suite of a model reads it.
+        """
         if tokenizer not in self._tokens:
             encoded = tokenizer.encode_batch(list(self.documents))
             parts = [np.array([*ids, tokenizer.eod], np.int64) for ids in encoded]
@@ -55,7 +56,7 @@ class Text:
         return self._tokens[tokenizer]
 
     def windows(self, tokenizer: Any, context: int, count: int) -> np.ndarray:
-        """At most ``count`` windows (n, context + 1), spread evenly.
+        """Returns at most ``count`` windows (n, context + 1), spread evenly.
 
         Raises ``SoftmapError`` where the text is shorter than one.
         """
@@ -68,5 +69,5 @@ class Text:
         return order.windows(tokens, context, count)
 
     def bytes_per_token(self, tokenizer: Any) -> float:
-        """Of the whole text, ends of documents counted as tokens."""
+        """Returns the bytes per token of the whole text, ends of documents counted as tokens."""
         return self.bytes / len(self.tokens(tokenizer))

@@ -35,12 +35,13 @@ class TokenSuite(Suite):
     )
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
-        """Conditions with their tasks, for models of so many ids; those that do not fit into a
-        model's context or vocabulary are left out."""
+        """Returns conditions with their tasks, for models of this vocabulary; those that do not
+        fit into a model's context or vocabulary are left out.
+        """
         raise NotImplementedError
 
     def mixture(self) -> tuple[Task, ...]:
-        """What ``softmap learn`` trains on; all of one vocabulary."""
+        """Returns the tasks that ``softmap learn`` trains on, all of one vocabulary."""
         raise NotImplementedError
 
     def quick(self) -> Suite:
@@ -68,7 +69,7 @@ class TokenSuite(Suite):
     def _scores(
         self, subject: Subject, ids: np.ndarray, labels: np.ndarray, setting: Setting
     ) -> list[tuple[float, float]]:
-        """Nothing where the model has no positions for sequences longer than its context."""
+        """Yields scores, none for sequences that are longer than the model has positions for."""
         try:
             return list(scores(subject, ids, labels))
         except SoftmapError as error:

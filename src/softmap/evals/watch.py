@@ -1,8 +1,8 @@
-"""Edits put behind those of every attention layer of a model: to look at its maps, or to change
-what enters them.
+"""Adds edits behind those of every attention layer of a model, to observe its maps or to change
+its inputs.
 
-The edits go through the backends, so maps are seen in bands of rows and never kept whole. Softmap's
-layers take them as one edit more; in other models of transformers the attention function is
+The edits run on the backends, so maps are seen in bands of rows and never kept whole. Softmap's
+layers take them as one more edit; in other models of transformers the attention function is
 replaced, which all that follow its interface allow.
 """
 
@@ -27,11 +27,12 @@ See = Callable[[int, Tensor, Tensor, Tensor, Tensor], None]
 
 
 class Watch(Edit):
-    """Shows each row of the map once to ``see(layer, m, visible, rows, cols)``, changes nothing.
+    """Passes each row of the map once to ``see(layer, m, visible, rows, cols)``, and changes
+    nothing.
 
     m (H, R, C) and visible (R, C) are a band's rows that were not seen before, rows (R,) and cols
-    (C,) their places. A row of a band's halo was seen with an earlier band. One sequence at a time:
-    [`begin`][] before each.
+    (C,) their indices. A row of a band's halo was seen with an earlier band. It watches one
+    sequence at a time: [`begin`][] before each.
     """
 
     keeps_zeros = True
@@ -41,7 +42,7 @@ class Watch(Edit):
         self.stage, self.layer, self.see, self.next = stage, layer, see, 0
 
     def begin(self) -> None:
-        """The next sequence starts."""
+        """Begin a new sequence."""
         self.next = 0
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
@@ -58,8 +59,10 @@ class Watch(Edit):
 
 
 class Rounded(Edit):
-    """Scores of few bits: each row of a map divided by its largest visible |score|, times
-    2^(bits - 1) - 1, rounded to nearest, and back. Symmetric, and new for every row."""
+    """Rounds scores to few bits: each row of a map divided by its largest visible |score|,
+    times 2^(bits - 1) - 1, rounded to nearest, and back. Symmetric, with a new scale for every
+    row.
+    """
 
     stage = "scores"
 
@@ -73,8 +76,9 @@ class Rounded(Edit):
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """``x`` with its last axis as ``bits``-bit integers times one scale, the largest |x| / levels;
-    -inf stays."""
+    """Returns ``x`` with its last axis as ``bits``-bit integers times one scale, the largest
+    |x| / levels; -inf stays.
+    """
     levels = 2 ** (bits - 1) - 1
     finite = torch.where(x.isfinite(), x, 0.0)
     scale = finite.abs().amax(-1, keepdim=True) / levels
@@ -84,12 +88,13 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 
 @contextlib.contextmanager
 def edited(model: Any, make: Make, change: Change | None = None) -> Iterator[list[Edit]]:
-    """Within it the attention layers of ``model`` have the edits ``make(layer)`` behind their own.
+    """Give the attention layers of ``model`` the edits ``make(layer)`` after their own, for the
+    block; yields all of them.
 
     Args:
         change: what is done to keys and values (B, G, T, d) before they are used.
 
-    Gives all edits. Raises ``SoftmapError`` for a model whose attention cannot be reached.
+    Raises ``SoftmapError`` for a model whose attention cannot be reached.
     """
     own = [module for module in model.modules() if isinstance(module, Attention)]
     way = _softmap(own, make, change) if own else _interface(model, make, change)
@@ -123,7 +128,7 @@ def _changed(project: Callable[..., Any], change: Change) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _interface(model: Any, make: Make, change: Change | None) -> Iterator[list[Edit]]:
-    """By the attention interface of transformers."""
+    """Replace attention by the interface of transformers."""
     layers: dict[int, list[Edit]] = {}
     made: list[Edit] = []
 
@@ -156,7 +161,9 @@ def _register(attend: Callable[..., Any]) -> None:
 
 
 def _implementation(model: Any) -> str:
-    """The model's way of attention now. Raises ``SoftmapError`` where it cannot be changed."""
+    """Returns the model's present attention implementation; raises ``SoftmapError`` where it
+    cannot be changed.
+    """
     able = getattr(model, "_can_set_attn_implementation", None)
     if able is None or not able():
         raise SoftmapError(

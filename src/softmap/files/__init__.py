@@ -31,7 +31,7 @@ OLD = ".old.tmp"
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError (full disk, no permission) into a SoftmapError that names ``path``."""
+    """Turn an OSError (full disk, no permission) into a SoftmapError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -40,7 +40,7 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def fsync(path: Path) -> None:
-    """Puts a file's contents, or a folder's entries, on the disk."""
+    """Write a file's contents, or a folder's entries, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -49,7 +49,7 @@ def fsync(path: Path) -> None:
 
 
 def write(path: Path, content: str | bytes | Callable[[BinaryIO], Any]) -> None:
-    """Replaces ``path`` by a text (UTF-8), by bytes, or by what a function writes to a file."""
+    """Replace ``path`` by a text (UTF-8), by bytes, or by what a function writes to a file."""
     with writing(path), _temporary(path, Path.touch) as temporary:
         with temporary.open("r+b") as file:
             if callable(content):
@@ -78,10 +78,13 @@ def check_writable(path: Path) -> None:
 
 @contextmanager
 def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
-    """A folder beside ``path`` that takes its name when the block ends, or is gone.
+    """Yield a temporary folder that takes the name ``path`` when the block ends, or is removed
+    if it fails.
 
-    Its files get the modes of any new file here, whatever they were made with. replace: whether a
-    folder that is there already, and not empty, goes.
+    Its files get the modes of any new file here, whatever they were created with.
+
+    Args:
+        replace: whether a folder that exists and is not empty may be replaced.
     """
     with writing(path), _temporary(path, Path.mkdir) as temporary:
         yield temporary
@@ -95,7 +98,7 @@ def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def share(folder: Path) -> None:
-    """Gives the files in ``folder`` its own mode; safetensors, for one, makes them private."""
+    """Give the files in ``folder`` its own mode; safetensors, for one, makes them private."""
     mode = folder.stat().st_mode & 0o666
     for path in folder.rglob("*"):
         if path.is_file() and not path.is_symlink():
@@ -103,7 +106,7 @@ def share(folder: Path) -> None:
 
 
 def sweep(folder: Path, pattern: str = "**/.*.[0-9]*.tmp") -> None:
-    """Removes what killed processes left in ``folder``; what a living one holds stays.
+    """Remove what killed processes left in ``folder``; what a living one holds stays.
 
     A folder that was about to be replaced, and was not, gets its name back.
     """
@@ -114,7 +117,9 @@ def sweep(folder: Path, pattern: str = "**/.*.[0-9]*.tmp") -> None:
 
 
 def _exchange(new: Path, path: Path) -> None:
-    """No system's rename replaces a folder with files in it: the old one is aside for a moment."""
+    """Replace a folder: no system's rename can do that with files in it, so the old one is
+    moved aside for a moment.
+    """
     aside = _beside(path, OLD)
     with _hold(path):  # follows it to its other name
         try:
@@ -125,7 +130,7 @@ def _exchange(new: Path, path: Path) -> None:
 
 
 def _clear(left: Path) -> None:
-    """Removes what a write left; an old folder whose name nothing has taken gets it back."""
+    """Remove what a write left; an old folder whose name is free gets it back."""
     path = left.parent / left.name[1:].removesuffix(OLD).rpartition(".")[0]
     if left.name.endswith(OLD) and not os.path.lexists(path):
         with contextlib.suppress(OSError):
@@ -140,7 +145,9 @@ def _beside(path: Path, ending: str) -> Path:
 
 @contextmanager
 def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
-    """A file or folder beside ``path``, held while the block runs, gone afterwards."""
+    """Yield a file or folder beside ``path``, locked while the block runs and removed
+    afterwards.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent, f".{glob.escape(path.name)}.[0-9]*.tmp")
     temporary = _beside(path, ".tmp")
@@ -155,7 +162,7 @@ def _temporary(path: Path, make: Callable[[Path], None]) -> Iterator[Path]:
 
 @contextmanager
 def _hold(path: Path) -> Iterator[bool]:
-    """Holds a lock on ``path`` while this process lives; False where another one does."""
+    """Lock ``path`` for the life of this process; returns False where another one holds it."""
     if fcntl is None:
         yield False
         return

@@ -1,4 +1,4 @@
-"""The folder of what is made once for this machine and used again by every process."""
+"""The folder of what is made once for this machine and reused by every process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ except ImportError:  # Windows: nothing is locked
 
 
 def folder() -> Path:
-    """``$SOFTMAP_CACHE``, else ``softmap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    """Returns ``$SOFTMAP_CACHE``, else ``softmap`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     own = os.environ.get("SOFTMAP_CACHE")
     if own:
         return Path(own)
@@ -23,7 +23,7 @@ def folder() -> Path:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Held by one process at a time; the kernel lets go of it when that process dies."""
+    """Hold a lock that one process has at a time; the kernel releases it when that process dies."""
     with path.open("w") as file:
         if fcntl is not None:
             fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,8 +1,8 @@
-"""What was written, read back: JSON that is strict and sealed, files that match their checksums.
+"""Reads back what was written: strict, sealed JSON, and files that match their checksums.
 
-A sealed JSON object holds under ``sha256`` the hash of all its other entries, so that a changed one
-is found; one without that key (an older one, or one that somebody wrote) is taken as it is. Files
-that are no JSON are listed with their size and hash in a sealed object. Whatever is wrong is one
+A sealed JSON object holds under ``sha256`` the hash of all its other entries, so that a change is
+found; an object without that key (an older one, or one written by hand) is accepted. Other files
+are listed with their size and hash in a sealed object. Whatever is wrong becomes one
 [`SoftmapError`][softmap.errors.SoftmapError] that names the file.
 """
 
@@ -28,7 +28,7 @@ Sums = dict[str, list[Any]]
 
 
 def read_bytes(path: Path) -> bytes:
-    """The contents of a regular file."""
+    """Returns the contents of a regular file."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
             raise SoftmapError(f"{path}: expected a file, found something else")
@@ -38,7 +38,9 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_json(data: bytes) -> Any:
-    """JSON in UTF-8 with finite numbers and no key twice. Raises ``ValueError`` in one line."""
+    """Returns JSON in UTF-8 with finite numbers and no repeated key; raises ``ValueError`` in
+    one line.
+    """
     try:
         return json.loads(
             data.decode(), object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite
@@ -48,7 +50,7 @@ def parse_json(data: bytes) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in ``path``, read by [`parse_json`][]."""
+    """Returns the JSON in ``path``, read by [`parse_json`][]."""
     try:
         return parse_json(read_bytes(path))
     except SoftmapError:
@@ -58,14 +60,14 @@ def read_json(path: Path) -> Any:
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
-    """``value`` as indented JSON with its seal."""
+    """Write ``value`` as indented JSON with its seal."""
     plain = json.loads(json.dumps(value, allow_nan=False))
     made = {**plain, SEAL: seal(plain)}
     write(path, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``."""
+    """Returns the JSON object in ``path``."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise SoftmapError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -73,7 +75,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path`` without its seal, which must be right where there is one."""
+    """Returns the JSON object in ``path`` without its seal, which must be right if there is one."""
     value = read_object(path)
     found = value.pop(SEAL, None)
     if found is not None and found != seal(value):
@@ -85,24 +87,26 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 
 def seal(value: Mapping[str, Any]) -> str:
-    """The hash of a JSON object, however it is laid out."""
+    """Returns the hash of a JSON object, which does not depend on its layout."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """Returns the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksums(folder: Path, paths: Iterable[Path]) -> Sums:
-    """Size and hash of files in ``folder``."""
+    """Returns size and hash of the files in ``folder``."""
     found = sorted((path.relative_to(folder).as_posix(), path) for path in paths)
     return {name: [path.stat().st_size, digest(path)] for name, path in found}
 
 
 def difference(path: Path, size: Any, expected: Any) -> str | None:
-    """What is wrong with a file of that size and hash, in words after its name; None if nothing."""
+    """Returns what is wrong with a file of that size and hash, to follow its name; None if
+    nothing is.
+    """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return f"expected {size} bytes, found no file"
@@ -119,7 +123,9 @@ def difference(path: Path, size: Any, expected: Any) -> str | None:
 
 
 def verify(folder: Path, sums: Any, where: Path, pattern: str = "*") -> None:
-    """Hold the files of ``folder`` whose names match ``pattern`` against ``sums``, of ``where``."""
+    """Compare the files of ``folder`` whose names match ``pattern`` with ``sums``, which
+    ``where`` holds.
+    """
     if not _are_sums(sums):
         raise SoftmapError(f"{where}: expected sizes and hashes of files, found others")
     for name, (size, expected) in sums.items():
@@ -135,14 +141,14 @@ def seal_folder(folder: Path) -> None:
 
 
 def verify_folder(folder: Path, pattern: str = "*") -> None:
-    """Hold a folder's files against its checksums, if it has them."""
+    """Compare a folder's files with its checksums, if it has them."""
     listed = folder / CHECKSUMS
     if listed.is_symlink() or listed.exists():
         verify(folder, read_sealed(listed).get("files"), listed, pattern)
 
 
 def _are_sums(sums: Any) -> bool:
-    """Whether it is a table of names inside of a folder, with size and hash."""
+    """Whether this is a table of names inside a folder, with size and hash."""
     return isinstance(sums, dict) and all(
         isinstance(entry, list)
         and [type(part) for part in entry] == [int, str]

@@ -38,7 +38,7 @@ def branch_gains(
 
 
 def freeze(block: Block, options: OptionReader) -> None:
-    """What their code does not train, ours does not either."""
+    """Freeze what the authors' code does not train."""
     frozen = {"v_proj.bias", "o_proj.bias", "up_proj.bias", "down_proj.bias", "residual.bias"}
     for side, name in (("value", "v_proj"), ("output", "o_proj")):
         option = "trainable_value_gains" if side == "value" else "trainable_proj_gains"

@@ -40,7 +40,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 class LazyState(Mapping[str, Tensor]):
-    """Weights by name, each read from its file when it is asked for."""
+    """Weights by name, each read from its file when it is used."""
 
     def __init__(self, files: list[Path]) -> None:
         self._where: dict[str, tuple[Path, Any]] = {}
@@ -61,7 +61,7 @@ class LazyState(Mapping[str, Tensor]):
             return handle.get_tensor(name)  # type: ignore[no-any-return]
 
     def places(self) -> dict[str, str]:
-        """The file that each weight lies in."""
+        """The file of each weight."""
         return {name: file.name for name, (file, _) in self._where.items()}
 
     def __iter__(self) -> Iterator[str]:
@@ -72,7 +72,9 @@ class LazyState(Mapping[str, Tensor]):
 
 
 def find_folder(source: str | Path) -> Path:
-    """A local folder as it is; else a Hub repository's, downloaded (without pickles) or cached."""
+    """Returns a local folder as it is, or that of a Hub repository, downloaded (without
+    pickles) or cached.
+    """
     folder = Path(source)
     if folder.is_dir():
         return folder
@@ -90,7 +92,7 @@ def find_folder(source: str | Path) -> Path:
 
 
 def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
-    """The configuration and the weights of a local folder or a Hub repository."""
+    """Returns the configuration and the weights of a local folder or a Hub repository."""
     folder = find_folder(source)
     config = read_object(folder / "config.json")
     files, index = _weight_files(folder)
@@ -102,7 +104,7 @@ def read_checkpoint(source: str | Path) -> tuple[dict[str, Any], LazyState]:
 
 
 def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Any] | None]:
-    """The files, and what the index says of them where there is one."""
+    """Returns the files, and the index of weights if there is one."""
     index = folder / INDEX
     if index.exists():
         shards = read_object(index).get("weight_map")
@@ -121,7 +123,9 @@ def _weight_files(folder: Path) -> tuple[list[Path], dict[str, Any] | None]:
 
 
 def _refuse_others(folder: Path, files: list[Path]) -> None:
-    """Weights that nobody names, or an adapter, may be part of the model; which, nobody says."""
+    """Raise ``ValueError`` for other weights or an adapter in the folder: they may be part of
+    the model.
+    """
     others = [f for f in sorted(folder.glob("*.safetensors")) if f not in files]
     others += [f for f in [folder / "adapter_config.json"] if f.exists()]
     if others:

@@ -21,9 +21,9 @@ WHAT = "dape-v2"
 
 
 class ScoresEdit(nn.Module):
-    """A scores edit on its own: scores (B, H, T, S), S >= T, to the edited (B, H, T, S).
+    """A scores edit by itself: scores (B, H, T, S), S >= T, to the edited (B, H, T, S).
 
-    The last T of the S keys belong to the T rows. Columns after a row's own token are zeros.
+    The last T of the S keys belong to the T rows. Columns after a row's own token are zero.
     """
 
     def __init__(self, edit: Edit, heads: int) -> None:
@@ -89,10 +89,11 @@ BIASES = {
 
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> ScoresEdit:
-    """scores (B, H, T, T) to S + B + f([S; B]) on and below the diagonal, zeros above it.
+    """Returns a module from scores (B, H, T, T) to S + B + f([S; B]) on and below the diagonal,
+    zero above it.
 
-    Equal to their module on all rows but the last ``kernel // 2``: there their array ends and cuts
-    the second convolution off (see [`softmap.variants.dape.ScoreConv`][]).
+    It equals the authors' module on all rows but the last ``kernel // 2``: there their array ends
+    and cuts off the second convolution (see [`softmap.variants.dape.ScoreConv`][]).
     """
     options = OptionReader(WHAT, config)
     options.known(("num_heads", "hidden", "kernel", "bias", "note"))

@@ -44,10 +44,12 @@ WINDOW = 256
 
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCausalLM:
-    """input_ids (B, T) to ``.logits`` (B, T, vocabulary), with cache and ``generate``.
+    """Returns a model from input_ids (B, T) to ``.logits`` (B, T, vocabulary), with cache and
+    ``generate``.
 
-    A local layer sees ``window_size`` keys, the query's own included, on every path (their paths
-    differ by one). ``n_local_heads`` < ``n_head``: query head h reads key head h // (H / G).
+    A local layer sees ``window_size`` keys, the query's own included, on every path (the authors'
+    paths differ by one). With ``n_local_heads`` < ``n_head``, query head h reads key head h // (H /
+    G).
     """
     options = OptionReader(WHAT, config)
     options.published(OPTIONS, UNREAD)
@@ -108,7 +110,9 @@ def _layer(
 def _static(
     source: WeightReader, options: OptionReader, theirs: str, ours: str, heads: int
 ) -> dict[str, Tensor]:
-    """The static H x H maps beside the identity, used only with ``use_sw``; ``sw`` repeats them."""
+    """Returns the static H x H maps beside the identity, used only with ``use_sw``; ``sw``
+    repeats them.
+    """
     used, eye, made = options.flag("use_sw"), torch.eye(heads), {}
     for edit, stage in enumerate(("pre", "post")):
         key = f"{theirs}{stage}_proj.w"
@@ -127,7 +131,7 @@ def _static(
 def _head(
     source: WeightReader, options: OptionReader, sizes: Mapping[str, int], embedding: Tensor
 ) -> Tensor | None:
-    """The output weights, or None where they are the embeddings."""
+    """Returns the output weights, or None where they are the embeddings."""
     tied = options.flag("tie_word_embeddings")
     if tied and "output.weight" not in source:
         return None
@@ -157,7 +161,7 @@ def _config(options: OptionReader, sizes: Mapping[str, int], tied: bool) -> Soft
 
 
 def _variant(options: OptionReader) -> dict[str, Any]:
-    """Options of our ``dcmha``. Without a pattern's name their even layers are the local ones."""
+    """Returns the options of our ``dcmha``. Without a named pattern their even layers are local."""
     made: dict[str, Any] = {"static": True} if options.flag("use_sw") else {}
     if options.flag("use_qk_norm"):
         made["qk_norm"] = True

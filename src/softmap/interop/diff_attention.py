@@ -37,7 +37,9 @@ RULES = (
 
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Attention:
-    """x (B, T, D) to y (B, T, D); their ``num_heads`` counts pairs of maps, ours maps."""
+    """Returns a layer from x (B, T, D) to y (B, T, D); their ``num_heads`` counts pairs of
+    maps, ours maps.
+    """
     options = OptionReader("diff-attention", config)
     options.known(OPTIONS)
     dim, heads = options.count("embed_dim"), options.count("num_heads")

@@ -38,12 +38,13 @@ NORMS_AND_MLP = (
 
 
 def from_diffllama(source: DiffLlamaForCausalLM | str | Path) -> SoftmapForCausalLM:
-    """A softmap ``diff`` model with the logits of a DiffLlama: the model, its folder or Hub name.
+    """Returns a softmap ``diff`` model with the logits of a DiffLlama, given as a model, its
+    folder or Hub name.
 
-    Their head p of H/2 subtracts the maps p and p + H/2, ours the neighbours 2p and 2p+1; with
-    G key/value heads both maps' keys and the two halves of the value lie G/2 apart. Rows of the
-    projections are moved so that the same heads meet, MHA or GQA. Their head norm has no weight:
-    ours is ones. Raises ``ValueError`` for options that softmap cannot represent (other RoPE
+    Their head p of H/2 subtracts the maps p and p + H/2, ours the neighbours 2p and 2p+1; with G
+    key/value heads both maps' keys and the two halves of the value lie G/2 apart. Rows of the
+    projections are permuted so that the same heads meet, for MHA and GQA. Their head norm has no
+    weight; ours is one. Raises ``ValueError`` for options that softmap cannot represent (other RoPE
     types, other activations, dropout).
     """
     if isinstance(source, str | Path):
@@ -62,7 +63,7 @@ def from_diffllama(source: DiffLlamaForCausalLM | str | Path) -> SoftmapForCausa
 
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCausalLM:
-    """From their weights by name and their configuration."""
+    """Returns the model of their weights by name and their configuration."""
     options = _options(config)
     sizes, source = _sizes(options), WeightReader(WHAT, state)
     weights = source.apply(_model_rules(), sizes)
@@ -85,7 +86,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> SoftmapForCa
 
 
 def _options(config: Mapping[str, Any]) -> OptionReader:
-    """Their fields with their defaults and under today's names; whatever else is refused."""
+    """Returns their fields with defaults and under today's names; refuses all others."""
     given = OptionReader(WHAT, config)
     given.published([*DiffLlamaConfig().to_dict(), *OLD_NAMES], UNREAD)
     try:
@@ -123,7 +124,9 @@ def _model_rules() -> tuple[Rule, ...]:
 
 
 def _attention_rules(options: OptionReader, sizes: Mapping[str, int]) -> tuple[Rule, ...]:
-    """q, k, v with rows moved; the outputs' order is the same in both, so o_proj stays."""
+    """Returns the rules for q, k and v with permuted rows; the outputs' order is the same, so
+    o_proj stays.
+    """
     rules = []
     for part in ("weight", "bias") if options.flag("attention_bias") else ("weight",):
         columns = {"weight": " dim", "bias": ""}[part]
@@ -137,17 +140,17 @@ def _attention_rules(options: OptionReader, sizes: Mapping[str, int]) -> tuple[R
 
 
 def neighbours(t: Tensor, head_dim: int) -> Tensor:
-    """Rows of heads 0 .. n-1 in the order 0, n/2, 1, n/2 + 1, ...
+    """Returns rows of heads 0 .. n-1 in the order 0, n/2, 1, n/2 + 1, ...
 
     Query heads p and p + H/2 become the maps 2p and 2p+1 of our head p. Key heads g and g + G/2,
-    which those two maps read, become our keys 2g and 2g+1; and the value heads g and g + G/2,
-    whose outputs they lay side by side, become the two halves of our value g of twice the width.
+    which those two maps read, become our keys 2g and 2g+1; and the value heads g and g + G/2, whose
+    outputs they concatenate, become the two halves of our value g of twice the width.
     """
     return t.unflatten(0, (2, -1, head_dim)).transpose(0, 1).flatten(0, 2)
 
 
 def _constants(options: OptionReader, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """Weights of ours that they do not have, at the values that change nothing."""
+    """Returns weights of ours that they do not have, at the values that change nothing."""
     made = {"attention.edits.1.weight": torch.ones(2 * sizes["head"])}
     if options.flag("attention_bias"):
         # Our bias switch is one for the whole block.

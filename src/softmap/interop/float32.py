@@ -1,7 +1,8 @@
-"""Steps that the authors' code takes in float32 even in a float64 model, as variants of their own.
+"""Steps that the authors' code takes in float32 even in a float64 model, as variants of their
+own.
 
-A float64 run of theirs is reproduced to 1e-10 only with the same roundings; in float32 and below
-they make no difference, and nothing outside of this folder has them.
+A float64 run of their code is reproduced to 1e-10 only with the same roundings; in float32 and
+below they make no difference, and nothing outside of this folder has them.
 """
 
 from __future__ import annotations

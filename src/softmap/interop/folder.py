@@ -25,14 +25,15 @@ KINDS = {"dcformer": dcformer.load, "diffllama": diffllama.load}
 
 
 def import_folder(src: str | Path, dest: str | Path, kind: str | None = None) -> Path:
-    """Convert a published DCFormer or DiffLlama checkpoint; returns the folder written, ``dest``.
+    """Convert a published DCFormer or DiffLlama checkpoint; returns the folder that was
+    written, ``dest``.
 
     Args:
         src: a local folder, or a Hub name (owner/repository): config.json and model.safetensors, or
             shards with their index.
-        dest: a new or empty folder; it gets what ``save_pretrained`` writes and the tokenizer's
-            files, all of it or nothing.
-        kind: ``dcformer`` or ``diffllama``, by default what config.json says.
+        dest: a new or empty folder, which gets what ``save_pretrained`` writes and the tokenizer's
+            files, completely or not at all.
+        kind: ``dcformer`` or ``diffllama``; by default what config.json says.
 
     Raises ``ValueError`` in one line for what cannot be read, represented or written; pickled
     weights (.bin) are refused.
@@ -61,7 +62,7 @@ def _check_vacant(dest: Path) -> None:
 
 
 def _set_generation(model: SoftmapForCausalLM, path: Path) -> None:
-    """Their defaults of ``generate``, which belong to the model."""
+    """Copy their defaults of ``generate``, which belong to the model."""
     if not path.exists():
         return
     found = read_object(path)

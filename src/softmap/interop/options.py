@@ -1,4 +1,4 @@
-"""A foreign configuration, read option by option with its kind and default."""
+"""Reads a foreign configuration option by option, each with its kind and default."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Only(NamedTuple):
 
 
 class OptionReader:
-    """The options of ``what``. Every reader raises ``ValueError`` naming the option it rejects."""
+    """The options of ``what``. Every method raises ``ValueError`` naming the option that it
+    rejects.
+    """
 
     def __init__(self, what: str, config: Mapping[str, Any]) -> None:
         if not isinstance(config, Mapping):
@@ -33,7 +35,7 @@ class OptionReader:
         self.what, self.config = what, config
 
     def known(self, names: Iterable[str], others: Iterable[str] = ()) -> None:
-        """Refuse options outside of both: one that we do not know may change the result."""
+        """Refuse options outside of both lists: an unknown one may change the result."""
         names, others = list(names), list(others)
         known = f"; known: {', '.join(names)}" if names else ""
         for name in self.config:
@@ -69,12 +71,12 @@ class OptionReader:
                 )
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The option; ``default`` where it is absent or null."""
+        """Returns the option, ``default`` where it is absent or null."""
         found = self.config.get(name)
         return default if found is None else found
 
     def count(self, name: str, default: int | None = None, least: int = 1) -> int:
-        """A whole number of at least ``least``; required where there is no default."""
+        """Returns an integer of at least ``least``; required if there is no default."""
         found = self.get(name, default)
         if not isinstance(found, int) or isinstance(found, bool) or found < least:
             self._wrong(name, f"a whole number >= {least}", found)
@@ -89,7 +91,7 @@ class OptionReader:
         least: float = -math.inf,
         above: float = -math.inf,
     ) -> float:
-        """A finite number in float64; required where there is no default."""
+        """Returns a finite number in float64; required if there is no default."""
         found = self.get(name, default)
         real = isinstance(found, int | float) and not isinstance(found, bool)
         if not real or not abs(found) < 2**1023:
@@ -100,14 +102,14 @@ class OptionReader:
         return float(found)
 
     def flag(self, name: str, default: bool = False) -> bool:
-        """True or false."""
+        """Returns true or false."""
         found = self.get(name, default)
         if not isinstance(found, bool):
             self._wrong(name, "true or false", found)
         return found
 
     def choice(self, name: str, allowed: Mapping[str, Any], default: str) -> Any:
-        """What ``allowed`` holds for the option's value."""
+        """Returns what ``allowed`` holds for the option's value."""
         found = self.get(name, default)
         if not isinstance(found, str) or found not in allowed:
             can = ", ".join(allowed)
@@ -117,12 +119,14 @@ class OptionReader:
         return allowed[found]
 
     def follows(self, name: str, value: int, why: str) -> None:
-        """The option may be there, if it says what follows from the others."""
+        """Accept the option if it agrees with what follows from the others."""
         if (found := self.get(name, value)) != value:
             self._wrong(name, f"{value}, which is {why}", found)
 
     def tokens(self, vocabulary: int) -> dict[str, Any]:
-        """The special tokens' ids: each null or one of the vocabulary, the end's also several."""
+        """Returns the ids of special tokens: each null or in the vocabulary; that of the end
+        may be several.
+        """
         made = {}
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             made[name] = found = self.get(name)
@@ -134,7 +138,7 @@ class OptionReader:
         return made
 
     def divisible(self, big: tuple[str, int], small: tuple[str, int]) -> int:
-        """big / small, an error naming both where it leaves a rest."""
+        """Returns big / small; the error names both where there is a remainder."""
         if big[1] % small[1]:
             raise SoftmapError(
                 f"{self.what}: {big[0]} must be a multiple of {small[0]}, "

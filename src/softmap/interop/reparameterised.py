@@ -40,7 +40,7 @@ def projection_kind(options: OptionReader, side: str, layer: int, depth: int) ->
 def projection_weights(
     source: WeightReader, kind: str, side: str, dim: int, prefix: str
 ) -> dict[str, Tensor]:
-    """Our weights of the projection, by our names."""
+    """Returns our weights of the projection, by our names."""
     theirs, ours = f"attn.{SIDES[side][0]}.", f"attention.{OURS[side]}."
     if kind == "identity":
         return {}
@@ -64,7 +64,7 @@ def projection_weights(
 
 
 def _move_bias_inside(weights: dict[str, Tensor], ours: str, where: str) -> None:
-    """bias' = bias / b, so that b bias' is theirs again."""
+    """Returns bias' = bias / b, so that b bias' equals theirs."""
     bias, gain = weights[f"{ours}residual.bias"], weights[f"{ours}residual_gain"]
     if not bias.any():
         return

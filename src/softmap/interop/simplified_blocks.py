@@ -42,28 +42,29 @@ MAP_GAINS = (
 
 
 class BlockStack(nn.Module):
-    """x (B, T, D) to y (B, T, D) through [`softmap.nn.Block`][] s; no final norm."""
+    """A stack of [`softmap.nn.Block`][] without a final norm, from x (B, T, D) to y (B, T, D)."""
 
     def __init__(self, blocks: list[Block]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor, caches: list[LayerCache] | None = None) -> Tensor:
-        """caches: from [`new_caches`][]; x then holds only the new tokens."""
+        """Returns y; with ``caches`` from [`new_caches`][] x holds only the new tokens."""
         for n, layer in enumerate(self.layers):
             x = layer(x, None, caches[n] if caches else None)
         return x
 
     def new_caches(self) -> list[LayerCache]:
-        """Empty caches, one a layer."""
+        """Returns an empty cache for each layer."""
         return [layer.attention.new_cache() for layer in self.layers]  # type: ignore[operator,union-attr]
 
 
 def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
-    """The stack with all gains at their values in ``state``, trainable where theirs are.
+    """Returns the stack with all gains at their values in ``state``, trainable where theirs
+    are.
 
-    Whether a skip is there at all is the config's word, as in their code: a skip whose option is 0
-    is absent, whatever number its weight has since drifted to. Biases are frozen where theirs are.
+    Whether a skip exists is decided by the config, as in their code: a skip whose option is 0 is
+    absent, whatever its weight has drifted to. Biases are frozen where theirs are.
     """
     options = OptionReader(WHAT, config)
     options.published(OPTIONS, UNREAD)
@@ -81,7 +82,7 @@ def load(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> BlockStack:
 def _block(
     source: WeightReader, options: OptionReader, n: int, depth: int
 ) -> tuple[Block, dict[str, Tensor]]:
-    """The block, empty, and its weights."""
+    """Returns the block without weights, and its weights."""
     sizes, prefix = _sizes(source, options, n), f"{n}."
     norms = _norm_rules(options, n)
     weights = source.apply(WEIGHTS + norms, sizes, prefix)
@@ -112,7 +113,7 @@ def _sizes(source: WeightReader, options: OptionReader, n: int) -> dict[str, int
 
 
 def _norm_names(options: OptionReader) -> dict[str, str]:
-    """Their norms' weights and ours; without norms none, but for the first block's."""
+    """Returns their norms' weights and ours; without norms none, except the first block's."""
     names = {"rmsnorm": {"scale": "weight"}, "layernorm": {"weight": "weight", "bias": "bias"}}
     return names.get(options.choice("norm_type", NORMS, "rmsnorm"), {})
 
@@ -133,7 +134,9 @@ def _norm_rules(options: OptionReader, n: int) -> tuple[Rule, ...]:
 def _maps(
     source: WeightReader, options: OptionReader, sizes: dict[str, int], prefix: str
 ) -> tuple[str, dict[str, Tensor]]:
-    """The variant and its gains: A' = beta A, and with ``centre_attn`` + alpha I - gamma C."""
+    """Returns the variant and its gains: A' = beta A, and with ``centre_attn`` + alpha I -
+    gamma C.
+    """
     gains = source.apply(MAP_GAINS, sizes, prefix)
     if options.flag("centre_attn"):
         double = gains["gamma"].dtype == torch.float64

@@ -1,7 +1,8 @@
-"""A foreign state dict, read key by key against a table of rules; whatever does not fit is said.
+"""Reads a foreign state dict key by key against a table of rules, and refuses what does not
+fit.
 
-A [`Rule`][] is one line of the table: their name, its shape in named sizes, our names, and how
-the one becomes the others.
+A [`Rule`][] is a line of the table: their name, its shape in named sizes, our names, and how one
+becomes the others.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ class Rule(NamedTuple):
 
 
 def transposed(t: Tensor) -> tuple[Tensor]:
-    """For weights stored (in, out); ``nn.Linear`` stores (out, in)."""
+    """Returns weights stored (in, out) as ``nn.Linear`` stores them, (out, in)."""
     return (t.T,)
 
 
 def flat(t: Tensor) -> tuple[Tensor]:
-    """For per-head numbers stored with axes of length 1 around them."""
+    """Returns per-head numbers without the axes of length 1 around them."""
     return (t.flatten(),)
 
 
@@ -56,17 +57,20 @@ class WeightReader:
         return key in self.state
 
     def length(self, key: str) -> int | None:
-        """Length of the one-dimensional tensor ``key``; None where there is no such tensor."""
+        """Returns the length of the one-dimensional tensor ``key``; None where there is no such
+        tensor.
+        """
         found = self.state.get(key)
         return len(found) if isinstance(found, Tensor) and found.ndim == 1 else None
 
     def take(self, key: str, *shape: int | None, whole: bool = False) -> Tensor:
-        """The tensor ``key``, finite and of this shape; None stands for any length.
+        """Returns the tensor ``key``, which must be finite and of this shape; None stands for
+        any length.
 
         Args:
-            whole: integers will do.
+            whole: accept integers.
 
-        What does not fit is a ``ValueError`` in one line.
+        Raises ``ValueError`` in one line for what does not fit.
         """
         if key not in self.state:
             close = nearest(key, sorted(self.unread))
@@ -87,7 +91,7 @@ class WeightReader:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The narrowest one that holds every weight taken so far without rounding it."""
+        """Returns the narrowest dtype that holds every weight taken so far without rounding."""
         return functools.reduce(torch.promote_types, self.dtypes)
 
     def _checked(self, key: str, found: object, whole: bool) -> Tensor:
@@ -105,7 +109,9 @@ class WeightReader:
     def apply(
         self, rules: Iterable[Rule], sizes: Mapping[str, int], theirs: str = "", ours: str = ""
     ) -> dict[str, Tensor]:
-        """Our names and tensors by the table ``rules``; the prefixes go before each name."""
+        """Returns our names and tensors by the table ``rules``; the prefixes go before each
+        name.
+        """
         made: dict[str, Tensor] = {}
         for rule in rules:
             shape = [sizes[s] if s in sizes else int(s) for s in rule.shape.split()]
@@ -120,7 +126,7 @@ class WeightReader:
         theirs: str = "",
         ours: str = "",
     ) -> dict[str, Tensor]:
-        """By whichever table's names are there. Two that are both there must agree exactly."""
+        """Apply whichever table's names exist. If both exist they must agree exactly."""
         there = [rules for rules in tables if any(theirs + r.theirs in self for r in rules)]
         first, *others = there or tables[:1]
         made = self.apply(first, sizes, theirs, ours)
@@ -132,7 +138,7 @@ class WeightReader:
         return made
 
     def copy(self, key: str, of: str, expected: Tensor) -> None:
-        """``key`` may be there, if it is what follows from the weights ``of``, rounded."""
+        """Accept ``key`` if it is what follows from the weights ``of``, up to rounding."""
         if key in self:
             found = self.take(key, *expected.shape)
             rounding = torch.finfo(found.dtype).eps * expected.abs()
@@ -140,14 +146,16 @@ class WeightReader:
                 self.disagree(of, key)
 
     def disagree(self, one: str, two: str) -> NoReturn:
-        """Two weights that should say the same do not; only the user knows which is meant."""
+        """Raise ``ValueError`` for two weights that should agree; only the user knows which is
+        meant.
+        """
         raise SoftmapError(
             f"{self.what}: {one} and {two} disagree, though their code makes one from the other: "
             "expected equal numbers; remove the one that is not meant"
         )
 
     def finish(self) -> None:
-        """Raises ``ValueError`` for a weight that nobody asked for."""
+        """Raise ``ValueError`` for a weight that was not read."""
         if self.unread:
             first, more = min(self.unread), len(self.unread) - 1
             others = f" and {more} more" if more else ""

@@ -26,7 +26,7 @@ REAL = ("real row", "channel")
 
 
 class FormulaCase(NamedTuple):
-    """Inputs x, y, the layer's rows for them (N, D), and what the formula gives."""
+    """Inputs x and y, the layer's rows for them (N, D), and those of the formula."""
 
     what: str
     inputs: list[Tensor]
@@ -75,7 +75,7 @@ def cross(subject: CheckSubject) -> Note:
 
 
 def _refused(make: Callable[[], object]) -> Note:
-    """What an edit says that is not defined there, or None."""
+    """Returns the message of an edit that is not defined there, or None."""
     try:
         make()
     except SoftmapError as error:
@@ -138,7 +138,7 @@ def _on_each_backend(subject: CheckSubject, layer: Attention, cases: Iterable[Fo
 def _evaluated(
     layer: Attention, run: Callable[..., Tensor], inputs: list[Tensor]
 ) -> dict[str, Tensor]:
-    """The rows (N, D), and the gradient of every input and parameter."""
+    """Returns the rows (N, D), and the gradient of every input and parameter."""
     leaves = [t.clone().requires_grad_() for t in inputs]
     named = dict(zip(("x", "context"), leaves, strict=False)) | dict(layer.named_parameters())
     out = run(*leaves)
@@ -152,8 +152,9 @@ def _evaluated(
 
 @torch.no_grad()
 def _knows_no_order(layer: Attention, x: Tensor, y: Tensor | None = None) -> None:
-    """The tokens that are seen in another order: the rows of x over y as they were, or those of x
-    in the same other order."""
+    """Permute the tokens that are seen: the rows of x over y must not change, and those of x
+    over itself must be permuted alike.
+    """
     keys = x if y is None else y
     order = torch.arange(keys.shape[1]).flip(0).roll(2)
     turned = keys[:, order]

@@ -1,4 +1,4 @@
-"""Comparisons whose message is one line: what is compared, both numbers, and where they stand."""
+"""Comparisons with a message of one line: what is compared, both numbers, and where they differ."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ def assert_same(
     sides: tuple[str, str] = ("found", "expected"),
     axes: Sequence[str] = (),
 ) -> None:
-    """|got - want| <= tolerance * max(1, max |want|) everywhere; no NaN on either side.
+    """Assert |got - want| <= tolerance * max(1, max |want|) everywhere, with no NaN on either
+    side.
 
     Args:
-        what, sides, axes: for the message, what is compared, what the two are, and the names of
+        what, sides, axes: for the message: what is compared, what the two are, and the names of the
             axes.
     """
     _assert_shape(got, want, what)
@@ -50,7 +51,7 @@ def assert_equal(
     sides: tuple[str, str] = ("found", "expected"),
     axes: Sequence[str] = (),
 ) -> None:
-    """Bit for bit."""
+    """Assert that both are equal bit for bit."""
     _assert_shape(got, want, what)
     different = int((got != want).sum())
     assert not different, (
@@ -60,7 +61,7 @@ def assert_equal(
 
 
 def difference(got: Tensor, want: Tensor, sides: tuple[str, str], axes: Sequence[str] = ()) -> str:
-    """The two numbers that are furthest apart, and their place."""
+    """Returns the two numbers that are furthest apart, and their index."""
     got, want = got.detach().double(), want.detach().double()
     off = _off(got, want)
     index = torch.unravel_index(off.argmax(), off.shape)

@@ -1,5 +1,6 @@
-"""Bidirectional and cross-attention as their formula stands, dense and with nothing of ``ops``:
-what the backends are held against."""
+"""Bidirectional and cross-attention by their formula, dense and without ``ops``, to compare
+backends with.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,9 @@ from softmap.nn.positions import Positions
 
 
 def dense(layer: Attention, x: Tensor, y: Tensor | None = None) -> Tensor:
-    """The layer on a sequence x (1, T, D) whose tokens see each other, or those of y (1, S, D)."""
+    """Returns the layer on a sequence x (1, T, D) whose tokens see each other, or those of y
+    (1, S, D).
+    """
     q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device))
     if y is not None:  # without positions
         q, (k, v) = layer._queries(x, None), layer._keys(y, None)
@@ -47,7 +50,7 @@ def _band(rows: int, keys: int, window: int | None) -> Band:
 
 
 def _scores(layer: Attention, q: Tensor, k: Tensor) -> Tensor:
-    """(1, H, T, S), each map with the key that it reads."""
+    """Returns (1, H, T, S), each map with the key that it reads."""
     maps = [q[:, m] @ k[:, key].transpose(1, 2) for m, key in enumerate(layer.heads.key_of_map)]
     return torch.stack(maps, 1) * layer.head_dim**-0.5
 

@@ -1,4 +1,4 @@
-"""The check of each edit by itself: a pure function of what it is handed."""
+"""The check of each edit by itself: a pure function of its arguments."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def of_one_token(layer: Attention, x: Tensor) -> None:
 
 
 class _Probe:
-    """One edit, and the map, band and tensors that it is given in a call."""
+    """An edit with the map, band and tensors that it gets in a call."""
 
     def __init__(self, edit: Edit, m: Tensor, band: Band | Rows, given: Tensors) -> None:
         self.edit, self.m, self.band = edit, m, band
@@ -55,7 +55,7 @@ class _Probe:
         self.out = m
 
     def __call__(self, m: Tensor, given: Tensors) -> Tensor:
-        """The edit of copies, which must come out of it unchanged."""
+        """Returns the edit of copies, which it must leave unchanged."""
         t = {**given.layer, **given.query, **given.key}
         before = {"m": m.clone(), **{f"t[{n!r}]": x.clone() for n, x in t.items()}}
         try:
@@ -72,7 +72,7 @@ class _Probe:
         return out
 
     def checked(self) -> Tensor:
-        """The edited map, once it has kept every promise."""
+        """Returns the edited map after all checks."""
         out = self(self.m.clone(), self.given)
         self._is_a_map(out)
         self._is_a_function(out)
@@ -139,14 +139,14 @@ class _Probe:
                 )
 
     def _depends(self, name: str, out: Tensor) -> bool:
-        """Whether the result changes with what it is given under ``name``."""
+        """Whether the result changes with what is passed as ``name``."""
         m = _moved(self.m) if name == "m" else self.m.clone()
         given = Tensors(*({n: _moved(x) if name == f"t[{n!r}]" else x for n, x in group.items()}
                           for group in self.given))  # fmt: skip
         return not torch.equal(self._seen(self(m, given)), self._seen(out))
 
     def _reads_no_later_token(self, out: Tensor) -> None:
-        """Tokens from LATER on are changed; the rows before may look at none of them."""
+        """Change tokens from LATER on: earlier rows must not change."""
         m = self.m.clone()
         m[:, :, LATER:] = _moved(m[:, :, LATER:])
         if self.edit.stage == "scores":
@@ -174,21 +174,21 @@ class _Probe:
         )
 
     def _told(self, now: Tensor, before: Tensor) -> str:
-        """Both numbers and where they stand, among those that are used."""
+        """Returns both numbers and where they differ, among the cells that are used."""
         if isinstance(self.band, Rows):
             return _told(now, before, HEADS)
         used = torch.ones(now.shape[-2:], dtype=torch.bool).tril()
         return _told(now.where(used, 0.0), before.where(used, 0.0))
 
     def _seen(self, out: Tensor) -> Tensor:
-        """What is used of an edited map: the cells where a row may look."""
+        """Returns the cells of an edited map that are used: those that a row sees."""
         rows, columns = out.shape[-2:]
         whole = isinstance(self.band, Rows)
         return out if whole else out[..., torch.ones(rows, columns).tril().bool()]
 
 
 def _probes(call: Call) -> Iterator[_Probe]:
-    """Each edit with what it is given, stage by stage; the results go on to the next."""
+    """Yields each edit with its arguments, stage by stage; the results go on to the next."""
     span = call.span(0, call.queries)._replace(first=0)
     band, wide = band_of(call, span), band_of(call, span, call.pad)
     m = torch.nn.functional.pad(scores(call.q, call.k, call.heads, call.scale), (0, call.pad))
@@ -221,7 +221,7 @@ def _moved(x: Tensor) -> Tensor:
 
 
 def _later(x: Tensor) -> Tensor:
-    """A tensor of tokens (B, T, ...) with those from LATER on changed."""
+    """Returns a tensor of tokens (B, T, ...) with those from LATER on changed."""
     return torch.cat([x[:, :LATER], _moved(x[:, LATER:])], 1)
 
 
@@ -235,7 +235,7 @@ def _gradient(result: Tensor, leaf: Tensor) -> Tensor | None:
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Fail for what is printed: a run's output is for other programs to read."""
+    """Fail if anything is printed: a run's output is for other programs to read."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         yield
     text = printed.getvalue()

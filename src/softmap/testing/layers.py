@@ -42,7 +42,7 @@ def gradients(subject: CheckSubject) -> Note:
 
 
 def _mismatch(text: str, names: list[str]) -> str:
-    """What gradcheck found, by the name of the input."""
+    """Returns what gradcheck found, by the name of the input."""
     wrong = (
         "is not that of the output (something is detached or drawn at random, or an adjoint is "
         "wrong)"

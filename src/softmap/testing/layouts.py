@@ -17,10 +17,16 @@ from softmap.testing.subject import CheckSubject
 
 @dataclass(frozen=True)
 class SequenceLayout:
-    """tokens T, a window or None, the first sequence's padding at the left and at the right, and
-    how many of the last tokens are queries (fewer than T: as when decoding with a cache).
+    """The layout of an input of two sequences.
 
-    packed: lengths of the documents in the first sequence; the second has them in reverse."""
+    Attributes:
+        tokens: T.
+        window: the layer's window, or None.
+        left, right: padding of the first sequence.
+        queries: how many of the last tokens are queries (fewer than T: as when decoding with a
+            cache).
+        packed: lengths of the documents in the first sequence; the second has them in reverse.
+    """
 
     tokens: int
     window: int | None = None
@@ -30,13 +36,13 @@ class SequenceLayout:
     packed: tuple[int, ...] = ()
 
     def documents(self) -> Tensor | None:
-        """(2, T) the document of each token, or None where a sequence is one document."""
+        """The document of each token, (2, T), or None where a sequence is one document."""
         if not self.packed:
             return None
         return torch.stack([numbered(self.packed), numbered(self.packed[::-1])])
 
     def mask(self) -> Tensor | None:
-        """(2, T) True at real tokens, or None where all are."""
+        """(2, T), True at real tokens, or None where all are."""
         if not self.left and not self.right:
             return None
         mask = torch.ones(2, self.tokens, dtype=torch.bool)
@@ -53,7 +59,9 @@ class SequenceLayout:
 
 
 def numbered(lengths: Iterable[int]) -> Tensor:
-    """(T,) documents of these lengths, one after the other; a later one has a lower number."""
+    """Returns documents of these lengths, (T,), one after the other; later ones have lower
+    numbers.
+    """
     return torch.cat([torch.full((n,), -place) for place, n in enumerate(lengths)])
 
 
@@ -74,15 +82,17 @@ LAYOUTS = (
 
 
 def layouts(layer: Attention) -> list[SequenceLayout]:
-    """Those that the layer takes: an edit that reads earlier rows takes one document."""
+    """Returns the layouts that the layer takes: an edit that reads earlier rows takes one
+    document.
+    """
     halo = any(e.halo for e in layer.edits)
     return [x for x in LAYOUTS if not (halo and x.packed)]
 
 
 def evaluate(subject: CheckSubject, layer: Attention, layout: SequenceLayout) -> dict[str, Tensor]:
-    """The output on real tokens, and the gradient of every input and parameter.
+    """Returns the output on real tokens, and the gradient of every input and parameter.
 
-    Rows of padding tokens are undefined, so they are set to zero and given no gradient.
+    Rows of padding tokens are undefined, so they are set to zero and get no gradient.
     """
     x = subject.input(2, layout.tokens).requires_grad_()
     out = forward(layer, x, layout)
@@ -99,7 +109,9 @@ def evaluate(subject: CheckSubject, layer: Attention, layout: SequenceLayout) ->
 
 
 def forward(layer: Attention, x: Tensor, layout: SequenceLayout) -> Tensor:
-    """The layer on x (B, T, D), or on its last ``queries`` tokens alone: (B, queries, D)."""
+    """Returns the layer on x (B, T, D), or on its last ``queries`` tokens alone: (B, queries,
+    D).
+    """
     layer.window = layout.window
     if layout.queries is None:
         return layer(x, key_mask=layout.mask(), documents=layout.documents())

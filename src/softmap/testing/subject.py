@@ -24,13 +24,14 @@ VOCABULARY = 23
 
 @dataclass(frozen=True)
 class CheckSubject:
-    """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the checks.
+    """A variant (a name, a composed string, a list, ``file.py:name``) and the sizes of the
+    checks.
 
     Attributes:
-        heads, kv_heads, head_dim: as [`softmap.nn.Attention`][] takes them; the model width is
-            heads * head_dim.
-        seed: of parameters and inputs; every check is a pure function of it.
-        context: tokens of the longest input.
+        heads, kv_heads, head_dim: as for [`softmap.nn.Attention`][]; the model width is heads *
+            head_dim.
+        seed: the seed of parameters and inputs; every check is a pure function of it.
+        context: the number of tokens of the longest input.
     """
 
     variant: Any
@@ -46,7 +47,7 @@ class CheckSubject:
         return self.heads * self.head_dim
 
     def layer(self, dtype: torch.dtype = torch.float64, **options: Any) -> Attention:
-        """An attention layer whose every parameter has been moved off its initial value."""
+        """Returns an attention layer with every parameter moved away from its initial value."""
         with seeded(self.seed):
             layer = Attention(
                 self.dim, self.heads, self.variant, kv_heads=self.kv_heads,
@@ -55,7 +56,7 @@ class CheckSubject:
             return perturb(layer).to(dtype)
 
     def config(self, window: int | None = None, impl: str = "auto") -> ModelConfig:
-        """Two layers; with ``window`` the first of them is local."""
+        """Returns a configuration of two layers; with ``window`` the first of them is local."""
         local = {} if window is None else {"pattern": "LG", "window": window}
         return ModelConfig(
             variant=self.variant, vocab_size=VOCABULARY, hidden_size=self.dim,
@@ -67,33 +68,33 @@ class CheckSubject:
     def decoder(
         self, dtype: torch.dtype = torch.float64, window: int | None = None, impl: str = "auto"
     ) -> Decoder:
-        """A decoder of [`config`][], perturbed like [`layer`][]."""
+        """Returns a decoder of [`config`][], perturbed like [`layer`][]."""
         with seeded(self.seed):
             return perturb(Decoder(self.config(window, impl))).to(dtype).eval()
 
     def input(self, batch: int, tokens: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """x (B, T, D), drawn once from N(0, 1)."""
+        """Returns x (B, T, D), drawn from N(0, 1)."""
         generator = torch.Generator().manual_seed(self.seed)
         x = torch.randn(batch, tokens, self.dim, dtype=torch.float64, generator=generator)
         return x.to(dtype)
 
     def ids(self, batch: int, tokens: int) -> Tensor:
-        """Token ids (B, T)."""
+        """Returns token ids (B, T)."""
         generator = torch.Generator().manual_seed(self.seed)
         return torch.randint(0, VOCABULARY, (batch, tokens), generator=generator)
 
     @cached_property
     def backends(self) -> list[str]:
-        """The backends that do not refuse the variant, by name."""
+        """Returns the backends that do not refuse the variant, by name."""
         return [name for name, why in self.explained if why is None]
 
     @cached_property
     def explained(self) -> list[tuple[str, str | None]]:
-        """Every backend with the reason why it refuses the variant, or None."""
+        """Returns every backend with the reason why it refuses the variant, or None."""
         return explain(call_of(self.layer(), self.input(1, 4)))
 
     def with_seed(self, seed: int) -> CheckSubject:
-        """The same variant with other parameters and inputs."""
+        """Returns the same variant with other parameters and inputs."""
         return dataclasses.replace(self, seed=seed)
 
     @property
@@ -103,7 +104,7 @@ class CheckSubject:
 
 
 def call_of(layer: Attention, x: Tensor, window: int | None = None) -> Call:
-    """The call of ``softmap.attention`` that the layer makes for x."""
+    """Returns the call of ``softmap.attention`` that the layer makes for x."""
     q, k, v = layer.project(x, Positions.of(x.shape[1], None, x.device))
     edits: list[Any] = list(layer.edits)
     tensors: list[Tensors] = [e(x, q, k) for e in edits]
@@ -112,7 +113,9 @@ def call_of(layer: Attention, x: Tensor, window: int | None = None) -> Call:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Torch's generator at ``seed``; the caller's own state comes back afterwards."""
+    """Set torch's generator to ``seed`` for the block; the caller's state is restored
+    afterwards.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
@@ -120,9 +123,10 @@ def seeded(seed: int) -> Iterator[None]:
 
 @torch.no_grad()
 def perturb(module: nn.Module, std: float = 0.2) -> Any:
-    """Add N(0, std) to every parameter: at their start many edits are the identity, and an
-    identity passes every check. Those with a floor stay above it: below, the gradient that an
-    optimiser wants is not that of the function."""
+    """Add N(0, std) to every parameter: at their start many edits are the identity, which
+    passes every check. Parameters with a floor stay above it, since below it the gradient is
+    deliberately not that of the function.
+    """
     for parameter in module.parameters():
         parameter.add_(torch.randn_like(parameter) * std)
     for edit in module.modules():
@@ -133,8 +137,9 @@ def perturb(module: nn.Module, std: float = 0.2) -> Any:
 
 @contextmanager
 def bands(rows: int, *, apart: bool = False) -> Iterator[None]:
-    """Bands of exactly ``rows`` query rows, so that a tiny input has several of them; ``apart``:
-    of one sequence of the batch at a time."""
+    """Use bands of exactly ``rows`` query rows, so that a tiny input has several; ``apart``: of
+    one sequence of the batch at a time.
+    """
     before = chunked.MIN_ROWS, chunked.MAX_ROWS, chunked.BAND_BYTES, folded.MASKED_ROWS
     chunked.MIN_ROWS = chunked.MAX_ROWS = folded.MASKED_ROWS = rows
     chunked.BAND_BYTES = 1 if apart else before[2]

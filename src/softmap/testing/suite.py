@@ -39,7 +39,9 @@ QUICK = tuple(name for name in CHECKS if name not in _NOT_QUICK)
 
 @dataclass(frozen=True)
 class Outcome:
-    """One check: its name, what was wrong (None: it passed), and what did not apply."""
+    """The outcome of a check: its name, what was wrong (None: it passed), and what did not
+    apply.
+    """
 
     name: str
     error: str | None
@@ -52,7 +54,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """What [`check`][] found; prints as a table with a line a check."""
+    """What [`check`][] found; prints as a table with one line per check."""
 
     variant: str
     outcomes: tuple[Outcome, ...]
@@ -72,9 +74,10 @@ class Report:
 
 
 def check(variant: Any, **options: Any) -> Report:
-    """Run the conformance suite over a variant; about a minute on a CPU.
+    """Run the conformance suite over a variant, about a minute on a CPU; returns a
+    [`Report`][].
 
-    Options as for [`outcomes`][], which gives the outcomes one by one. Raises what that does.
+    Options are those of [`outcomes`][], which yields the outcomes one by one.
     """
     found = tuple(outcomes(variant, **options))
     return Report(load(variant).label, found)
@@ -91,16 +94,18 @@ def outcomes(
     only: Iterable[str] | None = None,
     quick: bool = False,
 ) -> Iterator[Outcome]:
-    """Run the checks, and give the outcome of each when it is there.
+    """Run the checks, and yield the outcome of each as soon as it is there.
+
+    A check that fails is reported, not raised. Raises ``ValueError`` for a variant that cannot be
+    built at these sizes, and for an unknown check.
 
     Args:
-        variant: whatever [`softmap.variants.load`][] takes, ``"my_file.py:name"`` included.
+        variant: anything [`softmap.variants.load`][] takes, ``"my_file.py:name"`` included.
         heads, kv_heads, head_dim: sizes, as for [`softmap.nn.Attention`][].
         context: tokens of the longest input, such as those of its training.
-        only: names of [`CHECKS`][], by default all.
-        quick: [`QUICK`][], up to the first that fails, which is what ``softmap compare`` asks of a
-            variant of one's own before it trains it. A check that fails is reported, not raised; a
-            variant that cannot be built at these sizes, or an unknown check, is a ``ValueError``.
+        only: names of [`CHECKS`][]; by default all.
+        quick: run [`QUICK`][] up to the first that fails, as ``softmap compare`` does before it
+            trains a variant of the user's own.
     """
     chosen = list((QUICK if quick else CHECKS) if only is None else only)
     for name in chosen:

@@ -5,7 +5,7 @@ import triton.language as tl
 
 
 @triton.jit
-def heads_of(m: tl.tensor, at: tuple) -> tl.tensor:
+def heads_of(m: tl.tensor, at: tl.tuple) -> tl.tensor:
     """Head numbers of the tile ``m``, as they broadcast to it."""
     if len(m.shape) == 3:
         return tl.arange(0, m.shape[0])[:, None, None]
@@ -30,7 +30,7 @@ def along(m: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def trace(
-    EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tuple, m: tl.tensor, at: tuple
+    EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tl.tuple, m: tl.tensor, at: tl.tuple
 ) -> tl.tensor:
     """The tile before, between and after the edits of a chain."""
     tiles = (m,)
@@ -42,7 +42,7 @@ def trace(
 
 @triton.jit
 def edited(
-    EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tuple, m: tl.tensor, at: tuple
+    EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tl.tuple, m: tl.tensor, at: tl.tuple
 ) -> tl.tensor:
     """The tile after the chain."""
     return trace(EDITS, OPTIONS, args, m, at)[len(EDITS)]
@@ -52,11 +52,11 @@ def edited(
 def pulled(
     ADJOINTS: tl.constexpr,
     OPTIONS: tl.constexpr,
-    args: tuple,
-    grads: tuple,
-    tiles: tuple,
+    args: tl.tuple,
+    grads: tl.tuple,
+    tiles: tl.tuple,
     g: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
     """The gradient of the chain's input from that of its output, through the adjoints.

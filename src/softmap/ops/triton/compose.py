@@ -31,7 +31,7 @@ def by_key(m: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def mixed(
-    m: tl.tensor, at: tuple, t: tl.tensor, OPTIONS: tl.constexpr, TURNED: tl.constexpr
+    m: tl.tensor, at: tl.tuple, t: tl.tensor, OPTIONS: tl.constexpr, TURNED: tl.constexpr
 ) -> tl.tensor:
     """Cells m [rows, keys, H] with the matrices of rows and keys, if any, applied to their heads.
 
@@ -63,7 +63,7 @@ def plus(m: tl.tensor, more: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def compose(m: tl.tensor, at: tuple, t: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
+def compose(m: tl.tensor, at: tl.tuple, t: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
     """Returns the composed tile of all heads."""
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
     return tile_of(mixed(cells(m, KEYS_FIRST), at, t, OPTIONS, 0), KEYS_FIRST)
@@ -73,9 +73,9 @@ def compose(m: tl.tensor, at: tuple, t: tl.tensor, OPTIONS: tl.constexpr) -> tl.
 def compose_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:

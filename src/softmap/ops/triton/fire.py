@@ -15,19 +15,19 @@ from softmap.ops.triton.weights import add_of_head, of_head
 
 
 @triton.jit
-def number(t: tuple, n: tl.tensor) -> tl.tensor:
+def number(t: tl.tuple, n: tl.tensor) -> tl.tensor:
     """Returns number n of a tensor of the layer, in float32."""
     return tl.load(t[0] + n).to(tl.float32)
 
 
 @triton.jit
-def head_weight(t: tuple, h: tl.tensor, n: tl.tensor, heads: tl.tensor) -> tl.tensor:
+def head_weight(t: tl.tuple, h: tl.tensor, n: tl.tensor, heads: tl.tensor) -> tl.tensor:
     """w2[h, n] as it broadcasts to the tile."""
     return tl.load(t[0] + h * t[1] + n, mask=h < heads, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def relative(at: tuple, t: tuple) -> tuple:
+def relative(at: tl.tuple, t: tl.tuple) -> tuple:
     """x [rows, keys], and what its gradient needs: the distance, the reach, the denominator."""
     gap = distance(at, t[6], t[7])
     reach = tl.maximum(row_position(at, t[6]), number(t[5], 0))
@@ -36,7 +36,7 @@ def relative(at: tuple, t: tuple) -> tuple:
 
 
 @triton.jit
-def fire(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+def fire(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """Returns the tile of scores plus the bias FIRE."""
     h = heads_of(m, at)
     x, _, _, _ = relative(at, t)
@@ -51,9 +51,9 @@ def fire(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
 def fire_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
@@ -86,9 +86,9 @@ def add_scales(
     gap: tl.tensor,
     reach: tl.tensor,
     below: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
 ) -> None:
     """Gradients of c and L. A tie of L and the row is split in two, as ``torch.maximum`` does."""
     c, L = number(t[4], 0), number(t[5], 0)

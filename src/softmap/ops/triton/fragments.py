@@ -21,7 +21,7 @@ import triton.language as tl
 
 @triton.jit
 def read(
-    at: tuple, h: tl.tensor, c: tl.tensor, heads: tl.tensor, W: tl.constexpr, WHOLE: tl.constexpr
+    at: tl.tuple, h: tl.tensor, c: tl.tensor, heads: tl.tensor, W: tl.constexpr, WHOLE: tl.constexpr
 ) -> tl.tensor:
     """Zero where heads or channels are padding; WHOLE: none are."""
     if WHOLE:
@@ -32,10 +32,10 @@ def read(
 
 @triton.jit
 def across(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     begin: tl.tensor,
     heads: tl.tensor,
     tokens: tl.tensor,
@@ -62,10 +62,10 @@ def across(
 
 @triton.jit
 def along(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     begin: tl.tensor,
     heads: tl.tensor,
     tokens: tl.tensor,
@@ -92,10 +92,10 @@ def along(
 
 @triton.jit
 def places(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     begin: tl.tensor,
     heads: tl.tensor,
     tokens: tl.tensor,
@@ -116,10 +116,10 @@ def places(
 
 @triton.jit
 def load_sum(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     begin: tl.tensor,
     heads: tl.tensor,
     tokens: tl.tensor,
@@ -139,10 +139,10 @@ def load_sum(
 
 @triton.jit
 def store_sum(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     begin: tl.tensor,
     heads: tl.tensor,
     tokens: tl.tensor,
@@ -164,7 +164,7 @@ def store_sum(
 
 @triton.jit
 def matrices(
-    x: tuple, b: tl.tensor, at: tuple, tokens: tl.tensor, H: tl.constexpr, N: tl.constexpr
+    x: tl.tuple, b: tl.tensor, at: tl.tuple, tokens: tl.tensor, H: tl.constexpr, N: tl.constexpr
 ) -> tl.tensor:
     """[N, H in, H out]: a matrix over the heads for each token, stored by ``matrices.ordered``."""
     K: tl.constexpr = H // 16
@@ -175,7 +175,7 @@ def matrices(
 
 
 @triton.jit
-def add_matrices(x: tuple, b: tl.tensor, at: tuple, w: tl.tensor) -> None:
+def add_matrices(x: tl.tuple, b: tl.tensor, at: tl.tuple, w: tl.tensor) -> None:
     """w [N, H in, H out] added to x, which ``matrices.natural`` reads; room for whole tiles."""
     N: tl.constexpr = w.shape[0]
     H: tl.constexpr = w.shape[1]

@@ -24,7 +24,7 @@ def tokens(T: tl.tensor, D: tl.tensor, BT: tl.constexpr, DP: tl.constexpr) -> tu
 
 
 @triton.jit
-def read(x: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor) -> tl.tensor:
+def read(x: tl.tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor) -> tl.tensor:
     """Returns the channels c of head h at token t, in float32; 0 where masked."""
     at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
     return tl.load(at, mask=mask, other=0.0).to(tl.float32)
@@ -32,7 +32,7 @@ def read(x: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor) ->
 
 @triton.jit
 def write(
-    x: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor, tile: tl.tensor
+    x: tl.tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, mask: tl.tensor, tile: tl.tensor
 ) -> None:
     """Stores a tile at the channels c of head h at token t, in the tensor's dtype."""
     at = x[0] + tl.program_id(2).to(tl.int64) * x[1] + h * x[2] + t * x[3] + c
@@ -41,9 +41,9 @@ def write(
 
 @triton.jit
 def subtract(
-    o: tuple,
-    share: tuple,
-    out: tuple,
+    o: tl.tuple,
+    share: tl.tuple,
+    out: tl.tuple,
     T: tl.tensor,
     D: tl.tensor,
     BT: tl.constexpr,
@@ -58,11 +58,11 @@ def subtract(
 
 @triton.jit
 def subtract_backward(
-    o: tuple,
-    share: tuple,
-    g: tuple,
-    do: tuple,
-    dshare: tuple,
+    o: tl.tuple,
+    share: tl.tuple,
+    g: tl.tuple,
+    do: tl.tuple,
+    dshare: tl.tuple,
     T: tl.tensor,
     D: tl.tensor,
     BT: tl.constexpr,
@@ -79,8 +79,8 @@ def subtract_backward(
 
 @triton.jit
 def tile_sums(
-    x: tuple,
-    out: tuple,
+    x: tl.tuple,
+    out: tl.tuple,
     T: tl.tensor,
     D: tl.tensor,
     SHARED: tl.constexpr,
@@ -108,7 +108,7 @@ def gain(x: tl.tensor, h: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def sum_of_tiles(
-    sums: tuple, h: tl.tensor, begin: tl.tensor, end: tl.tensor, c: tl.tensor, D: tl.tensor
+    sums: tl.tuple, h: tl.tensor, begin: tl.tensor, end: tl.tensor, c: tl.tensor, D: tl.tensor
 ) -> tl.tensor:
     """(1, DP) the sum of the tiles [begin, end) of ``tile_sums``."""
     found = tl.zeros((1, c.shape[1]), tl.float32)
@@ -120,7 +120,7 @@ def sum_of_tiles(
 
 @triton.jit
 def running_mean(
-    tile: tl.tensor, sums: tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, D: tl.tensor
+    tile: tl.tensor, sums: tl.tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, D: tl.tensor
 ) -> tl.tensor:
     """(BT, DP) the mean of all values up to each token."""
     return (tl.cumsum(tile, 0) + sum_of_tiles(sums, h, 0, tl.program_id(0), c, D)) / (t + 1)
@@ -128,13 +128,13 @@ def running_mean(
 
 @triton.jit
 def shape(
-    o: tuple,
-    v: tuple,
-    values: tuple,
+    o: tl.tuple,
+    v: tl.tuple,
+    values: tl.tuple,
     alpha: tl.tensor,
     beta: tl.tensor,
     gamma: tl.tensor,
-    out: tuple,
+    out: tl.tuple,
     T: tl.tensor,
     D: tl.tensor,
     GROUP: tl.tensor,
@@ -153,16 +153,16 @@ def shape(
 
 @triton.jit
 def shape_backward(
-    o: tuple,
-    v: tuple,
+    o: tl.tuple,
+    v: tl.tuple,
     alpha: tl.tensor,
     beta: tl.tensor,
     gamma: tl.tensor,
-    g: tuple,
-    shares: tuple,
-    do: tuple,
-    dv: tuple,
-    sums: tuple,
+    g: tl.tuple,
+    shares: tl.tuple,
+    do: tl.tuple,
+    dv: tl.tuple,
+    sums: tl.tuple,
     T: tl.tensor,
     D: tl.tensor,
     GROUP: tl.tensor,
@@ -197,10 +197,10 @@ def weight_of(weight: tl.tensor, c: tl.tensor, D: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def norm(
-    o: tuple,
+    o: tl.tuple,
     weight: tl.tensor,
-    out: tuple,
-    size: tuple,
+    out: tl.tuple,
+    size: tl.tuple,
     eps: tl.tensor,
     T: tl.tensor,
     D: tl.tensor,
@@ -218,12 +218,12 @@ def norm(
 
 @triton.jit
 def norm_backward(
-    o: tuple,
+    o: tl.tuple,
     weight: tl.tensor,
-    g: tuple,
-    size: tuple,
-    do: tuple,
-    dweight: tuple,
+    g: tl.tuple,
+    size: tl.tuple,
+    do: tl.tuple,
+    dweight: tl.tuple,
     T: tl.tensor,
     D: tl.tensor,
     BT: tl.constexpr,

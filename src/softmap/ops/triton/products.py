@@ -22,10 +22,10 @@ def zeros(HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def operand(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    i: tuple,
+    i: tl.tuple,
     begin: tl.tensor,
     heads: tl.tensor,
     tokens: tl.tensor,
@@ -47,10 +47,10 @@ def operand(
 
 @triton.jit
 def held(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
-    i: tuple,
+    i: tl.tuple,
     heads: tl.tensor,
     tokens: tl.tensor,
     W: tl.constexpr,
@@ -68,12 +68,12 @@ def held(
 @triton.jit
 def product(
     xt: tl.tensor,
-    x: tuple,
+    x: tl.tuple,
     xh: tl.tensor,
-    i: tuple,
-    y: tuple,
+    i: tl.tuple,
+    y: tl.tuple,
     yh: tl.tensor,
-    j: tuple,
+    j: tl.tuple,
     b: tl.tensor,
     NX: tl.constexpr,
     NY: tl.constexpr,
@@ -123,13 +123,13 @@ def start(HT: tl.constexpr, M: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr)
 @triton.jit
 def accumulate(
     acc: tl.tensor,
-    out: tuple,
+    out: tl.tuple,
     oh: tl.tensor,
     i: tl.tensor,
     m: tl.tensor,
-    y: tuple,
+    y: tl.tuple,
     yh: tl.tensor,
-    j: tuple,
+    j: tl.tuple,
     b: tl.tensor,
     NO: tl.constexpr,
     NY: tl.constexpr,
@@ -165,7 +165,7 @@ def accumulate(
 @triton.jit
 def finish(
     acc: tl.tensor,
-    out: tuple,
+    out: tl.tuple,
     oh: tl.tensor,
     i: tl.tensor,
     b: tl.tensor,

@@ -28,10 +28,10 @@ from softmap.ops.triton.score_conv_tiles import (
 
 @triton.jit
 def band_tile(
-    until: tuple,
-    rows: tuple,
-    cols: tuple,
-    band: tuple,
+    until: tl.tuple,
+    rows: tl.tuple,
+    cols: tl.tuple,
+    band: tl.tuple,
     tile: tl.tensor,
     across: tl.tensor,
     T: tl.tensor,
@@ -55,7 +55,7 @@ def band_tile(
 
 
 @triton.jit
-def band_place(h: tl.tensor, at: tuple, band: tuple, size: tuple) -> tuple:
+def band_place(h: tl.tensor, at: tl.tuple, band: tl.tuple, size: tl.tuple) -> tuple:
     """Where a tile lies in the band's maps: offsets and mask (K, R, C)."""
     h, i = h[:, None, None], (at[1] - band[0])[None, :, None]
     j = (at[2] - band[2])[None, None, :]
@@ -66,7 +66,7 @@ def band_place(h: tl.tensor, at: tuple, band: tuple, size: tuple) -> tuple:
 
 @triton.jit
 def clear(
-    x: tl.tensor, at: tuple, band: tuple, used: tl.tensor, size: tuple, P: tl.constexpr
+    x: tl.tensor, at: tl.tuple, band: tl.tuple, used: tl.tensor, size: tl.tuple, P: tl.constexpr
 ) -> None:
     """Zeros in a band's map, where a tile has no visible cell."""
     H: tl.constexpr = P.heads
@@ -81,22 +81,22 @@ def clear(
 
 @triton.jit(do_not_specialize=["band"])
 def weights_kernel(
-    q: tuple,
-    k: tuple,
-    v: tuple,
-    do: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
+    v: tl.tuple,
+    do: tl.tuple,
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
     bias: tl.tensor,
-    until: tuple,
-    rows: tuple,
-    cols: tuple,
+    until: tl.tuple,
+    rows: tl.tuple,
+    cols: tl.tuple,
     lse: tl.tensor,
     delta: tl.tensor,
-    maps: tuple,
-    size: tuple,
-    band: tuple,
+    maps: tl.tuple,
+    size: tl.tuple,
+    band: tl.tuple,
     P: tl.constexpr,
 ) -> None:
     """P and dS' of one tile of a band, into maps[0] and maps[1], each (B, heads, rows, keys)."""
@@ -112,21 +112,21 @@ def weights_kernel(
 
 @triton.jit
 def write_weights(
-    q: tuple,
-    k: tuple,
-    v: tuple,
-    do: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
+    v: tl.tuple,
+    do: tl.tuple,
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
     bias: tl.tensor,
     lse: tl.tensor,
     delta: tl.tensor,
-    maps: tuple,
-    band: tuple,
+    maps: tl.tuple,
+    band: tl.tuple,
     used: tl.tensor,
-    at: tuple,
-    size: tuple,
+    at: tl.tuple,
+    size: tl.tuple,
     P: tl.constexpr,
 ) -> None:
     """Stores a tile's weights and the gradients of its scores for the passes that follow."""
@@ -156,15 +156,15 @@ def write_weights(
 
 @triton.jit
 def hidden_adjoint(
-    maps: tuple,
+    maps: tl.tuple,
     w2: tl.tensor,
     to_w2: tl.tensor,
     hidden: tl.tensor,
     nil: tl.tensor,
-    band: tuple,
+    band: tl.tuple,
     used: tl.tensor,
-    at: tuple,
-    size: tuple,
+    at: tl.tuple,
+    size: tl.tuple,
     P: tl.constexpr,
 ) -> tl.tensor:
     """(M, R C) gradient of the hidden map; adds to the gradient of w2."""
@@ -185,20 +185,20 @@ def hidden_adjoint(
 
 @triton.jit
 def scores_adjoint(
-    q: tuple,
-    k: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
     w1: tl.tensor,
     bias: tl.tensor,
-    maps: tuple,
+    maps: tl.tuple,
     to_w1: tl.tensor,
     to_bias: tl.tensor,
     dz: tl.tensor,
     own: tl.tensor,
     nil: tl.tensor,
-    band: tuple,
+    band: tl.tuple,
     used: tl.tensor,
-    at: tuple,
-    size: tuple,
+    at: tl.tuple,
+    size: tl.tuple,
     P: tl.constexpr,
 ) -> None:
     """Writes dS, adds to the gradients of w1 and of the bias. dz, own: (M, R, C)."""
@@ -225,19 +225,19 @@ def scores_adjoint(
 
 @triton.jit(do_not_specialize=["band"])
 def gradients_kernel(
-    q: tuple,
-    k: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
     bias: tl.tensor,
-    until: tuple,
-    rows: tuple,
-    cols: tuple,
-    maps: tuple,
-    sums: tuple,
-    size: tuple,
-    band: tuple,
+    until: tl.tuple,
+    rows: tl.tuple,
+    cols: tl.tuple,
+    maps: tl.tuple,
+    sums: tl.tuple,
+    size: tl.tuple,
+    band: tl.tuple,
     P: tl.constexpr,
 ) -> None:
     """dS of every n-th tile of a band, n programs in all, from maps[1] into maps[2].
@@ -265,23 +265,23 @@ def gradients_kernel(
 
 @triton.jit
 def add_tile(
-    q: tuple,
-    k: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
     bias: tl.tensor,
-    until: tuple,
-    rows: tuple,
-    cols: tuple,
-    maps: tuple,
+    until: tl.tuple,
+    rows: tl.tuple,
+    cols: tl.tuple,
+    maps: tl.tuple,
     sums: tl.tensor,
     tile: tl.tensor,
     across: tl.tensor,
-    band: tuple,
-    at: tuple,
+    band: tl.tuple,
+    at: tl.tuple,
     used: tl.tensor,
-    size: tuple,
+    size: tl.tuple,
     P: tl.constexpr,
 ) -> None:
     """One tile of [`gradients_kernel`][], all phases.

@@ -20,7 +20,7 @@ FAST = tl.constexpr(not interpreting())
 
 
 @triton.jit
-def seen_bias(t: tl.tensor, h: tuple, at: tuple, P: tl.constexpr) -> tl.tensor:
+def seen_bias(t: tl.tensor, h: tl.tuple, at: tl.tuple, P: tl.constexpr) -> tl.tensor:
     """(K, R, C) the bias of heads h (K), zero where not seen."""
     KIND: tl.constexpr = P.bias
     H: tl.constexpr = P.heads
@@ -37,7 +37,7 @@ def seen_bias(t: tl.tensor, h: tuple, at: tuple, P: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def bias_adjoint(
-    to: tl.tensor, t: tl.tensor, h: tuple, db: tuple, at: tuple, P: tl.constexpr
+    to: tl.tensor, t: tl.tensor, h: tl.tuple, db: tl.tuple, at: tl.tuple, P: tl.constexpr
 ) -> None:
     """Add the parameters' gradients; db (K, R, C) is that of the bias, zero where unused."""
     KIND: tl.constexpr = P.bias
@@ -72,7 +72,7 @@ def log2(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def fire(t: tl.tensor, h: tl.tensor, at: tuple, P: tl.constexpr) -> tl.tensor:
+def fire(t: tl.tensor, h: tl.tensor, at: tl.tuple, P: tl.constexpr) -> tl.tensor:
     """Returns the bias FIRE of the heads h on a tile, (heads, rows, keys)."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
@@ -83,7 +83,7 @@ def fire(t: tl.tensor, h: tl.tensor, at: tuple, P: tl.constexpr) -> tl.tensor:
 
 
 @triton.jit
-def fire_place(t: tl.tensor, at: tuple, P: tl.constexpr) -> tuple:
+def fire_place(t: tl.tensor, at: tl.tuple, P: tl.constexpr) -> tuple:
     """x = log(1 + c gap) / log(1 + c reach), its denominator, and reach = max(length, row)."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
@@ -110,7 +110,7 @@ def fire_mix(t: tl.tensor, h: tl.tensor, F: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def fire_adjoint(
-    to: tl.tensor, t: tl.tensor, h: tl.tensor, db: tl.tensor, at: tuple, P: tl.constexpr
+    to: tl.tensor, t: tl.tensor, h: tl.tensor, db: tl.tensor, at: tl.tuple, P: tl.constexpr
 ) -> None:
     """Adds the gradients of FIRE's numbers, given db of the bias of the heads h, to ``to``."""
     F: tl.constexpr = P.fire
@@ -132,7 +132,7 @@ def fire_adjoint(
 
 @triton.jit
 def fire_scalars(
-    to: tl.tensor, t: tl.tensor, dx: tl.tensor, x: tl.tensor, reach: tl.tensor, at: tuple
+    to: tl.tensor, t: tl.tensor, dx: tl.tensor, x: tl.tensor, reach: tl.tensor, at: tl.tuple
 ) -> None:
     """Add the gradients of c and length; dx (R, C) is that of x times its denominator's inverse."""
     c, row = tl.load(t), at[5][:, None]

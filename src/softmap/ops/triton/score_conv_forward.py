@@ -16,13 +16,13 @@ from softmap.ops.triton.score_conv_tiles import (
 
 @triton.jit
 def hidden_sums(
-    q: tuple,
-    k: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
     w1: tl.tensor,
     b1: tl.tensor,
     bias: tl.tensor,
-    at: tuple,
-    size: tuple,
+    at: tl.tuple,
+    size: tl.tuple,
     P: tl.constexpr,
 ) -> tuple:
     """(M, R C) the hidden map before its LeakyReLU, K of the H heads at a time.
@@ -50,15 +50,15 @@ def hidden_sums(
 
 @triton.jit
 def edited_scores(
-    q: tuple,
-    k: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
     w2: tl.tensor,
     bias: tl.tensor,
     hidden: tl.tensor,
     x: tl.tensor,
     n: tl.tensor,
-    at: tuple,
-    size: tuple,
+    at: tl.tuple,
+    size: tl.tuple,
     P: tl.constexpr,
 ) -> tl.tensor:
     """(K, R, C) the edited scores of group n, but for b2, which the softmax does not see.
@@ -82,7 +82,7 @@ def edited_scores(
 
 
 @triton.jit
-def slope_of(z: tl.tensor, at: tuple, size: tuple) -> tl.tensor:
+def slope_of(z: tl.tensor, at: tl.tuple, size: tl.tuple) -> tl.tensor:
     """(M, R C) derivative of the hidden map by z, which may be the hidden map itself.
 
     Beyond the diagonal the hidden map goes on; where a row's keys have not begun it is zero.
@@ -93,20 +93,20 @@ def slope_of(z: tl.tensor, at: tuple, size: tuple) -> tl.tensor:
 
 @triton.jit(do_not_specialize=["splits"])
 def forward_kernel(
-    q: tuple,
-    k: tuple,
-    v: tuple,
+    q: tl.tuple,
+    k: tl.tuple,
+    v: tl.tuple,
     w1: tl.tensor,
     b1: tl.tensor,
     w2: tl.tensor,
     bias: tl.tensor,
-    until: tuple,
-    first: tuple,
-    rows: tuple,
-    cols: tuple,
+    until: tl.tuple,
+    first: tl.tuple,
+    rows: tl.tuple,
+    cols: tl.tuple,
     o: tl.tensor,
     lse: tl.tensor,
-    size: tuple,
+    size: tl.tuple,
     splits: tl.tensor,
     P: tl.constexpr,
 ) -> None:

@@ -19,9 +19,9 @@ SLOPE = tl.constexpr(0.01)
 
 @triton.jit
 def place_tile(
-    until: tuple,
-    rows: tuple,
-    cols: tuple,
+    until: tl.tuple,
+    rows: tl.tuple,
+    cols: tl.tuple,
     b: tl.tensor,
     i: tl.tensor,
     j: tl.tensor,
@@ -41,10 +41,10 @@ def place_tile(
 
 @triton.jit
 def products(
-    x: tuple,
-    y: tuple,
+    x: tl.tuple,
+    y: tl.tuple,
     h: tl.tensor,
-    at: tuple,
+    at: tl.tuple,
     NX: tl.tensor,
     NY: tl.tensor,
     TX: tl.tensor,
@@ -66,7 +66,7 @@ def products(
 
 @triton.jit
 def seen_scores(
-    q: tuple, k: tuple, h: tl.tensor, at: tuple, size: tuple, P: tl.constexpr
+    q: tl.tuple, k: tl.tuple, h: tl.tensor, at: tl.tuple, size: tl.tuple, P: tl.constexpr
 ) -> tl.tensor:
     """(K, R, C) scaled scores of heads h, zero where not seen."""
     D: tl.constexpr = P.width

@@ -16,7 +16,7 @@ APPROXIMATE: tl.constexpr = tl.constexpr(not interpreting() and torch.version.hi
 
 
 @triton.jit
-def temperature(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+def temperature(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = tau m. t = (tau,)."""
     return m * of_head(t[0], heads_of(m, at), OPTIONS % 256)
 
@@ -25,9 +25,9 @@ def temperature(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.
 def temperature_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
@@ -39,14 +39,14 @@ def temperature_adjoint(
 
 
 @triton.jit
-def row_position(at: tuple, rows: tuple) -> tl.tensor:
+def row_position(at: tl.tuple, rows: tl.tuple) -> tl.tensor:
     """[rows, 1] positions of the queries, padding and earlier documents not counted."""
     place = rows[0] + at[0] * rows[1] + at[2]
     return tl.load(place, mask=at[2] < at[5], other=0).to(tl.float32)
 
 
 @triton.jit
-def distance(at: tuple, rows: tuple, cols: tuple) -> tl.tensor:
+def distance(at: tl.tuple, rows: tl.tuple, cols: tl.tuple) -> tl.tensor:
     """[rows, keys] i - j in tokens, zero beyond the diagonal."""
     place = cols[0] + at[0] * cols[1] + at[3]
     col = tl.load(place, mask=at[3] < at[6], other=0).to(tl.float32)
@@ -54,7 +54,7 @@ def distance(at: tuple, rows: tuple, cols: tuple) -> tl.tensor:
 
 
 @triton.jit
-def alibi(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+def alibi(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
     return m - of_head(t[0], heads_of(m, at), OPTIONS % 256) * distance(at, t[1], t[2])
 
@@ -63,9 +63,9 @@ def alibi(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor
 def alibi_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
@@ -89,7 +89,7 @@ def log(x: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def kerple(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+def kerple(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
     h = heads_of(m, at)
     reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * distance(at, t[2], t[3])
@@ -100,9 +100,9 @@ def kerple(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tenso
 def kerple_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:

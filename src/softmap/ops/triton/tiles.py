@@ -19,7 +19,7 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def load(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
     i: tl.tensor,
@@ -35,7 +35,7 @@ def load(
 
 @triton.jit
 def store(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
     i: tl.tensor,
@@ -52,14 +52,14 @@ def store(
 
 
 @triton.jit
-def visible(at: tuple) -> tl.tensor:
+def visible(at: tl.tuple) -> tl.tensor:
     """[rows, keys]: row at place p = i + offset sees key j iff j <= p < until[j]."""
     place = at[2] + at[7]
     return (at[3] <= place) & (place < end_of(at))
 
 
 @triton.jit
-def end_of(at: tuple) -> tl.tensor:
+def end_of(at: tl.tuple) -> tl.tensor:
     """until[j], or S for every key where nothing but causality hides any (until is None)."""
     if at[4] is None:
         return at[6]
@@ -68,7 +68,7 @@ def end_of(at: tuple) -> tl.tensor:
 
 
 @triton.jit
-def hide(m: tl.tensor, at: tuple, fill: tl.tensor) -> tl.tensor:
+def hide(m: tl.tensor, at: tl.tuple, fill: tl.tensor) -> tl.tensor:
     """``fill`` where the tile is not visible; tiles that are seen whole cost no comparison."""
     first, last = at[9] + at[7], at[9] + at[2].shape[0] * at[2].shape[1] - 1 + at[7]
     newest = at[10] + at[3].shape[0] * at[3].shape[1] - 1
@@ -79,7 +79,7 @@ def hide(m: tl.tensor, at: tuple, fill: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def earliest(first: tuple, b: tl.tensor, i: tl.tensor, T: tl.tensor, S: tl.tensor) -> tl.tensor:
+def earliest(first: tl.tuple, b: tl.tensor, i: tl.tensor, T: tl.tensor, S: tl.tensor) -> tl.tensor:
     """The first key that any of the rows sees."""
     if first is None:
         return 0
@@ -88,7 +88,7 @@ def earliest(first: tuple, b: tl.tensor, i: tl.tensor, T: tl.tensor, S: tl.tenso
 
 
 @triton.jit
-def latest(until: tuple, b: tl.tensor, j: tl.tensor, S: tl.tensor) -> tl.tensor:
+def latest(until: tl.tuple, b: tl.tensor, j: tl.tensor, S: tl.tensor) -> tl.tensor:
     """The place beyond the last row that sees any of the keys."""
     if until is None:
         return S
@@ -107,7 +107,7 @@ def key_head(h: tl.tensor, HEADS: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def load_row(
-    x: tuple, b: tl.tensor, h: tl.tensor, i: tl.tensor, heads: tl.tensor, tokens: tl.tensor
+    x: tl.tuple, b: tl.tensor, h: tl.tensor, i: tl.tensor, heads: tl.tensor, tokens: tl.tensor
 ) -> tl.tensor:
     """A number per head and row, [.., rows, 1]; x = (pointer, strides of b, h), rows adjacent."""
     place = x[0] + b * x[1] + h * x[2] + i
@@ -116,7 +116,7 @@ def load_row(
 
 @triton.jit
 def store_row(
-    x: tuple,
+    x: tl.tuple,
     b: tl.tensor,
     h: tl.tensor,
     i: tl.tensor,

@@ -28,7 +28,7 @@ def join_pairs(even: tl.tensor, odd: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def share(t: tuple, at: tuple, h: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
+def share(t: tl.tuple, at: tl.tuple, h: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
     """lambda as it broadcasts to the pairs: one number, or one for each token and pair."""
     if OPTIONS // 256 % 256:
         place = t[0] + at[0] * t[1] + at[2] * t[2] + h
@@ -40,7 +40,7 @@ def share(t: tuple, at: tuple, h: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor
 
 
 @triton.jit
-def subtract_pairs(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+def subtract_pairs(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m'[h] = m[2h] - lambda m[2h+1]. t = (lambda,)."""
     even, odd = split_pairs(m)
     return even - share(t[0], at, heads_of(even, at), OPTIONS) * odd
@@ -50,9 +50,9 @@ def subtract_pairs(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> 
 def subtract_pairs_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
@@ -70,33 +70,35 @@ def subtract_pairs_adjoint(
 
 
 @triton.jit
-def of_head(t: tuple, h: tl.tensor, heads: tl.tensor) -> tl.tensor:
+def of_head(t: tl.tuple, h: tl.tensor, heads: tl.tensor) -> tl.tensor:
     """A tensor (H,) as it broadcasts to the tile."""
     return tl.load(t[0] + h, mask=h < heads, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def add_of_head(d: tuple, at: tuple, h: tl.tensor, heads: tl.tensor, value: tl.tensor) -> None:
+def add_of_head(
+    d: tl.tuple, at: tl.tuple, h: tl.tensor, heads: tl.tensor, value: tl.tensor
+) -> None:
     """Its gradient, into this program's own part."""
     tl.atomic_add(d[0] + at[8] * d[1] + h, value, mask=h < heads, sem="relaxed")
 
 
 @triton.jit
-def diagonal(at: tuple) -> tl.tensor:
+def diagonal(at: tl.tuple) -> tl.tensor:
     """[rows, keys] 1 where the key is the row's own token and visible."""
     own = at[3] == at[2] + at[7]
     return (own & visible(at)).to(tl.float32)
 
 
 @triton.jit
-def uniform(at: tuple, count: tuple) -> tl.tensor:
+def uniform(at: tl.tuple, count: tl.tuple) -> tl.tensor:
     """[rows, keys] the map that shares a row's weight evenly among the keys that it sees."""
     n = tl.load(count[0] + at[0] * count[1] + at[2], mask=at[2] < at[5], other=1.0)
     return visible(at).to(tl.float32) / n
 
 
 @triton.jit
-def shaped(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tensor:
+def shaped(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = beta m + alpha I - gamma C. t = (alpha, beta, gamma or None, count)."""
     h = heads_of(m, at)
     out = of_head(t[1], h, OPTIONS % 256) * m + of_head(t[0], h, OPTIONS % 256) * diagonal(at)
@@ -109,9 +111,9 @@ def shaped(m: tl.tensor, at: tuple, t: tuple, OPTIONS: tl.constexpr) -> tl.tenso
 def shaped_adjoint(
     m: tl.tensor,
     g: tl.tensor,
-    at: tuple,
-    t: tuple,
-    d: tuple,
+    at: tl.tuple,
+    t: tl.tuple,
+    d: tl.tuple,
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
