@@ -30,6 +30,9 @@ class Step(NamedTuple):
 def steps(gpu: str) -> list[Step]:
     """What is run, in order; 10 minutes in all."""
     op = ["--batch", "8", "--heads", "16", "--tokens", "2048", "--head-dim", "64"]
+    # the width of a model of 1.4B parameters, four of its layers
+    step = ["model.hidden_size=2048", "model.num_hidden_layers=4", "model.num_attention_heads=16"]
+    step += ["model.context=2048", "training.batch_size=8", "data.tokenizer=bpe:4096"]
     op += ["--dtype", "bf16", "--impl", "triton", "--peers", "none", "--rounds", "10"]
     tests = (sys.executable, "-m", "pytest", "-n", "8", "-m", "not slow", "tests/ops/triton")
 
@@ -41,8 +44,8 @@ def steps(gpu: str) -> list[Step]:
         Step("tests", 150, tests),
         Step("op", 110, (*SOFTMAP, "bench", "op", *VARIANTS, *op, "--seconds", "2",
                          "--device", "cuda", "--out", str(out("op")))),
-        Step("step", 55, (*SOFTMAP, "bench", "step", "--device", "cuda",
-                          "--out", str(out("step")))),
+        Step("step", 90, (*SOFTMAP, "bench", "step", "diff", "diff2", "sas-p", "dcmha",
+                          "--set", *step, "--device", "cuda", "--out", str(out("step")))),
         Step("decode", 55, (*SOFTMAP, "bench", "decode", "--rounds", "3", "--device", "cuda",
                             "--out", str(out("decode")))),
     ]  # fmt: skip

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def row(case: Case, name: str) -> dict[str, Any] | None:
         return None
     forward, both = calls(problem, BACKENDS[name])
     found = {"variant": case.variant, "backend": name, **{n: getattr(case, n) for n in SIZES}}
+    found |= {"window": case.window} if case.window else {}
     for what, run in (("forward_ms", forward), ("both_ms", both)):
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
@@ -61,10 +62,12 @@ def row(case: Case, name: str) -> dict[str, Any] | None:
     return found
 
 
-def measured() -> Iterator[dict[str, Any]]:
+def measured(variants: Sequence[str], window: int | None) -> Iterator[dict[str, Any]]:
+    """A row for each shape, variant and backend; plain attention without a window."""
     for sizes in SHAPES:
-        for variant in (PLAIN, *VARIANTS):
-            case = Case(variant, *sizes, dtype="bfloat16", device="cuda")
+        for variant in (PLAIN, *variants):
+            seen = None if variant == PLAIN else window
+            case = Case(variant, *sizes, window=seen, dtype="bfloat16", device="cuda")
             for name in ("folded",) if variant == PLAIN else ("triton", "folded"):
                 if (found := row(case, name)) is not None:
                     print(json.dumps(found), flush=True)
@@ -74,6 +77,7 @@ def measured() -> Iterator[dict[str, Any]]:
 def table(path: Path) -> Iterator[str]:
     """Throughput of forward + backward over SDPA's, the last measurement of each in the file."""
     rows = json.loads(path.read_text(encoding="utf-8"))["calls"]
+    rows = [r for r in rows if not r.get("window")]
     taken = {(r["variant"], r["backend"], r.get("triton"), *(r[n] for n in SIZES)): r for r in rows}
     names = list(dict.fromkeys(key[:3] for key in taken if key[0] in VARIANTS))
     heads = [f"H{h} d{d} T{t}" for _, h, t, d in SHAPES]
@@ -94,6 +98,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--variants", nargs="+", default=VARIANTS)
+    parser.add_argument("--window", type=int)
     flags = parser.parse_args()
     if flags.table is not None:
         print("\n".join(table(flags.table)))
@@ -101,7 +107,7 @@ def main() -> None:
         found = {
             "what": __doc__,
             "provenance": provenance(torch.device("cuda")),
-            "calls": list(measured()),
+            "calls": list(measured(flags.variants, flags.window)),
         }
         flags.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 

@@ -16,7 +16,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINES = [
     line
-    for page in ("cluster.md", "distributed.md")
+    for page in ("cluster.md", "distributed.md", "scale.md")
     for language, block in BLOCK.findall((DOCS / page).read_text(encoding="utf-8"))
     if language in ("", "bash")
     for line in block.replace("\\\n", " ").splitlines()

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Literal, Union
 
 from softmap.extras import need
 
@@ -42,6 +42,7 @@ from softmap.lab.names import (
     split_variants,
 )
 from softmap.lab.own import Check, New
+from softmap.lab.planning import Plan
 from softmap.lab.scale import Scale
 from softmap.lab.top import Top
 from softmap.ledger.commands import KINDS as CLAIMS
@@ -232,6 +233,8 @@ class Explain:
     batch: Size = 1
     vocab: Size = 50304
     device: str = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """In which attention is computed."""
 
     def run(self, argv: Sequence[str]) -> None:
         """Prints the explanation, line by line."""
@@ -240,7 +243,7 @@ class Explain:
         lines = explain(
             self.variant, hidden_size=self.hidden_size or self.heads * self.head_dim,
             heads=self.heads, layers=self.layers, context=self.context, batch=self.batch,
-            vocab=self.vocab, device=self.device,
+            vocab=self.vocab, device=self.device, dtype=self.dtype,
         )  # fmt: skip
         for line in lines:
             print(line)
@@ -368,6 +371,7 @@ class Import:
 COMMANDS: dict[str, type] = {
     "compare": Compare,
     "train": Train,
+    "plan": Plan,
     "explain": Explain,
     "variants": Variants,
     "new": New,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from softmap.cli import main
 from softmap.errors import SoftmapError
@@ -35,6 +36,18 @@ def test_the_chosen_backend_is_the_first_that_can() -> None:
     refusals = dict(backends(config, 32))
     assert refusals["folded"] and refusals["reference"] is None
     assert chosen(config, 32) == ("chunked" if refusals["native"] else "native")
+
+
+def test_backends_are_asked_in_the_dtype_of_the_computation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from softmap import ops
+
+    asked, inner = [], ops.explain
+    monkeypatch.setattr(ops, "explain", lambda call: asked.append(call.q.dtype) or inner(call))
+    explain("dcmha+sas", **SHAPE, dtype="bfloat16")
+    chosen(ModelConfig(hidden_size=64, num_attention_heads=4), 32)
+    assert asked == [torch.bfloat16, torch.float32]
 
 
 def test_bad_sizes_are_refused() -> None:

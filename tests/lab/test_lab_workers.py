@@ -26,7 +26,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.roster import Roster, read
-from softmap.lab.schedule import TrainingTask, completed
+from softmap.lab.schedule import TrainingTask, _Deaths, completed
 from softmap.lab.tune import tune
 from softmap.lab.workers import WorkerDied, Workers, default_jobs
 
@@ -104,15 +104,17 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
         for name, times in deaths.items()
     ]  # fmt: skip
     display, ended = lab_tiny.Notes(), {}
-    display.plan(dict.fromkeys(deaths, 1), 1, 1)
-    said = r"always seed 0 \(SIGKILL\): the process died 3 times"
+    display.plan(dict.fromkeys([*deaths, "further"], 1), 1, 1)
+    further = functools.partial(lab_work.gets_further_and_dies, tmp_path / "further", 5)
+    tasks.append(TrainingTask("further", 0, tmp_path / "further", further))
+    said = r"always seed 0 \(SIGKILL\): the process died 3 times at the same place"
     with Workers(2) as pool, pytest.raises(SoftmapError, match=said):
         for done, found in completed(pool, Roster(tmp_path, tasks, 1), display):
             ended[done.label] = found["deaths"]
-    assert ended == {"never": 0, "twice": 2, "stopped": 1}
+    assert ended == {"never": 0, "twice": 2, "stopped": 1, "further": 5}
     assert len(list((tmp_path / "deaths of always").iterdir())) == 3
     stand = {entry["label"]: (entry["ended"], entry["failed"]) for entry in read(tmp_path)}
-    assert stand["always"] == (False, "its process died 3 times, last by SIGKILL")
+    assert stand["always"] == (False, "its process died 3 times at the same place, last by SIGKILL")
     assert all(stand[name] == (True, None) for name in ended)
     assert sum(text.startswith("twice seed 0: its process died") for text in display.said) == 2
     assert not children()
@@ -184,3 +186,15 @@ def test_jobs_are_numbers_from_one() -> None:
     for jobs in (0, -1, 1.5, True):
         with pytest.raises(SoftmapError, match="jobs: expected"):
             Request(jobs=jobs)  # type: ignore[arg-type]
+
+
+def test_deaths_count_from_where_a_task_last_got_further(tmp_path: Path) -> None:
+    deaths, task = _Deaths(), TrainingTask("one", 0, tmp_path, lambda _: {})
+    counted = []
+    names = ["", "", "000-000000002", "000-000000002", "000-000000010", "001-000000010"]
+    for name in names:
+        if name:
+            (tmp_path / "checkpoints" / name).mkdir(parents=True, exist_ok=True)
+        counted.append(deaths.of(task))
+    assert counted == [1, 2, 1, 2, 1, 1]
+    assert [deaths.of(task), deaths.of(TrainingTask("two", 0, tmp_path, lambda _: {}))] == [2, 1]

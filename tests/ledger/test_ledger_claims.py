@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 
 from softmap.claims._bases import SMALL, Base
-from softmap.claims._claim import SCALES, Arm, Asked, Learned, Study, Timed
+from softmap.claims._claim import SCALES, Arm, Asked, Grafted, Learned, Scaled, Study, Timed
 from softmap.claims._find import claim, names
 from softmap.errors import SoftmapError
 from softmap.evals.catalogue import suite
-from softmap.lab.learn import learnable
+from softmap.lab.learn import learnable, task_suite
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import make_plan
 from softmap.lab.preflight import vocabulary
 from softmap.ledger.place import Workspace, _peak, methods
 from softmap.ledger.trained import needed
+from softmap.report.scaling.sweep import SIZES as SWEPT
 from softmap.variants import renamed
 
 STUDIES = [
@@ -53,14 +54,18 @@ def test_a_claim_is_whole(name: str) -> None:
 @pytest.mark.parametrize(("name", "scale", "study"), STUDIES)
 def test_a_study_names_what_there_is(name: str, scale: str, study: Study) -> None:
     assert study.references <= study.variants.keys()
-    for arm in study.variants.values():
+    arms = study.arms if isinstance(study, Grafted) else ()
+    for arm in (*study.models.values(), *arms):
         assert renamed(arm.variant, {}) == arm.variant  # the folder of its models is named after it
     assert any(arm.expects for arm in study.arms)
     if isinstance(study, Asked):
         assert study.reads in {measure.name for measure in suite(study.suite).measures}
     if isinstance(study, Learned):
-        assert study.task in learnable() and study.reads in ("accuracy", "loss")
-        assert all(name == arm.variant for name, arm in study.variants.items())
+        assert study.task in learnable()
+        assert study.reads in {measure.name for measure in task_suite(study.task).measures}
+        assert all(name == arm.variant for name, arm in study.models.items())
+    if isinstance(study, Scaled):
+        assert len(study.sizes) >= SWEPT and study.base in study.sizes
     if isinstance(study, Timed):
         assert study.measure.unit == "x"
 

@@ -125,8 +125,8 @@ def test_the_newest_result_counts_and_the_list_shows_it(
     told = capsys.readouterr().out.splitlines()
     (mine,) = [line for line in told if line.startswith("sas-loss")]
     assert mine.split()[1:4] == ["reproduced", "-", "-"]
-    (graft,) = [line for line in told if line.startswith("graft")]
-    assert graft.count("not tested") == 3
+    (leak,) = [line for line in told if line.startswith("dape-leak")]
+    assert leak.count("not tested") == 3
     assert main(["claims", "report", str(tmp_path / "b"), "--page", str(tmp_path / "p.html")]) == 0
     assert "contradicted" in capsys.readouterr().out and (tmp_path / "p.html").is_file()
 
@@ -142,7 +142,7 @@ def test_claims_alone_lists_them(
 
 def test_all_are_those_that_are_tested_there() -> None:
     every = {found.id for found in chosen(["all"], "cpu")}
-    assert "dape-extra" in every and not every & {"graft", "river", "diff-order"}
+    assert "dape-extra" in every and not every & {"dape-leak", "diff-order"}
     assert {found.id for found in chosen(["all"], "cpu", ["long"])} == {"diff-long", "diff-alloc"}
     assert [c.id for c in chosen(["wsds", "dc-ablate", "wsds"], "cpu")] == ["wsds", "dc-ablate"]
 
@@ -152,7 +152,7 @@ def test_all_are_those_that_are_tested_there() -> None:
     [
         (["run", "dape-extr"], "no claim 'dape-extr' (did you mean 'dape-extra'"),
         (["run", "dape-extra", "--scale", "gp"], "no scale 'gp' (did you mean 'gpu'"),
-        (["run", "graft"], "graft is not tested at the scale cpu: it takes softmap graft"),
+        (["run", "dc-down"], "dc-down is not tested at the scale cpu: models of this size are at"),
         (["run"], "expected ids or all, found none"),
         (["run", "dape-extra", "--base", "smal"], "no base 'smal' (did you mean 'small'"),
         (["run", "sas-speed", "--base", "small"], "sas-speed is not tested on the base small"),

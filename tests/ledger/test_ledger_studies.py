@@ -3,20 +3,39 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from softmap.claims._bases import SMALL
-from softmap.claims._claim import COMPUTE, TOKENS, Arm, Asked, Measure, Timed, Trained
-from softmap.claims._rules import CONTRADICTED, NOT_RESOLVED, REPRODUCED, of_row
+from softmap.claims._bases import SMALL, Base
+from softmap.claims._claim import (
+    COMPUTE,
+    LOSS,
+    TOKENS,
+    Arm,
+    Asked,
+    Grafted,
+    Learned,
+    Measure,
+    Scaled,
+    Timed,
+    Trained,
+)
+from softmap.claims._rules import CONTRADICTED, NO_VERDICT, NOT_RESOLVED, REPRODUCED, of_row
 from softmap.ledger.asked import parts
+from softmap.ledger.grafted import part as grafted_part
 from softmap.ledger.judge import differences
+from softmap.ledger.place import Workspace
+from softmap.ledger.scaled import part as scaled_part
 from softmap.ledger.timed import _row as timed_row
-from softmap.ledger.trained import _picture, _ratio
+from softmap.ledger.trained import _picture, _ratio, needed
 from softmap.ledger.training import curve
+from softmap.report.load import Budget, FinishedTrial, Run
+from softmap.report.scaling.law import Law
+from softmap.report.scaling.sweep import sweep
 
 TOKENS_N = [1000, 2000, 4000, 8000]
 
@@ -150,3 +169,77 @@ def test_the_headline_the_largest_condition_or_each() -> None:
     assert [one.rows[0].name for one in each] == ["b at length 32", "b at length 512"]
     assert headline.curve is not None and headline.curve["log"]
     assert [p["value"] for p in headline.curve["points"]] == [3.05, 3.05, 4.05, 2.05]
+
+
+def test_conditions_of_the_same_runs_stand_beside_one_another() -> None:
+    study = Learned(
+        Measure("Fall", margin=0.005, better="higher"), (Arm("successors 16", "higher"),),
+        control="successors 1", task="bigram", reads="fall", within="successors",
+    )  # fmt: skip
+    cells = [
+        cell("fall", {"successors": 1}, **{"transformer++": [0.01, 0.02, 0.03]}),
+        cell("fall", {"successors": 4}, **{"transformer++": [9.0, 9.0, 9.0]}),
+        cell("fall", {"successors": 16}, **{"transformer++": [0.31, 0.32, 0.33]}),
+        cell("loss", {"successors": 16}, **{"transformer++": [7.0, 7.0, 7.0]}),
+    ]
+    (found,) = parts(study, {"cells": cells}, {"transformer++": [0, 1, 2]}, {})
+    assert found.values == {
+        "successors 1": {0: 0.01, 1: 0.02, 2: 0.03},
+        "successors 16": {0: 0.31, 1: 0.32, 2: 0.33},
+    }
+    (row,) = found.rows
+    assert row.mean == pytest.approx(0.3) and row.runs == (3, 3) and of_row(row) == REPRODUCED
+    assert [list(runs) for _, runs in needed(study, Workspace(Path("none")))] == [["transformer++"]]
+
+
+def test_fine_tunings_of_one_model_are_runs_and_diverged_ones_are_counted() -> None:
+    study = Grafted(LOSS, (Arm("diff2", "lower"), Arm("dape", "lower")))
+    losses = cell("loss", None, plain=[2.0, 2.1, 2.2], diff2=[1.0, 1.1, 1.2], dape=[1.5])
+    for found in losses["models"].values():  # named as softmap graft names its models
+        found["runs"] = {f"seed{n}": one for n, one in enumerate(found["runs"].values())}
+    start = {"label": "diff2", "before": 2.0, "after": 2.25}
+    given = {"suites": {"loss": {"cells": [losses]}}, "graft": [start]}
+    found = grafted_part(study, given, 3)
+    assert found.values["plain"] == {0: 2.0, 1: 2.1, 2: 2.2}
+    assert found.diverged == {"dape": 2} and found.notes == [
+        "diff2 starts 0.25 nats from the model"
+    ]
+    assert [of_row(row) for row in found.rows] == [REPRODUCED, CONTRADICTED]
+    assert needed(study, Workspace(Path("none"))) == [(SMALL, {"transformer++": 1})]
+
+
+def test_a_law_with_four_fifths_of_the_parameters_is_found() -> None:
+    """The variant's law is the control's at 1.25 times its parameters."""
+    sizes = [40e3, 80e3, 160e3, 320e3]
+    base = Base("s", "one size")
+    study = Scaled(
+        Measure("Parameters for equal loss", "x", 0.05), (Arm("v", "lower"), Arm("gone", "lower")),
+        control="control", base=base, sizes=(base,),
+    )  # fmt: skip
+    laws = {"control": Law(1.8, 40.0, 300.0, 0.35, 0.4), "v": Law(1.8, 37.0, 300.0, 0.35, 0.4)}
+    found = scaled_part(study, sweep([_size(n, laws) for n in sizes]))
+    row, gone = found.rows
+    assert row.mean == pytest.approx((37 / 40) ** (1 / 0.35), rel=0.02) and row.runs == (3, 3)
+    assert row.low is not None and row.low < row.mean < row.high < 1  # type: ignore[operator]
+    assert of_row(row) == REPRODUCED and of_row(gone) == NO_VERDICT
+    assert len(found.values) == 8
+
+
+def _size(parameters: float, laws: dict[str, Law]) -> Run:
+    """Three runs of each law at five budgets, which differ by a thousandth of a nat."""
+    tokens = [1e5, 2e5, 4e5, 8e5, 1.6e6]
+    trials = {
+        label: {
+            seed: FinishedTrial(
+                label, seed,
+                {"parameters": int(parameters), "flops_per_token": 6.0 * parameters,
+                 "tokens_per_second": 1.0},
+                [Budget(d, 1.0, 1.0, 0.0, np.full((4, 1), law.loss(parameters, d) + seed / 1000))
+                 for d in tokens], [], None,
+            )
+            for seed in range(3)
+        }
+        for label, law in laws.items()
+    }  # fmt: skip
+    info = {"control": "control", "variants": list(laws), "seeds": [0, 1, 2]}
+    return Run(Path(f"{parameters:.0f}"), info, trials, [])

@@ -181,6 +181,20 @@ def test_width_is_solved(variant: str) -> None:
         accounting.solve_intermediate_size(wanted, 10)
 
 
+def test_widths_are_multiples_of_eight_where_parameters_stay_equal() -> None:
+    def solved(hidden: int) -> tuple[int, float]:
+        shape = (4096, hidden, 4, 16)
+        target = accounting.parameters(ModelConfig("transformer++", *shape))["total"]
+        wanted = ModelConfig("sas-p", *shape)
+        width = accounting.solve_intermediate_size(wanted, target)
+        wanted = dataclasses.replace(wanted, intermediate_size=width)
+        return width, accounting.parameters(wanted)["total"] / target - 1
+
+    wide, narrow = solved(1024), solved(32)
+    assert wide[0] % 8 == 0 and abs(wide[1]) < 0.001
+    assert narrow[0] % 8 != 0 and abs(narrow[1]) < 0.002
+
+
 def test_maps_of_a_model_are_its_layers_maps() -> None:
     torch.manual_seed(0)
     model = perturb(Decoder(config("diff", backbone={"pattern": "LG", "window": 3}))).eval()

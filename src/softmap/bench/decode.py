@@ -77,7 +77,7 @@ class DecodeBenchmark:
         self.models = [self._model(v, impl) for v in variants]
         require(self._least_bytes(), device, "decode")
         for model in self.models if impl == "auto" else []:
-            model.impl = chosen(model.config, sizes.prompt, device)
+            model.impl = chosen(model.config, sizes.prompt, device, DTYPES[sizes.dtype])
         self.control = variants[0]
 
     def _model(self, variant: str, impl: str) -> DecodingModel:

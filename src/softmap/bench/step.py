@@ -18,7 +18,7 @@ from softmap.bench.stats import ratios, shuffled, spread
 from softmap.errors import SoftmapError, reason
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, make_plan, options
-from softmap.lab.preflight import check_memory, settled
+from softmap.lab.preflight import check_memory, dtype_of, settled
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import WARM_UP, random_ids, timed, training_step
 from softmap.lab.trial import build
@@ -76,7 +76,8 @@ class StepBenchmark:
     def _model(self, candidate: Candidate, impl: str) -> TrainingModel:
         taken = impl
         if impl == "auto":
-            taken = chosen(candidate.config, self.recipe.model.context, self.device)
+            context, dtype = self.recipe.model.context, dtype_of(self.recipe)
+            taken = chosen(candidate.config, context, self.device, dtype)
         return TrainingModel(candidate, taken)
 
     def measure(self, rounds: int, steps: int) -> None:
@@ -97,7 +98,7 @@ class StepBenchmark:
         mine = model.candidate
         net = with_impl(build(mine, 0, self.device), model.impl)
         given = options(self.recipe, mine.peak_lr, 0, mine.label)
-        dtype = torch.bfloat16 if given.precision == "bf16" else torch.float32
+        dtype = dtype_of(self.recipe)
 
         def forward(net: nn.Module, ids: Tensor) -> Tensor:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=dtype != torch.float32):

@@ -37,6 +37,11 @@ LONG = Base(
     "the demo's recipe with windows of 512 tokens",
     {"model.context": "512", "training.batch_size": "4"},
 )
+RIVER = Base(
+    "river",
+    "the demo's recipe, weights before and after each decay kept",
+    {"training.keep_points": "true"},
+)
 TASK = Base("task", "models that softmap learn trains: width 64, two layers")
 
 # Schedules beside wsd-s, which is the demo's. wsd throws its decays away, a tenth of the demo's
@@ -61,6 +66,28 @@ ONE_CARD = Base(
         "training.steps": "8000", "training.peak_lr": "1.5e-3",
     },
 )  # fmt: skip
+
+ONE_CARD_KEPT = Base(
+    "one-card-river",
+    "50M parameters on one card, weights before and after each decay kept",
+    {**ONE_CARD.settings, "training.keep_points": "true"},
+)
+
+
+def _size(width: int, layers: int, steps: int) -> Base:
+    return Base(
+        f"size-{width}x{layers}",
+        f"the recipe of softmap scale, width {width}, {layers} layers",
+        {
+            "model.hidden_size": str(width), "model.num_hidden_layers": str(layers),
+            "training.steps": str(steps), "model.num_attention_heads": "8",
+            "model.context": "128", "training.batch_size": "8", "training.warmup": "0.03",
+            "training.budgets": "[0.0625, 0.125, 0.25, 0.5, 1]", "training.peak_lr": "6e-3",
+        },
+    )  # fmt: skip
+
+
+SIZES = (_size(32, 2, 800), _size(48, 2, 1200), _size(64, 3, 2000), _size(96, 3, 4000))
 
 
 def _paper(name: str, says: str, layers: int, width: int, heads: int, **more: str) -> Base:

@@ -81,6 +81,11 @@ class Study:
         """Names that others are compared with."""
         return {arm.against or self.control for arm in self.arms}
 
+    @property
+    def models(self) -> dict[str, Arm]:
+        """What has to be trained for it, by name."""
+        return self.variants
+
 
 @dataclass(frozen=True)
 class Trained(Study):
@@ -92,28 +97,71 @@ class Trained(Study):
 
 
 @dataclass(frozen=True)
-class Asked(Study):
-    """The base's models asked by a suite of ``softmap eval``; as they start where ``trained`` is
-    false. at: ``""`` the headline, ``"last"`` the largest condition, ``"each"`` of them."""
+class Suited(Study):
+    """Models asked by a suite of ``softmap eval``.
 
-    suite: str = ""
+    at: ``""`` the headline, ``"last"`` the largest condition, ``"each"`` of them. within: a
+    condition of the suite, such as ``step``; the control and the arms are then values of it
+    (``step river``), all of the same runs of Transformer++.
+    """
+
     reads: str = ""
     at: Literal["", "last", "each"] = ""
+    within: str = ""
+
+    @property
+    def models(self) -> dict[str, Arm]:
+        """What has to be trained for it, by name."""
+        return {CONTROL: Arm(CONTROL)} if self.within else self.variants
+
+
+@dataclass(frozen=True)
+class Asked(Suited):
+    """The base's models asked by ``suite``; as they start where ``trained`` is false."""
+
+    suite: str = ""
     trained: bool = True
     kind = "asked"
 
 
 @dataclass(frozen=True)
-class Learned(Study):
+class Learned(Suited):
     """Models that ``softmap learn`` trains on a task of tokens, with other ``settings`` where
     given."""
 
     base: Base = TASK
     task: str = ""
     reads: str = "accuracy"
-    at: Literal["", "last", "each"] = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     kind = "learned"
+
+
+@dataclass(frozen=True)
+class Grafted(Study):
+    """The base's Transformer++ of seed 0 as ``softmap graft`` fine-tunes it: as it is (``plain``)
+    and with the arms put in, each at the best of ``peaks``. A run is a fine-tuning; its held-out
+    loss is read."""
+
+    control: str = "plain"
+    settings: Mapping[str, str] = field(default_factory=dict)
+    peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
+    kind = "grafted"
+
+    @property
+    def models(self) -> dict[str, Arm]:
+        """What has to be trained for it, by name."""
+        return {CONTROL: Arm(CONTROL)}
+
+
+@dataclass(frozen=True)
+class Scaled(Study):
+    """Language models of several ``sizes``, to whose losses ``softmap scale`` fits a law for each
+    variant; ``reads`` the parameters, tokens or compute at equal loss, over the control's. ``base``
+    names the sweep."""
+
+    sizes: tuple[Base, ...] = ()
+    reads: Literal["parameters", "tokens", "compute"] = "parameters"
+    kind = "scaled"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,17 @@
 """Certain and uncertain tokens."""
 
-from softmap.claims._claim import Claim
+from softmap.claims._claim import Arm, Claim, Learned, Measure
 
-_WAITS = "a bigram language of mixed certainty is to come"
+_TOY = "the language is a toy of 80 tokens, which small models learn"
+
+
+def _study(reads: str, title: str, margin: float) -> Learned:
+    return Learned(
+        Measure(title, "nats", margin, "higher"),
+        (Arm("successors 16", "higher"), Arm("successors 4")),
+        control="successors 1", task="bigram", reads=reads, within="successors",
+    )  # fmt: skip
+
 
 CLAIM = Claim(
     sentence="Uncertain tokens make the steep hill and near-certain ones the river, so that decay "
@@ -10,9 +19,17 @@ CLAIM = Claim(
     paper="Understanding Warmup-Stable-Decay Learning Rates, section 4",
     source="https://arxiv.org/abs/2410.05192",
     theirs="figures",
-    hypothesis="Through the decay the loss of uncertain tokens falls more than that of certain "
-    "ones.",
-    protocol="A bigram language in which each token has its own uncertainty of the next; loss by "
-    "class of certainty through stable phase and decay, curvature by class.",
-    scales={"cpu": _WAITS, "gpu": _WAITS, "paper": _WAITS},
+    hypothesis="Through the last decay the loss behind tokens of 16 successors falls more than "
+    "behind those of one, and the largest curvature of its loss is larger.",
+    protocol="Suite bigram: a language in which each token has its own uncertainty of the next; "
+    "what the last decay took by class, and the largest eigenvalue of the Hessian of each class's "
+    "loss at the last decayed point.",
+    scales={
+        "cpu": (
+            _study("fall", "Loss lost in the last decay", 0.005),
+            _study("curvature", "Largest curvature", 0.1),
+        ),
+        "gpu": _TOY,
+        "paper": _TOY,
+    },
 )

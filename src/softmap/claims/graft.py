@@ -1,8 +1,13 @@
 """Edits put into a model that was trained without."""
 
-from softmap.claims._claim import Claim
+from softmap.claims._bases import MEDIUM, ONE_CARD, SMALL
+from softmap.claims._claim import LOSS, Arm, Claim, Grafted, on
 
-_WAITS = "it takes softmap graft, which is to come"
+_ARMS = tuple(
+    Arm(name, "lower")
+    for name in ("diff2", "dcmha(qk_norm=false)", "dape", "talking-heads", "gated")
+)
+_STUDY = Grafted(LOSS, _ARMS)
 
 CLAIM = Claim(
     sentence="An edited map helps a model that was trained with plain attention.",
@@ -11,7 +16,12 @@ CLAIM = Claim(
     theirs="nobody's",
     hypothesis="After as many steps of fine-tuning from the same model, the grafted one has the "
     "lower loss.",
-    protocol="A map is edited without changing the function at step 0, then fine-tuned; plain "
-    "fine-tuning beside it, equal steps and seeds.",
-    scales={"cpu": _WAITS, "gpu": _WAITS, "paper": "nobody has published it"},
+    protocol="softmap graft: a map is edited without changing the function at step 0, or with the "
+    "deviation printed, then fine-tuned for 300 steps; plain fine-tuning beside it, equal steps "
+    "and seeds, peaks from the same grid.",
+    scales={
+        "cpu": on(_STUDY, SMALL, MEDIUM),
+        "gpu": on(_STUDY, ONE_CARD),
+        "paper": "nobody has published it",
+    },
 )

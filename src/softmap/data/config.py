@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from softmap.errors import SoftmapError, nearest, shown
@@ -13,6 +13,22 @@ LARGEST_BPE = 2**20
 
 Progress = Callable[[str, int, int | None], None]
 """``progress(stage, done, total)``, in bytes of text; ``total`` is None when nobody knows it."""
+
+
+@dataclass(frozen=True)
+class Part(Checked):
+    """One source of a mixture: ``data`` and ``field`` as in :class:`DataConfig`.
+
+    weight: of each sum of weights consecutive windows of the training, so many are of this source.
+    """
+
+    data: str
+    field: str = "text"
+    weight: Annotated[int, Range(1, 1000)] = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_names(self)
 
 
 @dataclass(frozen=True)
@@ -26,15 +42,17 @@ class DataConfig(Checked):
             ``"hf:NAME[:CONFIG][:SPLIT]"``: a data set of the Hub, or a local folder, streamed
             through ``datasets``. One part after the name is taken as a split when it is called
             train, validation, valid, dev or test, else as a config; write
-            ``hf:NAME::SPLIT`` or ``hf:NAME:CONFIG:`` to say which.
+            ``hf:NAME::SPLIT`` or ``hf:NAME:CONFIG:`` to say which. Or a mixture of these, a list
+            of :class:`Part`.
         field: the field (column) of JSONL, Parquet and ``hf:`` records that holds the text.
         tokenizer: ``"bpe:SIZE"`` (byte-level BPE trained on the train documents), ``"bytes"``,
             or ``"hf:NAME_OR_FOLDER"``.
         heldout: share of the documents that is held out, strictly between 0 and 1.
-        max_bytes: read at most this many bytes of text (utf-8), in the source's order.
+        max_bytes: read at most this many bytes of text (utf-8), in the source's order; of a
+            mixture each source its share by weight.
     """
 
-    data: str = "stdlib"
+    data: str | list[Part] = "stdlib"
     field: str = "text"
     tokenizer: str = "bpe:1024"
     heldout: Annotated[float, Range(above=0, below=1)] = 0.05
@@ -42,11 +60,41 @@ class DataConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("data", "field"):
-            value = getattr(self, name)
-            if not value or "\0" in value or not is_unicode(value):
-                raise SoftmapError(f"{name}: expected a name, found {shown(value)}")
+        _check_names(self)
         parse_spec(self.tokenizer)
+
+    @property
+    def name(self) -> str:
+        """The source, or the sources with their weights, for people."""
+        if isinstance(self.data, str):
+            return self.data
+        return ", ".join(f"{part.data} ({part.weight})" for part in self.data)
+
+    @property
+    def weights(self) -> list[int]:
+        """Of the sources."""
+        return [1] if isinstance(self.data, str) else [part.weight for part in self.data]
+
+    def singly(self) -> list[DataConfig]:
+        """A config of each source."""
+        if isinstance(self.data, str):
+            return [self]
+        limit, total = self.max_bytes, sum(self.weights)
+        return [
+            replace(
+                self, data=part.data, field=part.field,
+                max_bytes=limit and max(1, limit * part.weight // total),
+            )
+            for part in self.data
+        ]  # fmt: skip
+
+
+def _check_names(given: Part | DataConfig) -> None:
+    for name in ("data", "field"):
+        value = getattr(given, name)
+        text = isinstance(value, str)
+        if not value or (text and ("\0" in value or not is_unicode(value))):
+            raise SoftmapError(f"{name}: expected a name, found {shown(value)}")
 
 
 def is_unicode(text: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from softmap.data.split import (
     WITHIN_DOCUMENT,
     Sided,
     Splitter,
+    interleaved,
     is_fair,
     limit_bytes,
     split_within,
@@ -50,13 +51,13 @@ def prepare(config: DataConfig, cache_dir: str | Path, progress: Progress | None
             folder that cannot be written (a full disk too; nothing is left behind).
     """
     kind, argument = parse_spec(config.tokenizer)
-    source = open_source(config)
+    sources = [open_source(one) for one in config.singly()]
     given = _given_tokenizer(kind, argument)
-    folder = Path(cache_dir).expanduser() / fingerprint(config, source, given)
+    folder = Path(cache_dir).expanduser() / fingerprint(config, sources, given)
     if (corpus := read_corpus(folder)) is not None:
         return corpus
     try:
-        _build(config, source, given, folder, progress or (lambda *_: None))
+        _build(config, sources, given, folder, progress or (lambda *_: None))
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise SoftmapError(
@@ -67,14 +68,16 @@ def prepare(config: DataConfig, cache_dir: str | Path, progress: Progress | None
     return corpus
 
 
-def fingerprint(config: DataConfig, source: Source, given: Tokenizer | None) -> str:
-    """A name for the result: what the source is, how it is split, what cuts it into tokens."""
+def fingerprint(config: DataConfig, sources: Sequence[Source], given: Tokenizer | None) -> str:
+    """A name for the result: the sources, how they are split, what cuts them into tokens."""
     import tokenizers
 
+    of_each = list(zip(sources, config.singly(), strict=True))
+    mixed = [[source.identity, one.field] for source, one in of_each], config.weights
     facts = {
         "format": FORMAT,
-        "source": source.identity,
-        "config": [config.field, config.tokenizer, config.heldout, config.max_bytes],
+        "source": mixed if len(sources) > 1 else sources[0].identity,
+        "config": [of_each[0][1].field, config.tokenizer, config.heldout, config.max_bytes],
         "tokenizer": given.digest if given else None,
         "tokenizers": tokenizers.__version__,
     }
@@ -91,25 +94,37 @@ def _given_tokenizer(kind: str, argument: str) -> Tokenizer | None:
 
 def _build(
     config: DataConfig,
-    source: Source,
+    sources: Sequence[Source],
     given: Tokenizer | None,
     folder: Path,
     progress: Progress,
 ) -> None:
-    splitter = Splitter(config.heldout)
-    stream = splitter(limit_bytes(source.documents(), config.max_bytes))
-    sample, fair = _read_sample(stream, config.heldout, source.size, progress)
-    if not sample:
-        raise SoftmapError(f"{config.data}: no text in it{_skipped(source)}")
-    if not fair:
-        sample = split_within(sample, config.heldout)
+    splitter, weights, configs = Splitter(config.heldout), config.weights, config.singly()
+    streams = [
+        splitter(limit_bytes(source.documents(), one.max_bytes))
+        for source, one in zip(sources, configs, strict=True)
+    ]
+    stream, size = interleaved(streams, weights), _size(sources)
+    sample, unfair = _read_sample(stream, config.heldout, len(sources), size, progress)
+    for part, source in enumerate(sources):
+        if not any(document.part == part for document in sample):
+            raise SoftmapError(f"{configs[part].name}: no text in it{_skipped(source)}")
+    for part in unfair:
+        sample = split_within(sample, config.heldout, part)
     tokenizer = given or _train(sample, int(config.tokenizer.split(":")[1]), progress)
-    with ShardWriter(folder, tokenizer.vocab_size) as writer:
-        _write(writer, itertools.chain(sample, stream), tokenizer, source.size, progress)
-        split = BY_DOCUMENT if fair else WITHIN_DOCUMENT
+    with ShardWriter(folder, tokenizer.vocab_size, weights) as writer:
+        _write(writer, itertools.chain(sample, stream), tokenizer, size, progress)
+        skipped = [name for source in sources for name in source.skipped]
+        split = WITHIN_DOCUMENT if unfair else BY_DOCUMENT
         found = {"split": split, "duplicates": splitter.duplicates}
-        found |= {"skipped_files": len(source.skipped), "skipped": source.skipped[:MOST_NAMED]}
-        writer.publish(tokenizer, _meta(config, source, tokenizer, writer) | found)
+        found |= {"skipped_files": len(skipped), "skipped": skipped[:MOST_NAMED]}
+        writer.publish(tokenizer, _meta(config, sources, tokenizer, writer) | found)
+
+
+def _size(sources: Sequence[Source]) -> int | None:
+    """Bytes of text of all, None where that of one is not known."""
+    sizes = [source.size for source in sources]
+    return None if None in sizes else sum(size for size in sizes if size)
 
 
 def _skipped(source: Source) -> str:
@@ -126,18 +141,20 @@ def skipped_files(count: int, names: list[str]) -> str:
 
 
 def _read_sample(
-    stream: Iterator[Sided], heldout: float, size: int | None, progress: Progress
-) -> tuple[list[Sided], bool]:
-    """The documents to hold in memory, and whether the split by hash gave each side its due."""
+    stream: Iterator[Sided], heldout: float, parts: int, size: int | None, progress: Progress
+) -> tuple[list[Sided], list[int]]:
+    """The documents to hold in memory, and the parts of whose sides the split by hash did not give
+    each its due."""
     sample: list[Sided] = []
-    sizes = [0, 0]
+    sizes, done = [[0, 0] for _ in range(parts)], 0
     for document in stream:
         sample.append(document)
-        sizes[document.side] += document.bytes
-        progress("reading", sum(sizes), size)
-        if sum(sizes) >= SAMPLE_BYTES and is_fair(sizes, heldout):
+        sizes[document.part][document.side] += document.bytes
+        done += document.bytes
+        progress("reading", done, size)
+        if done >= SAMPLE_BYTES and all(is_fair(one, heldout) for one in sizes):
             break
-    return sample, is_fair(sizes, heldout)
+    return sample, [part for part, one in enumerate(sizes) if not is_fair(one, heldout)]
 
 
 def _train(sample: list[Sided], vocab_size: int, progress: Progress) -> Tokenizer:
@@ -165,7 +182,8 @@ def _write(
     for group in _groups(documents):
         ids = tokenizer.encode_batch([document.text for document in group])
         for document, tokens in zip(group, ids, strict=True):
-            writer.add(document.side, [*tokens, tokenizer.eod], document.bytes)
+            if not document.spare:
+                writer.add(document, [*tokens, tokenizer.eod])
             done += document.bytes
         progress("tokenizing", done, size)
 
@@ -184,12 +202,14 @@ def _groups(documents: Iterable[Sided]) -> Iterator[list[Sided]]:
 
 
 def _meta(
-    config: DataConfig, source: Source, tokenizer: Tokenizer, writer: ShardWriter
+    config: DataConfig, sources: Sequence[Source], tokenizer: Tokenizer, writer: ShardWriter
 ) -> dict[str, Any]:
     counts = writer.counts
+    mixed = len(sources) > 1
     return {
-        "source": source.description,
-        "field": config.field,
+        "source": config.name if mixed else sources[0].description,
+        "field": config.singly()[0].field,
+        **({"weights": config.weights} if mixed else {}),
         "hash": writer.hash,
         "tokenizer": config.tokenizer,
         "vocab_size": tokenizer.vocab_size,

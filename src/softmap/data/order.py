@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -10,6 +11,23 @@ from numpy.typing import NDArray
 from softmap.errors import SoftmapError
 
 Tokens = NDArray[np.unsignedinteger]
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several texts, of which each has its share of the training: ``weights``, whole numbers."""
+
+    parts: tuple[Tokens, ...]
+    weights: tuple[int, ...]
+
+    def __len__(self) -> int:
+        """Tokens of all."""
+        return sum(map(len, self.parts))
+
+
+def parts_of(tokens: Tokens | Mixture) -> tuple[Tokens, ...]:
+    """The texts of a mixture, or the one."""
+    return tokens.parts if isinstance(tokens, Mixture) else (tokens,)
 
 
 def require(tokens: int, context: int, batch_size: int = 1, what: str = "the corpus") -> None:
@@ -32,18 +50,34 @@ def generator(*numbers: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers)))
 
 
-@lru_cache(maxsize=8)
-def _epoch(seed: int, epoch: int, windows: int, tokens: int) -> tuple[int, NDArray[np.int64]]:
-    """The epoch's offset into the text and its permutation of the windows."""
-    draw = generator(seed, epoch)
+@lru_cache(maxsize=32)
+def _epoch(
+    seed: int, epoch: int, part: int, windows: int, tokens: int
+) -> tuple[int, NDArray[np.int64]]:
+    """The epoch's offset into the text of a part, and its permutation of the windows."""
+    draw = generator(seed, epoch, part)
     offset = int(draw.integers(tokens))
     permutation = draw.permutation(windows)
     permutation.flags.writeable = False
     return offset, permutation
 
 
+@lru_cache(maxsize=8)
+def _turns(seed: int, cycle: int, weights: tuple[int, ...]) -> list[tuple[int, int]]:
+    """For each sample of a cycle the part that it is of, and how many of that part came before."""
+    turns = np.repeat(np.arange(len(weights)), weights)
+    if len(weights) > 1:
+        turns = generator(seed, cycle, len(weights)).permutation(turns)
+    before = [0] * len(weights)
+    found = []
+    for part in turns.tolist():
+        found.append((part, before[part]))
+        before[part] += 1
+    return found
+
+
 def batch(
-    tokens: Tokens,
+    tokens: Tokens | Mixture,
     *,
     seed: int,
     step: int,
@@ -60,21 +94,31 @@ def batch(
     e = k // M: within an epoch no target is seen twice, and offsets make the windows of each epoch
     new. Batches run across the end of an epoch into the next.
 
+    Of a mixture each text is such a ring with epochs of its own. W being the sum of the weights,
+    samples c W .. (c + 1) W - 1 have exactly w_p of text p, in an order drawn from (seed, c) alone:
+    the i-th of them, r of text p before it in this cycle, is p's sample number c w_p + r.
+
     Raises:
-        SoftmapError: the text is not longer than ``context``, or an argument is out of range.
+        SoftmapError: a text is not longer than ``context``, or an argument is out of range.
     """
-    require(len(tokens), context)
+    parts = parts_of(tokens)
+    weights = tokens.weights if isinstance(tokens, Mixture) else (1,)
+    for text in parts:
+        require(len(text), context)
     if min(seed, step) < 0 or batch_size < 1:
         raise SoftmapError(f"seed, step >= 0 and batch >= 1, found {seed}, {step}, {batch_size}")
-    size = len(tokens)
-    windows = size // context
     wanted = range(batch_size)[rows]
-    starts = np.empty(len(wanted), np.int64)
+    found = np.empty((len(wanted), context + 1), np.int64)
     for at, row in enumerate(wanted):
-        epoch, index = divmod(step * batch_size + row, windows)
-        offset, permutation = _epoch(seed, epoch, windows, size)
-        starts[at] = offset + permutation[index] * context
-    return tokens[(starts[:, None] + np.arange(context + 1)) % size].astype(np.int64)
+        cycle, turn = divmod(step * batch_size + row, sum(weights))
+        part, before = _turns(seed, cycle, weights)[turn]
+        text = parts[part]
+        windows = len(text) // context
+        epoch, index = divmod(cycle * weights[part] + before, windows)
+        offset, permutation = _epoch(seed, epoch, part, windows, len(text))
+        start = offset + permutation[index] * context
+        found[at] = text[(start + np.arange(context + 1)) % len(text)]
+    return found
 
 
 def windows(tokens: Tokens, context: int, limit: int | None = None) -> NDArray[np.int64]:

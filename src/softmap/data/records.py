@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import zlib
@@ -96,28 +97,31 @@ def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
     Where its pages have checksums (not all writers make them) they are verified.
 
     Raises:
-        SoftmapError: the file is damaged, or has no string column ``field``.
+        SoftmapError: the file is damaged (after which row, is said), or has no string column
+            ``field``.
     """
     need("Parquet", "pyarrow")
     import pyarrow
     import pyarrow.parquet
 
+    row = 0
     try:
         _check_head(path)
         with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
             if field not in file.schema_arrow.names:
                 raise _no_field(str(path), field, file.schema_arrow.names)
-            row = 0
-            for batch in file.iter_batches(batch_size=1024, columns=[field]):
-                for value in batch.column(0).to_pylist():
-                    row += 1
-                    text = _value({field: value}, field, f"{path} row {row}")
-                    if text is not None:
-                        yield f"{name}:{row}", text
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(1024, row_groups=[group], columns=[field]):
+                    for value in batch.column(0).to_pylist():
+                        row += 1
+                        text = _value({field: value}, field, f"{path} row {row}")
+                        if text is not None:
+                            yield f"{name}:{row}", text
     except SoftmapError:
         raise
     except (pyarrow.ArrowException, OSError, ValueError) as error:  # text that is not utf-8 too
-        raise SoftmapError(f"{path}: cannot be read as Parquet ({reason(error)})") from None
+        where = f"{path} after row {row}" if row else str(path)
+        raise SoftmapError(f"{where}: cannot be read as Parquet ({reason(error)})") from None
 
 
 def _check_head(path: Path) -> None:
@@ -139,26 +143,71 @@ def parse_hf(spec: str) -> tuple[str, str | None, str]:
 
 
 def read_hf(spec: str, field: str) -> Iterator[Document]:
-    """Documents of a Hub data set or of a local folder, streamed through ``datasets``.
+    """Documents of a Hub data set or of a local folder, streamed through ``datasets``, shard after
+    shard.
 
     Raises:
-        SoftmapError: in one line, whatever kept ``datasets`` from loading or reading it.
+        SoftmapError: in one line, whatever kept ``datasets`` from loading or reading it, with the
+            shard's file and the row where one is broken.
     """
     need("a data set of the Hub", "datasets")
     import datasets
 
-    name, config, split = parse_hf(spec)
+    where, shard, row, number = f"hf:{spec}", "", 0, 0
     try:
-        rows = datasets.load_dataset(name, config, split=split, streaming=True)
-        if rows.column_names is not None:
-            if field not in rows.column_names:
-                raise _no_field(f"hf:{spec}", field, rows.column_names)
-            rows = rows.select_columns([field])
-        for number, record in enumerate(rows):
-            text = _value(record, field, f"hf:{spec} row {number}")
-            if text is not None:
-                yield f"{split}:{number}", text
+        with _silent(datasets):
+            rows, shards = _streamed(datasets, spec)
+            if rows.column_names is not None:
+                if field not in rows.column_names:
+                    raise _no_field(where, field, rows.column_names)
+                rows = rows.select_columns([field])
+            for index, shard in enumerate(shards):
+                records = rows.shard(len(shards), index)
+                for row, record in enumerate(records, 1):
+                    text = _value(record, field, f"{where}: {shard} row {row}")
+                    if text is not None:
+                        yield f"{parse_hf(spec)[2]}:{number}", text
+                    number += 1
+                row = 0
     except SoftmapError:
         raise
     except Exception as error:  # datasets raises its own, the Hub's, the network's and pyarrow's
-        raise SoftmapError(f"hf:{spec}: cannot be loaded ({reason(error)})") from None
+        _read_again(Path(shard), field)
+        place = f": {shard} after row {row}" if shard else ""
+        raise SoftmapError(f"{where}{place}: cannot be loaded ({reason(error)})") from None
+
+
+@contextlib.contextmanager
+def _silent(datasets: Any) -> Iterator[None]:
+    """``datasets`` logs what it raises, too."""
+    before = datasets.utils.logging.get_verbosity()
+    datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
+    try:
+        yield
+    finally:
+        datasets.utils.logging.set_verbosity(before)
+
+
+def _streamed(datasets: Any, spec: str) -> tuple[Any, list[str]]:
+    """A data set as ``datasets`` streams it, and what its shards are called: their files."""
+    name, config, split = parse_hf(spec)
+    builder = datasets.load_dataset_builder(name, config)
+    if hasattr(builder.config, "fragment_scan_options"):  # Parquet's: it looks at no checksum else
+        from pyarrow.dataset import ParquetFragmentScanOptions
+
+        scan = ParquetFragmentScanOptions(page_checksum_verification=True)
+        builder.config.fragment_scan_options = scan
+    rows = builder.as_streaming_dataset(split=split)
+    files = list(map(str, (builder.config.data_files or {}).get(split, ())))
+    count = rows.num_shards
+    known = files if len(files) == count else [f"shard {n + 1} of {count}" for n in range(count)]
+    return rows, known
+
+
+def _read_again(path: Path, field: str) -> None:
+    """Raise what our own readers have to say of a local file, if anything: ``datasets`` reads a
+    block of many lines at once, they name the line."""
+    if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
+        read = read_parquet if path.suffix == ".parquet" else read_jsonl
+        for _ in read(path, path.name, field):
+            pass

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,12 +17,12 @@ from filelock import FileLock
 
 from softmap.data import verified
 from softmap.data.builders import load_tokenizer_dir
-from softmap.data.split import HELDOUT, TRAIN
+from softmap.data.order import Mixture, Tokens
+from softmap.data.split import HELDOUT, TRAIN, Sided
 from softmap.data.tokenizer import Tokenizer
 from softmap.fields import check
 from softmap.files.sealed import read_sealed, write_sealed
 
-FILES = {TRAIN: "train.bin", HELDOUT: "heldout.bin"}
 SIDES = {TRAIN: "train", HELDOUT: "heldout"}
 STALE_SECONDS = 24 * 3600
 _COUNTED = ("tokens", "documents", "bytes")
@@ -35,6 +36,7 @@ class _Meta(TypedDict):
     vocab_size: int
     heldout: float
     max_bytes: int | None
+    weights: list[int] | None
     dtype: str
     bytes_per_token: float
     train_tokens: int
@@ -50,14 +52,16 @@ class Corpus:
     """A tokenized corpus. Each document is followed by ``tokenizer.eod``.
 
     Attributes:
-        train, heldout: 1-D memory maps of uint16, or of uint32 for vocabularies over 65536.
+        train, heldout: 1-D memory maps of uint16, or of uint32 for vocabularies over 65536; train
+            of several sources a mixture of them.
         tokenizer: the tokenizer that made them.
-        meta: JSON-able facts: source, hash (of the tokens of both sides), tokenizer, vocab_size,
+        meta: JSON-able facts: source, hash (of the tokens of both sides, and of a mixture its
+            weights), tokenizer, vocab_size,
             split, and for both sides SIDE_tokens, SIDE_documents, SIDE_bytes (utf-8 text);
             bytes_per_token is the held-out text's, end-of-document tokens counted.
     """
 
-    train: np.memmap
+    train: Tokens | Mixture
     heldout: np.memmap
     tokenizer: Tokenizer
     meta: dict[str, Any]
@@ -69,8 +73,9 @@ class ShardWriter:
     Use as a context manager: leaving it without ``publish`` removes what was written.
     """
 
-    def __init__(self, final: Path, vocab_size: int) -> None:
+    def __init__(self, final: Path, vocab_size: int, weights: Sequence[int] = (1,)) -> None:
         self.final = final
+        self.weights = weights
         self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
         self.counts = {f"{side}_{what}": 0 for side in SIDES.values() for what in _COUNTED}
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -78,28 +83,29 @@ class ShardWriter:
         # Not mkdtemp: its folders are for one user, and a cache may be shared.
         self.folder = final.parent / f".{final.name}-{uuid.uuid4().hex}"
         self.folder.mkdir()
-        self._files = {side: (self.folder / name).open("wb") for side, name in FILES.items()}
-        self._hashes = {side: verified.hasher() for side in FILES}
+        self._files = [(self.folder / name).open("wb") for name in _names(len(weights))]
+        self._hashes = [verified.hasher() for _ in self._files]
 
     def __enter__(self) -> ShardWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for file in self._files.values():
+        for file in self._files:
             _close_quietly(file)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, side: int, ids: list[int], size: int) -> None:
-        """Append the tokens of one document, which was ``size`` bytes of text."""
+    def add(self, document: Sided, ids: list[int]) -> None:
+        """Append the tokens of one document."""
         data = np.asarray(ids, self.dtype).tobytes()
-        self._files[side].write(data)
-        self._hashes[side].update(data)
-        for what, count in zip(_COUNTED, (len(ids), 1, size), strict=True):
-            self.counts[f"{SIDES[side]}_{what}"] += count
+        place = document.part if document.side == TRAIN else -1
+        self._files[place].write(data)
+        self._hashes[place].update(data)
+        for what, count in zip(_COUNTED, (len(ids), 1, document.bytes), strict=True):
+            self.counts[f"{SIDES[document.side]}_{what}"] += count
 
     def publish(self, tokenizer: Tokenizer, meta: dict[str, Any]) -> None:
         """Complete the folder and rename it into place; another process may have been first."""
-        for file in self._files.values():
+        for file in self._files:
             _sync(file)
             file.close()
         tokenizer.save(self.folder / "tokenizer")
@@ -108,8 +114,14 @@ class ShardWriter:
 
     @property
     def hash(self) -> str:
-        """Hash of the token ids of both sides."""
-        return verified.joined(self.dtype, self._hashes.values())
+        """Hash of the token ids of both sides, and of a mixture its weights."""
+        return verified.joined(self.dtype, self._hashes, self.weights)
+
+
+def _names(parts: int) -> list[str]:
+    """The files of a corpus: the training text of each part, and what is held out of all."""
+    more = [f"train-{part}.bin" for part in range(1, parts)]
+    return ["train.bin", *more, "heldout.bin"]
 
 
 def read_corpus(folder: Path) -> Corpus | None:
@@ -117,13 +129,15 @@ def read_corpus(folder: Path) -> Corpus | None:
     try:
         meta = read_sealed(folder / "meta.json")
         check("meta.json", meta, _Meta)
+        weights = meta.get("weights") or [1]
+        names, dtype = _names(len(weights)), np.dtype(meta["dtype"])
         tokenizer = load_tokenizer_dir(folder / "tokenizer")
-        if not _is_of(tokenizer, meta, folder) or not verified.holds(folder, FILES.values(), meta):
+        if not _is_of(tokenizer, meta, folder) or not verified.holds(folder, names, meta):
             return None
-        dtype = np.dtype(meta["dtype"])
-        train, heldout = (np.memmap(folder / name, dtype, "r") for name in FILES.values())
+        *parts, heldout = (np.memmap(folder / name, dtype, "r") for name in names)
     except (OSError, ValueError, TypeError):  # a SoftmapError is a ValueError
         return None
+    train = Mixture(tuple(parts), tuple(weights)) if len(parts) > 1 else parts[0]
     return Corpus(train, heldout, tokenizer, {k: v for k, v in meta.items() if k != "checks"})
 
 

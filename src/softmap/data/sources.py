@@ -209,11 +209,12 @@ def _is_library(path: Path) -> bool:
 
 
 def open_source(config: DataConfig) -> Source:
-    """The source that ``config.data`` names, nothing of it read yet.
+    """The one source that ``config.data`` names, nothing of it read yet.
 
     Raises:
         SoftmapError: there is no such file or folder, or the ``hf:`` name is malformed.
     """
+    assert isinstance(config.data, str), "a mixture has several"
     if config.data == "stdlib":
         return _stdlib(config)
     if config.data.startswith("hf:"):

@@ -20,6 +20,8 @@ class Sided(NamedTuple):
     side: int
     text: str
     bytes: int
+    part: int = 0  #: which source of a mixture it is of
+    spare: bool = False  #: held out, and beyond its part's share of what is held out
 
 
 def side_of(text: str, heldout: float) -> int:
@@ -62,33 +64,54 @@ class Splitter:
                 yield Sided(side_of(text, self.heldout), text, len(data))
 
 
+def interleaved(parts: Sequence[Iterator[Sided]], weights: Sequence[int]) -> Iterator[Sided]:
+    """The documents of all parts: the next is of the one with the fewest bytes for its weight.
+
+    Once a part has ended, held-out documents of the others are spare: what is held out keeps the
+    proportions of the weights.
+    """
+    read = [0] * len(parts)
+    left = list(range(len(parts)))
+    while left:
+        part = min(left, key=lambda n: read[n] / weights[n])
+        document = next(parts[part], None)
+        if document is None:
+            left.remove(part)
+            continue
+        read[part] += document.bytes
+        spare = document.side == HELDOUT and len(left) < len(parts)
+        yield document._replace(part=part, spare=spare)
+
+
 def is_fair(sizes: Sequence[int], heldout: float) -> bool:
     """Whether ``(train, held-out)`` bytes are each over a fifth of what that side is due."""
     total = sum(sizes)
     return sizes[HELDOUT] > FAIR * heldout * total and sizes[TRAIN] > FAIR * (1 - heldout) * total
 
 
-def split_within(documents: list[Sided], heldout: float) -> list[Sided]:
-    """For few documents: all to train, but the end of the largest one, cut at a line border.
+def split_within(documents: list[Sided], heldout: float, part: int = 0) -> list[Sided]:
+    """For a part of few documents: all of it to train, but the end of the largest one, cut at a
+    line border.
 
     The end holds the held-out share of the whole text, at most half of that document.
 
     Raises:
         SoftmapError: no document has a second character.
     """
-    largest = max(range(len(documents)), key=lambda i: documents[i].bytes)
+    mine = [i for i, document in enumerate(documents) if document.part == part]
+    largest = max(mine, key=lambda i: documents[i].bytes)
     text = documents[largest].text
-    share = heldout * sum(document.bytes for document in documents) / documents[largest].bytes
+    share = heldout * sum(documents[i].bytes for i in mine) / documents[largest].bytes
     if len(text) < 2:
         raise SoftmapError("too little text to hold some out: one character")
     cut = _line_border(text, round(len(text) * (1 - min(share, 0.5))))
-    train = [Sided(TRAIN, d.text, d.bytes) for d in documents]
-    train[largest] = _sided(TRAIN, text[:cut])
-    return [*train, _sided(HELDOUT, text[cut:])]
+    train = [d._replace(side=TRAIN, spare=False) if d.part == part else d for d in documents]
+    train[largest] = _sided(TRAIN, text[:cut], part)
+    return [*train, _sided(HELDOUT, text[cut:], part)]
 
 
-def _sided(side: int, text: str) -> Sided:
-    return Sided(side, text, len(text.encode()))
+def _sided(side: int, text: str, part: int) -> Sided:
+    return Sided(side, text, len(text.encode()), part)
 
 
 def _line_border(text: str, near: int) -> int:

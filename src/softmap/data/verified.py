@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ def holds(folder: Path, names: Iterable[str], meta: dict[str, Any]) -> bool:
     now = _stamp(paths, meta["hash"])
     if _is_fresh(folder / STAMP, now):
         return True
-    if _hash(paths, np.dtype(meta["dtype"]), meta["vocab_size"]) != meta["hash"]:
+    if _hash(paths, meta) != meta["hash"]:
         return False
     with contextlib.suppress(SoftmapError):  # a folder that may only be read will do
         write_sealed(folder / STAMP, {**now, "time": int(time.time())})
@@ -39,26 +39,29 @@ def holds(folder: Path, names: Iterable[str], meta: dict[str, Any]) -> bool:
 
 
 def hasher() -> Any:
-    """The hash of one side, to be fed with its bytes."""
+    """The hash of one file, to be fed with its bytes."""
     return hashlib.blake2b(digest_size=16)
 
 
-def joined(dtype: np.dtype, sides: Iterable[Any]) -> str:
-    """The hash of both sides."""
-    text = ":".join([dtype.str, *(side.hexdigest() for side in sides)])
+def joined(dtype: np.dtype, files: Iterable[Any], weights: Sequence[int] = ()) -> str:
+    """The hash of all files, and of the weights of several parts."""
+    mixed = map(str, weights) if len(weights) > 1 else ()
+    text = ":".join([dtype.str, *(file.hexdigest() for file in files), *mixed])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _hash(paths: list[Path], dtype: np.dtype, vocab_size: int) -> str | None:
+def _hash(paths: list[Path], meta: dict[str, Any]) -> str | None:
     """The hash of the files; None where one holds an id outside of the vocabulary."""
-    sides = [hasher() for _ in paths]
-    for path, side in zip(paths, sides, strict=True):
+    hashes, dtype = [hasher() for _ in paths], np.dtype(meta["dtype"])
+    for path, own in zip(paths, hashes, strict=True):
         with path.open("rb") as file:
             while piece := file.read(PIECE):
-                side.update(piece)
-                if len(piece) % dtype.itemsize or np.frombuffer(piece, dtype).max() >= vocab_size:
+                own.update(piece)
+                if len(piece) % dtype.itemsize:
                     return None
-    return joined(dtype, sides)
+                if np.frombuffer(piece, dtype).max() >= meta["vocab_size"]:
+                    return None
+    return joined(dtype, hashes, meta.get("weights") or ())
 
 
 def _stamp(paths: list[Path], expected: str) -> dict[str, Any]:

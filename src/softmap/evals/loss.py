@@ -10,21 +10,29 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from softmap.nn.positions import apart
+
 
 def token_losses(
-    model: Any, windows: np.ndarray, *, batch_size: int = 32, precision: str = "fp32"
+    model: Any,
+    windows: np.ndarray,
+    *,
+    batch_size: int = 32,
+    precision: str = "fp32",
+    end: int | None = None,
 ) -> np.ndarray:
     """Returns next-token losses in nats, float32 (windows, context).
 
     Args:
         windows: int64 (windows, context + 1); position t is scored on predicting token t + 1.
         precision: ``"bf16"`` runs the model under autocast; losses are always computed in float32.
+        end: the token between documents, each of which is then read by itself.
 
     The model is left in the mode (train or eval) that it was in.
     """
     device = next(model.parameters()).device
     with evaluating(model), autocast(device, precision):
-        parts = [_losses(model, batch.to(device)) for batch in _batches(windows, batch_size)]
+        parts = [_losses(model, batch.to(device), end) for batch in _batches(windows, batch_size)]
     return np.concatenate(parts)
 
 
@@ -62,8 +70,9 @@ def _batches(windows: np.ndarray, batch_size: int) -> Iterator[torch.Tensor]:
         yield torch.from_numpy(np.ascontiguousarray(windows[start : start + batch_size]))
 
 
-def _losses(model: Any, tokens: torch.Tensor) -> np.ndarray:
-    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits.float()
+def _losses(model: Any, tokens: torch.Tensor, end: int | None) -> np.ndarray:
+    ids = tokens[:, :-1]
+    logits = model(input_ids=ids, use_cache=False, **apart(ids, end)).logits.float()
     losses = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
     result: np.ndarray = losses.view(len(tokens), -1).cpu().numpy()
     return result

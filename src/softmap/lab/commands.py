@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from softmap.errors import SoftmapError
 from softmap.fields import Range
 from softmap.lab.names import split_values
 
@@ -24,6 +25,7 @@ class Train:
       softmap train demo
       softmap train recipe.yaml --variant dcmha --seed 1 --set training.steps=5000
       torchrun --nproc-per-node 8 -m softmap train recipe.yaml --set parallel.shard=8
+      softmap train 7b --dry-run --gpus 64xh100
     """
 
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")] = "demo"
@@ -40,9 +42,35 @@ class Train:
     """Any other value of the recipe, as key.path=value."""
     fresh: bool = False
     """Discard an earlier training of this name."""
+    profile: bool = False
+    """Trace a few steps: profile/rank0.json beside the model, for perfetto.dev."""
+    dry_run: bool = False
+    """Only lay the model out over the ranks, without storage, and print its plan; nothing is read
+    or written. Under torchrun, or with --gpus."""
+    gpus: str | None = None
+    """Of --dry-run: how many of which kind, such as 64xh100; by default as torchrun started."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Trains the model and prints its folder."""
+        """Trains the model and prints its folder, or prints how it would be laid out."""
+        if self.gpus is not None and not self.dry_run:
+            raise SoftmapError("--gpus belongs to --dry-run, expected both, found it alone")
+        if self.dry_run:
+            self._lay_out()
+        else:
+            self._train()
+
+    def _lay_out(self) -> None:
+        from softmap.lab import recipe as recipes
+        from softmap.lab.dry import dry_run
+        from softmap.train.processes import rank, said_once
+
+        with said_once():
+            recipe = recipes.load(self.recipe, split_values(self.set))
+            lines = [] if rank() else dry_run(recipe, self.variant, self.gpus)
+        for line in lines:
+            print(line)
+
+    def _train(self) -> None:
         from softmap.lab import recipe as recipes
         from softmap.lab.one import Wanted, train_one
         from softmap.lab.progress import Display, choose
@@ -50,7 +78,8 @@ class Train:
 
         with said_once():
             recipe = recipes.load(self.recipe, split_values(self.set))
-            wanted = Wanted(self.variant, self.seed, self.out, self.name, self.fresh)
+            place = (self.variant, self.seed, self.out, self.name)
+            wanted = Wanted(*place, self.fresh, self.profile)
             model = train_one(recipe, wanted, Display() if rank() else choose())
         if not rank():
             print(model)

@@ -18,14 +18,21 @@ from softmap.variants import Composition, find, load, names
 
 
 def backends(
-    config: Any, context: int, *, batch: int = 1, layer: int = 0, device: str | torch.device = "cpu"
+    config: Any,
+    context: int,
+    *,
+    batch: int = 1,
+    layer: int = 0,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> list[tuple[str, str | None]]:
     """Returns every backend in order of preference, with the reason why it refuses, or None.
 
-    The first that does not refuse is the one that ``impl="auto"`` takes.
-
     Args:
         config: the model's; the call is that of one layer on ``batch`` rows of ``context`` tokens.
+        dtype: the dtype of the call.
+
+    The first that does not refuse is the one that ``impl="auto"`` takes.
     """
     model = config if isinstance(config, ModelConfig) else config.model_config()
     device = choose_device(str(device))
@@ -35,8 +42,8 @@ def backends(
             model.hidden_size, model.num_attention_heads, model.variant,
             kv_heads=model.num_key_value_heads, head_dim=model.head_dim, layer=layer,
             depth=model.num_hidden_layers, **model.backbone,
-        )  # fmt: skip
-        x = torch.zeros(batch, context, model.hidden_size)
+        ).to(dtype)  # fmt: skip
+        x = torch.zeros(batch, context, model.hidden_size, dtype=dtype)
         q, k, v = attention.project(x, Positions.of(context, None, x.device))
         edits: list[Any] = list(attention.edits)
         tensors = [edit(x, q, k) for edit in edits]
@@ -58,15 +65,20 @@ def _check_memory(model: ModelConfig, tokens: int, device: torch.device) -> None
         )
 
 
-def chosen(config: Any, context: int, device: str | torch.device = "cpu") -> str:
+def chosen(
+    config: Any,
+    context: int,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> str:
     """Returns the backend that ``impl="auto"`` takes."""
-    found = backends(config, context, device=device)
+    found = backends(config, context, device=device, dtype=dtype)
     return next(name for name, refusal in found if refusal is None)
 
 
 def explain(
     spec: str, *, hidden_size: int, heads: int, layers: int, context: int, batch: int, vocab: int,
-    device: str = "cpu",
+    device: str = "cpu", dtype: str = "float32",
 ) -> list[str]:  # fmt: skip
     """Yields lines for people: the maths, the options, the costs beside a transformer++, the
     backends.
@@ -78,7 +90,7 @@ def explain(
     found = load(spec)
     config = ModelConfig(variant=found.label, **shape)  # type: ignore[arg-type]
     plain = ModelConfig(**shape)  # type: ignore[arg-type]
-    refusals = backends(config, context, batch=batch, device=device)
+    refusals = backends(config, context, batch=batch, device=device, dtype=getattr(torch, dtype))
     title = f"{found.label}: {found.title}" + (f" ({found.paper})" if found.paper else "")
     return [
         title,

@@ -36,6 +36,7 @@ from softmap.lab.jobs import best_peaks, kept, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.preflight import refuse_textual
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build, fingerprint
@@ -102,13 +103,14 @@ class LearnJob:
 
     def identity(self) -> dict[str, Any]:
         """Returns all that its result depends on, as JSON has it."""
-        recipe, mine = dataclasses.asdict(self.recipe), self.candidate
-        if not recipe["training"]["keep_points"]:  # as before there were any
-            del recipe["training"]["keep_points"]
+        model, mine = dataclasses.asdict(self.recipe.model), self.candidate
+        training = self.recipe.training.settings()
+        if not training["keep_points"]:  # as before there were any
+            del training["keep_points"]
         found = {
             "task": self.task, "variant": mine.spec, "peak_lr": mine.peak_lr, "seed": self.seed,
             "intermediate_size": mine.config.intermediate_size,
-            "model": recipe["model"], "training": recipe["training"],
+            "model": model, "training": training,
         }  # fmt: skip
         return dict(json.loads(json.dumps(found, default=str)))
 
@@ -187,6 +189,7 @@ def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
     if lesson.steps is not None:
         given["training.steps"] = str(lesson.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
+    refuse_textual(recipe, "learn")
     return recipes.with_variants(recipe, list(lesson.variants)), mixture[0].vocabulary
 
 

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class Wanted:
         out: the folder of all runs.
         name: of the folder in it that takes VARIANT/seedN.
         fresh: throw away what is there.
+        profile: trace a few steps, to the folder ``profile`` beside the model.
     """
 
     variant: str | None = None
@@ -55,6 +56,7 @@ class Wanted:
     out: Path = Path("runs")
     name: str | None = None
     fresh: bool = False
+    profile: bool = False
 
     def __post_init__(self) -> None:
         check_path("out", self.out)
@@ -72,7 +74,7 @@ def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) ->
     on disk.
     """
     display = display or Display()
-    recipe = settled(_of_one(recipe, wanted.variant))
+    recipe = settled(of_one(recipe, wanted.variant))
     recipe.parallel.check(ranks(), recipe.training.batch_size, recipe.model.context)
     peaks = find_peaks(recipe)
     preflight(recipe, display.note, peaks, ranks())
@@ -126,6 +128,7 @@ class _Work:
         """Returns the folder of the trained model."""
         corpus = self._corpus()
         plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
+        plan = replace(plan, candidates=plan.candidates[-1:])  # the control has given its size
         shared = workbench.make(self.recipe, plan, corpus)
         trial = Trial(plan.candidates[-1], self.seed, self.folder)
         self._describe(trial, plan, shared)
@@ -133,7 +136,7 @@ class _Work:
         if result is None:
             self.display.start(trial.candidate.label, self.seed)
             on_step = partial(self.display.step, trial.candidate.label, self.seed)
-            result = run_trial(trial, shared, on_step, self.parallel)
+            result = run_trial(trial, shared, on_step, self.parallel, self.wanted.profile)
         self.parallel.by_first(lambda: _finish(trial, result, self.display))
         return self.folder / "model"
 
@@ -169,7 +172,7 @@ def _earlier(trial: Trial, shared: Workbench) -> dict[str, Any] | None:
     return trial.result()
 
 
-def _of_one(recipe: Recipe, variant: str | None) -> Recipe:
+def of_one(recipe: Recipe, variant: str | None) -> Recipe:
     """Returns the recipe with the wanted variant last, and the control, which sets its size."""
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
     return with_variants(recipe, [variant or control])

@@ -96,16 +96,17 @@ def _earlier(found: Any, recipe: Recipe) -> dict[str, list[list[float]]]:
 
 def trained_as(recipe: Recipe) -> dict[str, Any]:
     """What the spread of runs depends on beside what peaks depend on: all of the training."""
-    training = dataclasses.asdict(recipe.training)
-    kept = {name: value for name, value in training.items() if name not in FREE}
+    kept = recipe.training.settings(FREE)
     return kept | {"budgets": recipe.training.shares, "windows": recipe.evaluation.windows}
 
 
 def tuned_for(recipe: Recipe) -> dict[str, Any]:
     """What a best peak depends on most: model, text, batch, steps. As a file of peaks keeps it."""
     data = dataclasses.asdict(recipe.data)
+    if isinstance(data["data"], str):
+        data["data"] = os.path.normpath(data["data"])
     return {
-        "data": data | {"data": os.path.normpath(data["data"])},
+        "data": data,
         "model": dataclasses.asdict(recipe.model),
         "batch_size": recipe.training.batch_size,
         "steps": recipe.training.steps,

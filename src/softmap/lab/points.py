@@ -83,7 +83,7 @@ class Point:
         found: dict[str, Any] = {"loss": None}
         try:
             fit(
-                model, trial.candidate, shared.recipe, shared.corpus.train, trial.seed,
+                model, trial.candidate, shared.recipe, shared.corpus, trial.seed,
                 trial.folder, on_step=on_step,
             )  # fmt: skip
             found["loss"] = self._heldout(model, shared)
@@ -94,8 +94,9 @@ class Point:
 
     def _heldout(self, model: Any, shared: Workbench) -> float | None:
         windows = tuning_windows(shared.corpus.heldout, shared.recipe)
-        batch = shared.recipe.evaluation.batch_size
-        loss, _ = mean_and_stderr(token_losses(model, windows, batch_size=batch))
+        batch, end = shared.recipe.evaluation.batch_size, shared.document_end
+        losses = token_losses(model, windows, batch_size=batch, end=end)
+        loss, _ = mean_and_stderr(losses)
         return loss if math.isfinite(loss) else None
 
 

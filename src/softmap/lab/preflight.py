@@ -11,11 +11,16 @@ import torch
 from softmap import testing
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
-from softmap.errors import SoftmapError
+from softmap.errors import SoftmapError, shown
 from softmap.evals.catalogue import suite
+from softmap.hf import SoftmapForCausalLM
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import Candidate, Plan, make_plan
 from softmap.lab.recipe import Recipe
+from softmap.maps import Edit
+from softmap.ops.checks import check_packed
+from softmap.train.optim import no_shards
+from softmap.train.trackers import check_trackers
 from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
@@ -38,12 +43,39 @@ def preflight(
         raise SoftmapError(f"{recipe.name} has sizes: softmap scale {recipe.path} trains each")
     plan = make_plan(recipe, vocabulary(recipe), peaks)
     device = choose_device(recipe.training.device)
-    open_source(recipe.data)
+    check_trackers(recipe.training.trackers)
+    for one in recipe.data.singly():
+        open_source(one)
+    if recipe.training.optimizer == "muon" and ranks > 1 and recipe.parallel.copy_size(ranks) > 1:
+        raise no_shards("training")
     for name in recipe.evaluation.suites:
         suite(name)
     for candidate in plan.candidates:
         check_memory(candidate, recipe, device, ranks)
+        if recipe.training.separate_documents:
+            _check_separable(candidate)
     check_own(plan, recipe, note)
+
+
+def refuse_textual(recipe: Recipe, command: str) -> None:
+    """Of commands whose batches are no stretches of a text, or whose models are given."""
+    given = {"separate_documents": "true", "start": shown(recipe.training.start)}
+    for name, found in given.items():
+        if getattr(recipe.training, name):
+            raise SoftmapError(
+                f"{command}: training.{name}: expected none, found {found}; compare and train "
+                "have it"
+            )
+
+
+def _check_separable(candidate: Candidate) -> None:
+    """Refuse edits that read rows of other documents."""
+    with torch.device("meta"):
+        model = SoftmapForCausalLM(candidate.config)
+    try:
+        check_packed([edit for edit in model.modules() if isinstance(edit, Edit)], None)
+    except SoftmapError as error:
+        raise SoftmapError(f"{candidate.label}: training.separate_documents: {error}") from None
 
 
 def vocabulary(recipe: Recipe) -> int:
@@ -80,6 +112,11 @@ def settled(recipe: Recipe, device: torch.device | None = None) -> Recipe:
     return dataclasses.replace(recipe, training=training)
 
 
+def dtype_of(recipe: Recipe) -> torch.dtype:
+    """In which a settled recipe's forward pass computes."""
+    return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Whether the device has units for products in bfloat16."""
     if device.type == "cuda":
@@ -111,7 +148,8 @@ def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
     rows = given.batch_size // max(1, ranks // share)
     tokens = min(given.micro_batch_size or rows, rows) * shape.context // share
     width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
-    return PER_PARAMETER * candidate.parameters["total"] // copy + 4 * tokens * width
+    each = PER_PARAMETER - (4 if given.optimizer == "muon" else 0)  # one moment of matrices
+    return each * candidate.parameters["total"] // copy + 4 * tokens * width
 
 
 def memory(device: torch.device) -> int:

@@ -28,6 +28,7 @@ class Running:
     step: int = 0
     loss: float | None = None
     speed: float | None = None
+    mfu: float | None = None  #: model FLOPs utilisation, where the device's peak is known
     clock: float = field(default_factory=lambda: time.monotonic())  #: of its last report
 
 
@@ -97,6 +98,7 @@ class Display:
         self._steps_left -= step - mine.step
         mine.step, mine.clock = step, now
         mine.loss, mine.speed = metrics["loss"], metrics.get("tokens_per_second")
+        mine.mfu = metrics.get("mfu")
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
         """A trial ended with this held-out loss, NaN where the training diverged, or (``skipped``)
@@ -160,8 +162,8 @@ class Lines(Display):
         self._shown[label, seed] = now
         self.note(
             f"{label} seed {seed}: step {trial.step}/{self.steps}  loss {trial.loss:.3f}  "
-            f"{_number(trial.speed)} tokens/s  left {duration(self.trial_left(trial))} "
-            f"(all {duration(self.left)})"
+            f"{_number(trial.speed)} tokens/s{_used(trial)}  "
+            f"left {duration(self.trial_left(trial))} (all {duration(self.left)})"
         )
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
@@ -223,7 +225,7 @@ class LiveTable(Display):
             seeds + (done if row.trials > 1 else ""),
             f"{steps}/{self.steps}",
             " ".join(losses),
-            _number(sum(speeds)) if speeds else "",
+            _number(sum(speeds)) + _used(trials[0]) if speeds else "",
             duration(max(left)) if left else "",
             "" if row.heldout is None else _loss(row.heldout),
         ]
@@ -247,6 +249,11 @@ def duration(seconds: float | None) -> str:
 
 def _outcome(heldout: float) -> str:
     return "it diverged" if math.isnan(heldout) else f"held-out loss {heldout:.4f}"
+
+
+def _used(trial: Running) -> str:
+    """Its model FLOPs utilisation."""
+    return "" if trial.mfu is None else f" ({trial.mfu:.0%} MFU)"
 
 
 def _loss(heldout: float) -> str:

@@ -23,8 +23,10 @@ from softmap.lab.interrupts import sigterm_raises
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.roster import Roster, holding, last_logged
 from softmap.lab.workers import Pool
+from softmap.train.checkpoint import reached
 
-TRIES = 3  #: processes that may die of one task
+TRIES = 3  #: processes that may die of one task without its getting further
+DIED = f"died {TRIES} times at the same place"
 LOOK = 0.25  #: seconds between two looks at what runs
 
 
@@ -94,8 +96,9 @@ def done(task: TrainingTask, on_step: OnStep = lambda _: None) -> dict[str, Any]
 def completed(pool: Pool, roster: Roster, display: Display) -> Results:
     """Run the tasks of ``roster`` on ``pool``, as many at a time as it has slots.
 
-    Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times, the
-    others go on, and ``SoftmapError`` names it when they have ended.
+    Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times and no
+    new checkpoint came between, the others go on, and ``SoftmapError`` names it when they have
+    ended.
     """
     futures: dict[Future[Any], TrainingTask] = {}
     waiting = iter(roster)
@@ -105,7 +108,7 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
             futures[pool.submit(done, task)] = task
 
     begin()
-    deaths: Counter[TrainingTask] = Counter()
+    deaths = _Deaths()
     lost: list[str] = []
     following = _Following(display)
     while futures:
@@ -116,14 +119,13 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
                 found = future.result()
             except BrokenExecutor as error:
                 following.end(task)
-                deaths[task] += 1
-                if deaths[task] < TRIES:
+                if deaths.of(task) < TRIES:
                     display.note(f"{task.name}: its process died ({error}); it goes on in another")
                     futures[pool.submit(done, task)] = task
                 else:
                     lost.append(f"{task.name} ({error})")
-                    roster.end(task, f"its process died {TRIES} times, last by {error}")
-                    display.note(f"{task.name}: its process died {TRIES} times; the others go on")
+                    roster.end(task, f"its process {DIED}, last by {error}")
+                    display.note(f"{task.name}: its process {DIED}; the others go on")
             else:
                 roster.end(task)
                 begin()  # first of all: what is done with a result takes its time
@@ -133,9 +135,24 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
         following.look(futures)
     if lost:
         raise SoftmapError(
-            f"not finished: {', '.join(lost)}: the process died {TRIES} times; the same command "
-            "tries again"
+            f"not finished: {', '.join(lost)}: the process {DIED}; the same command tries again"
         )
+
+
+class _Deaths:
+    """Counts those of each task since it last got further."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[TrainingTask] = Counter()
+        self._places: dict[TrainingTask, str] = {}
+
+    def of(self, task: TrainingTask) -> int:
+        """One more: how many it has had at the place where it is."""
+        place, before = reached(task.folder), self._places.get(task, "")
+        if place > before:
+            self._counts[task], self._places[task] = 0, place
+        self._counts[task] += 1
+        return self._counts[task]
 
 
 class _Following:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
-from softmap.train.options import Options
+from softmap.train.options import Optimizer, Options
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
+from softmap.train.trackers import TrackerName
 
 Positive = Annotated[float, Range(above=0)]
 Share = Annotated[float, Range(above=0, high=1)]
@@ -58,8 +60,13 @@ FREE = (
     "checkpoint_every",
     "log_every",
     "peak_lr",
+    "start",  # its contents count, see ``softmap.lab.start``
     "keep_points",
 )
+
+
+#: Values of settings that came later, as trainings were before there were any.
+_LATER = {"separate_documents": False, "optimizer": "adamw", "start": None}
 
 
 @dataclass
@@ -86,13 +93,17 @@ class Training(Checked):
     betas: list[Annotated[float, Range(0, below=1)]] = field(
         default_factory=lambda: list(Options.betas)
     )
+    optimizer: Optimizer = Options.optimizer  #: "muon": for hidden matrices, AdamW for the rest
     clip: Positive | None = Options.clip
     #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = Options.compile
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
     log_every: Count = Options.log_every  #: steps
+    trackers: list[TrackerName] = field(default_factory=list)  #: beside ``train.jsonl``
+    start: str | None = None  #: the folder of an exported model whose weights it begins with
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
+    separate_documents: bool = False  #: no token attends to another document than its own
     device: str = "auto"  #: "auto", "cpu", "cuda", ...
 
     def __post_init__(self) -> None:
@@ -117,6 +128,14 @@ class Training(Checked):
             raise SoftmapError(f"betas: expected two numbers, found {self.betas}")
 
         self._check_schedule()
+
+    def settings(self, free: Collection[str] = ()) -> dict[str, Any]:
+        """What a result depends on, by name: not ``free``, nor what came later and is as it was
+        before, so that what older files say still holds."""
+        values = dataclasses.asdict(self)
+        del values["trackers"]
+        later = {name: value for name, value in _LATER.items() if values[name] == value}
+        return {name: value for name, value in values.items() if name not in (*free, *later)}
 
     def with_own(self, own: Own | None) -> Training:
         """Returns the section with what one line of the variants overrides."""

@@ -33,7 +33,7 @@ from softmap.lab.recipe import Recipe
 from softmap.lab.trial import build
 from softmap.lab.workbench import Workbench
 from softmap.report.speed import FILE, read_speed
-from softmap.train.optim import adamw
+from softmap.train.optim import optimizer_of
 from softmap.train.parallel import Parallel
 from softmap.train.step import train_step
 
@@ -131,7 +131,7 @@ def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
 def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[], Any]:
     """Returns a training step on random tokens."""
     given = options(recipe, candidate.peak_lr, 0, candidate.label)
-    optimizer = adamw(net, lr=given.peak_lr, weight_decay=given.weight_decay, betas=given.betas)
+    optimizer = optimizer_of(net, given)
     parallel = Parallel(next(net.parameters()).device, recipe.parallel)
     run = parallel.wrap(net.train(), compile=given.compile, precision=given.precision)
     batch = random_ids(candidate.config.vocab_size, given.batch_size, given.context + 1)

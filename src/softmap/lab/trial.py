@@ -27,7 +27,8 @@ import torch
 from safetensors import SafetensorError
 from transformers.utils import logging
 
-from softmap.data import order
+from softmap.cost import of_device
+from softmap.data import Corpus, order
 from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.evals.maps import passage_maps
@@ -37,13 +38,16 @@ from softmap.fields import check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab import files, measure
+from softmap.lab.card import model_card
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.plan import Candidate, options
+from softmap.lab.preflight import dtype_of
 from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
-from softmap.lab.workbench import Workbench
+from softmap.lab.start import begin
+from softmap.lab.workbench import Workbench, document_end
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
 
@@ -108,31 +112,47 @@ def fit(
     model: Any,
     candidate: Candidate,
     recipe: Recipe,
-    tokens: np.ndarray,
+    corpus: Corpus,
     seed: int,
     folder: Path,
     parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
-    """Train a candidate's model on ``tokens``; goes on from ``folder`` if it was begun there.
+    """Train a candidate's model on ``corpus``; goes on from ``folder`` if it was begun there.
 
     The batches are a function of the seed and the step alone, the same for every variant and for
     any number of processes. parallel: by default this process alone, by the recipe's layout.
     Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
     """
     given = _options(candidate, recipe, seed)
-    given = dataclasses.replace(given, run=candidate.spec)
+    given = dataclasses.replace(
+        given, run=candidate.spec, data=corpus.meta["hash"],
+        document_end=document_end(recipe, corpus),
+    )  # fmt: skip
 
     parallel = parallel or Parallel(next(model.parameters()).device, recipe.parallel)
     rows = parallel.rows(given.batch_size)
     shape = {"batch_size": given.batch_size, "context": given.context}
 
     def batches(step: int) -> torch.Tensor:
-        return torch.from_numpy(order.batch(tokens, seed=seed, step=step, rows=rows, **shape))
+        return torch.from_numpy(order.batch(corpus.train, seed=seed, step=step, rows=rows, **shape))
 
-    state = train(model, batches, given, folder, parallel=parallel, **hooks)
+    begin(model, recipe.training.start)
+    fast = full_speed(candidate, given, parallel)
+    state = train(model, batches, given, folder, parallel=parallel, full_speed=fast, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
+
+
+def full_speed(candidate: Candidate, given: Options, parallel: Parallel) -> float | None:
+    """Tokens a second at the peak of the GPUs, None where nothing is known of the device."""
+    if parallel.device.type != "cuda":
+        return None
+    gpu = of_device(torch.cuda.get_device_name(parallel.device))
+    if gpu is None:
+        return None
+    flops = candidate.costs(given.context)["flops_per_token"]
+    return float(gpu.flops[given.precision] * parallel.ranks / flops)
 
 
 def _options(candidate: Candidate, recipe: Recipe, seed: int) -> Options:
@@ -151,23 +171,28 @@ class NonFiniteHeldOut(NonFiniteLoss):
 
 
 def run_trial(
-    trial: Trial, bench: Workbench, on_step: OnStep, parallel: Parallel | None = None
+    trial: Trial,
+    bench: Workbench,
+    on_step: OnStep,
+    parallel: Parallel | None = None,
+    profile: bool = False,
 ) -> dict[str, Any]:
     """Train and measure one trial, from where it was left; returns its result.
 
     Args:
         parallel: the processes that do so together, each of which calls this; the first one writes.
-            Where the training diverges, that is the result: ``diverged`` says at which step and
-            what was found, and ``budgets`` is empty.
+        profile: whether a few steps are traced, to the trial's folder ``profile``.
 
-    Raises ``Interrupted`` when a signal stopped the training; its checkpoint is on disk.
+    Where the training diverges, that is the result: ``diverged`` says at which step and what was
+    found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
+    checkpoint is on disk.
     """
     parallel = parallel or Parallel(bench.device, bench.recipe.parallel)
     identity = trial.identity(bench)
     parallel.by_first(lambda: files.write_json(trial.folder / "trial.json", identity))
     began, before = time.perf_counter(), parallel.by_first(lambda: _seconds(trial))
     try:
-        model = _trained(trial, bench, on_step, parallel)
+        model = _trained(trial, bench, on_step, parallel, profile)
         _export(trial, bench, model, parallel)
         found = parallel.by_first(lambda: _measured(trial, bench))
     except NonFiniteLoss as error:
@@ -182,14 +207,17 @@ def _written(trial: Trial, bench: Workbench, found: dict[str, Any]) -> dict[str,
     return result
 
 
-def _trained(trial: Trial, bench: Workbench, on_step: OnStep, parallel: Parallel) -> Any:
+def _trained(
+    trial: Trial, bench: Workbench, on_step: OnStep, parallel: Parallel, profile: bool
+) -> Any:
     with measure.PeakMemory(bench.device) as memory:
         model = build(trial.candidate, trial.seed, bench.device)
         evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
         keep = functools.partial(_keep, trial, bench, parallel)
         fit(
-            model, trial.candidate, bench.recipe, bench.corpus.train, trial.seed, trial.folder,
+            model, trial.candidate, bench.recipe, bench.corpus, trial.seed, trial.folder,
             parallel, on_step=on_step, on_budget=evaluate, on_decay=keep,
+            profile=trial.folder / "profile" if profile else None,
         )  # fmt: skip
     return model
 
@@ -231,10 +259,10 @@ def _evaluate(
 def _losses(model: Any, bench: Workbench, parallel: Parallel) -> np.ndarray:
     """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
     all take part in each other's forward passes."""
-    size, count = bench.recipe.evaluation.batch_size, len(bench.windows)
+    size, count, end = bench.recipe.evaluation.batch_size, len(bench.windows), bench.document_end
     dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
     mine = bench.windows[dealt[:, parallel.rank] % count]
-    every = parallel.together(lambda: token_losses(model, mine, batch_size=size))
+    every = parallel.together(lambda: token_losses(model, mine, batch_size=size, end=end))
     return np.stack(every, 1).reshape(dealt.size, -1)[:count]
 
 
@@ -312,6 +340,7 @@ def _export(trial: Trial, bench: Workbench, model: Any, parallel: Parallel) -> N
     def fill(folder: Path) -> None:
         save_model(whole, folder)
         bench.corpus.tokenizer.save(folder)
+        files.write(folder / "README.md", card)
         sealed.seal_folder(folder)
 
     def write() -> None:
@@ -321,7 +350,16 @@ def _export(trial: Trial, bench: Workbench, model: Any, parallel: Parallel) -> N
             files.write_json(trial.folder / "answers.json", answers)
 
     maps, whole = passage_maps(model, bench.passage), _whole(model, parallel)
+    card = parallel.by_first(lambda: _card(trial, bench))
     parallel.by_first(write)
+
+
+def _card(trial: Trial, bench: Workbench) -> str:
+    given = dataclasses.replace(
+        _options(trial.candidate, bench.recipe, trial.seed), document_end=bench.document_end
+    )
+    mark, count = fingerprint(trial.identity(bench)), len(bench.recipe.training.budget_steps())
+    return model_card(trial.candidate, given, bench, _budgets(trial, count, mark))
 
 
 def _whole(model: Any, parallel: Parallel) -> Any:
@@ -374,7 +412,9 @@ def _described(trial: Trial, bench: Workbench) -> dict[str, Any]:
         "schedule": given.schedule,
         "mean_lr": mean_rate(given.plan()),
         **mine.costs(bench.recipe.model.context),
-        "impl": chosen(mine.config, bench.recipe.model.context, bench.device),
+        "impl": chosen(
+            mine.config, bench.recipe.model.context, bench.device, dtype_of(bench.recipe)
+        ),
         "threads": torch.get_num_threads(),
         "tokens_per_second": median,
         "tokens_per_second_range": spread,

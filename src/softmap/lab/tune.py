@@ -26,7 +26,7 @@ from softmap.lab.folder import POINTS, check_folder, clear
 from softmap.lab.peaks import tuned_for
 from softmap.lab.plan import Plan, make_plan
 from softmap.lab.points import Point, point_of, tuning_windows
-from softmap.lab.preflight import preflight, settled
+from softmap.lab.preflight import dtype_of, preflight, settled
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request, with_jobs
@@ -61,7 +61,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         plan = make_plan(short, corpus.tokenizer.vocab_size)
         shared = workbench.make(short, plan, corpus)
         for candidate in plan.candidates:  # builds native code, if any takes it, once for all
-            chosen(candidate.config, short.model.context, shared.device)
+            chosen(candidate.config, short.model.context, shared.device, dtype_of(shared.recipe))
         sweep(folder, f".{PEAKS}.[0-9]*.tmp")
         sweep(folder / POINTS)
         request = with_jobs(request, plan, shared)

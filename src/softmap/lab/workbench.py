@@ -22,10 +22,11 @@ from softmap.evals.text import Text
 from softmap.lab import measure
 from softmap.lab.explain import chosen
 from softmap.lab.plan import Candidate, Plan
-from softmap.lab.preflight import choose_device
+from softmap.lab.preflight import choose_device, dtype_of
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
+from softmap.lab.start import check_start, mark
 
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
@@ -50,6 +51,11 @@ class Workbench:
     device: torch.device
     settings: dict[str, Any]
 
+    @property
+    def document_end(self) -> int | None:
+        """As :func:`document_end`."""
+        return document_end(self.recipe, self.corpus)
+
     @functools.cached_property
     def setting(self) -> Setting:
         """The setting in which the suites of ``evaluation.suites`` are asked."""
@@ -59,10 +65,11 @@ class Workbench:
     def described(self, mine: Candidate, plan: Plan) -> str:
         """Returns one line for people on one of the plan's models."""
         total, context = mine.parameters["total"], self.recipe.model.context
+        impl = chosen(mine.config, context, self.device, dtype_of(self.recipe))
         return (
             f"{mine.label}: {total:,} parameters ({100 * (total / plan.target - 1):+.2f} %), "
             f"MLP width {mine.config.intermediate_size}, peak {mine.peak_lr:g} "
-            f"({mine.peak_source}), {chosen(mine.config, context, self.device)}"
+            f"({mine.peak_source}), {impl}"
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
@@ -106,13 +113,21 @@ def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
         display.note(skipped_files(count, found.meta["skipped"]))
     context = recipe.model.context
     order.require(len(found.train), context, recipe.training.batch_size, "the training text")
+    for one, text in zip(recipe.data.singly(), order.parts_of(found.train), strict=True):
+        order.require(len(text), context, what=f"the training text of {one.name}")
     order.require(len(found.heldout), context, what="the held-out text")
     return found
+
+
+def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
+    """The token between documents that are read apart; None where the recipe joins them."""
+    return corpus.tokenizer.eod if recipe.training.separate_documents else None
 
 
 def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
     """Returns the workbench of a recipe on its text."""
     device = choose_device(recipe.training.device)
+    check_start(recipe.training.start, plan.candidates, corpus)
     windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
     length = min(recipe.evaluation.passage_tokens, recipe.model.context)
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
@@ -123,14 +138,14 @@ def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
 def _settings(
     recipe: Recipe, plan: Plan, corpus: Corpus, windows: int, device: torch.device
 ) -> dict[str, Any]:
-    training = dataclasses.asdict(recipe.training)
     model, suites = dataclasses.asdict(recipe.model), recipe.evaluation.suites
+    start = recipe.training.start
     return {
         "softmap": softmap.__version__,
         "data": corpus.meta["hash"],
         "vocab_size": corpus.tokenizer.vocab_size,
         **{f"model.{name}": value for name, value in model.items()},
-        **{f"training.{n}": value for n, value in training.items() if n not in FREE},
+        **{f"training.{name}": value for name, value in recipe.training.settings(FREE).items()},
         "training.budgets": recipe.training.shares,
         "evaluation.windows": windows,
         "evaluation.passage_tokens": recipe.evaluation.passage_tokens,
@@ -138,6 +153,7 @@ def _settings(
         "target_parameters": plan.target,
         "device": device.type,
         **({"evaluation.suites": suites} if suites else {}),
+        **({"training.start": mark(start)} if start else {}),
     }
 
 
@@ -164,5 +180,5 @@ def _unpacked(packed: PackedWorkbench) -> Workbench:
     found: Workbench = pickle.loads(packed.pickled)  # our own, through a pipe
     text = prepare(found.recipe.data, packed.cache)
     if text.meta["hash"] != found.settings["data"]:
-        raise SoftmapError(f"{found.recipe.data.data}: the text was changed during the run")
+        raise SoftmapError(f"{found.recipe.data.name}: the text was changed during the run")
     return dataclasses.replace(found, corpus=text)

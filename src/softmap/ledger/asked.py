@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from softmap.claims._claim import Asked, Learned, Study
+from softmap.claims._claim import Asked, Study, Suited
 from softmap.lab import workbench
 from softmap.lab.asking import run as asking
 from softmap.lab.plan import make_plan
@@ -36,7 +36,7 @@ def measure(study: Asked, place: Workspace) -> list[Part]:
             seed: place.trial(arm.base or study.base, arm.variant, seed) / "model"
             for seed in curves[name]
         }
-        for name, arm in study.variants.items()
+        for name, arm in study.models.items()
     }
     return _parts(study, models, place, diverged)
 
@@ -52,7 +52,7 @@ def _parts(
 
 
 def parts(
-    study: Asked | Learned,
+    study: Suited,
     suite: Mapping[str, Any],
     seeds: Mapping[str, list[int]],
     diverged: Mapping[str, int],
@@ -62,6 +62,8 @@ def parts(
     Args:
         seeds: of every arm's runs, in the order in which they were asked.
     """
+    if study.within:
+        return [_conditions(study, suite["cells"], seeds, diverged)]
     found = []
     for what, cell in _cells(study, suite["cells"]):
         values = {
@@ -75,7 +77,28 @@ def parts(
     return found
 
 
-def _cells(study: Asked | Learned, cells: list[Cell]) -> list[tuple[str, Cell]]:
+def _conditions(
+    study: Suited,
+    cells: list[Cell],
+    seeds: Mapping[str, list[int]],
+    diverged: Mapping[str, int],
+) -> Part:
+    """Conditions of the same runs beside one another. They are taken for independent: runs that
+    lie high in all of them widen the interval, and no verdict comes too easily."""
+    values: dict[str, dict[int, float]] = {}
+    for cell in cells:
+        if cell["measure"] == study.reads and study.within in (cell["at"] or {}):
+            name = f"{study.within} {cell['at'][study.within]}"
+            for model, found in cell["models"].items():
+                runs = {
+                    seeds[model][_number(run)]: one["mean"] for run, one in found["runs"].items()
+                }
+                values[name] = runs
+    wanted = {name: values[name] for name in study.variants if name in values}
+    return Part(study.measure, wanted, differences(study, wanted), diverged)
+
+
+def _cells(study: Suited, cells: list[Cell]) -> list[tuple[str, Cell]]:
     """The headline, or the cells by condition: all of them, or the largest."""
     mine = [cell for cell in cells if cell["measure"] == study.reads]
     if study.at == "":
@@ -93,7 +116,7 @@ def _condition(cell: Cell) -> str:
     return "at " + ", ".join(f"{name} {value}" for name, value in cell["at"].items())
 
 
-def _with_curve(part: Part, study: Asked | Learned, suite: Mapping[str, Any]) -> Part:
+def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
     """Means by the suite's condition, where it is one number."""
     points = [
         {"variant": name, "x": value, "value": round(numbers["mean"], 5)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from softmap.claims._bases import Base
-from softmap.claims._claim import Asked, Claim, Learned, Study, Timed, Trained
+from softmap.claims._claim import Claim, Learned, Study, Timed
 from softmap.lab.costs import EVALUATED
 from softmap.lab.learn import recipe_of
 from softmap.lab.plan import Candidate, make_plan
@@ -50,7 +50,7 @@ Told = tuple[str, int, float]
 def _bases(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
     wanted: dict[str, tuple[Base, dict[str, int]]] = {}
     for study in studies:
-        if isinstance(study, Trained) or (isinstance(study, Asked) and study.trained):
+        if not isinstance(study, Learned | Timed) and getattr(study, "trained", True):
             for base, runs in needed(study, place):
                 _, most = wanted.setdefault(base.name, (base, {}))
                 most |= {name: max(n, most.get(name, 0)) for name, n in runs.items()}

@@ -13,7 +13,7 @@ from softmap.ledger.place import Workspace
 
 def lesson(study: Learned, place: Workspace) -> tuple[Lesson, Path]:
     """Returns the lesson, and the folder that keeps it; all arms have equally many runs."""
-    variants = [arm.variant for arm in study.variants.values()]
+    variants = [arm.variant for arm in study.models.values()]
     settings = {**study.settings, **place.settings}
     given = Lesson(
         study.task, variants, place.seeds, settings=settings, jobs=place.jobs, cluster=place.cluster

@@ -12,7 +12,7 @@ import torch
 
 import softmap
 from softmap.claims._bases import Base
-from softmap.claims._claim import SCALES, Asked, Claim, Learned, Study, Timed
+from softmap.claims._claim import SCALES, Asked, Claim, Grafted, Learned, Study, Timed
 from softmap.claims._find import claim as find
 from softmap.claims._find import names
 from softmap.claims._rules import NO_VERDICT, of_row
@@ -20,7 +20,7 @@ from softmap.errors import SoftmapError, nearest_or_all, shown
 from softmap.lab import files, measure
 from softmap.lab.recipe import dump
 from softmap.lab.trial import fingerprint
-from softmap.ledger import asked, learned, results, timed, trained
+from softmap.ledger import asked, grafted, learned, results, scaled, timed, trained
 from softmap.ledger.judge import Part, as_json
 from softmap.ledger.place import Workspace
 
@@ -29,6 +29,8 @@ _KINDS: dict[str, Callable[[Any, Workspace], list[Part]]] = {
     "asked": asked.measure,
     "learned": learned.measure,
     "timed": timed.measure,
+    "grafted": grafted.measure,
+    "scaled": scaled.measure,
 }
 
 
@@ -111,16 +113,18 @@ def _prepared(study: Study, place: Workspace) -> tuple[int, float]:
     if isinstance(study, Timed):
         return place.seeds, 0.0
     if isinstance(study, Learned):
-        return place.seeds * len(study.variants), 0.0
+        return place.seeds * len(study.models), 0.0
     if isinstance(study, Asked) and not study.trained:
-        return sum(place.runs(name in study.references) for name in study.variants), 0.0
+        return sum(place.runs(name in study.references) for name in study.models), 0.0
     read = trained.prepare(study, place)
+    if isinstance(study, Grafted):
+        return place.seeds * len(study.variants), 0.0
     return len(read), sum(one.get("whole_seconds") or 0.0 for one in read)
 
 
 def _told(study: Study, parts: list[Part]) -> dict[str, Any]:
-    asks = {name: getattr(study, name) for name in ("suite", "task", "reads", "at", "what")
-            if getattr(study, name, "")}  # fmt: skip
+    told = ("suite", "task", "reads", "at", "within", "what")
+    asks = {name: getattr(study, name) for name in told if getattr(study, name, "")}
     return {
         "kind": study.kind, **asks, "control": study.control,
         "measure": dataclasses.asdict(study.measure),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from softmap.claims._bases import Base
-from softmap.claims._claim import Study, Trained
+from softmap.claims._claim import Grafted, Scaled, Study, Trained
 from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values, differences
 from softmap.ledger.place import Workspace
@@ -27,11 +27,11 @@ Curves = dict[str, dict[int, Curve]]
 def needed(study: Study, place: Workspace) -> list[tuple[Base, dict[str, int]]]:
     """The bases that the study takes, with how many runs of each variant."""
     bases: dict[str, tuple[Base, dict[str, int]]] = {}
-    for name, arm in study.variants.items():
-        base = arm.base or study.base
-        _, runs = bases.setdefault(base.name, (base, {}))
-        wanted = place.runs(name in study.references)
-        runs[arm.variant] = max(wanted, runs.get(arm.variant, 0))
+    for name, arm in study.models.items():
+        wanted = 1 if isinstance(study, Grafted) else place.runs(name in study.references)
+        for base in study.sizes if isinstance(study, Scaled) else (arm.base or study.base,):
+            _, runs = bases.setdefault(base.name, (base, {}))
+            runs[arm.variant] = max(wanted, runs.get(arm.variant, 0))
     return list(bases.values())
 
 
@@ -61,7 +61,7 @@ def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
     """Returns, by arm, the finished runs, and how many diverged."""
     curves: Curves = {}
     diverged: dict[str, int] = {}
-    for name, arm in study.variants.items():
+    for name, arm in study.models.items():
         number = place.runs(name in study.references)
         found = results(place, arm.base or study.base, arm.variant, number)
         curves[name] = {s: curve(name, s, one) for s, one in found.items() if one["budgets"]}

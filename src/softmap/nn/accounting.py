@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -36,6 +36,36 @@ def parameters(config: Any) -> dict[str, int]:
     return {"total": count + head, "non_embedding": count - embedding}
 
 
+class Forward(NamedTuple):
+    """Forward operations for one token of a full context.
+
+    head: the logits. products: of the layers, with weights and of the map. edits: what the edits of
+    the map do.
+    """
+
+    head: float
+    products: float
+    edits: float
+
+
+def forward_flops(config: Any, context: int) -> Forward:
+    """Operations of the forward pass by what they are, as :func:`flops_per_token` counts them."""
+    config, model = _meta(config)
+    products = edited = 0.0
+    for layer in model.layers:
+        attention: Attention = layer.attention  # type: ignore[assignment,union-attr]
+        edits: list[Edit] = list(attention.edits)  # type: ignore[arg-type]
+        own = {id(p) for e in edits for p in e.parameters()}
+        products += sum(2.0 * p.numel() for p in layer.parameters()
+                        if p.ndim >= 2 and id(p) not in own)  # fmt: skip
+        products += sum(2.0 * b.numel() for b in layer.buffers() if b.ndim >= 2)  # fixed W_init
+        h, n = attention.heads, _mean_keys(context, attention.window)
+        products += 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim) * n
+        for counted in _counted(attention, edits, config.hidden_size):
+            edited += counted.token + counted.cell * n
+    return Forward(2.0 * config.vocab_size * config.hidden_size, products, edited)
+
+
 def flops_per_token(config: Any, context: int) -> int:
     """Returns forward and backward operations for one token of a full context.
 
@@ -44,23 +74,7 @@ def flops_per_token(config: Any, context: int) -> int:
     pass counts twice the forward pass. This is the cost of the maths, not of a backend: neither
     recomputation nor masked cells are included.
     """
-    config, model = _meta(config)
-    per_token = 2.0 * config.vocab_size * config.hidden_size
-    cells = 0.0
-    for layer in model.layers:
-        attention: Attention = layer.attention  # type: ignore[assignment,union-attr]
-        edits: list[Edit] = list(attention.edits)  # type: ignore[arg-type]
-        own = {id(p) for e in edits for p in e.parameters()}
-        per_token += sum(2.0 * p.numel() for p in layer.parameters()
-                         if p.ndim >= 2 and id(p) not in own)  # fmt: skip
-        per_token += sum(2.0 * b.numel() for b in layer.buffers() if b.ndim >= 2)  # fixed W_init
-        h = attention.heads
-        per_cell = 2.0 * (h.maps * attention.head_dim + h.outputs * attention.value_dim)
-        for counted in _counted(attention, edits, config.hidden_size):
-            per_token += counted.token
-            per_cell += counted.cell
-        cells += per_cell * _mean_keys(context, attention.window)
-    return int(3 * (per_token + cells))
+    return int(3 * sum(forward_flops(config, context)))
 
 
 def _counted(attention: Attention, edits: list[Edit], dim: int) -> Iterator[Counted]:
@@ -105,6 +119,9 @@ def elements_per_token(attention: Attention, dim: int) -> int:
 def solve_intermediate_size(config: Any, target_total: int) -> int:
     """Returns the MLP width that brings the model closest to ``target_total`` parameters.
 
+    The width is a multiple of 8 where that stays within 0.1 % of the target: with other widths a
+    GPU's rows of 16-bit numbers begin at odd places, and its products take several times as long.
+
     Raises ``ValueError`` where even the smallest MLP leaves more than 1 % too many.
     """
     config = _as_config(config)
@@ -114,6 +131,9 @@ def solve_intermediate_size(config: Any, target_total: int) -> int:
 
     base, slope = total(1), total(2) - total(1)
     width = max(1, round((target_total - base) / slope) + 1)
+    even = max(1, round(width / 8)) * 8
+    if abs(total(even) - target_total) <= 0.001 * target_total:
+        return even
     if abs(total(width) - target_total) > 0.01 * target_total:
         raise SoftmapError(
             f"{config.composition.label} cannot be made {target_total:,} parameters within 1 % by "

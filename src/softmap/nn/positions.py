@@ -144,6 +144,16 @@ class Positions:
         return cos.to(dtype), sin.to(dtype)
 
 
+def apart(ids: Tensor, end: int | None) -> dict[str, Tensor]:
+    """``documents`` (B, T) for a model that reads ids (B, T): one begins with each token ``end``,
+    which ends the one before. Nothing where ``end`` is None.
+
+    So the end is predicted from its own document, and the first token of the next from the end
+    alone, as at the start of a text that is to be written: every target is asked.
+    """
+    return {} if end is None else {"documents": (ids == end).cumsum(1)}
+
+
 def _as_cached(valid: Tensor, cached: int) -> Tensor:
     """Returns ``valid`` (B, S) in the order in which a cache holds its tokens: padding first."""
     if not cached:

@@ -45,6 +45,7 @@ from softmap.train.tensors import (
 _FORMAT = "softmap checkpoint 1"
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _TEMPORARY = ".tmp-"
+FOLDER = "checkpoints"  #: of a training's folder
 
 T = TypeVar("T")
 
@@ -68,9 +69,7 @@ class Checkpoints:
 
     def newest_first(self) -> list[Path]:
         """The folders with a final name."""
-        return sorted(
-            (path for path in self.folder.glob("[0-9]*-[0-9]*") if path.is_dir()), reverse=True
-        )
+        return _newest_first(self.folder)
 
     def save(
         self,
@@ -224,6 +223,16 @@ class Checkpoints:
                 ) from error
 
         return run
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted((path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir()), reverse=True)
+
+
+def reached(directory: Path) -> str:
+    """How far the training in ``directory`` has been saved: the name of its newest checkpoint,
+    which sorts in the order of training; "" where there is none."""
+    return next((path.name for path in _newest_first(directory / FOLDER)), "")
 
 
 def verify(path: Path) -> dict[str, Any]:

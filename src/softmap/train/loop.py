@@ -15,16 +15,18 @@ from torch import nn
 from softmap.errors import SoftmapError
 from softmap.files import writing
 from softmap.train import rng
-from softmap.train.checkpoint import Checkpoints
+from softmap.train.checkpoint import FOLDER, Checkpoints
 from softmap.train.exact import Fingerprint, check_resumed, fingerprint
-from softmap.train.optim import adamw
+from softmap.train.jsonl import JsonlTracker, Sum
+from softmap.train.optim import optimizer_of
 from softmap.train.options import Options, check_same_run
 from softmap.train.parallel import Parallel, single_process
 from softmap.train.plan import START, Position, pinned
+from softmap.train.profile import profiled
 from softmap.train.signals import StopRequest
 from softmap.train.state import BudgetsDone, State
 from softmap.train.step import Batch, train_step, warm_up
-from softmap.train.trackers import JsonlTracker, Sum, Tracker
+from softmap.train.trackers import Tracker, open_tracker
 
 UNSIGNALLED = 1 << 16  #: larger than any signal: ``should_stop`` has asked
 
@@ -56,6 +58,8 @@ def train(
     should_stop: Callable[[], bool] | None = None,
     trackers: Sequence[Tracker] = (),
     parallel: Parallel | None = None,
+    full_speed: float | None = None,
+    profile: Path | None = None,
 ) -> State:
     """Trains ``model`` in place by ``options``, or goes on where ``directory`` says it stopped.
 
@@ -74,10 +78,13 @@ def train(
         that have one; it must leave the model as it is. Called again after a resume from there.
     should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
         (a second Ctrl-C raises KeyboardInterrupt at once).
-    trackers: further receivers of the metrics; the caller closes them.
+    trackers: receivers of the metrics beside those of the options; the caller closes them.
     parallel: the processes that train the model together; each calls this with the same model,
         options and directory. Metrics, trackers and ``on_step`` are the first's, callbacks of
         budgets run on all. By default this process is alone.
+    full_speed: tokens a second at the peak of the hardware, where that is known: metrics then have
+        ``mfu``, model FLOPs utilisation.
+    profile: a folder for torch's traces of a few steps, one of each rank.
 
     Before the first step of a call the model runs forward and backward once without an update, so
     that what only a first step costs (kernels to build, graphs to compile) is in no step's seconds.
@@ -94,15 +101,14 @@ def train(
     parallel = parallel or single_process(model)
     segments = options.plan()
     forward = parallel.wrap(model, compile=options.compile, precision=options.precision)
-    optimizer = adamw(
-        model, lr=options.peak_lr, weight_decay=options.weight_decay, betas=options.betas
-    )
+    optimizer = optimizer_of(model, options)
     tokens_per_step = options.batch_size * options.context
-    checkpoints = Checkpoints(directory / "checkpoints", options.keep, parallel)
+    checkpoints = Checkpoints(directory / FOLDER, options.keep, parallel)
     state = State()
     saved: Position | None = None
     logged: Sum | None = None
     log: JsonlTracker | None = None
+    told = list(trackers)
     done: Any = ()
     warm = False
 
@@ -144,6 +150,9 @@ def train(
         done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
         log = JsonlTracker(directory / "train.jsonl", state.position, logged)
         opened.callback(log.close)
+        for name in options.trackers:
+            told.append(open_tracker(name, folder=directory, run=options.label))
+            opened.callback(told[-1].close)
 
     def due(budget: int) -> bool:
         return budget not in done
@@ -153,6 +162,7 @@ def train(
 
     with StopRequest() as interrupt, ExitStack() as opened:
         parallel.by_first(open_files)
+        traced = opened.enter_context(profiled(profile, parallel.rank))
         for index in range(state.segment, len(segments)):
             segment = segments[index]
             if index > state.segment:
@@ -182,11 +192,13 @@ def train(
                     good = parallel.by_first(checkpoints.last_good)
                     raise NonFiniteLoss(options.label, state.step, loss, norm, good)
                 state.advance(loss, norm, time.perf_counter() - began, tokens_per_step)
+                if traced is not None:
+                    traced()
 
                 last = state.step == segment.stop
                 if last or state.step % options.log_every == 0:
-                    metrics = state.metrics(lr, tokens_per_step)
-                    for tracker in (log, *trackers) if log else ():
+                    metrics = state.metrics(lr, tokens_per_step, full_speed)
+                    for tracker in (log, *told) if log else ():
                         tracker.log(metrics)
                     if log and on_step is not None:
                         on_step(metrics)

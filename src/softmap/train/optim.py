@@ -1,11 +1,16 @@
-"""AdamW and which parameters it decays."""
+"""The optimiser of a training: AdamW, or Muon for hidden matrices beside it."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
 
 import torch
 from torch import nn
 
+from softmap.errors import SoftmapError
 from softmap.nn.decay import never_decayed
+from softmap.train.options import Options
 
 _FUSED_DEVICES = {"cpu", "cuda"}
 
@@ -24,16 +29,88 @@ def weight_decay_groups(
     return decayed, free
 
 
+def optimizer_of(model: nn.Module, options: Options) -> torch.optim.Optimizer:
+    """The optimiser that ``options`` name, over the trainable parameters of ``model``."""
+    given: dict[str, Any] = {"lr": options.peak_lr, "weight_decay": options.weight_decay}
+    if options.optimizer == "adamw":
+        return adamw(model, betas=options.betas, **given)
+    matrices = hidden_matrices(model)
+    others = {p for p in model.parameters() if p.requires_grad} - set(matrices.values())
+    parts = [_muon(matrices, **given)] if matrices else []
+    parts += [adamw(model, betas=options.betas, only=others, **given)] if others else []
+    return Joined(parts)
+
+
+def hidden_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The matrices that are decayed, by name, but for the head's: what maps hidden states to hidden
+    states. Tensors of more than two axes are none."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    own = set() if head is None else set(head.parameters())
+    decayed, _ = weight_decay_groups(model)
+    return {name: p for name, p in decayed.items() if p.ndim == 2 and p not in own}
+
+
+def _muon(matrices: dict[str, nn.Parameter], **given: Any) -> torch.optim.Optimizer:
+    """Muon with updates as large as AdamW's (arXiv 2502.16982), so the same peak serves both."""
+    for name, p in matrices.items():
+        if hasattr(p, "full_tensor"):
+            raise no_shards(name)
+    return torch.optim.Muon(matrices.values(), adjust_lr_fn="match_rms_adamw", **given)
+
+
+def no_shards(name: str) -> SoftmapError:
+    """Torch's Muon rounds each product of shards, and fails where a rank has none."""
+    return SoftmapError(
+        f"{name}: optimizer muon needs whole matrices: expected parallel.shard=1, found shards"
+    )
+
+
+class Joined(torch.optim.Optimizer):
+    """Several optimisers as one. Their groups and states are its own, in this order."""
+
+    def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
+        self._parts = parts
+        super().__init__([group for part in parts for group in part.param_groups], {})
+        self._share()
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """An update by each."""
+        loss = closure() if closure is not None else None
+        for part in self._parts:
+            part.step()
+        return loss
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Loads the state of both optimisers."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def _share(self) -> None:
+        groups = iter(self.param_groups)
+        for part in self._parts:
+            part.state = self.state
+            part.param_groups = [next(groups) for _ in part.param_groups]
+
+
 def adamw(
-    model: nn.Module, *, lr: float, weight_decay: float, betas: tuple[float, float]
+    model: nn.Module,
+    *,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    only: Collection[nn.Parameter] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over ``weight_decay_groups``; one fused kernel where the device has it."""
-    decayed, free = weight_decay_groups(model)
+    """AdamW over ``weight_decay_groups``, or those parameters ``only``; one fused kernel where the
+    device has it."""
+    decayed, free = (
+        [p for p in group.values() if only is None or p in only]
+        for group in weight_decay_groups(model)
+    )
     groups = [
-        {"params": list(decayed.values()), "weight_decay": weight_decay},
-        {"params": list(free.values()), "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": free, "weight_decay": 0.0},
     ]
-    devices = {p.device.type for p in (*decayed.values(), *free.values())}
+    devices = {p.device.type for p in (*decayed, *free)}
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=lr,

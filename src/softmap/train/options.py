@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError, shown
 from softmap.fields import Checked, Range
 from softmap.train.plan import Schedule, Segment, plan
 from softmap.train.schedules import DecayOf, DecayShape, Terms
+from softmap.train.trackers import TrackerName
 
 Precision = Literal["fp32", "bf16"]
+Optimizer = Literal["adamw", "muon"]
 Count = Annotated[int, Range(1, 2**62)]
 Positive = Annotated[float, Range(above=0)]
 Beta = Annotated[float, Range(0, below=1)]
 
 # Changing these on resume changes the work per second or what is printed, not what is learned
 # (a micro-batch size or a compiler may still change the rounding).
-_FREE_ON_RESUME = ("micro_batch_size", "compile", "checkpoint_every", "log_every", "keep", "label")
+_FREE_ON_RESUME = (
+    "micro_batch_size", "compile", "checkpoint_every", "log_every", "keep", "label", "trackers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,19 @@ class Options(Checked):
         whole batch. context: targets per sequence.
     peak_lr, schedule, warmup, min_lr_ratio (floor / peak), decay_fraction, decay_of, decay_shape:
         see ``softmap.train.schedules``.
-    weight_decay, betas: AdamW. clip: largest global gradient norm, None for no clipping.
+    optimizer: ``"muon"`` for hidden matrices, AdamW for the rest, both at the same rate.
+    weight_decay: of both. betas: AdamW's. clip: largest global gradient norm, None for no clipping.
     precision: ``"bf16"`` runs the forward pass under autocast; weights stay as they are.
     compile: pass the model through ``torch.compile``.
     seed: seeds dropout and the like at step 0.
     checkpoint_every: steps between checkpoints; 0 leaves only those at the end of each decay or
         branch and at an interruption. keep: how many checkpoints stay on disk.
     log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
+    trackers: who is told these lines beside the file; one that fails is left out with a warning.
     run: what is trained, beside these options; a checkpoint of another is refused.
+    data: the hash of what it is trained on; likewise, where both are known.
+    document_end: the id of the token between documents of a batch, which are then read apart: no
+        token attends to another document. None: a sequence is one document.
     """
 
     steps: Count
@@ -54,6 +63,7 @@ class Options(Checked):
     decay_shape: DecayShape = "reciprocal"
     weight_decay: Annotated[float, Range(0)] = 0.1
     betas: tuple[Beta, Beta] = (0.9, 0.95)
+    optimizer: Optimizer = "adamw"
     clip: Positive | None = 1.0
     precision: Precision = "fp32"
     compile: bool = False
@@ -62,10 +72,13 @@ class Options(Checked):
     log_every: Count = 10
     keep: Count = 2
     label: str = "model"
+    trackers: tuple[TrackerName, ...] = ()
     run: str = ""
+    data: str = ""
+    document_end: Annotated[int, Range(0, 2**62)] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("budgets", "betas"):
+        for name in ("budgets", "betas", "trackers"):
             if isinstance(found := getattr(self, name), list):
                 object.__setattr__(self, name, tuple(found))
         if self.budgets == ():
@@ -118,10 +131,14 @@ def check_same_run(found: dict[str, Any], options: Options, where: str) -> None:
 
     More budgets may follow the checkpoint's: the run then goes on longer.
     """
+    before = {field.name: field.default for field in fields(Options)}
     for name, expected in options.identity().items():
-        value = found.get(name, "")  # older ones have no `run`
+        value = found.get(name, before[name])  # older ones do not have all
+        if name == "data" and not value:
+            continue
         prefix = isinstance(value, list) and name == "budgets" and expected[: len(value)] == value
         if value != expected and not prefix:
+            what = {"data": "text of hash"}.get(name, name)
             raise SoftmapError(
-                f"{where}: made by another run: expected {name} {expected}, found {value}"
+                f"{where}: made by another run: expected {what} {expected}, found {value}"
             )

@@ -56,9 +56,16 @@ class State:
         self.meter.seconds += seconds
         self.meter.steps += 1
 
-    def metrics(self, lr: float, tokens_per_step: int) -> dict[str, float]:
-        """Means since the last call (the rate: the last step's), in nats, seconds and tokens."""
+    def metrics(
+        self, lr: float, tokens_per_step: int, full_speed: float | None = None
+    ) -> dict[str, float]:
+        """Means since the last call (the rate: the last step's), in nats, seconds and tokens.
+
+        full_speed: tokens a second at the peak of the hardware, of which ``mfu`` is the part that
+        was reached; without it there is none.
+        """
         meter, self.meter = self.meter, Meter()
+        speed = meter.steps * tokens_per_step / max(meter.seconds, 1e-9)
         return {
             "segment": self.segment,
             "step": self.step,
@@ -67,7 +74,8 @@ class State:
             "loss": meter.loss / meter.steps,
             "lr": lr,
             "grad_norm": meter.grad_norm / meter.steps,
-            "tokens_per_second": meter.steps * tokens_per_step / max(meter.seconds, 1e-9),
+            "tokens_per_second": speed,
+            **({"mfu": speed / full_speed} if full_speed else {}),
         }
 
     def record(self, options: Options) -> dict[str, Any]:

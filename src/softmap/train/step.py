@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from softmap.errors import SoftmapError
+from softmap.nn.positions import apart
 from softmap.train import rng
 from softmap.train.optim import adamw
 from softmap.train.options import Options
@@ -115,7 +116,8 @@ def _backward(
     if not piece.asked:  # a mean over no target is NaN: one is asked, and weighs nothing
         targets, weight = targets.clone().index_fill_(1, targets.new_zeros(1), 0), 0.0
     share = parallel.share(options.context)
-    given = {"labels": targets} if share is None else {"share": share}
+    given: dict[str, Any] = {"labels": targets} if share is None else {"share": share}
+    given |= apart(ids, options.document_end)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         output = forward(input_ids=ids, shift_labels=targets, **given)
     loss = output.loss.float() * weight

@@ -1,22 +1,21 @@
-"""Where a run's metrics go: always ``train.jsonl``, and other trackers on request."""
+"""Where a run's metrics go beside ``train.jsonl``, on request; what stops no training."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import json
-from collections.abc import Mapping
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
-from softmap.errors import SoftmapError, nearest
-from softmap.files import write, writing
-from softmap.files.sealed import parse_json, read_bytes
-from softmap.train.plan import Position
+from softmap.errors import SoftmapError, reason
+from softmap.train.jsonl import Metrics
 
-Metrics = Mapping[str, float]
-Sum = list[Any]
-"""[bytes, SHA-256]"""
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+PROJECT = "softmap"  #: of all runs, as trackers call it
+T = TypeVar("T")
 
 
 class Tracker(Protocol):
@@ -29,63 +28,9 @@ class Tracker(Protocol):
         """Ends the run there."""
 
 
-class JsonlTracker:
-    """One JSON object per line, written as it comes.
-
-    Lines after the position ``resume_at`` (steps that will be made again) and a torn last line are
-    dropped first, so a step never appears twice. ``kept``, of a checkpoint, is what [`sum`][] was
-    when it was saved: the lines up to there must be the same, or ``SoftmapError`` is raised.
-    """
-
-    def __init__(self, path: Path, resume_at: Position, kept: Sum | None = None) -> None:
-        data = read_bytes(path) if path.exists() else b""
-        if kept is None:
-            lines = [line for line in data.splitlines() if _not_after(line, resume_at)]
-            data = b"".join(line + b"\n" for line in lines)
-        else:
-            data = _verified(path, data[: kept[0]], kept)
-        write(path, data)
-        self._path, self._size, self._hash = path, len(data), hashlib.sha256(data)
-        self._file = path.open("ab", buffering=0)  # no buffer that a full disk leaves half written
-
-    @property
-    def sum(self) -> Sum:
-        """Size and SHA-256 of the log so far."""
-        return [self._size, self._hash.hexdigest()]
-
-    def log(self, metrics: Metrics) -> None:
-        """Appends a line with these metrics."""
-        line = json.dumps(dict(metrics)).encode() + b"\n"
-        with writing(self._path):
-            self._file.write(line)
-        self._size += len(line)
-        self._hash.update(line)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
-
-
-def _verified(path: Path, data: bytes, kept: Sum) -> bytes:
-    if [len(data), hashlib.sha256(data).hexdigest()] != kept:
-        raise SoftmapError(
-            f"{path}: expected the {kept[0]} bytes that the checkpoint knows, found others; "
-            f"remove {path.parent} to begin again"
-        )
-    return data
-
-
-def _not_after(line: bytes, position: Position) -> bool:
-    try:
-        metrics = parse_json(line)
-        return (metrics["segment"], metrics["step"]) <= position
-    except (ValueError, KeyError, TypeError):
-        return False
-
-
 class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        self._writer = _load("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder))
+    def __init__(self, module: Any, folder: Path, run: str) -> None:
+        self._writer = module.SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, metrics: Metrics) -> None:
         for name, value in metrics.items():
@@ -98,38 +43,99 @@ class _TensorBoard:
 class _WandbLike:
     """wandb, or trackio, which has the same calls."""
 
-    def __init__(self, module: Any, project: str, run: str) -> None:
-        self._module = module
-        module.init(project=project, name=run)
+    def __init__(self, module: Any, folder: Path, run: str) -> None:
+        where: dict[str, Any] = {"name": f"{run} {_key(folder)}"}
+        if module.__name__ == "wandb":
+            where = {"name": run, "id": _key(folder), "dir": str(folder)}
+        self._run = module.init(project=PROJECT, resume="allow", **where)
 
     def log(self, metrics: Metrics) -> None:
-        self._module.log(dict(metrics), step=int(metrics["step"]))
+        values = {name: value for name, value in metrics.items() if name != "step"}
+        self._run.log(values, step=int(metrics["step"]))
 
     def close(self) -> None:
-        self._module.finish()
+        self._run.finish()
 
 
-def open_tracker(name: str, *, folder: Path, run: str, project: str = "softmap") -> Tracker:
-    """``"tensorboard"`` (writes to ``folder``), ``"wandb"`` or ``"trackio"``, loaded only now.
+class _MLflow:
+    def __init__(self, module: Any, folder: Path, run: str) -> None:
+        self._client, mark = module.MlflowClient(), {PROJECT: _key(folder)}
+        place = self._experiment()
+        found = self._client.search_runs([place], f"tags.{PROJECT} = '{mark[PROJECT]}'")
+        first = found[0] if found else self._client.create_run(place, run_name=run, tags=mark)
+        self._run = first.info.run_id
 
-    After a resume they may be told steps a second time: what they store is theirs to replace.
-    Raises SoftmapError for another name or a package that is not installed.
+    def _experiment(self) -> str:
+        found = self._client.get_experiment_by_name(PROJECT)
+        return found.experiment_id if found else self._client.create_experiment(PROJECT)
+
+    def log(self, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._client.log_metric(self._run, name, value, step=int(metrics["step"]))
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+def _key(folder: Path) -> str:
+    """By which a training that goes on finds its run again: of its folder."""
+    return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+
+
+class Spared:
+    """A tracker that stops nothing: what it fails in is a warning, and it is told no more."""
+
+    def __init__(self, name: str, begin: Callable[[], Tracker]) -> None:
+        """begin: what opens it."""
+        self._name = name
+        self._tracker: Tracker | None = None
+        self._tracker = self._tried(begin)
+
+    def log(self, metrics: Metrics) -> None:
+        """Sends one step's numbers, if the tracker still works."""
+        if (tracker := self._tracker) is not None:
+            self._tried(lambda: tracker.log(metrics))
+
+    def close(self) -> None:
+        """Ends the tracker's run, if it still works."""
+        if (tracker := self._tracker) is not None:
+            self._tried(tracker.close)
+
+    def _tried(self, do: Callable[[], T]) -> T | None:
+        try:
+            return do()
+        except Exception as error:  # of a client, a service, the network
+            self._tracker = None
+            text = f"tracker {self._name}: {reason(error)}; it is told no more"
+            warnings.warn(f"{text}, the training goes on", RuntimeWarning, stacklevel=3)
+            return None
+
+
+_MODULES: dict[str, tuple[str, Callable[[Any, Path, str], Tracker]]] = {
+    "tensorboard": ("torch.utils.tensorboard", _TensorBoard),
+    "wandb": ("wandb", _WandbLike),
+    "trackio": ("trackio", _WandbLike),
+    "mlflow": ("mlflow", _MLflow),
+}
+
+
+def open_tracker(name: TrackerName, *, folder: Path, run: str) -> Tracker:
+    """A tracker for the training in ``folder``, which is called ``run``; imported only now.
+
+    TensorBoard and W&B write to the folder, the others where they are told to by their own
+    variables. A training that goes on goes on in its run, and may tell steps a second time. Raises
+    SoftmapError for a package that is not installed; what fails later is a warning.
     """
-    if name == "tensorboard":
-        return _TensorBoard(folder)
-    if name in ("wandb", "trackio"):
-        return _WandbLike(_load(name, name), project, run)
-    known = ("tensorboard", "wandb", "trackio")
-    raise SoftmapError(
-        f"tracker: expected one of {', '.join(known)}, found {name!r}" + nearest(name, known)
-    )
+    check_trackers([name])
+    module, kind = _MODULES[name]
+    return Spared(name, lambda: kind(importlib.import_module(module), folder, run))
 
 
-def _load(module: str, package: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise SoftmapError(
-            f"tracker {package}: expected the package to be installed (pip install {package}), "
-            f"found none"
-        ) from error
+def check_trackers(names: Sequence[TrackerName]) -> None:
+    """Raise SoftmapError for those whose packages are not installed."""
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise SoftmapError(
+                f"tracker {name}: expected the package to be installed (pip install {name}), found "
+                "none"
+            )

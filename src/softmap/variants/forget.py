@@ -18,6 +18,7 @@ class Forget(Edit):
     """
 
     defined_for = "causal"
+    kernel = "forget"
 
     def __init__(self, place: Place) -> None:
         super().__init__()
@@ -49,6 +50,6 @@ def forget(*, rope: bool = False) -> Parts:
         S'[h,i,j] = S[h,i,j] + sum_{j<k<=i} log sigmoid(<w_h, x_k> + b_h)
 
     D H + H parameters; the cache keeps H numbers a token more. rope: with rotary positions all the
-    same. It needs the map.
+    same.
     """
     return Parts(scores=[Forget], backbone={} if rope else {"position": "none"})

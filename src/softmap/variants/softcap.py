@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from softmap.fields import Range
@@ -15,13 +16,21 @@ from softmap.variants._parts import Parts, Place, variant
 class Softcap(Edit):
     """S' = c tanh(S / c)."""
 
+    kernel = "softcap"
+    cap: Tensor
+
     def __init__(self, place: Place, cap: float) -> None:
         super().__init__()
-        self.cap = cap
+        self.register_buffer("cap", torch.tensor(cap))
+
+    def layer_tensors(self) -> dict[str, Tensor]:
+        """Returns c, a number."""
+        return {"cap": self.cap}
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
         """Returns c tanh(S / c)."""
-        return self.cap * (m / self.cap).tanh()
+        cap = t["cap"].to(m.dtype)
+        return cap * (m / cap).tanh()
 
 
 @variant(
@@ -33,6 +42,6 @@ def softcap(*, cap: Annotated[float, Range(above=0)] = 50.0) -> Parts:
 
         S' = c tanh(S / c),   c = 50
 
-    No parameters. It needs the map.
+    No parameters.
     """
     return Parts(scores=[partial(Softcap, cap=float(cap))])

@@ -10,7 +10,14 @@ from torch import Tensor
 from softmap.ops import native
 from softmap.ops.call import Call
 
-VARIANTS = ["dcmha(static=true)", "diff2+sas", "sas", "fire+temperature", "dape(kernel=5)"]
+VARIANTS = [
+    "dcmha(static=true)",
+    "diff2+sas",
+    "sas",
+    "fire+temperature",
+    "dape(kernel=5)",
+    "forget+softcap",
+]
 
 
 def changed(call: Call, place: slice, batch: slice, factor: float) -> Call:

@@ -13,6 +13,7 @@ from softmap.ops.call import Call
 from softmap.testing.precision import FEW, GRADIENT, OUTPUT, ZERO, eager
 
 VARIANTS = [
+    "forget+softcap(cap=2)",
     "dcmha(static=true)",
     "talking-heads",
     "diff",

@@ -35,6 +35,8 @@ SMALL = [
     "alibi",
     "kerple",
     "fire",
+    "softcap(cap=2)",
+    "forget",
 ]
 DAPE = [f"dape(kernel={k},bias={b})" for k in (1, 3, 5, 7) for b in ("none", "kerple")] + [
     "dape(version=1,bias=alibi)",
@@ -67,6 +69,8 @@ CHAINS = [
     "sas+talking-heads(pre=false)",
     "sas+sas",
     "alibi+sas",
+    "forget+diff",
+    "softcap(cap=2)+dcmha",
 ]
 EVERY = RANKS + SWITCHES + SMALL + DAPE + CHAINS
 

@@ -8,7 +8,7 @@ from native_cases import Case, results, same_as_reference, spoil
 
 from softmap.ops import native
 
-EVERY_KIND = ["dcmha(static=true)", "diff2+sas", "dape(kernel=5)", "dape(bias=fire)"]
+EVERY_KIND = ["dcmha(static=true)", "diff2+sas", "dape(kernel=5)", "dape(bias=fire)", "forget"]
 
 
 # A band has 32 rows, DAPE's 16: sequences are whole for a worker or shared by two or three.

@@ -35,3 +35,13 @@ def test_tuning_keeps_the_fastest_that_fits(
     configs.tuned.cache_clear()
     assert configs.config("rows", 16, 16, 4) == configs._shipped("rows", 16, 16, 4)
     configs.tuned.cache_clear()
+
+
+def test_products_in_float32_take_wide_heads_in_pieces() -> None:
+    """Two heads of 128 channels at once would need 288 KiB of shared memory."""
+    from softmap.ops.triton import configs
+
+    for kernel in configs.ACCUMULATOR:
+        assert configs.piece(kernel, 2, 16, 128, 4) == 64
+        assert configs.piece(kernel, 2, 16, 128, 2) == 128
+    assert configs.piece("forward", 0, 128, 128, 4) == 128

@@ -69,12 +69,11 @@ class GraftJob:
 
     def identity(self) -> dict[str, Any]:
         """Returns all that its result depends on, as JSON has it."""
-        training = dataclasses.asdict(self.recipe.training)
         found = {
             "model": self.sums, "variant": self.variant, "layers": self.layers, "text": self.text,
             "context": self.recipe.model.context, "peak_lr": self.peak_lr, "seed": self.seed,
             "tuning": self.tuning,
-            "training": {name: value for name, value in training.items() if name not in _FREE},
+            "training": self.recipe.training.settings(_FREE),
         }  # fmt: skip
         return dict(json.loads(json.dumps(found, default=str)))
 
@@ -88,7 +87,7 @@ def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     logging.disable_progress_bar()
     device, context = choose_device(job.recipe.training.device), job.recipe.model.context
     given = options(job.recipe, job.peak_lr, job.seed, job.name)
-    given = dataclasses.replace(given, run=f"graft {job.variant or PLAIN}")
+    given = dataclasses.replace(given, run=f"graft {job.variant or PLAIN}", data=job.text)
     tokens, windows = _text(job, given.batch_size)
     model = begun(job, device)
 
@@ -124,7 +123,7 @@ def _text(job: GraftJob, rows: int) -> tuple[np.ndarray, np.ndarray]:
     corpus, context = prepare(job.data, job.cache), job.recipe.model.context
     if job.tuning:
         return tuning_split(corpus, context, rows)
-    return corpus.train, order.windows(corpus.heldout, context, WINDOWS)
+    return order.parts_of(corpus.train)[0], order.windows(corpus.heldout, context, WINDOWS)
 
 
 def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -132,9 +131,10 @@ def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, n
 
     Raises ``SoftmapError`` where either is too short.
     """
-    cut = len(corpus.train) - max(context + 1, round(VALIDATION * len(corpus.train)))
+    (tokens,) = order.parts_of(corpus.train)  # --data names one source
+    cut = len(tokens) - max(context + 1, round(VALIDATION * len(tokens)))
     order.require(max(cut, 0), context, rows, "the training text without what chooses a peak")
-    return corpus.train[:cut], order.windows(corpus.train[cut:], context, WINDOWS)
+    return tokens[:cut], order.windows(tokens[cut:], context, WINDOWS)
 
 
 def _export(job: GraftJob, model: Any) -> None:

@@ -19,7 +19,7 @@ from softmap.lab.grafting.job import PLAIN, tuning_split
 from softmap.lab.grafting.source import GraftSource
 from softmap.lab.grafting.start import WINDOWS, Start, starts
 from softmap.lab.jobs import Tell
-from softmap.lab.preflight import choose_device, settled
+from softmap.lab.preflight import choose_device, refuse_textual, settled
 from softmap.lab.recipe import Recipe
 
 CONTEXT = 256  #: tokens a window, where the model can read them
@@ -116,7 +116,9 @@ def _recipe(request: GraftRequest, longest: int) -> Recipe:
     given = {**request.settings, "model.context": str(context)}
     if request.steps is not None:
         given["training.steps"] = str(request.steps)
-    return recipes.parse(RECIPE, Path("graft"), given)
+    recipe = recipes.parse(RECIPE, Path("graft"), given)
+    refuse_textual(recipe, "graft")
+    return recipe
 
 
 def _check_settings(request: GraftRequest) -> None:

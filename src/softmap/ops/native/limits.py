@@ -15,12 +15,12 @@ from softmap.ops.call import Call
 from softmap.ops.folded import has_form
 from softmap.ops.native import shapes
 
-KERNELS = {"compose", "head_mix", "subtract_pairs", "shaped", "temperature"}
+KERNELS = {"compose", "forget", "head_mix", "shaped", "softcap", "subtract_pairs", "temperature"}
 #: Edits of these read the distance of two tokens as that of their places.
 BY_DISTANCE = {"alibi", "kerple", "fire"}
 KERNELS |= BY_DISTANCE | {"score_conv"} | {f"score_conv+{name}" for name in BY_DISTANCE}
 #: Kernels that read places as those of causal rows.
-CAUSAL = BY_DISTANCE | {name for name in KERNELS if name.startswith("score_conv")}
+CAUSAL = BY_DISTANCE | {"forget"} | {name for name in KERNELS if name.startswith("score_conv")}
 MAX_RANK = 4  # of compose
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 

@@ -16,6 +16,7 @@ from softmap.maps import Tensors
 _LAYER = {
     "temperature": {"tau": "H"},
     "head_mix": {"mix": "H H"},
+    "softcap": {"cap": ""},
     "subtract_pairs": {"lambda?": ""},
     "shaped": {"alpha": "H", "beta": "H", "gamma?": "H"},
     "compose": {"static?": "H H"},
@@ -28,7 +29,7 @@ _QUERY = {
     "subtract_pairs": {"lambda?": "P"},
     "compose": {"q1?": "R H", "q2?": "R H", "qg?": "H"},
 }
-_KEY = {"compose": {"k1?": "R H", "k2?": "R H", "kg?": "H"}}
+_KEY = {"compose": {"k1?": "R H", "k2?": "R H", "kg?": "H"}, "forget": {"log_f": "H"}}
 _TOGETHER = (("q1", "q2"), ("k1", "k2"))
 
 _SKIP = (0, 2, 2)  # axes of sequences and tokens: of the layer's, the queries', the keys' tensors

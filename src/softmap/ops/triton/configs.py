@@ -27,6 +27,7 @@ from softmap.files.cache import folder
 
 # Bytes of accumulators that each kernel keeps in registers; ``keys`` has two sets.
 ACCUMULATOR = {"forward": 128 << 10, "rows": 64 << 10, "keys": 64 << 10}
+WIDEST_FLOAT32 = 64  # at 128, two heads need 288 KiB of shared memory, an H100 has 227
 LEAST = 16  # of every axis of a product on the matrix units
 
 
@@ -80,10 +81,12 @@ def _shipped(kernel: str, heads: int, width: int, bytes_: int) -> Config:
     return found
 
 
-def piece(kernel: str, heads: int, rows: int, width: int) -> int:
+def piece(kernel: str, heads: int, rows: int, width: int, bytes_: int) -> int:
     """How much of the (padded) width is taken at a time: all of it if the accumulator fits."""
     if not heads:
         return width
+    if bytes_ == 4:  # products of all heads in float32 pass through shared memory
+        width = min(width, WIDEST_FLOAT32)
     while width > LEAST and 4 * heads * rows * width > ACCUMULATOR[kernel]:
         width //= 2
     return width

@@ -113,12 +113,13 @@ def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config,
     """Tile sizes, and the constants that a kernel is compiled for."""
     heads, after = spec.tile_heads()
     DP, VP = (max(LEAST, next_power(t[n].shape[3])) for n in "qv")
-    sizes = config(kernel, heads, max(DP, VP), t["q"].element_size())
+    size = t["q"].element_size()
+    sizes = config(kernel, heads, max(DP, VP), size)
     held = sizes.keys if kernel == "keys" else sizes.rows
     return sizes, {
         "D": t["q"].shape[3], "DV": t["v"].shape[3],
         "HEADS": spec.heads, "OUT": spec.outputs, "HT": heads, "HTO": after, "DP": DP, "VP": VP,
-        "DC": piece(kernel, heads, held, DP), "VC": piece(kernel, after, held, VP),
+        "DC": piece(kernel, heads, held, DP, size), "VC": piece(kernel, after, held, VP, size),
         "PRECISION": dot_precision(t["q"].dtype),
     }  # fmt: skip
 

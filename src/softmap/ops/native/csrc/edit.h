@@ -40,6 +40,7 @@ struct Setup {
   const Schedule* schedule;
   bool with_grad;
   Tensor positions;  // (B, T) int64 positions of the queries
+  Tensor first;  // (B, T) int64: the first key that each sees
 
   Tensor operator[](const std::string& name) const { return find(tensors, name); }
   QueryTensor<T> query(const std::string& name) const {

@@ -245,7 +245,7 @@ struct Problem {
     for (const auto& text : a.edits) {
       const auto one = text.find(' '), two = text.find(' ', one + 1);
       const auto stage = text.substr(0, one), kernel = text.substr(one + 1, two - one - 1);
-      Setup<T> setup{{}, B, heads, queries, keys, &schedule, with_grad, a.positions};
+      Setup<T> setup{{}, B, heads, queries, keys, &schedule, with_grad, a.positions, a.first};
       names.push_back(split(text.substr(two + 1), ","));
       for (const auto& name : names.back()) setup.tensors[name] = a.tensors[next++];
       auto edit = make_edit<T>(kernel, setup);

@@ -3,9 +3,11 @@
 
 #include "biases.h"
 #include "compose.h"
+#include "forget.h"
 #include "head_mix.h"
 #include "score_conv.h"
 #include "shaped.h"
+#include "softcap.h"
 #include "subtract_pairs.h"
 #include "temperature.h"
 
@@ -35,6 +37,8 @@ std::unique_ptr<Edit<T>> make_edit(const std::string& kernel, const Setup<T>& se
   if (name == "subtract_pairs") return std::make_unique<SubtractPairs<T>>(setup);
   if (name == "shaped") return std::make_unique<Shaped<T>>(setup);
   if (name == "temperature") return std::make_unique<Temperature<T>>(setup);
+  if (name == "softcap") return std::make_unique<Softcap<T>>(setup);
+  if (name == "forget") return std::make_unique<Forget<T>>(setup);
   if (name == "score_conv") return std::make_unique<ScoreConv<T>>(setup, bias);
   if (name == "alibi" || name == "kerple" || name == "fire") {
     return std::make_unique<AddBias<T>>(setup, name);

@@ -1,0 +1,115 @@
+"""What would make a training fit into memory, where it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import combinations
+from typing import NamedTuple
+
+from softmap.cost.estimate import Assumptions
+from softmap.cost.hardware import GPUS, Gpu
+from softmap.cost.job import Job
+from softmap.cost.memory import memory
+from softmap.errors import SoftmapError
+
+GIB = 2**30
+MOST_RANKS = 2**14  #: that are tried
+
+
+class Change(NamedTuple):
+    """One that a recipe, or the call, may make."""
+
+    kind: str
+    words: str
+    of: Callable[[Job], Job]
+
+
+def room(gpu: Gpu, given: Assumptions) -> float:
+    """Bytes that a training may take of a GPU."""
+    return gpu.memory * (1 - given.reserve)
+
+
+def shortage(label: str, job: Job, gpu: Gpu, given: Assumptions) -> str | None:
+    """One line for a training that does not fit: what it needs, what there is, what would do."""
+    needed, there = memory(job).total, room(gpu, given)
+    if needed <= there:
+        return None
+    found = remedies(job, gpu, given)
+    would = f"would fit: {', or '.join(found)}" if found else "nothing that was tried would fit"
+    return (
+        f"{label}: does not fit: a rank needs {needed / GIB:,.1f} GiB, the {gpu.name} has "
+        f"{there / GIB:,.1f} GiB ({given.reserve:.0%} of it kept back); {would}"
+    )
+
+
+def remedies(job: Job, gpu: Gpu, given: Assumptions) -> list[str]:
+    """The mildest single change of each kind that would do; else the first pair, or three."""
+    there = room(gpu, given)
+    every = list(changes(job, gpu))
+    alone: dict[str, str] = {}
+    for change in every:
+        if change.kind not in alone and _fits(change.of(job), there):
+            alone[change.kind] = change.words
+    larger = (other.name for other in GPUS.values() if memory(job).total <= room(other, given))
+    if alone:
+        return [*alone.values(), *(f"a GPU such as the {name}" for name in larger)][:4]
+    return next(_together(job, every, there), [])
+
+
+def _together(job: Job, every: list[Change], there: float) -> Iterator[list[str]]:
+    for count in (2, 3):
+        for several in combinations(every, count):
+            if len({change.kind for change in several}) < count:
+                continue
+            changed = job
+            for change in several:
+                changed = change.of(changed)
+            if _fits(changed, there):
+                yield [" and ".join(change.words for change in several)]
+
+
+def _fits(job: Job, there: float) -> bool:
+    try:
+        job.layout.check(job.ranks, job.batch_size, job.context)
+    except SoftmapError:
+        return False
+    return memory(job).total <= there
+
+
+def changes(job: Job, gpu: Gpu) -> Iterator[Change]:
+    """Those that are tried, of each kind the mildest first."""
+    layout = job.layout
+    for micro in sorted((job.micro // n for n in (2, 4, 8, 16, 32, job.micro)), reverse=True):
+        if 1 <= micro < job.micro:
+            yield Change("micro", f"training.micro_batch_size={micro}", _micro(micro))
+    kinds = ("none", "selective", "block")
+    for kind in kinds[kinds.index(layout.activations) + 1 :]:
+        yield Change("activations", f"parallel.activations={kind}", _laid(activations=kind))
+    if job.ranks > 1 and job.shard < job.ranks:
+        yield Change("shard", "parallel.shard=all", _laid(shard="all"))
+    ranks = 2 * job.ranks
+    while ranks <= MOST_RANKS:
+        yield Change("ranks", f"{ranks}x{gpu.name}", _ranks(ranks))
+        ranks *= 2
+    for share in (2, 4, 8, 16):
+        if share > layout.context and job.ranks % share == 0:
+            yield Change("context", f"parallel.context={share}", _laid(context=share))
+
+
+def _micro(size: int) -> Callable[[Job], Job]:
+    return lambda job: replace(job, micro_batch_size=size)
+
+
+def _laid(**fields: object) -> Callable[[Job], Job]:
+    return lambda job: replace(job, layout=replace(job.layout, **fields))  # type: ignore[arg-type]
+
+
+def _ranks(ranks: int) -> Callable[[Job], Job]:
+    """More of them; where there was one, it shares its parameters with the others."""
+
+    def of(job: Job) -> Job:
+        layout = replace(job.layout, shard="all") if job.ranks == 1 else job.layout
+        return replace(job, ranks=ranks, layout=layout)
+
+    return of

@@ -1,0 +1,167 @@
+"""What is trained, and how it is spread over ranks: all that its cost depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from softmap.nn import ModelConfig
+from softmap.nn.decoder import Decoder
+from softmap.nn.share import Share
+from softmap.train.layout import Layout
+
+WIDE = 4  #: bytes of a parameter, a gradient, a moment: all float32
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    config: of the model. batch_size: sequences a step, of ``context`` tokens. micro_batch_size:
+    that a rank takes at once, by default all of its own. precision: "bf16" is autocast. ranks: one
+    a GPU, laid out by ``layout``. steps: of the whole training, thrown-away decays included.
+    """
+
+    config: ModelConfig
+    context: int
+    batch_size: int
+    precision: str
+    layout: Layout
+    ranks: int = 1
+    micro_batch_size: int | None = None
+    steps: int = 1
+
+    @property
+    def shard(self) -> int:
+        """Ranks that hold one copy of the parameters together; 1: DDP, or one process."""
+        return self.layout.copy_size(self.ranks) if self.ranks > 1 else 1
+
+    @property
+    def share(self) -> int:
+        """Ranks that share a sequence."""
+        return self.layout.context if self.ranks > 1 else 1
+
+    @property
+    def low(self) -> int:
+        """Bytes of a number that is multiplied."""
+        return 2 if self.precision == "bf16" else WIDE
+
+    @property
+    def rows(self) -> int:
+        """Sequences a step of which a rank computes something."""
+        return self.batch_size // (self.ranks // self.share)
+
+    @property
+    def micro(self) -> int:
+        """Sequences that a rank takes at once."""
+        return min(self.micro_batch_size or self.rows, self.rows)
+
+    @property
+    def pieces(self) -> int:
+        """Micro-batches a step."""
+        return -(-self.rows // self.micro)
+
+    @property
+    def own(self) -> int:
+        """Tokens of a sequence that are a rank's own."""
+        return Share(None, 0, self.share, self.context).length if self.share > 1 else self.context
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens that all ranks train in a step."""
+        return self.batch_size * self.context
+
+    @property
+    def sizes(self) -> Sizes:
+        """How many numbers the model has, and where."""
+        return _sizes(Key(self.config), self.shard)
+
+
+class Key:
+    """A configuration as the key of a cache; it is not hashable itself."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config, self._text = config, repr(config)
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self._text == other._text
+
+
+class Sizes(NamedTuple):
+    """Numbers (parameters) of a model that is cut to ranks along first axes.
+
+    total: of all. blocks, root: of these the part of the first rank, which has the largest: of all
+    blocks, and of what is in none (embeddings, last norm, head). block: of the largest block,
+    whole. outside: of the root, whole. head: of the matrix that makes logits. layers: blocks.
+    """
+
+    total: int
+    blocks: int
+    root: int
+    block: int
+    outside: int
+    head: int
+    layers: int
+
+    @property
+    def held(self) -> int:
+        """What a rank has of the model."""
+        return self.blocks + self.root
+
+
+class _Whole(nn.Module):
+    """A decoder and its head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.model = Decoder(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+
+
+class _Shapes(NamedTuple):
+    """Of all parameters: by block, and of what is in none; and of the matrix of the logits."""
+
+    blocks: list[list[torch.Size]]
+    outside: list[torch.Size]
+    head: torch.Size
+
+
+@cache
+def _shapes(key: Key) -> _Shapes:
+    with torch.device("meta"):
+        model = _Whole(key.config)
+    blocks = [list(block.parameters()) for block in model.model.layers]
+    inside = {id(p) for block in blocks for p in block}
+    outside = [p.shape for p in model.parameters() if id(p) not in inside]
+    return _Shapes([[p.shape for p in b] for b in blocks], outside, model.lm_head.weight.shape)
+
+
+@cache
+def _sizes(key: Key, shard: int) -> Sizes:
+    """Of a model of which ``shard`` ranks hold one copy."""
+    blocks, outside, head = _shapes(key)
+    whole = [_numbers(block, 1) for block in blocks]
+    return Sizes(
+        total=sum(whole) + _numbers(outside, 1),
+        blocks=sum(_numbers(block, shard) for block in blocks),
+        root=_numbers(outside, shard),
+        block=max(whole),
+        outside=_numbers(outside, 1),
+        head=head.numel(),
+        layers=len(blocks),
+    )
+
+
+def _numbers(shapes: Iterable[torch.Size], shard: int) -> int:
+    """Of the first of ``shard`` parts."""
+    return sum(-(-shape[0] // shard) * shape[1:].numel() for shape in shapes)

@@ -1,0 +1,113 @@
+"""Bytes on the rank that needs most, by kind, at the worst moment of a step.
+
+Kinds do not peak together: activations are freed while gradients come. So memory is looked at where
+it can be largest: in the backward pass of the loss, of the last block (all activations), of the
+first block (all gradients), and of tied embeddings, which have a second gradient for a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from softmap.cost import pieces
+from softmap.cost.job import WIDE, Job
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one rank.
+
+    parameters, gradients, optimiser: in float32 (AdamW has two moments); gradients are whole where
+    sharded ranks accumulate them over micro-batches. activations: what blocks keep, and the block
+    that works. logits: with their loss. temporary: parameters that are gathered, gradients that
+    are sent, copies of weights in bfloat16. moment: when that is.
+    """
+
+    parameters: float
+    gradients: float
+    optimiser: float
+    activations: float = 0.0
+    logits: float = 0.0
+    temporary: float = 0.0
+    moment: str = ""
+
+    @property
+    def total(self) -> float:
+        """Bytes of all kinds together."""
+        return sum(self.by_kind.values())
+
+    @property
+    def by_kind(self) -> dict[str, float]:
+        """Bytes by the names above."""
+        return {name: value for name, value in asdict(self).items() if name != "moment"}
+
+
+def memory(job: Job) -> Memory:
+    """Of the worst moment."""
+    return max(moments(job), key=lambda one: one.total)
+
+
+def moments(job: Job) -> list[Memory]:
+    """Of each that may be the worst."""
+    size, tokens = job.sizes, job.micro * job.own
+    block = pieces.block(job.config, job.precision, job.layout.activations)
+    head = pieces.head(job.config, job.precision)
+    held, working, always = WIDE * size.held, _peak(job, block), _always(job, block)
+    stream = 2 * WIDE * tokens * job.config.hidden_size  # before the first block, after the norm
+    kept = block.kept_by(tokens) + _gathered_keys(job)
+    logits = job.low * tokens * job.config.vocab_size  # of the output, which is there till the end
+    before = WIDE * size.total if job.pieces > 1 else 0  # of earlier micro-batches
+    after = WIDE * (size.total if job.pieces > 1 and job.shard == 1 else size.held)
+    of_head = WIDE * size.head
+    root = WIDE * size.outside if job.shard > 1 else 0
+    tied = of_head if job.config.tie_word_embeddings else 0
+
+    def at(
+        moment: str, gradients: float, activations: float, logits: float, temporary: float
+    ) -> Memory:
+        return Memory(held, gradients, 2 * held, activations, logits, temporary, moment)
+
+    return [
+        at("loss", before, stream + size.layers * kept, head.peak(tokens), always),
+        at(
+            "last block", before + of_head, stream + (size.layers - 1) * kept + working, logits,
+            always + _moving(job),
+        ),
+        at("first block", after + root, stream + working, logits, always + _moving(job)),
+        at("embeddings", after + root + tied, 0.0, logits, always),
+    ]  # fmt: skip
+
+
+def _peak(job: Job, block: pieces.Counted) -> float:
+    """Of the block that works, forward and backward."""
+    found = block.peak(job.micro * job.own) + _gathered_keys(job)
+    return found - block.copies if job.shard > 1 else found
+
+
+def _always(job: Job, block: pieces.Counted) -> float:
+    """What is there all through the step beside model and optimiser."""
+    size = job.sizes
+    if job.shard > 1:  # the root's parameters stay gathered; blocks' are gathered in low precision
+        return float(WIDE * size.outside)
+    copies = 0.0 if job.layout.activations != "none" else (size.layers - 1) * block.copies
+    return copies + (WIDE * size.total if job.ranks > 1 else 0)  # DDP's buckets
+
+
+def _moving(job: Job) -> float:
+    """What goes from rank to rank while a block works backward: of FSDP2 two blocks' parameters
+    (one is gathered ahead), a block's gradients, and these in float32 as they are sent; of a shared
+    sequence the gradients of all keys, summed up and as they are sent."""
+    found = 0.0
+    if job.shard > 1:
+        found += job.sizes.block * (3 * job.low + WIDE)
+    if job.share > 1:
+        found += 2.0 * job.micro * job.context * pieces.keys(job.config, job.precision).backward
+    return found
+
+
+def _gathered_keys(job: Job) -> float:
+    """Of a block, what is there of other ranks' tokens until it has worked backward."""
+    if job.share == 1:
+        return 0.0
+    others = job.micro * (job.context - job.own)
+    return float(others * pieces.keys(job.config, job.precision).forward)

@@ -1,0 +1,169 @@
+"""What a block and the head keep and need, counted by running them on tensors without storage.
+
+Nobody declares it, so nobody forgets to. After each operation the bytes that are alive are a + b n
+for n sequences: runs on two and on three of them give a and b, and so the bytes for any n. The
+sequences are short: in attention by bands no map is kept, and what is made for a band is not of a
+sequence's length. Of attention that leaves its inputs, which is what all our backends save in any
+case: two numbers a row more, and the outputs of single maps where pairs of them are subtracted
+by SDPA, are not counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from softmap.cost.job import Key
+from softmap.cost.live import Live
+from softmap.maps import Edit, Tensors
+from softmap.nn import Block, ModelConfig
+from softmap.nn.positions import Positions
+from softmap.train.activations import checkpoint_activations
+
+TOKENS = 16  #: of a sequence that is run
+
+
+class Counted(NamedTuple):
+    """Bytes of one piece of a model for n sequences of :data:`TOKENS` tokens.
+
+    kept: (a, b) alive when the forward pass is over, beside the piece's input. curve: (a, b) after
+    each operation of the forward and the backward pass.
+    """
+
+    kept: tuple[float, float]
+    curve: list[tuple[float, float]]
+
+    def kept_by(self, tokens: int) -> float:
+        """Bytes for so many tokens, without copies of weights."""
+        return self.kept[1] * tokens / TOKENS
+
+    @property
+    def copies(self) -> float:
+        """Bytes of what is kept of any number of tokens: weights in another dtype."""
+        return max(0.0, self.kept[0])
+
+    def peak(self, tokens: int) -> float:
+        """The most bytes at once for so many tokens."""
+        return max(a + b * tokens / TOKENS for a, b in self.curve)
+
+
+class Keys(NamedTuple):
+    """What is gathered of each token where a sequence is shared: in the forward pass, and the
+    gradients of it in the backward pass, in bytes."""
+
+    forward: int
+    backward: int
+
+
+def block(config: ModelConfig, precision: str, activations: str) -> Counted:
+    """Of the last block; ``activations`` as ``parallel.activations``."""
+    return _block(Key(config), precision, activations)
+
+
+def head(config: ModelConfig, precision: str) -> Counted:
+    """Of the head and the loss: from normed states to the mean loss, and back."""
+    return _head(config.hidden_size, config.vocab_size, precision)
+
+
+def keys(config: ModelConfig, precision: str) -> Keys:
+    """Of one token, over one layer."""
+    return _keys(Key(config), precision)
+
+
+@cache
+def _block(key: Key, precision: str, activations: str) -> Counted:
+    config = key.config
+
+    def run(sequences: int) -> tuple[Live, int]:
+        piece = _made(config)
+        x = torch.empty(sequences, TOKENS, config.hidden_size, requires_grad=True)
+        checkpoint_activations(nn.ModuleList([piece]), activations)
+        positions = Positions.of(TOKENS, None, x.device)
+        return _run(piece, [x], precision, lambda: [piece(x, positions, None, None)])
+
+    return _counted(run)
+
+
+@cache
+def _head(width: int, vocabulary: int, precision: str) -> Counted:
+    def run(sequences: int) -> tuple[Live, int]:
+        piece = nn.Linear(width, vocabulary, bias=False)
+        x = torch.empty(sequences, TOKENS, width, requires_grad=True)
+        asked = torch.zeros(sequences * TOKENS, dtype=torch.int64)
+
+        def loss() -> list[Tensor]:
+            logits = piece(x)
+            return [F.cross_entropy(logits.float().flatten(0, 1), asked), logits]
+
+        return _run(piece, [x, asked], precision, loss)
+
+    return _counted(run)
+
+
+@cache
+def _keys(key: Key, precision: str) -> Keys:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    config = key.config
+    with FakeTensorMode(), torch.no_grad():
+        layer = _made(config).attention
+        x = torch.empty(1, 1, config.hidden_size)
+        with _autocast(precision):
+            q, k, v = layer.project(x, Positions.of(1, None, x.device))
+            edits: list[Edit] = list(layer.edits)  # type: ignore[arg-type]
+            made: list[Tensors] = [edit(x, q, k) for edit in edits]
+    sent = [k, v, *(t for one in made for t in one.key.values())]
+    if any(edit.halo for edit in edits):
+        sent += [q, *(t for one in made for t in one.query.values())]
+    forward = sum(t.numel() * t.element_size() for t in sent)
+    return Keys(forward, sum(t.numel() * max(4, t.element_size()) for t in sent))
+
+
+def _made(config: ModelConfig) -> Block:
+    """The last block, whose attention goes by bands, which any device can."""
+    return Block(replace(config, impl="chunked"), config.num_hidden_layers - 1)
+
+
+def _autocast(precision: str) -> Any:
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
+
+def _run(
+    piece: nn.Module, given: Iterable[Tensor], precision: str, forward: Callable[[], list[Tensor]]
+) -> tuple[Live, int]:
+    """Forward and backward; what was alive all the while, and between them."""
+    weights = [*piece.parameters(), *piece.buffers()]
+    for p in piece.parameters():  # a gradient is counted as one: only the next may be beside it
+        p.register_post_accumulate_grad_hook(_drop)
+    with Live([*weights, *given]) as live:
+        with _autocast(precision):
+            out = forward()
+        kept = live.now
+        out[0].sum().backward()
+    return live, kept
+
+
+def _drop(p: Tensor) -> None:
+    p.grad = None
+
+
+def _counted(run: Callable[[int], tuple[Live, int]]) -> Counted:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode(), torch.random.fork_rng(devices=[]):
+        (two, kept_two), (three, kept_three) = run(2), run(3)
+        if len(two.curve) != len(three.curve):  # the first call made what is made once
+            two, kept_two = run(2)
+    pairs = zip(two.curve, three.curve, strict=True)
+    return Counted(_line(kept_two, kept_three), [_line(a, b) for a, b in pairs])
+
+
+def _line(two: int, three: int) -> tuple[float, float]:
+    """(a, b) of a + b n, from its values at 2 and 3."""
+    return 3.0 * two - 2.0 * three, float(three - two)

@@ -1,0 +1,104 @@
+"""The model card that is exported beside the weights: what the run itself knows, and no more.
+
+Nothing of time or machine stands in it, so that equal trainings export equal folders.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import softmap
+from softmap.lab.plan import Candidate
+from softmap.lab.workbench import Workbench
+from softmap.train import Options
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [softmap, {slug}]
+---
+
+# {title}
+
+A language model of {parameters:,} parameters ({non_embedding:,} beside the embeddings), trained
+by softmap {version} as `{spec}`{paper}. Not tuned to follow instructions; its text may be wrong
+or offensive.
+
+```python
+import softmap.hf
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained(FOLDER)
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)
+```
+
+## Training
+
+{facts}
+
+## Held-out loss
+
+Of {windows} windows of {context} tokens from the {heldout:,} that were held out{apart}, in nats
+a token, with the standard error over windows of this one training (another seed may differ by
+more):
+
+| tokens trained on | loss | bits a byte |
+| --- | --- | --- |
+{losses}
+"""
+
+
+def model_card(
+    mine: Candidate, given: Options, bench: Workbench, budgets: Sequence[dict[str, Any]]
+) -> str:
+    """README.md of a model. budgets: what was measured where decays ended."""
+    costs, meta = mine.costs(given.context), bench.corpus.meta
+    return CARD.format(
+        slug=mine.slug,
+        title=mine.title,
+        parameters=costs["parameters"],
+        non_embedding=costs["parameters_non_embedding"],
+        version=softmap.__version__,
+        spec=mine.spec,
+        paper=f" ({mine.paper})" if mine.paper else "",
+        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, meta)),
+        windows=len(bench.windows),
+        context=given.context,
+        heldout=meta["heldout_tokens"],
+        apart=", each document read by itself" if given.document_end is not None else "",
+        losses="\n".join(_row(one, meta["bytes_per_token"]) for one in budgets),
+    )
+
+
+def _facts(mine: Candidate, given: Options, meta: dict[str, Any]) -> list[tuple[str, str]]:
+    shape, limit = mine.config, meta["max_bytes"]
+    cut = f", the first {limit:,} bytes" if limit else ""
+    return [
+        ("text", f"{meta['source']}{cut}; {meta['train_tokens']:,} tokens, hash `{meta['hash']}`"),
+        ("tokenizer", f"`{meta['tokenizer']}`, {meta['vocab_size']:,} tokens"),
+        (
+            "shape",
+            f"{shape.num_hidden_layers} layers, width {shape.hidden_size}, "
+            f"{shape.num_attention_heads} heads, MLP {shape.intermediate_size}",
+        ),
+        (
+            "batches",
+            f"{given.steps:,} steps of {given.batch_size} sequences of {given.context} tokens",
+        ),
+        (
+            "optimiser",
+            f"{given.optimizer}, peak {given.peak_lr:g} ({mine.peak_source}), "
+            f"{given.schedule}, weight decay {given.weight_decay:g}, {given.precision}",
+        ),
+        ("seed", str(given.seed)),
+    ]
+
+
+def _row(budget: dict[str, Any], bytes_per_token: float) -> str:
+    loss, stderr = budget["loss"], budget["stderr"]
+    around = "" if stderr is None else f" ± {stderr:.4f}"
+    bits = loss / math.log(2) / bytes_per_token
+    return f"| {budget['tokens']:,} | {loss:.4f}{around} | {bits:.4f} |"

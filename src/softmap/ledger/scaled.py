@@ -1,0 +1,69 @@
+"""Studies of size: a law of loss fitted to each variant's runs at several sizes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+from softmap.claims._claim import Arm, Scaled
+from softmap.claims._rules import ArmRow
+from softmap.ledger.judge import Part, Values
+from softmap.ledger.place import Workspace
+from softmap.ledger.trained import needed
+from softmap.report import load
+from softmap.report.scaling.summary import Limits, summary
+from softmap.report.scaling.sweep import Sweep, sweep
+
+
+def measure(study: Scaled, place: Workspace) -> list[Part]:
+    """Fit the laws to the runs that are there, and read the ratio of each arm."""
+    return [part(study, sweep(list(_runs(study, place))))]
+
+
+def _runs(study: Scaled, place: Workspace) -> Iterator[load.Run]:
+    """One of each size, with the study's variants and seeds alone."""
+    for base, wanted in needed(study, place):
+        found = load.load(place.folder / base.name)
+        mine = {
+            name: {seed: found.trials[name][seed] for seed in range(number)
+                   if seed in found.trials[name]}
+            for name, number in wanted.items()
+            if name in found.trials
+        }  # fmt: skip
+        info = found.info | {"control": study.control, "variants": list(wanted)}
+        yield dataclasses.replace(found, info=info, trials=mine)
+
+
+def part(study: Scaled, swept: Sweep) -> Part:
+    """The rows of a sweep."""
+    laws = summary(swept)
+    ratios = {name: one["ratios"] for name, one in laws["variants"].items() if one["ratios"]}
+    rows = [
+        _row(study, arm, ratios.get(arm.name, {}).get(study.reads), swept) for arm in study.arms
+    ]
+    return Part(study.measure, _losses(swept), rows, notes=laws["caveats"])
+
+
+def _row(study: Scaled, arm: Arm, limits: Limits | None, swept: Sweep) -> ArmRow:
+    """The ratio with its interval, an end that no law reaches infinite; for the tests of equality
+    the two-sided interval too, which is the wider one."""
+    cells = [swept.cells.get(name, []) for name in (arm.name, study.control)]
+    runs = tuple(min((cell.runs for cell in mine), default=0) for mine in cells)
+    margin = study.measure.margin
+    if limits is None:
+        return ArmRow(arm.name, study.control, arm.expects, None, None, None, None, None,
+                   (runs[0], runs[1]), margin, zero=1.0)  # fmt: skip
+    ends = {name: math.inf if end is None else end for name, end in limits.items()}
+    low, high = ends["low"], ends["high"]
+    return ArmRow(arm.name, study.control, arm.expects, ends["value"], low, high, low, high,
+               (runs[0], runs[1]), margin, zero=1.0)  # fmt: skip
+
+
+def _losses(swept: Sweep) -> Values:
+    """The final loss of every run, by variant and size."""
+    return {
+        f"{name} {cell.parameters:,}": dict(enumerate(cell.losses_RNW[:, -1].mean(axis=1)))
+        for name, cells in swept.cells.items()
+        for cell in cells
+    }
