@@ -163,12 +163,12 @@ TEST = '''"""The conformance suite over <name>: pytest test_<module>.py"""
 from pathlib import Path
 
 import pytest
-from softmap.testing import CHECKS, Subject
+from softmap.testing import CHECKS, CheckSubject
 
 MINE = f"{Path(__file__).with_name('<module>.py')}:<name>"
 
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_<module>(name):
-    CHECKS[name](Subject(MINE))
+    CHECKS[name](CheckSubject(MINE))
 '''
