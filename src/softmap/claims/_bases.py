@@ -91,7 +91,9 @@ SIZES = (_size(32, 2, 800), _size(48, 2, 1200), _size(64, 3, 2000), _size(96, 3,
 
 
 def _paper(name: str, says: str, layers: int, width: int, heads: int, **more: str) -> Base:
-    """One budget by a cosine, unless ``more`` says otherwise; keys with _ for the first dot."""
+    """Returns a base of one budget with a cosine, unless ``more`` says otherwise; _ in a key
+    stands for the first dot.
+    """
     settings = {
         "data.data": "hf:monology/pile-uncopyrighted", "data.tokenizer": "bpe:50257",
         "model.num_hidden_layers": str(layers), "model.hidden_size": str(width),

@@ -13,7 +13,7 @@ from softmap.errors import SoftmapError, nearest_or_all, shown
 
 @cache
 def names() -> list[str]:
-    """All ids, in alphabetical order."""
+    """Returns all ids in alphabetical order."""
     package = import_module("softmap.claims")
     found = [info.name for info in pkgutil.iter_modules(package.__path__)]
     return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))

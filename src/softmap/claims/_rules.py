@@ -53,7 +53,7 @@ class ArmRow:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The row's name for people."""
         return f"{self.arm} {self.what}".strip()
 
 

@@ -20,13 +20,16 @@ UPDATE = 28
 
 @dataclass(frozen=True)
 class Assumptions(Checked):
-    """What nobody can look up.
+    """The assumptions that cannot be looked up.
 
-    efficiency: the share of a GPU's peak that computing reaches. 0.4 is what was published of
-    trainings on thousands of H100s (Llama 3, arXiv 2407.21783: 0.38 to 0.43). edits: the share of
-    its peak in float32 that edits of the map reach: 0.04 to 0.14 with our kernels on an H200
-    (docs/scale.md). link: the share of its links' peak that sending reaches. reserve: the share of
-    its memory that a training cannot have: CUDA's own, libraries' buffers, gaps between tensors.
+    Attributes:
+        efficiency: the share of a GPU's peak that computation reaches. 0.4 is what was published of
+            trainings on thousands of H100s (Llama 3, arXiv 2407.21783: 0.38 to 0.43).
+        edits: the share of its float32 peak that edits of the map reach: 0.04 to 0.14 with our
+            kernels on an H200 (docs/scale.md).
+        link: the share of its links' peak that communication reaches.
+        reserve: the share of its memory that a training cannot have: CUDA's own, libraries'
+            buffers, gaps between tensors.
     """
 
     efficiency: Share = 0.4
@@ -37,8 +40,9 @@ class Assumptions(Checked):
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one training. Seconds are of a step: ``compute`` overlaps with ``send`` (parameters and
-    gradients), ``wait`` (keys of shared sequences) and ``update`` come on top."""
+    """The estimate of one training. Seconds are per step: ``compute`` overlaps with ``send``
+    (parameters and gradients); ``wait`` (keys of shared sequences) and ``update`` are added.
+    """
 
     parameters: int
     flops_per_token: int
@@ -57,17 +61,17 @@ class Estimate:
 
     @property
     def seconds(self) -> float:
-        """Of a step."""
+        """The seconds of a step."""
         return max(self.compute, self.send) + self.wait + self.update
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all ranks together."""
+        """The tokens per second of all ranks together."""
         return self.step_tokens / self.seconds
 
     @property
     def days(self) -> float:
-        """Of the whole training."""
+        """The days of the whole training."""
         return self.tokens / self.tokens_per_second / 86400
 
     @property
@@ -77,7 +81,7 @@ class Estimate:
 
 
 def estimate(job: Job, gpu: Gpu, given: Assumptions) -> Estimate:
-    """What the job costs on such GPUs, one a rank."""
+    """Returns the cost of the job on such GPUs, one per rank."""
     per_token = accounting.flops_per_token(job.config, job.context)
     sent = traffic(job)
     send, wait = _sending(job, gpu, given, sent)
@@ -101,8 +105,9 @@ def estimate(job: Job, gpu: Gpu, given: Assumptions) -> Estimate:
 
 
 def _computing(job: Job, gpu: Gpu, given: Assumptions) -> float:
-    """Seconds of a step: products in the training's precision, edits of the map, which are made
-    element by element, in float32."""
+    """Returns the seconds of a step: products in the training's precision, and edits of the
+    map, element by element in float32.
+    """
     forward = accounting.forward_flops(job.config, job.context)
     times = 4 if job.layout.activations == "block" else 3  # backward is twice, and once more
     products = (3 * forward.head + times * forward.products) / gpu.flops[job.precision]
@@ -112,7 +117,7 @@ def _computing(job: Job, gpu: Gpu, given: Assumptions) -> float:
 
 
 def _sending(job: Job, gpu: Gpu, given: Assumptions, sent: Traffic) -> tuple[float, float]:
-    """Seconds that a rank sends beside computing, and that it waits for."""
+    """Returns the seconds that a rank communicates while it computes, and those that it waits."""
     inside, across = gpu.link * given.link, gpu.network * given.link
 
     def of(ranks: int) -> float:

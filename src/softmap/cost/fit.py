@@ -18,7 +18,7 @@ MOST_RANKS = 2**14  #: that are tried
 
 
 class Change(NamedTuple):
-    """One that a recipe, or the call, may make."""
+    """A change to a recipe, or to the call."""
 
     kind: str
     words: str
@@ -26,12 +26,14 @@ class Change(NamedTuple):
 
 
 def room(gpu: Gpu, given: Assumptions) -> float:
-    """Bytes that a training may take of a GPU."""
+    """Returns the bytes of a GPU that a training may take."""
     return gpu.memory * (1 - given.reserve)
 
 
 def shortage(label: str, job: Job, gpu: Gpu, given: Assumptions) -> str | None:
-    """One line for a training that does not fit: what it needs, what there is, what would do."""
+    """Returns one line for a training that does not fit: what it needs, what there is, what
+    would help.
+    """
     needed, there = memory(job).total, room(gpu, given)
     if needed <= there:
         return None
@@ -44,7 +46,9 @@ def shortage(label: str, job: Job, gpu: Gpu, given: Assumptions) -> str | None:
 
 
 def remedies(job: Job, gpu: Gpu, given: Assumptions) -> list[str]:
-    """The mildest single change of each kind that would do; else the first pair, or three."""
+    """Returns the mildest single change of each kind that suffices; else the first pair, or
+    three.
+    """
     there = room(gpu, given)
     every = list(changes(job, gpu))
     alone: dict[str, str] = {}
@@ -78,7 +82,7 @@ def _fits(job: Job, there: float) -> bool:
 
 
 def changes(job: Job, gpu: Gpu) -> Iterator[Change]:
-    """Those that are tried, of each kind the mildest first."""
+    """Yields the changes to try, of each kind the mildest first."""
     layout = job.layout
     for micro in sorted((job.micro // n for n in (2, 4, 8, 16, 32, job.micro)), reverse=True):
         if 1 <= micro < job.micro:
@@ -106,7 +110,7 @@ def _laid(**fields: object) -> Callable[[Job], Job]:
 
 
 def _ranks(ranks: int) -> Callable[[Job], Job]:
-    """More of them; where there was one, it shares its parameters with the others."""
+    """Yields more ranks; where there was one, they share the parameters."""
 
     def of(job: Job) -> Job:
         layout = replace(job.layout, shard="all") if job.ranks == 1 else job.layout

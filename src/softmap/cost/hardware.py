@@ -12,13 +12,18 @@ MOST = 2**20  #: GPUs
 
 @dataclass(frozen=True)
 class Gpu:
-    """One kind of GPU and the machine that it stands in.
+    """A kind of GPU and the machine that it is in.
 
-    flops: peak operations a second by dtype: of matrix products in bf16, and in fp32 (without
-        TF32, as torch multiplies by default), which is also what element by element work reaches.
-    memory: bytes. bandwidth: bytes a second of the memory. link: bytes a second that a GPU sends to
-        the others of its machine, which has ``machine`` of them. network: bytes a second to other
-        machines. devices: what torch calls it. sources: where the numbers are from.
+    Attributes:
+        flops: peak operations per second by dtype: of matrix products in bf16, and in fp32 (without
+            TF32, torch's default), which is also what element-wise work reaches.
+        memory: bytes.
+        bandwidth: bytes per second of the memory.
+        link: bytes per second that a GPU sends to the others of its machine, which has ``machine``
+            of them.
+        network: bytes per second to other machines.
+        devices: torch's names of it.
+        sources: where the numbers are from.
     """
 
     name: str
@@ -72,19 +77,21 @@ GPUS = {
 
 
 def find(name: str) -> Gpu:
-    """A GPU by its short name. Raises ``SoftmapError`` for one that nothing is known of."""
+    """Returns a GPU by its short name; raises ``SoftmapError`` for an unknown one."""
     if name.lower() not in GPUS:
         raise SoftmapError(f"no facts of a GPU {shown(name)}{nearest_or_all(name.lower(), GPUS)}")
     return GPUS[name.lower()]
 
 
 def of_device(name: str) -> Gpu | None:
-    """The GPU that torch calls so; None for a CPU and for what nothing is known of."""
+    """Returns the GPU that torch calls by this name; None for a CPU and for an unknown one."""
     return next((gpu for gpu in GPUS.values() if name in gpu.devices), None)
 
 
 def parse(text: str) -> tuple[int, Gpu]:
-    """How many GPUs of which kind: ``256xh100``. Raises ``SoftmapError`` for anything else."""
+    """Returns the number and the kind of GPUs in ``256xh100``; raises ``SoftmapError`` for
+    anything else.
+    """
     found = re.fullmatch(r"([0-9]{1,7})x(.+)", text.strip())
     if not found or not 1 <= int(found[1]) <= MOST:
         raise SoftmapError(

@@ -20,11 +20,15 @@ WIDE = 4  #: bytes of a parameter, a gradient, a moment: all float32
 
 @dataclass(frozen=True)
 class Job:
-    """One training.
+    """A training, and how it is distributed over ranks: all that its cost depends on.
 
-    config: of the model. batch_size: sequences a step, of ``context`` tokens. micro_batch_size:
-    that a rank takes at once, by default all of its own. precision: "bf16" is autocast. ranks: one
-    a GPU, laid out by ``layout``. steps: of the whole training, thrown-away decays included.
+    Attributes:
+        config: the model's configuration.
+        batch_size: sequences per step, of ``context`` tokens.
+        micro_batch_size: sequences that a rank takes at once; by default all of its own.
+        precision: "bf16" is autocast.
+        ranks: one per GPU, laid out by ``layout``.
+        steps: those of the whole training, discarded decays included.
     """
 
     config: ModelConfig
@@ -38,47 +42,49 @@ class Job:
 
     @property
     def shard(self) -> int:
-        """Ranks that hold one copy of the parameters together; 1: DDP, or one process."""
+        """The number of ranks that hold one copy of the parameters together; 1: DDP, or one
+        process.
+        """
         return self.layout.copy_size(self.ranks) if self.ranks > 1 else 1
 
     @property
     def share(self) -> int:
-        """Ranks that share a sequence."""
+        """The number of ranks that share a sequence."""
         return self.layout.context if self.ranks > 1 else 1
 
     @property
     def low(self) -> int:
-        """Bytes of a number that is multiplied."""
+        """The bytes of a number in matrix products."""
         return 2 if self.precision == "bf16" else WIDE
 
     @property
     def rows(self) -> int:
-        """Sequences a step of which a rank computes something."""
+        """The sequences per step of which a rank computes something."""
         return self.batch_size // (self.ranks // self.share)
 
     @property
     def micro(self) -> int:
-        """Sequences that a rank takes at once."""
+        """The sequences that a rank takes at once."""
         return min(self.micro_batch_size or self.rows, self.rows)
 
     @property
     def pieces(self) -> int:
-        """Micro-batches a step."""
+        """The micro-batches per step."""
         return -(-self.rows // self.micro)
 
     @property
     def own(self) -> int:
-        """Tokens of a sequence that are a rank's own."""
+        """The tokens of a sequence that are a rank's own."""
         return Share(None, 0, self.share, self.context).length if self.share > 1 else self.context
 
     @property
     def step_tokens(self) -> int:
-        """Tokens that all ranks train in a step."""
+        """The tokens that all ranks train on in a step."""
         return self.batch_size * self.context
 
     @property
     def sizes(self) -> Sizes:
-        """How many numbers the model has, and where."""
+        """The numbers of the model, by where they are."""
         return _sizes(Key(self.config), self.shard)
 
 

@@ -41,7 +41,7 @@ MOST = 1000  #: workers of this machine
 
 
 def parse(text: str) -> int | str:
-    """``local:N`` to N, or the address or scheduler file as it is.
+    """Returns N for ``local:N``, or the address or scheduler file as it is.
 
     Raises ``SoftmapError`` for what is none of them.
     """
@@ -110,7 +110,9 @@ def _client(where: int | str, text: str) -> Iterator[Any]:
 
 
 def _local(number: int) -> Any:
-    """So many workers of one thread each. Ctrl-C is for this process, which stops them itself."""
+    """Returns N workers of one thread each. Ctrl-C reaches this process alone, which stops them
+    itself.
+    """
     from distributed import LocalCluster
 
     deaf = {signal.SIGINT, signal.SIGHUP}
@@ -161,7 +163,7 @@ class Cluster:
             raise self.gone(error) from None
 
     def gone(self, error: object = None) -> SoftmapError:
-        """The error for a scheduler that has gone."""
+        """Returns the error for a scheduler that has gone."""
         why = f" ({reason(error)})" if isinstance(error, Exception) else ""
         return SoftmapError(
             f"--cluster {self.text}: the scheduler answers no more{why}; the same command goes on"
@@ -180,7 +182,7 @@ class Cluster:
 
 
 class _Call(Future[Any]):
-    """A call. path: what the worker writes that begins it."""
+    """A call; ``path`` is the file that the worker writes when it begins."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -219,7 +221,7 @@ class ClusterPool(Pool):
         return self._slots
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As any executor's; ``function`` and what it is given are pickled."""
+        """Submit a call as any executor does; the function and its arguments are pickled."""
         pickled = pickle.dumps(functools.partial(function, *args, **kwargs))
         name = uuid.uuid4().hex
         call = _Call(self._terms.folder / name)
@@ -235,7 +237,9 @@ class ClusterPool(Pool):
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As any pool's. What has not stopped in two minutes is left to the workers."""
+        """Shut down as any pool does. What has not stopped in two minutes is left to the
+        workers.
+        """
         if cancel_futures:
             self._over.set()
             waiting = [call for call in self._calls if not call.running()]
@@ -251,7 +255,7 @@ class ClusterPool(Pool):
         wait([call for call in self._calls if not call.done()], timeout=seconds)
 
     def _end(self, call: _Call, found: Any) -> None:
-        """What became of a call, out of Dask's future."""
+        """Record the outcome of a call from Dask's future."""
         if call.done():
             return
         try:

@@ -30,7 +30,7 @@ from softmap.lab.timed import one_of_each, within
 
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
-    """Run a recipe, or go on with it; returns the page's path.
+    """Run a recipe, or continue it; returns the page's path.
 
     Raises ``SoftmapError`` for bad input before anything is trained; ``Interrupted`` after Ctrl-C
     or SIGTERM, when everything done so far is on disk and the page shows it.
@@ -62,7 +62,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
 def opened(
     recipe: Recipe, request: Request, display: Display, page: type[Page] = Page
 ) -> Iterator[Session]:
-    """The recipe's folder, held against other processes, with all that its trials need.
+    """Yield the recipe's folder, locked against other processes, with all that its trials need.
 
     Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused by then.
     """

@@ -20,21 +20,21 @@ EVALUATED = 1 / 3  #: of what a token costs in training: forward alone
 
 
 def ended(session: Session, candidate: Candidate) -> dict[int, dict[str, Any]]:
-    """Results of its runs by seed, those that diverged included."""
+    """Returns the results of a variant's runs by seed, those that diverged included."""
     paths = session.trial(candidate, 0).folder.parent.glob("seed*/result.json")
     found = [files.read_json(path) for path in sorted(paths)]
     return {int(result["seed"]): result for result in found}
 
 
 def run_seconds(results: Iterable[Mapping[str, Any]]) -> float | None:
-    """The median over those that came to their end; None where none did."""
+    """Returns the median time of the runs that were finished; None if none was."""
     known = [result for result in results if result["budgets"]]
     taken = [result.get("whole_seconds") or result["train_seconds"] for result in known]
     return float(median(taken)) if taken else None
 
 
 def costs(session: Session) -> dict[str, float]:
-    """Seconds of one run of every variant.
+    """Returns the seconds of one run of every variant.
 
     Raises ``SoftmapError`` where neither a run nor a speed says it.
     """
@@ -66,7 +66,7 @@ def announce(session: Session, trials: list[Trial]) -> None:
 
 
 def _tokens(session: Session) -> float:
-    """Of a run, in those of training."""
+    """Returns how many tokens a run is trained on."""
     shared = session.shared
     budgets = len(shared.recipe.training.budget_steps())
     heldout = len(shared.windows) * shared.recipe.model.context * budgets
@@ -74,7 +74,7 @@ def _tokens(session: Session) -> float:
 
 
 def together(seconds: Iterable[float], jobs: int) -> float:
-    """How long runs of so many seconds take, so many at a time, the longest first."""
+    """Returns how long runs of these seconds take, a given number at a time, the longest first."""
     busy = [0.0] * jobs
     for each in sorted(seconds, reverse=True):
         busy[busy.index(min(busy))] += each

@@ -46,7 +46,7 @@ class Entry(Checked):
 
     @classmethod
     def from_node(cls, node: yaml.Node, key: str) -> Entry:
-        """Read any of the four forms."""
+        """Returns the entry from any of the four forms."""
         if not isinstance(node, yaml.MappingNode):
             return cls(_spec(node, key), where=nodes.where(node))
         values = nodes.pairs(node, key)
@@ -71,7 +71,7 @@ class Entry(Checked):
         return self.label or renamed(self.variant, {})
 
     def plain(self) -> Any:
-        """The shortest YAML form."""
+        """Returns the shortest YAML form."""
         own = {name: getattr(self, name) for name, _ in _OWN}
         own["training"] = None if self.training is None else self.training.given()
         own = {name: value for name, value in own.items() if value not in (None, [])}
@@ -86,7 +86,7 @@ def _spec(node: yaml.Node, key: str) -> str:
 
 
 def _edit(node: yaml.Node, key: str) -> str:
-    """``diff``, or ``dcmha: {rank: 4}`` for an edit with options."""
+    """Returns an edit from ``diff``, or from ``dcmha: {rank: 4}`` with options."""
     if not isinstance(node, yaml.MappingNode):
         found: str = strict.convert(node, str, key)
         return found

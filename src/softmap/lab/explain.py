@@ -26,11 +26,11 @@ def backends(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> list[tuple[str, str | None]]:
-    """Every backend in order of preference, with the reason why it refuses, or None.
+    """Returns every backend in order of preference, with the reason why it refuses, or None.
 
     Args:
-        config: of the model; the call is that of one layer on ``batch`` rows of ``context`` tokens.
-        dtype: in which it is computed.
+        config: the model's; the call is that of one layer on ``batch`` rows of ``context`` tokens.
+        dtype: the dtype of the call.
 
     The first that does not refuse is the one that ``impl="auto"`` takes.
     """
@@ -52,7 +52,9 @@ def backends(
 
 
 def _check_memory(model: ModelConfig, tokens: int, device: torch.device) -> None:
-    """The backends are asked about a real layer and real inputs: refuse those that do not fit."""
+    """Refuse sizes that do not fit into memory, since the backends are asked about a real layer
+    and real inputs.
+    """
     head = model.head_dim or model.hidden_size // model.num_attention_heads
     width = model.hidden_size + 3 * head * model.num_attention_heads
     needed, there = 4 * (tokens * width + model.hidden_size * width), memory(device)
@@ -69,7 +71,7 @@ def chosen(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> str:
-    """The backend that ``impl="auto"`` takes."""
+    """Returns the backend that ``impl="auto"`` takes."""
     found = backends(config, context, device=device, dtype=dtype)
     return next(name for name, refusal in found if refusal is None)
 
@@ -78,7 +80,8 @@ def explain(
     spec: str, *, hidden_size: int, heads: int, layers: int, context: int, batch: int, vocab: int,
     device: str = "cpu", dtype: str = "float32",
 ) -> list[str]:  # fmt: skip
-    """Lines for people: the maths, the options, the costs beside a transformer++, the backends.
+    """Yields lines for people: the maths, the options, the costs beside a transformer++, the
+    backends.
 
     Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
     """
@@ -102,7 +105,7 @@ def explain(
 
 
 def _options(found: Composition, spec: str) -> Iterator[str]:
-    """Each member's options as they are here, the default in brackets where it is another."""
+    """Returns each member's options, the default in brackets where it differs."""
     for name, given in found.members:
         known = signature(find(name, spec)).parameters.values()
         listed = [
@@ -124,12 +127,12 @@ def _option(option: Parameter, given: dict[str, Any]) -> str:
 
 
 def _spelled(value: Any) -> str:
-    """A value as a variant's text has it: true, none, 4."""
+    """Returns a value as a variant's text has it: true, none, 4."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def catalogue() -> Iterator[str]:
-    """A line for each variant: its name, title and paper."""
+    """Returns a line for each variant: its name, title and paper."""
     width = max(map(len, names()))
     for name in names():
         found = load(name)

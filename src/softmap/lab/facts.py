@@ -22,7 +22,7 @@ from softmap.nn import own
 def run_facts(
     folder: Path, plan: Plan, shared: Workbench, peaks: Peaks, command: str, engine: Engine
 ) -> dict[str, Any]:
-    """All of it. Variants and seeds of earlier calls stay."""
+    """Returns the contents of ``run.json``. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
     labels = [candidate.label for candidate in plan.candidates]
     labels += still_there(folder, before, labels)
@@ -54,7 +54,7 @@ def run_facts(
 
 
 def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
-    """Variants of earlier calls with the same settings, finished at least once: they stay."""
+    """Returns variants of earlier calls with the same settings and at least one finished trial."""
     gone = [label for label in before.get("variants", []) if label not in labels]
     return [
         label
@@ -64,9 +64,10 @@ def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list
 
 
 def _homes(folder: Path, recipe: Recipe, before: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """For variants of files: the folder from which each names them, relative to the run's.
+    """Returns the folder from which each variant of the user's own names its file, relative to
+    the run's.
 
-    So the run goes on wherever the command is typed, and after both have moved together.
+    So the run can be continued from any folder, and after both have moved together.
     """
     homes = dict(before.get("homes") or {})
     for entry in recipe.variants:
@@ -76,7 +77,9 @@ def _homes(folder: Path, recipe: Recipe, before: dict[str, Any]) -> dict[str, di
 
 
 def _whole(recipe: Recipe, labels: list[str], before: dict[str, Any], folder: Path) -> Recipe:
-    """The recipe with the seeds of the earlier one, and with its lines of the other ``labels``."""
+    """Returns the recipe with the seeds of the earlier one, and with its lines of the other
+    ``labels``.
+    """
     if not before.get("recipe"):
         seeds = sorted({*recipe.seeds, *before.get("seeds", [])})
         return dataclasses.replace(recipe, seeds=seeds)

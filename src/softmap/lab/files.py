@@ -32,7 +32,7 @@ def write_json(path: Path, value: Any, *, seal: bool = True) -> None:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Arrays as one compressed ``.npz``."""
+    """Write arrays as one compressed ``.npz``."""
     write(path, lambda file: np.savez_compressed(file, **arrays))  # type: ignore[arg-type]
 
 
@@ -43,7 +43,7 @@ def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON object in ``path`` as it was written, or None where there is no such file.
+    """Returns the JSON object in ``path`` as it was written, or None if there is no such file.
 
     Raises ``SoftmapError`` for anything else.
     """
@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against a second process.
+    """Lock ``folder`` against a second process.
 
     The kernel drops the lock when its process ends in whatever way, so no lock outlives its
     holder. Raises ``SoftmapError`` naming the process that holds it.
@@ -76,7 +76,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def plain(path: str, flags: int) -> int:
-    """Opens a file that is written over: none that a link leads to, and no pipe."""
+    """Open a file to be overwritten; refuses links and pipes."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:

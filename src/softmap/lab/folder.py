@@ -28,13 +28,13 @@ OURS = (*TRIALS, POINTS, PEAKS)
 
 
 def earlier(folder: Path) -> dict[str, Any] | None:
-    """What ``run.json`` says, if there is one."""
+    """Returns the contents of ``run.json``, if there is one."""
     path = folder / "run.json"
     return read_run(path) if os.path.lexists(path) else None
 
 
 def check_folder(folder: Path) -> None:
-    """A folder with other people's files in it is not written to."""
+    """Raise ``SoftmapError`` for a folder with other files in it, which is not written to."""
     for name in OURS:
         sweep(folder, f".{name}.[0-9]*.tmp")
     strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
@@ -46,7 +46,7 @@ def check_folder(folder: Path) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Throw away the trials and pages of an earlier run; its tuned peaks stay."""
+    """Discard the trials and pages of an earlier run; its tuned peaks stay."""
     for name in TRIALS:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
@@ -56,10 +56,11 @@ def clear(folder: Path) -> None:
 
 
 def check_same(folder: Path, trials: list[Trial], shared: Workbench, way_out: str) -> None:
-    """What the folder holds must come from the same settings as what would be added to it.
+    """Raise ``SoftmapError`` unless the folder's trials have the same settings as those to be
+    added.
 
     Args:
-        way_out: what a user may do where it does not.
+        way_out: what the user can do where they differ.
     """
     before = earlier(folder)
     if before is not None:

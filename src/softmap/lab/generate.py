@@ -25,7 +25,8 @@ LONGEST_PROMPT = 10**6
 
 
 def model_folder(where: Path, variant: str | None = None, seed: int | None = None) -> Path:
-    """The exported model of a run's variant (its control by default), or ``where`` itself.
+    """Returns the exported model of a run's variant (its control by default), or ``where``
+    itself.
 
     Raises ``SoftmapError`` for a folder that is neither, and a variant that is not finished.
     """
@@ -76,7 +77,7 @@ def generate(
     seed: int = 0,
     trust_remote_code: bool = False,
 ) -> str:
-    """``prompt`` and its continuation. temperature 0 takes the likeliest token each time.
+    """Returns ``prompt`` with its continuation; temperature 0 always takes the likeliest token.
 
     Raises ``SoftmapError`` for a broken folder, a prompt that is no valid text, numbers out of
     range. An empty prompt begins a document.

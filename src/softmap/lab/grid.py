@@ -12,18 +12,19 @@ Tried = Mapping[float, Sequence[float | None]]  #: by peak the loss of each run;
 
 
 def diverged(losses: Sequence[float | None]) -> int:
-    """How many of the runs did."""
+    """Returns how many of the runs diverged."""
     return sum(loss is None for loss in losses)
 
 
 def mean(losses: Sequence[float | None]) -> float:
-    """Of the runs that did not diverge; infinite where all did."""
+    """Returns the mean of the runs that did not diverge; infinite where all did."""
     finite = [loss for loss in losses if loss is not None]
     return sum(finite) / len(finite) if finite else inf
 
 
 def best(tried: Tried) -> float | None:
-    """The peak of the lowest mean; one where a run diverged only where every other has its own.
+    """Returns the peak with the lowest mean; one with a diverged run only if every other has
+    one too.
 
     None where every run diverged.
     """
@@ -32,7 +33,8 @@ def best(tried: Tried) -> float | None:
 
 
 def chosen(tried: Tried) -> float | None:
-    """The lowest peak that the runs cannot tell from the best one: within ``TIE / sqrt(runs)``.
+    """Returns the lowest peak that the runs cannot tell from the best one: within ``TIE /
+    sqrt(runs)``.
 
     The higher of two such peaks is nearer to where another seed diverges.
     """
@@ -50,7 +52,8 @@ def at_edge(tried: Tried) -> bool:
 
 
 def wider(tried: Tried, grid: Sequence[float]) -> float | None:
-    """The next peak beyond the edge that the best one lies at, by the grid's own factor there.
+    """Returns the next peak beyond the edge at which the best one is, by the grid's own factor
+    there.
 
     None where there is no need, or ``WIDER`` have been added at that end.
     """

@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """The user or the system asked to stop; what was done so far is on disk.
+    """Raised when the user or the system asks to stop; what was done so far is on disk.
 
     signal: SIGINT, SIGTERM or SIGHUP; the exit status is 128 more.
     """
@@ -22,7 +22,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def sigterm_raises() -> Iterator[None]:
-    """SIGTERM and SIGHUP raise [`Interrupted`][], as Ctrl-C raises KeyboardInterrupt.
+    """Make SIGTERM and SIGHUP raise [`Interrupted`][], as Ctrl-C raises KeyboardInterrupt.
 
     A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python
     allows no handlers, nothing changes.

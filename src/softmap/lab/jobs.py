@@ -23,7 +23,7 @@ Outcome = dict[str, Any]  #: with ``loss``, None where the training diverged
 
 
 class Job(Protocol):
-    """One training: of a label, at a peak, in a folder that keeps what comes out."""
+    """A training of a label at a peak, in a folder that keeps the result."""
 
     @property
     def name(self) -> str:
@@ -53,7 +53,7 @@ J = TypeVar("J", bound=Job)
 
 
 def kept(path: Path, identity: Mapping[str, Any]) -> Outcome | None:
-    """What a finished training wrote to ``path``, if it was this one; or None."""
+    """Returns what a finished training wrote to ``path`` if it was this one, else None."""
     found = read_object(path) if path.is_file() else None
     return found if found and found.get("identity") == identity else None
 
@@ -94,7 +94,7 @@ def run_all(
 
 
 def _row(job: Job) -> str:
-    """The display's: seeds of a label at a peak stand in one."""
+    """Returns the row of the display: seeds of a label at a peak share one."""
     return f"{job.label} at {job.peak_lr:g}"
 
 
@@ -104,7 +104,7 @@ def _finish(job: Job, out: Outcome, display: Display, *, skipped: bool = False) 
 
 
 def best_peaks(jobs: Sequence[J], outcomes: Mapping[J, Outcome], tell: Tell) -> dict[str, float]:
-    """The peak of each label: the only one where nothing was tried, or that with the least loss."""
+    """Returns the peak of each label: the only one, or the one with the lowest loss."""
     found: dict[str, float] = {}
     for label in dict.fromkeys(job.label for job in jobs):
         mine = [job for job in jobs if job.label == label]

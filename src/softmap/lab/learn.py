@@ -56,7 +56,7 @@ variants: [transformer++]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned by whom: the command's values."""
+    """The values of the command: which task is learned by which variants."""
 
     task: str
     variants: Sequence[str] = ()
@@ -78,7 +78,7 @@ class Lesson:
 
 @dataclass(frozen=True, eq=False)
 class LearnJob:
-    """One training."""
+    """A training of one variant with one seed at one peak."""
 
     task: str
     recipe: Recipe
@@ -88,21 +88,21 @@ class LearnJob:
 
     @property
     def label(self) -> str:
-        """Of the variant."""
+        """The variant's label."""
         return self.candidate.label
 
     @property
     def peak_lr(self) -> float:
-        """Its peak learning rate."""
+        """The peak learning rate."""
         return self.candidate.peak_lr
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name for people."""
         return f"{self.task}: {self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
-        """All that its result depends on, as JSON has it."""
+        """Returns all that its result depends on, as JSON has it."""
         model, mine = dataclasses.asdict(self.recipe.model), self.candidate
         training = self.recipe.training.settings()
         if not training["keep_points"]:  # as before there were any
@@ -115,17 +115,17 @@ class LearnJob:
         return dict(json.loads(json.dumps(found, default=str)))
 
     def result(self) -> dict[str, Any] | None:
-        """What came out of it earlier, or None."""
+        """Returns an earlier outcome, or None."""
         return kept(self.folder / "learned.json", self.identity())
 
 
 def learnable() -> list[str]:
-    """The suites whose tasks a model can be trained on."""
+    """Returns the suites whose tasks a model can be trained on."""
     return [name for name in names() if isinstance(suite(name), TokenSuite)]
 
 
 def task_suite(name: str) -> TokenSuite:
-    """The suite of a task; ``shots`` is ``token_shots``, as all that are named so.
+    """Returns the suite of a task; ``shots`` means ``token_shots``, and so on.
 
     Raises ``SoftmapError`` for one that cannot be learned.
     """

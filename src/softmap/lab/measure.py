@@ -22,7 +22,7 @@ WARM_UP = 20  #: steps whose speed says more about caches and first allocations 
 
 
 class PeakMemory:
-    """The most memory that training takes, beyond what the process held before.
+    """The largest memory that training takes, beyond what the process held before.
 
         with PeakMemory(device) as memory:
             ...train...; memory.sample()      # what has been needed so far counts
@@ -50,7 +50,7 @@ class PeakMemory:
         self._source.close()
 
     def sample(self) -> None:
-        """Count the peak since the last call."""
+        """Include the peak since the last call."""
         self.peak = max(self.peak, self._source.peak() - self._baseline)
 
     def forget(self) -> None:
@@ -125,7 +125,9 @@ class _Sampler:
 
 
 def speed(log: list[dict[str, float]]) -> tuple[float | None, list[float] | None]:
-    """Median and [10th, 90th percentile] of the logged tokens per second, warm-up left out."""
+    """Returns median and [10th, 90th percentile] of the logged tokens per second, without
+    warm-up.
+    """
     found = [line["tokens_per_second"] for line in log if line["step"] > WARM_UP]
     found = found or [line["tokens_per_second"] for line in log]
     if not found:
@@ -135,7 +137,7 @@ def speed(log: list[dict[str, float]]) -> tuple[float | None, list[float] | None
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:
-    """What ran: kind, name, cores, threads, memory."""
+    """Returns kind, name, cores, threads and memory of the device."""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         own: dict[str, Any] = {"name": found.name, "memory_bytes": found.total_memory}
@@ -146,7 +148,7 @@ def device_facts(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
+    """Returns the versions that a result depends on."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for name in ("torch", "triton", "transformers", "tokenizers", "numpy"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -155,7 +157,9 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source tree that runs, ``+`` added when it was changed; None elsewhere."""
+    """Returns the commit of the running source tree, with ``+`` if it was changed; None
+    elsewhere.
+    """
     root = Path(__file__).parents[3]
     if not (root / ".git").exists():
         return None
@@ -167,7 +171,7 @@ def commit() -> str | None:
 
 
 def now() -> str:
-    """The time, in ISO 8601 with its zone."""
+    """Returns the time in ISO 8601 with its zone."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -199,7 +203,7 @@ def _cpu_name() -> str:
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
-    """When, from which commit, with which versions and on what a number was measured."""
+    """Returns when, from which commit, with which versions and on what a number was measured."""
     return {
         "created": now(),
         "commit": commit(),

@@ -31,7 +31,9 @@ def check_path(what: str, path: Path) -> None:
 
 
 def split_variants(given: Sequence[str]) -> list[str]:
-    """``["a", "b,c(x=1,y=2)"]`` to ``["a", "b", "c(x=1,y=2)"]``: commas in brackets stay."""
+    """Returns ``["a", "b,c(x=1,y=2)"]`` as ``["a", "b", "c(x=1,y=2)"]``: commas in brackets
+    stay.
+    """
     found, part, depth = [], "", 0
     for char in ",".join(given):
         depth += (char in "([") - (char in ")]")
@@ -44,7 +46,7 @@ def split_variants(given: Sequence[str]) -> list[str]:
 
 
 def split_values(given: Sequence[str]) -> dict[str, str]:
-    """``["a.b=1", "c=2"]`` of ``--set`` to ``{"a.b": "1", "c": "2"}``.
+    """Returns ``["a.b=1", "c=2"]`` of ``--set`` as ``{"a.b": "1", "c": "2"}``.
 
     Raises ``SoftmapError`` for what has no key, and for a key given twice.
     """
@@ -65,7 +67,7 @@ def is_run(path: Path) -> bool:
 
 
 def no_run(folder: Path) -> SoftmapError:
-    """The error for a folder that is no run, with the nearest beside it that is one."""
+    """Returns the error for a folder that is no run, with the nearest one beside it that is."""
     if (folder / "report.json").exists():
         return SoftmapError(
             f"{folder}: expected a run, found a page of several; give the runs themselves"
@@ -81,10 +83,10 @@ def no_run(folder: Path) -> SoftmapError:
 
 
 def run_name(folder: Path) -> str:
-    """The name of the run in ``folder``."""
+    """Returns the name of the run in ``folder``."""
     return folder.name or folder.resolve().name
 
 
 def runs_folder(folder: Path) -> Path:
-    """The folder of all runs that the run in ``folder`` belongs to."""
+    """Returns the folder of all runs that contains the run in ``folder``."""
     return folder.parent if folder.name else folder.resolve().parent

@@ -47,7 +47,7 @@ def parse(text: str, name: str) -> yaml.Node | None:
 
 
 def _measure(root: yaml.Node, name: str) -> None:
-    """Refuse a tree that would be too large once its aliases are written out."""
+    """Refuse a tree that would be too large once its aliases are expanded."""
     left = [(root, 1)]
     for _ in range(MOST_NODES):
         if not left:
@@ -64,7 +64,7 @@ def _measure(root: yaml.Node, name: str) -> None:
 
 
 def read(path: Path) -> yaml.Node | None:
-    """The node tree of a file."""
+    """Returns the node tree of a file."""
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise SoftmapError(f"{path}: expected a recipe file, found something else")
     try:
@@ -79,7 +79,7 @@ def read(path: Path) -> yaml.Node | None:
 
 
 def override(root: yaml.Node, key: str, text: str) -> None:
-    """Put the YAML value ``text`` at the dotted ``key``, in place of what the tree holds there."""
+    """Replace what the tree holds at the dotted ``key`` by the YAML value ``text``."""
     value = parse(text or "''", f"--set {key}={text}")
     if value is None:
         raise SoftmapError(f"--set {key}={text}: expected a value, found a comment")
@@ -112,12 +112,12 @@ def _name(name: str, source: yaml.Node) -> yaml.Node:
 
 
 def fail(node: yaml.Node, message: str) -> SoftmapError:
-    """The error for a complaint about ``node``: ``file:line: message``."""
+    """Returns the error for a fault in ``node``: ``file:line: message``."""
     return SoftmapError(f"{where(node)}: {message}")
 
 
 def where(node: yaml.Node) -> str:
-    """``file:line`` of a node, or the flag that it came from."""
+    """Returns ``file:line`` of a node, or the flag that it came from."""
     mark = node.start_mark
     return mark.name if mark.name.startswith("--") else f"{mark.name}:{mark.line + 1}"
 
@@ -140,14 +140,14 @@ def pairs(node: yaml.Node, key: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
 
 
 def unknown_key(node: yaml.Node, key: str, known: list[str]) -> SoftmapError:
-    """The error for a key that is not in ``known``; the nearest ones are offered."""
+    """Returns the error for a key that is not in ``known``, with the nearest ones."""
     name = node.value
     hint = nearest(name, known) or f" (known: {', '.join(known)})"
     return fail(node, f"unknown key {join(key, name)!r}{hint}")
 
 
 def unexpected(node: yaml.Node, expected: str, key: str) -> SoftmapError:
-    """The error for a node that is not what ``key`` takes."""
+    """Returns the error for a node that is not what ``key`` takes."""
     found = shown(node.value) if node.value else "nothing"
     if isinstance(node, yaml.CollectionNode):
         found = "a mapping" if isinstance(node, yaml.MappingNode) else "a list"
@@ -155,7 +155,7 @@ def unexpected(node: yaml.Node, expected: str, key: str) -> SoftmapError:
 
 
 def plain(node: yaml.Node) -> Any:
-    """The node as plain Python data, numbers such as ``3e-3`` included."""
+    """Returns the node as plain Python data, numbers such as ``3e-3`` included."""
     if isinstance(node, yaml.MappingNode):
         return {name: plain(value) for name, (_, value) in pairs(node, "").items()}
     if isinstance(node, yaml.SequenceNode):
@@ -164,7 +164,7 @@ def plain(node: yaml.Node) -> Any:
 
 
 def tag_of(node: yaml.Node) -> str:
-    """The type of a scalar: ``int``, ``float``, ``bool``, ``str``, ``null``, ...
+    """Returns the type of a scalar: ``int``, ``float``, ``bool``, ``str``, ``null``, ...
 
     Numbers are decimal: ``3e-3``, which YAML 1.1 takes for text, is one; what it reads in another
     base, NaN and infinity are a ``number`` that nothing takes.
@@ -180,7 +180,9 @@ def tag_of(node: yaml.Node) -> str:
 
 
 def construct(node: yaml.Node) -> Any:
-    """The Python value of a scalar. Raises ``SoftmapError`` for a number that is not finite."""
+    """Returns the Python value of a scalar; raises ``SoftmapError`` for a number that is not
+    finite.
+    """
     kind = tag_of(node)
     try:
         if kind == "int":
@@ -195,5 +197,5 @@ def construct(node: yaml.Node) -> Any:
 
 
 def join(key: str, name: str) -> str:
-    """The dotted name of ``name`` inside ``key``."""
+    """Returns the dotted name of ``name`` inside ``key``."""
     return f"{key}.{name}" if key else name

@@ -66,7 +66,7 @@ class Wanted:
 
 
 def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) -> Path:
-    """Train it, or go on with it; returns the folder of the model.
+    """Train the model, or continue its training; returns its folder.
 
     Under torchrun every process calls this with the same arguments, and the first one writes.
     Raises ``SoftmapError`` for bad input before anything is trained, where the training diverged,
@@ -107,7 +107,7 @@ class _Work:
         return self.wanted.out / name / slug(entry.label or entry.variant) / f"seed{self.seed}"
 
     def take(self, held: ExitStack) -> None:
-        """Have the folder to ourselves; a folder with anything else in it is refused."""
+        """Lock the folder; one with anything else in it is refused."""
         folder, run = self.folder, self.folder.parents[1]
         if is_run(run):
             raise SoftmapError(
@@ -125,7 +125,7 @@ class _Work:
             _clear(folder, there)
 
     def train(self) -> Path:
-        """The folder of the model."""
+        """Returns the folder of the trained model."""
         corpus = self._corpus()
         plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
         plan = replace(plan, candidates=plan.candidates[-1:])  # the control has given its size
@@ -141,7 +141,7 @@ class _Work:
         return self.folder / "model"
 
     def _corpus(self) -> Corpus:
-        """The text as tokens: made by the first process, read by the others."""
+        """Returns the text as tokens: made by the first process, read by the others."""
 
         def make() -> Corpus:
             return workbench.corpus(self.recipe, self.wanted.out, self.display)
@@ -160,20 +160,20 @@ class _Work:
 
 
 def _facts(recipe: Recipe) -> dict[str, str]:
-    """What all processes must agree on."""
+    """Returns what all processes must agree on."""
     plain = hashlib.sha256(dump(recipe).encode()).hexdigest()[:16]
     return {"softmap": softmap.__version__, "torch": torch.__version__, "recipe": plain}
 
 
 def _earlier(trial: Trial, shared: Workbench) -> dict[str, Any] | None:
-    """What came out before. Refuses a folder whose training was another one."""
+    """Returns an earlier result; refuses a folder with another training."""
     begun = files.read_json(trial.folder / "trial.json")
     refuse_other(trial.folder, begun, trial.identity(shared))
     return trial.result()
 
 
 def of_one(recipe: Recipe, variant: str | None) -> Recipe:
-    """The recipe with the wanted variant last, and the control, by whose size it is sized."""
+    """Returns the recipe with the wanted variant last, and the control, which sets its size."""
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
     return with_variants(recipe, [variant or control])
 

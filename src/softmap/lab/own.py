@@ -87,7 +87,7 @@ class New:
 
 
 def written(name: str, stage: str) -> dict[Path, str]:
-    """The two files of a new variant, by their paths."""
+    """Returns the two files of a new variant, by their paths."""
     module = name.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name) or keyword.iskeyword(module):
         raise SoftmapError(

@@ -14,7 +14,7 @@ from softmap.lab.progress import Display
 
 
 class Page:
-    """The run's page, kept up to date without spending more than 3 % of the time on it.
+    """The run's page, kept up to date in at most 3 % of the time.
 
     It is built when the ``with`` block ends, also by a stop or an error.
     """
@@ -34,7 +34,7 @@ class Page:
                 self.refresh()
 
     def changed(self) -> None:
-        """A trial has finished: build the page, if it is not too soon for that."""
+        """Write the page after a trial has finished, unless it is too soon."""
         self._stale = True
         if time.monotonic() - self._built < 30 * self._seconds:
             return
@@ -44,7 +44,7 @@ class Page:
             self.display.note(f"the page could not be built yet: {error}")
 
     def refresh(self) -> None:
-        """Build the page, if anything has changed."""
+        """Write the page if anything has changed."""
         if self._stale:
             began = time.monotonic()
             self.path = report.build(self.folder)

@@ -53,13 +53,13 @@ def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Point:
-    """One variant at one peak with one seed: ``trial.folder`` keeps what comes of it."""
+    """A variant at one peak with one seed; ``trial.folder`` keeps the result."""
 
     trial: Trial
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The point's name for people."""
         return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
 
     def task(self, shared: OnBench) -> TrainingTask:
@@ -77,7 +77,7 @@ class Point:
         return found
 
     def train(self, shared: Workbench, on_step: OnStep) -> dict[str, Any]:
-        """Train it, from where it was left."""
+        """Train the point, or continue its training."""
         trial = self.trial
         model = build(trial.candidate, trial.seed, shared.device)
         found: dict[str, Any] = {"loss": None}

@@ -79,7 +79,7 @@ def _check_separable(candidate: Candidate) -> None:
 
 
 def vocabulary(recipe: Recipe) -> int:
-    """How many tokens the recipe's tokenizer has, as far as its name tells."""
+    """Returns the size of the recipe's tokenizer, as far as its name tells."""
     kind, size = parse_spec(recipe.data.tokenizer)
     return int(size) if kind == "bpe" else NOMINAL_VOCABULARY
 
@@ -128,7 +128,7 @@ def computes_bfloat16(device: torch.device) -> bool:
 def check_memory(
     candidate: Candidate, recipe: Recipe, device: torch.device, ranks: int = 1
 ) -> None:
-    """Refuse what cannot fit."""
+    """Raise ``SoftmapError`` for what cannot fit into memory."""
     needed = least_memory(candidate, recipe, ranks)
     if needed > (there := memory(device)):
         more = " or raise parallel.shard" if ranks > 1 else ""
@@ -153,14 +153,14 @@ def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
 
 
 def memory(device: torch.device) -> int:
-    """Bytes of memory that the device has."""
+    """Returns the bytes of memory that the device has."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return int(psutil.virtual_memory().total)
 
 
 def check_own(plan: Plan, recipe: Recipe, note: Callable[[str], None]) -> None:
-    """Put variants from files of one's own through the quick form of the conformance suite."""
+    """Run the quick form of the conformance suite on variants of the user's own."""
     for candidate in plan.candidates:
         if outside(candidate.spec):
             note(f"checking {candidate.spec} ...")

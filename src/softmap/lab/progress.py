@@ -23,7 +23,7 @@ OnStep = Callable[[Mapping[str, float]], Any]  #: called with what ``softmap.tra
 
 @dataclass
 class Running:
-    """Where one trial stands."""
+    """The state of a running trial."""
 
     step: int = 0
     loss: float | None = None
@@ -34,7 +34,7 @@ class Running:
 
 @dataclass
 class ProgressRow:
-    """Where one variant stands: its seeds that are being trained, and what has come out."""
+    """The state of a variant: its running seeds and its results."""
 
     label: str
     running: dict[int, Running] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class ProgressRow:
 
 
 class Display:
-    """Follows a run and shows nothing; the base of those that do."""
+    """Follows a run without showing anything; the base of the displays."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ProgressRow] = {}
@@ -60,35 +60,35 @@ class Display:
         pass
 
     def note(self, text: str) -> None:
-        """A sentence that stays on the screen."""
+        """Show a sentence that stays on the screen."""
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
-        """Progress of the data, in bytes of text."""
+        """Show the progress of the data, in bytes of text."""
 
     def plan(self, trials: Mapping[str, int], steps: int, batch_tokens: int) -> None:
-        """What will be run: so many trials of each label, each of so many steps."""
+        """Set what will be run: the number of trials of each label, and their steps."""
         self.rows = {label: ProgressRow(label, trials=number) for label, number in trials.items()}
         self.steps, self.batch_tokens = steps, batch_tokens
         self._steps_left = sum(trials.values()) * steps
 
     def more(self, trials: Mapping[str, int]) -> None:
-        """So many trials of each label come in addition."""
+        """Add trials to those of each label."""
         for label, number in trials.items():
             self.rows.setdefault(label, ProgressRow(label, trials=0)).trials += number
             self._steps_left += number * self.steps
 
     def start(self, label: str, seed: int) -> None:
-        """A trial begins, or goes on."""
+        """Show that a trial begins, or continues."""
         self.drop(label, seed)
         self.rows[label].running[seed] = Running()
 
     def drop(self, label: str, seed: int) -> None:
-        """A trial is not being trained any more; what it has done will be counted again."""
+        """Show that a trial has stopped; its progress will be counted again."""
         left = self.rows[label].running.pop(seed, Running())
         self._steps_left += left.step
 
     def step(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
-        """A step of a running trial; ``metrics`` as ``softmap.train`` gives them."""
+        """Show a step of a running trial; ``metrics`` as ``softmap.train`` gives them."""
         mine = self.rows[label].running[seed]
         step, now = int(metrics["step"]), time.monotonic()
         # The first report covers warm-up, and after a resume the steps of an earlier session.
@@ -109,7 +109,7 @@ class Display:
         row.seed, row.heldout, row.done = seed, heldout, row.done + 1
 
     def trial_left(self, trial: Running) -> float | None:
-        """Seconds that a running trial still needs."""
+        """Returns the seconds that a running trial still needs."""
         if not trial.speed:
             return None
         return (self.steps - trial.step) * self.batch_tokens / trial.speed
@@ -232,14 +232,14 @@ class LiveTable(Display):
 
 
 def choose() -> Display:
-    """The display for where standard error goes."""
+    """Returns the display for a terminal or for a file, whichever standard error is."""
     if os.environ.get("CI"):
         return Lines(interval=None)
     return LiveTable() if sys.stderr.isatty() else Lines()
 
 
 def duration(seconds: float | None) -> str:
-    """``3:07``, ``1:02:45``, or ``-`` when unknown."""
+    """Returns ``3:07``, ``1:02:45``, or ``-`` for an unknown time."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)

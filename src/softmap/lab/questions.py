@@ -28,10 +28,11 @@ def check_suites(plan: Plan, bench: Workbench) -> None:
 
 
 def ask(model: Any, bench: Workbench, name: str) -> dict[str, Any]:
-    """By suite its description and the answers of one model, for ``answers.json``.
+    """Returns the description and the answers of each suite for one model, for
+    ``answers.json``.
 
     Args:
-        name: of the model, for people.
+        name: the model's name for people.
     """
     subject = Subject(model, bench.corpus.tokenizer, name=name)
     found = {}

@@ -73,12 +73,14 @@ class Recipe(Checked):
         return (self.path.parent if self.path else Path()) / self.peaks
 
     def seeds_of(self, entry: Entry, *, control: bool) -> list[int]:
-        """Those of one of the variants: of all, and its own."""
+        """Returns the seeds of a variant: those of all, and its own."""
         return joined(self.seeds, self.control_seeds if control else [], entry.seeds)
 
 
 def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
-    """The recipe with other variants: its own entries where it has them, and always its control."""
+    """Returns the recipe with other variants: its own entries where it has them, and always its
+    control.
+    """
     from softmap.variants import renamed  # it takes torch, which typing errors need not await
 
     known = {name: e for e in recipe.variants for name in (e.name, renamed(e.variant, {}))}
@@ -90,7 +92,7 @@ def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
 
 
 def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
-    """Read a recipe; ``overrides`` maps dotted keys to YAML text that replaces what they hold.
+    """Returns a recipe; ``overrides`` maps dotted keys to YAML text that replaces their values.
 
     ``path`` is a file, or the name of a recipe that comes with softmap (``demo``, ``evening``).
     Raises ``SoftmapError`` with the file, line and key of the first fault.
@@ -100,12 +102,12 @@ def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
 
 
 def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Recipe:
-    """The recipe in ``text``, as [`load`][] reads that in a file ``path``."""
+    """Returns the recipe in ``text``, as [`load`][] reads it from a file ``path``."""
     return _recipe(nodes.parse(text, str(path)), path, overrides or {})
 
 
 def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool = False) -> Recipe:
-    """The recipe that a run was made by, with all its seeds and its tuned peaks.
+    """Returns the recipe that a run was made by, with all its seeds and its tuned peaks.
 
     Args:
         trust: whether variants that it names by file may run.
@@ -134,7 +136,7 @@ def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool
 
 
 def find(path: Path | str) -> Path:
-    """The file of a recipe: a path, or the name of one that comes with softmap."""
+    """Returns the file of a recipe, given its path or the name of one that comes with softmap."""
     path = Path(path)
     if path.is_dir():
         raise no_run(path)
@@ -170,7 +172,9 @@ def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Re
 
 
 def _placed(entry: Entry, folder: Path) -> Entry:
-    """The entry, its relative ``.py`` files looked for in ``folder`` before the present one."""
+    """Returns the entry with its relative ``.py`` files looked for in ``folder`` before the
+    working directory.
+    """
     if ".py:" not in entry.variant:
         return entry
     from softmap.nn.own import loaded  # it takes torch, which typing errors need not await
@@ -180,7 +184,7 @@ def _placed(entry: Entry, folder: Path) -> Entry:
 
 
 def _list_seeds(root: yaml.Node) -> None:
-    """Write numbers of seeds out, in place."""
+    """Replace numbers of seeds by lists, in place."""
     if isinstance(root, yaml.MappingNode):
         root.value = [
             (name, listed(value, name.value) if name.value in _SEEDS else value)
@@ -189,7 +193,7 @@ def _list_seeds(root: yaml.Node) -> None:
 
 
 def dump(recipe: Recipe) -> str:
-    """The recipe as YAML that ``load`` reads back, every value written out."""
+    """Returns the recipe as YAML that ``load`` reads back, every value written out."""
     plain = dataclasses.asdict(recipe)
     plain["variants"] = [entry.plain() for entry in recipe.variants]
     del plain["path"]
@@ -199,5 +203,5 @@ def dump(recipe: Recipe) -> str:
 
 
 def shipped() -> Path:
-    """The folder of the recipes that come with softmap."""
+    """Returns the folder of the recipes that come with softmap."""
     return Path(str(resources.files("softmap") / "recipes"))

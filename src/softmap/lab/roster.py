@@ -32,7 +32,7 @@ PATIENCE = 180.0  #: seconds that a process which was given up may take to notic
 
 
 class RosterEntry(TypedDict):
-    """One training. folder: within the run's. failed: why, where it was given up."""
+    """A training, its ``folder`` within the run's, and why it was given up (``failed``)."""
 
     label: str
     seed: int
@@ -74,7 +74,7 @@ class Roster:
             yield task
 
     def end(self, task: TrainingTask, failed: str | None = None) -> None:
-        """It has ended, or was given up."""
+        """Record that a training has ended, or was given up."""
         self._entries[self._place(task)] |= {"ended": failed is None, "failed": failed}
         self._write()
 
@@ -96,7 +96,7 @@ class Roster:
 
 
 def read(folder: Path) -> list[RosterEntry]:
-    """The trainings that ``folder`` lists, none where it has no list.
+    """Returns the trainings that ``folder`` lists; none if it has no list.
 
     Raises ``SoftmapError`` for a list that is none.
     """
@@ -110,7 +110,7 @@ def read(folder: Path) -> list[RosterEntry]:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Hold the folder of a training: two processes that write to it would spoil it.
+    """Lock the folder of a training: two processes that write to it would spoil it.
 
     One that was given up, on a machine that was cut off, may take a while to notice. Raises
     ``SoftmapError`` where it does not.
@@ -138,7 +138,7 @@ def _lock(descriptor: int, folder: Path) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """``HOST:PROCESS`` that is at work in the folder of a training, or None."""
+    """Returns ``HOST:PROCESS`` of the process at work in the folder of a training, or None."""
     try:
         with open(folder / HELD) as file:
             try:
@@ -154,7 +154,7 @@ def holder(folder: Path) -> str | None:
 
 
 def last_logged(path: Path) -> dict[str, Any] | None:
-    """The last whole line of a training's log, if there is one by now."""
+    """Returns the last complete line of a training's log, if there is one."""
     with contextlib.suppress(OSError, ValueError, LookupError, AttributeError):
         with path.open("rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - LAST_BYTES))

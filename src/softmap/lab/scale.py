@@ -63,7 +63,7 @@ class Scale:
         print(page)
 
     def _read(self) -> tuple[list[Path], Path]:
-        """The given runs, and where their page belongs."""
+        """Returns the given runs, and the folder of their page."""
         folders = [Path(word) for word in self.given]
         for folder in folders:
             check_path("the run's folder", folder)
@@ -76,7 +76,7 @@ class Scale:
         return folders, runs_folder(folders[0]) / "-and-".join(f.resolve().name for f in folders)
 
     def _trained(self, command: str) -> tuple[list[Path], Path]:
-        """The runs of a recipe's sizes, trained, and the folder of the sweep."""
+        """Returns the trained runs of a recipe's sizes, and the folder of the sweep."""
         from softmap.lab import recipe as recipes
 
         if len(self.given) > 1:
@@ -102,7 +102,7 @@ class Scale:
 
 
 def each_size(recipe: Any) -> Iterator[Any]:
-    """The recipe of each of its sizes, an ordinary one.
+    """Returns an ordinary recipe for each of the sizes.
 
     Raises ``SoftmapError`` where there are fewer than three, before any is trained.
     """
@@ -122,7 +122,7 @@ def each_size(recipe: Any) -> Iterator[Any]:
 
 
 def of_size(recipe: Any, size: Any) -> Any:
-    """The recipe with one of its sizes as its model."""
+    """Returns the recipe with one of its sizes as its model."""
     shape = {k: v for k, v in dataclasses.asdict(size).items() if v is not None}
     steps = shape.pop("steps", recipe.training.steps)
     model = dataclasses.replace(recipe.model, **shape)

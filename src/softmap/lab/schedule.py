@@ -47,7 +47,7 @@ class TrainingTask:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The task's name for people."""
         return f"{self.label} seed {self.seed}"
 
 
@@ -88,13 +88,13 @@ def _here(roster: Roster, display: Display) -> Results:
 
 
 def done(task: TrainingTask, on_step: OnStep = lambda _: None) -> dict[str, Any]:
-    """What comes out of a task: work in its folder, which no other process may do meanwhile."""
+    """Returns the result of a task: work in its folder, which no other process may do meanwhile."""
     with holding(task.folder):
         return task.work(on_step)
 
 
 def completed(pool: Pool, roster: Roster, display: Display) -> Results:
-    """Work at the tasks of ``roster`` on ``pool``, as many at a time as it has places.
+    """Run the tasks of ``roster`` on ``pool``, as many at a time as it has slots.
 
     Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times and no
     new checkpoint came between, the others go on, and ``SoftmapError`` names it when they have
@@ -156,14 +156,14 @@ class _Deaths:
 
 
 class _Following:
-    """Tells the display of the tasks that run, by the last lines of their logs."""
+    """Reports running tasks to the display, from the last lines of their logs."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._seen: dict[TrainingTask, Any] = {}
 
     def look(self, futures: dict[Future[Any], TrainingTask]) -> None:
-        """One look at each."""
+        """Read each log once."""
         for task in [task for future, task in futures.items() if future.running()]:
             self.begin(task)
             line = last_logged(task.folder / "train.jsonl")
@@ -172,13 +172,13 @@ class _Following:
                 self._display.step(task.label, task.seed, line)
 
     def begin(self, task: TrainingTask) -> None:
-        """It runs, if that is news. What an earlier session has logged is none."""
+        """Show that the task runs, once. Lines of an earlier session are not news."""
         if task not in self._seen:
             self._seen[task] = last_logged(task.folder / "train.jsonl")
             self._display.start(task.label, task.seed)
 
     def end(self, task: TrainingTask) -> None:
-        """It runs no more, and has not finished."""
+        """Show that the task has stopped without finishing."""
         if task in self._seen:
             del self._seen[task]
             self._display.drop(task.label, task.seed)

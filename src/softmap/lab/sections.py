@@ -138,24 +138,24 @@ class Training(Checked):
         return {name: value for name, value in values.items() if name not in (*free, *later)}
 
     def with_own(self, own: Own | None) -> Training:
-        """With what one line of the variants says otherwise."""
+        """Returns the section with what one line of the variants overrides."""
         if own is None:
             return self
         return dataclasses.replace(self, budgets=self.shares, **own.given())
 
     def budget_steps(self, steps: int | None = None) -> list[int]:
-        """The steps at which a budget ends, in a run of ``steps``."""
+        """Returns the steps at which budgets end."""
         return [round(share * (steps or self.steps)) for share in self.shares]
 
     @property
     def shares(self) -> list[float]:
-        """``budgets``, or what the schedule takes by default."""
+        """``budgets``, or the schedule's default."""
         if self.budgets is not None:
             return self.budgets
         return [1.0] if self.schedule == "cosine" else [0.25, 0.5, 1.0]
 
     def _check_schedule(self) -> None:
-        """Refuse a schedule that does not fit, with the number of steps that would do, if any."""
+        """Refuse a schedule that does not fit, with a number of steps that would, if any."""
         problem = self._problem(self.steps)
         if problem is None:
             return
@@ -168,7 +168,7 @@ class Training(Checked):
         )
 
     def _problem(self, steps: int) -> str | None:
-        """What keeps the schedule from a run of so many steps."""
+        """Returns what keeps the schedule from a run of this many steps."""
         try:
             terms = Terms(
                 peak=1.0,
@@ -187,7 +187,7 @@ class Training(Checked):
 
 @dataclass
 class Own(Checked):
-    """The schedule of one line of ``variants``, where it is not that of all; the budgets stay."""
+    """The schedule of one line of ``variants`` where it differs; the budgets stay."""
 
     schedule: str | None = None
     warmup: Annotated[float, Range(0, below=1)] | None = None
@@ -197,7 +197,7 @@ class Own(Checked):
     decay_shape: str | None = None
 
     def given(self) -> dict[str, Any]:
-        """What is said."""
+        """Returns the values that are set."""
         return {key: value for key, value in vars(self).items() if value is not None}
 
     def __str__(self) -> str:
@@ -233,5 +233,5 @@ class Tuning(Checked):
 
     @property
     def seeds(self) -> range:
-        """``runs`` of them, from ``seed`` on."""
+        """The seeds of the tuning: ``runs`` of them, from ``seed`` on."""
         return range(self.seed, self.seed + self.runs)

@@ -14,7 +14,7 @@ MOST_SEEDS = 1000  #: of a variant
 
 
 def listed(node: yaml.Node, key: str) -> yaml.Node:
-    """The node of a list of seeds, in which a whole number N stands for those from 0 to N - 1."""
+    """Returns the node of a list of seeds, in which a number N stands for 0 to N - 1."""
     if not isinstance(node, yaml.ScalarNode) or nodes.tag_of(node) != "int":
         return node
     number = nodes.construct(node)
@@ -36,10 +36,10 @@ def check_seeds(key: str, seeds: list[int], least: int = 0) -> None:
 
 
 def joined(*lists: Iterable[int]) -> list[int]:
-    """All of them once, in the order in which they come."""
+    """Returns all of them once, in the order in which they come."""
     return list(dict.fromkeys(seed for seeds in lists for seed in seeds))
 
 
 def further(taken: Collection[int], number: int) -> list[int]:
-    """The so many smallest seeds that are not taken."""
+    """Returns the smallest seeds that are not taken, as many as asked for."""
     return list(islice((seed for seed in count() if seed not in taken), number))

@@ -33,7 +33,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """The page and its files by GET and HEAD, for those who ask this machine by its own name."""
+    """Serves the page and its files by GET and HEAD, to requests by this machine's own name."""
 
     timeout = 30
 
@@ -50,10 +50,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Requests are nobody's news."""
+        """Log nothing."""
 
     def _answer(self) -> bytes | None:
-        """Send the head, and return what follows it."""
+        """Send the head, and return the body."""
         # A foreign name that was made to point here (DNS rebinding) would read it in its own page.
         if not _is_local(self.headers.get_all("Host") or []):
             self.send_error(403, "this page is for this machine")
@@ -73,7 +73,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def read_served(folder: Path, name: str) -> bytes | None:
-    """What is served as ``name``: the page, its data, its charts, its logs, each a plain file.
+    """Returns the contents of ``name``: the page, its data, its charts or its logs, each a
+    plain file.
 
     None for everything else: other names, folders, and links, wherever they lead.
     """
@@ -97,7 +98,7 @@ def read_served(folder: Path, name: str) -> bytes | None:
 
 
 def _name(target: str) -> str | None:
-    """The name of the file that a request asks for; None where it is no address of ours."""
+    """Returns the name of the file that a request asks for; None for other addresses."""
     try:
         asked = urlsplit(target)
     except ValueError:
@@ -114,7 +115,7 @@ def _is_local(hosts: list[str]) -> bool:
 
 class _Listener(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Readers that went away are nobody's news."""
+        """Ignore readers that have gone."""
 
 
 class Server:
@@ -134,7 +135,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        """Where the page is."""
+        """The page's address."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/{PAGE}"
 
     def __enter__(self) -> Self:
@@ -147,5 +148,5 @@ class Server:
         self._thread.join()
 
     def wait(self) -> None:
-        """Until the person at the keyboard has had enough."""
+        """Wait for Ctrl-C."""
         self._thread.join()

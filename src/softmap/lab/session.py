@@ -30,7 +30,7 @@ from softmap.report.words import runs_a_variant
 
 @dataclass
 class Session:
-    """All of one call. Its plan and the recipe in ``shared`` grow with [`add`][]."""
+    """The state of one call. Its plan and the recipe in ``shared`` grow with [`add`][]."""
 
     folder: Path
     plan: Plan
@@ -42,12 +42,12 @@ class Session:
 
     @property
     def jobs(self) -> int:
-        """Trials at once."""
+        """The number of trials at once."""
         return self.request.jobs or 1
 
     @property
     def run_tokens(self) -> int:
-        """Tokens that one trial is trained on."""
+        """The number of tokens that a trial is trained on."""
         return self.shared.recipe.training.steps * self._step_tokens
 
     @property
@@ -56,7 +56,7 @@ class Session:
         return recipe.training.batch_size * recipe.model.context
 
     def trial(self, candidate: Candidate, seed: int) -> Trial:
-        """One run, finished or not."""
+        """Returns one run, finished or not."""
         return Trial(candidate, seed, self.folder / "variants" / candidate.slug / f"seed{seed}")
 
     def trials(self) -> list[Trial]:
@@ -73,7 +73,7 @@ class Session:
         return [trial for trials in rounds for trial in trials if trial is not None]
 
     def describe(self) -> None:
-        """Say what the models are, and how many of them will be trained."""
+        """Say what the models are, and how many will be trained."""
         runs = {candidate.label: len(candidate.seeds) for candidate in self.plan.candidates}
         self.display.plan(runs, self.shared.recipe.training.steps, self._step_tokens)
         if sum(runs.values()) > len(runs):
@@ -96,7 +96,8 @@ class Session:
         files.write_json(self.folder / "run.json", facts | more)
 
     def add(self, seeds: Mapping[str, Sequence[int]], **more: Any) -> list[Trial]:
-        """The trials of further seeds, by label, which become part of plan, recipe and display.
+        """Returns the trials of further seeds, by label; plan, recipe and display then include
+        them.
 
         Args:
             more: for ``run.json``.
@@ -118,7 +119,7 @@ class Session:
         return self._rounds([(mine, seeds.get(mine.label, ())) for mine in after])
 
     def waiting(self, trials: Iterable[Trial]) -> list[Trial]:
-        """Those that have no result yet; the display learns of the others."""
+        """Returns the trials without a result; the display learns of the others."""
         found = [(trial, trial.result()) for trial in trials]
         for trial, result in found:
             if result is not None:
@@ -126,7 +127,9 @@ class Session:
         return [trial for trial, result in found if result is None]
 
     def train(self, trials: Iterable[Trial]) -> None:
-        """Train them; the page is kept up to date. The next is asked for when its turn comes."""
+        """Train the trials and keep the page up to date. The next trial is asked for when its
+        turn comes.
+        """
         begun: dict[Path, Trial] = {}
         engine, shared = self.request.engine, self.shared
         give = shared if engine.here else PackedWorkbench.of(shared, self.request.out)

@@ -81,7 +81,7 @@ def measure_speed(
 def measured(
     candidates: Sequence[Candidate], recipe: Recipe, device: torch.device, threads: int
 ) -> dict[str, Any]:
-    """Tokens per second of each candidate in interleaved rounds, and its peak memory.
+    """Returns tokens per second of each candidate in interleaved rounds, and its peak memory.
 
     disturbed: a sentence where the machine was not idle, else None.
     """
@@ -116,7 +116,9 @@ def measured(
 
 
 def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
-    """What says that the machine was not idle: load before, or rounds that differ."""
+    """Returns why the machine seems not to have been idle (load before, or rounds that differ),
+    or None.
+    """
     if others > BUSY:
         return f"the machine was not idle: other processes took {others:.1f} cores"
     widths = {name: (s["high"] - s["low"]) / s["median"] for name, s in speeds.items()}
@@ -127,7 +129,7 @@ def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
 
 
 def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[], Any]:
-    """A step of training on random tokens."""
+    """Returns a training step on random tokens."""
     given = options(recipe, candidate.peak_lr, 0, candidate.label)
     optimizer = optimizer_of(net, given)
     parallel = Parallel(next(net.parameters()).device, recipe.parallel)
@@ -137,13 +139,13 @@ def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[]
 
 
 def random_ids(vocab_size: int, rows: int, tokens: int) -> Tensor:
-    """Token ids, the same in every call: (rows, tokens)."""
+    """Returns token ids (rows, tokens), the same in every call."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, vocab_size, (rows, tokens), generator=generator)
 
 
 def timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
-    """Seconds of one of so many steps."""
+    """Returns the seconds of one step, averaged over several."""
     synchronize(device)
     start = time.perf_counter()
     for _ in range(steps):
@@ -153,7 +155,7 @@ def timed(step: Callable[[], Any], steps: int, device: torch.device) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for everything that was asked of the device."""
+    """Wait for all work of the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -165,13 +167,13 @@ def shuffled(items: Sequence[T], turn: int) -> list[T]:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Median, 10th and 90th percentile, and how many values there were."""
+    """Returns median, 10th and 90th percentile, and the number of values."""
     low, middle, high = np.percentile(values, [10, 50, 90])
     return {"median": float(middle), "low": float(low), "high": float(high), "count": len(values)}
 
 
 def _alone(candidate: Candidate, recipe: Recipe, device: torch.device) -> int | None:
-    """Peak memory of training; of a copy of this process, which has not computed anything yet.
+    """Returns the peak memory of training in a fresh copy of this process.
 
     On a GPU PyTorch's own count needs none. None where it could not be measured.
     """

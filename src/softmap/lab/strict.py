@@ -23,7 +23,7 @@ _TAGS = {bool: "bool", int: "int", float: "float", type(None): "null"}
 
 
 def convert(node: yaml.Node, kind: Any, key: str) -> Any:
-    """``node`` as a value of type ``kind``; ``key`` is its dotted name, for complaints."""
+    """Returns ``node`` as a value of type ``kind``; ``key`` is its dotted name, for messages."""
     origin = get_origin(kind)
     if dataclasses.is_dataclass(kind):
         return _dataclass(node, kind, key)
@@ -61,7 +61,7 @@ def _dataclass(node: yaml.Node, kind: Any, key: str) -> Any:
 
 @functools.cache
 def fields(kind: Any) -> dict[str, Any]:
-    """The fields of a dataclass with their types."""
+    """Returns the fields of a dataclass with their types."""
     hints = get_type_hints(kind)
     mine = [f.name for f in dataclasses.fields(kind) if f.metadata.get("yaml", True)]
     return {name: hints[name] for name in mine}

@@ -25,14 +25,20 @@ from softmap.report.words import runs_a_variant, si
 
 
 def one_of_each(recipe: Recipe) -> Recipe:
-    """The recipe with a single seed: what every comparison begins with."""
+    """Returns the recipe with a single seed, with which every comparison begins."""
     entries = [dataclasses.replace(entry, seeds=[]) for entry in recipe.variants]
     return dataclasses.replace(recipe, seeds=recipe.seeds[:1], control_seeds=[], variants=entries)
 
 
 @dataclasses.dataclass(frozen=True)
 class TimeBudget:
-    """seconds: to be spent. before: spent by earlier calls. began: this call."""
+    """The time that a session may take.
+
+    Attributes:
+        seconds: the time in all.
+        before: what earlier calls have spent.
+        began: when this call began.
+    """
 
     seconds: float
     before: float
@@ -40,16 +46,16 @@ class TimeBudget:
 
     @property
     def spent(self) -> float:
-        """By all calls."""
+        """Returns the seconds spent by all calls."""
         return self.before + time.monotonic() - self.began
 
     @property
     def left(self) -> float:
-        """For runs that are not yet begun."""
+        """Returns the seconds left for runs that have not begun."""
         return self.seconds - self.spent
 
     def record(self) -> dict[str, float]:
-        """For ``run.json``, where the next call finds it."""
+        """Returns the entry for ``run.json``, where the next call finds it."""
         return {"seconds": self.seconds, "spent": self.spent}
 
 
@@ -76,7 +82,7 @@ def within(session: Session, wished: Sequence[int], began: float) -> None:
 
 
 def _check_enough(session: Session, clock: TimeBudget) -> None:
-    """The time that is left lets every variant be seen once."""
+    """Raise ``SoftmapError`` unless the time left allows every variant one run."""
     price = costs(session)
     lacking = [m.label for m in session.plan.candidates if not ended(session, m)]
     needed = together([price[label] for label in lacking], session.jobs)
@@ -102,7 +108,7 @@ def _said(session: Session, clock: TimeBudget) -> str:
 
 
 def _trials(session: Session, wished: Sequence[int], clock: TimeBudget) -> Iterator[Trial]:
-    """One trial after the other, as long as one fits; each is declared as it begins."""
+    """Yields trials as long as one fits; each is declared as it begins."""
     given: dict[str, set[int]] = {mine.label: set() for mine in session.plan.candidates}
     while clock.left > 0:
         taken = {m.label: given[m.label] | set(ended(session, m)) for m in session.plan.candidates}
@@ -117,7 +123,7 @@ def _trials(session: Session, wished: Sequence[int], clock: TimeBudget) -> Itera
 
 
 def _next(session: Session, runs: dict[str, int], left: float) -> str | None:
-    """The label to train: one without any run first, else the best of those that fit."""
+    """Returns the label to train: one without any run first, else the best of those that fit."""
     for label, number in runs.items():
         if not number:
             return label
@@ -126,7 +132,9 @@ def _next(session: Session, runs: dict[str, int], left: float) -> str | None:
 
 
 def _seed(session: Session, mine: Candidate, wished: Sequence[int], taken: set[int]) -> int:
-    """A run that was begun goes on, else the next that is wished, else the smallest."""
+    """Returns the seed of a run that was begun, else the next that was asked for, else the
+    smallest.
+    """
     tuning = session.shared.recipe.tuning.seeds
     folder = session.trial(mine, 0).folder.parent
     begun = sorted(int(p.parent.name.removeprefix("seed")) for p in folder.glob("seed*/trial.json"))

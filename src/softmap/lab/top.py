@@ -68,7 +68,7 @@ class TopRow:
 
 
 def look(folder: Path) -> list[TopRow]:
-    """The trainings of a folder, those that run first.
+    """Returns the trainings of a folder, running ones first.
 
     Raises ``SoftmapError`` for a folder without any.
     """
@@ -106,7 +106,7 @@ def _row(folder: Path, entry: Any) -> TopRow:
 
 
 def table(rows: Sequence[TopRow]) -> Any:
-    """A table of the rows, with how many there are of each state."""
+    """Returns a table of the rows, with the number in each state."""
     from rich.table import Table
 
     found = Table(box=None, pad_edge=False, header_style="dim", caption_justify="left")

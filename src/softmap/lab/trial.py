@@ -58,7 +58,7 @@ class _MeasuredBudget(BudgetFile):
 
 @dataclass(frozen=True)
 class Trial:
-    """One variant with one seed, and the folder it lives in."""
+    """A variant with one seed, and its folder."""
 
     candidate: Candidate
     seed: int
@@ -66,11 +66,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """For people: the label, and the seed."""
+        """The trial's name for people: the label, and the seed."""
         return f"{self.candidate.label} seed {self.seed}"
 
     def identity(self, bench: Workbench) -> dict[str, Any]:
-        """All that its result depends on."""
+        """Returns all that the result depends on."""
         mine = self.candidate
         own = {"own": mine.own.given()} if mine.own else {}
         return {
@@ -83,7 +83,9 @@ class Trial:
         }
 
     def result(self) -> dict[str, Any] | None:
-        """The finished result, or None. Raises ``SoftmapError`` where a file of it is damaged."""
+        """Returns the finished result, or None; raises ``SoftmapError`` where a file of it is
+        damaged.
+        """
         path = self.folder / "result.json"
         if not os.path.lexists(path):
             return None
@@ -94,13 +96,13 @@ class Trial:
 
 
 def fingerprint(identity: dict[str, Any]) -> str:
-    """A short hash of a trial's identity."""
+    """Returns a short hash of a trial's identity."""
     text = json.dumps(identity, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def build(candidate: Candidate, seed: int, device: torch.device) -> Any:
-    """The freshly initialised model of a candidate: a function of the seed."""
+    """Returns the freshly initialised model of a candidate, a function of the seed."""
     torch.manual_seed(seed)
     model: torch.nn.Module = SoftmapForCausalLM(candidate.config)
     return model.to(device)
@@ -159,7 +161,7 @@ def _options(candidate: Candidate, recipe: Recipe, seed: int) -> Options:
 
 
 class NonFiniteHeldOut(NonFiniteLoss):
-    """The held-out loss was NaN or infinite, where the training's was not."""
+    """Raised where the held-out loss was NaN or infinite but the training's was not."""
 
     def __init__(self, label: str, step: int, loss: float) -> None:
         self.found, self.label, self.step = f"held-out loss {loss:g}", label, step
@@ -228,7 +230,7 @@ def _keep(
     model: Any,
     phase: str = BEFORE,
 ) -> None:
-    """Called where a decay begins and where it ends: its point, if they are kept."""
+    """Keep a point where a decay begins and where it ends, if points are kept."""
     if bench.recipe.training.keep_points:
         whole = _whole(model, parallel)
         parallel.by_first(lambda: keep(whole, trial.folder / POINTS, index, phase))
@@ -243,7 +245,7 @@ def _evaluate(
     step: int,
     model: Any,
 ) -> None:
-    """Called where a decay ends: held-out losses, and what it took to get there."""
+    """Compute held-out losses where a decay ends, and what it took to get there."""
     memory.sample()
     _keep(trial, bench, parallel, index, model, AFTER)
     losses = _losses(model, bench, parallel)
@@ -298,7 +300,7 @@ def _log(trial: Trial) -> list[dict[str, float]]:
 
 
 def _seconds(trial: Trial) -> float:
-    """What earlier calls have spent on its training."""
+    """Returns what earlier calls have spent on the training."""
     with contextlib.suppress(SoftmapError, LookupError):  # nothing, or damage that is named later
         return _log(trial)[-1]["seconds"]
     return 0.0
@@ -326,7 +328,7 @@ def _budget(path: Path, mine: str) -> dict[str, Any]:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Its weights and configuration. Raises ``SoftmapError`` where they cannot be written."""
+    """Save weights and configuration; raises ``SoftmapError`` where they cannot be written."""
     logging.disable_progress_bar()  # the run has its own display
     try:
         model.save_pretrained(folder)
@@ -390,7 +392,7 @@ def _sums(folder: Path) -> sealed.Sums:
 
 
 def _described(trial: Trial, bench: Workbench) -> dict[str, Any]:
-    """What a result says however the training ended."""
+    """Returns what a result says however the training ended."""
     mine = trial.candidate
     given = _options(mine, bench.recipe, trial.seed)
     log = _log(trial)
@@ -424,7 +426,7 @@ def _described(trial: Trial, bench: Workbench) -> dict[str, Any]:
 
 
 def _measured(trial: Trial, bench: Workbench) -> dict[str, Any]:
-    """What a result says of a training that came to its end."""
+    """Returns what the result of a finished training says."""
     mark = fingerprint(trial.identity(bench))
     budgets = _budgets(trial, len(bench.recipe.training.budget_steps()), mark)
     peak = max(budget.pop("peak_memory_bytes") for budget in budgets)

@@ -77,14 +77,14 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
 
 
 def _clear(folder: Path) -> None:
-    """Forget the peaks and points of an earlier tuning, and the trials that followed it."""
+    """Discard the peaks and points of an earlier tuning, and the trials that used them."""
     clear(folder)
     (folder / PEAKS).unlink(missing_ok=True)
     shutil.rmtree(folder / POINTS, ignore_errors=True)
 
 
 def _check_untrained(folder: Path) -> None:
-    """Peaks come before the trials: those that have begun would have to be thrown away."""
+    """Refuse to tune after trials have begun: they would have to be discarded."""
     if not (folder / POINTS).exists() and any(folder.glob("variants/*/seed*/trial.json")):
         raise SoftmapError(
             f"{folder} holds trials that were trained with other peaks: --fresh throws them away, "
@@ -93,7 +93,7 @@ def _check_untrained(folder: Path) -> None:
 
 
 def said(name: str, tried: grid.Tried) -> list[str]:
-    """What has to be said of a variant's choice: nothing, if the best peak is within its grid."""
+    """Returns a remark on a variant's choice; none if the best peak is within its grid."""
     top = grid.best(tried)
     if top is None:
         return [
@@ -109,7 +109,9 @@ def said(name: str, tried: grid.Tried) -> list[str]:
 
 
 def _shortened(recipe: Recipe) -> Recipe:
-    """The recipe of one point: fewer steps, one budget, so each point ends fully decayed."""
+    """Returns the recipe of a point: fewer steps and one budget, so that each point is fully
+    decayed.
+    """
     given = recipe.training
     steps = max(2, round(recipe.tuning.share * given.steps))
     # The warm-up keeps its length in steps, as the comparison's own runs will have it.
@@ -127,14 +129,16 @@ def _shortened(recipe: Recipe) -> Recipe:
 
 
 def _no_seed_of(tuning: Tuning) -> Tuning:
-    """The section with a seed that is not among its own: those are the points' now."""
+    """Returns the section with a seed that is not among its own, which belong to the points."""
     return dataclasses.replace(tuning, seed=tuning.seeds.stop % 2**32, runs=1)
 
 
 def _search(
     shared: Workbench, plan: Plan, folder: Path, display: Display, request: Request
 ) -> dict[str, dict[float, list[float | None]]]:
-    """By variant the losses at each peak of its grid, which goes on beyond an edge that is best."""
+    """Returns, by variant, the losses at each peak of its grid, which is extended beyond an
+    edge that is best.
+    """
     grid_of_all = shared.recipe.tuning.grid
     variants = {candidate.key: candidate for candidate in plan.candidates}
     tried: dict[str, dict[float, list[float | None]]] = {spec: {} for spec in variants}
@@ -161,7 +165,7 @@ def _search(
 def _losses(
     points: list[Point], shared: Workbench, folder: Path, display: Display, request: Request
 ) -> dict[Path, float | None]:
-    """The loss of each point, by its folder; None where it diverged."""
+    """Returns the loss of each point, by its folder; None where it diverged."""
     display.more(Counter(point.name for point in points))
     losses: dict[Path, float | None] = {}
 
@@ -191,7 +195,9 @@ def _losses(
 def _facts(
     losses: Mapping[str, grid.Tried], shared: Workbench, recipe: Recipe, request: Request
 ) -> dict[str, Any]:
-    """The file of peaks: the choice, every run at every peak, and what is needed to repeat it."""
+    """Returns the file of peaks: the choice, every run at every peak, and what is needed to
+    repeat it.
+    """
     found = measure.provenance(shared.device)
     choices = {name: (grid.chosen(tried), _named(tried)) for name, tried in losses.items()}
     return {

@@ -58,12 +58,12 @@ class Workbench:
 
     @functools.cached_property
     def setting(self) -> Setting:
-        """In which the suites of ``evaluation.suites`` are asked."""
+        """The setting in which the suites of ``evaluation.suites`` are asked."""
         context, vocabulary = self.recipe.model.context, self.corpus.tokenizer.vocab_size
         return Setting(context, vocabulary, text=Text.of(self.corpus))
 
     def described(self, mine: Candidate, plan: Plan) -> str:
-        """One of the plan's models, for people."""
+        """Returns one line for people on one of the plan's models."""
         total, context = mine.parameters["total"], self.recipe.model.context
         impl = chosen(mine.config, context, self.device, dtype_of(self.recipe))
         return (
@@ -73,11 +73,13 @@ class Workbench:
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Do a work with it; [`PackedWorkbench`][] does so in another process."""
+        """Returns what ``work`` gives on this; [`PackedWorkbench`][] calls it in another
+        process.
+        """
         return work(self, on_step)
 
     def facts(self, plan: Plan) -> dict[str, Any]:
-        """What ``run.json`` says of the run's text, model and schedule."""
+        """Returns what ``run.json`` says of the run's text, model and schedule."""
         given, shape = self.recipe.training, dataclasses.asdict(self.recipe.model)
         batch = given.batch_size * self.recipe.model.context
         kept = ("schedule", "steps", "precision", "decay_fraction", "decay_shape", "weight_decay")
@@ -103,7 +105,9 @@ class Workbench:
 
 
 def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
-    """The recipe's text as tokens, made once and kept in ``out/.cache``; enough for one batch."""
+    """Returns the recipe's text as tokens, made once and kept in ``out/.cache``; it is enough
+    for one batch.
+    """
     found = prepare(recipe.data, out / CACHE, display.preparing)
     if count := found.meta.get("skipped_files"):
         display.note(skipped_files(count, found.meta["skipped"]))
@@ -121,7 +125,7 @@ def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
 
 
 def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
-    """The bench of a recipe on its text."""
+    """Returns the workbench of a recipe on its text."""
     device = choose_device(recipe.training.device)
     check_start(recipe.training.start, plan.candidates, corpus)
     windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
@@ -155,7 +159,7 @@ def _settings(
 
 @dataclass(frozen=True)
 class PackedWorkbench:
-    """A bench to be sent to another process, which reads the text from the cache by itself."""
+    """A workbench to be sent to another process, which reads the text from the cache itself."""
 
     pickled: bytes
     cache: Path

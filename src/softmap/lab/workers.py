@@ -45,7 +45,7 @@ _OF_THE_PARENT = (signal.SIGINT, signal.SIGHUP)
 
 
 class WorkerDied(BrokenExecutor):
-    """The process that a call was at ended before it had a result."""
+    """Raised when the process of a call ended before it had a result."""
 
 
 def default_jobs(device: torch.device, needed: int = 0) -> int:
@@ -61,7 +61,7 @@ def default_jobs(device: torch.device, needed: int = 0) -> int:
 
 
 def cores() -> int:
-    """Cores that this process may use: those of the machine, of its affinity, of its cgroup."""
+    """Returns the number of cores that this process may use, by affinity and cgroup."""
     found = [psutil.cpu_count(logical=False) or 1, os.cpu_count() or 1]
     if hasattr(os, "sched_getaffinity"):
         found.append(len(os.sched_getaffinity(0)))
@@ -82,7 +82,7 @@ def gpus(device: torch.device | None) -> Sequence[int]:
 
 
 class Pool(Executor):
-    """An executor that says how many calls it makes at once, now.
+    """An executor that says how many calls it makes at once.
 
     What a call raises comes back as a ``SoftmapError`` if it is one or the system's (a full disk),
     else as a ``RuntimeError`` with its traceback; ``WorkerDied`` where it lost its process, also
@@ -92,7 +92,7 @@ class Pool(Executor):
 
     @property
     def slots(self) -> int:
-        """Calls at once."""
+        """Returns the number of calls at once."""
         raise NotImplementedError
 
     def __exit__(self, kind: Any, *_: object) -> None:
@@ -100,7 +100,7 @@ class Pool(Executor):
 
 
 class Workers(Pool):
-    """``count`` processes, each started when there is a call for it.
+    """A pool of ``count`` processes, each started for its first call.
 
     Calls run in the order in which they were submitted. gpus: dealt out to the processes. where:
     their working folder. without: variables of the environment that they do not get.
@@ -129,7 +129,7 @@ class Workers(Pool):
         return len(self._slots)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """As any executor's; ``function`` and what it is given are pickled."""
+        """Submit a call as any executor does; the function and its arguments are pickled."""
         future: Future[Any] = Future()
         self._calls.put((future, functools.partial(function, *args, **kwargs)))
         return future
@@ -163,7 +163,7 @@ class Workers(Pool):
 
 
 class _Slot:
-    """A place for one process, and the thread that speaks with it."""
+    """A place for one process, and the thread that talks to it."""
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class _Slot:
         return Connection(ours.detach()), process
 
     def _death(self) -> str:
-        """Forget the process that has died; how it did."""
+        """Forget the process that has died; returns how it did."""
         assert self._connection is not None and self._process is not None
         self._connection.close()
         code = self._process.wait()
@@ -248,7 +248,7 @@ class _Slot:
 
 
 def work(descriptor: int, parent: int, gpu: int | None = None) -> None:
-    """What a process does: call after call that comes by the socket, until its parent is gone."""
+    """Run call after call that arrives by the socket, until the parent is gone."""
     _die_with(parent)
     import torch
 
@@ -278,7 +278,7 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when its parent does, in whatever way: two must not write one folder."""
+    """End this process when its parent ends: two must not write to one folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
         if os.getppid() != parent:  # it was too late

@@ -57,7 +57,7 @@ def parts(
     seeds: Mapping[str, list[int]],
     diverged: Mapping[str, int],
 ) -> list[Part]:
-    """Of the cells of an asked suite those that the study reads, each with its rows.
+    """Returns the parts of an asked suite that the study reads, each with its rows.
 
     Args:
         seeds: of every arm's runs, in the order in which they were asked.

@@ -23,7 +23,7 @@ HUES = {
 
 
 def charts(key: str, stage: Mapping[str, Any], marks: Marks) -> Iterator[Chart]:
-    """Of each study of a base its rows, and its curve if it has one."""
+    """Returns a chart of the rows of each study of a base, and of its curve if it has one."""
     for number, study in enumerate(stage["studies"]):
         rows = [row for part in study["parts"] for row in part["rows"] if row["mean"] is not None]
         title = f"{study['measure']['title']}, {stage['base']}"

@@ -60,7 +60,7 @@ def _bases(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
 
 
 def _run_seconds(place: Workspace, base: Base, runs: dict[str, int]) -> float:
-    """Of those that are there, else as one step says."""
+    """Returns the seconds of finished runs, else those that one step predicts."""
     took = [
         float(one["whole_seconds"])
         for name, number in runs.items()
@@ -91,7 +91,7 @@ def _step(candidate: Candidate, recipe: Recipe) -> float:
 
 
 def _of_one_core(step: Callable[[], Any]) -> float:
-    """What it takes with one thread where nothing else runs."""
+    """Returns what it takes with one thread where nothing else runs."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     began = time.process_time()

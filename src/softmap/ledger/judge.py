@@ -16,7 +16,7 @@ Values = Mapping[str, Mapping[int, float]]  # arm, seed
 
 @dataclass(frozen=True)
 class Part:
-    """What a study found of one quantity.
+    """The findings of a study on one quantity.
 
     Attributes:
         values: of every run.
@@ -83,7 +83,7 @@ def worse(measure: Measure) -> str:
 
 
 def as_json(row: ArmRow) -> dict[str, Any]:
-    """Its fields, numbers rounded; infinite ends of intervals become None."""
+    """Returns its fields with rounded numbers; infinite ends of intervals become None."""
     return {
         name: _rounded(value) if isinstance(value, float) else value
         for name, value in vars(row).items()

@@ -12,7 +12,7 @@ from softmap.ledger.place import Workspace
 
 
 def lesson(study: Learned, place: Workspace) -> tuple[Lesson, Path]:
-    """What is learned, and the folder that keeps it; all arms have as many runs."""
+    """Returns the lesson, and the folder that keeps it; all arms have equally many runs."""
     variants = [arm.variant for arm in study.models.values()]
     settings = {**study.settings, **place.settings}
     given = Lesson(

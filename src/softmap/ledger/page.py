@@ -31,7 +31,7 @@ def write_page(path: Path, found: dict[Key, dict[str, Any]]) -> Path:
 
 
 def page(found: dict[Key, dict[str, Any]]) -> str:
-    """The same as one string of HTML that asks nothing of the network."""
+    """Returns the same as one string of HTML that needs no network."""
     labels = _labels(found)
     place = {label: (n, mark) for n, (label, mark) in enumerate(zip(labels, marks(labels)))}  # noqa: B905
     drawn = {
@@ -70,7 +70,7 @@ def _counts(found: dict[Key, dict[str, Any]]) -> list[tuple[str, int]]:
 
 
 def _labels(found: dict[Key, dict[str, Any]]) -> list[str]:
-    """Of everything that a curve shows."""
+    """Returns the labels of everything that a curve shows."""
     points = [
         point["variant"]
         for result in found.values()

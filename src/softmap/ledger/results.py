@@ -95,7 +95,7 @@ class _Result(TypedDict):
 
 
 def file(folder: Path, claim: str, scale: str) -> Path:
-    """Of a claim at a scale."""
+    """Returns the file of a claim at a scale."""
     return folder / f"{claim}.{scale}.json"
 
 
@@ -132,7 +132,9 @@ def required(folders: Sequence[Path]) -> dict[Key, dict[str, Any]]:
 
 
 def standing(claim: Claim, found: dict[Key, dict[str, Any]]) -> dict[str, str]:
-    """By scale the latest verdict; ``-`` where it can be tested and was not yet."""
+    """Returns the latest verdict at each scale; ``-`` where the claim can be tested and was not
+    yet.
+    """
     words = {}
     for scale in SCALES:
         tested = not isinstance(claim.scales.get(scale, ""), str)

@@ -27,7 +27,7 @@ SIZES = decode.Sizes(256, 8, 4, 1, 1024, 128, (), 4096, "float32")
 
 
 def measure(study: Timed, place: Workspace) -> list[Part]:
-    """As many processes as an arm has runs, one after another; the ratios of each."""
+    """Run as many processes as an arm has runs, one after another; returns the ratios of each."""
     recipe = place.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
     found: list[dict[str, float]] = []
     notes: dict[str, None] = {}

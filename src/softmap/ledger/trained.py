@@ -58,7 +58,7 @@ def measure(study: Trained, place: Workspace) -> list[Part]:
 
 
 def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
-    """By arm the runs that came to their end, and how many diverged."""
+    """Returns, by arm, the finished runs, and how many diverged."""
     curves: Curves = {}
     diverged: dict[str, int] = {}
     for name, arm in study.models.items():
@@ -71,7 +71,7 @@ def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
 
 
 def _ratio(study: Trained, row: ArmRow, curves: Curves) -> ArmRow:
-    """The same row with the ratio of tokens, or of compute, at equal loss."""
+    """Returns the same row with the ratio of tokens, or of compute, at equal loss."""
     pair = {name: curves[name] for name in (row.against, row.arm) if curves[name]}
     if len(pair) < 2 or row.low is None:
         return dataclasses.replace(row, zero=1.0)

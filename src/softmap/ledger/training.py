@@ -66,7 +66,7 @@ def _count(trials: list[Trial]) -> dict[str, int]:
 
 
 def results(place: Workspace, base: Base, variant: str, number: int) -> dict[int, dict[str, Any]]:
-    """What came out of a variant's runs, by seed; of a diverged one ``budgets`` is empty."""
+    """Returns the results of a variant's runs by seed; ``budgets`` is empty for a diverged one."""
     paths = {seed: place.trial(base, variant, seed) / "result.json" for seed in range(number)}
     return {seed: read_result(path) for seed, path in paths.items() if Path(path).exists()}
 

@@ -30,7 +30,7 @@ LOWER, HIGHER, EQUAL, UNRESOLVED, UNKNOWN = "lower", "higher", "equal", "unresol
 
 @dataclass(frozen=True)
 class Question(Checked):
-    """What is asked of the runs.
+    """The settings of the answers: level, margin, and the difference to plan for.
 
     ``level`` of the family of intervals; ``margin`` in nats within which a variant counts as equal;
     ``difference`` in nats that plans are made for, found with probability ``power``.
@@ -68,7 +68,7 @@ class Answer:
         return {LOWER: -1, HIGHER: 1}.get(self.answer, 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Returns plain values for JSON."""
         return asdict(self) | {"sign": self.sign}
 
 
@@ -99,7 +99,7 @@ class Comparison:
         self.others = [label for label in runs if label != control]
 
     def answers(self) -> dict[str, Answer]:
-        """One answer per variant, in the order of the runs."""
+        """Returns one answer per variant, in the order of the runs."""
         return {label: self.answer(label) for label in self.others}
 
     def answer(self, label: str) -> Answer:
@@ -149,7 +149,9 @@ class Comparison:
         return bool(self.spreads.apart & {label, self.control})
 
     def _correlations(self, label: str) -> tuple[float, ...]:
-        """By the numbers of runs; variants that stay apart count like this one."""
+        """Returns correlations from the numbers of runs; variants that stay apart count like
+        this one.
+        """
         n0 = self.sizes[self.control]
         sizes = [self.sizes[label if v in self.spreads.apart else v] for v in self.others]
         return tuple(dunnett.correlation(1 / n0, 1 / n) for n in sizes)

@@ -51,7 +51,7 @@ WRITTEN = ("report.html", "report.json", "report.csv", "charts")
 
 
 def summary(run_dir: str | Path, question: Question | None = None) -> dict[str, Any]:
-    """What ``report.json`` holds, computed from the run's files; nothing is written.
+    """Returns what ``report.json`` holds, computed from the run's files; nothing is written.
 
     Keys: those of ``run.json`` that say how to repeat it; ``control_finished``; ``missing`` and
     ``diverged``, lists of variant and seed; ``lost``, variants whose runs all diverged;
@@ -86,7 +86,8 @@ def build(run_dir: str | Path, question: Question | None = None) -> Path:
 
 
 def build_together(run_dirs: Sequence[Path], out: Path, question: Question | None = None) -> Path:
-    """The same files for several runs on one page, into ``out``; see ``softmap.report.together``.
+    """Write the same files for several runs on one page into ``out``; see
+    ``softmap.report.together``.
 
     Raises:
         SoftmapError: as [`build`][], for runs that cannot be compared, and for ``out`` where

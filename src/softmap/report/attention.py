@@ -18,7 +18,8 @@ MAX_HEADS = 16
 
 
 def statistics(maps_LHTT: Array) -> dict[str, float]:
-    """Where the weight of a model's maps lies, averaged over layers, heads and queries i >= 1.
+    """Returns where the weight of a model's maps lies, averaged over layers, heads and queries
+    i >= 1.
 
     Signed weights are measured by size, m_ij = |w_ij| / sum_j |w_ij|::
 
@@ -48,7 +49,7 @@ def statistics(maps_LHTT: Array) -> dict[str, float]:
 
 
 def describe(numbers: dict[str, float], control: dict[str, float] | None) -> str:
-    """One caption: spread, first token, diagonal, sign, with the control's numbers beside."""
+    """Returns a caption: spread, first token, diagonal, sign, with the control's numbers beside."""
     spread = f"Its weight spreads over {numbers['effective_tokens']:.1f} tokens"
     first = f"{numbers['first_token']:.0%} lies on the first token"
     diagonal = f"{numbers['diagonal']:.0%} on the token itself"

@@ -12,7 +12,7 @@ Row = dict[str, Any]
 
 
 def caveats(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -> list[str]:
-    """One sentence or two for each reservation that this run needs."""
+    """Returns one or two sentences for each reservation that this run needs."""
     notes = _run_notes(run)
     if compared:
         notes += [_runs_note(compared, statistics), *_sight(compared, statistics)]
@@ -32,7 +32,7 @@ def _lost(row: Row) -> str:
 
 
 def _run_notes(run: Run) -> list[str]:
-    """What several runs on one page have not in common."""
+    """Returns how several runs on one page differ."""
     differences = list(run.info.get("differences") or [])
     if not differences:
         return []

@@ -105,7 +105,7 @@ def _reach(rows: list[Row], key: str) -> float:
 
 
 def _row(row: Row, scales: dict[str, float]) -> list[Cell]:
-    """One cell per entry of [`RESULTS`][], then of [`COSTS`][]."""
+    """Returns one cell per entry of [`RESULTS`][], then of [`COSTS`][]."""
     return [
         _loss(row),
         _difference("difference", row, scales["difference"]),
@@ -193,7 +193,9 @@ def _cost(key: str, row: Row, field: str, relative: str, unit: str = "") -> Cell
 
 
 def _peak(row: Row) -> Cell:
-    """With the mean rate of the final weights' steps, in which schedules of one peak differ."""
+    """Returns the peak with the mean rate of the final weights' steps, in which schedules of
+    one peak differ.
+    """
     lines = [row["peak_lr_source"]]
     if row["mean_lr"] is not None:
         lines.append(f"mean {row['mean_lr']:.3g}")

@@ -31,7 +31,7 @@ COSTS = {
 
 
 def evidence(run: Run, question: Question | None = None) -> tuple[list[Row], Row]:
-    """One dict per finished variant, the control first; and what is known of the spread."""
+    """Returns one dict per finished variant, the control first, and what is known of the spread."""
     family = Family(run, question or Question())
     table = [_row(run, label, family) for label in family.trials]
     if run.control in family.trials:
@@ -78,7 +78,7 @@ def _own_sd(family: Family, label: str) -> float | None:
 
 
 def _costs(trials: list[FinishedTrial]) -> Row:
-    """What the variant costs; over seeds the median speed and time, the largest memory."""
+    """Returns the variant's costs; over seeds the median speed and time, and the largest memory."""
     results = [trial.result for trial in trials]
     first = results[0]
     ranges = np.array([result["tokens_per_second_range"] for result in results], dtype=float)

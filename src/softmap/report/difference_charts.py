@@ -58,7 +58,9 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
 
 
 def trend(style: Style, rows: list[Row]) -> Chart | None:
-    """Where the difference is going: against tokens, with a band for each budget's interval."""
+    """Returns the chart of the difference against tokens, with a band for each budget's
+    interval.
+    """
     data = records.differences(rows)
     if len({row["tokens"] for row in data}) < 2:
         return None
@@ -74,7 +76,9 @@ def trend(style: Style, rows: list[Row]) -> Chart | None:
 
 
 def position_difference(style: Style, rows: list[Row]) -> Chart | None:
-    """Where in the window the difference arises, with a band for each bin's interval."""
+    """Returns the chart of the difference by position in the window, with a band for each bin's
+    interval.
+    """
     data = [row for row in records.positions(rows) if row["low"] is not None]
     if not data:
         return None

@@ -149,7 +149,7 @@ def _add_by_position(rows: dict[str, Row], family: Family) -> None:
 
 
 def statistics(family: Family, table: list[Row]) -> Row:
-    """How the answers were reached: what the page says of its method."""
+    """Returns how the answers were computed: what the page says of its method."""
     question, check, pool = family.question, family.check, family.spreads.pooled
     others = [label for label in family.trials if label != family.control]
     seen = {

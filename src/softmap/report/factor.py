@@ -69,7 +69,9 @@ def errors(family: Family, final: Answer) -> Array:
 
 
 def equivalent(tokens_N: Array, curves_BN: Array, losses_B: Array) -> Array:
-    """(B,) tokens at which each fitted curve reaches a loss, over the last budget's; may be inf."""
+    """Returns the tokens (B,) at which each fitted curve reaches a loss, over the last
+    budget's; may be inf.
+    """
     floor_B, scale_B, alpha_B = fit(tokens_N / tokens_N[-1], curves_BN)
     above_B = losses_B - floor_B
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):

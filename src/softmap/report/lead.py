@@ -60,7 +60,9 @@ def _range(low: str, high: str) -> str:
 
 
 def form(row: Row) -> str:
-    """What of a method ran: its title, options, other fields of the backbone, the backend."""
+    """Returns the form of a method that ran: its title, options, other fields of the backbone,
+    the backend.
+    """
     spec, fields = row["spec"], row["backbone"]
     parts = [row["title"] or "", f"as {spec}" if spec and spec != row["variant"] else ""]
     if fields:

@@ -150,7 +150,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class FinishedTrial:
-    """One finished variant with one seed."""
+    """A finished variant with one seed."""
 
     variant: str
     seed: int
@@ -363,7 +363,7 @@ def _maps(path: Path) -> Array | None:
 
 
 def _array(path: Path, key: str, dimensions: int) -> Array:
-    """One finite float64 array of an ``.npz`` file; never unpickles."""
+    """Returns one finite float64 array of an ``.npz`` file; never unpickles."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             array = np.asarray(archive[key], dtype=np.float64)
@@ -380,7 +380,7 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
 
 
 def _check_settings(run: Run, results: list[Path]) -> None:
-    """What the run says of itself is what its trials were trained with."""
+    """Check that the run's settings are those that its trials were trained with."""
     for path in (result.with_name("trial.json") for result in results):
         mine = read_sealed(path) if path.exists() else {}
         for key, value in (run.info.get("settings") or {}).items():
@@ -403,7 +403,7 @@ def check_same_windows(run: Run) -> None:
 
 
 def _check_losses(trial: FinishedTrial, where: str) -> None:
-    """What a result says of its loss is what its arrays hold, up to rounding."""
+    """Check that a result's losses are those of its arrays, up to rounding."""
     for said, budget in zip(_by_tokens(trial.result), trial.budgets, strict=True):
         if abs(said["loss"] - budget.loss) > 1e-3 * max(1.0, abs(budget.loss)):
             raise SoftmapError(

@@ -30,7 +30,7 @@ HELD_OUT = (
 
 @dataclass(frozen=True)
 class Cost:
-    """What a loss is drawn against: the field, its name, the axis."""
+    """The axis that a loss is drawn against: the field, its name, the scale."""
 
     key: str
     title: str
@@ -102,7 +102,7 @@ def _cost_axis(points: list[Row], key: str, title: str) -> alt.X:
 
 
 def _loss_range(points: list[Row], curve: list[Row]) -> list[float]:
-    """From just below the best value to just above the worst of what is drawn."""
+    """Returns limits from just below the best value to just above the worst of what is drawn."""
     lowest = min([row["loss"] for row in curve] + [point["low"] for point in points])
     highest = max([row["loss"] for row in curve] + [point["high"] for point in points])
     room = 0.04 * max(highest - lowest, 0.05)

@@ -54,12 +54,12 @@ class Mark:
 
     @property
     def shape(self) -> str:
-        """Of its points."""
+        """The shape of its points."""
         return SHAPES[(self.hue + self.copy) % len(SHAPES)]
 
     @property
     def dash(self) -> list[int]:
-        """Of its lines; the first of a hue is solid."""
+        """The dash of its lines; the first of a hue is solid."""
         return list(DASHES[self.copy % len(DASHES)])
 
     @property
@@ -74,7 +74,9 @@ class Mark:
 
 
 def marks(variants: Sequence[str]) -> list[Mark]:
-    """One for each variant, in the order of the page; names may come twice, from two runs."""
+    """Returns a mark for each variant, in the order of the page; names may come twice, from two
+    runs.
+    """
     seen: Counter[int] = Counter()
     found = []
     for variant in variants:

@@ -138,7 +138,7 @@ def safe_url(url: Any) -> str | None:
 
 
 def _payload(run: Run, report: dict[str, Any], charts: list[Chart], table: str) -> dict[str, Any]:
-    """What the script needs, as one JSON object."""
+    """Returns what the script needs, as one JSON object."""
     colours = theme.of_page(len(run.labels))
     passage = run.info.get("passage") or {}
     return {
@@ -183,7 +183,7 @@ def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _seeds(report: dict[str, Any]) -> str:
-    """Those of all variants, and of each that has others."""
+    """Returns the seeds that all variants have, and those of each variant that has others."""
     every = report["seeds"]
     others = {v: s for v, s in (report["seeds_by_variant"] or {}).items() if s != every}
     parts = [", ".join(map(str, every))]

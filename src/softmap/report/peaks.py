@@ -29,7 +29,8 @@ class _PeaksFile(TypedDict):
 
 
 def tried_peaks(directory: Path, results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
-    """One dict for each variant that took a tuned peak: ``variant``, ``peak_lr`` and ``tried``.
+    """Returns one dict for each variant that took a tuned peak: ``variant``, ``peak_lr`` and
+    ``tried``.
 
     ``tried`` has for each peak in rising order ``mean`` and ``sd`` of the losses that are finite
     (None where they are too few), ``runs`` and how many of them ``diverged``.

@@ -50,7 +50,7 @@ class Design:
         return sqrt(1 / self.runs + 1 / self.control)
 
     def more(self, extra: int) -> Design:
-        """The same with ``extra`` more runs of every variant and of the control."""
+        """Returns the same design with ``extra`` more runs of every variant and of the control."""
         return fresh(self.runs + extra, self.comparisons, self.control + extra, self.level)
 
 

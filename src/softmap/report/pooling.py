@@ -29,7 +29,7 @@ DRAWS = 20_000
 
 @dataclass(frozen=True)
 class PoolingCheck:
-    """What the runs say about one spread for all.
+    """What the runs say about one spread for all variants.
 
     ``p`` is the probability of spreads at least this unequal if all are equal; ``visible`` the
     ratio of one variant's standard deviation to the others' that four of five such experiments
@@ -43,7 +43,7 @@ class PoolingCheck:
 
 
 def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> PoolingCheck:
-    """Which variants share one spread: the odd ones leave the pool until the rest agree.
+    """Returns which variants share one spread: outliers leave the pool until the rest agree.
 
     The first question errs at ``LEVEL``; each variant that leaves is the one without which the
     others are most alike. ``earlier``: as for [`Spreads`][softmap.report.spread.Spreads].

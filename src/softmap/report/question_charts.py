@@ -16,7 +16,9 @@ BARS = "Bars: one standard error between runs, or with single runs 95 % over ins
 
 
 def charts(style: Style, suites: Mapping[str, Json]) -> dict[str, list[Chart]]:
-    """By suite its pictures, as far as there are answers ([`softmap.report.questions`][])."""
+    """Returns the pictures of each suite, as far as there are answers
+    ([`softmap.report.questions`][]).
+    """
     return {name: _of_suite(style, name, suite) for name, suite in suites.items()}
 
 

@@ -25,7 +25,7 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
 
 
 def title(suite: Mapping[str, Any], name: str) -> str:
-    """Of a measure's headline, with the conditions that it takes."""
+    """Returns the title of a measure's headline, with its conditions."""
     measure = next(one for one in suite["measures"] if one["name"] == name)
     return f"{measure['title']}{', ' if measure['at'] else ''}{condition(measure['at'])}"
 
@@ -92,7 +92,9 @@ def _conditions(suite: Mapping[str, Any], labels: list[str]) -> Iterator[str]:
 
 
 def direction(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> str:
-    """How a difference is marked: better or worse by the measure's direction, equal, or not."""
+    """Returns how a difference is marked: better or worse by the measure's direction, equal, or
+    not.
+    """
     difference = cell["differences"].get(label)
     if difference is None:
         return ""

@@ -29,7 +29,9 @@ _Key = tuple[str, tuple[tuple[str, Any], ...] | None]
 
 
 def of_run(run: Run) -> dict[str, dict[str, Any]]:
-    """By suite what was asked of a comparison's models, with ``cells`` as of [`compared`][]."""
+    """Returns, by suite, what was asked of a comparison's models, with ``cells`` as
+    [`compared`][] returns them.
+    """
     told: dict[str, Json] = {}
     found: dict[str, dict[str, dict[str, Sequence[Json]]]] = {}
     for label in run.labels:

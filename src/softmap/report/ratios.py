@@ -101,7 +101,9 @@ def _ratio(places: Array, answers: list[Answer]) -> Ratio:
 
 
 def _root(places: Array, values: list[float]) -> float | None:
-    """Where the values first fall to 0, straight over the logarithm; None outside of the places."""
+    """Returns where the values first fall to 0, linear in the logarithm; None outside of the
+    grid.
+    """
     below = np.flatnonzero(np.asarray(values) <= 0)
     if len(below) == 0 or below[0] == 0:
         return None

@@ -59,7 +59,7 @@ class Spreads:
 
     @classmethod
     def planned(cls, sizes: Mapping[str, int]) -> Spreads:
-        """Of runs that do not exist yet, all with the variance 1."""
+        """Returns the error for runs that do not exist yet, all with the variance 1."""
         new = cls({}, PoolingCheck(None, None, ()))
         new.df = {v: n - 1 for v, n in sizes.items()}
         new.own = {v: 1.0 for v, n in sizes.items() if n > 1}
@@ -79,7 +79,7 @@ class Spreads:
         return None if weights is None else sum(w * self.own[v] for v, w in weights.items())
 
     def error(self, sizes: Mapping[str, int]) -> VarianceEstimate | None:
-        """Of a sum or difference of means over ``sizes`` runs of each label.
+        """Returns the error of a sum or difference of means over ``sizes`` runs of each label.
 
         Satterthwaite: V = sum a[v] s[v]^2, df = V^2 / sum (a[v] sigma[v]^2)^2 / d[v], with the
         moderated variances for sigma^2, as those of single pairs are too noisy there.

@@ -101,7 +101,7 @@ def _info(named: dict[str, Run]) -> dict[str, Any]:
 
 
 def _first_stages(named: dict[str, Run]) -> dict[str, Any] | None:
-    """Of the runs whose number a first stage has fixed."""
+    """Returns the first stages of the runs, which have fixed their numbers of runs."""
     first = {
         f"{name}/{label}": seeds
         for name, run in named.items()
@@ -133,7 +133,7 @@ def check_comparable(one: Run, other: Run, keys: Sequence[str] = MEASURED) -> No
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    """What losses are losses of, and at how many tokens."""
+    """Returns what the losses are measured on, and at how many tokens."""
     data, model = run.info.get("data") or {}, run.info.get("model") or {}
     settings = {
         "data": data.get("hash"),

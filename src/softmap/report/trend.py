@@ -43,7 +43,8 @@ ALONE = {
 
 
 def trends(family: Family, finals: dict[str, Answer]) -> dict[str, dict[str, Any]]:
-    """By variant: ``words``, the slope ``per_doubling`` with its limits, and the ``crossing``.
+    """Returns, by variant, ``words``, the slope ``per_doubling`` with its limits, and the
+    ``crossing``.
 
     Nothing with a single budget or without a spread between runs.
     """

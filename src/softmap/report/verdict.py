@@ -90,7 +90,9 @@ def _names(names: list[str]) -> str:
 
 
 def _point(row: Row, run: Run, statistics: Row) -> Row:
-    """One variant: its answer, where it is going, what it costs. The tag carries the trend."""
+    """Returns the sentence on one variant: its answer, its trend, its costs. The tag carries
+    the trend.
+    """
     found = row["difference"]
     sentences = [_quality(row, run.control, statistics), _trend(row), *_equal_loss(row)]
     sentences += [_time(row), _costs(row), _diverged(row)]
@@ -137,7 +139,7 @@ def _quality(row: Row, control: str, statistics: Row) -> str:
 
 
 def _more(row: Row, statistics: Row) -> str:
-    """What further runs would show."""
+    """Returns what further runs would show."""
     more, asked = row["more_runs"], statistics["difference"]
     n, equal = more["for_difference"], more["for_equality"]
     if n:
@@ -192,7 +194,9 @@ def _between(found: Row) -> str:
 
 
 def _time(row: Row) -> str:
-    """What the difference becomes once a slower variant gets no more time than the control."""
+    """Returns what the difference becomes if a slower variant gets no more time than the
+    control.
+    """
     pair = row["equal_time"]
     if row["speed_ratio"] is None or row["speed_ratio"] >= 0.98:
         return ""

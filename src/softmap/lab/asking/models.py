@@ -28,7 +28,7 @@ from softmap.report.load import read_result, read_run, result_files
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """A model on disk: the label that it is a run of, the run's name, and the run's folder."""
+    """A model on disk with its label, its run's name and its run's folder."""
 
     label: str
     run: str
@@ -37,12 +37,13 @@ class ModelFolder:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The model's name for people."""
         return f"{self.label} {self.run}".strip()
 
 
 def find(words: Sequence[str | ModelFolder], variants: Sequence[str] = ()) -> list[ModelFolder]:
-    """All models of ``[LABEL=]FOLDER`` words; of a run every finished trial of ``variants``.
+    """Returns all models of ``[LABEL=]FOLDER`` words; of a run, every finished trial of
+    ``variants``.
 
     Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
     """
@@ -60,7 +61,7 @@ def find(words: Sequence[str | ModelFolder], variants: Sequence[str] = ()) -> li
 
 
 def split(word: str) -> tuple[str, Path]:
-    """``LABEL=FOLDER`` in two; a folder that is there is one, whatever its name."""
+    """Returns ``LABEL=FOLDER`` in two; a folder that exists is one, whatever its name."""
     label, _, path = word.rpartition("=")
     return ("", Path(word)) if Path(word).is_dir() else (label, Path(path))
 
@@ -77,7 +78,7 @@ def _of(label: str, where: Path, variants: Sequence[str], *, several: bool) -> l
 
 
 def _run_of(trial: Path) -> Path | None:
-    """The run that a trial's folder (runs/NAME/variants/LABEL/seedN) lies in."""
+    """Returns the run of a trial's folder (runs/NAME/variants/LABEL/seedN)."""
     parents = trial.resolve().parents
     return parents[2] if len(parents) > 2 and is_run(parents[2]) else None
 
@@ -122,7 +123,7 @@ def _check_once(models: Sequence[ModelFolder]) -> None:
 
 
 def _numbered(models: Sequence[ModelFolder]) -> list[ModelFolder]:
-    """With a name of its own for each run of a label."""
+    """Returns the models with a name for each run of a label."""
     taken: dict[tuple[str, str], int] = {}
     found = []
     for model in models:
@@ -136,7 +137,9 @@ def _numbered(models: Sequence[ModelFolder]) -> list[ModelFolder]:
 def load(
     model: ModelFolder, *, trust_remote_code: bool = False, precision: str = "fp32"
 ) -> Subject:
-    """The model, ready to be asked. Raises ``SoftmapError`` for a folder that does not load."""
+    """Returns the model, ready to be asked; raises ``SoftmapError`` for a folder that does not
+    load.
+    """
     logging.disable_progress_bar()
     logging.set_verbosity_error()  # of a context that rotary positions may pass
     kind = read_object(model.folder / "config.json").get("model_type")
@@ -184,5 +187,5 @@ def text_of(
 
 
 def label_order(models: Sequence[ModelFolder]) -> list[str]:
-    """Labels in the order of the command line."""
+    """Returns the labels in the order of the command line."""
     return list(dict.fromkeys(model.label for model in models))

@@ -18,14 +18,16 @@ HERE = Path(__file__).parent
 
 
 def write_page(path: Path, found: Mapping[str, Any]) -> Path:
-    """The page of what [`ask`][softmap.lab.asking.run.ask] gave, written whole or not at all."""
+    """Write the page of what [`ask`][softmap.lab.asking.run.ask] returned, completely or not at
+    all.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, page(found))
     return path
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The same as one string of HTML that asks nothing of the network."""
+    """Returns the page as one string of HTML that needs no network."""
     labels = found["labels"]
     drawn = charts(Style(labels, marks(labels)), found["suites"])
     return (

@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What the command line asks: which suites of which models, and how."""
+    """The values of the command: which suites are asked of which models, and how."""
 
     models: Sequence[str | ModelFolder]
     suites: Sequence[str]
@@ -49,7 +49,7 @@ class EvalRequest:
 
 
 def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
-    """Everything, as one object for JSON.
+    """Returns all answers as one object for JSON.
 
     Every model is looked at before the first question, so that what cannot be asked is said at
     once. Raises ``SoftmapError`` for that, for unknown suites, and for models that do not load.
@@ -125,7 +125,7 @@ def _told(
 def _setting(
     asked: EvalRequest, suites: Sequence[Suite], models: Sequence[ModelFolder], tell: Tell
 ) -> Setting:
-    """What is the same for all: the shortest context, the smallest vocabulary, one text."""
+    """Returns what all models share: the shortest context, the smallest vocabulary, one text."""
     text = None
     if any(suite.reads_text for suite in suites):
         text = named.text_of(models, asked.data, asked.field, asked.cache)

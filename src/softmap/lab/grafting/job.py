@@ -38,9 +38,15 @@ _FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every
 
 @dataclass(frozen=True, eq=False)
 class GraftJob:
-    """variant: the text of what is put in, None for the model as it is. tuning: it chooses a peak,
-    on text of its own, and leaves no model. sums: of the model's files; text: the hash of the
-    text."""
+    """A training of one arm with one seed at one peak.
+
+    Attributes:
+        variant: the variant that is put in, None for the unchanged model.
+        tuning: whether the job only helps to choose a peak, on text of its own, and leaves no
+            model.
+        sums: checksums of the model's files.
+        text: the hash of the text.
+    """
 
     source: GraftSource
     label: str
@@ -58,11 +64,11 @@ class GraftJob:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The job's name for people."""
         return f"{self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
-        """All that its result depends on, as JSON has it."""
+        """Returns all that its result depends on, as JSON has it."""
         found = {
             "model": self.sums, "variant": self.variant, "layers": self.layers, "text": self.text,
             "context": self.recipe.model.context, "peak_lr": self.peak_lr, "seed": self.seed,
@@ -72,7 +78,7 @@ class GraftJob:
         return dict(json.loads(json.dumps(found, default=str)))
 
     def result(self) -> dict[str, Any] | None:
-        """What came out of it earlier, or None."""
+        """Returns an earlier outcome, or None."""
         return kept(self.folder / "grafted.json", self.identity())
 
 
@@ -104,7 +110,7 @@ def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
 
 
 def begun(job: GraftJob, device: torch.device) -> Any:
-    """The model before its first step: new weights are a function of the seed."""
+    """Returns the model before its first step; new weights are a function of the seed."""
     model = job.source.subject(device).model
     torch.manual_seed(job.seed)
     if job.variant is not None:
@@ -113,7 +119,7 @@ def begun(job: GraftJob, device: torch.device) -> Any:
 
 
 def _text(job: GraftJob, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens to train on, and windows whose loss is told."""
+    """Returns tokens to train on, and windows for the reported loss."""
     corpus, context = prepare(job.data, job.cache), job.recipe.model.context
     if job.tuning:
         return tuning_split(corpus, context, rows)
@@ -121,7 +127,7 @@ def _text(job: GraftJob, rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """The training text without its end, and windows of that end.
+    """Returns the training text without its end, and windows of that end.
 
     Raises ``SoftmapError`` where either is too short.
     """

@@ -60,7 +60,7 @@ class GraftRequest:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request whose model, text and variants have been looked at."""
+    """A request with its model, text and variants loaded and checked."""
 
     recipe: Recipe
     corpus: Corpus
@@ -108,7 +108,7 @@ def _check_arms(to: Sequence[str]) -> None:
 
 
 def _recipe(request: GraftRequest, longest: int) -> Recipe:
-    """The training of all arms, for a model that reads ``longest`` tokens."""
+    """Returns the training of all arms, for a model that reads ``longest`` tokens."""
     _check_settings(request)
     context = request.context or min(CONTEXT, longest)
     if request.context is not None and 1 < longest < context:

@@ -67,7 +67,9 @@ def _jobs(
     seeds: Sequence[int],
     peaks: dict[str, float] | None,
 ) -> list[GraftJob]:
-    """A job for each arm and seed, at its peak; at all of them where those are to be chosen."""
+    """Returns a job for each arm and seed at its peak, or at all peaks where they are to be
+    chosen.
+    """
     texts = {PLAIN: None, **{start.label: start.variant for start in ready.starts}}
     source = request.source
     common = GraftJob(

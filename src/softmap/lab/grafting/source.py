@@ -23,7 +23,9 @@ _WEIGHTS = ("config.json", "*.safetensors", "*.py")
 
 @dataclass(frozen=True)
 class GraftSource:
-    """The folder of a model with its tokenizer. trusted: whether code that it brings may run."""
+    """The folder of a model with its tokenizer; ``trusted``: whether code that it contains may
+    run.
+    """
 
     folder: Path
     trusted: bool = False
@@ -32,7 +34,7 @@ class GraftSource:
     def at(
         cls, where: Path, variant: str | None = None, seed: int | None = None, trusted: bool = False
     ) -> GraftSource:
-        """Of a run, a trial or a model's folder.
+        """Returns the source for a run, a trial or a model's folder.
 
         Raises ``SoftmapError`` for a folder that is none of them, and for a model without a
         tokenizer.
@@ -61,24 +63,24 @@ class GraftSource:
         return found
 
     def sums(self) -> sealed.Sums:
-        """Sizes and hashes of what the model and its tokenizer are read from."""
+        """Returns sizes and hashes of the files of the model and its tokenizer."""
         names = (*_WEIGHTS, *TOKENIZER_FILES)
         paths = {path for name in names for path in self.folder.glob(name) if path.is_file()}
         return sealed.checksums(self.folder, paths)
 
     def data(self, text: str, field: str) -> DataConfig:
-        """A text as tokens of this model."""
+        """Returns a text as tokens of this model."""
         return DataConfig(text, field, f"hf:{self.folder.resolve()}")
 
     def copy_tokenizer(self, folder: Path) -> None:
-        """Its files, as they are."""
+        """Copy the tokenizer's files unchanged."""
         for name in TOKENIZER_FILES:
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, folder / name)
 
 
 def put(model: Any, to: str, layers: Any) -> Grafted:
-    """[`softmap.hf.graft.grafted`][]; an error names the variant."""
+    """Put the variant in, as [`softmap.hf.graft.grafted`][] does; an error names the variant."""
     try:
         return grafted(model, to, layers)
     except SoftmapError as error:

@@ -39,15 +39,15 @@ class Start:
 
     @property
     def weights(self) -> int:
-        """How many are new."""
+        """The number of new weights."""
         return sum(sum(sizes.values()) for sizes in self.added.values())
 
     def plain(self) -> dict[str, Any]:
-        """For JSON and the page."""
+        """Returns plain values for JSON and the page."""
         return {**asdict(self), "weights": self.weights, "where": where(self.added)}
 
     def lines(self) -> Iterator[str]:
-        """For a terminal."""
+        """Returns lines for a terminal."""
         changes = "; ".join(self.changes)
         how = f"another function: {changes}" if changes else "the model's function"
         form = "" if self.variant == self.label else f" ({self.variant})"
@@ -61,7 +61,9 @@ class Start:
 
 
 def where(added: dict[int, dict[str, int]]) -> str:
-    """``layers 0-3 each q_proj.weight 1,024, edits.0.gain 4``; layers that differ apart."""
+    """Returns ``layers 0-3 each q_proj.weight 1,024, edits.0.gain 4``; layers that differ are
+    listed apart.
+    """
     alike: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for layer, sizes in added.items():
         alike.setdefault(tuple(sizes.items()), []).append(layer)
@@ -87,7 +89,7 @@ def starts(
     windows: np.ndarray,
     device: torch.device,
 ) -> Iterator[Start]:
-    """Of each variant, on ``windows`` (n, context + 1) of tokens.
+    """Yields the start of each variant on ``windows`` (n, context + 1) of tokens.
 
     Raises ``SoftmapError`` for a variant that cannot be put into the model.
     """
@@ -118,7 +120,7 @@ def _start(
 
 
 def _compared(model: Subject, mine: Subject, window: np.ndarray) -> tuple[float, ...]:
-    """(largest difference, largest logit, loss, loss of the graft) on one window (T,)."""
+    """Returns (largest difference, largest logit, loss, loss of the graft) on one window (T,)."""
     targets = torch.as_tensor(window[1:], device=model.device)
     a, b = (each.logits(window[None, :-1])[0] for each in (model, mine))
     losses = (F.cross_entropy(logits, targets).item() for logits in (a, b))

@@ -21,7 +21,7 @@ TITLES = {
 
 
 def charts(found: dict[str, Any]) -> list[Chart]:
-    """Of what [`summary`][softmap.report.scaling.summary.summary] gave."""
+    """Returns the charts of what [`summary`][softmap.report.scaling.summary.summary] returned."""
     labels = list(found["variants"])
     style = Style(labels, marks(labels))
     made = [_laws(style, found), _forest(style, found)]

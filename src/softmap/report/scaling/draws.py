@@ -46,7 +46,7 @@ def drawn(sweep: Sweep, near: dict[str, Law], draws: int = DRAWS) -> Iterator[di
 
 
 def _residuals(sweep: Sweep) -> list[Array]:
-    """Of all runs that were repeated, each over the root of the degrees of freedom."""
+    """Returns the residuals of all repeated runs, each over the root of the degrees of freedom."""
     repeated = [c for cells in sweep.cells.values() for c in cells if c.runs > 1]
     return [row / np.sqrt(sweep.df) for cell in repeated for row in cell.residuals_RN]
 

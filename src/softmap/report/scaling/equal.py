@@ -28,8 +28,9 @@ RATIOS = ("parameters", "tokens", "compute", "Sc", "Sw")
 
 @dataclass(frozen=True)
 class ComparisonPoint:
-    """Where the laws are compared: N, D; the variant's FLOPs a token and its tokens a second, over
-    the control's."""
+    """The point at which laws are compared: N, D, and the variant's FLOPs per token and tokens
+    per second over the control's.
+    """
 
     parameters: float
     tokens: float
@@ -54,7 +55,9 @@ def ratios(control: Law, variant: Law, place: ComparisonPoint) -> dict[str, floa
 
 
 def yardstick(control: Law, mine: float, theirs: float) -> float:
-    """How many times the control's compute reaches the loss ``mine`` instead of ``theirs``."""
+    """Returns how many times the control's compute reaches the loss ``mine`` instead of
+    ``theirs``.
+    """
     if mine <= control.E:
         return np.inf
     return float(((theirs - control.E) / (mine - control.E)) ** (1 / control.alpha))

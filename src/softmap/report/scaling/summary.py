@@ -53,7 +53,9 @@ def summary(sweep: Sweep, draws: int = DRAWS) -> dict[str, Any]:
 
 
 def place_of(sweep: Sweep, label: str) -> ComparisonPoint:
-    """Where a variant is compared: the control's largest size and most tokens there."""
+    """Returns the point at which a variant is compared: the control's largest size and most
+    tokens there.
+    """
     theirs, mine = sweep.largest(), sweep.cells[label][-1]
     each = (mine.flops / mine.parameters) / (theirs.flops / theirs.parameters)
     return ComparisonPoint(

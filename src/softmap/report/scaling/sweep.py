@@ -39,7 +39,7 @@ class SizeCell:
 
     @property
     def residuals_RN(self) -> Array:
-        """Of each run, about the mean of all."""
+        """The residuals of each run about the mean of all."""
         means_RN = self.losses_RNW.mean(axis=2)
         return np.asarray(means_RN - means_RN.mean(axis=0))
 
@@ -65,7 +65,7 @@ class Sweep:
         return sum(cell.runs - 1 for cells in self.cells.values() for cell in cells)
 
     def largest(self) -> SizeCell:
-        """Of the control."""
+        """The control's largest size."""
         return self.cells[self.control][-1]
 
 
@@ -89,7 +89,7 @@ def read(directories: Sequence[Path]) -> Sweep:
 
 
 def sweep(runs: Sequence[Run]) -> Sweep:
-    """The same of loaded runs."""
+    """Returns the sweep of runs that are loaded already."""
     control = runs[0].control
     labels = list(dict.fromkeys(label for run in runs for label in run.labels))
     found = {
