@@ -74,7 +74,7 @@ def model_card(
     )
 
 
-def _facts(mine: Candidate, given: Options, bench: Bench) -> list[tuple[str, str]]:
+def _facts(mine: Candidate, given: Options, bench: Workbench) -> list[tuple[str, str]]:
     shape, data, meta = mine.config, bench.recipe.data, bench.corpus.meta
     cut = f", the first {data.max_bytes:,} bytes" if data.max_bytes else ""
     texts = [_public(str(one.data), meta["source"]) for one in data.singly()]
