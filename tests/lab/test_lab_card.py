@@ -34,7 +34,8 @@ def test_it_holds_the_runs_numbers(tiny: Recipe) -> None:
     assert front["tags"] == ["softmap", "diff"] and front["library_name"] == "transformers"
     for said in (
         f"{mine.parameters['total']:,} parameters", "`diff` (arXiv 2410.05258)", "- seed: 7\n",
-        "- text: text.txt, the first 5,000 bytes; 1,234,567 tokens, hash `abc`", "8 windows of 32 tokens",
+        "- text: text.txt, the first 5,000 bytes; 1,234,567 tokens, hash `abc`",
+        "8 windows of 32 tokens",
         "12 steps of 2 sequences of 32 tokens", "adamw, peak 0.003 (recipe), wsd-s",
         "| 64,000 | 2.0000 ± 0.0312 | 1.4427 |", "| 128,000 | 1.3863 | 1.0000 |",
     ):  # fmt: skip
