@@ -77,7 +77,8 @@ def model_card(
 def _facts(mine: Candidate, given: Options, bench: Workbench) -> list[tuple[str, str]]:
     shape, data, meta = mine.config, bench.recipe.data, bench.corpus.meta
     cut = f", the first {data.max_bytes:,} bytes" if data.max_bytes else ""
-    texts = [_public(str(one.data), meta["source"]) for one in data.singly()]
+    own = meta["source"] if isinstance(data.data, str) else "stdlib"
+    texts = [_public(str(one.data), own) for one in data.singly()]
     if len(texts) > 1:
         texts = [f"{text} ({weight})" for text, weight in zip(texts, data.weights, strict=True)]
     return [
