@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import softmap
@@ -64,7 +65,7 @@ def model_card(
         version=softmap.__version__,
         spec=mine.spec,
         paper=f" ({mine.paper})" if mine.paper else "",
-        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, meta)),
+        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, bench)),
         windows=len(bench.windows),
         context=given.context,
         heldout=meta["heldout_tokens"],
@@ -73,11 +74,18 @@ def model_card(
     )
 
 
-def _facts(mine: Candidate, given: Options, meta: dict[str, Any]) -> list[tuple[str, str]]:
-    shape, limit = mine.config, meta["max_bytes"]
-    cut = f", the first {limit:,} bytes" if limit else ""
+def _facts(mine: Candidate, given: Options, bench: Workbench) -> list[tuple[str, str]]:
+    shape, data, meta = mine.config, bench.recipe.data, bench.corpus.meta
+    cut = f", the first {data.max_bytes:,} bytes" if data.max_bytes else ""
+    own = meta["source"] if isinstance(data.data, str) else "stdlib"
+    texts = [_public(str(one.data), own) for one in data.singly()]
+    if len(texts) > 1:
+        texts = [f"{text} ({weight})" for text, weight in zip(texts, data.weights, strict=True)]
     return [
-        ("text", f"{meta['source']}{cut}; {meta['train_tokens']:,} tokens, hash `{meta['hash']}`"),
+        (
+            "text",
+            f"{', '.join(texts)}{cut}; {meta['train_tokens']:,} tokens, hash `{meta['hash']}`",
+        ),
         ("tokenizer", f"`{meta['tokenizer']}`, {meta['vocab_size']:,} tokens"),
         (
             "shape",
@@ -95,6 +103,15 @@ def _facts(mine: Candidate, given: Options, meta: dict[str, Any]) -> list[tuple[
         ),
         ("seed", str(given.seed)),
     ]
+
+
+def _public(data: str, described: str) -> str:
+    """A source for the card: of a path its last name, which says nothing of this machine."""
+    if data == "stdlib":
+        return described
+    if data.startswith("hf:") and not Path(data.removeprefix("hf:")).exists():
+        return data
+    return Path(data).name
 
 
 def _row(budget: dict[str, Any], bytes_per_token: float) -> str:
