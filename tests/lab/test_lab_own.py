@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_what_new_writes_passes(
     monkeypatch.chdir(tmp_path)
     assert main(["new", "my-edit", "--stage", stage]) == 0
     assert capfd.readouterr().out.split() == ["my_edit.py", "test_my_edit.py"]
+    runpy.run_path("test_my_edit.py")  # all that it imports is there
     assert main(["check", "my_edit.py:my-edit", "--only", *CHECKED]) == 0
     assert [line.split() for line in capfd.readouterr().out.splitlines()] == [
         ["pass", name] for name in CHECKED
