@@ -40,9 +40,9 @@ def steps(gpu: str) -> list[Step]:
         return ROOT / "results" / f"{kind}-{gpu}.json"
 
     return [
-        Step("doctor", 150, (*SOFTMAP, "doctor", "--device", "cuda", "--json", str(out("doctor")))),
-        Step("tests", 150, tests),
-        Step("op", 110, (*SOFTMAP, "bench", "op", *VARIANTS, *op, "--seconds", "2",
+        Step("doctor", 135, (*SOFTMAP, "doctor", "--device", "cuda", "--json", str(out("doctor")))),
+        Step("tests", 140, tests),
+        Step("op", 105, (*SOFTMAP, "bench", "op", *VARIANTS, *op, "--seconds", "2",
                          "--device", "cuda", "--out", str(out("op")))),
         Step("step", 90, (*SOFTMAP, "bench", "step", "diff", "diff2", "sas-p", "dcmha",
                           "--set", *step, "--device", "cuda", "--out", str(out("step")))),

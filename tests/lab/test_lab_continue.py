@@ -16,15 +16,30 @@ from softmap.nn import own
 from softmap.variants import code_of, outside
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of one seed, of a recipe that is then thrown away."""
+    folder = tmp_path_factory.mktemp("trained")
+    recipe = write_recipe(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("CI", "1")
+        patch.setattr("softmap.lab.workers.default_jobs", lambda *_: 1)
+        patch.setattr("softmap.lab.compare.measure_speed", lambda *_: None)
+        patch.setattr("softmap.report.build", lambda folder: folder / "report.html")
+        words = ["compare", str(recipe), "--name", "t1", "--steps", "12", "--seed-list", "3"]
+        assert main(words) == 0
+    recipe.unlink()
+    return folder
+
+
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A finished run of one seed, of a recipe that is then thrown away."""
+def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it, from whose parent's parent the command is called."""
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CI", "1")
     monkeypatch.setattr("softmap.report.build", lambda folder: folder / "report.html")
-    recipe = write_recipe(tmp_path)
-    assert main(["compare", str(recipe), "--name", "t1", "--steps", "12", "--seed-list", "3"]) == 0
-    recipe.unlink()
     return Path("runs/t1")
 
 

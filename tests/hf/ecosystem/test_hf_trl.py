@@ -1,4 +1,7 @@
-"""TRL's trainers, one step each, with their defaults unless a line says otherwise."""
+"""TRL's trainers, one step each, with their defaults unless a line says otherwise.
+
+Slow: importing TRL takes as long as all of them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+
+pytestmark = pytest.mark.slow
 
 trl = pytest.importorskip("trl")
 datasets = pytest.importorskip("datasets")
