@@ -14,6 +14,7 @@ from softmap.report import planning
 from softmap.report.answers import Comparison, Question
 from softmap.report.differences import statistics
 from softmap.report.family import Family
+from softmap.report.pooling import PoolingCheck
 
 DRAWS = 1000
 
@@ -89,6 +90,17 @@ def test_with_earlier_runs_two_of_very_unlike_spread_keep_the_promise():
             wrong[n] += any(a.sign for a in answers)
     assert wrong[1] / 400 < 0.05 + 3 * sqrt(0.05 * 0.95 / 400)
     assert wrong[0] > wrong[1]
+
+
+def test_one_run_of_a_variant_that_stays_apart_has_no_interval_and_no_answer() -> None:
+    """Earlier runs say that its final losses spread otherwise; of a loss by position there are
+    none, and until its second run has ended nobody knows how far that spreads."""
+    runs = {"c": [1.0, 1.1, 1.2], "v": [0.5], "w": [1.0, 1.3]}
+    found = Comparison(runs, "c", check=PoolingCheck(None, None, ("v",)))
+    one = found.answer("v")
+    assert one.mean == pytest.approx(-0.6) and one.low is None and one.answer == "unknown"
+    assert found.p("v") is None and found.half_width("v", 2, 3) is None
+    assert found.answer("w").low is not None
 
 
 def test_a_copy_is_no_replicate():

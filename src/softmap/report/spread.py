@@ -100,8 +100,8 @@ class Spreads:
 
     def _weights(self, label: str) -> dict[str, float] | None:
         """The moderated variance of ``label`` as a weighted sum of own variances."""
-        if label in self.apart:
-            return {label: 1.0}
+        if label in self.apart:  # by its final losses; of another number one run may be known
+            return {label: 1.0} if label in self.own else None
         if self.pooled is None:
             return None
         mine = self.df[label] / (self.df[label] + PRIOR)
