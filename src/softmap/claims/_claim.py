@@ -62,13 +62,18 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs of a control and of arms, and a measure of each; subclasses say where it comes from."""
+    """Runs of a control and of arms, and a measure of each; subclasses say where it comes from.
+
+    Attributes:
+        one_model: whether it reads the first model of each variant alone.
+    """
 
     measure: Measure
     arms: tuple[Arm, ...]
     control: str = CONTROL
     base: Base = SMALL
     kind: ClassVar[str]
+    one_model: ClassVar[bool] = False
 
     @property
     def variants(self) -> dict[str, Arm]:
@@ -85,6 +90,15 @@ class Study:
     def models(self) -> dict[str, Arm]:
         """What has to be trained for it, by name."""
         return self.variants
+
+    @property
+    def reads_bases(self) -> bool:
+        """Whether it reads models that are trained on bases."""
+        return True
+
+    def bases(self, arm: Arm) -> tuple[Base, ...]:
+        """Returns the bases on which an arm is trained."""
+        return (arm.base or self.base,)
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,11 @@ class Asked(Suited):
     trained: bool = True
     kind = "asked"
 
+    @property
+    def reads_bases(self) -> bool:
+        """Whether it reads models that are trained on bases."""
+        return self.trained
+
 
 @dataclass(frozen=True)
 class Learned(Suited):
@@ -135,6 +154,11 @@ class Learned(Suited):
     settings: Mapping[str, str] = field(default_factory=dict)
     kind = "learned"
 
+    @property
+    def reads_bases(self) -> bool:
+        """Whether it reads models that are trained on bases."""
+        return False
+
 
 @dataclass(frozen=True)
 class Grafted(Study):
@@ -146,6 +170,7 @@ class Grafted(Study):
     settings: Mapping[str, str] = field(default_factory=dict)
     peaks: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     kind = "grafted"
+    one_model = True
 
     @property
     def models(self) -> dict[str, Arm]:
@@ -163,6 +188,10 @@ class Scaled(Study):
     reads: Literal["parameters", "tokens", "compute"] = "parameters"
     kind = "scaled"
 
+    def bases(self, arm: Arm) -> tuple[Base, ...]:
+        """Returns the bases on which an arm is trained."""
+        return self.sizes
+
 
 @dataclass(frozen=True)
 class Timed(Study):
@@ -171,6 +200,11 @@ class Timed(Study):
 
     what: Literal["step", "decode"] = "step"
     kind = "timed"
+
+    @property
+    def reads_bases(self) -> bool:
+        """Whether it reads models that are trained on bases."""
+        return False
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def _laid(**fields: object) -> Callable[[Job], Job]:
 
 
 def _ranks(ranks: int) -> Callable[[Job], Job]:
-    """Yields more ranks; where there was one, they share the parameters."""
+    """Returns a change to more ranks, which share the parameters where there was one."""
 
     def of(job: Job) -> Job:
         layout = replace(job.layout, shard="all") if job.ranks == 1 else job.layout

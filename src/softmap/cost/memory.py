@@ -43,12 +43,12 @@ class Memory:
 
 
 def memory(job: Job) -> Memory:
-    """Of the worst moment."""
+    """Returns the memory of a rank at the worst moment of a step."""
     return max(moments(job), key=lambda one: one.total)
 
 
 def moments(job: Job) -> list[Memory]:
-    """Of each that may be the worst."""
+    """Returns the memory at each moment that may be the worst."""
     size, tokens = job.sizes, job.micro * job.own
     block = pieces.block(job.config, job.precision, job.layout.activations)
     head = pieces.head(job.config, job.precision)

@@ -62,17 +62,17 @@ class Keys(NamedTuple):
 
 
 def block(config: ModelConfig, precision: str, activations: str) -> Counted:
-    """Of the last block; ``activations`` as ``parallel.activations``."""
+    """Returns what the last block keeps and needs; ``activations`` as ``parallel.activations``."""
     return _block(Key(config), precision, activations)
 
 
 def head(config: ModelConfig, precision: str) -> Counted:
-    """Of the head and the loss: from normed states to the mean loss, and back."""
+    """Returns what the head and the loss keep and need, from normed states to the mean loss."""
     return _head(config.hidden_size, config.vocab_size, precision)
 
 
 def keys(config: ModelConfig, precision: str) -> Keys:
-    """Of one token, over one layer."""
+    """Returns the bytes of one token in one layer that ranks sharing a sequence exchange."""
     return _keys(Key(config), precision)
 
 

@@ -66,10 +66,7 @@ def parts(
         return [_conditions(study, suite["cells"], seeds, diverged)]
     found = []
     for what, cell in _cells(study, suite["cells"]):
-        values = {
-            name: {seeds[name][_number(run)]: one["mean"] for run, one in mine["runs"].items()}
-            for name, mine in cell["models"].items()
-        }
+        values = _values(cell, seeds)
         rows = differences(study, values, diverged, what if study.at == "each" else "")
         found.append(Part(study.measure, values, rows, diverged, what))
     if found:
@@ -89,13 +86,17 @@ def _conditions(
     for cell in cells:
         if cell["measure"] == study.reads and study.within in (cell["at"] or {}):
             name = f"{study.within} {cell['at'][study.within]}"
-            for model, found in cell["models"].items():
-                runs = {
-                    seeds[model][_number(run)]: one["mean"] for run, one in found["runs"].items()
-                }
-                values[name] = runs
+            (values[name],) = _values(cell, seeds).values()
     wanted = {name: values[name] for name in study.variants if name in values}
     return Part(study.measure, wanted, differences(study, wanted), diverged)
+
+
+def _values(cell: Cell, seeds: Mapping[str, list[int]]) -> dict[str, dict[int, float]]:
+    """The numbers of a cell, by model and seed."""
+    return {
+        name: {seeds[name][_number(run)]: one["mean"] for run, one in found["runs"].items()}
+        for name, found in cell["models"].items()
+    }
 
 
 def _cells(study: Suited, cells: list[Cell]) -> list[tuple[str, Cell]]:

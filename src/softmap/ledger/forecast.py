@@ -50,7 +50,7 @@ Told = tuple[str, int, float]
 def _bases(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
     wanted: dict[str, tuple[Base, dict[str, int]]] = {}
     for study in studies:
-        if not isinstance(study, Learned | Timed) and getattr(study, "trained", True):
+        if study.reads_bases:
             for base, runs in needed(study, place):
                 _, most = wanted.setdefault(base.name, (base, {}))
                 most |= {name: max(n, most.get(name, 0)) for name, n in runs.items()}

@@ -50,14 +50,14 @@ def _row(study: Scaled, arm: Arm, limits: Limits | None, swept: Sweep) -> ArmRow
     the two-sided interval too, which is the wider one."""
     cells = [swept.cells.get(name, []) for name in (arm.name, study.control)]
     runs = tuple(min((cell.runs for cell in mine), default=0) for mine in cells)
-    margin = study.measure.margin
-    if limits is None:
-        return ArmRow(arm.name, study.control, arm.expects, None, None, None, None, None,
-                   (runs[0], runs[1]), margin, zero=1.0)  # fmt: skip
-    ends = {name: math.inf if end is None else end for name, end in limits.items()}
+    ends: dict[str, float | None] = dict.fromkeys(("value", "low", "high"))
+    if limits is not None:
+        ends = {name: math.inf if end is None else end for name, end in limits.items()}
     low, high = ends["low"], ends["high"]
-    return ArmRow(arm.name, study.control, arm.expects, ends["value"], low, high, low, high,
-               (runs[0], runs[1]), margin, zero=1.0)  # fmt: skip
+    return ArmRow(
+        arm.name, study.control, arm.expects, ends["value"], low, high, low, high,
+        (runs[0], runs[1]), study.measure.margin, zero=1.0,
+    )  # fmt: skip
 
 
 def _losses(swept: Sweep) -> Values:

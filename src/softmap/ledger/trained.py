@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from softmap.claims._bases import Base
-from softmap.claims._claim import Grafted, Scaled, Study, Trained
+from softmap.claims._claim import Study, Trained
 from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values, differences
 from softmap.ledger.place import Workspace
@@ -28,8 +28,8 @@ def needed(study: Study, place: Workspace) -> list[tuple[Base, dict[str, int]]]:
     """The bases that the study takes, with how many runs of each variant."""
     bases: dict[str, tuple[Base, dict[str, int]]] = {}
     for name, arm in study.models.items():
-        wanted = 1 if isinstance(study, Grafted) else place.runs(name in study.references)
-        for base in study.sizes if isinstance(study, Scaled) else (arm.base or study.base,):
+        wanted = 1 if study.one_model else place.runs(name in study.references)
+        for base in study.bases(arm):
             _, runs = bases.setdefault(base.name, (base, {}))
             runs[arm.variant] = max(wanted, runs.get(arm.variant, 0))
     return list(bases.values())
