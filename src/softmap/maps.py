@@ -199,6 +199,7 @@ class Edit(nn.Module):
         q: Tensor | None = None,
         k: Tensor | None = None,
         of: str = "both",
+        layer: dict[str, Tensor] | None = None,
     ) -> Tensors:
         """Returns all tensors that the edit declares for the tokens of x, before any slicing.
 
@@ -212,10 +213,11 @@ class Edit(nn.Module):
             k: (B, G, S, d) keys. Each of the three may be None if the edit does not use it.
             of: ``"query"`` or ``"key"`` for the tensors of these alone (and the layer's): in
                 cross-attention each has its own x.
+            layer: the layer's tensors, where they are there from an earlier call.
 
         Raises ``ValueError`` if an input is missing, and for two tensors of the same name.
         """
-        layer, query, key = self.layer_tensors(), {}, {}
+        query, key = {}, {}
         if of != "key":
             query = self._made("query_tensors", x)
             if q is not None:
@@ -225,9 +227,11 @@ class Edit(nn.Module):
             want = "x=(B, T, D)" if of == "both" else "key_x=(B, S, D)"
             key = self._made("key_tensors", x, want)
             key = _joined(self, key, self._made("tensors_of_k", k))
+        if layer is None:
+            layer = outliving(self, self.layer_tensors())
         made = Tensors(layer, query, key)
         check_names(self, made)
-        return made._replace(layer=outliving(self, layer))
+        return made
 
     def _made(
         self, name: str, given: Tensor | None, want: str = "x=(B, T, D)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from softmap.backbone import Backbone, check_size
@@ -19,6 +20,7 @@ from softmap.nn.share import Share, shared_attention
 from softmap.nn.tokens import Tokens, taken
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
+from softmap.ops.native import tokens as few
 from softmap.variants import load, sized
 
 
@@ -152,7 +154,7 @@ class Attention(nn.Module):
             why = "is of rows that see no later token: expected None with causal=False"
             check_none(why, cache=cache, share=positions.share)
         q, k, v = self.project(x, positions)
-        tokens = Tokens(q, k, v, [e(x, q, k) for e in self._edits])
+        tokens = Tokens(q, k, v, self._tensors(x, q, k, cache))
         if positions.share is not None:
             return self._projected(self._shared(positions.share, tokens, positions))
         tokens, at, rows, running = self._held(tokens, positions, cache)
@@ -168,6 +170,23 @@ class Attention(nn.Module):
         o = attention(q, k, v, self._edits, impl=self.impl, running=running, **where)
         o = o if rows is None else taken(o, rows.argsort(1), 2)
         return self._projected(o[:, :, -T:])
+
+    def _tensors(self, x: Tensor, q: Tensor, k: Tensor, cache: LayerCache | None) -> list[Tensors]:
+        """Returns the edits' tensors for the tokens of x.
+
+        While nothing is trained, a cache keeps those of the layer: they belong to the weights that
+        its keys come from, and would otherwise be computed for every token.
+        """
+        if cache is None or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return [e(x, q, k) for e in self._edits]
+        made = []
+        for e in self._edits:
+            layer = cache.layer.get(e)
+            own = None if layer is None else few.tensors(e, x)
+            t = e(x, q, k, layer=layer) if layer is None or own is None else Tensors(layer, *own)
+            cache.layer[e] = t.layer
+            made.append(t)
+        return made
 
     def _context(
         self, x: Tensor, context: Tensor | Context, mask: Tensor | None, at: Positions | None

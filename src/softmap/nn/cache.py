@@ -81,9 +81,9 @@ class LayerCache:
     """A layer's cache, which grows with the tokens or keeps the last ``window - 1`` of a local
     layer.
 
-    It holds k (B, G, S, d), v (B, G', S, d') and, for each edit, {name: (B, S, ...)}. If edits have
-    a halo it also holds the last rows' queries; if they need the mean of the values (Shaped), the
-    running sum (B, G', d') in float32 and the count (B, 1).
+    It holds k (B, G, S, d), v (B, G', S, d') and, for each edit, {name: (B, S, ...)} and its layer
+    tensors. If edits have a halo it also holds the last rows' queries; if they need the mean of the
+    values (Shaped), the running sum (B, G', d') in float32 and the count (B, 1).
     """
 
     def __init__(self, edits: Iterable[Any], window: int | None = None) -> None:
@@ -96,6 +96,7 @@ class LayerCache:
         self.k: Tensor | None = None
         self.v: Tensor | None = None
         self.key: list[dict[str, Tensor]] = []
+        self.layer: dict[Any, dict[str, Tensor]] = {}  # by edit
         self.tail: tuple[Tensor, list[dict[str, Tensor]]] | None = None
         self.running: tuple[Tensor, Tensor] | None = None
         self._rooms: defaultdict[str, _Growing] = defaultdict(partial(_Growing, 1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
-from softmap.maps import Band, Edit, Rows, Tensors, chain, compute_dtype, make_band
+from softmap.maps import STAGES, Band, Edit, Rows, Tensors, chain, compute_dtype, make_band
 from softmap.ops.documents import can_look
 from softmap.ops.heads import Heads, combine, per_map, scores
 from softmap.ops.memory import is_out_of_memory
@@ -71,6 +71,12 @@ class Call:
     starts: Tensor | None = None
     ends: Tensor | None = None
     causal: bool = True
+    _chains: dict[str, list[tuple[int, Edit]]] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Asked for dozens of times a call, which a step of decoding would notice.
+        chains = {stage: chain(self.edits, stage) for stage in STAGES}
+        object.__setattr__(self, "_chains", chains)
 
     @property
     def queries(self) -> int:
@@ -86,6 +92,10 @@ class Call:
     def offset(self) -> int:
         """The index of the first query among the keys."""
         return self.keys - self.queries if self.causal else 0
+
+    def chain(self, stage: str) -> list[tuple[int, Edit]]:
+        """Returns the edits of one stage, each with its index among all, in order."""
+        return self._chains[stage]
 
     @property
     def own_keys(self) -> bool:
@@ -106,7 +116,7 @@ class Call:
         """The number of columns beyond the diagonal that scores edits read; 0 if not causal."""
         if not self.causal:
             return 0
-        return max([0, *(e.pad for _, e in chain(self.edits, "scores"))])  # no default=: dynamo
+        return max([0, *(e.pad for _, e in self.chain("scores"))])  # no default=: dynamo
 
     @property
     def batch(self) -> int:
@@ -258,7 +268,8 @@ def of_batch(t: Tensor, span: Span) -> Tensor:
 
 def exact(device: torch.device) -> AbstractContextManager[Any]:
     """Returns a context in which autocast is off, so that operations keep their tensors' dtype."""
-    if device.type == "meta":  # which has no autocast
+    # "meta" has no autocast, and a context costs as much as several operators.
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 
@@ -371,7 +382,7 @@ def edited_map(
     if not hidden:
         s = s + region.hidden(s.dtype) if add else torch.where(region.shown, s, -torch.inf)
     w = _weights(call, tensors, s, region, add)
-    for n, edit in chain(call.edits, "weights"):
+    for n, edit in call.chain("weights"):
         w = applied(edit, edit.edit, w, region.band(), bag(tensors[n]))
         w = w if edit.keeps_zeros else region.band().zero(w)
     return w[:, :, lead:] if lead else w
@@ -381,7 +392,7 @@ def _weights(
     call: Call, tensors: Sequence[Tensors], s: Tensor, region: Region, add: bool
 ) -> Tensor:
     """Returns the softmax or the normaliser's weights of masked scores; empty rows are zero."""
-    for n, edit in chain(call.edits, "normaliser"):
+    for n, edit in call.chain("normaliser"):
         nothing = s.amax(-1, keepdim=True) == -torch.inf
         s = torch.where(nothing, 0.0, s)
         w = region.band().zero(applied(edit, edit.edit, s, region.band(), bag(tensors[n])))
@@ -425,7 +436,7 @@ def _speaks(error: Exception) -> bool:
 
 def edited_scores(call: Call, tensors: Sequence[Tensors], s: Tensor, region: Region) -> Tensor:
     """Returns a band's scores after the scores edits, which see ``pad`` more columns on the way."""
-    edits = chain(call.edits, "scores")
+    edits = call.chain("scores")
     if not edits:
         return s
     width, pad = s.shape[-1], call.pad

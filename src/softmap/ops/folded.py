@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from softmap.maps import Edit, chain, compute_dtype
+from softmap.maps import Edit, compute_dtype
 from softmap.ops import flash
 from softmap.ops.call import Call, Span, applied, bag, band_of
 from softmap.ops.heads import per_map
@@ -47,7 +47,7 @@ def has_form(edit: Edit) -> bool:
 
 def needs_lse(call: Call) -> bool:
     """Whether the log-sum-exp of the rows is needed beside their output."""
-    return call.needs_lse or bool(chain(call.edits, "normaliser"))
+    return call.needs_lse or bool(call.chain("normaliser"))
 
 
 def run(call: Call) -> Tensor:
@@ -61,7 +61,7 @@ def run_with_lse(call: Call) -> tuple[Tensor, Tensor | None]:
 
 
 def _run(call: Call, wants_lse: bool) -> tuple[Tensor, Tensor | None]:
-    q = scaled_query(call, chain(call.edits, "scores"))
+    q = scaled_query(call, call.chain("scores"))
     o, lse = _plain(call, q, wants_lse)
     return finish(call, o, lse), lse
 
@@ -70,7 +70,7 @@ def plain(call: Call) -> Tensor:
     """Returns the attention of every map (B, H, T, d'), with edited queries and before the
     edits of the weights.
     """
-    return _plain(call, scaled_query(call, chain(call.edits, "scores")), False)[0]
+    return _plain(call, scaled_query(call, call.chain("scores")), False)[0]
 
 
 def scaled_query(call: Call, edits: list[tuple[int, Edit]]) -> Tensor:
@@ -85,7 +85,7 @@ def finish(call: Call, o: Tensor, lse: Tensor | None = None) -> Tensor:
     """Returns the plain output (B, H, T, d') of each map after the closed forms of normaliser
     and weights edits; ``lse`` (B, H, T) is the log-sum-exp of its rows.
     """
-    normaliser, edits = chain(call.edits, "normaliser"), chain(call.edits, "weights")
+    normaliser, edits = call.chain("normaliser"), call.chain("weights")
     if not normaliser and not edits:
         return o
     o = o.to(compute_dtype(o))

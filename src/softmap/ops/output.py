@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import Band, Edit, Tensors, chain
+from softmap.maps import Band, Edit, Tensors
 from softmap.ops.call import Call, applied, bag, cut, run_span
 from softmap.ops.heads import Heads
 
@@ -54,7 +54,7 @@ def apply_output(
     own = getattr(backend, "output", None)
     if lse is None and call.needs_lse:
         lse = log_sum_exp(dense, call)
-    for n, edit in chain(call.edits, "output"):
+    for n, edit in call.chain("output"):
         t = bag(call.tensors[n]._replace(key={}))
         done = None if own is None else own(edit, o, t)
         o = applied(edit, edit.edit, o, call.rows_for(o.shape[1], lse), t) if done is None else done

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from softmap.maps import Band, Edit, chain
+from softmap.maps import Band, Edit
 from softmap.ops import reference
 from softmap.ops.call import Call, bag, band_of, pad_keys
 from softmap.ops.heads import combine, scores
@@ -118,20 +118,20 @@ def eager(call: Call) -> Tensor:
     s = scores(call.q, call.k, call.heads, call.scale).to(call.q.dtype)
     s = pad(s, (0, extra))
     wide = band_of(call, span, extra)
-    for n, edit in chain(call.edits, "scores"):
+    for n, edit in call.chain("scores"):
         s = edit.edit(s, wide, bag(pad_keys(call.tensors[n], extra))).to(call.q.dtype)
     band = band_of(call, span)
     m = s[..., : call.keys].masked_fill(~band.visible, -torch.inf)
     m = _normalised(m, call, band)
     if call.valid is not None:  # a row that sees nothing
         m = band.zero(m)
-    for n, edit in chain(call.edits, "weights"):
+    for n, edit in call.chain("weights"):
         m = band.zero(edit.edit(m, band, bag(call.tensors[n]))).to(call.q.dtype)
     return combine(m, call.v, call.heads)
 
 
 def _normalised(m: Tensor, call: Call, band: Band) -> Tensor:
-    for n, edit in chain(call.edits, "normaliser"):
+    for n, edit in call.chain("normaliser"):
         return band.zero(edit.edit(m, band, bag(call.tensors[n]))).to(call.q.dtype)
     return m.softmax(-1)
 

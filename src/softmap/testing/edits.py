@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from softmap.maps import Band, Edit, Rows, Tensors, chain
+from softmap.maps import Band, Edit, Rows, Tensors
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
 from softmap.ops.call import Call, band_of, pad_keys
@@ -192,21 +192,21 @@ def _probes(call: Call) -> Iterator[_Probe]:
     span = call.span(0, call.queries)._replace(first=0)
     band, wide = band_of(call, span), band_of(call, span, call.pad)
     m = torch.nn.functional.pad(scores(call.q, call.k, call.heads, call.scale), (0, call.pad))
-    for n, edit in chain(call.edits, "scores"):
+    for n, edit in call.chain("scores"):
         yield (probe := _Probe(edit, m, wide, pad_keys(call.tensors[n], call.pad)))
         m = probe.out
     m = m[..., : call.keys].masked_fill(~band.visible, -torch.inf)
     lse = m.logsumexp(-1)
-    normaliser = chain(call.edits, "normaliser")
+    normaliser = call.chain("normaliser")
     for n, edit in normaliser:
         yield (probe := _Probe(edit, m, band, call.tensors[n]))
         m = band.zero(probe.out)
     m = m if normaliser else m.softmax(-1)
-    for n, edit in chain(call.edits, "weights"):
+    for n, edit in call.chain("weights"):
         yield (probe := _Probe(edit, m, band, call.tensors[n]))
         m = band.zero(probe.out)
     o = combine(m, call.v, call.heads)
-    for n, edit in chain(call.edits, "output"):
+    for n, edit in call.chain("output"):
         rows = call.rows_for(o.shape[1], lse)
         yield (probe := _Probe(edit, o, rows, call.tensors[n]._replace(key={})))
         o = probe.out

@@ -36,6 +36,8 @@ class Factors(nn.Module):
     Returns low (B, T, 2, R, H) or None and gate (B, T, H) or None.
     """
 
+    eps = 1e-6  #: of the norm over heads
+
     def __init__(self, dim: int, heads: int, rank: int, low_rank: bool, gates: bool) -> None:
         super().__init__()
         hidden = 2 * rank * heads
@@ -55,7 +57,7 @@ class Factors(nn.Module):
             hidden = F.gelu(x @ self.w1)
             low = (hidden @ self.w2.flatten(1)).view(*x.shape[:-1], *self.w2.shape[1:])
             first, second = low.narrow(-2, 0, self.rank), low.narrow(-2, self.rank, self.rank)
-            out |= {"1": F.rms_norm(first, first.shape[-1:], eps=1e-6), "2": second}
+            out |= {"1": F.rms_norm(first, first.shape[-1:], eps=self.eps), "2": second}
         if hasattr(self, "wg"):
             out["g"] = torch.tanh(x @ self.wg)
         return out

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softmap.maps import Edit, chain
+from softmap.maps import Edit
 from softmap.ops.call import Call
 from softmap.ops.folded import finish, scaled_query
 from softmap.ops.native import build, limits, operator, plain
@@ -34,7 +34,7 @@ def _only_shaped(call: Call) -> bool:
     the output. (A subtraction of pairs has such a form too, but halves the products with the
     values when it is made on the map.)
     """
-    edits = chain(call.edits, "weights")
+    edits = call.chain("weights")
     return len(edits) == 1 and edits[0][1].kernel == "shaped"
 
 
@@ -54,13 +54,13 @@ def _run(call: Call) -> tuple[Tensor, Tensor]:
     build.ready()
     limits.insist(call)
     q, (first, last) = scaled_query(call, limits.folded_edits(call)), visible_range(call)
-    if chain(call.edits, "normaliser"):
+    if call.chain("normaliser"):
         o, statistics = _attend(call, q, ("scores",), first, last)
         return finish(call, o, operator.log_sum_exp(statistics)), statistics
     if not _only_shaped(call):
         return _attend(call, q, ("scores", "weights"), first, last)
     o, statistics = _attend(call, q, ("scores",), first, last)
-    t = call.tensors[chain(call.edits, "weights")[0][0]].layer
+    t = call.tensors[call.chain("weights")[0][0]].layer
     gamma = t.get("gamma", o.new_empty(0))
     o = torch.ops.softmap_native.shaped_forward(
         o, call.v, t["alpha"], t["beta"], gamma, first, last

@@ -13,7 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from softmap.errors import SoftmapError
 from softmap.ops.native import operator, store
 
 SOURCES = Path(__file__).parent / "csrc"
+_UNITS = ("bindings", "double")  # compiled side by side
 # PyTorch's portable vectors take the width that they are compiled for.
 _VECTORS = {
     "AVX512": ["-mavx512f", "-mavx512dq", "-mavx512vl", "-mavx512bw", "-mfma"],
@@ -90,8 +93,17 @@ def compiler() -> list[str]:
 def _compile(command: list[str], to: Path) -> None:
     at = store.folder()
     print(f"softmap: compiling native code once into {at} ...", file=sys.stderr, flush=True)
-    whole = [*command, str(SOURCES / "bindings.cpp"), "-o", str(to), *_libraries()]
-    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(_UNITS)) as pool:
+        objects = [str(Path(folder, f"{unit}.o")) for unit in _UNITS]
+        sources = [str(SOURCES / f"{unit}.cpp") for unit in _UNITS]
+        each = ([*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True))
+        list(pool.map(_run, each))
+        _run([*command, "-shared", *objects, "-o", str(to), *_libraries()])
+
+
+def _run(command: list[str]) -> None:
+    """Run the compiler; raises ``ValueError`` with its first error."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if "error" in line]
         why = (lines or done.stderr.splitlines() or [f"exit code {done.returncode}"])[0]
@@ -104,7 +116,7 @@ def flags() -> list[str]:
     vectors = _VECTORS.get(capability, [])
     name = capability if vectors else "DEFAULT"
     return [
-        "-O3", "-std=c++20", "-shared", "-fPIC", "-fopenmp", "-w",
+        "-O3", "-std=c++20", "-fPIC", "-fopenmp", "-w",
         *vectors, f"-DCPU_CAPABILITY={name}", f"-DCPU_CAPABILITY_{name}",
         f"-I{_torch() / 'include'}", f"-I{_torch() / 'include/torch/csrc/api/include'}",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from itertools import takewhile
 import torch
 from torch import Tensor
 
-from softmap.maps import Edit, chain
+from softmap.maps import Edit
 from softmap.ops.call import Call
 from softmap.ops.folded import has_form
 from softmap.ops.native import shapes
@@ -28,15 +28,15 @@ _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 def folded_edits(call: Call) -> list[tuple[int, Edit]]:
     """Returns the scores edits before all kernels that are a change of the query."""
     folds = lambda at: at[1].kernel is None and has_form(at[1])  # noqa: E731
-    return list(takewhile(folds, chain(call.edits, "scores")))
+    return list(takewhile(folds, call.chain("scores")))
 
 
 def kernel_edits(call: Call) -> list[tuple[int, Edit]]:
     """Returns the edits of the map that kernels have to run. Weights edits after a normaliser
     have to follow the output by their closed forms.
     """
-    scores = chain(call.edits, "scores")[len(folded_edits(call)) :]
-    return scores if chain(call.edits, "normaliser") else scores + chain(call.edits, "weights")
+    scores = call.chain("scores")[len(folded_edits(call)) :]
+    return scores if call.chain("normaliser") else scores + call.chain("weights")
 
 
 def unsupported(call: Call) -> str | None:
@@ -45,7 +45,8 @@ def unsupported(call: Call) -> str | None:
         return f"it runs on the CPU, found tensors on {call.q.device}"
     if call.q.dtype not in _DTYPES:
         return f"it takes float16, bfloat16, float32 and float64, found {call.q.dtype}"
-    for _, edit in kernel_edits(call):
+    edits = kernel_edits(call)
+    for _, edit in edits:
         if edit.kernel not in KERNELS:
             return f"{type(edit).__name__} has no native kernel"
         if edit.stage == "scores" and edit.kernel in ("shaped", "subtract_pairs"):
@@ -54,28 +55,28 @@ def unsupported(call: Call) -> str | None:
             return f"{type(edit).__name__} has native kernels up to rank {MAX_RANK}"
         if edit.kernel in CAUSAL and not call.causal:
             return f"{type(edit).__name__} has a native kernel for causal attention alone"
-    return formless(call) or _misshapen(call)
+    return formless(call) or _misshapen(call, edits)
 
 
 def formless(call: Call) -> str | None:
     """Returns what keeps a normaliser, or what follows it, from being a change of the output,
     or None.
     """
-    for _, edit in chain(call.edits, "normaliser"):
+    for _, edit in call.chain("normaliser"):
         if not has_form(edit):
             return f"{type(edit).__name__} stands in place of the softmax and has no native kernel"
-        for _, after in chain(call.edits, "weights"):
+        for _, after in call.chain("weights"):
             if not has_form(after):
                 needs = f"no closed form, which it needs after {type(edit).__name__}"
                 return f"{type(after).__name__} has {needs}"
     return None
 
 
-def _misshapen(call: Call) -> str | None:
+def _misshapen(call: Call, edits: list[tuple[int, Edit]]) -> str | None:
     if torch.compiler.is_compiling():  # of layers, whose edits make their own
         return None
     maps = call.heads.maps
-    for n, edit in kernel_edits(call):
+    for n, edit in edits:
         why = shapes.wrong(str(edit.kernel), call.tensors[n], maps)
         if why is not None:
             return f"{type(edit).__name__}: {why}"
@@ -111,7 +112,7 @@ def conditions(call: Call) -> Iterator[tuple[Tensor, str]]:
 
 
 def _by_distance(call: Call) -> bool:
-    return any((e.kernel or "").split("+")[-1] in BY_DISTANCE for _, e in kernel_edits(call))
+    return any(e.kernel is not None and e.kernel.split("+")[-1] in BY_DISTANCE for e in call.edits)
 
 
 def _counted(call: Call) -> Tensor:

@@ -36,6 +36,7 @@ def register() -> None:
     torch.library.register_autograd(
         f"{library}::rms_norm_backward", _no_second, setup_context=_nothing
     )
+    torch.library.register_fake(f"{library}::token_factors", _fake_token_factors)
 
 
 def _fake_forward(q: Any, k: Any, v: Any, tensors: Any, plan: str, *rest: Any) -> Any:
@@ -132,3 +133,9 @@ def _rms_norm_backward(ctx: Any, grad: Tensor | None, _: Tensor) -> tuple[Any, .
         return None, None, None
     dx, dw = torch.ops.softmap_native.rms_norm_backward(grad, *ctx.saved_tensors)
     return dx, dw, None
+
+
+def _fake_token_factors(x: Any, w1: Any, w2: Any, gate: Any, eps: float) -> Any:
+    rank, heads = w2.shape[1] // 2, w2.shape[2]
+    low = x.new_empty(*x.shape[:-1], rank, heads)
+    return low, torch.empty_like(low), x.new_empty(*x.shape[:-1], heads)

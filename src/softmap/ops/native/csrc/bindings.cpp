@@ -1,46 +1,11 @@
 // The operators softmap::native_forward and softmap::native_backward.
 #include <torch/library.h>
 
-#include "backward.h"
-#include "forward.h"
-#include "rms_norm.h"
-#include "shaped_output.h"
+#include "operators.h"
 
 namespace softmap {
 
-template <typename T>
-std::tuple<Tensor, Tensor> forward(const Arguments& a) {
-  Problem<T> problem(a, /*with_grad=*/false);
-  Forward<T> run(problem);
-  run.run();
-  return {run.out, run.statistics};
-}
-
-// Gradients of q, k, v and of every tensor, in the caller's order and dtypes.
-template <typename T>
-std::vector<Tensor> backward(const Arguments& a, const Tensor& grad,
-                             const std::optional<Tensor>& lse_grad, const Tensor& statistics) {
-  Problem<T> problem(a, /*with_grad=*/true);
-  const auto of_lse = lse_grad ? lse_grad->unsqueeze(3).contiguous() : Tensor();
-  Backward<T> run(problem, grad, statistics, of_lse);
-  run.run();
-  const auto& schedule = problem.schedule;
-  std::vector<Tensor> grads{run.dq, schedule.reduce(run.dk), schedule.reduce(run.dv)};
-  size_t edit = 0;
-  for (const auto* edits : {&problem.scores, &problem.weights}) {
-    for (const auto& e : *edits) {
-      const auto bag = e->gradients(schedule);
-      for (const auto& name : problem.names[edit++]) grads.push_back(bag.at(name));
-    }
-  }
-  const auto to = [](Tensor& g, const Tensor& like) { g = converted(g, like.scalar_type()); };
-  to(grads[0], a.q), to(grads[1], a.k), to(grads[2], a.v);
-  for (size_t n = 0; n < a.tensors.size(); ++n) {
-    const auto g = converted(grads[n + 3], a.tensors[n].scalar_type());
-    grads[n + 3] = g.reshape(a.tensors[n].sizes()).contiguous();
-  }
-  return grads;
-}
+SOFTMAP_OPERATORS(extern, double)  // in double.cpp
 
 Arguments gather(const Tensor& q, const Tensor& k, const Tensor& v, at::TensorList tensors,
                  const std::string& edits, at::IntArrayRef key_of_map, double scale,
@@ -101,6 +66,15 @@ std::tuple<Tensor, Tensor> rms_norm_backward(const Tensor& grad, const Tensor& i
   return {dx, converted(dw, weight.scalar_type())};
 }
 
+std::tuple<Tensor, Tensor, Tensor> token_factors(const Tensor& x, const Tensor& w1,
+                                                 const Tensor& w2, const Tensor& gate, double eps) {
+  auto [down, up, g] = x.scalar_type() == at::kDouble
+                           ? TokenFactors<double>(x, w1, w2, gate).run(eps)
+                           : TokenFactors<float>(x, w1, w2, gate).run(eps);
+  const auto dtype = x.scalar_type();
+  return {converted(down, dtype), converted(up, dtype), converted(g, dtype)};
+}
+
 }  // namespace softmap
 
 TORCH_LIBRARY(softmap_native, m) {
@@ -119,6 +93,9 @@ TORCH_LIBRARY(softmap_native, m) {
       "Tensor first, Tensor last) -> Tensor[]");
   m.def("rms_norm(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)");
   m.def("rms_norm_backward(Tensor grad, Tensor inverse, Tensor x, Tensor weight) -> (Tensor, Tensor)");
+  m.def(
+      "token_factors(Tensor x, Tensor w1, Tensor w2, Tensor gate, float eps) "
+      "-> (Tensor, Tensor, Tensor)");
 }
 
 TORCH_LIBRARY_IMPL(softmap_native, CPU, m) {
@@ -128,4 +105,5 @@ TORCH_LIBRARY_IMPL(softmap_native, CPU, m) {
   m.impl("shaped_backward", &softmap::shaped_backward);
   m.impl("rms_norm", &softmap::rms_norm);
   m.impl("rms_norm_backward", &softmap::rms_norm_backward);
+  m.impl("token_factors", &softmap::token_factors);
 }

@@ -30,14 +30,15 @@ struct DistanceBias : Bias<T> {
       : slope(setup[slope_name].to(dtype_of<T>)), keys(setup.keys) {
     if (!scale_name.empty()) scale = setup[scale_name].to(dtype_of<T>);
     stride = keys + 2 * LANES<T>;
-    const auto values = at::constant_pad_nd(-slope.unsqueeze(1) * kernel(), {0, stride - keys});
+    const auto values = at::constant_pad_nd(slope.neg().unsqueeze(1).mul(kernel()), {0, stride - keys});
     table = LayerTensor<T>(values, *setup.schedule, setup.with_grad);
   }
 
   // (S,) distances, from the longest.
   Tensor distance() const { return at::arange(keys - 1, -1, -1, slope.options()); }
+  Tensor scaled() const { return scale.unsqueeze(1).mul(distance()); }
   Tensor kernel() const {
-    return scale.defined() ? at::log1p(scale.unsqueeze(1) * distance())
+    return scale.defined() ? scaled().log1p()
                            : distance().expand({slope.size(0), keys});
   }
   // Where the tile's column 0 lies in the table of head h.
@@ -63,14 +64,14 @@ struct DistanceBias : Bias<T> {
 
   void add_gradients(Bag& bag, const std::string& prefix) const override {
     const auto sums = table.take_grad().narrow(1, 0, keys);
-    const auto by_slope = -(sums * kernel()).sum(1);
+    const auto by_slope = sums.mul(kernel()).sum(1).neg();
     if (!scale.defined()) {
       bag[prefix + "slopes"] = by_slope;
       return;
     }
     bag[prefix + "p"] = by_slope;
-    const auto inner = distance() / (1 + scale.unsqueeze(1) * distance());
-    bag[prefix + "a"] = -slope * (sums * inner).sum(1);
+    const auto inner = distance().div(scaled().add(1));
+    bag[prefix + "a"] = sums.mul(inner).sum(1).mul(slope).neg();
   }
 };
 

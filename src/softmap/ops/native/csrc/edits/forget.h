@@ -16,7 +16,7 @@ struct Forget : Edit<T> {
   explicit Forget(const Setup<T>& setup) : heads(setup.heads), keys(setup.keys) {
     const auto given = setup["log_f"].to(at::kDouble).transpose(1, 2);  // (B, H, S)
     const auto place = at::arange(keys, setup.first.options());
-    const auto seen = place >= at::amin(setup.first, {1}, true);
+    const auto seen = place.ge(at::amin(setup.first, {1}, true));
     const auto log_f = at::where(seen.unsqueeze(1), given, at::zeros({}, given.options()));
     sums = log_f.cumsum(2).contiguous();
     if (setup.with_grad) {
