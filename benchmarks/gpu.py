@@ -1,7 +1,7 @@
 """All that a GPU can tell of softmap in ten minutes: ``make gpu``.
 
 The doctor, the tests of the Triton kernels, and the bench, each in a process of its own with a
-limit of time; results go to results/, named after the GPU, where docs/performance.md reads them.
+limit of time; results go to results/, named after the GPU.
 The exit status is 1 where a step failed, 2 where there is no GPU.
 """
 
