@@ -39,14 +39,11 @@ def skipped(call: Call) -> str | None:
 
 def run(call: Call) -> Tensor:
     """Attention (B, H', T, d') with every gradient."""
-    from softmap.ops.triton import closed
-    from softmap.ops.triton.template import run as run_template
+    from softmap.ops.triton import closed, operator, score_conv
 
     if _convolves(call):
-        from softmap.ops.triton import score_conv
-
         return score_conv.run(call)
-    return closed.run(call) if closed.takes(call) else run_template(call)
+    return closed.run(call) if closed.takes(call) else operator.run(call)
 
 
 def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
@@ -108,28 +105,17 @@ def _shapes(call: Call) -> str | None:
 
 
 def _edits(call: Call) -> str | None:
-    edits = [e for e in call.edits if e.stage != "output"]
-    if any((e.kernel or "").startswith("score_conv") for e in edits):
-        return _convolution(call)
+    if _convolves(call):
+        from softmap.ops.triton import score_conv
+
+        return score_conv.refuses(call)
     from softmap.ops.triton.edits import EDITS
 
-    for edit in edits:
-        if edit.kernel not in EDITS or edit.halo or edit.pad:
+    for edit in call.edits:
+        if edit.stage != "output" and (edit.kernel not in EDITS or edit.halo or edit.pad):
             return f"{type(edit).__name__} has no tile code"
     return None
 
 
 def _convolves(call: Call) -> bool:
-    return any(_is_convolution(e) for e in call.edits)
-
-
-def _is_convolution(edit: Edit) -> bool:
-    return (edit.kernel or "").startswith("score_conv")
-
-
-def _convolution(call: Call) -> str | None:
-    if find_spec("softmap.ops.triton.score_conv") is None:
-        return "ScoreConv has no tile code"
-    from softmap.ops.triton import score_conv
-
-    return score_conv.refuses(call)
+    return any((e.kernel or "").startswith("score_conv") for e in call.edits)

@@ -19,7 +19,6 @@ from softmap.errors import SoftmapError
 from softmap.ops.call import Call
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LOG2E = 1.4426950408889634
 
 
 def interpreting() -> bool:
@@ -120,6 +119,26 @@ def dot_precision(dtype: torch.dtype) -> str:
     """How float32 operands are multiplied: exactly, unless torch was told that TF32 will do."""
     exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     return "ieee" if exact else "tf32"
+
+
+def whole_sum(lse: Tensor) -> Tensor:
+    """Returns the logarithm (B, H, T), base 2, of the sums whose logarithms are those of the parts,
+    (parts, B, H, T); -inf where a row sees no key of any part.
+    """
+    top = lse.amax(0)
+    return top + torch.exp2(lse - _finite(top)).sum(0).log2()
+
+
+def merge(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns o (B, H, T, d') and lse (B, H, T) of all keys from those of parts of the keys, each
+    output (parts, B, H, T, d') normalised by its own sum. A part that a row does not see weighs 0.
+    """
+    whole = whole_sum(lse)
+    return (o * torch.exp2(lse - _finite(whole))[..., None]).sum(0), whole
+
+
+def _finite(lse: Tensor) -> Tensor:
+    return lse.clamp(min=torch.finfo(lse.dtype).min)
 
 
 def next_power(n: int) -> int:

@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from softmap.ops.triton.chains import heads_of, per_head
-from softmap.ops.triton.scores import distance, log, row_position
+from softmap.ops.triton.scores import distance, row_position
+from softmap.ops.triton.tiles import LN2, log2
 from softmap.ops.triton.weights import add_of_head, of_head
 
 
@@ -31,8 +32,8 @@ def relative(at: tl.tuple, t: tl.tuple) -> tuple:
     """x [rows, keys], and what its gradient needs: the distance, the reach, the denominator."""
     gap = distance(at, t[6], t[7])
     reach = tl.maximum(row_position(at, t[6]), number(t[5], 0))
-    below = log(1.0 + number(t[4], 0) * reach)
-    return log(1.0 + number(t[4], 0) * gap) / below, gap, reach, below
+    below = log2(1.0 + number(t[4], 0) * reach) * LN2
+    return log2(1.0 + number(t[4], 0) * gap) * LN2 / below, gap, reach, below
 
 
 @triton.jit

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from softmap.ops.triton.arguments import Chain, Grads, chain_of, own_tensors
-from softmap.ops.triton.common import LOG2E, bundle, dot_precision, launch, next_power
+from softmap.ops.triton.common import (
+    bundle,
+    dot_precision,
+    launch,
+    merge,
+    next_power,
+    whole_sum,
+)
 from softmap.ops.triton.configs import LEAST, Config, config, piece
 from softmap.ops.triton.forward import forward as forward_kernel
 from softmap.ops.triton.plan import Spec, named
@@ -55,12 +62,11 @@ def _merged(
 ) -> tuple[Tensor, Tensor]:
     """The splits put together: each o is normalised by its own sum or, two passes, by the whole."""
     run("stats" if mixes else "all", lse)
-    whole = torch.logsumexp(lse / LOG2E, 0) * LOG2E
-    if mixes:
-        run("edit", whole.expand_as(lse))
-        return o.sum(0), whole
-    share = torch.exp2(lse - whole.clamp(min=torch.finfo(whole.dtype).min))
-    return (o * share[..., None]).sum(0), whole
+    if not mixes:
+        return merge(o, lse)
+    whole = whole_sum(lse)
+    run("edit", whole.expand_as(lse))
+    return o.sum(0), whole
 
 
 def _splits(grid: tuple[int, int], keys: int, sizes: Config) -> tuple[int, int]:

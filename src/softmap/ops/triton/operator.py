@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from softmap.maps import first_order
-from softmap.ops.triton.plan import FIXED, Spec, loads, named
+from softmap.ops.call import Call
+from softmap.ops.folded import finish
+from softmap.ops.triton.plan import loads, named, spec_of, tensors_of_call
 
 
 @torch.library.custom_op("softmap::edited_attention", mutates_args=())
@@ -67,8 +69,12 @@ def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[list[Tensor | None
 edited_attention.register_autograd(_backward, setup_context=_save)
 
 
-def attend(flat: list[Tensor], spec: Spec) -> Tensor:
-    """o (B, outputs, T, d') with every gradient."""
-    assert len(flat) >= len(FIXED)
-    o, _ = edited_attention(flat, spec.dumps())
-    return o
+def run(call: Call) -> Tensor:
+    """Returns attention (B, H', T, d') with every gradient.
+
+    Where no edit mixes heads, the weights edits act by their closed forms on the output of one
+    online pass: pairs of outputs are subtracted, a mean of values is added.
+    """
+    spec = spec_of(call)
+    o, _ = edited_attention(tensors_of_call(call, spec), spec.dumps())
+    return o if spec.mixes else finish(call, o)

@@ -15,7 +15,6 @@ import triton.language as tl
 from softmap.ops.triton.score_conv_bias import bias_adjoint, seen_bias
 from softmap.ops.triton.score_conv_forward import edited_scores, hidden_sums, slope_of
 from softmap.ops.triton.score_conv_tiles import (
-    LOG2E,
     add_to,
     add_weights,
     convolve,
@@ -24,6 +23,7 @@ from softmap.ops.triton.score_conv_tiles import (
     products,
     seen_scores,
 )
+from softmap.ops.triton.tiles import LOG2E
 
 
 @triton.jit

@@ -12,11 +12,8 @@ H heads and F hidden channels are padded with zeros to powers of two.
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.common import interpreting
 from softmap.ops.triton.score_conv_tiles import add_to
-
-LN2 = tl.constexpr(0.6931471805599453)
-FAST = tl.constexpr(not interpreting())
+from softmap.ops.triton.tiles import LN2, log2
 
 
 @triton.jit
@@ -58,17 +55,6 @@ def bias_adjoint(
 def total(x: tl.tensor) -> tl.tensor:
     """(K) sums of x (K, R, C), flat: row by row the warps would exchange every row's sum."""
     return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2])), 1)
-
-
-@triton.jit
-def log2(x: tl.tensor) -> tl.tensor:
-    """The GPU's instruction (absolute error 2^-22 near 1): ``tl.log2`` is sixty of them."""
-    if FAST:
-        return tl.inline_asm_elementwise(
-            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        return tl.log2(x)
 
 
 @triton.jit

@@ -5,13 +5,13 @@ import triton.language as tl
 
 from softmap.ops.triton.score_conv_bias import seen_bias
 from softmap.ops.triton.score_conv_tiles import (
-    LOG2E,
     SLOPE,
     convolve,
     of_columns,
     place_tile,
     seen_scores,
 )
+from softmap.ops.triton.tiles import LOG2E
 
 
 @triton.jit

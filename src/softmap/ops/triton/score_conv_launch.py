@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmap.ops.triton.common import bundle, launch
+from softmap.ops.triton.common import bundle, launch, merge
 from softmap.ops.triton.score_conv_backward import gradients_kernel, weights_kernel
 from softmap.ops.triton.score_conv_forward import forward_kernel
 from softmap.ops.triton.score_conv_plan import (
@@ -76,21 +76,15 @@ def forward(q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where) -> tuple[Tens
         *(bundle(t) for t in (q, k, v)), p.w1, p.b, p.w2, p.bias, *places, o, lse,
         size_of(q, k, v, at.scale), splits, plan, **tile.hardware(),
     )  # fmt: skip
-    return (o[0], lse[0]) if splits == 1 else merge(o, lse, q.dtype)
+    if splits == 1:
+        return o[0], lse[0]
+    o, lse = merge(o, lse)
+    return o.to(q.dtype), lse
 
 
 def shares(programs: int, keys: int, device: torch.device) -> int:
     """Into how many shares the keys are split: decoding has few rows, one share would be slow."""
     return max(1, min(processors(device) // programs, keys // LEAST_SHARE))
-
-
-def merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The outputs of shares of the keys put together. A share that a row does not see weighs 0."""
-    top = lse.amax(0)
-    weight = torch.exp2(lse - top.clamp(min=torch.finfo(lse.dtype).min))
-    mass = weight.sum(0)
-    o = (o * weight[..., None]).sum(0) / mass.clamp(min=1e-30)[..., None]
-    return o.to(dtype), top + mass.clamp(min=1e-30).log2()
 
 
 def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float, ...]:

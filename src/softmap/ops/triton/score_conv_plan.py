@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 from softmap.ops.triton.common import dot_precision, interpreting, next_power
 
 BIASES = ("none", "alibi", "kerple", "fire")
-MOST_HEADS, MOST_HIDDEN, MOST_TAPS, MOST_WIDTH = 64, 64, 7, 128
+MOST_HIDDEN, MOST_TAPS, MOST_WIDTH = 64, 7, 128
 # What the matrix units take at least in one product; the interpreter takes anything.
 LEAST = 16
 # Heads whose map is in registers at once.

@@ -13,7 +13,6 @@ d, d', scale, 0); q, k, v are (pointer, strides of batch, head, token).
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
 SLOPE = tl.constexpr(0.01)
 
 

@@ -3,16 +3,12 @@
 Tiles are [rows, keys] of one head, or [H, rows, keys] beside an edit that mixes heads.
 """
 
-import torch
 import triton
 import triton.language as tl
 
 from softmap.ops.triton.chains import heads_of, per_head
-from softmap.ops.triton.common import interpreting
+from softmap.ops.triton.tiles import LN2, log2
 from softmap.ops.triton.weights import add_of_head, of_head
-
-# NVIDIA's own instruction for log2, off by at most 2^-22: the library's takes twenty.
-APPROXIMATE: tl.constexpr = tl.constexpr(not interpreting() and torch.version.hip is None)
 
 
 @triton.jit
@@ -77,23 +73,11 @@ def alibi_adjoint(
 
 
 @triton.jit
-def log(x: tl.tensor) -> tl.tensor:
-    """The natural logarithm of a float32 tile."""
-    if APPROXIMATE:
-        two = tl.inline_asm_elementwise(
-            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-        return two * 0.6931471805599453
-    else:
-        return tl.log(x)
-
-
-@triton.jit
 def kerple(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
     """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
     h = heads_of(m, at)
     reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * distance(at, t[2], t[3])
-    return m - of_head(t[0], h, OPTIONS % 256) * log(reach)
+    return m - of_head(t[0], h, OPTIONS % 256) * (log2(reach) * LN2)
 
 
 @triton.jit
@@ -112,7 +96,7 @@ def kerple_adjoint(
         gap = distance(at, t[2], t[3])
         reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * gap
         if d[0] is not None:
-            add_of_head(d[0], at, h, OPTIONS % 256, -per_head(g * log(reach)))
+            add_of_head(d[0], at, h, OPTIONS % 256, -per_head(g * log2(reach)) * LN2)
         if d[1] is not None:
             slope = of_head(t[0], h, OPTIONS % 256) * gap / reach
             add_of_head(d[1], at, h, OPTIONS % 256, -per_head(g * slope))

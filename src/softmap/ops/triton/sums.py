@@ -58,7 +58,7 @@ class Sums:
                 for side, names in matrices.SIDES.items()
                 if not set(names).isdisjoint(wanted)
             }
-        if link.kernel == "fire" and wanted:  # they are computed together
+        if EDITS[link.kernel].together and wanted:
             wanted = list(at)
         return {name: self._of_tensor(self.flat[at[name]], kind)
                 for name, kind in link.tensors if name in wanted}  # fmt: skip

@@ -11,10 +11,30 @@ the program among those that add up the gradients of tensors that all tokens sha
 tile's first ones.
 """
 
+import torch
 import triton
 import triton.language as tl
 
+from softmap.ops.triton.common import interpreting
+
 LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+LN2: tl.constexpr = tl.constexpr(0.6931471805599453)
+APPROXIMATE: tl.constexpr = tl.constexpr(not interpreting() and torch.version.hip is None)
+
+
+@triton.jit
+def log2(x: tl.tensor) -> tl.tensor:
+    """Returns the logarithm, base 2, of a float32 tile.
+
+    On NVIDIA's GPUs by their own instruction, with an absolute error of at most 2^-22 near 1, where
+    the library's logarithm takes dozens of instructions.
+    """
+    if APPROXIMATE:
+        return tl.inline_asm_elementwise(
+            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        return tl.log2(x)
 
 
 @triton.jit
