@@ -43,10 +43,10 @@ class Qualification(NamedTuple):
     """
 
     why: str | None
-    tried: bool
-    seconds: float
-    first: float
-    errors: Sizes
+    tried: bool = False
+    seconds: float = 0.0
+    first: float = 0.0
+    errors: Sizes = {}  # noqa: RUF012  (nobody changes it)
 
 
 def tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
