@@ -37,13 +37,13 @@ QK_NORM = tuple(
 
 
 def _rows(t: Tensor) -> tuple[Tensor, ...]:
-    """(D + 2 G d, D): the query's D rows, then the key's and the value's."""
+    """Returns the rows of the query (D), the key and the value from (D + 2 G d, D)."""
     dim = t.shape[1]
     return t.split([dim, *[(len(t) - dim) // 2] * 2])
 
 
 def _columns(t: Tensor) -> tuple[Tensor, ...]:
-    """(D, 4 K + 4 H) with K = 4 H: w1 of the four branches, then their gates."""
+    """Returns w1 of the four branches, then their gates, from (D, 4 K + 4 H) with K = 4 H."""
     first = t.shape[1] * 4 // 5
     return (*t[:, :first].chunk(4, 1), *t[:, first:].chunk(4, 1))
 

@@ -46,7 +46,8 @@ class OptionReader:
                 )
 
     def published(self, own: Iterable[str], unread: Iterable[str]) -> None:
-        """[`known`][], for a config.json: transformers' fields may be there at their defaults.
+        """Check the names as [`known`][] does for a config.json, where transformers' fields may
+        have their defaults.
 
         Args:
             own: the model's fields that are read.

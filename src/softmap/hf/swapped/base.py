@@ -80,7 +80,7 @@ class SwappedBase(Swapped):
     """
 
     def swapped_layers(self) -> dict[int, SwappedAttention]:
-        """The attention of the swapped layers, by index."""
+        """Returns the attention of the swapped layers by their index."""
         found = {n: getattr(block, self.kind.attention) for n, block in enumerate(self.layers)}  # type: ignore[attr-defined]
         return {n: own for n, own in found.items() if isinstance(own, SwappedAttention)}
 

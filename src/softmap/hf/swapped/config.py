@@ -57,7 +57,7 @@ class SwappedConfig(ConfigFiles):
         return {"softmap": [{**e, "variant": new(e.get("variant"))} for e in entries]}
 
     def swapped(self) -> dict[int, dict[str, Any]]:
-        """The entry of each swapped layer."""
+        """Returns the entry of each swapped layer by its index."""
         return {n: entry for entry in self.softmap for n in entry["layers"]}
 
     def to_dict(self) -> dict[str, Any]:
