@@ -87,7 +87,9 @@ def marks(variants: Sequence[str]) -> list[Mark]:
 
 
 def hue(variant: str) -> int:
-    """The plain controls have the ink's grey, every other method one of seven colours."""
+    """Returns the index of a variant's hue: grey for plain controls, one of seven colours for
+    others.
+    """
     method = re.sub(r"\([^()]*\)", "", variant)
     if method in PLAIN:
         return INK

@@ -47,7 +47,9 @@ CSV_COLUMNS = (
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """The final results as CSV: one line per variant, empty cells where nothing was measured."""
+    """Returns the final results as CSV: one line per variant, empty cells where nothing was
+    measured.
+    """
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

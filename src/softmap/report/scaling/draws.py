@@ -24,12 +24,12 @@ DRAWS = 400
 
 
 def laws(sweep: Sweep) -> dict[str, Law]:
-    """The law of each variant's means."""
+    """Returns the law of each variant's mean losses."""
     return {label: _fitted(cells, _means(cells)) for label, cells in sweep.cells.items()}
 
 
 def drawn(sweep: Sweep, near: dict[str, Law], draws: int = DRAWS) -> Iterator[dict[str, Law]]:
-    """The laws of simulated sweeps."""
+    """Yields the laws of simulated sweeps."""
     residuals_KN = _residuals(sweep)
     wide = float(stats.t.ppf(0.975, sweep.df) / stats.norm.ppf(0.975))
     random = np.random.default_rng(0)
@@ -52,7 +52,9 @@ def _residuals(sweep: Sweep) -> list[Array]:
 
 
 def _error(cell: SizeCell, residuals_KN: list[Array], random: np.random.Generator) -> Array:
-    """(N,) of the mean over the cell's runs; a residual of other budgets goes by their place."""
+    """Returns the error (N,) of the mean over the cell's runs; a residual with other budgets is
+    interpolated.
+    """
     places = np.linspace(0, 1, len(cell.tokens_N))
     total = np.zeros(len(places))
     for row, weight in zip(residuals_KN, random.normal(size=len(residuals_KN)), strict=True):
@@ -61,7 +63,7 @@ def _error(cell: SizeCell, residuals_KN: list[Array], random: np.random.Generato
 
 
 def _mean(cell: SizeCell, share_W: Array) -> Array:
-    """(N,) over runs and weighted windows."""
+    """Returns the loss (N,) averaged over runs and weighted windows."""
     return np.asarray(cell.losses_RNW.mean(axis=0) @ share_W)
 
 

@@ -65,12 +65,12 @@ class Sweep:
         return sum(cell.runs - 1 for cells in self.cells.values() for cell in cells)
 
     def largest(self) -> SizeCell:
-        """The control's largest size."""
+        """Returns the control's cell of the largest size."""
         return self.cells[self.control][-1]
 
 
 def read(directories: Sequence[Path]) -> Sweep:
-    """The sweep of finished runs, one folder a size.
+    """Returns the sweep of finished runs, one folder a size.
 
     Raises ``SoftmapError`` for runs of different text, tokenizer, windows or control, two of one
     size, and for fewer than three sizes, three budgets, or one repeated run a size.
@@ -110,7 +110,7 @@ def sweep(runs: Sequence[Run]) -> Sweep:
 
 
 def _check(made: Sweep, cells: list[SizeCell]) -> None:
-    """Refuse what gives no law, or no error of one."""
+    """Raise ``SoftmapError`` for a sweep that determines no law, or no error of one."""
     sizes = [cell.parameters for cell in cells]
     apart = sum(b > 1.1 * a for a, b in zip([0, *sizes], sizes, strict=False))
     if apart < SIZES or apart < len(sizes):
