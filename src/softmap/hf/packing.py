@@ -38,7 +38,7 @@ def documents_of(
     read = {"position_ids": position_ids, **packing}
     if recorded() and (given := [name for name, value in read.items() if value is not None]):
         raise SoftmapError(
-            f"{given[0]} would be read once and for all while a model is exported or traced: "
+            f"{given[0]} would become a constant of a model that is exported or traced: "
             "expected attention_mask or documents instead"
         )
     said = {} if documents is None else {"documents": documents}
@@ -54,7 +54,7 @@ def documents_of(
     for (first, one), (second, other) in pairwise(said.items()):
         if bool(((one.diff(dim=-1) != 0) != (other.diff(dim=-1) != 0)).any()):
             raise SoftmapError(
-                f"{first} and {second} must name the same documents, found others in each"
+                f"{first} and {second} must name the same documents, found different ones"
             )
     documents = next(iter(said.values()), documents)
     if position_ids is not None:

@@ -55,7 +55,7 @@ class OptionReader:
         """
         fixed = published.FIXED | published.GENERATION
         self.known([*own, *published.READ], [*unread, *published.NOTES, *fixed])
-        why = "softmap reads it nowhere"
+        why = "softmap does not read it"
         generation = "a default of generation, which belongs in generation_config.json"
         for name, default in fixed.items():
             reason = generation if name in published.GENERATION else why

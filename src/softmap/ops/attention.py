@@ -106,7 +106,7 @@ def _run(call: Call, impl: str) -> Tensor:
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        # The same kind of error: those who try a smaller batch upon it still can.
+        # The same kind of error: callers that retry with a smaller batch still catch it.
         raise type(error)(memory.message(call, impl, BACKENDS)) from error
 
 

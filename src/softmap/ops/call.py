@@ -395,7 +395,7 @@ def applied(
     try:
         out = form(m, where, t)
     except Exception as error:
-        # A tracer's errors, our own and those of memory say more unwrapped.
+        # Errors of a tracer, of ours and of memory are clearer unwrapped.
         if _speaks(error):
             raise
         raise SoftmapError(f"{name} raised {reason(error)}") from error

@@ -77,11 +77,12 @@ class Answer:
 class Comparison:
     """Runs of a control and of k variants under one question.
 
-    ``check`` fixes who shares the pooled spread; without it these very runs are asked. Derived
-    quantities of the same runs (other budgets, positions, slopes) take the check of their final
-    losses, so that one page has one design. ``first`` are the runs of a first stage, where their
-    spread decided how many were added (Stein's rule): then it alone may be used. ``earlier`` are
-    runs of the very same variants in other comparisons: their spread counts, their mean does not.
+    ``check`` decides which variants share the pooled spread; by default it is made from these runs.
+    Derived quantities of the same runs (other budgets, positions, slopes) use the check of their
+    final losses, so that one page has one design. ``first`` are the runs of a first stage whose
+    spread determined how many were added (Stein's rule); then only their spread may be used.
+    ``earlier`` are runs of the same variants in other comparisons: their spread counts, their mean
+    does not.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ from softmap.report.style import DELTA, VARIANT, Chart, Style, log_axis, zero
 Row = dict[str, Any]
 
 
-# Many bands hide each other; the page steers which one is seen.
+# Many bands hide each other; the page chooses which one is shown.
 BANDS = "Bands (of a few variants, or of the one pointed at)"
 # Em spaces, since SVG folds ordinary ones; short, to fit a phone.
 BETTER_WORSE = "\u2190 better\u2003nats per token\u2003worse \u2192"

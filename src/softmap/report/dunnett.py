@@ -11,8 +11,8 @@ is an integral over the shared error u and over s:
 
 Both integrands are smooth and fall to zero, so a plain sum over an even grid is exact to about
 1e-9. ``scipy.stats.dunnett`` integrates the same function by random sampling, whose noise would
-move verdicts at the edge from one call to the next, and it takes samples only: there it cannot
-plan. ``tests/report/test_dunnett.py`` holds the two together.
+move verdicts at the edge from one call to the next, and it takes samples only, so that it
+cannot plan. ``tests/report/test_dunnett.py`` holds the two together.
 """
 
 from __future__ import annotations

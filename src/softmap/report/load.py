@@ -74,7 +74,7 @@ class BudgetFile(TypedDict):
     loss: float
     file: str
     stderr: float | None
-    spent: int | None  # tokens trained until then, thrown-away decays and restarts included
+    spent: int | None  # tokens trained until then, including discarded decays and restarts
 
 
 class _ResultFile(TypedDict):
@@ -374,7 +374,7 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
     try:
         with np.load(path, allow_pickle=False) as archive:
             array = np.asarray(archive[key], dtype=np.float64)
-    except Exception as error:  # of NumPy, zipfile and zlib: damage has many names there
+    except Exception as error:  # a damaged file raises many kinds in NumPy, zipfile and zlib
         raise SoftmapError(f"{path}: expected an array {key!r}, found {reason(error)}") from None
     if array.ndim != dimensions or array.size == 0:
         raise SoftmapError(

@@ -20,7 +20,7 @@ AXES = {
     "seconds": ("Loss against training time", "Training time", "equal time on this device"),
     "flops": ("Loss against computation", "Training FLOPs", "equal arithmetic"),
 }
-FIRST = 0.8  # of the first decayed point's cost: where the axes start
+FIRST = 0.8  # times the first decayed point's cost: where the axes start
 HELD_OUT = (
     "Points: held-out loss after each decay, the mean of the runs with one standard error each way "
     "(the runs' spread, where any was repeated). Judge differences by their own intervals, not by "
@@ -65,7 +65,7 @@ def _training(style: Style, curve: list[Row], cost: Cost, y: alt.Scale) -> list[
         color=style.colour,
     )
     tooltip = _tooltip(cost, "Training loss")
-    # A line answers a pointer with its first point only, so unseen points carry the tooltips.
+    # A line shows the tooltip of its first point only, so invisible points have the tooltips.
     return [
         base.mark_line(strokeWidth=1).encode(strokeDash=style.dash, opacity=style.opacity(0.4)),
         base.mark_circle(size=40, opacity=0).encode(tooltip=tooltip),

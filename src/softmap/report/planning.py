@@ -26,7 +26,7 @@ from softmap.report import dunnett
 from softmap.report.answers import Comparison
 from softmap.report.spread import Spreads
 
-MOST = 10_000  # runs: beyond it a plan is no plan
+MOST = 10_000  # runs of a plan
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
         own: int | None = None
         while own is None and control <= MOST:
             own = _least(first.sizes[v], partial(narrow, v, control=control))
-            control = control if own else 2 * control  # the control's own error is in the way
+            control = control if own else 2 * control  # the control's own error is too large
         if own is None:
             return None
         total[v] = own

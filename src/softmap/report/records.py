@@ -11,7 +11,7 @@ from softmap.report.words import listed, ratio, si, signed
 
 Row = dict[str, Any]
 POINTS = 80
-MOST_LISTED = 5  # runs in a tooltip
+MOST_LISTED = 5  # runs that a tooltip lists
 
 
 def curves(run: Run, rows: list[Row]) -> list[Row]:

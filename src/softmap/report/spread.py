@@ -100,7 +100,7 @@ class Spreads:
 
     def _weights(self, label: str) -> dict[str, float] | None:
         """Returns the weights of own variances whose sum is the moderated variance of ``label``."""
-        if label in self.apart:  # by its final losses; of another number one run may be known
+        if label in self.apart:  # by its final losses; another number may be known of one run
             return {label: 1.0} if label in self.own else None
         if self.pooled is None:
             return None

@@ -25,7 +25,7 @@ LINES = (
     "split(indexof(datum.label, '(') > 0 ? replace(datum.label, '(', '\\n(') "
     ": replace(datum.label, '/', '/\\n'), '\\n')"
 )
-FEW = 3  # variants whose bands can be told apart
+FEW = 3  # variants whose bands are shown together
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from softmap.report.words import si
 
 Array = NDArray[np.floating[Any]]
 POINTS = 3
-REACH = 10.0  # times the tokens: beyond it a straight line says nothing
+REACH = 10.0  # times the tokens: the furthest extrapolation of a straight line
 
-# (the difference, its slope) to words; what is not here has no trend resolved.
+# By the answers on the difference and on its slope; for other pairs the trend is not resolved.
 WORDS = {
     (LOWER, LOWER): "ahead, growing",
     (LOWER, HIGHER): "ahead, shrinking",

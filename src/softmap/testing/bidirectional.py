@@ -17,7 +17,7 @@ from softmap.testing.layers import Note
 from softmap.testing.layouts import numbered, with_gradients
 from softmap.testing.subject import CheckSubject, bands, call_of
 
-# The real tokens of two sequences: all, and padding among and around them.
+# Padding masks of two sequences: without padding, and with it among and around the tokens.
 ALL = torch.ones(2, 7, dtype=torch.bool)
 AMONG = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0]]).bool()
 DOCUMENTS = ((1, 4, 2), (3, 4))

@@ -103,7 +103,7 @@ class _Probe:
         )
 
     def _is_a_function(self, out: Tensor) -> None:
-        torch.rand(1)  # from a state to which no seed leads
+        torch.rand(1)  # leaves a state that no seed gives
         state = torch.get_rng_state()
         self((self.m * 0.5).clone(), self.given)  # another map between must leave no trace
         again = self(self.m.clone(), self.given)

@@ -11,9 +11,8 @@ from softmap.errors import reason
 from softmap.maps import Edit
 from softmap.nn.positions import Positions
 from softmap.testing.compare import ROWS, assert_same
+from softmap.testing.layers import Note
 from softmap.testing.subject import CheckSubject
-
-Note = str | None
 
 # Where an optimiser may have pushed every element of a parameter.
 FAR = (-5.0, 5.0)

@@ -11,8 +11,8 @@ from softmap.hf.swapped.kinds import Family
 from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn.part import attention_part, check_backend
 
-# The one field in which every family wants a number, of which a swapped model needs none (0), and
-# which transformers' base class, with which a Trainer reads the file, leaves as it is.
+# A number in every family, which a swapped model does not need (it is 0), and which transformers'
+# base class, with which a Trainer reads the file, leaves as it is.
 FIELD = "attention_dropout"
 MARK = "none: some layers are softmap's; read with an Auto class after `import softmap.hf`"
 ENTRY = ("variant", "layers", "impl")

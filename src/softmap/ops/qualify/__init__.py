@@ -1,4 +1,4 @@
-"""Kernels prove themselves on the machine that they run on, before ``auto`` takes them.
+"""Kernels are tested on the machine that they run on before ``auto`` uses them.
 
     first call of a kind -> small seeded calls beside float64 -> a verdict on disk
 
@@ -91,7 +91,7 @@ def _found(backend: ModuleType, call: Call, kind: CallKind, at: str) -> Qualific
     if before is not None:
         return before
     why = "SOFTMAP_QUALIFY=off" if at == "off" else _hindered(call)
-    if why is not None:  # nor is there any waiting for another thread's trial
+    if why is not None:  # and another thread's trial is not waited for
         return Qualification(why)
     with _LOCK, record.alone(key):
         # Another thread or process may have tried it while this one waited.
@@ -160,7 +160,7 @@ def _recalled(*parts: object) -> str | None:
         if found is None and at != "now":
             found = record.read(record.key_of(import_module(kind.backend), kind))
     found = found or Qualification(
-        "a compiler traces; a call outside of it, or softmap doctor, does it"
+        "a compiler is tracing: call it once outside of the compiler, or run softmap doctor"
     )
     if not found.tried and at != "off":
         _say_once(f"passing over the {_name(kind)} kernels of {spelled(kind)}: {found.why}")

@@ -72,7 +72,7 @@ def _tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
             small = call_like(call, queries, keys, seed)
             try:
                 known = yardstick.yardstick(small)
-            except Exception as error:  # the reference: nothing is learnt of the kernels
+            except Exception as error:  # of the reference, which says nothing about the kernels
                 return Qualification(
                     f"the reference raised {reason(error)}", False, 0, first, errors
                 )

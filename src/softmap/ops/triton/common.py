@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
 
 def limits(call: Call) -> Limits:
-    """The mask of ``call`` as two vectors."""
+    """Returns the mask of ``call`` as two vectors."""
     S, T, device = call.keys, call.queries, call.q.device
     place = torch.arange(S, device=device)[None]
     until, first = torch.full_like(place, S), torch.zeros_like(place)
@@ -57,7 +57,7 @@ def only_causal(call: Call) -> bool:
 
 
 def counts(call: Call, mask: Limits) -> Tensor:
-    """(b, T) float32: how many keys each row sees, at least 1."""
+    """Returns how many keys each row sees, at least 1, (b, T) float32."""
     S, T = call.keys, call.queries
     real = torch.ones_like(mask.until) if call.valid is None else call.valid
     total = torch.nn.functional.pad(real.long().cumsum(1), (1, 0))
@@ -67,7 +67,7 @@ def counts(call: Call, mask: Limits) -> Tensor:
 
 
 def bundle(t: Tensor | None, batch: int = 1) -> tuple[Any, ...] | None:
-    """A tensor as a kernel takes it: (pointer, strides of all axes but the last).
+    """Returns a tensor as a kernel takes it: (pointer, strides of all axes but the last).
 
     The last axis must lie contiguously; a batch axis of 1 that serves ``batch`` > 1 gets stride 0.
     """
@@ -116,7 +116,7 @@ def launching(instead: Launch) -> Iterator[None]:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How float32 operands are multiplied: exactly, unless torch was told that TF32 will do."""
+    """Returns how float32 operands are multiplied: exactly, unless torch allows TF32."""
     exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     return "ieee" if exact else "tf32"
 
@@ -142,5 +142,5 @@ def _finite(lse: Tensor) -> Tensor:
 
 
 def next_power(n: int) -> int:
-    """The smallest power of two that is not below ``n``."""
+    """Returns the smallest power of two that is not below ``n``."""
     return 1 << max(0, n - 1).bit_length()

@@ -53,7 +53,8 @@ EDITS: dict[str, TileEdit] = {
 
 
 def options(kernel: str, heads: int, tensors: dict[str, Any], exact: bool) -> int:
-    """The constants of the tile code: heads + 256 a + 65536 b, as one number for Triton 3.6.
+    """Returns the constants of the tile code, heads + 256 a + 65536 b, as one number for Triton
+    3.6.
 
     a: whether mixes over heads are exact float32 products; of pairs, whether lambda is per token.
     b: FIRE's hidden units.

@@ -20,7 +20,7 @@ from softmap.ops.triton.plan import loads, named, spec_of, tensors_of_call
 
 @torch.library.custom_op("softmap::edited_attention", mutates_args=())
 def edited_attention(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
-    """(o, lse) of ``launch.forward``."""
+    """Returns (o, lse) by ``launch.forward``."""
     from softmap.ops.triton.launch import forward
 
     return forward(tensors, loads(spec))
@@ -37,7 +37,7 @@ def _(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
 def edited_attention_backward(
     grad: Tensor, o: Tensor, lse: Tensor, tensors: list[Tensor], spec: str, needs: list[bool]
 ) -> list[Tensor]:
-    """Gradients of the tensors that ``needs`` names: ``gradients.backward``."""
+    """Returns the gradients of the tensors that ``needs`` names, by ``gradients.backward``."""
     from softmap.ops.triton.gradients import backward
 
     return backward(grad, o, lse, tensors, loads(spec), needs)

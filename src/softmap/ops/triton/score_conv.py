@@ -17,7 +17,7 @@ from softmap.ops.triton.score_conv_plan import (
 
 
 def refuses(call: Call) -> str | None:
-    """The first limit that the call is beyond, or None."""
+    """Returns the first limit that the call exceeds, or None."""
     edits = [e for e in call.edits if e.stage != "output"]
     if len(edits) != 1:
         return "the score convolution has a kernel for itself alone, with output edits or without"
@@ -38,7 +38,7 @@ def refuses(call: Call) -> str | None:
 
 
 def reach_of(t: Tensor) -> int:
-    """The last place in memory of a sequence of t, from its first."""
+    """Returns the distance in memory from the first to the last element of a sequence of t."""
     return sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True))
 
 
@@ -53,7 +53,7 @@ def layer_tensors(call: Call) -> dict[str, Tensor]:
 
 
 def run(call: Call) -> Tensor:
-    """Attention (B, H, T, d') with every gradient; memory linear in T."""
+    """Returns attention (B, H, T, d') with every gradient, in memory linear in T."""
     from softmap.ops.triton.score_conv_ops import score_conv
 
     kind = kind_of(next(e.kernel for _, e in chain(call.edits, "scores")) or "")

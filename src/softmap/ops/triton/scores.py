@@ -13,7 +13,7 @@ from softmap.ops.triton.weights import add_of_head, of_head
 
 @triton.jit
 def temperature(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = tau m. t = (tau,)."""
+    """Returns m' = tau m. t = (tau,)."""
     return m * of_head(t[0], heads_of(m, at), OPTIONS % 256)
 
 
@@ -36,14 +36,14 @@ def temperature_adjoint(
 
 @triton.jit
 def row_position(at: tl.tuple, rows: tl.tuple) -> tl.tensor:
-    """[rows, 1] positions of the queries, padding and earlier documents not counted."""
+    """Returns the positions [rows, 1] of the queries, without padding and earlier documents."""
     place = rows[0] + at[0] * rows[1] + at[2]
     return tl.load(place, mask=at[2] < at[5], other=0).to(tl.float32)
 
 
 @triton.jit
 def distance(at: tl.tuple, rows: tl.tuple, cols: tl.tuple) -> tl.tensor:
-    """[rows, keys] i - j in tokens, zero beyond the diagonal."""
+    """Returns i - j in tokens, [rows, keys], zero beyond the diagonal."""
     place = cols[0] + at[0] * cols[1] + at[3]
     col = tl.load(place, mask=at[3] < at[6], other=0).to(tl.float32)
     return tl.maximum(row_position(at, rows) - col, 0.0)
@@ -51,7 +51,7 @@ def distance(at: tl.tuple, rows: tl.tuple, cols: tl.tuple) -> tl.tensor:
 
 @triton.jit
 def alibi(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
+    """Returns m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
     return m - of_head(t[0], heads_of(m, at), OPTIONS % 256) * distance(at, t[1], t[2])
 
 
@@ -74,7 +74,7 @@ def alibi_adjoint(
 
 @triton.jit
 def kerple(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
+    """Returns m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
     h = heads_of(m, at)
     reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * distance(at, t[2], t[3])
     return m - of_head(t[0], h, OPTIONS % 256) * (log2(reach) * LN2)

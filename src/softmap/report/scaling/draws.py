@@ -1,4 +1,4 @@
-"""Laws with what they may be off by: fits to simulated sweeps.
+"""The errors of laws, from fits to simulated sweeps.
 
 A draw takes the held-out windows with replacement, the same for every variant and size, and moves
 each cell's mean curve by the error of a mean of its runs: a random sum of the residuals of all runs

@@ -1,4 +1,4 @@
-"""What a sweep says, as one object for JSON: laws, ratios at equal loss, and what to beware of."""
+"""The results of a sweep as one object for JSON: laws, ratios at equal loss, and caveats."""
 
 from __future__ import annotations
 

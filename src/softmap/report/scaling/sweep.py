@@ -123,7 +123,7 @@ def _check(made: Sweep, cells: list[SizeCell]) -> None:
     if budgets < BUDGETS:
         raise SoftmapError(
             f"scale: expected {BUDGETS} budgets or more in each run, found {budgets} "
-            "(training.budgets of schedule wsd-s gives them for nothing)"
+            "(training.budgets with schedule wsd-s gives them at no extra cost)"
         )
     if made.df < len(sizes):
         raise SoftmapError(
