@@ -9,9 +9,8 @@ import base64
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 MAX_LAYERS = 12
 MAX_HEADS = 16

@@ -9,15 +9,14 @@ from math import log, sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report import attention, stats
 from softmap.report.answers import Question
 from softmap.report.differences import KEYS, add_differences, statistics
 from softmap.report.family import Family, position_losses, seconds, windows
 from softmap.report.load import FinishedTrial, Run
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 Row = dict[str, Any]
 
 COSTS = {

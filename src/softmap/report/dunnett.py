@@ -20,14 +20,12 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 from math import exp, floor, log
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, stats
 from scipy.special import ndtr
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 GRID = 0.05  # of log df
 

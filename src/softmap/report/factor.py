@@ -13,15 +13,12 @@ interval. An end where the loss lies below the fitted floor E is infinite: None.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report.answers import Answer, finite
 from softmap.report.family import Family
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 BUDGETS = 4
 DRAWS = 2000
 ALPHAS = np.geomspace(0.02, 3.0, 120)

@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report import pooling, stats
 from softmap.report.answers import Comparison, Question
 from softmap.report.load import FinishedTrial, Run
 from softmap.report.pooling import PoolingCheck
 from softmap.report.spread import Runs, Spreads
-
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 
 class Family:

@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
 from softmap.report.peaks import tried_peaks
 from softmap.report.speed import read_speed, replace_speed
-
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 
 class _Passage(TypedDict):

@@ -18,9 +18,9 @@ from math import log
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
+
 Squares = dict[str, tuple[float, int]]
 
 LEVEL = 0.05

@@ -19,12 +19,11 @@ from math import exp, hypot, log
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report.answers import Answer
 from softmap.report.family import Family, at
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 STEPS = 16  # between two neighbouring budgets
 
 

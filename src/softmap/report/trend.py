@@ -9,13 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report.answers import EQUAL, HIGHER, LOWER, UNKNOWN, Answer
 from softmap.report.family import Family
+from softmap.report.stats import Array
 from softmap.report.words import si
 
-Array = NDArray[np.floating[Any]]
 POINTS = 3
 REACH = 10.0  # times the tokens: the furthest extrapolation of a straight line
 

@@ -10,16 +10,14 @@ the error by the ratio of Student's quantile to the normal one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from softmap.report.scaling.law import Law, fit
 from softmap.report.scaling.sweep import SizeCell, Sweep
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 DRAWS = 400
 
 

@@ -13,10 +13,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
+
 TURN = 0.01  #: residual of log L beyond which the loss is linear: about a run's own spread
 EXPONENTS = (0.15, 0.35, 0.7)  #: of the starts
 LEAST, MOST = 0.01, 3.0  #: exponents

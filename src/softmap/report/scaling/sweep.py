@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.errors import SoftmapError
 from softmap.report.load import FinishedTrial, Run, load
+from softmap.report.stats import Array
 from softmap.report.together import check_comparable
 from softmap.report.words import listed, si
 
-Array = NDArray[np.floating[Any]]
 SIZES, BUDGETS = 3, 3  #: that a law of five numbers needs at least
 
 
