@@ -1,7 +1,7 @@
 """Weights edits on a tile [H, rows, keys]: pairs subtracted, Shaped attention.
 
 They are met here where another edit of the chain mixes heads. Alone they need no map: the online
-softmax gives each map's output, and the edit's closed form acts on that (``template.run``).
+softmax gives each map's output, and the edit's closed form acts on that (``operator.run``).
 """
 
 import triton
