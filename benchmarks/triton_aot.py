@@ -40,12 +40,14 @@ LIMIT = 227 << 10
 TOKENS = 512
 
 
-def call_of(variant: str, heads: int, width: int) -> Call:
+def call_of(
+    variant: str, heads: int, width: int, tokens: int = TOKENS, device: str = "cpu"
+) -> Call:
     """A training call in bfloat16; parameters keep float32, as under autocast."""
-    layer = Attention(heads * width, heads, variant, head_dim=width)
-    x = torch.zeros(1, TOKENS, heads * width)
+    layer = Attention(heads * width, heads, variant, head_dim=width).to(device)
+    x = torch.zeros(1, tokens, heads * width, device=device)
     with torch.no_grad():
-        q, k, v = layer.project(x, Positions.of(TOKENS, None, x.device))
+        q, k, v = layer.project(x, Positions.of(tokens, None, x.device))
         tensors: list[Any] = [e(x) for e in layer.edits]  # type: ignore[arg-type]
     q, k, v = (t.bfloat16() for t in (q, k, v))
     for n, t in enumerate(tensors):
@@ -56,7 +58,8 @@ def call_of(variant: str, heads: int, width: int) -> Call:
 
 def compile_all(call: Call) -> list[dict[str, Any]]:
     """Forward and backward of a call, compiled and not run."""
-    from softmap.ops.triton.aot import compiling
+    from triton_compiling import compiling
+
     from softmap.ops.triton.gradients import backward
     from softmap.ops.triton.launch import forward
     from softmap.ops.triton.plan import FIXED, spec_of, tensors_of_call

@@ -21,7 +21,6 @@ from softmap.lab.measure import provenance
 from softmap.nn import Attention
 from softmap.ops import make_call
 from softmap.ops.triton import score_conv
-from softmap.ops.triton.aot import compiling
 
 LIMIT = 227 << 10
 TOKENS = 512
@@ -40,6 +39,8 @@ def compile_all(
     variant: str, heads: int, width: int, dtype: torch.dtype = torch.bfloat16
 ) -> list[dict[str, Any]]:
     """Forward and backward, compiled and not run."""
+    from triton_compiling import compiling
+
     from softmap.ops.triton import score_conv_launch as impl
     from softmap.ops.triton.common import limits
     from softmap.ops.triton.score_conv_plan import pack, tile_of

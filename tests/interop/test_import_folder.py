@@ -105,8 +105,8 @@ def refused(source: Path | str, dest: Path, message: str, kind: str | None = Non
 def test_kinds(published, tmp_path):
     config = json.loads((published / "config.json").read_text())
     (published / "config.json").write_text(json.dumps({**config, "model_type": "mystery"}))
-    refused(published, tmp_path / "ours", r"cannot import kind 'mystery'; can: dcformer, diffllama")
-    refused(published, tmp_path / "ours", r"kind 'dcformr'.*did you mean 'dcformer'", "dcformr")
+    refused(published, tmp_path / "ours", r"one of the kinds dcformer, diffllama, found 'mystery'")
+    refused(published, tmp_path / "ours", r"found 'dcformr'.*did you mean 'dcformer'", "dcformr")
     assert import_folder(published, tmp_path / "ours", kind="dcformer").is_dir()
 
 

@@ -38,7 +38,7 @@ def test_words_agree_with_the_intervals_of_every_variant(tmp_path):
 
 def test_nothing_repeated_gives_no_verdict(tmp_path):
     verdict = _verdict(tmp_path / "run")
-    assert verdict["headline"].startswith("No verdict: nothing was run twice.")
+    assert verdict["headline"].startswith("No verdict: nothing was repeated.")
     text = " ".join(verdict["caveats"])
     assert "Two runs of the control would give a first estimate" in text
     assert {point["tag"] for point in verdict["points"]} == {"no verdict"}
@@ -69,7 +69,7 @@ def test_several_runs_say_what_the_interval_covers(tmp_path):
     verdict = _verdict(tmp_path / "run", seeds=4, variants=4)
     assert verdict["headline"].startswith("Over 4 runs a variant")
     text = " ".join(verdict["caveats"])
-    assert "luck between runs" in text and "other text can move" in text
+    assert "variation between runs" in text and "on other text" in text
     assert "in 80% of cases, with three comparisons corrected as one family" in text
     assert "pooled with 12 degrees of freedom (equal spreads: p = " in text
 
@@ -96,7 +96,9 @@ def test_the_trend_stands_in_the_verdict(tmp_path):
 def test_peaks_that_only_some_tuned_are_unfair(tmp_path):
     verdict = _verdict(tmp_path / "run", variants=3)
     (note,) = [note for note in verdict["caveats"] if "learning rate" in note]
-    assert note.startswith("Unfair learning rates: the peak was tuned for transformer++ and diff, ")
+    assert note.startswith(
+        "Unequal tuning: the peak learning rate was tuned for transformer++ and diff, "
+    )
     assert "not for diff2 (0.008)" in note
 
 

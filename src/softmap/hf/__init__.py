@@ -29,8 +29,8 @@ AutoModelForSequenceClassification.register(
 )
 register_scalars()
 register_swapped()
-# By these names alone the Trainer knows whose labels label smoothing must shift, and pipelines
-# which models they can serve; registering does not add to them.
+# Label smoothing in the Trainer shifts the labels of the models that are named here, and pipelines
+# serve them; registering a class does not add its name.
 modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES["softmap"] = "SoftmapForCausalLM"
 modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES["softmap"] = (
     "SoftmapForSequenceClassification"

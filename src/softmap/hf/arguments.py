@@ -18,13 +18,13 @@ logger = logging.get_logger(__name__)
 # What the loss takes; the Trainer passes the first.
 LOSS = ("num_items_in_batch", "shift_labels", "ignore_index")
 
-# Where packed sequences begin, as padding-free collators say it; [`softmap.hf.packing`][].
+# Where packed sequences begin, as padding-free collators give it; [`softmap.hf.packing`][].
 PACKING = ("cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k", "seq_idx")
 
-# What a head takes before its base model sees the rest, and may have been meant.
+# Arguments of a head; named in the error, since one of them may have been meant.
 _HEAD = ("labels", "logits_to_keep", "return_dict")
 
-# Others that transformers documents for some decoder: (values that ask for nothing, why not).
+# Others that transformers documents for some decoder: (values without effect, why not others).
 _REFUSED: dict[str, tuple[tuple, str]] = {
     "is_causal": ((None, True), "every map is causal"),
     "output_router_logits": ((None, False), "there are no experts"),

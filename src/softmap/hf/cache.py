@@ -87,7 +87,7 @@ class SoftmapCacheLayer(CacheLayerMixin):
 
     def offload(self) -> NoReturn:
         """Raises ``SoftmapError``: the cache stays on its model's device."""
-        raise SoftmapError("a SoftmapCache stays where its model is: it cannot be offloaded")
+        raise SoftmapError("a SoftmapCache stays on its model's device: it cannot be offloaded")
 
     prefetch = offload
 
@@ -146,7 +146,7 @@ class SoftmapCache(Cache):
         model: a [`softmap.nn.Decoder`][], or a model of transformers' classes.
     """
 
-    max_cache_len = -1  # no limit; PEFT asks
+    max_cache_len = -1  # no limit; PEFT reads it
 
     def __init__(self, model: Any) -> None:
         decoder = model if isinstance(model, Layers) else model.model

@@ -30,7 +30,7 @@ _THEIRS = (
 
 _FIELDS = tuple(f.name for f in dataclasses.fields(PreTrainedConfig))
 
-# Fields of theirs that ask for what softmap has not; the values that do not ask for it.
+# Fields of transformers for features that softmap lacks, with the values that do not use them.
 _REFUSED: dict[str, tuple] = {
     "model_type": ("softmap",),
     "chunk_size_feed_forward": (0,),
@@ -56,7 +56,7 @@ class SoftmapConfig(ConfigFiles, PreTrainedConfig):  # type: ignore[misc]  # its
     model_type = "softmap"
     keys_to_ignore_at_inference = ["past_key_values"]  # noqa: RUF012  (the Trainer adds a list)
 
-    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it of any; saved where it is given
+    auto_map: ClassVar[dict[str, str]] = {}  # TRL reads it; saved where it is given
 
     variant: Any = ModelConfig.variant
     vocab_size: int = ModelConfig.vocab_size

@@ -31,7 +31,7 @@ class Generates:
         for name, why in _NOT_GENERATED.items():
             if getattr(generation_config, name, None) is not None:
                 raise SoftmapError(f"{name} must be None for softmap: {why}")
-        # An assistant's guesses may be the padding token; transformers makes its mask of them.
+        # An assistant may draft the padding token; transformers derives the mask from the draft.
         if not generation_config.is_assistant:
             _check_last(model_kwargs.get("attention_mask"))
         model = self.base_model  # type: ignore[attr-defined]
@@ -81,6 +81,6 @@ def _check_last(mask: Tensor | None) -> None:
     """Raise ``ValueError`` where ``generate`` would continue from a padding token."""
     if mask is not None and mask.ndim == 2 and not bool((mask[:, -1:] != 0).all()):
         raise SoftmapError(
-            "generate() goes on from the last token of every row: expected padding at the left, "
+            "generate() continues from the last token of every row: expected padding at the left, "
             "found it in the last column of attention_mask"
         )

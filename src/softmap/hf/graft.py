@@ -103,8 +103,8 @@ class _Before:
 
     @classmethod
     def of(cls, attention: Attention) -> _Before:
-        own = attention
-        return cls(own.backbone.position, own.window, own.heads.outputs, list(own.edits))
+        position, heads = attention.backbone.position, attention.heads.outputs
+        return cls(position, attention.window, heads, list(attention.edits))
 
 
 def _of_family(model: Any, layer: int) -> _Before:

@@ -85,7 +85,7 @@ class SoftmapModel(Layers, SoftmapPreTrainedModel):
         maps = self.config.output_attentions if output_attentions is None else output_attentions
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
-        # 0 selects the first hidden state; only None and False ask for none.
+        # 0 selects the first hidden state; only None and False select none.
         states = output_hidden_states is not None and output_hidden_states is not False
         record = Record(wants_maps=bool(maps)) if maps or states else None
         caches = None if cache is None else cache.own

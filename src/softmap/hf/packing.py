@@ -38,7 +38,7 @@ def documents_of(
     read = {"position_ids": position_ids, **packing}
     if recorded() and (given := [name for name, value in read.items() if value is not None]):
         raise SoftmapError(
-            f"{given[0]} would be read once and for all while a model is exported or traced: "
+            f"{given[0]} would become a constant of a model that is exported or traced: "
             "expected attention_mask or documents instead"
         )
     said = {} if documents is None else {"documents": documents}
@@ -52,9 +52,9 @@ def documents_of(
     elif not said:
         return None
     for (first, one), (second, other) in pairwise(said.items()):
-        if bool((_changes(one) != _changes(other)).any()):
+        if bool(((one.diff(dim=-1) != 0) != (other.diff(dim=-1) != 0)).any()):
             raise SoftmapError(
-                f"{first} and {second} must name the same documents, found others in each"
+                f"{first} and {second} must name the same documents, found different ones"
             )
     documents = next(iter(said.values()), documents)
     if position_ids is not None:
@@ -117,12 +117,4 @@ def _check_agreement(
 def _begun(position_ids: Tensor) -> Tensor | None:
     """Returns documents numbered from 0; one begins wherever the next position is not one more."""
     begins = position_ids.diff(dim=-1) != 1
-    return _changes(None, begins).cumsum(-1) if bool(begins.any()) else None
-
-
-def _changes(documents: Tensor | None, begins: Tensor | None = None) -> Tensor:
-    """Returns (b, T), 1 at the first token of each document but the first."""
-    if begins is None:
-        assert documents is not None
-        begins = documents.diff(dim=-1) != 0
-    return pad(begins.long(), (1, 0))
+    return pad(begins.long().cumsum(-1), (1, 0)) if bool(begins.any()) else None

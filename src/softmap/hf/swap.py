@@ -47,7 +47,7 @@ def swap(model: Any, variant: Any, layers: Any = None, *, impl: str = "auto") ->
     count = sum(sum(sizes.values()) for sizes in fresh.values())
     logger.warning(
         f"softmap.hf.swap: {label} in {len(fresh)} of {len(model.base_model.layers)} layers; "
-        f"{count:,} weights are new and want training, all others are kept"
+        f"{count:,} weights are new and must be trained, all others are kept"
     )
     return model
 
@@ -151,7 +151,7 @@ def _check_layer(kind: Family, base: Any, n: int) -> None:
         _check_linear(f"layer {n}: {name}", getattr(old, name))
     if any(hasattr(m, "_hf_hook") for m in (base, base.layers[n], *old.modules())):
         raise SoftmapError(
-            f"layer {n} is managed by accelerate, which would not see the new one: expected a "
+            f"layer {n} is managed by accelerate, which would miss the new attention: expected a "
             "model on one device, swapped before it is dispatched or offloaded"
         )
 

@@ -101,7 +101,7 @@ class ConfigFiles:
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """Save as transformers does, together with the file of a variant of the user's own."""
         folder = Path(save_directory)
-        (folder / sealed.CHECKSUMS).unlink(missing_ok=True)  # they were of what is replaced now
+        (folder / sealed.CHECKSUMS).unlink(missing_ok=True)  # of the files that are replaced now
         saved = self
         if any(own.names_code(spec) for spec in variants(self)):
             saved = copy.deepcopy(self)

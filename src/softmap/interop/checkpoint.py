@@ -61,7 +61,7 @@ class LazyState(Mapping[str, Tensor]):
             return handle.get_tensor(name)  # type: ignore[no-any-return]
 
     def places(self) -> dict[str, str]:
-        """The file of each weight."""
+        """Returns the name of each weight's file."""
         return {name: file.name for name, (file, _) in self._where.items()}
 
     def __iter__(self) -> Iterator[str]:

@@ -37,18 +37,18 @@ QK_NORM = tuple(
 
 
 def _rows(t: Tensor) -> tuple[Tensor, ...]:
-    """(D + 2 G d, D): the query's D rows, then the key's and the value's."""
+    """Returns the rows of the query (D), the key and the value from (D + 2 G d, D)."""
     dim = t.shape[1]
     return t.split([dim, *[(len(t) - dim) // 2] * 2])
 
 
 def _columns(t: Tensor) -> tuple[Tensor, ...]:
-    """(D, 4 K + 4 H) with K = 4 H: w1 of the four branches, then their gates."""
+    """Returns w1 of the four branches, then their gates, from (D, 4 K + 4 H) with K = 4 H."""
     first = t.shape[1] * 4 // 5
     return (*t[:, :first].chunk(4, 1), *t[:, first:].chunk(4, 1))
 
 
-# Each a choice of tables, of which one suffices.
+# Alternative tables of the same weights; one of each pair suffices.
 CHOICES = (
     (
         (Rule("attention.wqkv.weight", "qkv dim", QKV, _rows),),
@@ -78,7 +78,7 @@ CHOICES = (
         ),
     ),
 )
-# What a run of theirs leaves beside the weights: keys, values and composed maps of its last batch.
+# Buffers beside the weights: keys, values and composed maps of the last batch.
 # None stands for the batch and for the places in the cache.
 SCRATCH: dict[str, tuple[str | int | None, ...]] = {
     "k_cache": (None, "groups", None, "head"),
@@ -86,5 +86,5 @@ SCRATCH: dict[str, tuple[str | int | None, ...]] = {
     "kw_cache": (None, None, 2, "heads", "heads"),
     "kw_sub_cache": (None, None, 5, 2, "heads"),
 }
-# Their options that choose among code paths, or a start that training has left behind.
+# Their options that choose among code paths, or set initial values.
 UNREAD = ("is_training", "q_chunk_size", "prefill_pad", "use_gradient_checkpointing", "mgate_dim")

@@ -24,7 +24,7 @@ ONLY = {
     "attention_dropout": Only((0, None), "softmap has no dropout"),
 }
 OLD_NAMES = ("rope_theta", "rope_scaling")  # of rope_parameters, before transformers 5
-UNREAD = ("initializer_range", "lambda_std_dev", "pretraining_tp")  # a start; a way to compute
+UNREAD = ("initializer_range", "lambda_std_dev", "pretraining_tp")  # of no effect on outputs
 NORMS_AND_MLP = (
     *(Rule(f"mlp.{n}_proj.weight", "width dim", (f"mlp.{n}_proj.weight",)) for n in ("gate", "up")),
     Rule("mlp.down_proj.weight", "dim width", ("mlp.down_proj.weight",)),

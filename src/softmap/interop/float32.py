@@ -55,11 +55,11 @@ class RoundedShaped(Shaped):
 
 @variant("diff", "Differential attention, its authors' roundings")
 def diff() -> Parts:
-    """``diff`` with lambda and the head norm in float32."""
+    """Returns ``diff`` with lambda and the head norm in float32."""
     return Parts(weights=[RoundedDifference], output=[RoundedHeadNorm])
 
 
 @variant("shaped", "Shaped attention, its authors' roundings")
 def shaped(**backbone: Any) -> Parts:
-    """``sas`` with the uniform map in float32."""
+    """Returns ``sas`` with the uniform map in float32."""
     return Parts(weights=[RoundedShaped], backbone=backbone)

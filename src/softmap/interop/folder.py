@@ -46,7 +46,7 @@ def import_folder(src: str | Path, dest: str | Path, kind: str | None = None) ->
     if kind not in KINDS:
         known = ", ".join(KINDS)
         raise SoftmapError(
-            f"{src}: cannot import kind {kind!r}{nearest(kind, KINDS)}; can: {known}"
+            f"{src}: expected one of the kinds {known}, found {kind!r}{nearest(kind, KINDS)}"
         )
     model = KINDS[kind](state, config)
     _set_generation(model, folder / "generation_config.json")

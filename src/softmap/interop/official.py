@@ -19,7 +19,7 @@ KINDS: dict[str, Callable[[Mapping[str, Tensor], Mapping[str, Any]], nn.Module]]
 
 
 def from_official(kind: str, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> nn.Module:
-    """Our module of the method ``kind`` with the weights of its authors' module.
+    """Returns our module of the method ``kind`` with the weights of its authors' module.
 
     kind, with what the module computes:
 

@@ -46,7 +46,8 @@ class OptionReader:
                 )
 
     def published(self, own: Iterable[str], unread: Iterable[str]) -> None:
-        """[`known`][], for a config.json: transformers' fields may be there at their defaults.
+        """Check the names as [`known`][] does for a config.json, where transformers' fields may
+        have their defaults.
 
         Args:
             own: the model's fields that are read.
@@ -54,7 +55,7 @@ class OptionReader:
         """
         fixed = published.FIXED | published.GENERATION
         self.known([*own, *published.READ], [*unread, *published.NOTES, *fixed])
-        why = "softmap reads it nowhere"
+        why = "softmap does not read it"
         generation = "a default of generation, which belongs in generation_config.json"
         for name, default in fixed.items():
             reason = generation if name in published.GENERATION else why

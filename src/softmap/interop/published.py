@@ -35,7 +35,7 @@ FIXED: dict[str, Any] = {
     "decoder_start_token_id": None,
 }
 
-# Of generation. Newer versions keep these in generation_config.json, which is read.
+# Defaults of generation. Newer versions keep these in generation_config.json, which is read.
 GENERATION: dict[str, Any] = {
     "max_length": 20,
     "min_length": 0,
@@ -64,5 +64,5 @@ GENERATION: dict[str, Any] = {
     "begin_suppress_tokens": None,
 }
 
-# Read by Options.tokens and by the loaders.
+# Read by OptionReader.tokens and by the loaders.
 READ = ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "use_cache")

@@ -23,7 +23,9 @@ INITS = {"id": "id", "orth": "orth", "normal": "normal"}
 
 
 def projection_kind(options: OptionReader, side: str, layer: int, depth: int) -> str:
-    """linear, identity, residual (W_init = I) or orthogonal (another W_init) in this layer."""
+    """Returns linear, identity, residual (W_init = I) or orthogonal (another W_init) for this
+    layer.
+    """
     _, stem, short, special = SIDES[side]
     residual = options.number(f"{stem}_resid_gain", 1.0)
     if layer == (0 if side == "value" else depth - 1):

@@ -96,7 +96,7 @@ def _block(
         block.mlp_norm = nn.Identity()
     weights |= maps | branch_gains(source, options, block, prefix)
     if options.flag("parallel_layers"):
-        for name in _norm_names(options):  # there all the same; their forward does not read it
+        for name in _norm_names(options):  # it exists, although their forward does not read it
             source.take(f"{prefix}ln_2.{name}", sizes["dim"])
     return block, weights
 

@@ -13,7 +13,7 @@ ONLY = {
     "scale_attn_by_inverse_layer_idx": Only((False,), "softmap's scores are scaled by 1/sqrt(d)"),
     "tie_valproj_init": Only((None,), "it sets W_init matrices that their checkpoints do not hold"),
 }
-# Their model's fields outside of the blocks, and starts that training has left behind.
+# Their model's fields outside of the blocks, and initial values.
 UNREAD = (
     "name", "context_length", "max_position_embeddings", "n_positions", "n_ctx", "vocab_size",
     "embd_pdrop", "initializer_range", "val_proj_init_std", "query_init_std", "key_init_std",

@@ -106,7 +106,7 @@ def _run(call: Call, impl: str) -> Tensor:
     except (RuntimeError, MemoryError) as error:
         if not memory.is_out_of_memory(error):
             raise
-        # The same kind of error: those who try a smaller batch upon it still can.
+        # The same kind of error: callers that retry with a smaller batch still catch it.
         raise type(error)(memory.message(call, impl, BACKENDS)) from error
 
 
@@ -156,7 +156,8 @@ def make_call(
     causal = options.get("causal") is not False
     checks.check_inputs(q, k, v, causal=causal)
     kind = kinds.kind_of(q.shape[2], k.shape[2], options)
-    checks.check_made_for(edits, q, k, v, options.get("x"))
+    if (check := getattr(edits, "check", None)) is not None:  # of ``softmap.edits``: their shapes
+        check(q, k, v, options.get("x"))
     edits = checks.as_edits(edits)
     heads = Heads(q.shape[1], k.shape[1], v.shape[1], checks.maps_after(edits, q.shape[1]))
     kinds.check_kind(kind, edits, options)

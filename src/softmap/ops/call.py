@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -241,11 +241,6 @@ class Call:
         return [Tensors(*({n: next(it) for n in d} for d in group)) for group in self.tensors]
 
 
-def cut(t: Tensor, kind: str, span: Span) -> Tensor:
-    """Returns the part of an input of this kind that a band reads, as a view."""
-    return cut_tokens(cut_batch(t, kind, span), kind, span)
-
-
 def cut_batch(t: Tensor, kind: str, span: Span) -> Tensor:
     """Returns the sequences of the span from an input of this kind."""
     return of_batch(t, span) if kind in _AXES else t
@@ -343,12 +338,6 @@ class Region:
         return visible | ~visible.any(-1, keepdim=True)
 
 
-def run_span(call: Call, span: Span, flat: Sequence[Tensor], *, weights: bool = False) -> Tensor:
-    """Returns a band's output (B, H', R, d') or weights (B, H', R, C) from inputs cut to it."""
-    region = Region(partial(band_of, call, span))
-    return run_band(call.unflatten(flat), region, span.lead, weights=weights)
-
-
 def run_band(part: Call, region: Region, lead: int, *, weights: bool = False) -> Tensor:
     """Returns the output, or the weights, of a call cut to one band with ``lead`` halo rows.
 
@@ -417,7 +406,7 @@ def applied(
     try:
         out = form(m, where, t)
     except Exception as error:
-        # A tracer's errors, our own and those of memory say more unwrapped.
+        # Errors of a tracer, of ours and of memory are clearer unwrapped.
         if _speaks(error):
             raise
         raise SoftmapError(f"{name} raised {reason(error)}") from error

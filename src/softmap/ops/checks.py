@@ -88,15 +88,6 @@ def as_edits(edits: Any) -> list[Edit]:
     return made
 
 
-def check_made_for(edits: Any, q: Tensor, k: Tensor, v: Tensor, x: Any) -> None:
-    """Raise ``ValueError`` unless the edits of a variant (``softmap.edits``) were built for
-    these shapes.
-    """
-    check = getattr(edits, "check", None)
-    if check is not None:
-        check(q, k, v, x)
-
-
 def maps_after(edits: Sequence[Edit], maps: int) -> int:
     """Returns the number of maps after the edits of ``maps`` query heads; raises ``ValueError``
     for an edit that was built for another number.

@@ -163,7 +163,7 @@ class Compiled(Eager):
         with torch.no_grad():
             (m,) = self._function(call, tile, inputs, None)(*inputs)
             assert m is not None
-            if self._wanted is not None:  # here, since autograd's threads are no place for it
+            if self._wanted is not None:  # here, since autograd's threads must not compile
                 dw = m.new_empty(m.shape, dtype=call.q.dtype)
                 inputs = self._inputs(call, tile, [s, dw, *parts[3 : len(self._kinds)]])
                 self._function(call, tile, inputs, tuple(self._wanted))

@@ -135,7 +135,7 @@ def _attend(
     form = partial(flash.attend if wants_lse else _sdpa, scale=call.scale)
     if plain and not call.causal:
         return form(q, k, v)
-    # In this order, and each with a constant: then it holds for any length, traced once.
+    # In this order, and with constants: one trace then holds for any length.
     if plain and call.queries == call.keys:
         return form(q, k, v, is_causal=True)
     if plain and call.queries == 1:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from softmap.maps import Band, Edit, Tensors
-from softmap.ops.call import Call, applied, bag, cut, run_span
+from softmap.ops.call import Call, Region, applied, bag, band_of, run_band
 from softmap.ops.heads import Heads
 
 Run = Callable[[Call], Tensor]
@@ -23,9 +23,7 @@ def dense(call: Call, *, weights: bool = False) -> Tensor:
     (B, H', T, S).
     """
     span = call.span(0, call.queries)._replace(first=0)
-    kinds, flat = call.flatten()
-    parts = [cut(t, kind, span) for kind, t in zip(kinds, flat, strict=True)]
-    return run_span(call, span, parts, weights=weights)
+    return run_band(call, Region(partial(band_of, call, span)), 0, weights=weights)
 
 
 def run_whole(backend: ModuleType, call: Call, **options: Any) -> Tensor:

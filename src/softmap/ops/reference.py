@@ -10,6 +10,8 @@ from softmap.ops import memory
 from softmap.ops.call import Call
 from softmap.ops.output import apply_output, dense
 
+run = dense
+
 
 def refuses(call: Call) -> str | None:
     """Returns None: it only needs memory for T x S maps of every head."""
@@ -21,11 +23,6 @@ def map_bytes(call: Call) -> int:
     return memory.map_bytes(call, [call.span(0, call.queries)])
 
 
-def run(call: Call, *, weights: bool = False) -> Tensor:
-    """Returns attention (B, H', T, d'), or with ``weights`` the edited map (B, H', T, S)."""
-    return dense(call, weights=weights)
-
-
 def whole(call: Call) -> Tensor:
-    """Returns the same after the output edits."""
+    """Returns attention (B, H', T, d') after the output edits."""
     return apply_output(run(call), call)

@@ -26,6 +26,8 @@ from softmap.report import dunnett, pooling
 from softmap.report.spread import Runs, Spreads, VarianceEstimate
 
 LOWER, HIGHER, EQUAL, UNRESOLVED, UNKNOWN = "lower", "higher", "equal", "unresolved", "unknown"
+#: How pages mark an answer.
+STATUS = {LOWER: "better", HIGHER: "worse", EQUAL: "equal", UNRESOLVED: "none", UNKNOWN: "none"}
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,12 @@ class Answer:
 class Comparison:
     """Runs of a control and of k variants under one question.
 
-    ``check`` fixes who shares the pooled spread; without it these very runs are asked. Derived
-    quantities of the same runs (other budgets, positions, slopes) take the check of their final
-    losses, so that one page has one design. ``first`` are the runs of a first stage, where their
-    spread decided how many were added (Stein's rule): then it alone may be used. ``earlier`` are
-    runs of the very same variants in other comparisons: their spread counts, their mean does not.
+    ``check`` decides which variants share the pooled spread; by default it is made from these runs.
+    Derived quantities of the same runs (other budgets, positions, slopes) use the check of their
+    final losses, so that one page has one design. ``first`` are the runs of a first stage whose
+    spread determined how many were added (Stein's rule); then only their spread may be used.
+    ``earlier`` are runs of the same variants in other comparisons: their spread counts, their mean
+    does not.
     """
 
     def __init__(
@@ -103,7 +106,7 @@ class Comparison:
         return {label: self.answer(label) for label in self.others}
 
     def answer(self, label: str) -> Answer:
-        """The answer for one variant, corrected for all of them."""
+        """Returns the answer for one variant, corrected for the comparisons with all of them."""
         mean = float(np.mean(self.runs[label]) - np.mean(self.runs[self.control]))
         sizes = (self.sizes[label], self.sizes[self.control])
         error = self.error(label)
@@ -116,12 +119,14 @@ class Comparison:
         return Answer(mean, error.stderr, *limits, error.df, method, *sizes, self._word(*limits))
 
     def error(self, label: str, runs: int = 0, control: int = 0) -> VarianceEstimate | None:
-        """Error of one difference, also as it would be with other numbers of runs."""
+        """Returns the error of one difference, with these numbers of runs or, where they are given,
+        with others.
+        """
         mine, theirs = runs or self.sizes[label], control or self.sizes[self.control]
         return self.spreads.error({label: mine, self.control: theirs})
 
     def half_width(self, label: str, runs: int, control: int) -> float | None:
-        """Half the interval's width as it would be with so many runs of every variant."""
+        """Returns half the interval's width as it would be with so many runs of every variant."""
         error = self.error(label, runs, control)
         if error is None:
             return None
@@ -129,7 +134,9 @@ class Comparison:
         return error.stderr * self._critical(label, b, error.df, 2)
 
     def p(self, label: str) -> float | None:
-        """Probability, where no variant differs, that any difference is as large as this one."""
+        """Returns the probability that any difference is as large as this one if no variant
+        differs.
+        """
         error = self.error(label)
         if error is None:
             return None
@@ -139,7 +146,9 @@ class Comparison:
         return max(0.0, 1 - dunnett.probability(t, self._correlations(label), error.df))
 
     def _critical(self, label: str, b: tuple[float, ...], df: float, sides: int) -> float:
-        """Dunnett's critical value; Sidak's where the comparison has an error of its own."""
+        """Returns Dunnett's critical value, or Sidak's where the comparison has an error of its
+        own.
+        """
         level = self.question.level
         if self._apart(label):
             return float(stats.t.isf((1 - level ** (1 / len(b))) / sides, df))
@@ -164,5 +173,5 @@ class Comparison:
 
 
 def finite(value: float) -> float | None:
-    """The value, or None where JSON has no word for it."""
+    """Returns the value, or None where it is infinite or NaN, which JSON does not have."""
     return value if -inf < value < inf else None

@@ -142,7 +142,9 @@ def _summary(run: Run, directory: Path, question: Question | None) -> dict[str, 
 
 
 def _every_run(run: Run, directory: Path) -> list[dict[str, Any]]:
-    """Every run that ended: its final loss, or where it diverged; its log seen from the page."""
+    """Returns each run that ended: its final loss or where it diverged, and the path of its log
+    relative to the page.
+    """
     found: list[dict[str, Any]] = []
     for label in run.labels:
         ended = {**run.trials.get(label, {}), **run.diverged.get(label, {})}
@@ -161,7 +163,9 @@ def _every_run(run: Run, directory: Path) -> list[dict[str, Any]]:
 
 
 def _pictures(chart: Chart, colours: Sequence[str], folder: Path) -> None:
-    """The chart with its title, in light colours on white, as SVG and as PNG (2 pixels a point)."""
+    """Write the chart with its title, in light colours on white, as SVG and as PNG (2 pixels a
+    point).
+    """
     title = {"text": chart.title, "subtitle": _lines(chart.caption)}
     spec = chart.spec | {"width": 640, "title": title, "padding": 16}
     config = theme.config(colours, theme.INKS["light"], theme.PRINT_FONTS)
@@ -173,5 +177,5 @@ def _pictures(chart: Chart, colours: Sequence[str], folder: Path) -> None:
 
 
 def _lines(text: str, width: int = 105) -> list[str]:
-    """Words of a caption in lines, since Vega titles do not wrap."""
+    """Returns a caption broken into lines, since Vega does not wrap titles."""
     return [line.strip() for line in re.findall(rf".{{1,{width}}}(?:\s+|$)", text)]

@@ -9,9 +9,8 @@ import base64
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 MAX_LAYERS = 12
 MAX_HEADS = 16
@@ -82,7 +81,7 @@ def _sign(numbers: dict[str, float]) -> str:
 
 
 def pack(maps_LHTT: Array) -> dict[str, Any]:
-    """The maps in about one byte per visible pair, for drawing.
+    """Returns the maps in about one byte per visible pair, for drawing.
 
     Each head is scaled by its largest |w| and stored as round(127 sign(w) sqrt(|w| / scale)): the
     square root keeps small weights apart (step 6e-5 of the scale near zero, 1.6 % near the top).

@@ -1,4 +1,4 @@
-"""What a run cannot tell: said beside its verdict."""
+"""The reservations that a report states beside its verdict."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def caveats(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -> 
     """Returns one or two sentences for each reservation that this run needs."""
     notes = _run_notes(run)
     if compared:
-        notes += [_runs_note(compared, statistics), *_sight(compared, statistics)]
+        notes += [_runs_note(compared), *_sight(compared, statistics)]
         notes += _spread_note(statistics)
         notes += [run.info["speed_note"]] if run.info.get("speed_note") else []
     lost = [row for row in rows if row["diverged"]]
@@ -42,21 +42,21 @@ def _run_notes(run: Run) -> list[str]:
     ]
 
 
-def _runs_note(compared: list[Row], statistics: Row) -> str:
+def _runs_note(compared: list[Row]) -> str:
     if all(row["difference"]["answer"] == UNKNOWN for row in compared):
         return (
-            "Nothing was run twice, so nothing is known of the luck of initialisation, data order "
-            "and rounding. It moved single runs of small models by a few hundredths to a few "
-            "tenths of a nat. Two runs of the control would give a first estimate for all."
+            "Nothing was repeated, so the variation by initialisation, data order and rounding is "
+            "not known. In small models it moved single runs by a few hundredths to a few tenths "
+            "of a nat. Two runs of the control would give a first estimate for all variants."
         )
     return (
-        "The intervals are of the luck between runs (initialisation, data order, rounding), on "
-        "this held-out text: other text can move all losses, and differences a little."
+        "The intervals cover the variation between runs (initialisation, data order, rounding) on "
+        "this held-out text; on other text all losses can differ, and differences a little."
     )
 
 
 def _sight(compared: list[Row], statistics: Row) -> list[str]:
-    """The smallest difference that this run could have seen."""
+    """Returns the smallest difference that this run could have detected, in words."""
     seen = statistics["visible_difference"]
     if seen is None:
         return []
@@ -66,7 +66,7 @@ def _sight(compared: list[Row], statistics: Row) -> list[str]:
     return [
         f"This run finds a difference of {seen:.3f} nats in {100 * statistics['power']:g}% of "
         f"cases{family}; smaller ones will mostly be missed."
-        + f" It takes {listed(apart)}, apart from the others."
+        + f" Variants with a spread of their own need another: {listed(apart)}."
         * bool(apart)
     ]
 
@@ -84,8 +84,8 @@ def _spread_note(statistics: Row) -> list[str]:
         else:
             size = "100" if ratio is None else f"{ratio:.1f}"
             text += (
-                f" (equal spreads: p = {statistics['pooling_p']:.2f}; only a variant {size} times "
-                "as wide would probably be noticed)."
+                f" (equal spreads: p = {statistics['pooling_p']:.2f}; only a variant with {size} "
+                "times the standard deviation of the others would probably be noticed)."
             )
         notes.append(text)
     if statistics["resolved"]:
@@ -96,8 +96,8 @@ def _spread_note(statistics: Row) -> list[str]:
         )
     if statistics["apart"]:
         notes.append(
-            f"The spread of {listed(statistics['apart'])} is not that of the others: it stands on "
-            "its own runs (Welch's interval)."
+            f"The spread of {listed(statistics['apart'])} differs from that of the others: the "
+            "interval is from its own runs alone (Welch's)."
         )
     return notes
 
@@ -110,9 +110,9 @@ def _peak_note(rows: list[Row]) -> list[str]:
     if tuned:
         rates = [f"{row['variant']} ({row['peak_lr']:g})" for row in untuned]
         return [
-            f"Unfair learning rates: the peak was tuned for {listed(tuned)}, but not for "
+            f"Unequal tuning: the peak learning rate was tuned for {listed(tuned)}, but not for "
             f"{listed(rates)}, which took it from the recipe or from a default. Tuned variants "
-            "have an advantage that is not theirs; --tune finds the missing peaks."
+            "have an unfair advantage; --tune finds the missing peaks."
         ]
     rates = sorted({f"{row['peak_lr']:g}" for row in untuned}, key=float)
     same = f"all took {rates[0]}" if len(rates) == 1 else f"they took {listed(rates)}"

@@ -5,17 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from softmap.report.answers import EQUAL, HIGHER, LOWER, UNRESOLVED
-from softmap.report.words import per_cent, ratio, si, signed
+from softmap.report.answers import EQUAL, HIGHER, LOWER, STATUS, UNRESOLVED
+from softmap.report.words import limits, per_cent, ratio, si, signed
 
 Row = dict[str, Any]
 DASH = "\N{EM DASH}"
-ANSWERS = {
-    LOWER: ("better", "lower"),
-    HIGHER: ("worse", "higher"),
-    EQUAL: ("equal", "equal"),
-    UNRESOLVED: ("none", "not resolved"),
-}
+WORDS = {LOWER: "lower", HIGHER: "higher", EQUAL: "equal", UNRESOLVED: "not resolved"}
 EQUAL_LOSS = (("tokens", "compute", "time"), ("tokens", "flops", "time"))  # columns, costs
 
 
@@ -85,20 +80,20 @@ COSTS = (
 
 
 def results(rows: list[Row]) -> list[Column]:
-    """The columns of results that are of use: equal compute only where schedules differ in it."""
+    """Returns the columns of results: equal compute only where schedules differ in it."""
     needed = any(row["equal_compute"] for row in rows)
     return [column for column in RESULTS if needed or column.key != "equal_compute"]
 
 
 def table(rows: list[Row]) -> list[list[Cell]]:
-    """The cells of every row; the little interval bars of a column share one scale."""
+    """Returns the cells of every row; the interval bars of a column share one scale."""
     scales = {key: _reach(rows, key) for key in ("difference", "equal_time", "equal_compute")}
     keys = [column.key for column in (*results(rows), *COSTS)]
     return [[cell for cell in _row(row, scales) if cell.key in keys] for row in rows]
 
 
 def _reach(rows: list[Row], key: str) -> float:
-    """The largest distance from zero of any interval of the column, in nats."""
+    """Returns the largest distance from zero of any interval of the column, in nats."""
     pairs = [row[key] for row in rows if row[key]]
     limits = [abs(pair[end]) for pair in pairs for end in ("low", "high") if pair[end] is not None]
     return max(limits, default=1.0) or 1.0
@@ -145,11 +140,13 @@ def _difference(key: str, row: Row, half_scale: float) -> Cell:
     if pair["low"] is None:
         note = "no replicate, no interval, no verdict"
         return Cell(key, signed(pair["mean"]), pair["mean"], "no interval", note=note)
-    status, words = ANSWERS[pair["answer"]]
     place = [50 + 48 * pair[end] / half_scale for end in ("low", "mean", "high")]
     bar = (round(place[0], 1), round(place[1], 1), round(place[2], 1), 50.0)
-    limits = f"{signed(pair['low'])} to {signed(pair['high'])}\n{words}"
-    return Cell(key, signed(pair["mean"]), pair["mean"], limits, status=status, bar=bar)
+    interval = f"{signed(pair['low'])} to {signed(pair['high'])}\n"
+    interval += WORDS[pair["answer"]]
+    return Cell(
+        key, signed(pair["mean"]), pair["mean"], interval, status=STATUS[pair["answer"]], bar=bar
+    )
 
 
 def _trend(row: Row) -> Cell:
@@ -172,18 +169,8 @@ def _equal_loss(key: str, cost: str, row: Row) -> Cell:
         text, value = f"{found['bound']}\N{NO-BREAK SPACE}{ratio(found['limit'])}", found["limit"]
     else:
         text, value = ratio(found["value"]), found["value"]
-    return Cell(key, text, value, _span(found))
-
-
-def _span(found: Row) -> str:
-    low, high = found["low"], found["high"]
-    if not found["interval"]:
-        return "no interval"
-    if low is None and high is None:
-        return "beyond the curves at both ends"
-    if low is None:
-        return f"at most {high:.2f}"
-    return f"at least {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
+    span = limits(found["low"], found["high"]) or "beyond the curves at both ends"
+    return Cell(key, text, value, span if found["interval"] else "no interval")
 
 
 def _cost(key: str, row: Row, field: str, relative: str, unit: str = "") -> Cell:

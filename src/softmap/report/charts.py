@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def charts(run: Run, rows: list[Row]) -> list[Chart]:
-    """Every chart that the run has data for; without a control there are no differences."""
+    """Returns every chart that the run has data for; without a control there are no differences."""
     style = Style(run.labels, marks(run.plain_labels))
     made = [
         loss_charts.loss(style, run, rows, "tokens"),

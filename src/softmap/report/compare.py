@@ -9,15 +9,14 @@ from math import log, sqrt
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report import attention, stats
 from softmap.report.answers import Question
 from softmap.report.differences import KEYS, add_differences, statistics
 from softmap.report.family import Family, position_losses, seconds, windows
 from softmap.report.load import FinishedTrial, Run
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 Row = dict[str, Any]
 
 COSTS = {
@@ -48,7 +47,7 @@ def _row(run: Run, label: str, family: Family) -> Row:
     budgets = [_budget(family, label, index) for index in range(len(trials[0].budgets))]
     variance, text = family.spreads.variance(label), stats.block_variance(windows(trials))[0]
     bytes_per_token = (run.info.get("data") or {}).get("bytes_per_token")
-    loss = budgets[-1]["loss"]
+    loss, maps = budgets[-1]["loss"], first_maps(trials)
     return {
         "variant": label,
         "is_control": label == run.control,
@@ -67,7 +66,7 @@ def _row(run: Run, label: str, family: Family) -> Row:
         **_costs(trials),
         "budgets": budgets,
         "by_position": _by_position(trials),
-        "maps": _map_numbers(trials),
+        "maps": None if maps is None else attention.statistics(maps),
         **dict.fromkeys(KEYS),
     }
 
@@ -83,7 +82,7 @@ def _costs(trials: list[FinishedTrial]) -> Row:
     first = results[0]
     ranges = np.array([result["tokens_per_second_range"] for result in results], dtype=float)
     return {
-        "tokens_per_second": _median([result["tokens_per_second"] for result in results]),
+        "tokens_per_second": float(np.median([r["tokens_per_second"] for r in results])),
         "tokens_per_second_range": [float(ranges[:, 0].min()), float(ranges[:, 1].max())],
         "speed_rounds": first.get("speed_rounds"),
         "flops_per_token": first["flops_per_token"],
@@ -97,7 +96,7 @@ def _costs(trials: list[FinishedTrial]) -> Row:
         "schedule": first.get("schedule"),
         "mean_lr": first.get("mean_lr"),
         "impl": first.get("impl"),
-        "train_seconds": _median([result["train_seconds"] for result in results]),
+        "train_seconds": float(np.median([r["train_seconds"] for r in results])),
     }
 
 
@@ -121,7 +120,7 @@ def _add_cost_ratios(row: Row, control: Row) -> None:
 
 
 def _by_position(trials: list[FinishedTrial]) -> list[Row]:
-    """Final loss in bins of positions; ``from`` and ``to`` are both included."""
+    """Returns the final loss in bins of positions; ``from`` and ``to`` are both included."""
     edges = stats.position_edges(trials[0].budgets[-1].losses_WT.shape[1])
     means = position_losses(trials, edges).mean(axis=0)
     return [
@@ -130,15 +129,6 @@ def _by_position(trials: list[FinishedTrial]) -> list[Row]:
     ]
 
 
-def _map_numbers(trials: list[FinishedTrial]) -> dict[str, float] | None:
-    maps = first_maps(trials)
-    return None if maps is None else attention.statistics(maps)
-
-
 def first_maps(trials: list[FinishedTrial]) -> Array | None:
-    """(L, H, T, T) attention maps of the first seed that saved any."""
+    """Returns the attention maps (L, H, T, T) of the first seed that saved any, or None."""
     return next((trial.maps_LHTT for trial in trials if trial.maps_LHTT is not None), None)
-
-
-def _median(values: list[float]) -> float:
-    return float(np.median(values))

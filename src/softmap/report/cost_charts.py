@@ -15,7 +15,7 @@ Row = dict[str, Any]
 
 
 def pareto(style: Style, rows: list[Row]) -> Chart | None:
-    """Final loss against training time, with the line that nobody beats on both."""
+    """Returns the chart of final loss against training time, with the Pareto front."""
     if len(rows) < 2:
         return None
     data = _placed(records.costs(rows))
@@ -44,7 +44,9 @@ def pareto(style: Style, rows: list[Row]) -> Chart | None:
 
 
 def _placed(data: list[Row]) -> list[Row]:
-    """Labels on the inner side of their points, pushed down where they would overlap."""
+    """Returns the points with positions of their labels: on the inner side, and moved down where
+    they would overlap.
+    """
     seconds = [row["seconds"] for row in data]
     middle = (min(seconds) + max(seconds)) / 2
     losses = [row["loss"] for row in data]
@@ -58,7 +60,7 @@ def _placed(data: list[Row]) -> list[Row]:
 
 
 def _frontier(base: alt.Chart) -> alt.Chart:
-    """A step line through the records at the running minimum of the loss in order of time."""
+    """Returns a step line through the points that have the lowest loss up to their time."""
     running = base.transform_window(
         best="min(loss)", sort=[alt.SortField("time")], frame=[None, 0], ignorePeers=True
     )
@@ -77,7 +79,9 @@ def _labels(style: Style, base: alt.Chart, left: bool) -> alt.Chart:
 
 
 def speed(style: Style, rows: list[Row]) -> Chart:
-    """Median training speed, with the 10th to 90th percentile of the rounds (or steps)."""
+    """Returns the chart of median training speed, with the 10th to 90th percentile of the rounds
+    (or steps).
+    """
     tooltip = [
         VARIANT,
         alt.Tooltip("speed:Q", title="Tokens per second, median", format=",.0f"),
@@ -100,7 +104,7 @@ def speed(style: Style, rows: list[Row]) -> Chart:
 
 
 def memory(style: Style, rows: list[Row]) -> Chart:
-    """Peak memory of training."""
+    """Returns the chart of the peak memory of training."""
     tooltip = [VARIANT, alt.Tooltip("memory_text:N", title="Peak memory")]
     bars = Bars("bytes", "bytes", "memory_text", "Peak memory of training (bytes)")
     _, layers = _bars(style, rows, bars, tooltip)

@@ -1,4 +1,4 @@
-"""Differences to the control with their intervals: by budget, and by position."""
+"""Differences from the control with their intervals: by budget, and by position."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from softmap.report.style import DELTA, VARIANT, Chart, Style, log_axis, zero
 Row = dict[str, Any]
 
 
-# Many bands hide each other; the page steers which one is seen.
+# Many bands hide each other; the page chooses which one is shown.
 BANDS = "Bands (of a few variants, or of the one pointed at)"
 # Em spaces, since SVG folds ordinary ones; short, to fit a phone.
 BETTER_WORSE = "\u2190 better\u2003nats per token\u2003worse \u2192"
 
 
 def forest(style: Style, rows: list[Row]) -> Chart | None:
-    """Every difference with its interval: variants down, budgets side by side in each row."""
+    """Returns the chart of every difference with its interval: one row a variant, and in it one
+    line a budget.
+    """
     data = records.differences(rows)
     if not data:
         return None
@@ -54,7 +56,7 @@ def forest(style: Style, rows: list[Row]) -> Chart | None:
     )
     height = max(150, 46 * len({row["variant"] for row in data}))
     spec = style.finish(layers, height)
-    return Chart("difference", "Difference to the control", caption, spec)
+    return Chart("difference", "Difference from the control", caption, spec)
 
 
 def trend(style: Style, rows: list[Row]) -> Chart | None:
@@ -69,10 +71,10 @@ def trend(style: Style, rows: list[Row]) -> Chart | None:
     x = alt.X("tokens:Q", title="Training tokens, log scale", **scaled)
     spec = style.finish(_banded(style, data, x, alt.Tooltip("budget:N", title="At")), 300)
     caption = (
-        "The decayed points against tokens. A line that is still falling at its end has not shown "
-        f"its last word. {BANDS}: {_intervals(data).lower()} at one budget."
+        "The decayed points against tokens. A line that is still falling at its end has not "
+        f"settled. {BANDS}: {_intervals(data).lower()} at one budget."
     )
-    return Chart("trend", "Difference to the control against tokens", caption, spec)
+    return Chart("trend", "Difference from the control against tokens", caption, spec)
 
 
 def position_difference(style: Style, rows: list[Row]) -> Chart | None:
@@ -88,7 +90,7 @@ def position_difference(style: Style, rows: list[Row]) -> Chart | None:
         "at one position."
     )
     spec = style.finish(layers, 300)
-    return Chart("position_difference", "Difference to the control by position", caption, spec)
+    return Chart("position_difference", "Difference from the control by position", caption, spec)
 
 
 def _intervals(data: list[Row]) -> str:
@@ -98,7 +100,7 @@ def _intervals(data: list[Row]) -> str:
 
 
 def _banded(style: Style, data: list[Row], x: alt.X, place: alt.Tooltip) -> list[alt.Chart]:
-    """Lines with points, and a band from ``low`` to ``high``, about a rule at zero."""
+    """Returns lines with points, bands from ``low`` to ``high``, and a rule at zero."""
     base = style.base(data).encode(x=x, color=style.colour)
     y = alt.Y("mean:Q", title=DELTA, axis=alt.Axis(tickCount=6))
     tooltip = [

@@ -30,7 +30,7 @@ KEYS = (
 
 
 def add_differences(table: list[Row], family: Family) -> None:
-    """Every number that needs the control, for the rows of all other variants."""
+    """Add every number that needs the control to the rows of the other variants."""
     control, *others = table
     rows = {row["variant"]: row for row in others}
     final = family.compare(family.final)
@@ -72,7 +72,7 @@ def _add_ratios(
 
 
 def _more(family: Family, answer: Answer) -> Row | None:
-    """Further runs of each variant and of the control that an open question needs."""
+    """Returns how many more runs of each variant and of the control an open question needs."""
     if answer.run_stderr is None or answer.df is None:
         return None
     design, sd, question = _design(family, answer), _single_sd(answer), family.question
@@ -90,19 +90,19 @@ def _design(family: Family, answer: Answer) -> Design:
 
 
 def _single_sd(answer: Answer) -> float:
-    """The standard deviation of one run that gives the answer its standard error."""
+    """Returns the standard deviation between runs that gives the answer its standard error."""
     return (answer.run_stderr or 0.0) / sqrt(1 / answer.runs + 1 / answer.control_runs)
 
 
 def _text_error(family: Family, label: str) -> float | None:
-    """Standard error of the difference over held-out text, these runs given."""
+    """Returns the standard error of the difference over held-out text, for these very runs."""
     gap = windows(family.trials[label]) - windows(family.trials[family.control])
     variance = stats.block_variance(gap)[0]
     return sqrt(variance) if np.isfinite(variance) else None
 
 
 def _equal_time(family: Family) -> dict[str, Answer]:
-    """Differences where a variant may train only as long as the control did.
+    """Returns the differences where a variant may train only as long as the control did.
 
     Each run's loss is read between its decayed points at the control's time. A variant that was
     done sooner is judged by its final loss (which favours the control); one whose first budget took
@@ -119,8 +119,8 @@ def _equal_time(family: Family) -> dict[str, Answer]:
 
 
 def _equal_compute(family: Family) -> dict[str, Answer]:
-    """Differences at equal total compute, where a schedule spends tokens beside those of its
-    budgets; nothing where none does.
+    """Returns the differences at equal total compute, where a schedule spends more tokens than its
+    budgets have; none where no schedule does.
 
     Each run's loss is read between its decayed points at the operations that the control spent on
     all of its own; one that had none by then has no value.

@@ -11,8 +11,8 @@ is an integral over the shared error u and over s:
 
 Both integrands are smooth and fall to zero, so a plain sum over an even grid is exact to about
 1e-9. ``scipy.stats.dunnett`` integrates the same function by random sampling, whose noise would
-move verdicts at the edge from one call to the next, and it takes samples only: there it cannot
-plan. ``tests/report/test_dunnett.py`` holds the two together.
+move verdicts at the edge from one call to the next, and it takes samples only, so that it
+cannot plan. ``tests/report/test_dunnett.py`` holds the two together.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 from math import exp, floor, log
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import optimize, stats
 from scipy.special import ndtr
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 GRID = 0.05  # of log df
 
@@ -40,7 +38,7 @@ _U_WEIGHTS = np.exp(-0.5 * _U**2) * (_U[1] - _U[0]) / np.sqrt(2 * np.pi)
 def critical(
     correlations: tuple[float, ...], df: float, level: float = 0.95, sides: int = 2
 ) -> float:
-    """c with P(all \\|T[i]\\| <= c) = level, or P(all T[i] <= c) with one side.
+    """Returns c with P(all \\|T[i]\\| <= c) = level, or with one side P(all T[i] <= c) = level.
 
     Args:
         correlations: b[i] of every comparison, in [0, 1); a single one gives Student's quantile.
@@ -58,7 +56,9 @@ def critical(
 
 
 def between(correlations: tuple[float, ...], df: float, level: float, sides: int = 2) -> float:
-    """[`critical`][] for any df, from those of a fixed grid: to 1e-4, and soon all known."""
+    """Returns [`critical`][] for any df, to 1e-4, interpolated between those of a fixed grid, which
+    are cached.
+    """
     df = min(max(df, 1.0), 1e6)
     low = exp(GRID * floor(log(df) / GRID))
     high = low * exp(GRID)
@@ -68,7 +68,7 @@ def between(correlations: tuple[float, ...], df: float, level: float, sides: int
 
 
 def probability(c: float, correlations: tuple[float, ...], df: float, sides: int = 2) -> float:
-    """P(all \\|T[i]\\| <= c), or P(all T[i] <= c) with one side."""
+    """Returns P(all \\|T[i]\\| <= c), or P(all T[i] <= c) with one side."""
     spread, weights = spread_nodes(df)
     inside = np.ones((len(spread), len(_U)))
     for b, times in Counter(correlations).items():
@@ -82,13 +82,15 @@ def probability(c: float, correlations: tuple[float, ...], df: float, sides: int
 
 
 def correlation(control: float, variant: float) -> float:
-    """b of one comparison, from the variances of the means (or 1 / runs), rounded to match."""
+    """Returns b of one comparison from the variances of the means (or 1 / runs), rounded so that
+    equal ones share a cache entry.
+    """
     return round(float(np.sqrt(control / (control + variant))), 9)
 
 
 @lru_cache(maxsize=1024)
 def spread_nodes(df: float) -> tuple[Array, Array]:
-    """Nodes and weights for s = sqrt(chi^2(df) / df), evenly spaced in log s."""
+    """Returns nodes and weights for s = sqrt(chi^2(df) / df), evenly spaced in log s."""
     if df > 1e6:
         return np.ones(1), np.ones(1)
     ends = stats.chi2.ppf([1e-12, 1 - 1e-15], df) / df

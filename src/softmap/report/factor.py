@@ -13,22 +13,20 @@ interval. An end where the loss lies below the fitted floor E is infinite: None.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from softmap.report.answers import Answer
+from softmap.report.answers import Answer, finite
 from softmap.report.family import Family
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 BUDGETS = 4
 DRAWS = 2000
 ALPHAS = np.geomspace(0.02, 3.0, 120)
 
 
 def factors(family: Family, finals: dict[str, Answer]) -> dict[str, dict[str, float | None]]:
-    """``value``, ``low`` and ``high`` in tokens by variant; nothing with fewer than four budgets.
+    """Returns ``value``, ``low`` and ``high`` in tokens by variant; nothing with fewer than four
+    budgets.
 
     Without a spread between runs there is a value and no interval.
     """
@@ -50,12 +48,12 @@ def _factor(family: Family, label: str, control_N: Array, final: Answer) -> dict
         curves = control_N + noise[0] / np.sqrt(n0)
         found = equivalent(tokens_N, curves, mine + noise[1][:, -1] / np.sqrt(n))
         low, high = np.quantile(found, [0.025, 0.975], method="nearest")
-        limits = (_finite(low), _finite(high))
-    return {"value": _finite(value), "low": limits[0], "high": limits[1]}
+        limits = (finite(float(low)), finite(float(high)))
+    return {"value": finite(float(value)), "low": limits[0], "high": limits[1]}
 
 
 def errors(family: Family, final: Answer) -> Array:
-    """(2, DRAWS, N) errors of single runs, for the control and for a variant.
+    """Returns the errors (2, DRAWS, N) of single runs, for the control and for a variant.
 
     Residuals of all runs in random sums have the runs' covariance over the budgets; they are scaled
     so that the final loss has the error of the answer.
@@ -80,7 +78,9 @@ def equivalent(tokens_N: Array, curves_BN: Array, losses_B: Array) -> Array:
 
 
 def fit(places_N: Array, curves_BN: Array) -> tuple[Array, Array, Array]:
-    """(floor, scale, alpha) of E + A x^-alpha by least squares, E >= 0, alpha from a fixed grid."""
+    """Returns (floor, scale, alpha) of E + A x^-alpha by least squares, with E >= 0 and alpha from
+    a fixed grid.
+    """
     best = np.full(len(curves_BN), np.inf)
     found = np.zeros((3, len(curves_BN)))
     for alpha in ALPHAS:
@@ -96,7 +96,3 @@ def fit(places_N: Array, curves_BN: Array) -> tuple[Array, Array, Array]:
         best = np.where(better, error, best)
         found[:, better] = np.stack([floor, scale, np.full_like(floor, alpha)])[:, better]
     return found[0], found[1], found[2]
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None

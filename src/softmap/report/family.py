@@ -9,15 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report import pooling, stats
 from softmap.report.answers import Comparison, Question
 from softmap.report.load import FinishedTrial, Run
 from softmap.report.pooling import PoolingCheck
 from softmap.report.spread import Runs, Spreads
-
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 
 class Family:
@@ -69,8 +67,10 @@ class Family:
         return np.array([budget.tokens for budget in trial.budgets], dtype=np.float64)
 
     def compare(self, values: Runs, check: PoolingCheck | None = None) -> Comparison:
-        """Another number of each run under the same design: of this page's runs in their order,
-        then, where it is known of them, of the earlier ones."""
+        """Returns the comparison of another number of each run under the same design; the values
+        are those of this page's runs in their order and then, where they are known, of the earlier
+        ones.
+        """
         count = counts(self.trials)
         mine = {label: found[: count[label]] for label, found in values.items()}
         earlier = {label: found[count[label] :] for label, found in values.items()}
@@ -79,11 +79,13 @@ class Family:
         return Comparison(mine, self.control, self.question, check, first, earlier)
 
     def each(self, number: Callable[[str, Array], Array]) -> dict[str, Array]:
-        """``number(label, losses_RN)`` of every variant, all of its [`curves`][]."""
+        """Returns ``number(label, losses_RN)`` of every variant, for all of its [`curves`][]."""
         return {label: number(label, losses_RN) for label, losses_RN in self.curves.items()}
 
     def _first(self, values: Runs) -> Runs:
-        """The values of the first stage's seeds; of all runs of a variant without any."""
+        """Returns the values of the first stage's seeds; of all runs where a variant has no first
+        stage.
+        """
         return {label: self._first_of(label, found) for label, found in values.items()}
 
     def _first_of(self, label: str, found: Any) -> list[float]:
@@ -93,45 +95,48 @@ class Family:
 
 
 def losses(trials: list[FinishedTrial]) -> Array:
-    """(R, N) held-out loss of every run at every budget, nats per token."""
+    """Returns the held-out loss of every run at every budget, (R, N), in nats per token."""
     return np.array([[budget.loss for budget in trial.budgets] for trial in trials])
 
 
 def at(place: float, places_N: Sequence[float] | Array, losses_RN: Array) -> Array:
-    """(R,) each run's loss at a place between its decayed points, linear in the logarithm.
+    """Returns each run's loss (R,) at a place between its decayed points, linear in the logarithm.
 
-    Beyond the ends the loss there.
+    Beyond either end it is the loss at that end.
     """
     x = np.log(np.asarray(places_N, dtype=np.float64))
     return np.array([np.interp(np.log(place), x, row) for row in losses_RN])
 
 
 def seconds(trials: list[FinishedTrial], tokens_N: Array) -> Array:
-    """(N,) training time to each budget: tokens over the median measured speed.
+    """Returns the training time to each budget, (N,): tokens over the median measured speed.
 
-    Not the wall clock, which has pauses in it, and whatever else the machine did.
+    It is not the wall-clock time, which includes pauses and other work of the machine.
     """
     speed = np.median([trial.result["tokens_per_second"] for trial in trials])
     return np.asarray(tokens_N / speed)
 
 
 def spent(trials: list[FinishedTrial]) -> Array:
-    """(N,) tokens trained until each budget was there: more than its own where a schedule throws
-    decays away or begins anew."""
+    """Returns the tokens trained until each budget was reached, (N,): more than the budget's own
+    where a schedule discards decays or restarts.
+    """
     return np.array([b.spent or b.tokens for b in trials[0].budgets], dtype=np.float64)
 
 
 def windows(trials: list[FinishedTrial]) -> Array:
-    """(W,) mean final loss of every held-out window over the runs."""
+    """Returns the mean final loss of every held-out window over the runs, (W,)."""
     return np.mean([trial.budgets[-1].losses_WT.mean(axis=1) for trial in trials], axis=0)
 
 
 def counts(trials: Mapping[str, list[FinishedTrial]]) -> dict[str, int]:
-    """Runs by variant."""
+    """Returns the number of runs of each variant."""
     return {label: len(found) for label, found in trials.items()}
 
 
 def position_losses(trials: list[FinishedTrial], edges: list[int]) -> Array:
-    """(R, bins) final loss of each run averaged over windows and over the positions of each bin."""
+    """Returns the final loss of each run, (R, bins), averaged over windows and over the positions
+    of each bin.
+    """
     found = [stats.bin_means(trial.budgets[-1].losses_WT, edges) for trial in trials]
     return np.stack(found).mean(axis=1)

@@ -10,7 +10,9 @@ Row = dict[str, Any]
 
 
 def lead(report: Row) -> str:
-    """The page's second sentence: how many ways, in what models, on what and for how long."""
+    """Returns the page's second sentence: how many variants in what models, on what data and for
+    how long.
+    """
     model, data, training = (report[key] or {} for key in ("model", "data", "training"))
     rows = report["variants"]
     runs = {row["variant"]: len(row["seeds"]) for row in rows}
@@ -39,7 +41,9 @@ def _subject(report: Row) -> str:
 
 
 def _sizes(rows: list[Row]) -> tuple[int, int]:
-    """The fewest and the most parameters; equal by design, unless runs of other models are here."""
+    """Returns the fewest and the most parameters; equal by design unless runs of other models are
+    included.
+    """
     sizes = sorted(row["parameters"] for row in rows)
     first = rows[0]["parameters"]
     return (first, first) if sizes[-1] <= 1.03 * sizes[0] else (sizes[0], sizes[-1])

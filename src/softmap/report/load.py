@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.errors import SoftmapError, reason, shown
 from softmap.fields import check
 from softmap.files.sealed import parse_json, read_bytes, read_sealed, verify
 from softmap.report.peaks import tried_peaks
 from softmap.report.speed import read_speed, replace_speed
-
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
 
 
 class _Passage(TypedDict):
@@ -74,7 +72,7 @@ class BudgetFile(TypedDict):
     loss: float
     file: str
     stderr: float | None
-    spent: int | None  # tokens trained until then, thrown-away decays and restarts included
+    spent: int | None  # tokens trained until then, including discarded decays and restarts
 
 
 class _ResultFile(TypedDict):
@@ -244,22 +242,25 @@ def load(directory: Path) -> Run:
 
 
 def result_files(directory: Path) -> list[Path]:
-    """The ``result.json`` of every finished trial; a broken link is one, to be named later."""
+    """Returns the ``result.json`` of every finished trial, broken links included, which are
+    reported later.
+    """
     found = [folder / "result.json" for folder in directory.glob("variants/*/seed*")]
     return sorted(path for path in found if os.path.lexists(path))
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """A ``run.json``, its seal and its shape checked."""
+    """Returns a ``run.json`` after its seal and its shape have been checked."""
     info = read_sealed(path)
     check(str(path), info, _RunFile)
     return info
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """A ``result.json``: its seal, its shape, and the checksums of the trial's other files.
+    """Returns a ``result.json`` after checks of its seal, its shape and the checksums of the
+    trial's other files.
 
-    That of a training that diverged has ``diverged`` and no budgets.
+    The result of a training that diverged has ``diverged`` and no budgets.
     """
     result = read_sealed(path)
     if result.get("diverged") is not None:
@@ -282,7 +283,9 @@ def read_result(path: Path) -> dict[str, Any]:
 
 
 def _check_place(result: dict[str, Any], path: Path) -> None:
-    """A result lies in the folder of its variant and seed; it is no copy of another's."""
+    """Raise ``SoftmapError`` unless a result lies in the folder of its variant and seed: it may be
+    a copy.
+    """
     place = f"{result.get('slug', path.parts[-3])}/seed{result['seed']}"
     found = f"{path.parts[-3]}/{path.parts[-2]}"
     if place != found:
@@ -290,7 +293,7 @@ def _check_place(result: dict[str, Any], path: Path) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
-    """The lines of a ``train.jsonl``; a last one that was cut off is left out."""
+    """Returns the lines of a ``train.jsonl``, without a last one that was cut off."""
     lines = read_bytes(path).splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -334,7 +337,9 @@ def _budget(entry: dict[str, Any], path: Path) -> Budget:
 
 
 def _curve(path: Path) -> list[dict[str, float]]:
-    """The training log, one row per step; after a resume the later row of a step wins."""
+    """Returns the training log, one row per step; after a resume the later row of a step replaces
+    the earlier.
+    """
     if not path.exists():
         return []
     rows = {int(row["step"]): row for row in read_log(path)}
@@ -367,7 +372,7 @@ def _array(path: Path, key: str, dimensions: int) -> Array:
     try:
         with np.load(path, allow_pickle=False) as archive:
             array = np.asarray(archive[key], dtype=np.float64)
-    except Exception as error:  # of NumPy, zipfile and zlib: damage has many names there
+    except Exception as error:  # a damaged file raises many kinds in NumPy, zipfile and zlib
         raise SoftmapError(f"{path}: expected an array {key!r}, found {reason(error)}") from None
     if array.ndim != dimensions or array.size == 0:
         raise SoftmapError(
@@ -391,7 +396,9 @@ def _check_settings(run: Run, results: list[Path]) -> None:
 
 
 def check_same_windows(run: Run) -> None:
-    """Losses can be subtracted where held-out windows and budgets are the same in every trial."""
+    """Raise ``SoftmapError`` unless held-out windows and budgets are the same in every trial, so
+    that losses can be subtracted.
+    """
     trials = [trial for seeds in run.trials.values() for trial in seeds.values()]
     expected = _layout(trials[0])
     for trial in trials[1:]:
@@ -404,16 +411,13 @@ def check_same_windows(run: Run) -> None:
 
 def _check_losses(trial: FinishedTrial, where: str) -> None:
     """Check that a result's losses are those of its arrays, up to rounding."""
-    for said, budget in zip(_by_tokens(trial.result), trial.budgets, strict=True):
+    entries = sorted(trial.result["budgets"], key=lambda entry: entry["tokens"])
+    for said, budget in zip(entries, trial.budgets, strict=True):
         if abs(said["loss"] - budget.loss) > 1e-3 * max(1.0, abs(budget.loss)):
             raise SoftmapError(
                 f"{where}: expected the loss {said['loss']:.6g} of its result.json, found "
                 f"{budget.loss:.6g} in {said['file']}"
             )
-
-
-def _by_tokens(result: dict[str, Any]) -> list[dict[str, Any]]:
-    return sorted(result["budgets"], key=lambda entry: entry["tokens"])
 
 
 def _layout(trial: FinishedTrial) -> list[tuple[int, tuple[int, ...]]]:

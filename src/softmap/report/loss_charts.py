@@ -20,7 +20,7 @@ AXES = {
     "seconds": ("Loss against training time", "Training time", "equal time on this device"),
     "flops": ("Loss against computation", "Training FLOPs", "equal arithmetic"),
 }
-FIRST = 0.8  # of the first decayed point's cost: where the axes start
+FIRST = 0.8  # times the first decayed point's cost: where the axes start
 HELD_OUT = (
     "Points: held-out loss after each decay, the mean of the runs with one standard error each way "
     "(the runs' spread, where any was repeated). Judge differences by their own intervals, not by "
@@ -38,7 +38,9 @@ class Cost:
 
 
 def loss(style: Style, run: Run, rows: list[Row], key: str) -> Chart:
-    """Training curves and decayed points against ``tokens``, ``seconds`` or ``flops``."""
+    """Returns the chart of training curves and decayed points against ``tokens``, ``seconds`` or
+    ``flops``.
+    """
     title, axis, fair = AXES[key]
     points = records.budgets(rows)
     start = FIRST * min(point["tokens"] for point in points)
@@ -63,7 +65,7 @@ def _training(style: Style, curve: list[Row], cost: Cost, y: alt.Scale) -> list[
         color=style.colour,
     )
     tooltip = _tooltip(cost, "Training loss")
-    # A line answers a pointer with its first point only, so unseen points carry the tooltips.
+    # A line shows the tooltip of its first point only, so invisible points have the tooltips.
     return [
         base.mark_line(strokeWidth=1).encode(strokeDash=style.dash, opacity=style.opacity(0.4)),
         base.mark_circle(size=40, opacity=0).encode(tooltip=tooltip),
@@ -93,7 +95,9 @@ def _tooltip(cost: Cost, loss_title: str) -> list[alt.Tooltip]:
 
 
 def _cost_axis(points: list[Row], key: str, title: str) -> alt.X:
-    """Logarithmic, since budgets are multiples of each other; on tokens, they are the ticks."""
+    """Returns a logarithmic axis, since budgets are multiples of each other; token budgets are its
+    ticks.
+    """
     values = sorted({point[key] for point in points})
     number = "~r" if key == "seconds" else ".3~s"
     marked = {"values": values} if key == "tokens" else {}
@@ -114,7 +118,7 @@ def _in_unit(rows: list[Row], size: float) -> list[Row]:
 
 
 def position(style: Style, rows: list[Row]) -> Chart:
-    """Final held-out loss along the window."""
+    """Returns the chart of final held-out loss by position in the window."""
     data = records.positions(rows)
     base = style.base(data).encode(
         x=position_axis(data),
@@ -136,7 +140,7 @@ def position(style: Style, rows: list[Row]) -> Chart:
 
 
 def position_axis(rows: list[Row]) -> alt.X:
-    """Positions on a log scale: the early ones differ most."""
+    """Returns a logarithmic axis of positions, since the early ones differ most."""
     last = max(row["position"] for row in rows)
     powers = [2**n for n in range(int(log2(last)) + 1)]
     return alt.X(

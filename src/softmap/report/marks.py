@@ -1,9 +1,9 @@
-"""What stands for a variant in every chart and table: a hue, a shape and a dash.
+"""The marks of a variant in every chart and table: a hue, a shape and a dash.
 
 The hue follows from the variant's name alone, so that it is the same on every page, whatever else
 is there and whichever run it comes from. Options do not change it: ``dcmha`` and
 ``dcmha(qk_norm=true)`` are one method in two forms. Variants of one hue on a page differ in shape
-and in dash, and shapes differ between hues, too: colour never carries alone.
+and in dash, and shapes differ between hues, too: colour is never the only distinction.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def marks(variants: Sequence[str]) -> list[Mark]:
 
 
 def hue(variant: str) -> int:
-    """The plain controls have the ink's grey, every other method one of seven colours."""
+    """Returns the index of a variant's hue: grey for plain controls, one of seven colours for
+    others.
+    """
     method = re.sub(r"\([^()]*\)", "", variant)
     if method in PLAIN:
         return INK

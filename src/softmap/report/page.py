@@ -36,7 +36,7 @@ def render(
     asked: dict[str, list[Chart]],
     table: str,
 ) -> str:
-    """The whole page as one string of HTML that asks nothing of the network.
+    """Returns the whole page as one string of HTML that loads nothing from the network.
 
     Args:
         asked: the charts of each suite in ``report["questions"]``.
@@ -77,14 +77,15 @@ def render(
 
 @cache
 def bundle() -> str:
-    """Vega, Vega-Lite and vega-embed in one script, once for the whole page."""
+    """Returns Vega, Vega-Lite and vega-embed in one script, which a page contains once."""
     script = str(vl_convert.javascript_bundle(snippet=GLOBALS, vl_version=VEGA_LITE))
     return script.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def assets(script: Path) -> dict[str, Any]:
-    """What ``parts.html`` puts into any page: the style sheet, Vega, the page's own script, and
-    the hues that marks index."""
+    """Returns what ``parts.html`` puts into any page: the style sheet, Vega, the page's own script,
+    and the hues that marks index.
+    """
     return {
         "css": Markup((HERE / "page.css").read_text(encoding="utf-8")),
         "bundle": Markup(bundle()),
@@ -94,7 +95,7 @@ def assets(script: Path) -> dict[str, Any]:
 
 
 def simple(labels: list[str], charts: Iterable[Chart]) -> dict[str, Any]:
-    """Payload, script and styles of a page that is charts, chips and a theme."""
+    """Returns payload, script and styles of a page with charts, a legend of chips and a theme."""
     payload = {
         "labels": labels,
         "config": theme.config(theme.of_page(len(labels)), theme.INKS["page"]),
@@ -104,7 +105,7 @@ def simple(labels: list[str], charts: Iterable[Chart]) -> dict[str, Any]:
 
 
 def environment(*folders: Path) -> Environment:
-    """Templates of ``folders``, then of this one."""
+    """Returns the environment of the templates in ``folders``, then in this one."""
     made = Environment(
         loader=FileSystemLoader([*folders, HERE]),
         autoescape=True,
@@ -119,12 +120,12 @@ def environment(*folders: Path) -> Environment:
 
 
 def breakable(label: str) -> Markup:
-    """The escaped label, free to wrap after a slash or a comma and before a bracket."""
+    """Returns the escaped label, which may wrap after a slash or a comma and before a bracket."""
     return Markup("<wbr>").join(re.split(r"(?<=[/,])(?=[^/,])|(?<=[^(])(?=\()", label))
 
 
 def sentence(text: str) -> Markup:
-    """The escaped text, in which a name breaks only where it fills a line by itself."""
+    """Returns the escaped text, in which a name wraps only if it is longer than a line."""
     whole = Markup('<span class="whole">{}</span>')
     return Markup(" ").join(
         whole.format(breakable(word)) if re.search(r"\w[-/(,+]+\w", word) else escape(word)
@@ -133,7 +134,7 @@ def sentence(text: str) -> Markup:
 
 
 def safe_url(url: Any) -> str | None:
-    """The address if a browser may follow it (http or https), else None."""
+    """Returns the address if a browser may follow it (http or https), else None."""
     return str(url) if url and urlparse(str(url)).scheme in ("http", "https") else None
 
 
@@ -172,7 +173,9 @@ def _captions(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _repeat(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """Name and value of everything that fixes the run; what it does not say is left out."""
+    """Returns name and value of everything that is needed to repeat the run, without what is not
+    known.
+    """
     items = [("Created", report["created"])]
     items += [("softmap", report["softmap_version"]), ("Commit", report["commit"])]
     items += [("Run", command) for command in report["runs"] or []]
@@ -192,7 +195,7 @@ def _seeds(report: dict[str, Any]) -> str:
 
 
 def _plain(value: Any) -> str:
-    """A setting as people read it: ``name value`` pairs, lists in brackets, nothing for None."""
+    """Returns a setting as text: ``name value`` pairs, lists in brackets, nothing for None."""
     if isinstance(value, dict):
         pairs = ((name, _plain(inner)) for name, inner in value.items() if inner is not None)
         return ", ".join(f"{name} {text}" for name, text in pairs if text)

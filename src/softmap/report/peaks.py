@@ -74,7 +74,7 @@ def _point(peak: float, losses: list[float | None]) -> Row:
 
 
 def table(rows: list[Row] | None) -> Row:
-    """``peaks``, those that any variant tried, and for each variant a text at each of them."""
+    """Returns ``peaks``, which any variant tried, and for each variant a text for each of them."""
     rows = rows or []
     peaks = sorted({point["peak_lr"] for row in rows for point in row["tried"]})
     return {

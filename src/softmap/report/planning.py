@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, floor, sqrt
+from math import ceil, sqrt
 
 from scipy import optimize, stats
 from scipy.special import ndtr
@@ -26,7 +26,7 @@ from softmap.report import dunnett
 from softmap.report.answers import Comparison
 from softmap.report.spread import Spreads
 
-MOST = 10_000  # runs: beyond it a plan is no plan
+MOST = 10_000  # runs of a plan
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Design:
     level: float = 0.95
 
     def critical(self, sides: int = 2) -> float:
-        """Dunnett's critical value."""
+        """Returns Dunnett's critical value."""
         b = dunnett.correlation(1 / self.control, 1 / self.runs)
         return dunnett.between((b,) * self.comparisons, self.df, self.level, sides)
 
@@ -57,7 +57,8 @@ class Design:
 def fresh(
     runs: int, comparisons: int = 1, control: int | None = None, level: float = 0.95
 ) -> Design:
-    """A design of runs that are planned, all of one spread; the control has as many by default.
+    """Returns the design of planned runs, all of one spread; the control has as many runs by
+    default.
 
     A single run of everything has no spread: that counts as one degree of freedom.
     """
@@ -67,27 +68,22 @@ def fresh(
     return Design(runs, n0, error.df if error else 1.0, comparisons, level)
 
 
-def half_width(design: Design, sd: float) -> float:
-    """Half the width of each simultaneous interval, for a spread that comes out as ``sd``."""
-    return design.critical() * sd * design.scale
-
-
 def power(design: Design, sd: float, difference: float) -> float:
-    """Probability that a variant with this true difference is called lower or higher."""
+    """Returns how likely a variant with this true difference is called lower or higher."""
     spread, weights = dunnett.spread_nodes(design.df)
     shift, c = difference / (sd * design.scale), design.critical()
     return float(weights @ (ndtr(shift - c * spread) + ndtr(-shift - c * spread)))
 
 
 def equality_power(design: Design, sd: float, margin: float) -> float:
-    """Probability that a variant with no difference is called equal within the margin."""
+    """Returns how likely a variant with no difference is called equal within the margin."""
     spread, weights = dunnett.spread_nodes(design.df)
     reach = margin / (sd * design.scale) - design.critical(sides=1) * spread
     return float(weights @ (2 * ndtr(reach.clip(0)) - 1))
 
 
 def visible_difference(design: Design, sd: float, wanted: float = 0.8) -> float:
-    """The smallest true difference that is found with this power."""
+    """Returns the smallest true difference that is found with this power."""
     unit = sd * design.scale
     high = unit * (design.critical() + 3) * 100
     gap: Callable[[float], float] = lambda d: power(design, sd, d) - wanted  # noqa: E731
@@ -95,12 +91,14 @@ def visible_difference(design: Design, sd: float, wanted: float = 0.8) -> float:
 
 
 def more_runs(design: Design, sd: float, difference: float, wanted: float = 0.8) -> int | None:
-    """Further runs of every variant and of the control that show a difference; None: too many."""
+    """Returns how many more runs of every variant and of the control show a difference; None: too
+    many.
+    """
     return _least(0, lambda n: power(design.more(n), sd, difference) >= wanted)
 
 
 def more_for_equality(design: Design, sd: float, margin: float, wanted: float = 0.8) -> int | None:
-    """Further runs that show equality within the margin, if there is no difference at all."""
+    """Returns how many more runs show equality within the margin if there is no difference."""
     return _least(0, lambda n: equality_power(design.more(n), sd, margin) >= wanted)
 
 
@@ -114,7 +112,8 @@ def runs_needed(
     control_ratio: float = 1.0,
     level: float = 0.95,
 ) -> int:
-    """Runs a variant (the control has ``control_ratio`` times as many) that show a difference.
+    """Returns the runs of a variant that show a difference; the control has ``control_ratio`` times
+    as many.
 
     Args:
         sd: standard deviation between runs, as known or guessed.
@@ -140,21 +139,8 @@ def runs_needed(
     return found
 
 
-def stein_total(s: float, n0: int, half_width: float, level: float = 0.95) -> int:
-    """Runs in all, the n0 of the first stage included, for the mean of one variant.
-
-    N = max(n0, floor((t s / h)^2) + 1), t Student's quantile with n0 - 1 degrees of freedom. The
-    interval, mean of all N +- t s / sqrt(N) with the first stage's s, has exactly this level.
-    """
-    _above_zero(s=s, half_width=half_width)
-    if n0 < 2:
-        raise SoftmapError(f"n0: expected at least 2 runs in the first stage, found {n0}")
-    t = float(stats.t.isf((1 - level) / 2, n0 - 1))
-    return max(n0, floor((t * s / half_width) ** 2) + 1)
-
-
 def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict[str, int] | None:
-    """Runs of every label in all, so that no interval is wider; None: more than 10,000.
+    """Returns the total runs of each label so that no interval is wider; None: more than 10,000.
 
     The control gets ``ratio`` times the runs of a variant. A variant that stays apart from the
     pool gets a number of its own, and more of the control if it needs that. Afterwards the page
@@ -179,7 +165,7 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
         own: int | None = None
         while own is None and control <= MOST:
             own = _least(first.sizes[v], partial(narrow, v, control=control))
-            control = control if own else 2 * control  # the control's own error is in the way
+            control = control if own else 2 * control  # the control's own error is too large
         if own is None:
             return None
         total[v] = own
@@ -189,7 +175,8 @@ def stein_runs(first: Comparison, half_width: float, ratio: float = 1.0) -> dict
 def allocate(
     seconds: float, costs: Mapping[str, float], control: str, done: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """Further runs of each variant that fit into a time, spent where intervals narrow most.
+    """Returns how many more runs of each variant fit into a time, spent where intervals narrow
+    most.
 
     Each next run is the one that lowers the sum of squared half-widths most for its seconds. The
     control is in every difference, so that it ends near sqrt(k) times the runs of a variant.
@@ -211,7 +198,7 @@ def allocate(
 
 
 def next_run(runs: Mapping[str, int], costs: Mapping[str, float], control: str) -> str:
-    """The label whose next run lowers the sum of squared half-widths most for its seconds.
+    """Returns the label whose next run lowers the sum of squared half-widths most for its seconds.
 
     Args:
         runs: of each label, the control included, that there are.
@@ -226,7 +213,9 @@ def _one_more(runs: Mapping[str, int], label: str) -> dict[str, int]:
 
 
 def _badness(runs: Mapping[str, int], control: str) -> float:
-    """Sum of squared half-widths in units of the spread; a variant without a run is far away."""
+    """Returns the sum of squared half-widths in units of the spread; a variant without a run counts
+    as far off.
+    """
     df = sum(max(n - 1, 0) for n in runs.values())
     t = float(stats.t.isf(0.025, df)) if df else 100.0
     ends = {v: 1 / n if n else 100.0 for v, n in runs.items()}
@@ -234,7 +223,9 @@ def _badness(runs: Mapping[str, int], control: str) -> float:
 
 
 def _least(start: int, enough: Callable[[int], bool]) -> int | None:
-    """The least number from ``start`` on that is enough: doubled, then halved; None above MOST."""
+    """Returns the least number from ``start`` on that is enough, by doubling and bisection; None
+    above MOST.
+    """
     low, high = start - 1, start
     while not enough(high):
         low, high = high, max(2 * high, 1)

@@ -18,9 +18,9 @@ from math import log
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
+
 Squares = dict[str, tuple[float, int]]
 
 LEVEL = 0.05
@@ -63,7 +63,8 @@ def check(runs: Mapping[str, Any], earlier: Mapping[str, Any] | None = None) -> 
 
 @lru_cache(maxsize=256)
 def visible(df: tuple[int, ...], power: float = 0.8) -> float | None:
-    """The ratio of standard deviations that the check notices with this power (None: above 100).
+    """Returns the ratio of standard deviations that the check notices with this power (None: above
+    100).
 
     One variant with the median number of runs is the wider one.
     """
@@ -80,7 +81,7 @@ def visible(df: tuple[int, ...], power: float = 0.8) -> float | None:
 
 
 def squares_of(*groups: Any) -> tuple[float, int]:
-    """Sum of squares of each group about its own mean, and degrees of freedom."""
+    """Returns the sum of squares of each group about its own mean, and the degrees of freedom."""
     total, df = 0.0, 0
     for values in groups:
         if len(values):
@@ -106,7 +107,7 @@ def _bartlett(pool: Squares) -> float:
 
 
 def _statistic(squares: Array, df: Array) -> Array:
-    """M for rows of sums of squares."""
+    """Returns M for rows of sums of squares."""
     squares = np.maximum(squares, 1e-300)
     total = df.sum()
     pooled = np.log(squares.sum(axis=1) / total)

@@ -60,7 +60,7 @@ def _bar(numbers: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _line(style: Style, picture: Json, measure: Json, records: list[Row]) -> dict[str, Any]:
-    """Points with bars, joined where the condition is a number."""
+    """Returns points with bars, joined by a line where the condition is a number."""
     numeric = all(isinstance(one["x"], int | float) for one in records)
     y = alt.Scale(domain=[0, 1]) if measure["unit"] == "share" and _wide(records) else None
     y = y or alt.Scale(zero=False)
@@ -102,7 +102,7 @@ def _wide(records: list[Row]) -> bool:
 
 
 def _heat(style: Style, picture: Json, measure: Json, records: list[Row]) -> dict[str, Any]:
-    """A map for each model, one above the other."""
+    """Returns a heat map for each model, one above the other."""
     bounds: dict[str, Any] = {"domain": [0, 1]} if measure["unit"] == "share" else {}
     scale = alt.Scale(scheme="viridis", **bounds)
     colour = alt.Color("value:Q", title=measure["title"], scale=scale)

@@ -14,7 +14,9 @@ _WORDS = {
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """A block for each suite: a line for each model and headline; then each set of conditions."""
+    """Yields the lines of each suite: one for each model and headline, then the means under each
+    set of conditions.
+    """
     for name, suite in found["suites"].items():
         yield f"{suite['title']} ({name})"
         yield suite["asks"]
@@ -31,7 +33,7 @@ def title(suite: Mapping[str, Any], name: str) -> str:
 
 
 def headlines(suite: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The cells that are over all instances, one a measure."""
+    """Returns the cells that are over all instances, one for each measure."""
     return [cell for cell in suite["cells"] if cell["at"] is None]
 
 
@@ -43,7 +45,7 @@ def _headline(title: str, cell: Mapping[str, Any], control: str) -> Iterator[str
 
 
 def value(numbers: Mapping[str, Any]) -> str:
-    """The mean with what it may be off by: between runs, or over the instances of a single one."""
+    """Returns the mean with its error: between runs, or over the instances of a single one."""
     runs = list(numbers["runs"].values())
     if numbers["run_stderr"] is not None:
         return f"{short(numbers['mean'])} ± {short(numbers['run_stderr'])} ({len(runs)} runs)"
@@ -60,7 +62,7 @@ def _against(cell: Mapping[str, Any], label: str, control: str) -> str:
 
 
 def verdict(difference: Mapping[str, Any]) -> str:
-    """The difference with its interval and the answer in words."""
+    """Returns the difference with its interval and the answer in words."""
     text = signed(difference["mean"], 4)
     if difference["low"] is not None:
         text += f" [{signed(difference['low'], 4)}, {signed(difference['high'], 4)}]"
@@ -68,7 +70,9 @@ def verdict(difference: Mapping[str, Any]) -> str:
 
 
 def _conditions(suite: Mapping[str, Any], labels: list[str]) -> Iterator[str]:
-    """Means under each set of conditions, the models side by side; heat maps are for the page."""
+    """Yields means under each set of conditions, the models side by side, where they are not too
+    many for a terminal.
+    """
     by_measure: dict[str, list[Mapping[str, Any]]] = {}
     for cell in suite["cells"]:
         if cell["at"] is not None:
@@ -92,8 +96,8 @@ def _conditions(suite: Mapping[str, Any], labels: list[str]) -> Iterator[str]:
 
 
 def direction(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> str:
-    """Returns how a difference is marked: better or worse by the measure's direction, equal, or
-    not.
+    """Returns the mark of a difference: ``better`` or ``worse`` by the measure's direction,
+    ``equal``, or nothing.
     """
     difference = cell["differences"].get(label)
     if difference is None:
@@ -106,10 +110,10 @@ def direction(suite: Mapping[str, Any], cell: Mapping[str, Any], label: str) -> 
 
 
 def condition(at: Mapping[str, Any]) -> str:
-    """``needles 4, asked 1``."""
+    """Returns conditions as text: ``needles 4, asked 1``."""
     return ", ".join(f"{name} {value}" for name, value in at.items())
 
 
 def short(number: float) -> str:
-    """Four significant digits."""
+    """Returns a number with four significant digits."""
     return f"{number:.4g}"

@@ -48,8 +48,9 @@ def of_run(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def compared(suite: Json, found: Found, control: str) -> list[dict[str, Any]]:
-    """One entry a cell: its measure and conditions, the numbers of every label, the differences
-    with the control. Headlines (``at`` None) come first."""
+    """Returns an entry for each cell: its measure and conditions, the numbers of every label, and
+    the differences from the control. Headlines (``at`` None) come first.
+    """
     by_key = {
         label: {run: {_key(one): one for one in answers} for run, answers in runs.items()}
         for label, runs in found.items()
@@ -85,7 +86,7 @@ def _entry(
 
 
 def _numbers(runs: Mapping[str, Json]) -> dict[str, Any]:
-    """The mean over runs, its standard error between runs, and every run's own."""
+    """Returns the mean over runs, its standard error between runs, and every run's own numbers."""
     means = [answer["mean"] for answer in runs.values()]
     n = len(means)
     stderr = float(np.std(means, ddof=1) / n**0.5) if n > 1 else None
@@ -114,8 +115,9 @@ def _answer(answer: Answer) -> dict[str, Any]:
 
 
 def _by_item(mine: Mapping[str, Json], theirs: Mapping[str, Json]) -> dict[str, Any]:
-    """Of two single models: Student's interval of their difference over the instances they share,
-    where values by instance were kept."""
+    """Returns, for two single models, Student's interval of their difference over the instances
+    that they share, where values by instance were kept.
+    """
     found: dict[str, Any] = {"items_low": None, "items_high": None}
     if len(mine) > 1 or len(theirs) > 1:
         return found

@@ -19,12 +19,11 @@ from math import exp, hypot, log
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report.answers import Answer
 from softmap.report.family import Family, at
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 STEPS = 16  # between two neighbouring budgets
 
 
@@ -45,7 +44,8 @@ class Ratio:
     interval: bool
 
     def times(self, factor: float, error: float = 0.0) -> dict[str, Any]:
-        """The ratio of another cost, which is ``factor`` times the control's for each token.
+        """Returns the ratio of another cost, which is ``factor`` times the control's for each
+        token.
 
         Args:
             error: half-width of the factor's own interval, of its logarithm. Distances of
@@ -65,7 +65,7 @@ class Ratio:
 
 
 def ratios(family: Family) -> dict[str, Ratio]:
-    """The ratio of tokens for each variant; nothing with a single budget."""
+    """Returns the ratio of tokens for each variant; nothing with a single budget."""
     tokens_N = family.tokens
     if len(tokens_N) < 2:
         return {}
@@ -77,7 +77,7 @@ def ratios(family: Family) -> dict[str, Ratio]:
 
 
 def _answers(family: Family, ratio: float) -> dict[str, Answer]:
-    """The difference of every variant at one ratio of tokens."""
+    """Returns the difference of every variant at one ratio of tokens."""
     tokens_N = family.tokens
     last = tokens_N[-1]
 

@@ -11,11 +11,11 @@ from softmap.report.words import listed, ratio, si, signed
 
 Row = dict[str, Any]
 POINTS = 80
-MOST_LISTED = 5  # runs in a tooltip
+MOST_LISTED = 5  # runs that a tooltip lists
 
 
 def curves(run: Run, rows: list[Row]) -> list[Row]:
-    """Training loss, averaged over seeds and over runs of neighbouring steps (80 per variant)."""
+    """Returns training loss, averaged over seeds and over neighbouring steps (80 points each)."""
     return [
         {"variant": row["variant"], "flops": tokens * row["flops_per_token"]}
         | {"tokens": tokens, "seconds": _short(tokens / row["tokens_per_second"])}
@@ -38,7 +38,9 @@ def _thinned(run: Run, label: str) -> list[tuple[int, float]]:
 
 
 def budgets(rows: list[Row]) -> list[Row]:
-    """Every decayed point: tokens, seconds, FLOPs, loss with one standard error each way."""
+    """Returns every decayed point: tokens, seconds, FLOPs, and loss with one standard error each
+    way.
+    """
     return [
         {
             "variant": row["variant"],
@@ -56,7 +58,9 @@ def budgets(rows: list[Row]) -> list[Row]:
 
 
 def differences(rows: list[Row]) -> list[Row]:
-    """Difference to the control at every budget with its limits (the mean, without any)."""
+    """Returns the difference from the control at every budget with its limits (the mean where there
+    are none).
+    """
     return [
         {
             "variant": row["variant"],
@@ -72,7 +76,7 @@ def differences(rows: list[Row]) -> list[Row]:
 
 
 def runs(rows: list[Row]) -> list[Row]:
-    """The final loss of every run."""
+    """Returns the final loss of every run."""
     return [
         {"variant": row["variant"], "seed": seed, "loss": round(loss, 5)}
         for row in rows
@@ -81,7 +85,7 @@ def runs(rows: list[Row]) -> list[Row]:
 
 
 def means(rows: list[Row]) -> list[Row]:
-    """The mean final loss of every variant, and the runs that it is of."""
+    """Returns the mean final loss of every variant, and the number of its runs."""
     return [
         {"variant": row["variant"], "loss": round(row["loss"], 5), "runs": len(row["seeds"])}
         for row in rows
@@ -89,7 +93,7 @@ def means(rows: list[Row]) -> list[Row]:
 
 
 def positions(rows: list[Row]) -> list[Row]:
-    """Loss and difference by bin of positions (counted from 1), at the bin's middle."""
+    """Returns loss and difference by bin of positions (counted from 1), at the bin's middle."""
     return [
         {
             "variant": row["variant"],
@@ -104,7 +108,7 @@ def positions(rows: list[Row]) -> list[Row]:
 
 
 def costs(rows: list[Row]) -> list[Row]:
-    """Speed, memory, time and loss at the final budget, one record per variant."""
+    """Returns speed, memory, time and loss at the final budget, one record per variant."""
     return [
         {
             "variant": row["variant"],
@@ -126,7 +130,9 @@ def _with_ratio(text: str, relative: float | None) -> str:
 
 
 def _limits(difference: Row | None) -> Row:
-    """``mean``, ``low`` and ``high``, the limits at the mean where none are known; and in words."""
+    """Returns ``mean``, ``low`` and ``high``, with the limits at the mean where none are known, and
+    ``interval`` in words.
+    """
     if difference is None:
         return dict.fromkeys(("mean", "low", "high", "interval"))
     mean, low, high = (difference[key] for key in ("mean", "low", "high"))
@@ -140,7 +146,7 @@ def _span(start: int, stop: int) -> str:
 
 
 def _each(losses: list[float]) -> str:
-    """Every run's loss; of many runs the ends."""
+    """Returns every run's loss, or the range where runs are many."""
     if len(losses) > MOST_LISTED:
         return f"{min(losses):.3f} to {max(losses):.3f} in {len(losses)} runs"
     return listed([f"{loss:.3f}" for loss in losses])

@@ -14,7 +14,9 @@ SEED = alt.Tooltip("seed:N", title="Seed")
 
 
 def every_run(style: Style, rows: list[Row]) -> Chart:
-    """The final losses of all runs, one line for each variant, with the mean of each."""
+    """Returns the chart of the final losses of all runs, one line for each variant, with the mean
+    of each.
+    """
     data = records.runs(rows)
     axis = alt.Axis(tickCount=6, grid=True)
     x = alt.X("loss:Q", title=LOSS, scale=around(data, "loss"), axis=axis)

@@ -1,7 +1,7 @@
 """Speed and memory as they were measured apart from training (``speed.json`` of a run).
 
-Those of the training itself suffer from whatever else the machine did, which is another thing at
-each trial. Where the file covers every finished variant, its numbers stand in for them.
+Those of the training itself are affected by other work of the machine, which differs from trial to
+trial. Where the file covers every finished variant, its numbers replace them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class _SpeedFile(TypedDict):
 
 
 def read_speed(directory: Path) -> dict[str, Any] | None:
-    """The contents of ``speed.json``; None where a run has none. Raises for a damaged one."""
+    """Returns the contents of ``speed.json``, or None where a run has none. Raises ``SoftmapError``
+    for a damaged one.
+    """
     path = directory / FILE
     if not os.path.lexists(path):
         return None
@@ -54,8 +56,8 @@ def replace_speed(results: list[dict[str, Any]], speed: dict[str, Any] | None) -
     labels = {result["variant"] for result in results}
     if speed is None or not labels <= speed["variants"].keys():
         return (
-            "Speed and memory are those of the training itself: what else the machine did at the "
-            "time is in them, and in every comparison at equal time."
+            "Speed and memory are those of the training itself: other work of the machine at the "
+            "time affects them, and every comparison at equal time."
         )
     for result in results:
         mine = speed["variants"][result["variant"]]
@@ -70,7 +72,8 @@ def replace_speed(results: list[dict[str, Any]], speed: dict[str, Any] | None) -
 
 
 def log_error(mine: dict[str, Any], control: dict[str, Any], level: float, of: int) -> float | None:
-    """Half-width of the interval of log(speed / control's speed), one of ``of`` simultaneous ones.
+    """Returns half the width of the interval of log(speed / control's speed), one of ``of``
+    simultaneous ones.
 
     A median of n rounds has the relative standard error 1.2533 sd / (sqrt(n) median) and n - 1
     degrees of freedom; sd is half the distance from the 10th to the 90th percentile (right for

@@ -59,7 +59,7 @@ class Spreads:
 
     @classmethod
     def planned(cls, sizes: Mapping[str, int]) -> Spreads:
-        """Returns the error for runs that do not exist yet, all with the variance 1."""
+        """Returns the spreads of runs that do not exist yet, all with the variance 1."""
         new = cls({}, PoolingCheck(None, None, ()))
         new.df = {v: n - 1 for v, n in sizes.items()}
         new.own = {v: 1.0 for v, n in sizes.items() if n > 1}
@@ -74,7 +74,7 @@ class Spreads:
         return VarianceEstimate(variance, total) if variance > 0 else None
 
     def variance(self, label: str) -> float | None:
-        """The moderated variance of a variant's runs, its own where it stays apart."""
+        """Returns the moderated variance of a variant's runs, or its own where it is not pooled."""
         weights = self._weights(label)
         return None if weights is None else sum(w * self.own[v] for v, w in weights.items())
 
@@ -99,8 +99,8 @@ class Spreads:
         return VarianceEstimate(variance, df)
 
     def _weights(self, label: str) -> dict[str, float] | None:
-        """The moderated variance of ``label`` as a weighted sum of own variances."""
-        if label in self.apart:  # by its final losses; of another number one run may be known
+        """Returns the weights of own variances whose sum is the moderated variance of ``label``."""
+        if label in self.apart:  # by its final losses; another number may be known of one run
             return {label: 1.0} if label in self.own else None
         if self.pooled is None:
             return None

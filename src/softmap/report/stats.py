@@ -17,7 +17,7 @@ BLOCKS = 32
 
 
 def block_variance(values_W: Array, blocks: int = BLOCKS) -> tuple[float, int]:
-    """Variance of the mean of serially correlated values, and its degrees of freedom.
+    """Returns the variance of the mean of serially correlated values, and its degrees of freedom.
 
     Windows from one document resemble each other, so that the plain var / W is too small. The
     windows are cut into at most ``blocks`` runs of neighbours, and the variance is that of a mean
@@ -37,13 +37,15 @@ def block_variance(values_W: Array, blocks: int = BLOCKS) -> tuple[float, int]:
 
 
 def position_edges(context: int) -> list[int]:
-    """Edges of third-of-an-octave bins over positions 0..context, at least one position each."""
+    """Returns the edges of third-of-an-octave bins over positions 0..context, each of at least one
+    position.
+    """
     thirds = np.arange(0, 3 * np.log2(max(context, 2)) + 1e-9)
     inner = np.unique(np.round(2.0 ** (thirds / 3)).astype(int))
     return [0, *(int(edge) for edge in inner if edge < context), context]
 
 
 def bin_means(losses_WT: Array, edges: list[int]) -> Array:
-    """(W, bins): the mean over the positions of each bin ``[edges[i], edges[i + 1])``."""
+    """Returns the mean over the positions of each bin ``[edges[i], edges[i + 1])``, (W, bins)."""
     sums = np.add.reduceat(losses_WT, edges[:-1], axis=1)
     return sums / np.diff(edges)

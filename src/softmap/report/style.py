@@ -25,7 +25,7 @@ LINES = (
     "split(indexof(datum.label, '(') > 0 ? replace(datum.label, '(', '\\n(') "
     ": replace(datum.label, '/', '/\\n'), '\\n')"
 )
-FEW = 3  # variants whose bands can be told apart
+FEW = 3  # variants whose bands are shown together
 
 
 @dataclass(frozen=True)
@@ -56,22 +56,24 @@ class Style:
         self.rows = alt.Y("variant:N", title=None, sort=labels, axis=axis)
 
     def base(self, data: list[Row]) -> alt.Chart:
-        """A chart over the records of the variants that are switched on."""
+        """Returns a chart of the records of the variants that are switched on."""
         chart = alt.Chart(alt.Data(values=data))
         return chart.transform_filter("indexof(shown, datum.variant) >= 0")
 
     def opacity(self, value: float = 1.0) -> Any:
-        """``value``, faded while another variant is in focus."""
+        """Returns ``value``, reduced while another variant is in focus."""
         near = "focus === null || datum.variant === focus"
         return alt.condition(near, alt.value(value), alt.value(0.12 * value))
 
     def band(self) -> Any:
-        """Opacity of a band: many at once hide each other, so then the one in focus is drawn."""
+        """Returns the opacity of a band: with many variants only the one in focus has one, since
+        bands hide each other.
+        """
         seen = f"datum.variant === focus || (focus === null && length(shown) <= {FEW})"
         return alt.condition(seen, alt.value(0.15), alt.value(0))
 
     def finish(self, layers: list[alt.Chart], height: int) -> dict[str, Any]:
-        """The layers as one specification that fills the width it is given."""
+        """Returns the layers as one specification that fills the available width."""
         shown = alt.param(name="shown", value=self.labels)
         focus = alt.param(name="focus", value=None)
         chart = alt.layer(*layers).properties(width="container", height=height)
@@ -80,25 +82,26 @@ class Style:
 
 
 def zero(**channel: Any) -> alt.Chart:
-    """A rule at zero: ``zero(x=alt.datum(0))``."""
+    """Returns a rule at a fixed value: ``zero(x=alt.datum(0))``."""
     return alt.Chart(alt.Data(values=[{}])).mark_rule(strokeWidth=1).encode(**channel)
 
 
 def around(data: list[Row], field: str) -> alt.Scale:
-    """A linear scale of fixed ends, with room for marks; also where all values are one."""
+    """Returns a linear scale with room for marks at both ends, also where all values are equal."""
     values = [row[field] for row in data]
     room = 0.08 * (max(values) - min(values)) or 0.02 * abs(max(values))
     return alt.Scale(domain=[min(values) - room, max(values) + room], zero=False, nice=False)
 
 
 def log_axis(low: float, high: float, **axis: Any) -> dict[str, Any]:
-    """Scale and axis of a logarithmic channel from ``low`` to ``high``, with round ticks."""
+    """Returns scale and axis of a logarithmic channel from ``low`` to ``high``; ticks are round."""
     scale = alt.Scale(type="log", domain=[low, high], nice=False)
     return {"scale": scale, "axis": alt.Axis(**({"values": ticks(low, high)} | axis))}
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """The round numbers of an interval: 1, 2 and 5 times powers of ten, more where these are few.
+    """Returns the round numbers of an interval: 1, 2 and 5 times powers of ten, and finer ones
+    where these are few.
 
     An interval too narrow for any has its ends.
     """

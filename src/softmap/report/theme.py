@@ -44,12 +44,14 @@ INKS = {
 
 
 def of_page(variants: int) -> list[str]:
-    """The variants' colours as the page's style sheet names them."""
+    """Returns the variants' colours as the page's style sheet names them."""
     return [f"var(--v{index})" for index in range(variants)]
 
 
 def config(colours: Sequence[str], inks: Inks, fonts: str = FONTS) -> dict[str, Any]:
-    """A Vega-Lite config: quiet axes, horizontal grid lines, the variants' colours in order."""
+    """Returns a Vega-Lite config: light axes, horizontal grid lines, the variants' colours in
+    order.
+    """
     axis = {
         "labelFontSize": 12,
         "titleFontSize": 12,

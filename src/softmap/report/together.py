@@ -16,8 +16,8 @@ from softmap.report.load import FinishedTrial, Run, check_same_windows, load
 from softmap.report.words import listed
 
 APART = (
-    "Speed and memory of different runs were measured at different times: between them, these and "
-    "every comparison at equal time contain what else the machine did."
+    "Speed and memory of different runs were measured at different times: other work of the "
+    "machine may affect them, and every comparison at equal time, between runs."
 )
 # What has to be the same before two losses can be subtracted.
 MEASURED = (
@@ -30,8 +30,8 @@ MEASURED = (
 
 
 def load_together(directories: Sequence[Path]) -> Run:
-    """One run out of several. ``info["runs"]`` names them, ``info["differences"]`` says in words
-    what they differ in.
+    """Returns several runs as one. ``info["runs"]`` names them, ``info["differences"]`` says in
+    words how they differ.
 
     Raises:
         SoftmapError: a folder given twice, runs whose text, tokenizer, windows or budgets differ,
@@ -111,7 +111,7 @@ def _first_stages(named: dict[str, Run]) -> dict[str, Any] | None:
 
 
 def _names(runs: list[Run]) -> list[str]:
-    """The runs' names, or their folders where two have the same."""
+    """Returns the runs' names, or their folders where two runs have the same name."""
     names = [str(run.info["name"]) for run in runs]
     return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
 
@@ -121,7 +121,9 @@ def _renamed(trials: dict[int, FinishedTrial], label: str) -> dict[int, Finished
 
 
 def check_comparable(one: Run, other: Run, keys: Sequence[str] = MEASURED) -> None:
-    """Refuse runs whose losses are of different text, tokens, windows (or ``budgets``)."""
+    """Raise ``SoftmapError`` for runs whose losses are of different text, tokens, windows (or
+    ``budgets``).
+    """
     before, after = _facts(one), _facts(other)
     keys = [key for key in keys if before[key] != after[key]]
     if keys:
@@ -146,7 +148,9 @@ def _facts(run: Run) -> dict[str, Any]:
 
 
 def _differences(named: dict[str, Run]) -> list[str]:
-    """Settings, software and machines that are not the same in all, each with its values."""
+    """Returns the settings, software and machines that are not the same in all, each with its
+    values.
+    """
     every = [_conditions(run) for run in named.values()]
     sentences = []
     for key in dict.fromkeys(key for found in every for key in found):

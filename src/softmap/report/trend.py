@@ -9,17 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.report.answers import EQUAL, HIGHER, LOWER, UNKNOWN, Answer
 from softmap.report.family import Family
+from softmap.report.stats import Array
 from softmap.report.words import si
 
-Array = NDArray[np.floating[Any]]
 POINTS = 3
-REACH = 10.0  # times the tokens: beyond it a straight line says nothing
+REACH = 10.0  # times the tokens: the furthest extrapolation of a straight line
 
-# (the difference, its slope) to words; what is not here has no trend resolved.
+# By the answers on the difference and on its slope; for other pairs the trend is not resolved.
 WORDS = {
     (LOWER, LOWER): "ahead, growing",
     (LOWER, HIGHER): "ahead, shrinking",
@@ -46,7 +45,7 @@ def trends(family: Family, finals: dict[str, Answer]) -> dict[str, dict[str, Any
     """Returns, by variant, ``words``, the slope ``per_doubling`` with its limits, and the
     ``crossing``.
 
-    Nothing with a single budget or without a spread between runs.
+    It is empty with a single budget, and for variants without a spread between runs.
     """
     tokens_N = family.tokens
     if len(tokens_N) < 2:
@@ -61,7 +60,7 @@ def trends(family: Family, finals: dict[str, Answer]) -> dict[str, dict[str, Any
 
 
 def slopes(tokens_N: Array, losses_RN: Array) -> Array:
-    """(R,) nats a doubling of tokens over the last points."""
+    """Returns the slopes (R,) over the last points, in nats a doubling of tokens."""
     x = np.log2(tokens_N[-POINTS:])
     x = x - x.mean()
     return np.asarray(losses_RN[:, -POINTS:] @ x / (x @ x))
@@ -89,7 +88,7 @@ def _trend(
 def _crossing(
     family: Family, label: str, gap: float, slope: float, slopes_R: dict[str, Array]
 ) -> dict[str, float | None]:
-    """Tokens at which the difference would be zero, and from which and until which it may be."""
+    """Returns the tokens at which the difference would be zero, with their limits."""
     last = float(family.tokens[-1])
     doublings = np.linspace(0, np.log2(REACH), 61)
     inside = [step for step in doublings if _holds_zero(family, label, slopes_R, step)]

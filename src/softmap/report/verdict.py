@@ -1,21 +1,21 @@
-"""The verdict in words, made from the answers, never stronger than them."""
+"""The verdict in words, which claims no more than the answers."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from softmap.report.answers import EQUAL, HIGHER, LOWER, UNKNOWN, UNRESOLVED
+from softmap.report.answers import EQUAL, HIGHER, LOWER, STATUS, UNKNOWN, UNRESOLVED
 from softmap.report.caveats import caveats
 from softmap.report.load import Run
-from softmap.report.words import amount, count, listed, ratio, runs_a_variant, si, signed
+from softmap.report.words import amount, count, limits, listed, ratio, runs_a_variant, si, signed
 
 Row = dict[str, Any]
-STATUS = {LOWER: "better", HIGHER: "worse", EQUAL: "equal", UNRESOLVED: "none", UNKNOWN: "none"}
 ORDER = (LOWER, HIGHER, EQUAL, UNRESOLVED, UNKNOWN)
 
 
 def verdict(run: Run, rows: list[Row], statistics: Row) -> Row:
-    """``headline``, a point per compared variant, what is ``incomplete``, and the ``caveats``.
+    """Returns ``headline``, a point per compared variant, what is ``incomplete``, and the
+    ``caveats``.
 
     A variant is lower or higher where its simultaneous interval excludes zero, equal where both
     one-sided tests put it within the margin; else it is not resolved, and the words say how many
@@ -47,21 +47,17 @@ def _headline(run: Run, rows: list[Row], compared: list[Row], statistics: Row) -
     answers = {row["variant"]: row["difference"]["answer"] for row in compared}
     if set(answers.values()) == {UNKNOWN}:
         return (
-            f"No verdict: nothing was run twice. Beside {control} each variant shows a difference, "
-            "and nothing says how much of it is luck."
+            f"No verdict: nothing was repeated. Each variant differs from {control}, and how much "
+            "of that is chance is not known."
         )
     groups = {word: [v for v, answer in answers.items() if answer == word] for word in ORDER}
     if not any(groups[word] for word in (LOWER, HIGHER, EQUAL)):
         return (
-            f"Nothing is resolved at this size: {_names(groups[UNRESOLVED])} could not be told "
-            f"from the control, {control}, or be called equal to it."
+            f"Nothing is resolved at this size: {_names(groups[UNRESOLVED])} could neither be "
+            f"shown to differ from the control, {control}, nor to equal it."
         )
     clauses = _clauses(groups, control, statistics["margin"])
-    return f"{_opening(statistics, control)}{'; '.join(clauses)}."
-
-
-def _opening(statistics: Row, control: str) -> str:
-    return f"Over {runs_a_variant(statistics['runs'], control)}, "
+    return f"Over {runs_a_variant(statistics['runs'], control)}, {'; '.join(clauses)}."
 
 
 def _clauses(groups: dict[str, list[str]], control: str, margin: float) -> list[str]:
@@ -79,7 +75,7 @@ def _clauses(groups: dict[str, list[str]], control: str, margin: float) -> list[
         verb = "is" if len(groups[UNRESOLVED]) == 1 else "are"
         clauses.append(f"{_names(groups[UNRESOLVED])} {verb} not resolved")
     if groups[UNKNOWN]:
-        clauses.append(f"no verdict on {_names(groups[UNKNOWN])}, which nothing gives a spread")
+        clauses.append(f"no verdict on {_names(groups[UNKNOWN])}, whose spread is not known")
     return clauses
 
 
@@ -105,7 +101,7 @@ def _point(row: Row, run: Run, statistics: Row) -> Row:
 
 
 def _tag(row: Row, statistics: Row) -> str:
-    """The answer with its trend, where one is known."""
+    """Returns the answer in two or three words, or the trend where one is known."""
     if row["trend"]:
         return str(row["trend"]["words"]).partition(" (")[0]
     return {
@@ -121,7 +117,7 @@ def _quality(row: Row, control: str, statistics: Row) -> str:
     found, level = row["difference"], f"{100 * statistics['level']:g}%"
     if found["answer"] == UNKNOWN:
         return (
-            f"{signed(found['mean'])} nats per token beside {control} in "
+            f"{signed(found['mean'])} nats per token compared with {control} in "
             f"{count(found['runs'], 'run').lower()}: no verdict, since no spread between runs is "
             "known."
         )
@@ -163,12 +159,15 @@ def _trend(row: Row) -> str:
 
 
 def _equal_loss(row: Row) -> list[str]:
-    """Tokens at equal loss, and the fitted factor, where the difference is resolved."""
+    """Returns sentences on the tokens at equal loss and on the fitted factor, where the difference
+    is resolved.
+    """
     ratios, sentences = row["equal_loss"], []
     if ratios is None or row["difference"]["answer"] not in (LOWER, HIGHER):
         return []
     tokens = ratios["tokens"]
-    span = f" ({_between(tokens)})" if tokens["interval"] else ""
+    span = limits(tokens["low"], tokens["high"]) or "the interval leaves the curves at both ends"
+    span = f" ({span})" if tokens["interval"] else ""
     if tokens["bound"]:
         size = {"<": "less", ">": "more"}[tokens["bound"]]
         sentences.append(f"At equal loss {size} than {ratio(tokens['limit'])} the tokens{span}.")
@@ -182,15 +181,6 @@ def _equal_loss(row: Row) -> list[str]:
             f"({factor['low']:.2f} to {high})."
         )
     return sentences
-
-
-def _between(found: Row) -> str:
-    low, high = found["low"], found["high"]
-    if low is None and high is None:
-        return "the interval leaves the curves at both ends"
-    if low is None:
-        return f"at most {high:.2f}"
-    return f"at least {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
 
 
 def _time(row: Row) -> str:
@@ -229,7 +219,7 @@ def _diverged(row: Row) -> str:
 
 
 def _lost(run: Run, rows: list[Row]) -> list[Row]:
-    """A point for each variant whose runs all diverged."""
+    """Returns a point for each variant whose runs all diverged."""
     left = {row["variant"] for row in rows}
     return [
         {

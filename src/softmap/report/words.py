@@ -10,7 +10,7 @@ NUMBERS = ["No", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight",
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """``+0.012`` or ``−0.012``, with a true minus sign; no sign where it rounds to zero."""
+    """Returns ``+0.012`` or ``−0.012``, with a true minus sign; no sign where it rounds to zero."""
     text = f"{abs(value):.{digits}f}"
     if float(text) == 0:
         return text
@@ -18,22 +18,22 @@ def signed(value: float, digits: int = 3) -> str:
 
 
 def amount(value: float, digits: int = 3) -> str:
-    """The size of a difference, never rounded to nothing."""
+    """Returns the size of a difference, with more digits where it would round to zero."""
     return f"{abs(value):.{digits}f}" if abs(value) >= 0.5 * 10**-digits else f"{abs(value):.1e}"
 
 
 def ratio(value: float) -> str:
-    """``0.62×``; three digits where it matters, none after a hundred."""
+    """Returns ``0.62×``; from a hundred on without decimals."""
     return (f"{value:.2f}" if abs(value) < 100 else f"{value:.0f}") + TIMES
 
 
 def per_cent(value: float) -> str:
-    """A relative change, e.g. ``+1.2%``."""
+    """Returns a relative change: ``+1.2%``."""
     return signed(100 * value, 1) + "%"
 
 
 def si(value: float, unit: str = "") -> str:
-    """Three significant digits with an SI prefix: ``1.05M``, ``412 MB``."""
+    """Returns three significant digits with an SI prefix: ``1.05M``, ``412 MB``."""
     gap = "\N{NO-BREAK SPACE}" if unit else ""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= 0.9995 * size:
@@ -42,27 +42,37 @@ def si(value: float, unit: str = "") -> str:
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``6.5 min`` or ``3.2 h``."""
+    """Returns ``42 s``, ``6.5 min`` or ``3.2 h``."""
     unit, size = time_unit(seconds)
     return f"{seconds / size:.3g}\N{NO-BREAK SPACE}{unit}"
 
 
 def time_unit(seconds: float) -> tuple[str, float]:
-    """The unit in which a time reads best, and its seconds."""
+    """Returns the unit in which a time is most readable, and its seconds."""
     if seconds < 120:
         return "s", 1.0
     return ("min", 60.0) if seconds < 7200 else ("h", 3600.0)
 
 
+def limits(low: float | None, high: float | None) -> str:
+    """Returns an interval in words: ``0.81 to 1.05``, ``at least 0.81`` or ``at most 1.05`` where
+    the other end is not known, nothing where neither is.
+    """
+    if low is None:
+        return "" if high is None else f"at most {high:.2f}"
+    return f"at least {low:.2f}" if high is None else f"{low:.2f} to {high:.2f}"
+
+
 def count(number: int, noun: str) -> str:
-    """``Seven ways``, ``One seed``, ``12 ways``."""
+    """Returns ``Seven ways``, ``One seed`` or ``12 ways``."""
     word = NUMBERS[number] if number < len(NUMBERS) else str(number)
     return f"{word} {noun}{'' if number == 1 else 's'}"
 
 
 def runs_a_variant(runs: Mapping[str, int], control: str) -> str:
-    """``2 runs a variant``, ``2 to 4 runs a variant (6 of the control)``, from runs by variant;
-    ``2 runs`` of one alone."""
+    """Returns ``2 runs a variant`` or ``2 to 4 runs a variant (6 of the control)``, from runs by
+    variant; ``2 runs`` if there is one variant alone.
+    """
     theirs = runs.get(control, 0)
     others = [number for label, number in runs.items() if label != control] or [theirs]
     least, most = min(others), max(others)
@@ -72,5 +82,5 @@ def runs_a_variant(runs: Mapping[str, int], control: str) -> str:
 
 
 def listed(items: list[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """Returns ``a``, ``a and b`` or ``a, b and c``."""
     return " and ".join([", ".join(items[:-1]), items[-1]]) if len(items) > 1 else "".join(items)

@@ -14,10 +14,10 @@ from softmap.ops import explain
 from softmap.testing.compare import ROWS, assert_same
 from softmap.testing.dense import dense
 from softmap.testing.layers import Note
-from softmap.testing.layouts import numbered
+from softmap.testing.layouts import numbered, with_gradients
 from softmap.testing.subject import CheckSubject, bands, call_of
 
-# The real tokens of two sequences: all, and padding among and around them.
+# Padding masks of two sequences: without padding, and with it among and around the tokens.
 ALL = torch.ones(2, 7, dtype=torch.bool)
 AMONG = torch.tensor([[1, 0, 1, 1, 0, 1, 1], [0, 1, 1, 0, 0, 1, 0]]).bool()
 DOCUMENTS = ((1, 4, 2), (3, 4))
@@ -141,13 +141,7 @@ def _evaluated(
     """Returns the rows (N, D), and the gradient of every input and parameter."""
     leaves = [t.clone().requires_grad_() for t in inputs]
     named = dict(zip(("x", "context"), leaves, strict=False)) | dict(layer.named_parameters())
-    out = run(*leaves)
-    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).cos().view_as(out)
-    grads = torch.autograd.grad(out, list(named.values()), upstream, allow_unused=True)
-    zeros = [torch.zeros_like(t) if g is None else g
-             for t, g in zip(named.values(), grads, strict=True)]  # fmt: skip
-    return {"output": out.detach()} | {f"gradient of {n}": g
-                                       for n, g in zip(named, zeros, strict=True)}  # fmt: skip
+    return with_gradients(run(*leaves), named)
 
 
 @torch.no_grad()

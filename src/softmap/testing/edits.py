@@ -12,7 +12,7 @@ from torch import Tensor
 from softmap.maps import Band, Edit, Rows, Tensors
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
-from softmap.ops.call import Call, band_of, pad_keys
+from softmap.ops.call import Call, bag, band_of, pad_keys
 from softmap.ops.heads import combine, scores
 from softmap.testing.compare import HEADS, MAP, assert_same, difference
 from softmap.testing.subject import CheckSubject, call_of
@@ -35,7 +35,9 @@ def pure_edits(subject: CheckSubject) -> None:
 
 
 def of_one_token(layer: Attention, x: Tensor) -> None:
-    """Query and key tensors of a token among others, x (B, T, D), are those of the token alone."""
+    """Assert that query and key tensors of a token among others, x (B, T, D), are those of the
+    token alone.
+    """
     sides = ("among others it is", "alone")
     q, k, _ = layer.project(x, Positions.of(x.shape[1], None, x.device))
     for edit in layer.edits:
@@ -56,7 +58,7 @@ class _Probe:
 
     def __call__(self, m: Tensor, given: Tensors) -> Tensor:
         """Returns the edit of copies, which it must leave unchanged."""
-        t = {**given.layer, **given.query, **given.key}
+        t = bag(given)
         before = {"m": m.clone(), **{f"t[{n!r}]": x.clone() for n, x in t.items()}}
         try:
             with _quiet(self.name):
@@ -101,7 +103,7 @@ class _Probe:
         )
 
     def _is_a_function(self, out: Tensor) -> None:
-        torch.rand(1)  # from a state to which no seed leads
+        torch.rand(1)  # leaves a state that no seed gives
         state = torch.get_rng_state()
         self((self.m * 0.5).clone(), self.given)  # another map between must leave no trace
         again = self(self.m.clone(), self.given)

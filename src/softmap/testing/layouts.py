@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,13 +36,13 @@ class SequenceLayout:
     packed: tuple[int, ...] = ()
 
     def documents(self) -> Tensor | None:
-        """The document of each token, (2, T), or None where a sequence is one document."""
+        """Returns the document of each token, (2, T), or None where a sequence is one document."""
         if not self.packed:
             return None
         return torch.stack([numbered(self.packed), numbered(self.packed[::-1])])
 
     def mask(self) -> Tensor | None:
-        """(2, T), True at real tokens, or None where all are."""
+        """Returns the padding mask (2, T), True at real tokens, or None where all are real."""
         if not self.left and not self.right:
             return None
         mask = torch.ones(2, self.tokens, dtype=torch.bool)
@@ -100,12 +100,22 @@ def evaluate(subject: CheckSubject, layer: Attention, layout: SequenceLayout) ->
     if mask is not None:
         out = out.masked_fill(~mask[:, layout.tokens - queries :, None], 0.0)
     upstream = subject.with_seed(subject.seed + 1).input(2, layout.tokens)[:, :queries]
-    named = {"x": x, **dict(layer.named_parameters())}
-    grads = torch.autograd.grad((out * upstream).sum(), list(named.values()), allow_unused=True)
-    result = {"output": out.detach()}
-    for (name, leaf), grad in zip(named.items(), grads, strict=True):
-        result[f"gradient of {name}"] = torch.zeros_like(leaf) if grad is None else grad
-    return result
+    return with_gradients(out, {"x": x, **dict(layer.named_parameters())}, upstream)
+
+
+def with_gradients(
+    out: Tensor, named: Mapping[str, Tensor], upstream: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Returns the output and its gradient by each of the ``named`` tensors, zeros where it does not
+    depend on it.
+    """
+    if upstream is None:
+        upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).cos().view_as(out)
+    grads = torch.autograd.grad(out, list(named.values()), upstream, allow_unused=True)
+    return {"output": out.detach()} | {
+        f"gradient of {name}": torch.zeros_like(leaf) if grad is None else grad
+        for (name, leaf), grad in zip(named.items(), grads, strict=True)
+    }
 
 
 def forward(layer: Attention, x: Tensor, layout: SequenceLayout) -> Tensor:

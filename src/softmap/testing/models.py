@@ -13,7 +13,7 @@ from torch import Tensor
 from softmap.nn import Decoder, accounting
 from softmap.testing.compare import ROWS, assert_equal, assert_same, difference
 from softmap.testing.layers import Note
-from softmap.testing.layouts import numbered
+from softmap.testing.layouts import numbered, with_gradients
 from softmap.testing.subject import VOCABULARY, CheckSubject, bands, perturb, seeded
 
 
@@ -37,7 +37,9 @@ def causality(subject: CheckSubject) -> Note:
 
 
 def _unchanged(after: Tensor, before: Tensor, first: int, how: str) -> None:
-    """The rows before token ``first`` are bitwise those before it and later ones were changed."""
+    """Assert that the rows before token ``first`` are bitwise equal to those before later tokens
+    were changed.
+    """
     off = (after != before)[:, :first].any(-1).any(0)
     if off.any():
         row = int(off.nonzero()[0])
@@ -64,7 +66,7 @@ def _with_nan(subject: CheckSubject) -> None:
 
 @torch.enable_grad()
 def _while_training(subject: CheckSubject) -> None:
-    """The same at the length and in the mode of training, where an edit may do other things."""
+    """Assert the same at the length and in the mode of training, where an edit may differ."""
     tokens = subject.context
     ids, model = subject.ids(2, tokens), subject.decoder(torch.float32).train()
     before = model(ids)
@@ -103,7 +105,7 @@ def _how(pieces: list[int]) -> str:
 
 
 def _decode(model: Decoder, ids: Tensor, mask: Tensor, pieces: list[int]) -> Tensor:
-    """Hidden states of ids, fed piece by piece."""
+    """Returns the hidden states of ids that are fed piece by piece with a cache."""
     caches, parts, start = model.new_caches(), [], 0
     for size in pieces:
         stop = start + size
@@ -173,7 +175,7 @@ LENGTHS = (9, 4, 7)
 
 
 def _masks() -> dict[str, Tensor]:
-    """(3, 9) with so many real tokens in each row, for each place where padding may be."""
+    """Returns masks (3, 9) with ``LENGTHS`` real tokens, for each place where padding may be."""
     at, n = torch.arange(9), torch.tensor(LENGTHS)[:, None]
     among = torch.ones(3, 9, dtype=torch.bool)
     among[1, [0, 2, 3, 6, 8]] = False
@@ -193,8 +195,9 @@ def packing(subject: CheckSubject) -> Note:
         for impl in subject.backends:
             model = subject.decoder(window=window, impl=impl)
             with bands(4):
-                want = _with_gradients(model, _apart(model, ids, lengths))
-                got = _with_gradients(model, model(ids, documents=documents))
+                named = dict(model.named_parameters())
+                want = with_gradients(_apart(model, ids, lengths), named)
+                got = with_gradients(model(ids, documents=documents), named)
             for name, value in want.items():
                 what = f"{name} of packed documents by {impl} (window {window})"
                 axes = ROWS if name == "output" else ()
@@ -203,17 +206,9 @@ def packing(subject: CheckSubject) -> Note:
 
 
 def _apart(model: Decoder, ids: Tensor, lengths: Iterable[list[int]]) -> Tensor:
-    """Hidden states of documents that are run one by one."""
+    """Returns the hidden states of documents that are run one by one."""
     rows = [row.split(sizes) for row, sizes in zip(ids, lengths, strict=True)]
     return torch.stack([torch.cat([model(d[None])[0] for d in row]) for row in rows])
-
-
-def _with_gradients(model: Decoder, out: Tensor) -> dict[str, Tensor]:
-    named = dict(model.named_parameters())
-    upstream = torch.linspace(-1, 1, out.numel(), dtype=out.dtype).cos().view_as(out)
-    grads = torch.autograd.grad(out, list(named.values()), upstream, allow_unused=True)
-    found = {n: g for n, g in zip(named, grads, strict=True) if g is not None}
-    return {"output": out.detach()} | {f"gradient of {n}": g for n, g in found.items()}
 
 
 @torch.no_grad()
@@ -239,8 +234,9 @@ def saving(subject: CheckSubject) -> Note:
 
 @torch.no_grad()
 def accounting_is_true(subject: CheckSubject) -> Note:
-    """Counted parameters are those of the built model; counted cache bytes are what each token
-    adds to a real cache, and a local layer's cache stops growing."""
+    """The counted parameters are those of the built model; the counted cache bytes are what each
+    token adds to a real cache; and a local layer's cache stops growing.
+    """
     model = subject.decoder(torch.float32, window=4)
     built = sum(p.numel() for p in model.parameters())
     counted = accounting.parameters(subject.config())["total"]

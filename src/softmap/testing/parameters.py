@@ -11,9 +11,8 @@ from softmap.errors import reason
 from softmap.maps import Edit
 from softmap.nn.positions import Positions
 from softmap.testing.compare import ROWS, assert_same
+from softmap.testing.layers import Note
 from softmap.testing.subject import CheckSubject
-
-Note = str | None
 
 # Where an optimiser may have pushed every element of a parameter.
 FAR = (-5.0, 5.0)
@@ -55,8 +54,9 @@ def _are_read_when_called(subject: CheckSubject) -> None:
 
 
 def _offload(module: nn.Module) -> None:
-    """As the hooks of offloading libraries do: they replace the parameters, and put them back
-    only around the module's own forward."""
+    """Do what the hooks of offloading libraries do: replace the parameters, and put them back only
+    around the module's own forward.
+    """
     real = dict(module._parameters)
     away = {n: None if p is None else nn.Parameter(p.to("meta")) for n, p in real.items()}
 
@@ -87,7 +87,9 @@ def _come_back(edit: Edit, given: tuple[Tensor, Tensor, Tensor]) -> None:
 
 
 def _gradients(edit: Edit, p: Tensor, given: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Where p has a gradient from the tensors handed out, for one of two opposite losses."""
+    """Returns where p has a gradient from the tensors that the edit returns, for one of two
+    opposite losses.
+    """
     made = [t for group in edit(*given) for t in group.values() if t.requires_grad]
     found = torch.zeros_like(p, dtype=torch.bool)
     for sign in (1.0, -1.0):

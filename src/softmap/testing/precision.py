@@ -8,12 +8,9 @@ from torch import Tensor
 from softmap.ops import chunked, precision
 from softmap.ops.call import Call
 from softmap.ops.output import apply_output
-from softmap.ops.precision import FEW, GRADIENT, OUTPUT
-from softmap.ops.yardstick import ZERO, eager, errors, poisoned
+from softmap.ops.yardstick import errors
 from softmap.testing.layers import Note
 from softmap.testing.subject import CheckSubject, bands, call_of
-
-__all__ = ["DRAWS", "FEW", "GRADIENT", "OUTPUT", "ZERO", "eager", "low_precision", "poisoned"]
 
 DRAWS = 5
 
@@ -38,7 +35,7 @@ def low_precision(subject: CheckSubject) -> Note:
 
 
 def _errors(subject: CheckSubject, dtype: torch.dtype) -> precision.Draw:
-    """The errors of one draw."""
+    """Returns the errors of one draw."""
     with torch.no_grad():
         call = call_of(subject.layer(dtype), subject.input(2, 33, dtype))
     with bands(8):

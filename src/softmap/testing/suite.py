@@ -31,8 +31,8 @@ CHECKS: dict[str, Check] = {
     "bidirectional": bidirectional.bidirectional,
     "cross": bidirectional.cross,
 }
-# What is asked of everyone's own variant before it is trained: wrong in any of these, a comparison
-# would be of something else. Some seconds; the first that fails is the plainest.
+# The checks of a user's own variant before it is trained: if one fails, a comparison would measure
+# something else. They take some seconds; the first that fails is the easiest to understand.
 _NOT_QUICK = ("rollback", "bidirectional", "cross", "accounting", "precision")
 QUICK = tuple(name for name in CHECKS if name not in _NOT_QUICK)
 
@@ -131,7 +131,7 @@ def _run(name: str, subject: CheckSubject) -> Outcome:
         return Outcome(name, f"{type(error).__name__}: {_one_line(error)}")
 
 
-# What a query or key tensor that reads several tokens breaks, beside the check of it.
+# Other checks that fail if a query or key tensor reads several tokens.
 _OTHER_TOKENS = ("batching", "decoding", "rollback", "packing")
 
 

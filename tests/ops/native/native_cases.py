@@ -12,9 +12,9 @@ from torch import Tensor
 from softmap.maps import Edit, heads_after
 from softmap.ops import make_call, native, reference
 from softmap.ops.call import Call
+from softmap.ops.yardstick import poisoned
 from softmap.testing.compare import assert_same
 from softmap.testing.layouts import numbered
-from softmap.testing.precision import poisoned
 from softmap.testing.subject import perturb, seeded
 from softmap.variants import build, load
 

@@ -10,7 +10,8 @@ from native_cases import Case, Results, results, spoil
 
 from softmap.ops import native, reference
 from softmap.ops.call import Call
-from softmap.testing.precision import FEW, GRADIENT, OUTPUT, ZERO, eager
+from softmap.ops.precision import FEW, GRADIENT, OUTPUT
+from softmap.ops.yardstick import ZERO, eager
 
 VARIANTS = [
     "forget+softcap(cap=2)",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+# For tests of the tools that compile, count and tune.
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
 
 @pytest.fixture(autouse=True)

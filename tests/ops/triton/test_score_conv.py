@@ -16,8 +16,8 @@ from triton_cases import Case, off, results, sampled, truth
 
 from softmap.ops import triton
 from softmap.ops.call import Call
-from softmap.ops.yardstick import only
-from softmap.testing.precision import GRADIENT, OUTPUT, eager
+from softmap.ops.precision import GRADIENT, OUTPUT
+from softmap.ops.yardstick import eager, only
 
 # Float32 sums in another order, through an exponential.
 EXACT = 2e-5
@@ -236,7 +236,7 @@ for row in compile_all("dape(hidden=16)", 4, 24, torch.float16):
 @pytest.mark.slow
 def test_kernels_compile_for_an_h100(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own: this one may have the interpreter."""
-    from softmap.ops.triton.aot import available
+    from triton_compiling import available
 
     if not available():
         pytest.skip("no ptxas or cuobjdump beside Triton")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -82,7 +83,7 @@ def test_no_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 CODE = """
 import sys, torch
-from softmap.ops.triton.aot import compiling
+from triton_compiling import compiling
 from triton_cases import Case
 from softmap.ops.triton.plan import FIXED, spec_of, tensors_of_call
 from softmap.ops.triton.gradients import backward
@@ -113,12 +114,14 @@ def test_chains_compile(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _compile(monkeypatch: pytest.MonkeyPatch, *variants: str) -> None:
     """In a process of its own, whose kernels are not the interpreter's."""
-    from softmap.ops.triton.aot import available
+    from triton_compiling import available
 
     if not available():
         pytest.skip("no ptxas or cuobjdump beside Triton")
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    here = Path(__file__).parent
+    folders = (here, here.parents[2] / "benchmarks")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)), prepend=os.pathsep)
     command = [sys.executable, "-c", CODE, *variants]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,7 +10,8 @@ import torch
 from triton_cases import Case, off, results, sampled, truth
 
 from softmap.ops import reference, triton
-from softmap.testing.precision import GRADIENT, OUTPUT, eager
+from softmap.ops.precision import GRADIENT, OUTPUT
+from softmap.ops.yardstick import eager
 
 # Float32 sums in another order, through an exponential.
 EXACT = 2e-5

@@ -15,7 +15,9 @@ from softmap.errors import SoftmapError
 def test_tuning_keeps_the_fastest_that_fits(
     device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from softmap.ops.triton import configs, tune
+    import triton_tune as tune
+
+    from softmap.ops.triton import configs
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     configs.tuned.cache_clear()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from triton_wavefronts import wavefronts
 
 from softmap.errors import SoftmapError
-from softmap.ops.triton.wavefronts import wavefronts
 
 # A loop of one access, whose address is the thread's number times a stride, moved by a base.
 LOOP = """

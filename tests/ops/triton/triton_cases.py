@@ -12,7 +12,7 @@ from torch import Tensor
 from softmap.nn.positions import Positions
 from softmap.ops import make_call, reference
 from softmap.ops.call import Call
-from softmap.testing.precision import poisoned
+from softmap.ops.yardstick import poisoned
 from softmap.testing.subject import CheckSubject
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
 from softmap.bench.candidates._base import Candidate, Leaves, Runner
 from softmap.bench.case import Problem
-from softmap.ops.call import run_span
+from softmap.ops.call import Region, band_of, run_band
 from softmap.ops.output import apply_output
 
 
@@ -28,6 +30,7 @@ class DenseCompiled(Candidate):
         _ = call.heads.by_key, call.heads.from_key  # dynamo cannot enter the lock of what is cached
 
         def dense(leaves: Leaves) -> Tensor:
-            return apply_output(run_span(call, span, leaves), call.unflatten(leaves))
+            part = call.unflatten(leaves)
+            return apply_output(run_band(part, Region(partial(band_of, call, span)), 0), part)
 
         return Runner(torch.compile(dense, dynamic=False, fullgraph=True))

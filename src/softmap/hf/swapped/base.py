@@ -80,7 +80,7 @@ class SwappedBase(Swapped):
     """
 
     def swapped_layers(self) -> dict[int, SwappedAttention]:
-        """The attention of the swapped layers, by index."""
+        """Returns the attention of the swapped layers by their index."""
         found = {n: getattr(block, self.kind.attention) for n, block in enumerate(self.layers)}  # type: ignore[attr-defined]
         return {n: own for n, own in found.items() if isinstance(own, SwappedAttention)}
 
@@ -153,7 +153,7 @@ class SwappedBase(Swapped):
     def _mask(self, tokens: Tensor, mask: Tensor | None, documents: Tensor | None) -> Any:
         """Returns the mask that the layers that are not swapped read."""
         if len(self.swapped_layers()) == len(self.layers):  # type: ignore[attr-defined]
-            # One with four axes goes through as it is: none is made of (T, S), which nobody reads.
+            # A mask with four axes is passed on as it is: no unneeded one of (T, S) is made.
             return torch.empty(1, 1, 1, 1, device=tokens.device)
         if documents is None:
             return mask

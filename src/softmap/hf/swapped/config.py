@@ -11,8 +11,8 @@ from softmap.hf.swapped.kinds import Family
 from softmap.hf.trust import ConfigFiles, is_sealed
 from softmap.nn.part import attention_part, check_backend
 
-# The one field in which every family wants a number, of which a swapped model needs none (0), and
-# which transformers' base class, with which a Trainer reads the file, leaves as it is.
+# A number in every family, which a swapped model does not need (it is 0), and which transformers'
+# base class, with which a Trainer reads the file, leaves as it is.
 FIELD = "attention_dropout"
 MARK = "none: some layers are softmap's; read with an Auto class after `import softmap.hf`"
 ENTRY = ("variant", "layers", "impl")
@@ -57,7 +57,7 @@ class SwappedConfig(ConfigFiles):
         return {"softmap": [{**e, "variant": new(e.get("variant"))} for e in entries]}
 
     def swapped(self) -> dict[int, dict[str, Any]]:
-        """The entry of each swapped layer."""
+        """Returns the entry of each swapped layer by its index."""
         return {n: entry for entry in self.softmap for n in entry["layers"]}
 
     def to_dict(self) -> dict[str, Any]:

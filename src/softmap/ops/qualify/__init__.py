@@ -1,4 +1,4 @@
-"""Kernels prove themselves on the machine that they run on, before ``auto`` takes them.
+"""Kernels are tested on the machine that they run on before ``auto`` uses them.
 
     first call of a kind -> small seeded calls beside float64 -> a verdict on disk
 
@@ -63,7 +63,7 @@ def verdict(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
     """
     at = mode()
     if not known(kind):
-        return _untried("symbolic sizes")
+        return Qualification("symbolic sizes")
     if (at, kind) not in _VERDICTS:
         found = _found(backend, call, kind, at)
         if found.why in _LATER:
@@ -91,8 +91,8 @@ def _found(backend: ModuleType, call: Call, kind: CallKind, at: str) -> Qualific
     if before is not None:
         return before
     why = "SOFTMAP_QUALIFY=off" if at == "off" else _hindered(call)
-    if why is not None:  # nor is there any waiting for another thread's trial
-        return _untried(why)
+    if why is not None:  # and another thread's trial is not waited for
+        return Qualification(why)
     with _LOCK, record.alone(key):
         # Another thread or process may have tried it while this one waited.
         before = _VERDICTS.get((at, kind)) or (None if at == "now" else record.read(key))
@@ -104,7 +104,7 @@ def _found(backend: ModuleType, call: Call, kind: CallKind, at: str) -> Qualific
 def _try(backend: ModuleType, call: Call, kind: CallKind, key: dict[str, object]) -> Qualification:
     with record.attempt(key) as endings:
         if endings >= record.ENDINGS:
-            found = Qualification(f"{endings} processes ended while they tried it", True, 0, 0, {})
+            found = Qualification(f"{endings} processes ended while they tried it", tried=True)
         else:
             found = tried(backend, call, kind)
         kept = found.tried and record.keep(key, found)
@@ -135,10 +135,6 @@ def _name(kind: CallKind) -> str:
     return kind.backend.rpartition(".")[2].capitalize()
 
 
-def _untried(why: str) -> Qualification:
-    return Qualification(why, False, 0, 0, {})
-
-
 def _hindered(call: Call) -> str | None:
     """Returns what a trial would disturb, or wait for without end; None where it can run."""
     if torch._C._current_graph_task_id() != -1:
@@ -163,7 +159,9 @@ def _recalled(*parts: object) -> str | None:
         found = _VERDICTS.get((at, kind))
         if found is None and at != "now":
             found = record.read(record.key_of(import_module(kind.backend), kind))
-    found = found or _untried("a compiler traces; a call outside of it, or softmap doctor, does it")
+    found = found or Qualification(
+        "a compiler is tracing: call it once outside of the compiler, or run softmap doctor"
+    )
     if not found.tried and at != "off":
         _say_once(f"passing over the {_name(kind)} kernels of {spelled(kind)}: {found.why}")
     return _said(found)

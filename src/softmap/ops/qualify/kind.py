@@ -83,7 +83,7 @@ def _exact() -> bool:
     return not torch.backends.cuda.matmul.allow_tf32
 
 
-# As torch.compiler.assume_constant_result does: it is read when a compiler traces, which guards it.
+# As torch.compiler.assume_constant_result does: a compiler reads it when it traces, and guards it.
 _exact._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

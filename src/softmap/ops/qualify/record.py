@@ -24,7 +24,7 @@ from softmap.ops.qualify.kind import CallKind
 from softmap.ops.qualify.trial import Qualification
 
 KEPT = 512  # files; each version of PyTorch, Triton, the driver and the kernels makes new ones
-ENDINGS = 2  # of processes, while they tried the same, that count as its fault
+ENDINGS = 2  # of processes during the same trial after which the kernels are passed over
 
 
 def machine(device: torch.device) -> dict[str, Any]:

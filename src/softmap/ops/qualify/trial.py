@@ -43,10 +43,10 @@ class Qualification(NamedTuple):
     """
 
     why: str | None
-    tried: bool
-    seconds: float
-    first: float
-    errors: Sizes
+    tried: bool = False
+    seconds: float = 0.0
+    first: float = 0.0
+    errors: Sizes = {}  # noqa: RUF012  (nobody changes it)
 
 
 def tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
@@ -72,7 +72,7 @@ def _tried(backend: ModuleType, call: Call, kind: CallKind) -> Qualification:
             small = call_like(call, queries, keys, seed)
             try:
                 known = yardstick.yardstick(small)
-            except Exception as error:  # the reference: nothing is learnt of the kernels
+            except Exception as error:  # of the reference, which says nothing about the kernels
                 return Qualification(
                     f"the reference raised {reason(error)}", False, 0, first, errors
                 )

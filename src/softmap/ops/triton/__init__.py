@@ -26,32 +26,30 @@ OUTPUTS = ("head_norm",)  # kernels of output edits
 
 
 def refuses(call: Call) -> str | None:
-    """Why no kernel runs the call, or None."""
+    """Returns why no kernel runs the call, or None."""
     return _machine(call) or _kind(call) or _shapes(call) or _edits(call)
 
 
 def skipped(call: Call) -> str | None:
-    """Why ``auto`` leaves it to SDPA although kernels could run it, or None."""
+    """Returns why ``auto`` leaves the call to SDPA although kernels could run it, or None."""
     if chain(call.edits, "weights") or not only_causal(call) or folded.refuses(call) is not None:
         return None
     return "scaled_dot_product_attention has kernels for attention without edits of the weights"
 
 
 def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d') with every gradient."""
-    from softmap.ops.triton import closed
-    from softmap.ops.triton.template import run as run_template
+    """Returns attention (B, H', T, d') with every gradient."""
+    from softmap.ops.triton import closed, operator, score_conv
 
     if _convolves(call):
-        from softmap.ops.triton import score_conv
-
         return score_conv.run(call)
-    return closed.run(call) if closed.takes(call) else run_template(call)
+    return closed.run(call) if closed.takes(call) else operator.run(call)
 
 
 def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
-    """The output edit by its kernel, or None where it has none, or another width than ``o``.
-    Compilers fuse torch's own."""
+    """Returns the result of the output edit by its kernel; None where it has none, for another
+    width than that of ``o``, and under a compiler, which fuses torch's own operations.
+    """
     if edit.kernel not in OUTPUTS or torch.compiler.is_compiling():
         return None
     if t["weight"].shape != o.shape[3:]:
@@ -63,14 +61,16 @@ def output(edit: Edit, o: Tensor, t: dict[str, Tensor]) -> Tensor | None:
 
 
 def made_of(kind: CallKind) -> dict[str, Any]:
-    """What the code that runs such calls is made of: ``auto`` takes it once it has qualified."""
+    """Returns all that the result of such calls depends on beside their kind; ``auto`` takes the
+    kernels once they have qualified with it.
+    """
     from softmap.ops.triton import made
 
     return made.made_of(kind)
 
 
 def trials(kind: CallKind) -> list[tuple[int, int]]:
-    """(queries, keys) of the calls on which it has to."""
+    """Returns (queries, keys) of the calls on which the kernels have to qualify."""
     from softmap.ops.triton import made
 
     return made.trials(kind)
@@ -82,7 +82,7 @@ def _machine(call: Call) -> str | None:
         return f"Triton kernels need tensors on a GPU, found them on {device!r}"
     if find_spec("triton") is None:
         return "Triton is not installed (pip install 'softmap[gpu]')"
-    # Properties, since a compiler that traces this takes them for constants.
+    # Properties, since a compiler that traces this treats them as constants.
     if device == "cuda" and torch.cuda.get_device_properties(call.q.device).major < 8:
         return "kernels need a GPU of compute capability 8.0 or newer"
     if interpreting() and call.q.dtype == torch.bfloat16:
@@ -108,28 +108,17 @@ def _shapes(call: Call) -> str | None:
 
 
 def _edits(call: Call) -> str | None:
-    edits = [e for e in call.edits if e.stage != "output"]
-    if any((e.kernel or "").startswith("score_conv") for e in edits):
-        return _convolution(call)
+    if _convolves(call):
+        from softmap.ops.triton import score_conv
+
+        return score_conv.refuses(call)
     from softmap.ops.triton.edits import EDITS
 
-    for edit in edits:
-        if edit.kernel not in EDITS or edit.halo or edit.pad:
+    for edit in call.edits:
+        if edit.stage != "output" and (edit.kernel not in EDITS or edit.halo or edit.pad):
             return f"{type(edit).__name__} has no tile code"
     return None
 
 
 def _convolves(call: Call) -> bool:
-    return any(_is_convolution(e) for e in call.edits)
-
-
-def _is_convolution(edit: Edit) -> bool:
-    return (edit.kernel or "").startswith("score_conv")
-
-
-def _convolution(call: Call) -> str | None:
-    if find_spec("softmap.ops.triton.score_conv") is None:
-        return "ScoreConv has no tile code"
-    from softmap.ops.triton import score_conv
-
-    return score_conv.refuses(call)
+    return any((e.kernel or "").startswith("score_conv") for e in call.edits)

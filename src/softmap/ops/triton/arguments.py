@@ -32,7 +32,8 @@ def chain_of(
     own: list[dict[str, Tensor]],
     grads: list[dict[str, Tensor]] | None,
 ) -> Chain:
-    """A stage of the call; ``own`` and ``grads`` hold the tensors and gradients of each link.
+    """Returns a stage of the call; ``own`` and ``grads`` hold the tensors and gradients of each
+    link.
 
     Args:
         heads: of the maps that enter it, and of the tile.
@@ -70,7 +71,7 @@ def _bundle(t: Tensor | None, link: Link, name: str, batch: int) -> Any:
 
 
 def own_tensors(spec: Spec, flat: list[Tensor]) -> tuple[list[dict[str, Tensor]], ...]:
-    """The tensors of each link by name, for the scores and for the weights stage."""
+    """Returns the tensors of each link by name, for the scores and for the weights stage."""
     it = iter(flat[len(FIXED) :])
     return tuple(
         [{name: next(it) for name, _ in link.tensors} for link in links]

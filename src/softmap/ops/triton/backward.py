@@ -38,7 +38,7 @@ def recomputed(
     SCORES: tl.constexpr,
     OPTIONS: tl.constexpr,
 ) -> tuple:
-    """The tiles of the scores edits, and the weights P."""
+    """Returns the tiles of the scores edits, and the weights P."""
     tiles = trace(SCORES, OPTIONS, args, s, at)
     p = tl.exp2(tiles[len(SCORES)] * LOG2E - log)
     return tiles, hide(p, at, 0.0)
@@ -84,7 +84,9 @@ def rows(
     PRECISION: tl.constexpr,
     CODE: tl.constexpr,
 ) -> None:
-    """delta, dq and the gradients of queries and layer: grid (row tiles, B or B * heads)."""
+    """Stores delta, dq and the gradients of tensors of queries and of the layer. The grid is (row
+    tiles, B or B * heads).
+    """
     H: tl.constexpr = HEADS[0]
     offset = S - T
     at_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM
@@ -178,7 +180,9 @@ def keys(
     PRECISION: tl.constexpr,
     CODE: tl.constexpr,
 ) -> None:
-    """dk and dv of each map and output, gradients of keys: grid (key tiles, B or B * heads)."""
+    """Stores dk of each map, dv of each output, and the gradients of tensors of keys. The grid is
+    (key tiles, B or B * heads).
+    """
     H: tl.constexpr = HEADS[0]
     offset = S - T
     at_key = tl.program_id(0) * BN
@@ -189,7 +193,7 @@ def keys(
     kh, vh = key_head(h, HEADS), out // (OUT // HEADS[2])
     begin = tl.maximum(tl.program_id(0) * BN - offset, 0) // BM * BM
     end = tl.minimum(latest(until, b, j, S) - offset, T)
-    # Held are the keys: here tiles of the map are [keys, rows], and all index tensors so.
+    # The keys are held: tiles of the map and all index tensors are [keys, rows] here.
     jt = j[:, None]
     kt = held(k, b, kh, at_key, HEADS[1], S, D, BN, DP, DC)
     vt = held(v, b, vh, at_key, HEADS[2], S, DV, BN, VP, VC)

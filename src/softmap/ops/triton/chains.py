@@ -6,7 +6,7 @@ import triton.language as tl
 
 @triton.jit
 def heads_of(m: tl.tensor, at: tl.tuple) -> tl.tensor:
-    """Head numbers of the tile ``m``, as they broadcast to it."""
+    """Returns the head numbers of the tile ``m``, in a shape that broadcasts to it."""
     if len(m.shape) == 3:
         return tl.arange(0, m.shape[0])[:, None, None]
     else:
@@ -15,7 +15,7 @@ def heads_of(m: tl.tensor, at: tl.tuple) -> tl.tensor:
 
 @triton.jit
 def per_head(m: tl.tensor) -> tl.tensor:
-    """The tile summed over its cells."""
+    """Returns the sum of each head's cells."""
     if len(m.shape) == 3:
         return tl.sum(tl.sum(m, 2, keep_dims=True), 1, keep_dims=True)
     else:
@@ -24,7 +24,7 @@ def per_head(m: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def along(m: tl.tensor) -> tl.tensor:
-    """The tile summed over the axis that its kernel walks: keys of a row, or rows of a key."""
+    """Returns the sum over the axis that the kernel walks: a row's keys, or a key's rows."""
     return tl.sum(m, len(m.shape) - 1, keep_dims=True)
 
 
@@ -32,7 +32,7 @@ def along(m: tl.tensor) -> tl.tensor:
 def trace(
     EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tl.tuple, m: tl.tensor, at: tl.tuple
 ) -> tl.tensor:
-    """The tile before, between and after the edits of a chain."""
+    """Returns the tile before, between and after the edits of a chain."""
     tiles = (m,)
     for n in tl.static_range(len(EDITS)):
         m = EDITS[n](m, at, args[n], OPTIONS[n])
@@ -44,7 +44,7 @@ def trace(
 def edited(
     EDITS: tl.constexpr, OPTIONS: tl.constexpr, args: tl.tuple, m: tl.tensor, at: tl.tuple
 ) -> tl.tensor:
-    """The tile after the chain."""
+    """Returns the tile after the chain."""
     return trace(EDITS, OPTIONS, args, m, at)[len(EDITS)]
 
 
@@ -59,7 +59,7 @@ def pulled(
     at: tl.tuple,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
-    """The gradient of the chain's input from that of its output, through the adjoints.
+    """Returns the gradient of the chain's input from that of its output, by the adjoints.
 
     Args:
         SIDE: whose gradients are added up on the way: "rows" (tensors of queries and of the layer),

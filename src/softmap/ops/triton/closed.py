@@ -30,7 +30,7 @@ def takes(call: Call) -> bool:
 
 
 def run(call: Call) -> Tensor:
-    """Attention (B, H', T, d') with every gradient."""
+    """Returns attention (B, H', T, d') with every gradient."""
     o = folded.plain(call)
     if torch.compiler.is_compiling():
         return folded.finish(call, o)
@@ -79,14 +79,14 @@ class _Subtract(torch.autograd.Function):
 
 
 def _of_tokens(share: Tensor, like: Tensor) -> Any:
-    """lambda as a bundle over (b, h, t)."""
+    """Returns lambda as a bundle over (b, h, t)."""
     B, H, T, _ = like.shape
     shared = share.expand(B, T, H).transpose(1, 2)
     return (shared, *shared.stride())
 
 
 def _like(grad: Tensor, t: Tensor) -> Tensor:
-    """Summed over what ``t`` was broadcast over, in its dtype."""
+    """Returns the gradient summed over what ``t`` was broadcast over, in its dtype."""
     return grad.sum_to_size(t.shape).to(t.dtype)
 
 
@@ -126,8 +126,9 @@ class _Shape(torch.autograd.Function):
 
 
 def _tile_sums(x: Tensor, *, shared: bool) -> Tensor:
-    """(B, H, tiles, d') the sum of each tile's tokens; ``shared``: each divided by the number of
-    keys that it sees."""
+    """Returns the sum of each tile's tokens, (B, H, tiles, d'); with ``shared`` each token is first
+    divided by the number of keys that it sees.
+    """
     B, H, T, d = x.shape
     sums = x.new_empty(B, H, -(-T // _tile(d)), d, dtype=torch.float32)
     _launch(kernels.tile_sums, x, bundle(x), bundle(sums), SHARED=shared)
@@ -135,7 +136,7 @@ def _tile_sums(x: Tensor, *, shared: bool) -> Tensor:
 
 
 def norm(o: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm over the channels of each head: o (B, H, T, d'), weight (d')."""
+    """Returns RMSNorm over the channels of each head: o (B, H, T, d'), weight (d')."""
     return _Norm.apply(o, weight, eps)  # type: ignore[no-any-return]
 
 
@@ -163,12 +164,12 @@ class _Norm(torch.autograd.Function):
 
 
 def _tile(width: int) -> int:
-    """Tokens of a program."""
+    """Returns the number of tokens of a program."""
     return min(MOST, TILE // next_power(width))
 
 
 def _launch(kernel: Any, like: Tensor, *args: Any, **names: Any) -> None:
-    """Over the tokens and heads of ``like`` (B, H, T, d)."""
+    """Launch a kernel over the tokens and heads of ``like`` (B, H, T, d)."""
     B, H, T, d = like.shape
     tile = _tile(d)
     launch(

@@ -19,7 +19,6 @@ from softmap.errors import SoftmapError
 from softmap.ops.call import Call
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-LOG2E = 1.4426950408889634
 
 
 def interpreting() -> bool:
@@ -35,7 +34,7 @@ class Limits(NamedTuple):
 
 
 def limits(call: Call) -> Limits:
-    """The mask of ``call`` as two vectors."""
+    """Returns the mask of ``call`` as two vectors."""
     S, T, device = call.keys, call.queries, call.q.device
     place = torch.arange(S, device=device)[None]
     until, first = torch.full_like(place, S), torch.zeros_like(place)
@@ -58,7 +57,7 @@ def only_causal(call: Call) -> bool:
 
 
 def counts(call: Call, mask: Limits) -> Tensor:
-    """(b, T) float32: how many keys each row sees, at least 1."""
+    """Returns how many keys each row sees, at least 1, (b, T) float32."""
     S, T = call.keys, call.queries
     real = torch.ones_like(mask.until) if call.valid is None else call.valid
     total = torch.nn.functional.pad(real.long().cumsum(1), (1, 0))
@@ -68,7 +67,7 @@ def counts(call: Call, mask: Limits) -> Tensor:
 
 
 def bundle(t: Tensor | None, batch: int = 1) -> tuple[Any, ...] | None:
-    """A tensor as a kernel takes it: (pointer, strides of all axes but the last).
+    """Returns a tensor as a kernel takes it: (pointer, strides of all axes but the last).
 
     The last axis must lie contiguously; a batch axis of 1 that serves ``batch`` > 1 gets stride 0.
     """
@@ -117,11 +116,31 @@ def launching(instead: Launch) -> Iterator[None]:
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """How float32 operands are multiplied: exactly, unless torch was told that TF32 will do."""
+    """Returns how float32 operands are multiplied: exactly, unless torch allows TF32."""
     exact = dtype == torch.float32 and not torch.backends.cuda.matmul.allow_tf32
     return "ieee" if exact else "tf32"
 
 
+def whole_sum(lse: Tensor) -> Tensor:
+    """Returns the logarithm (B, H, T), base 2, of the sums whose logarithms are those of the parts,
+    (parts, B, H, T); -inf where a row sees no key of any part.
+    """
+    top = lse.amax(0)
+    return top + torch.exp2(lse - _finite(top)).sum(0).log2()
+
+
+def merge(o: Tensor, lse: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns o (B, H, T, d') and lse (B, H, T) of all keys from those of parts of the keys, each
+    output (parts, B, H, T, d') normalised by its own sum. A part that a row does not see weighs 0.
+    """
+    whole = whole_sum(lse)
+    return (o * torch.exp2(lse - _finite(whole))[..., None]).sum(0), whole
+
+
+def _finite(lse: Tensor) -> Tensor:
+    return lse.clamp(min=torch.finfo(lse.dtype).min)
+
+
 def next_power(n: int) -> int:
-    """The smallest power of two that is not below ``n``."""
+    """Returns the smallest power of two that is not below ``n``."""
     return 1 << max(0, n - 1).bit_length()

@@ -25,7 +25,7 @@ def dot(x: tl.tensor, y: tl.tensor, s: tl.tensor, OPTIONS: tl.constexpr) -> tl.t
 
 @triton.jit
 def by_key(m: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
-    """Cells [rows, keys, H] as [keys, rows, H]."""
+    """Returns cells [rows, keys, H] as [keys, rows, H]."""
     return anchored(tl.permute(m.to(dtype), (1, 0, 2)))
 
 
@@ -33,7 +33,8 @@ def by_key(m: tl.tensor, dtype: tl.constexpr) -> tl.tensor:
 def mixed(
     m: tl.tensor, at: tl.tuple, t: tl.tensor, OPTIONS: tl.constexpr, TURNED: tl.constexpr
 ) -> tl.tensor:
-    """Cells m [rows, keys, H] with the matrices of rows and keys, if any, applied to their heads.
+    """Returns cells m [rows, keys, H] after the matrices of rows and keys, if any, have mixed their
+    heads.
 
     t = (M, M^T, N, N^T), bundles or None. TURNED: 1 for the second and fourth.
     """
@@ -52,7 +53,9 @@ def mixed(
 
 @triton.jit
 def plus(m: tl.tensor, more: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m + more. A product with the unit matrix adds half precision to float32 where both lie."""
+    """Returns m + more. Half precision is added to float32 by a product with the unit matrix, so
+    that both stay where they are in registers.
+    """
     if more.dtype == tl.float32:
         return m + more
     else:
@@ -79,7 +82,9 @@ def compose_adjoint(
     OPTIONS: tl.constexpr,
     SIDE: tl.constexpr,
 ) -> tl.tensor:
-    """d = (where dM is added up, dN), or None for each."""
+    """Returns the gradient of the tile; adds those of M and N to d = (sums of dM, sums of dN), each
+    of which may be None.
+    """
     KEYS_FIRST: tl.constexpr = at[2].shape[1] != 1
     m, g = cells(m, KEYS_FIRST), cells(g, KEYS_FIRST)
     if SIDE == "rows" and d[0] is not None:
@@ -94,6 +99,6 @@ def compose_adjoint(
 
 @triton.jit
 def outer(m: tl.tensor, g: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
-    """[A, H, H] sums over the second axis of m [A, W, H] and g [A, W, H]."""
+    """Returns the sums [A, H, H] over the second axis of m [A, W, H] and g [A, W, H]."""
     zero = tl.zeros((m.shape[0], m.shape[2], m.shape[2]), tl.float32)
     return dot(tl.permute(m, (0, 2, 1)), g, zero, OPTIONS)

@@ -52,7 +52,7 @@ ONE_HEAD: dict[tuple[str, int], Config] = {
     ("keys", 128): Config(64, 64, 8, 2),
     ("keys", 256): Config(32, 64, 8, 1),
 }
-# Fewer warps or larger tiles spill, more warps repeat what is not a part of the tile.
+# Fewer warps or larger tiles spill registers; more warps repeat work outside of the tile.
 ALL_HEADS: dict[tuple[str, int], Config] = {
     ("forward", 64): Config(16, 16, 8, 1),
     ("rows", 64): Config(16, 16, 8, 1),
@@ -62,9 +62,10 @@ _override: list[tuple[str | None, Config]] = []
 
 
 def config(kernel: str, heads: int, width: int, bytes_: int) -> Config:
-    """The sizes for ``kernel``: heads of a tile (0: one a program), widest head, bytes of q.
+    """Returns the sizes for ``kernel``, by the heads of a tile (0: one a program), the widest head
+    and the bytes of an element of q.
 
-    An override, else what ``tune`` found on this machine, else the tables.
+    They are an override, else what was measured on this machine, else those of the tables.
     """
     for name, sizes in reversed(_override):
         if name in (None, kernel):
@@ -82,7 +83,7 @@ def _shipped(kernel: str, heads: int, width: int, bytes_: int) -> Config:
 
 
 def piece(kernel: str, heads: int, rows: int, width: int, bytes_: int) -> int:
-    """How much of the (padded) width is taken at a time: all of it if the accumulator fits."""
+    """Returns how much of the (padded) width is taken at a time: all if the accumulator fits."""
     if not heads:
         return width
     if bytes_ == 4:  # products of all heads in float32 pass through shared memory
@@ -93,19 +94,21 @@ def piece(kernel: str, heads: int, rows: int, width: int, bytes_: int) -> int:
 
 
 def key(kernel: str, heads: int, width: int, bytes_: int) -> str:
-    """What sizes are looked up by."""
+    """Returns the key by which sizes are looked up."""
     return f"{kernel} heads {heads} width {width} bytes {bytes_}"
 
 
 def cache_file() -> Path:
-    """Where ``tune`` keeps what it found: one file for each model of GPU."""
+    """Returns the file of the sizes that were measured here: one for each model of GPU."""
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return folder() / f"triton-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
 
 
 @lru_cache(maxsize=1)
 def tuned() -> dict[str, Config]:
-    """Sizes that ``tune`` found here before; none where the file is missing or unreadable."""
+    """Returns the sizes that benchmarks/triton_tune.py measured here; none where the file is
+    missing or unreadable.
+    """
     try:
         rows = json.loads(cache_file().read_text(encoding="utf-8"))
         return {name: Config(*(int(n) for n in row)) for name, row in rows.items()}
@@ -117,7 +120,7 @@ def tuned() -> dict[str, Config]:
 def override(
     rows: int, keys: int, warps: int = 4, stages: int = 1, kernel: str | None = None
 ) -> Iterator[None]:
-    """Fixed sizes for one kernel, or for every one: for tests, and for measuring others."""
+    """Use fixed sizes for one kernel, or for every one: in tests, and to measure others."""
     _override.append((kernel, Config(rows, keys, warps, stages)))
     try:
         yield

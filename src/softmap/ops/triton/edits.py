@@ -20,7 +20,8 @@ class TileEdit:
             row sees).
         mixes: reads several heads of one cell, so all of them must be in the tile: it takes not its
             tensors but the matrices over the heads that ``matrices`` makes of them.
-        halves: fewer maps leave than enter.
+        halves: half as many maps leave as enter.
+        together: its adjoint adds up the gradients of all of its tensors, or none.
     """
 
     forward: Any
@@ -29,6 +30,7 @@ class TileEdit:
     extras: tuple[str, ...] = ()
     mixes: bool = False
     halves: bool = False
+    together: bool = False
 
 
 EDITS: dict[str, TileEdit] = {
@@ -44,13 +46,15 @@ EDITS: dict[str, TileEdit] = {
     "alibi": TileEdit(scores.alibi, scores.alibi_adjoint, ("slopes",), ("rows", "cols")),
     "kerple": TileEdit(scores.kerple, scores.kerple_adjoint, ("p", "a"), ("rows", "cols")),
     "fire": TileEdit(
-        fire.fire, fire.fire_adjoint, ("w1", "b1", "w2", "b2", "c", "length"), ("rows", "cols")
+        fire.fire, fire.fire_adjoint, ("w1", "b1", "w2", "b2", "c", "length"), ("rows", "cols"),
+        together=True,
     ),
 }  # fmt: skip
 
 
 def options(kernel: str, heads: int, tensors: dict[str, Any], exact: bool) -> int:
-    """The constants of the tile code: heads + 256 a + 65536 b, as one number for Triton 3.6.
+    """Returns the constants of the tile code, heads + 256 a + 65536 b, as one number for Triton
+    3.6.
 
     a: whether mixes over heads are exact float32 products; of pairs, whether lambda is per token.
     b: FIRE's hidden units.

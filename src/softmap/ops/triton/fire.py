@@ -10,7 +10,8 @@ import triton
 import triton.language as tl
 
 from softmap.ops.triton.chains import heads_of, per_head
-from softmap.ops.triton.scores import distance, log, row_position
+from softmap.ops.triton.scores import distance, row_position
+from softmap.ops.triton.tiles import LN2, log2
 from softmap.ops.triton.weights import add_of_head, of_head
 
 
@@ -22,17 +23,19 @@ def number(t: tl.tuple, n: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def head_weight(t: tl.tuple, h: tl.tensor, n: tl.tensor, heads: tl.tensor) -> tl.tensor:
-    """w2[h, n] as it broadcasts to the tile."""
+    """Returns w2[h, n], in a shape that broadcasts to the tile."""
     return tl.load(t[0] + h * t[1] + n, mask=h < heads, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def relative(at: tl.tuple, t: tl.tuple) -> tuple:
-    """x [rows, keys], and what its gradient needs: the distance, the reach, the denominator."""
+    """Returns x [rows, keys], and what its gradient needs: the distance, the reach, the
+    denominator.
+    """
     gap = distance(at, t[6], t[7])
     reach = tl.maximum(row_position(at, t[6]), number(t[5], 0))
-    below = log(1.0 + number(t[4], 0) * reach)
-    return log(1.0 + number(t[4], 0) * gap) / below, gap, reach, below
+    below = log2(1.0 + number(t[4], 0) * reach) * LN2
+    return log2(1.0 + number(t[4], 0) * gap) * LN2 / below, gap, reach, below
 
 
 @triton.jit
@@ -90,7 +93,9 @@ def add_scales(
     t: tl.tuple,
     d: tl.tuple,
 ) -> None:
-    """Gradients of c and L. A tie of L and the row is split in two, as ``torch.maximum`` does."""
+    """Adds the gradients of c and L to ``d``. Where L equals the row, each gets half, as in
+    ``torch.maximum``.
+    """
     c, L = number(t[4], 0), number(t[5], 0)
     far = 1.0 + c * reach
     dc = dx * (gap / (1.0 + c * gap) - x * reach / far) / below

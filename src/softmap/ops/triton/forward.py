@@ -13,13 +13,15 @@ from softmap.ops.triton.chains import edited
 from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
 from softmap.ops.triton.tiles import LOG2E, earliest, head_tile, hide, key_head, load_row, store_row
 
-# Finite, so that a row that has seen nothing yet subtracts no infinities.
+# Finite, so that a row without a visible key so far subtracts no infinities.
 LOWEST: tl.constexpr = tl.constexpr(-3.0e38)
 
 
 @triton.jit
 def online(top: tl.tensor, total: tl.tensor, s: tl.tensor) -> tuple:
-    """Each place's largest score and its sum over the tiles so far: no sums across lanes."""
+    """Returns each cell's largest score and its sum over the tiles so far, without sums across
+    lanes.
+    """
     more = s - top
     less = tl.exp2(-tl.abs(more))
     total = total * tl.where(more > 0, less, 1.0) + tl.where(more > 0, 1.0, less)
@@ -28,7 +30,7 @@ def online(top: tl.tensor, total: tl.tensor, s: tl.tensor) -> tuple:
 
 @triton.jit
 def of_rows(top: tl.tensor, total: tl.tensor) -> tuple:
-    """What ``online`` kept for each place, for each row."""
+    """Returns, for each row, what ``online`` kept for each of its cells."""
     above = tl.max(top, 2, keep_dims=True)
     return above, tl.sum(total * tl.exp2(top - above), 2, keep_dims=True)
 
@@ -68,10 +70,12 @@ def forward(
     PRECISION: tl.constexpr,
     CODE: tl.constexpr,
 ) -> None:
-    """o and lse of a row tile: grid (row tiles, B or B * heads, splits of ``share`` keys)."""
+    """Stores o and lse of a row tile. The grid is (row tiles, B or B * heads, splits of ``share``
+    keys).
+    """
     H: tl.constexpr = HEADS[0]
     offset = S - T
-    # The last rows see most keys: they begin first.
+    # The last rows see most keys, so they are computed first.
     at_row = (tl.num_programs(0) - 1 - tl.program_id(0)) * BM
     i = (at_row + tl.arange(0, BM))[:, None]
     b = (tl.program_id(1) // (H if HT == 0 else 1)).to(tl.int64)

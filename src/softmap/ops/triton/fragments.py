@@ -23,7 +23,7 @@ import triton.language as tl
 def read(
     at: tl.tuple, h: tl.tensor, c: tl.tensor, heads: tl.tensor, W: tl.constexpr, WHOLE: tl.constexpr
 ) -> tl.tensor:
-    """Zero where heads or channels are padding; WHOLE: none are."""
+    """Returns numbers from memory, zero in padding of heads or channels; WHOLE: there is none."""
     if WHOLE:
         return tl.load(at)
     else:
@@ -44,7 +44,8 @@ def across(
     C: tl.constexpr,
     WHOLE: tl.constexpr,
 ) -> tl.tensor:
-    """[H, N, C] of x from token ``at`` and channel ``begin`` on, channels summed over.
+    """Returns [H, N, C] of x from token ``at`` and channel ``begin`` on, as a product takes it that
+    sums over channels.
 
     Of every 4 E channels lane l has E neighbours: 4 in each of E / 4 pieces of 16.
     """
@@ -74,7 +75,8 @@ def along(
     C: tl.constexpr,
     WHOLE: tl.constexpr,
 ) -> tl.tensor:
-    """[H, N, C] of x from token ``at`` and channel ``begin`` on, tokens summed over.
+    """Returns [H, N, C] of x from token ``at`` and channel ``begin`` on, as a product takes it that
+    sums over tokens.
 
     Of every 8 E channels lane g has E neighbours, one in each piece of 8.
     """
@@ -103,7 +105,7 @@ def places(
     M: tl.constexpr,
     C: tl.constexpr,
 ) -> tuple:
-    """Where a sum [H, M, C] over the tokens of ``along`` belongs: pointers, mask."""
+    """Returns pointers and mask of a sum [H, M, C] over the tokens of ``along``."""
     E: tl.constexpr = 8 if C >= 64 else C // 8
     Q: tl.constexpr = C // (8 * E)
     r, n = tl.arange(0, M // 8 * Q * (E // 2))[:, None, None], tl.arange(0, 128)[None, None, :]
@@ -127,7 +129,7 @@ def load_sum(
     M: tl.constexpr,
     C: tl.constexpr,
 ) -> tl.tensor:
-    """What ``store_sum`` stored."""
+    """Returns what ``store_sum`` stored."""
     H: tl.constexpr = h.shape[0]
     E: tl.constexpr = 8 if C >= 64 else C // 8
     Q: tl.constexpr = C // (8 * E)
@@ -149,7 +151,7 @@ def store_sum(
     W: tl.constexpr,
     tile: tl.tensor,
 ) -> None:
-    """A sum [H, M, C] over the tokens of ``along`` into x, in its dtype."""
+    """Stores a sum [H, M, C] over the tokens of ``along`` into x, in its dtype."""
     H: tl.constexpr = tile.shape[0]
     M: tl.constexpr = tile.shape[1]
     C: tl.constexpr = tile.shape[2]
@@ -166,7 +168,9 @@ def store_sum(
 def matrices(
     x: tl.tuple, b: tl.tensor, at: tl.tuple, tokens: tl.tensor, H: tl.constexpr, N: tl.constexpr
 ) -> tl.tensor:
-    """[N, H in, H out]: a matrix over the heads for each token, stored by ``matrices.ordered``."""
+    """Returns a matrix over the heads for each token, [N, H in, H out], as ``matrices.ordered``
+    stored them.
+    """
     K: tl.constexpr = H // 16
     n = tl.minimum(at + tl.arange(0, N), tokens - 1)[None, :, None]
     c = tl.arange(0, K * K)[:, None, None] * 256 + tl.arange(0, 256)[None, None, :]
@@ -176,7 +180,9 @@ def matrices(
 
 @triton.jit
 def add_matrices(x: tl.tuple, b: tl.tensor, at: tl.tuple, w: tl.tensor) -> None:
-    """w [N, H in, H out] added to x, which ``matrices.natural`` reads; room for whole tiles."""
+    """Adds w [N, H in, H out] to x, which has room for whole tiles and is read by
+    ``matrices.natural``.
+    """
     N: tl.constexpr = w.shape[0]
     H: tl.constexpr = w.shape[1]
     K: tl.constexpr = H // 16
@@ -189,7 +195,7 @@ def add_matrices(x: tl.tuple, b: tl.tensor, at: tl.tuple, w: tl.tensor) -> None:
 
 @triton.jit
 def anchored(m: tl.tensor) -> tl.tensor:
-    """m, held as the sum of a product is: Triton then exchanges it without conflicts of banks.
+    """Returns m in the layout of a product's sum, which Triton exchanges without bank conflicts.
 
     Half precision passes a product by zero as bits of float16; bfloat16 below 2^121 is finite so.
     """
@@ -204,7 +210,7 @@ def anchored(m: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def cells(m: tl.tensor, KEYS_FIRST: tl.constexpr) -> tl.tensor:
-    """A tile [H, rows, keys], or [H, keys, rows], as [rows, keys, H]."""
+    """Returns a tile [H, rows, keys], or [H, keys, rows], as [rows, keys, H]."""
     if KEYS_FIRST:
         return tl.permute(m, (2, 1, 0))
     else:
@@ -213,7 +219,7 @@ def cells(m: tl.tensor, KEYS_FIRST: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def tile_of(m: tl.tensor, KEYS_FIRST: tl.constexpr) -> tl.tensor:
-    """The inverse of ``cells``."""
+    """Returns the inverse of ``cells``."""
     if KEYS_FIRST:
         return tl.permute(m, (2, 1, 0))
     else:
@@ -222,7 +228,9 @@ def tile_of(m: tl.tensor, KEYS_FIRST: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def settled(m: tl.tensor, KEYS_FIRST: tl.constexpr, dtype: tl.constexpr) -> tl.tensor:
-    """The tile m, float32, with its ``cells`` held as sums of products are: as mixes want it."""
+    """Returns the float32 tile m with its ``cells`` in the layout of a product's sum, as mixes need
+    it.
+    """
     if dtype != tl.float32:
         m = cells(m, KEYS_FIRST)
         left = tl.zeros((m.shape[0], m.shape[1], 16), dtype)

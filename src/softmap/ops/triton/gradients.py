@@ -37,7 +37,7 @@ class Backward:
         self.dv = self.t["v"].shape[3]
 
     def run(self, needs: list[bool]) -> list[Tensor]:
-        """The gradients that are needed, in order, each in its tensor's shape and dtype."""
+        """Returns the gradients that are needed, in order, each in its tensor's shape and dtype."""
         sums = Sums(self.flat, self.spec, needs)
         found = {0: self._rows(sums.stages)}
         if needs[1] or needs[2] or self._wants_keys(needs):
@@ -63,7 +63,7 @@ class Backward:
         return dq
 
     def _keys(self, grads: Grads) -> tuple[Tensor, Tensor]:
-        """dk and dv. Maps that share a key head write each its own, in float32."""
+        """Returns dk and dv. Maps that share a key head write one each, in float32."""
         sizes, constants = constants_of("keys", self.spec, self.t)
         maps, keys, values, _ = self.spec.heads
         outputs = self.spec.outputs
@@ -82,7 +82,7 @@ class Backward:
         return self._per_key_head(dk), dv
 
     def _per_key_head(self, dk: Tensor) -> Tensor:
-        """Added up over the maps that read one key head: ``ops.heads.Heads``."""
+        """Returns dk added up over the maps that read one key head, as in ``ops.heads.Heads``."""
         maps, keys, values, outputs = self.spec.heads
         if maps == keys:
             return dk
@@ -113,7 +113,9 @@ class Backward:
 
 
 def _shaped(grad: Tensor, like: Tensor) -> Tensor:
-    """Copies of the programs, or the sequences that share a tensor, added up."""
+    """Returns a gradient added up over the copies of the programs, or over the sequences that share
+    a tensor.
+    """
     if grad.shape == like.shape:
         return grad
     return grad.sum(0, keepdim=grad.ndim == like.ndim).view(like.shape)
@@ -122,5 +124,5 @@ def _shaped(grad: Tensor, like: Tensor) -> Tensor:
 def backward(
     grad: Tensor, o: Tensor, lse: Tensor, flat: list[Tensor], spec: Spec, needs: list[bool]
 ) -> list[Tensor]:
-    """Gradients of the flat tensors that ``needs`` names, in order."""
+    """Returns the gradients of the flat tensors that ``needs`` names, in order."""
     return Backward(grad, o, lse, flat, spec).run(needs)

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from softmap.ops.triton.arguments import Chain, Grads, chain_of, own_tensors
-from softmap.ops.triton.common import LOG2E, bundle, dot_precision, launch, next_power
+from softmap.ops.triton.common import (
+    bundle,
+    dot_precision,
+    launch,
+    merge,
+    next_power,
+    whole_sum,
+)
 from softmap.ops.triton.configs import LEAST, Config, config, piece
 from softmap.ops.triton.forward import forward as forward_kernel
 from softmap.ops.triton.plan import Spec, named
@@ -22,7 +29,7 @@ PROGRAMS, LEAST_SHARE = 132, 256
 
 
 def forward(flat: list[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
-    """o (B, outputs, T, d') in the dtype of v, and lse (B, H, T): log2 of each row's sum."""
+    """Returns o (B, outputs, T, d') in v's dtype, and lse (B, H, T), log2 of each row's sum."""
     t = named(flat)
     (B, H, T, _), S, dv = t["q"].shape, t["k"].shape[2], t["v"].shape[3]
     sizes, constants = constants_of("forward", spec, t)
@@ -53,18 +60,21 @@ def forward(flat: list[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
 def _merged(
     run: Callable[[str, Tensor], None], o: Tensor, lse: Tensor, mixes: bool
 ) -> tuple[Tensor, Tensor]:
-    """The splits put together: each o is normalised by its own sum or, two passes, by the whole."""
+    """Returns o and lse of all keys. A split's o is normalised by its own sum or, in two passes, by
+    the whole.
+    """
     run("stats" if mixes else "all", lse)
-    whole = torch.logsumexp(lse / LOG2E, 0) * LOG2E
-    if mixes:
-        run("edit", whole.expand_as(lse))
-        return o.sum(0), whole
-    share = torch.exp2(lse - whole.clamp(min=torch.finfo(whole.dtype).min))
-    return (o * share[..., None]).sum(0), whole
+    if not mixes:
+        return merge(o, lse)
+    whole = whole_sum(lse)
+    run("edit", whole.expand_as(lse))
+    return o.sum(0), whole
 
 
 def _splits(grid: tuple[int, int], keys: int, sizes: Config) -> tuple[int, int]:
-    """(splits, keys of each): so many that all of the GPU works where query rows are few."""
+    """Returns (splits, keys of each): more than one where query rows are few, so that all of the
+    GPU works.
+    """
     splits = 1
     if grid[0] == 1:
         splits = max(1, min(PROGRAMS // grid[1], keys // LEAST_SHARE))
@@ -77,12 +87,14 @@ def _up(n: int, step: int) -> int:
 
 
 def grid_of(tokens: int, tile: int, batch: int, spec: Spec) -> tuple[int, int]:
-    """(tiles, sequences, or sequences * heads where a program takes one head)."""
+    """Returns (tiles, sequences), or (tiles, sequences * heads) where a program takes one head."""
     return _up(tokens, tile) // tile, batch * (1 if spec.mixes else spec.heads[0])
 
 
 def accumulator(shape: tuple[int, ...], dtype: torch.dtype, kept: bool, like: Tensor) -> Tensor:
-    """What a kernel writes once, or (not ``kept`` in registers) adds to, in float32."""
+    """Returns memory that a kernel writes once or, if not ``kept`` in registers, adds to in
+    float32.
+    """
     if kept:
         return torch.empty(shape, dtype=dtype, device=like.device)
     return torch.zeros(shape, dtype=torch.float32, device=like.device)
@@ -90,7 +102,7 @@ def accumulator(shape: tuple[int, ...], dtype: torch.dtype, kept: bool, like: Te
 
 @lru_cache(maxsize=1)
 def code() -> str:
-    """A digest of this folder's sources, a constant of every kernel.
+    """Returns a digest of this folder's sources, which is a constant of every kernel.
 
     Triton keeps compiled kernels on disk by their own source and by the names of functions that are
     handed to them: a changed edit would be missed.
@@ -110,7 +122,7 @@ def launch_sized(
 
 
 def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config, dict[str, Any]]:
-    """Tile sizes, and the constants that a kernel is compiled for."""
+    """Returns tile sizes, and the constants that a kernel is compiled for."""
     heads, after = spec.tile_heads()
     DP, VP = (max(LEAST, next_power(t[n].shape[3])) for n in "qv")
     size = t["q"].element_size()
@@ -127,7 +139,7 @@ def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config,
 def chains(
     spec: Spec, t: dict[str, Tensor], flat: list[Tensor], grads: Grads | None = None
 ) -> tuple[Chain, Chain]:
-    """Both stages as kernel arguments."""
+    """Returns both stages as kernel arguments."""
     own, heads = own_tensors(spec, flat), (spec.heads[0], spec.tile_heads()[0])
     into = grads or (None, None)
     return (
@@ -137,13 +149,13 @@ def chains(
 
 
 def edits(chain: Chain, name: str, adjoints: bool = False) -> dict[str, Any]:
-    """The constants of a stage."""
+    """Returns the constants of a stage."""
     found = {f"{name}S": chain.edits, f"{name}_OPTIONS": chain.options}
     return found | ({f"{name}_ADJOINTS": chain.adjoints} if adjoints else {})
 
 
 def mask(t: dict[str, Tensor]) -> tuple[Any, Any]:
-    """Bundles of until and first, or None where causality alone hides keys."""
+    """Returns bundles of until and first, or None where only causality hides keys."""
     batch = t["q"].shape[0]
     until, first = (t[n] if t[n].numel() else None for n in ("until", "first"))
     return bundle(until, batch), bundle(first, batch)

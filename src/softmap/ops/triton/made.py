@@ -20,7 +20,7 @@ Tiles = dict[str, list[int]]
 
 
 def made_of(kind: CallKind) -> dict[str, Any]:
-    """Versions, sources, tile sizes."""
+    """Returns versions, a digest of the sources, and tile sizes."""
     return {
         "triton": triton.__version__,
         "code": launch.code(),
@@ -30,8 +30,10 @@ def made_of(kind: CallKind) -> dict[str, Any]:
 
 
 def trials(kind: CallKind) -> list[tuple[int, int]]:
-    """(queries, keys): several tiles and a part of one, at odd lengths and at multiples of 16, for
-    which Triton compiles other code; and so many keys that they are split among programs."""
+    """Returns (queries, keys) of the trials: several tiles and a part of one, at odd lengths and at
+    multiples of 16, for which Triton compiles other code; and so many keys that they are split
+    among programs.
+    """
     side = max(n for sizes in tiles(kind).values() for n in sizes[:2])
     odd, even = 2 * side + 5, 2 * side + 16
     share = score_conv_launch.LEAST_SHARE if _taps(kind) else launch.LEAST_SHARE
@@ -44,7 +46,7 @@ def trials(kind: CallKind) -> list[tuple[int, int]]:
 
 
 def tiles(kind: CallKind) -> Tiles:
-    """Sizes by kernel, rows and keys of a tile first."""
+    """Returns sizes by kernel, rows and keys of a tile first."""
     size, width = getattr(torch, kind.dtype.removeprefix("torch.")).itemsize, max(kind.widths)
     taps = _taps(kind)
     if taps:
@@ -63,6 +65,6 @@ def _links(kind: CallKind, stage: str) -> tuple[Link, ...]:
 
 
 def _taps(kind: CallKind) -> int:
-    """The width of a score convolution, else 0."""
+    """Returns the width of a score convolution, or 0."""
     found = [t for _, kernel, _, t in kind.edits if kernel.startswith("score_conv")]
     return next((shape[-1] for t in found for _, name, shape, _ in t if name == "w1"), 0)

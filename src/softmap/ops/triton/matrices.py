@@ -20,7 +20,9 @@ SIDES = {"rows": ("q1", "q2", "qg", "static", "mix"), "keys": ("k1", "k2", "kg")
 def of_link(
     t: dict[str, Tensor], tile: int, tokens: dict[str, int], dtype: torch.dtype
 ) -> list[Tensor | None]:
-    """M, M^T, N and N^T (b, tokens, tile * tile), ``ordered``; None where a side has no tensors."""
+    """Returns M, M^T, N and N^T (b, tokens, tile * tile), ``ordered``; None where a side has no
+    tensors.
+    """
     found: list[Tensor | None] = []
     for side, names in SIDES.items():
         m = _matrix(t, names)
@@ -34,7 +36,7 @@ def of_link(
 
 
 def _matrix(t: dict[str, Tensor], names: tuple[str, ...]) -> Tensor | None:
-    """(b, tokens or 1, H, H), rows the head that enters, in float32 or wider."""
+    """Returns (b, tokens or 1, H, H) in float32 or wider; rows are the heads that enter."""
     parts = []
     one, two, gate = (t.get(n) for n in names[:3])
     if one is not None and two is not None:
@@ -49,14 +51,16 @@ def _matrix(t: dict[str, Tensor], names: tuple[str, ...]) -> Tensor | None:
 
 
 def ordered(m: Tensor) -> Tensor:
-    """(b, n, H, H) -> (b, n, H * H), as lanes hold right operands: ``fragments.matrices``."""
+    """Returns (b, n, H * H) from (b, n, H, H), in the order in which lanes hold right operands
+    (``fragments.matrices``).
+    """
     b, n, H, _ = m.shape
     m = m.reshape(b, n, H // 16, 2, 4, 2, H // 16, 2, 8)
     return m.permute(0, 1, 2, 6, 8, 4, 7, 3, 5).reshape(b, n, H * H)
 
 
 def natural(m: Tensor, tile: int) -> Tensor:
-    """What ``fragments.add_matrices`` added up, (b, n, tile * tile) -> (b, n, tile, tile)."""
+    """Returns (b, n, tile, tile) from the sums (b, n, tile^2) of ``fragments.add_matrices``."""
     b, n, _ = m.shape
     m = m.reshape(b, n, tile // 16, tile // 16, 2, 8, 4, 2, 2)
     return m.permute(0, 1, 2, 4, 5, 3, 7, 6, 8).reshape(b, n, tile, tile)
@@ -65,7 +69,9 @@ def natural(m: Tensor, tile: int) -> Tensor:
 def gradients(
     t: dict[str, Tensor], sums: dict[str, Tensor], tile: int, tokens: dict[str, int]
 ) -> dict[str, Tensor]:
-    """Of a composition's tensors, in float32, from the sums of its sides (B, room, tile * tile)."""
+    """Returns the gradients of a composition's tensors, in float32, from the sums of its sides (B,
+    room, tile * tile).
+    """
     found: dict[str, Tensor] = {}
     for side, total in sums.items():
         heads = next(iter(t.values())).shape[-1]

@@ -13,12 +13,14 @@ import torch
 from torch import Tensor
 
 from softmap.maps import first_order
-from softmap.ops.triton.plan import FIXED, Spec, loads, named
+from softmap.ops.call import Call
+from softmap.ops.folded import finish
+from softmap.ops.triton.plan import loads, named, spec_of, tensors_of_call
 
 
 @torch.library.custom_op("softmap::edited_attention", mutates_args=())
 def edited_attention(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
-    """(o, lse) of ``launch.forward``."""
+    """Returns (o, lse) by ``launch.forward``."""
     from softmap.ops.triton.launch import forward
 
     return forward(tensors, loads(spec))
@@ -35,7 +37,7 @@ def _(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
 def edited_attention_backward(
     grad: Tensor, o: Tensor, lse: Tensor, tensors: list[Tensor], spec: str, needs: list[bool]
 ) -> list[Tensor]:
-    """Gradients of the tensors that ``needs`` names: ``gradients.backward``."""
+    """Returns the gradients of the tensors that ``needs`` names, by ``gradients.backward``."""
     from softmap.ops.triton.gradients import backward
 
     return backward(grad, o, lse, tensors, loads(spec), needs)
@@ -67,8 +69,12 @@ def _backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[list[Tensor | None
 edited_attention.register_autograd(_backward, setup_context=_save)
 
 
-def attend(flat: list[Tensor], spec: Spec) -> Tensor:
-    """o (B, outputs, T, d') with every gradient."""
-    assert len(flat) >= len(FIXED)
-    o, _ = edited_attention(flat, spec.dumps())
-    return o
+def run(call: Call) -> Tensor:
+    """Returns attention (B, H', T, d') with every gradient.
+
+    Where no edit mixes heads, the weights edits act by their closed forms on the output of one
+    online pass: pairs of outputs are subtracted, a mean of values is added.
+    """
+    spec = spec_of(call)
+    o, _ = edited_attention(tensors_of_call(call, spec), spec.dumps())
+    return o if spec.mixes else finish(call, o)

@@ -17,7 +17,7 @@ from softmap.ops.triton.chains import per_head
 
 @triton.jit
 def tokens(T: tl.tensor, D: tl.tensor, BT: tl.constexpr, DP: tl.constexpr) -> tuple:
-    """Token numbers (BT, 1), channels (1, DP), and what of them exists."""
+    """Returns token numbers (BT, 1), channels (1, DP), and the mask of those that exist."""
     t = (tl.program_id(0) * BT + tl.arange(0, BT))[:, None]
     c = tl.arange(0, DP)[None, :]
     return t, c, (t < T) & (c < D)
@@ -49,7 +49,9 @@ def subtract(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """share: lambda as (pointer, strides of b, h, t); strides are 0 where it is one number."""
+    """Stores the difference of the pairs. ``share`` is lambda as (pointer, strides of b, h, t); the
+    strides are 0 where it is one number.
+    """
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
     even, odd = read(o, 2 * h, t, c, mask), read(o, 2 * h + 1, t, c, mask)
@@ -68,7 +70,7 @@ def subtract_backward(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """dshare (B, H, T): the gradient of each token's and pair's lambda."""
+    """Stores do and dshare (B, H, T), the gradient of each token's and pair's lambda."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
     g, odd = read(g, h, t, c, mask), read(o, 2 * h + 1, t, c, mask)
@@ -87,7 +89,9 @@ def tile_sums(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """out (B, H, tiles, D): the sum of each tile's tokens; SHARED: of x[t] / (t + 1)."""
+    """Stores in ``out`` (B, H, tiles, D) the sum of each tile's tokens; with SHARED that of x[t] /
+    (t + 1).
+    """
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
     tile = read(x, h, t, c, mask)
@@ -99,7 +103,7 @@ def tile_sums(
 
 @triton.jit
 def gain(x: tl.tensor, h: tl.tensor) -> tl.tensor:
-    """A parameter of a head, or 0."""
+    """Returns a parameter of a head, or 0 where there is none."""
     if x is None:
         return 0.0
     else:
@@ -110,7 +114,7 @@ def gain(x: tl.tensor, h: tl.tensor) -> tl.tensor:
 def sum_of_tiles(
     sums: tl.tuple, h: tl.tensor, begin: tl.tensor, end: tl.tensor, c: tl.tensor, D: tl.tensor
 ) -> tl.tensor:
-    """(1, DP) the sum of the tiles [begin, end) of ``tile_sums``."""
+    """Returns the sum (1, DP) of the tiles [begin, end) of ``tile_sums``."""
     found = tl.zeros((1, c.shape[1]), tl.float32)
     for first in range(begin, end, 32):
         n = first + tl.arange(0, 32)[:, None]
@@ -122,7 +126,7 @@ def sum_of_tiles(
 def running_mean(
     tile: tl.tensor, sums: tl.tuple, h: tl.tensor, t: tl.tensor, c: tl.tensor, D: tl.tensor
 ) -> tl.tensor:
-    """(BT, DP) the mean of all values up to each token."""
+    """Returns the mean of all values up to each token, (BT, DP)."""
     return (tl.cumsum(tile, 0) + sum_of_tiles(sums, h, 0, tl.program_id(0), c, D)) / (t + 1)
 
 
@@ -141,7 +145,9 @@ def shape(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """GROUP maps share a value head. values: ``tile_sums`` of v."""
+    """Stores Shaped attention's output. GROUP maps share a value head; ``values`` are ``tile_sums``
+    of v.
+    """
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
     value = read(v, h // GROUP, t, c, mask)
@@ -169,8 +175,8 @@ def shape_backward(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """do, dv (B, H, T, D) of each map. shares: ``tile_sums`` of g / (t + 1). sums (B, H, tiles, 3):
-    the tile's part of the gradients of alpha, beta and gamma, where
+    """Stores do and dv (B, H, T, D) of each map, and in ``sums`` (B, H, tiles, 3) the tile's part
+    of the gradients of alpha, beta and gamma. ``shares`` are ``tile_sums`` of g / (t + 1).
 
         sum_t g[t] mean[t] = sum_s v[s] later[s],   later[s] = sum_{t >= s} g[t] / (t + 1)
     """
@@ -207,7 +213,7 @@ def norm(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """size (B, H, T): 1 / sqrt(mean of squares + eps)."""
+    """Stores the norm, and in ``size`` (B, H, T) 1 / sqrt(mean of squares + eps)."""
     t, c, mask = tokens(T, D, BT, DP)
     h = tl.program_id(1)
     x = read(o, h, t, c, mask)
@@ -229,7 +235,7 @@ def norm_backward(
     BT: tl.constexpr,
     DP: tl.constexpr,
 ) -> None:
-    """dweight (B, H, tiles, D): the tile's part of the weight's gradient."""
+    """Stores do, and in ``dweight`` (B, H, tiles, D) the tile's part of the weight's gradient."""
     t, c, mask = tokens(T, D, BT, DP)
     h, n = tl.program_id(1), tl.full((1, 1), 0, tl.int32) + tl.program_id(0)
     g, one = read(g, h, t, c, mask), read(size, h, t, 0, t < T)

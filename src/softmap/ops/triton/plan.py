@@ -35,8 +35,9 @@ class Spec:
     weights: tuple[Link, ...]
 
     def dumps(self) -> str:
-        """``maps keys values outputs|scale|kernel name=kind name=kind;kernel ...|...``, which a
-        compiler that traces this function can form (it cannot call ``json``)."""
+        """Returns ``maps keys values outputs|scale|kernel name=kind name=kind;kernel ...|...``,
+        which a compiler that traces this function can form (it cannot call ``json``).
+        """
         heads = " ".join([str(n) for n in self.heads])
         return "|".join([heads, repr(self.scale), _written(self.scores), _written(self.weights)])
 
@@ -51,7 +52,9 @@ class Spec:
         return self.heads[3] if self.mixes else self.heads[0]
 
     def tile_heads(self) -> tuple[int, int]:
-        """Heads of a tile before and after the weights edits, powers of two; 0: one a program."""
+        """Returns the heads of a tile before and after the weights edits, powers of two; 0: one a
+        program.
+        """
         if not self.mixes:
             return 0, 0
         halved = sum(EDITS[link.kernel].halves for link in self.weights)
@@ -76,15 +79,16 @@ def _pair(word: str) -> tuple[str, str]:
 
 @lru_cache(maxsize=512)
 def loads(text: str) -> Spec:
-    """The inverse of ``Spec.dumps``."""
+    """Returns the inverse of ``Spec.dumps``."""
     heads, scale, scores, weights = text.split("|")
     maps, keys, values, outputs = (int(n) for n in heads.split())
     return Spec((maps, keys, values, outputs), float(scale), _read(scores), _read(weights))
 
 
 def spec_of(call: Call) -> Spec:
-    """The chains of a call. Where no edit mixes heads, those of the weights have closed forms: they
-    act on the output, and no tile code runs for them."""
+    """Returns the chains of a call. Where no edit mixes heads, the weights edits have closed forms
+    that act on the output, so no tile code runs for them.
+    """
     h: Heads = call.heads
     heads = (h.maps, h.keys, h.values, h.outputs)
     spec = Spec(heads, call.scale, _links(call, "scores"), _links(call, "weights"))
@@ -102,9 +106,9 @@ def _links(call: Call, stage: str) -> tuple[Link, ...]:
 
 
 def tensors_of_call(call: Call, spec: Spec) -> list[Tensor]:
-    """All tensors that the kernels read: ``FIXED``, then those of the links in their order.
+    """Returns all tensors that the kernels read: ``FIXED``, then those of the links in their order.
 
-    The mask's are empty where causality alone hides keys: kernels then compare places."""
+    Those of the mask are empty where only causality hides keys: kernels then compare places."""
     none, causal, counted = call.q.new_empty(0), only_causal(call), _counted(spec)
     mask = Limits(none, none) if causal and not counted else limits(call)
     flat = [call.q, call.k, call.v, *((none, none) if causal else mask), call.rows, call.cols]
@@ -122,5 +126,5 @@ def _counted(spec: Spec) -> bool:
 
 
 def named(flat: list[Tensor]) -> dict[str, Tensor]:
-    """The tensors of [`FIXED`][] by name."""
+    """Returns the tensors of [`FIXED`][] by name."""
     return dict(zip(FIXED, flat, strict=False))

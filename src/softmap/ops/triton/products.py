@@ -13,7 +13,7 @@ from softmap.ops.triton.tiles import load, store
 
 @triton.jit
 def zeros(HT: tl.constexpr, M: tl.constexpr, N: tl.constexpr) -> tl.tensor:
-    """A float32 tile: [M, N] for one head (HT = 0), else [HT, M, N]."""
+    """Returns a float32 tile of zeros: [M, N] for one head (HT = 0), else [HT, M, N]."""
     if HT == 0:
         return tl.zeros((M, N), tl.float32)
     else:
@@ -35,7 +35,7 @@ def operand(
     WHOLE: tl.constexpr,
     SUMMED: tl.constexpr,
 ) -> tl.tensor:
-    """x[b, h, i:, begin:] as a tile [.., M, C]. SUMMED: "channels" or "tokens"."""
+    """Returns x[b, h, i:, begin:] as a tile [.., M, C]. SUMMED is "channels" or "tokens"."""
     if len(h.shape) == 2:
         i = (i + tl.arange(0, M))[:, None]
         return load(x, b, h, i, begin + tl.arange(0, C)[None, :], heads, tokens, W)
@@ -58,7 +58,7 @@ def held(
     WP: tl.constexpr,
     WC: tl.constexpr,
 ) -> tl.tensor:
-    """The tile that a program reads in every step, if it is kept: if its width is one piece."""
+    """Returns the tile that a program reads in every step, if its width is one piece; else 0."""
     if WP == WC:
         return operand(x, b, h, i, 0, heads, tokens, W, M, WC, False, "channels")
     else:
@@ -88,7 +88,9 @@ def product(
     PRECISION: tl.constexpr,
     KEYS_FIRST: tl.constexpr,
 ) -> tl.tensor:
-    """x y^T, a tile [.., M, N] of the map, the width W in pieces of WC; xt is ``held``."""
+    """Returns x y^T, a tile [.., M, N] of the map, with the width W in pieces of WC; xt is
+    ``held``.
+    """
     WHOLE: tl.constexpr = W == WP and (NX == HT or NY == HT)
     s = zeros(HT, M, N)
     if WP == WC:
@@ -113,7 +115,7 @@ def across_channels(x: tl.tensor, y: tl.tensor, s: tl.tensor, PRECISION: tl.cons
 
 @triton.jit
 def start(HT: tl.constexpr, M: tl.constexpr, WP: tl.constexpr, WC: tl.constexpr) -> tl.tensor:
-    """An accumulator in registers, if the width is one piece."""
+    """Returns an accumulator in registers, if the width is one piece; else 0."""
     if WP == WC:
         return zeros(HT, M, WP)
     else:
@@ -140,9 +142,10 @@ def accumulate(
     WC: tl.constexpr,
     PRECISION: tl.constexpr,
 ) -> tl.tensor:
-    """acc + m y; where all heads' widths do not fit in registers, in memory, piece by piece.
+    """Returns acc + m y; where the widths of all heads do not fit in registers, adds it to ``out``
+    in memory, piece by piece.
 
-    i counts rows of ``out``, j those of y. The memory is this program's own (float32).
+    i is the first row of ``out``, j that of y. The memory is float32 and this program's own.
     """
     M: tl.constexpr = m.shape[len(m.shape) - 2]
     N: tl.constexpr = m.shape[len(m.shape) - 1]

@@ -6,10 +6,9 @@ from torch import Tensor
 
 from softmap.maps import chain
 from softmap.ops.call import Call
-from softmap.ops.triton.common import DTYPES, limits
+from softmap.ops.triton.common import limits
 from softmap.ops.triton.score_conv_plan import (
     BIASES,
-    MOST_HEADS,
     MOST_HIDDEN,
     MOST_TAPS,
     MOST_WIDTH,
@@ -18,21 +17,17 @@ from softmap.ops.triton.score_conv_plan import (
 
 
 def refuses(call: Call) -> str | None:
-    """The first limit that the call is beyond, or None."""
+    """Returns the first limit that the call exceeds, or None."""
     edits = [e for e in call.edits if e.stage != "output"]
-    kernel = edits[0].kernel if edits else None
-    if len(edits) != 1 or kernel is None or kernel.split("+")[0] != "score_conv":
+    if len(edits) != 1:
         return "the score convolution has a kernel for itself alone, with output edits or without"
-    if kind_of(kernel) not in BIASES:
-        return f"no kernel for the bias {kind_of(kernel)}"
-    if call.q.dtype not in DTYPES:
-        return f"no kernel for {call.q.dtype}"
+    if (kind := kind_of(edits[0].kernel or "")) not in BIASES:
+        return f"no kernel for the bias {kind}"
     reach = max(reach_of(t) for t in (call.q, call.k, call.v))
     if reach >= 1 << 31:
         return f"places within a sequence have 32 bits, at most {(1 << 31) - 1}, found {reach}"
     hidden, _, _, taps = layer_tensors(call)["w1"].shape
     for what, found, most in (
-        ("heads", call.heads.maps, MOST_HEADS),
         ("hidden channels", hidden, MOST_HIDDEN),
         ("taps", taps, MOST_TAPS),
         ("channels a head", max(call.q.shape[3], call.v.shape[3]), MOST_WIDTH),
@@ -43,7 +38,7 @@ def refuses(call: Call) -> str | None:
 
 
 def reach_of(t: Tensor) -> int:
-    """The last place in memory of a sequence of t, from its first."""
+    """Returns the distance in memory from the first to the last element of a sequence of t."""
     return sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True))
 
 
@@ -58,7 +53,7 @@ def layer_tensors(call: Call) -> dict[str, Tensor]:
 
 
 def run(call: Call) -> Tensor:
-    """Attention (B, H, T, d') with every gradient; memory linear in T."""
+    """Returns attention (B, H, T, d') with every gradient, in memory linear in T."""
     from softmap.ops.triton.score_conv_ops import score_conv
 
     kind = kind_of(next(e.kernel for _, e in chain(call.edits, "scores")) or "")

@@ -15,7 +15,6 @@ import triton.language as tl
 from softmap.ops.triton.score_conv_bias import bias_adjoint, seen_bias
 from softmap.ops.triton.score_conv_forward import edited_scores, hidden_sums, slope_of
 from softmap.ops.triton.score_conv_tiles import (
-    LOG2E,
     add_to,
     add_weights,
     convolve,
@@ -24,6 +23,7 @@ from softmap.ops.triton.score_conv_tiles import (
     products,
     seen_scores,
 )
+from softmap.ops.triton.tiles import LOG2E
 
 
 @triton.jit
@@ -38,7 +38,7 @@ def band_tile(
     S: tl.tensor,
     P: tl.constexpr,
 ) -> tuple:
-    """``at`` of a band's tile, and which of its columns (C) it stands for.
+    """Returns ``at`` of a band's tile, and which of its columns (C) it computes for the band.
 
     Args:
         band: (first row, last, first key, last, B, 0).
@@ -56,7 +56,7 @@ def band_tile(
 
 @triton.jit
 def band_place(h: tl.tensor, at: tl.tuple, band: tl.tuple, size: tl.tuple) -> tuple:
-    """Where a tile lies in the band's maps: offsets and mask (K, R, C)."""
+    """Returns offsets and mask (K, R, C) of a tile in the band's maps."""
     h, i = h[:, None, None], (at[1] - band[0])[None, :, None]
     j = (at[2] - band[2])[None, None, :]
     height, width = band[1] - band[0], band[3] - band[2]
@@ -68,7 +68,7 @@ def band_place(h: tl.tensor, at: tl.tuple, band: tl.tuple, size: tl.tuple) -> tu
 def clear(
     x: tl.tensor, at: tl.tuple, band: tl.tuple, used: tl.tensor, size: tl.tuple, P: tl.constexpr
 ) -> None:
-    """Zeros in a band's map, where a tile has no visible cell."""
+    """Stores zeros in a band's map, for a tile without a visible cell."""
     H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
     R: tl.constexpr = P.rows
@@ -99,7 +99,7 @@ def weights_kernel(
     band: tl.tuple,
     P: tl.constexpr,
 ) -> None:
-    """P and dS' of one tile of a band, into maps[0] and maps[1], each (B, heads, rows, keys)."""
+    """Stores P and dS' of a band's tile in maps[0] and maps[1], each (B, heads, rows, keys)."""
     USE: tl.constexpr = P.cols - P.taps // 2 * 4
     across = tl.cdiv(band[3] - band[2], USE)
     at, used = band_tile(until, rows, cols, band, tl.program_id(0), across, size[2], size[3], P)
@@ -167,7 +167,7 @@ def hidden_adjoint(
     size: tl.tuple,
     P: tl.constexpr,
 ) -> tl.tensor:
-    """(M, R C) gradient of the hidden map; adds to the gradient of w2."""
+    """Returns the gradient (M, R C) of the hidden map; adds to the gradient of w2."""
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
@@ -201,7 +201,7 @@ def scores_adjoint(
     size: tl.tuple,
     P: tl.constexpr,
 ) -> None:
-    """Writes dS, adds to the gradients of w1 and of the bias. dz, own: (M, R, C)."""
+    """Stores dS, and adds to the gradients of w1 and of the bias. dz and own are (M, R, C)."""
     H: tl.constexpr = P.heads
     K: tl.constexpr = P.group
     R: tl.constexpr = P.rows
@@ -240,7 +240,7 @@ def gradients_kernel(
     band: tl.tuple,
     P: tl.constexpr,
 ) -> None:
-    """dS of every n-th tile of a band, n programs in all, from maps[1] into maps[2].
+    """Stores dS of every n-th tile of a band, n programs in all, from maps[1] into maps[2].
 
     Args:
         sums: (n, size of b1, w1, w2 and bias) float32, to which each program adds its tiles' part
@@ -284,7 +284,7 @@ def add_tile(
     size: tl.tuple,
     P: tl.constexpr,
 ) -> None:
-    """One tile of [`gradients_kernel`][], all phases.
+    """Computes one tile of [`gradients_kernel`][] in all phases.
 
     ``nil`` is a zero that the compiler cannot know: it then computes indices again, instead of
     holding them in registers from phase to phase and from tile to tile.

@@ -12,16 +12,13 @@ H heads and F hidden channels are padded with zeros to powers of two.
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.common import interpreting
 from softmap.ops.triton.score_conv_tiles import add_to
-
-LN2 = tl.constexpr(0.6931471805599453)
-FAST = tl.constexpr(not interpreting())
+from softmap.ops.triton.tiles import LN2, log2
 
 
 @triton.jit
 def seen_bias(t: tl.tensor, h: tl.tuple, at: tl.tuple, P: tl.constexpr) -> tl.tensor:
-    """(K, R, C) the bias of heads h (K), zero where not seen."""
+    """Returns the bias (K, R, C) of heads h (K), zero where not visible."""
     KIND: tl.constexpr = P.bias
     H: tl.constexpr = P.heads
     gap = at[4][None]
@@ -56,19 +53,10 @@ def bias_adjoint(
 
 @triton.jit
 def total(x: tl.tensor) -> tl.tensor:
-    """(K) sums of x (K, R, C), flat: row by row the warps would exchange every row's sum."""
+    """Returns the sums (K) of x (K, R, C), over flat cells: row by row the warps would exchange
+    every row's sum.
+    """
     return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] * x.shape[2])), 1)
-
-
-@triton.jit
-def log2(x: tl.tensor) -> tl.tensor:
-    """The GPU's instruction (absolute error 2^-22 near 1): ``tl.log2`` is sixty of them."""
-    if FAST:
-        return tl.inline_asm_elementwise(
-            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-    else:
-        return tl.log2(x)
 
 
 @triton.jit
@@ -84,7 +72,7 @@ def fire(t: tl.tensor, h: tl.tensor, at: tl.tuple, P: tl.constexpr) -> tl.tensor
 
 @triton.jit
 def fire_place(t: tl.tensor, at: tl.tuple, P: tl.constexpr) -> tuple:
-    """x = log(1 + c gap) / log(1 + c reach), its denominator, and reach = max(length, row)."""
+    """Returns x = log(1 + c gap) / log(1 + c reach), its denominator and reach."""
     F: tl.constexpr = P.fire
     H: tl.constexpr = P.heads
     end = t + 2 * F + H * F + H
@@ -96,7 +84,7 @@ def fire_place(t: tl.tensor, at: tl.tuple, P: tl.constexpr) -> tuple:
 
 @triton.jit
 def fire_hidden(t: tl.tensor, x: tl.tensor, F: tl.constexpr) -> tl.tensor:
-    """(F, R C) the hidden channels at places x (R, C)."""
+    """Returns the hidden channels (F, R C) at places x (R, C)."""
     f = tl.arange(0, F)
     u = tl.load(t + f)[:, None, None] * x[None] + tl.load(t + F + f)[:, None, None]
     return tl.reshape(tl.maximum(u, 0.0), (F, x.shape[0] * x.shape[1]))
@@ -104,7 +92,7 @@ def fire_hidden(t: tl.tensor, x: tl.tensor, F: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def fire_mix(t: tl.tensor, h: tl.tensor, F: tl.constexpr) -> tl.tensor:
-    """(K, F) the second layer's weights of heads h."""
+    """Returns the second layer's weights (K, F) of heads h."""
     return tl.load(t + 2 * F + h[:, None] * F + tl.arange(0, F)[None, :])
 
 
@@ -139,7 +127,7 @@ def fire_scalars(
     of_reach = 1.0 + c * reach
     dc = dx * (at[4] / (1.0 + c * at[4]) - x * reach / of_reach)
     add_to(to, tl.sum(dc))
-    # A row at the length itself: either is the larger one, half each, as torch has it.
+    # Where a row equals the length, each gets half of the gradient, as in torch.
     length = tl.load(t + 1)
     share = tl.where(row < length, 1.0, tl.where(row == length, 0.5, 0.0))
     add_to(to + 1, -tl.sum(dx * x * c / of_reach * share))

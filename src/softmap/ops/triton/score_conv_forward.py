@@ -5,13 +5,13 @@ import triton.language as tl
 
 from softmap.ops.triton.score_conv_bias import seen_bias
 from softmap.ops.triton.score_conv_tiles import (
-    LOG2E,
     SLOPE,
     convolve,
     of_columns,
     place_tile,
     seen_scores,
 )
+from softmap.ops.triton.tiles import LOG2E
 
 
 @triton.jit
@@ -25,9 +25,10 @@ def hidden_sums(
     size: tl.tuple,
     P: tl.constexpr,
 ) -> tuple:
-    """(M, R C) the hidden map before its LeakyReLU, K of the H heads at a time.
+    """Returns the hidden map (M, R C) before its LeakyReLU, computed from K of the H heads at a
+    time.
 
-    With one group of heads also the sum of scores and bias, (K, R, C).
+    Also returns the sum of scores and bias, (K, R, C), where there is one group of heads.
     """
     M: tl.constexpr = P.hidden
     H: tl.constexpr = P.heads
@@ -61,7 +62,7 @@ def edited_scores(
     size: tl.tuple,
     P: tl.constexpr,
 ) -> tl.tensor:
-    """(K, R, C) the edited scores of group n, but for b2, which the softmax does not see.
+    """Returns the edited scores (K, R, C) of group n without b2, which the softmax does not see.
 
     Args:
         x: what [`hidden_sums`][] gives with one group of heads; otherwise it is computed again.
@@ -83,9 +84,9 @@ def edited_scores(
 
 @triton.jit
 def slope_of(z: tl.tensor, at: tl.tuple, size: tl.tuple) -> tl.tensor:
-    """(M, R C) derivative of the hidden map by z, which may be the hidden map itself.
+    """Returns the derivative (M, R C) of the hidden map by z, which may be the hidden map itself.
 
-    Beyond the diagonal the hidden map goes on; where a row's keys have not begun it is zero.
+    The hidden map continues beyond the diagonal; before a row's first key it is zero.
     """
     place = at[1] + (size[3] - size[2])
     return of_columns(at[3] | (at[2][None, :] > place[:, None]), tl.where(z > 0, 1.0, SLOPE))
@@ -110,7 +111,8 @@ def forward_kernel(
     splits: tl.tensor,
     P: tl.constexpr,
 ) -> None:
-    """One block of rows, one group of heads (all heads for the convolutions), a share of the keys.
+    """Stores o and lse of one block of rows, one group of heads (the convolutions take all heads)
+    and a share of the keys.
 
     Args:
         o: (splits, B, heads, T, d') and lse: (splits, B, heads, T), base 2, of each share alone.

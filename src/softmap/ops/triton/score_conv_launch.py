@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from softmap.ops.triton.common import bundle, launch
+from softmap.ops.triton.common import bundle, launch, merge
 from softmap.ops.triton.score_conv_backward import gradients_kernel, weights_kernel
 from softmap.ops.triton.score_conv_forward import forward_kernel
 from softmap.ops.triton.score_conv_plan import (
@@ -22,7 +22,7 @@ from softmap.ops.triton.score_conv_plan import (
 # Both maps of a band of the backward pass should stay in the second-level cache (50 MB on an H100);
 # few rows make the products with q and do slow, which add to all keys' sums once a band.
 BAND_BYTES, LEAST_ROWS = 32 << 20, 128
-# A share of the keys that is worth a program of its own, where there are too few programs.
+# The least number of keys of a program, where keys are split since programs are few.
 LEAST_SHARE = 512
 
 
@@ -54,14 +54,16 @@ class BandBounds(NamedTuple):
 
 
 def processors(device: torch.device) -> int:
-    """Programs that run side by side; two in the interpreter, so that it has more than one."""
+    """Returns the number of programs that run side by side; two in the interpreter, so that it has
+    more than one.
+    """
     if device.type != "cuda":
         return 2
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where) -> tuple[Tensor, Tensor]:
-    """o (B, H, T, d') in q's dtype and lse (B, H, T), base 2."""
+    """Returns o (B, H, T, d') in q's dtype and lse (B, H, T), base 2."""
     tile = tile_of(q.shape[1], q.shape[3], p.w1.shape[0], q.element_size())
     plan = plan_of(q, v, p, at.kind, tile)
     B, H, T, _ = q.shape
@@ -76,21 +78,17 @@ def forward(q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where) -> tuple[Tens
         *(bundle(t) for t in (q, k, v)), p.w1, p.b, p.w2, p.bias, *places, o, lse,
         size_of(q, k, v, at.scale), splits, plan, **tile.hardware(),
     )  # fmt: skip
-    return (o[0], lse[0]) if splits == 1 else merge(o, lse, q.dtype)
+    if splits == 1:
+        return o[0], lse[0]
+    o, lse = merge(o, lse)
+    return o.to(q.dtype), lse
 
 
 def shares(programs: int, keys: int, device: torch.device) -> int:
-    """Into how many shares the keys are split: decoding has few rows, one share would be slow."""
+    """Returns into how many shares the keys are split: with the few rows of decoding one share
+    would be slow.
+    """
     return max(1, min(processors(device) // programs, keys // LEAST_SHARE))
-
-
-def merge(o: Tensor, lse: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """The outputs of shares of the keys put together. A share that a row does not see weighs 0."""
-    top = lse.amax(0)
-    weight = torch.exp2(lse - top.clamp(min=torch.finfo(lse.dtype).min))
-    mass = weight.sum(0)
-    o = (o * weight[..., None]).sum(0) / mass.clamp(min=1e-30)[..., None]
-    return o.to(dtype), top + mass.clamp(min=1e-30).log2()
 
 
 def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float, ...]:
@@ -102,7 +100,7 @@ def size_of(q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[int | float,
 def backward(
     do: Tensor, o: Tensor, lse: Tensor, q: Tensor, k: Tensor, v: Tensor, p: Packed, at: Where
 ) -> tuple[Tensor, ...]:
-    """The gradients of q, k, v, w1, b, w2 and bias, band by band in a fixed order."""
+    """Returns the gradients of q, k, v, w1, b, w2 and bias, band by band in a fixed order."""
     tile = tile_of(q.shape[1], q.shape[3], p.w1.shape[0], q.element_size())
     plan = plan_of(q, v, p, at.kind, tile)
     do = do if do.stride(-1) == 1 else do.contiguous()
@@ -140,7 +138,9 @@ def band_maps(
     band: BandBounds, do: Tensor, lse: Tensor, delta: Tensor, q: Tensor, k: Tensor, v: Tensor,
     p: Packed, at: Where, plan: KernelPlan, tile: Tile, sums: Tensor,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """P and dS of a band, (B', H, rows, keys), in q's dtype; the parameters' part goes to sums."""
+    """Returns P and dS of a band, (B', H, rows, keys), in q's dtype; adds the gradients of
+    parameters to sums.
+    """
     part = slice(band.begin, band.end)
     shape = (band.end - band.begin, q.shape[1], band.stop - band.row, band.last - band.first)
     maps = tuple(q.new_empty(shape) for _ in range(3))
@@ -166,7 +166,7 @@ def add_products(
     band: BandBounds, weights: Tensor, ds: Tensor, do: Tensor, q: Tensor, k: Tensor,
     dq: Tensor, dk: Tensor, dv: Tensor, scale: float,
 ) -> None:  # fmt: skip
-    """dq of the band, and its part of dk and dv; the heads of a key head as more rows."""
+    """Stores dq of the band, and adds to dk and dv; the heads of a key head count as more rows."""
     part, rows, keys = slice(band.begin, band.end), slice(band.row, band.stop), slice(*band[2:4])
     B, G, width = ds.shape[0], k.shape[1], band.last - band.first
     ds, weights = (m.view(B, G, -1, width) for m in (ds, weights))

@@ -25,7 +25,9 @@ def score_conv(
     q: Tensor, k: Tensor, v: Tensor, w1: Tensor, b: Tensor, w2: Tensor, bias: Tensor, until: Tensor,
     first: Tensor, rows: Tensor, cols: Tensor, kind: str, scale: float, window: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """o (B, H, T, d') and the logarithm, base 2, of each row's sum of exponentials (B, H, T)."""
+    """Returns o (B, H, T, d') and the logarithm, base 2, of each row's sum of exponentials (B, H,
+    T).
+    """
     where = impl.Where(until, first, rows, cols, kind, scale, window)
     return impl.forward(q, k, v, Packed(w1, b, w2, bias), where)
 
@@ -46,7 +48,7 @@ def score_conv_backward(
     w2: Tensor, bias: Tensor, until: Tensor, first: Tensor, rows: Tensor, cols: Tensor, kind: str,
     scale: float, window: int,
 ) -> tuple[Tensor, ...]:  # fmt: skip
-    """The gradients of q, k, v, w1, b, w2, bias."""
+    """Returns the gradients of q, k, v, w1, b, w2, bias."""
     where = impl.Where(until, first, rows, cols, kind, scale, window)
     return impl.backward(do, o, lse, q, k, v, Packed(w1, b, w2, bias), where)
 

@@ -13,8 +13,8 @@ from torch.nn.functional import pad
 from softmap.ops.triton.common import dot_precision, interpreting, next_power
 
 BIASES = ("none", "alibi", "kerple", "fire")
-MOST_HEADS, MOST_HIDDEN, MOST_TAPS, MOST_WIDTH = 64, 64, 7, 128
-# What the matrix units take at least in one product; the interpreter takes anything.
+MOST_HIDDEN, MOST_TAPS, MOST_WIDTH = 64, 7, 128
+# The least size of a product on the matrix units; the interpreter takes any.
 LEAST = 16
 # Heads whose map is in registers at once.
 GROUP = 16
@@ -55,7 +55,9 @@ class Tile(NamedTuple):
     stages: int = 1
 
     def hardware(self) -> dict[str, int]:
-        """Options of the launch. Without the last one ptxas may take 32 registers and spill all."""
+        """Returns the options of the launch. Without ``maxnreg`` ptxas may use 32 registers and
+        spill the rest.
+        """
         registers = min(255, 2048 // self.warps)
         return {"num_warps": self.warps, "num_stages": self.stages, "maxnreg": registers}
 
@@ -74,9 +76,9 @@ class Packed(NamedTuple):
 
 
 def pack(t: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Packed:
-    """The layer tensors of a [`softmap.variants.dape.ScoreConv`][] in the kernels' layout.
+    """Returns the layer tensors of a [`softmap.variants.dape.ScoreConv`][] in the kernels' layout.
 
-    Plain torch operations, so that gradients find their way back to the parameters.
+    The operations are plain torch, so that gradients reach the parameters.
     """
     w1, w2 = t["w1"].squeeze(2), t["w2"].squeeze(2)
     heads, (hidden, _, taps) = w2.shape[0], w1.shape
@@ -92,7 +94,9 @@ def pack(t: dict[str, Tensor], kind: str, dtype: torch.dtype) -> Packed:
 
 
 def pack_bias(t: dict[str, Tensor], kind: str, more: int) -> Tensor:
-    """The bias' parameters in the order of ``score_conv_bias``, with ``more`` heads of zeros."""
+    """Returns the bias' parameters in the order of ``score_conv_bias``, with ``more`` heads of
+    zeros.
+    """
     if kind == "alibi":
         return pad(t["slopes"], (0, more))
     if kind == "kerple":
@@ -122,10 +126,11 @@ def plan_of(q: Tensor, v: Tensor, p: Packed, kind: str, tile: Tile) -> KernelPla
 
 
 def tile_of(heads: int, width: int, taps: int, itemsize: int = 2) -> Tile:
-    """Not measured on a GPU: what fits sm_90 when compiled (results/triton-score-conv-sm90.json).
+    """Returns the tile that fits sm_90 when compiled (results/triton-score-conv-sm90.json); it was
+    not measured on a GPU.
 
-    16 rows are the least that the matrix units take and all that the registers hold; every column
-    more is less halo. Two groups of wide heads need the shared memory of 16 columns, and so does
+    16 rows are the least that the matrix units take and all that the registers hold; more columns
+    mean less halo. Two groups of wide heads need the shared memory of 16 columns, and so does
     float32, with half the heads.
     """
     if _override:
@@ -138,7 +143,7 @@ def tile_of(heads: int, width: int, taps: int, itemsize: int = 2) -> Tile:
 
 @contextmanager
 def tiles(rows: int, cols: int, group: int = GROUP, warps: int = 8) -> Iterator[None]:
-    """Fixed sizes for every kernel: for tests, and for measuring others."""
+    """Use fixed sizes for every kernel: in tests, and to measure others."""
     _override.append(Tile(rows, cols, group, warps))
     try:
         yield

@@ -13,7 +13,6 @@ d, d', scale, 0); q, k, v are (pointer, strides of batch, head, token).
 import triton
 import triton.language as tl
 
-LOG2E = tl.constexpr(1.4426950408889634)
 SLOPE = tl.constexpr(0.01)
 
 
@@ -28,7 +27,7 @@ def place_tile(
     T: tl.tensor,
     S: tl.tensor,
 ) -> tuple:
-    """``at`` of a tile."""
+    """Returns ``at`` of a tile."""
     place = (i + (S - T))[:, None]
     real = (j >= 0) & (j < S)
     end = tl.load(until[0] + b * until[1] + j, mask=real, other=0)[None, :]
@@ -53,7 +52,9 @@ def products(
     DP: tl.constexpr,
     P: tl.constexpr,
 ) -> tl.tensor:
-    """(K, R, C): <x[h, i], y[g, j]>, g = h // NY the key head of h; zero outside of the arrays."""
+    """Returns <x[h, i], y[g, j]>, (K, R, C), with g = h // NY the key head of h; zero outside of
+    the arrays.
+    """
     b, i, j = at[0].to(tl.int64), at[1][None, :, None], at[2][None, None, :]
     h = h[:, None, None]
     c = tl.arange(0, DP)
@@ -68,7 +69,7 @@ def products(
 def seen_scores(
     q: tl.tuple, k: tl.tuple, h: tl.tensor, at: tl.tuple, size: tl.tuple, P: tl.constexpr
 ) -> tl.tensor:
-    """(K, R, C) scaled scores of heads h, zero where not seen."""
+    """Returns the scaled scores (K, R, C) of heads h, zero where not visible."""
     D: tl.constexpr = P.width
     s = products(q, k, h, at, size[0], size[1], size[2], size[3], size[4], D, P)
     return tl.where(at[3][None], s * size[6], 0.0)
@@ -76,7 +77,7 @@ def seen_scores(
 
 @triton.jit
 def shift(x: tl.tensor, nil: tl.tensor, BY: tl.constexpr) -> tl.tensor:
-    """(K, R, C): column c of the result is column c + BY of x, counted around the end.
+    """Returns (K, R, C) whose column c is column c + BY of x, counted cyclically.
 
     nil is zero. Where it is not a constant the compiler shifts x again, instead of holding a copy
     from an earlier use in registers until then.
@@ -99,7 +100,8 @@ def convolve(
     WAY: tl.constexpr,
     P: tl.constexpr,
 ) -> tl.tensor:
-    """acc (N, R C) + sum_t w_t (N, K) x_t (K, R C), x_t[c] = x[c + WAY (t - taps // 2)].
+    """Returns acc (N, R C) + sum_t w_t (N, K) x_t (K, R C), with x_t[c] = x[c + WAY (t - taps //
+    2)].
 
     w points at the first of the weights w_t[n, k], with their three strides. WAY is 1, or -1 for
     the adjoint.
@@ -125,7 +127,7 @@ def add_weights(
     nil: tl.tensor,
     P: tl.constexpr,
 ) -> None:
-    """The weights' gradient: to_t[n, k] += sum_rc dy[n, r, c] x_t[k, r, c], dy (N, R, C).
+    """Adds the weights' gradient: to_t[n, k] += sum_rc dy[n, r, c] x_t[k, r, c], dy (N, R, C).
 
     A product for every two rows, then their sum: in one long product each warp would hold all of
     dy.
@@ -146,13 +148,13 @@ def add_weights(
 
 @triton.jit
 def add_to(to: tl.tensor, x: tl.tensor) -> None:
-    """Add a tile to memory that this program alone writes."""
+    """Adds a tile to memory that this program alone writes."""
     tl.store(to, tl.load(to) + x)
 
 
 @triton.jit
 def of_columns(mask: tl.tensor, x: tl.tensor) -> tl.tensor:
-    """x (N, R C) with zeros in the columns that mask (R, C) leaves out."""
+    """Returns x (N, R C) with zeros in the columns that mask (R, C) leaves out."""
     R: tl.constexpr = mask.shape[0]
     C: tl.constexpr = mask.shape[1]
     N: tl.constexpr = x.shape[0]

@@ -3,21 +3,17 @@
 Tiles are [rows, keys] of one head, or [H, rows, keys] beside an edit that mixes heads.
 """
 
-import torch
 import triton
 import triton.language as tl
 
 from softmap.ops.triton.chains import heads_of, per_head
-from softmap.ops.triton.common import interpreting
+from softmap.ops.triton.tiles import LN2, log2
 from softmap.ops.triton.weights import add_of_head, of_head
-
-# NVIDIA's own instruction for log2, off by at most 2^-22: the library's takes twenty.
-APPROXIMATE: tl.constexpr = tl.constexpr(not interpreting() and torch.version.hip is None)
 
 
 @triton.jit
 def temperature(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = tau m. t = (tau,)."""
+    """Returns m' = tau m. t = (tau,)."""
     return m * of_head(t[0], heads_of(m, at), OPTIONS % 256)
 
 
@@ -40,14 +36,14 @@ def temperature_adjoint(
 
 @triton.jit
 def row_position(at: tl.tuple, rows: tl.tuple) -> tl.tensor:
-    """[rows, 1] positions of the queries, padding and earlier documents not counted."""
+    """Returns the positions [rows, 1] of the queries, without padding and earlier documents."""
     place = rows[0] + at[0] * rows[1] + at[2]
     return tl.load(place, mask=at[2] < at[5], other=0).to(tl.float32)
 
 
 @triton.jit
 def distance(at: tl.tuple, rows: tl.tuple, cols: tl.tuple) -> tl.tensor:
-    """[rows, keys] i - j in tokens, zero beyond the diagonal."""
+    """Returns i - j in tokens, [rows, keys], zero beyond the diagonal."""
     place = cols[0] + at[0] * cols[1] + at[3]
     col = tl.load(place, mask=at[3] < at[6], other=0).to(tl.float32)
     return tl.maximum(row_position(at, rows) - col, 0.0)
@@ -55,7 +51,7 @@ def distance(at: tl.tuple, rows: tl.tuple, cols: tl.tuple) -> tl.tensor:
 
 @triton.jit
 def alibi(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
+    """Returns m' = m - slope_h (i - j). t = (slopes, rows, cols)."""
     return m - of_head(t[0], heads_of(m, at), OPTIONS % 256) * distance(at, t[1], t[2])
 
 
@@ -77,23 +73,11 @@ def alibi_adjoint(
 
 
 @triton.jit
-def log(x: tl.tensor) -> tl.tensor:
-    """The natural logarithm of a float32 tile."""
-    if APPROXIMATE:
-        two = tl.inline_asm_elementwise(
-            "lg2.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
-        )
-        return two * 0.6931471805599453
-    else:
-        return tl.log(x)
-
-
-@triton.jit
 def kerple(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
+    """Returns m' = m - p_h log(1 + a_h (i - j)). t = (p, a, rows, cols)."""
     h = heads_of(m, at)
     reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * distance(at, t[2], t[3])
-    return m - of_head(t[0], h, OPTIONS % 256) * log(reach)
+    return m - of_head(t[0], h, OPTIONS % 256) * (log2(reach) * LN2)
 
 
 @triton.jit
@@ -112,7 +96,7 @@ def kerple_adjoint(
         gap = distance(at, t[2], t[3])
         reach = 1.0 + of_head(t[1], h, OPTIONS % 256) * gap
         if d[0] is not None:
-            add_of_head(d[0], at, h, OPTIONS % 256, -per_head(g * log(reach)))
+            add_of_head(d[0], at, h, OPTIONS % 256, -per_head(g * log2(reach)) * LN2)
         if d[1] is not None:
             slope = of_head(t[0], h, OPTIONS % 256) * gap / reach
             add_of_head(d[1], at, h, OPTIONS % 256, -per_head(g * slope))

@@ -42,7 +42,9 @@ class Sums:
         return self.sums[:n], self.sums[n:]
 
     def _links(self) -> Iterator[tuple[Link, int, dict[str, int]]]:
-        """Each link, the heads of the tile that it sees, its tensors' places in the flat list."""
+        """Yields each link, the heads of the tile that it sees, and its tensors' places in the flat
+        list.
+        """
         place, heads = len(FIXED), self.spec.tile_heads()[0]
         for link in self.spec.scores + self.spec.weights:
             at = {name: place + n for n, (name, _) in enumerate(link.tensors)}
@@ -58,7 +60,7 @@ class Sums:
                 for side, names in matrices.SIDES.items()
                 if not set(names).isdisjoint(wanted)
             }
-        if link.kernel == "fire" and wanted:  # they are computed together
+        if EDITS[link.kernel].together and wanted:
             wanted = list(at)
         return {name: self._of_tensor(self.flat[at[name]], kind)
                 for name, kind in link.tensors if name in wanted}  # fmt: skip
@@ -72,7 +74,9 @@ class Sums:
         return torch.zeros(shape, dtype=torch.float32, device=self.device)
 
     def gradients(self) -> dict[int, Tensor]:
-        """By place in the flat list, those that are needed; not yet in the tensors' shapes."""
+        """Returns the gradients that are needed, by place in the flat list; not yet in the tensors'
+        shapes.
+        """
         found: dict[int, Tensor] = {}
         for (link, heads, at), sums in zip(self.links, self.sums, strict=True):
             if EDITS[link.kernel].mixes:

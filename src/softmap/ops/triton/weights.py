@@ -1,7 +1,7 @@
 """Weights edits on a tile [H, rows, keys]: pairs subtracted, Shaped attention.
 
 They are met here where another edit of the chain mixes heads. Alone they need no map: the online
-softmax gives each map's output, and the edit's closed form acts on that (``template.run``).
+softmax gives each map's output, and the edit's closed form acts on that (``operator.run``).
 """
 
 import triton
@@ -13,7 +13,7 @@ from softmap.ops.triton.tiles import visible
 
 @triton.jit
 def split_pairs(m: tl.tensor) -> tl.tensor:
-    """[2H, rows, keys] -> the even and the odd maps, [H, rows, keys] each."""
+    """Returns the even and the odd maps, [H, rows, keys] each, of [2H, rows, keys]."""
     pairs = tl.reshape(m, (m.shape[0] // 2, 2, m.shape[1], m.shape[2]))
     return tl.split(tl.permute(pairs, (0, 2, 3, 1)))
 
@@ -29,7 +29,9 @@ def join_pairs(even: tl.tensor, odd: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def share(t: tl.tuple, at: tl.tuple, h: tl.tensor, OPTIONS: tl.constexpr) -> tl.tensor:
-    """lambda as it broadcasts to the pairs: one number, or one for each token and pair."""
+    """Returns lambda in a shape that broadcasts to the pairs: one number, or one for each token and
+    pair.
+    """
     if OPTIONS // 256 % 256:
         place = t[0] + at[0] * t[1] + at[2] * t[2] + h
         return tl.load(place, mask=(at[2] < at[5]) & (h < OPTIONS % 256 // 2), other=0.0).to(
@@ -41,7 +43,7 @@ def share(t: tl.tuple, at: tl.tuple, h: tl.tensor, OPTIONS: tl.constexpr) -> tl.
 
 @triton.jit
 def subtract_pairs(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m'[h] = m[2h] - lambda m[2h+1]. t = (lambda,)."""
+    """Returns m'[h] = m[2h] - lambda m[2h+1]. t = (lambda,)."""
     even, odd = split_pairs(m)
     return even - share(t[0], at, heads_of(even, at), OPTIONS) * odd
 
@@ -71,7 +73,7 @@ def subtract_pairs_adjoint(
 
 @triton.jit
 def of_head(t: tl.tuple, h: tl.tensor, heads: tl.tensor) -> tl.tensor:
-    """A tensor (H,) as it broadcasts to the tile."""
+    """Returns a tensor (H,) in a shape that broadcasts to the tile."""
     return tl.load(t[0] + h, mask=h < heads, other=0.0).to(tl.float32)
 
 
@@ -79,27 +81,27 @@ def of_head(t: tl.tuple, h: tl.tensor, heads: tl.tensor) -> tl.tensor:
 def add_of_head(
     d: tl.tuple, at: tl.tuple, h: tl.tensor, heads: tl.tensor, value: tl.tensor
 ) -> None:
-    """Its gradient, into this program's own part."""
+    """Adds the gradient of a tensor (H,) to this program's own part of ``d``."""
     tl.atomic_add(d[0] + at[8] * d[1] + h, value, mask=h < heads, sem="relaxed")
 
 
 @triton.jit
 def diagonal(at: tl.tuple) -> tl.tensor:
-    """[rows, keys] 1 where the key is the row's own token and visible."""
+    """Returns 1 where the key is the row's own token and visible, else 0, [rows, keys]."""
     own = at[3] == at[2] + at[7]
     return (own & visible(at)).to(tl.float32)
 
 
 @triton.jit
 def uniform(at: tl.tuple, count: tl.tuple) -> tl.tensor:
-    """[rows, keys] the map that shares a row's weight evenly among the keys that it sees."""
+    """Returns the map [rows, keys] that gives equal weight to all keys that a row sees."""
     n = tl.load(count[0] + at[0] * count[1] + at[2], mask=at[2] < at[5], other=1.0)
     return visible(at).to(tl.float32) / n
 
 
 @triton.jit
 def shaped(m: tl.tensor, at: tl.tuple, t: tl.tuple, OPTIONS: tl.constexpr) -> tl.tensor:
-    """m' = beta m + alpha I - gamma C. t = (alpha, beta, gamma or None, count)."""
+    """Returns m' = beta m + alpha I - gamma C. t = (alpha, beta, gamma or None, count)."""
     h = heads_of(m, at)
     out = of_head(t[1], h, OPTIONS % 256) * m + of_head(t[0], h, OPTIONS % 256) * diagonal(at)
     if t[2] is not None:

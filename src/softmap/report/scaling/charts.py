@@ -29,7 +29,7 @@ def charts(found: dict[str, Any]) -> list[Chart]:
 
 
 def _laws(style: Style, found: dict[str, Any]) -> Chart:
-    """Loss against tokens, a line for each size."""
+    """Returns the chart of loss against tokens, a line for each size."""
     points = [
         {"variant": label, "size": si(p["parameters"]), **p}
         for label, one in found["variants"].items()
@@ -79,7 +79,7 @@ def _line(label: str, one: dict[str, Any]) -> list[Row]:
 
 
 def _forest(style: Style, found: dict[str, Any]) -> Chart | None:
-    """The ratios with their intervals, by kind down and by variant within."""
+    """Returns the chart of the ratios with their intervals, by kind and within each by variant."""
     rows = [
         {"variant": label, "kind": TITLES[kind], **_ends(one["ratios"][kind])}
         for kind in TITLES

@@ -1,4 +1,4 @@
-"""Laws with what they may be off by: fits to simulated sweeps.
+"""The errors of laws, from fits to simulated sweeps.
 
 A draw takes the held-out windows with replacement, the same for every variant and size, and moves
 each cell's mean curve by the error of a mean of its runs: a random sum of the residuals of all runs
@@ -10,26 +10,24 @@ the error by the ratio of Student's quantile to the normal one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
 
 from softmap.report.scaling.law import Law, fit
 from softmap.report.scaling.sweep import SizeCell, Sweep
+from softmap.report.stats import Array
 
-Array = NDArray[np.floating[Any]]
 DRAWS = 400
 
 
 def laws(sweep: Sweep) -> dict[str, Law]:
-    """The law of each variant's means."""
+    """Returns the law of each variant's mean losses."""
     return {label: _fitted(cells, _means(cells)) for label, cells in sweep.cells.items()}
 
 
 def drawn(sweep: Sweep, near: dict[str, Law], draws: int = DRAWS) -> Iterator[dict[str, Law]]:
-    """The laws of simulated sweeps."""
+    """Yields the laws of simulated sweeps."""
     residuals_KN = _residuals(sweep)
     wide = float(stats.t.ppf(0.975, sweep.df) / stats.norm.ppf(0.975))
     random = np.random.default_rng(0)
@@ -52,7 +50,9 @@ def _residuals(sweep: Sweep) -> list[Array]:
 
 
 def _error(cell: SizeCell, residuals_KN: list[Array], random: np.random.Generator) -> Array:
-    """(N,) of the mean over the cell's runs; a residual of other budgets goes by their place."""
+    """Returns the error (N,) of the mean over the cell's runs; a residual with other budgets is
+    interpolated.
+    """
     places = np.linspace(0, 1, len(cell.tokens_N))
     total = np.zeros(len(places))
     for row, weight in zip(residuals_KN, random.normal(size=len(residuals_KN)), strict=True):
@@ -61,7 +61,7 @@ def _error(cell: SizeCell, residuals_KN: list[Array], random: np.random.Generato
 
 
 def _mean(cell: SizeCell, share_W: Array) -> Array:
-    """(N,) over runs and weighted windows."""
+    """Returns the loss (N,) averaged over runs and weighted windows."""
     return np.asarray(cell.losses_RNW.mean(axis=0) @ share_W)
 
 

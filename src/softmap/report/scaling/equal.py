@@ -39,7 +39,9 @@ class ComparisonPoint:
 
 
 def ratios(control: Law, variant: Law, place: ComparisonPoint) -> dict[str, float]:
-    """Every ratio by name. Sw is Sc times the throughput ratio over the ratio of FLOPs a token."""
+    """Returns every ratio by name. Sw is Sc times the throughput ratio over the ratio of FLOPs a
+    token.
+    """
     n, d = place.parameters, place.tokens
     loss = float(control.loss(n, d))
     left = loss - variant.E
@@ -64,13 +66,13 @@ def yardstick(control: Law, mine: float, theirs: float) -> float:
 
 
 def _reached(scale: float, exponent: float, left: float) -> float:
-    """x with scale / x^exponent = left."""
+    """Returns x with scale / x^exponent = left."""
     with np.errstate(over="ignore", divide="ignore"):
         return float(np.power(scale / left, 1 / exponent)) if left > 0 else np.inf
 
 
 def best_shape(law: Law, left: float) -> tuple[float, float]:
-    """(N, D) of the least N D at which the law is ``left`` above its floor."""
+    """Returns (N, D) of the least N D at which the law is ``left`` above its floor."""
     share = law.b / (law.a + law.b)
     return _reached(law.A, law.a, left * share), _reached(law.B, law.b, left * (1 - share))
 

@@ -13,10 +13,10 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import least_squares, nnls
 
-Array = NDArray[np.floating[Any]]
+from softmap.report.stats import Array
+
 TURN = 0.01  #: residual of log L beyond which the loss is linear: about a run's own spread
 EXPONENTS = (0.15, 0.35, 0.7)  #: of the starts
 LEAST, MOST = 0.01, 3.0  #: exponents
@@ -33,7 +33,7 @@ class Law:
     b: float
 
     def loss(self, n: Any, d: Any) -> Any:
-        """At ``n`` parameters and ``d`` tokens; arrays go together."""
+        """Returns the loss at ``n`` parameters and ``d`` tokens; arrays are broadcast."""
         return self.E + self.A * np.power(n, -self.a) + self.B * np.power(d, -self.b)
 
     @property
@@ -48,7 +48,7 @@ class Law:
 
 
 def fit(n_P: Array, d_P: Array, losses_P: Array, start: Law | None = None) -> Law:
-    """The law of P points. ``start``: a law near it, instead of the several starts."""
+    """Returns the law of P points; ``start`` is a law near it, instead of the several starts."""
     centre = (float(np.exp(np.log(n_P).mean())), float(np.exp(np.log(d_P).mean())))
     x, z = np.log(n_P / centre[0]), np.log(d_P / centre[1])
     if start is not None:
@@ -61,7 +61,9 @@ def fit(n_P: Array, d_P: Array, losses_P: Array, start: Law | None = None) -> La
 
 
 def _centred(law: Law, centre: tuple[float, float]) -> Array:
-    """(E, A, B, a, b) with N and D over the points' own middle, where all are of one size."""
+    """Returns (E, A, B, a, b) with N and D relative to the points' own geometric mean, where all
+    are of similar size.
+    """
     E, A, B, a, b = astuple(law)
     return np.array([E, A * centre[0] ** -a, B * centre[1] ** -b, a, b])
 
@@ -72,7 +74,7 @@ def _linear(a: float, b: float, x: Array, z: Array, y: Array) -> Array:
 
 
 def _solved(theta: Array, x: Array, z: Array, y: Array) -> tuple[float, list[float]]:
-    """(cost, parameters) of Huber's problem from one start."""
+    """Returns (cost, parameters) of Huber's problem from one start."""
 
     def predicted(t: Array) -> tuple[Array, Array, Array]:
         n, d = np.exp(-t[3] * x), np.exp(-t[4] * z)

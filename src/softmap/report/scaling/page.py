@@ -23,7 +23,8 @@ WRITTEN = ("scaling.html", "scaling.json")
 def build(
     directories: Sequence[Path], out: Path, command: str, version: str
 ) -> tuple[Path, dict[str, Any]]:
-    """Write ``scaling.json`` and ``scaling.html`` into ``out``; the page's path and its numbers.
+    """Write ``scaling.json`` and ``scaling.html`` into ``out``; returns the page's path and its
+    numbers.
 
     Raises ``SoftmapError`` as [`softmap.report.scaling.sweep.read`][] does.
     """
@@ -37,7 +38,7 @@ def build(
 
 
 def render(found: dict[str, Any], command: str, version: str) -> str:
-    """The page as one string of HTML that asks nothing of the network."""
+    """Returns the page as one string of HTML that loads nothing from the network."""
     labels, drawn = list(found["variants"]), charts(found)
     return (
         environment(HERE)

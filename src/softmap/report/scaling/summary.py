@@ -1,4 +1,4 @@
-"""What a sweep says, as one object for JSON: laws, ratios at equal loss, and what to beware of."""
+"""The results of a sweep as one object for JSON: laws, ratios at equal loss, and caveats."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Limits = dict[str, float | None]
 
 
 def summary(sweep: Sweep, draws: int = DRAWS) -> dict[str, Any]:
-    """Laws with intervals, ratios with theirs, points with residuals, caveats."""
+    """Returns laws and ratios with their intervals, points with residuals, and caveats."""
     best = laws(sweep)
     every = list(drawn(sweep, best, draws))
     others = [label for label in sweep.cells if label != sweep.control]
@@ -101,7 +101,7 @@ def _points(cells: Sequence[SizeCell], law: Law) -> list[dict[str, float]]:
 
 
 def _caveats(sweep: Sweep, best: dict[str, Law], variants: dict[str, Any]) -> list[str]:
-    """Sentences."""
+    """Returns sentences on what the sweep does not determine."""
     found = []
     for label, law in best.items():
         if law.at_bound:

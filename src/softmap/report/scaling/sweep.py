@@ -8,17 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from softmap.errors import SoftmapError
 from softmap.report.load import FinishedTrial, Run, load
+from softmap.report.stats import Array
 from softmap.report.together import check_comparable
 from softmap.report.words import listed, si
 
-Array = NDArray[np.floating[Any]]
 SIZES, BUDGETS = 3, 3  #: that a law of five numbers needs at least
 
 
@@ -65,12 +63,12 @@ class Sweep:
         return sum(cell.runs - 1 for cells in self.cells.values() for cell in cells)
 
     def largest(self) -> SizeCell:
-        """The control's largest size."""
+        """Returns the control's cell of the largest size."""
         return self.cells[self.control][-1]
 
 
 def read(directories: Sequence[Path]) -> Sweep:
-    """The sweep of finished runs, one folder a size.
+    """Returns the sweep of finished runs, one folder a size.
 
     Raises ``SoftmapError`` for runs of different text, tokenizer, windows or control, two of one
     size, and for fewer than three sizes, three budgets, or one repeated run a size.
@@ -110,7 +108,7 @@ def sweep(runs: Sequence[Run]) -> Sweep:
 
 
 def _check(made: Sweep, cells: list[SizeCell]) -> None:
-    """Refuse what gives no law, or no error of one."""
+    """Raise ``SoftmapError`` for a sweep that determines no law, or no error of one."""
     sizes = [cell.parameters for cell in cells]
     apart = sum(b > 1.1 * a for a, b in zip([0, *sizes], sizes, strict=False))
     if apart < SIZES or apart < len(sizes):
@@ -123,7 +121,7 @@ def _check(made: Sweep, cells: list[SizeCell]) -> None:
     if budgets < BUDGETS:
         raise SoftmapError(
             f"scale: expected {BUDGETS} budgets or more in each run, found {budgets} "
-            "(training.budgets of schedule wsd-s gives them for nothing)"
+            "(training.budgets with schedule wsd-s gives them at no extra cost)"
         )
     if made.df < len(sizes):
         raise SoftmapError(

@@ -13,7 +13,7 @@ NEVER = "never"
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """Laws, ratios, caveats."""
+    """Yields the laws, the ratios and the caveats."""
     width = max(map(len, found["variants"]))
     yield "L(N, D) = E + A / N^a + B / D^b, alpha = ab / (a + b)"
     yield f"{'':<{width}}" + "".join(f"  {name:<26}" for name in LAW)
@@ -31,7 +31,7 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
 
 
 def at(found: dict[str, Any]) -> str:
-    """Where the laws are compared."""
+    """Returns in words where the laws are compared."""
     place = found["at"]
     return (
         f"For the loss of {found['control']} with {si(place['parameters'])} parameters and "
@@ -40,7 +40,7 @@ def at(found: dict[str, Any]) -> str:
 
 
 def span(one: dict[str, float | None]) -> str:
-    """``0.92 [0.81, 1.05]``; what a law never reaches has no number."""
+    """Returns ``0.92 [0.81, 1.05]``; what a law never reaches has no number."""
     value, low, high = (one[key] for key in ("value", "low", "high"))
     middle = NEVER if value is None else f"{value:.3g}"
     ends = ["\N{INFINITY}" if end is None else f"{end:.3g}" for end in (low, high)]

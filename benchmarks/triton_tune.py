@@ -1,16 +1,18 @@
-"""Tile sizes measured on the GPU at hand: a few for each kernel, the fastest kept on disk.
+"""Measure tile sizes on the GPU at hand: six for each of three kernels; the fastest are kept.
 
-    from softmap.ops.triton.tune import tune
-    tune(make_call(q, k, v, edits, x=x))      # once for a shape; later calls find the sizes
+    python benchmarks/triton_tune.py dcmha --heads 16 --width 64
 
-Bounded: six sizes for each of three kernels. Nothing tunes by itself.
+They lie in softmap's cache folder, and later calls on such a GPU with this shape use them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Callable
+
+from triton_aot import call_of
 
 from softmap.errors import SoftmapError
 from softmap.ops.call import Call
@@ -87,3 +89,19 @@ def _keep(found: dict[str, Config]) -> None:
     part.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     os.replace(part, path)
     tuned.cache_clear()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("variant")
+    parser.add_argument("--heads", type=int, default=16)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=2048)
+    given = parser.parse_args()
+    call = call_of(given.variant, given.heads, given.width, given.tokens, "cuda")
+    for name, sizes in tune(call).items():
+        print(name, *(f"{field} {n}" for field, n in sizes._asdict().items()))
+
+
+if __name__ == "__main__":
+    main()

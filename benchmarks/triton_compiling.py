@@ -16,9 +16,9 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
+from triton_wavefronts import wavefronts
 
 from softmap.ops.triton.common import launching
-from softmap.ops.triton.wavefronts import wavefronts
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
