@@ -42,7 +42,7 @@ from softmap.lab.names import (
     split_variants,
 )
 from softmap.lab.own import Check, New
-from softmap.lab.planning import Plan
+from softmap.lab.planning import PlanCommand
 from softmap.lab.scale import Scale
 from softmap.lab.top import Top
 from softmap.ledger.commands import KINDS as CLAIMS
@@ -371,7 +371,7 @@ class Import:
 COMMANDS: dict[str, type] = {
     "compare": Compare,
     "train": Train,
-    "plan": Plan,
+    "plan": PlanCommand,
     "explain": Explain,
     "variants": Variants,
     "new": New,

@@ -11,7 +11,7 @@ from softmap.cost import (
     Assumptions,
     Gpu,
     Job,
-    Live,
+    LiveBytes,
     estimate,
     find,
     memory,
@@ -64,7 +64,7 @@ def test_gpus_by_their_names() -> None:
 
 def test_live_counts_what_is_held() -> None:
     known = torch.zeros(100)
-    with Live([known]) as live:
+    with LiveBytes([known]) as live:
         one = known + 1  # 400 bytes
         view = one[:10]
         two = torch.zeros(50, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_live_counts_a_dtensors_part() -> None:
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         mesh = init_device_mesh("cpu", (2,))
-        with Live() as live:
+        with LiveBytes() as live:
             one = zeros(8, 4, device_mesh=mesh, placements=[Shard(0)])
             assert live.now == 64
             two = torch.zeros_like(one)
@@ -202,7 +202,7 @@ def test_memory_beside_a_real_step() -> None:
     config = replace(CONFIG, hidden_size=64, vocab_size=256, intermediate_size=160)
     one = Job(config, 64, 16, "fp32", Layout())
     ids = torch.zeros(16, 64, dtype=torch.int64)
-    with Live([ids]) as live:
+    with LiveBytes([ids]) as live:
         model = SoftmapForCausalLM(
             SoftmapConfig(
                 vocab_size=256, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,

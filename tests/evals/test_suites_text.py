@@ -174,6 +174,6 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_suite_says_what_it_asks(name: str) -> None:
     found = suite(name)
-    assert found.name == name and found.asks.endswith("?") and found.measures
-    assert {picture.measure for picture in found.pictures} <= {m.name for m in found.measures}
+    assert found.name == name and found.asks.endswith("?") and found.metrics
+    assert {picture.metric for picture in found.pictures} <= {m.name for m in found.metrics}
     assert type(found.quick()) is type(found)

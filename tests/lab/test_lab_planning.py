@@ -84,7 +84,7 @@ def _configs(path: str, label: str) -> list:
     from softmap.lab.planning import plan_of
 
     plan = plan_of(recipes.load(path))
-    return [mine.config.model_config() for mine in plan.candidates if mine.label == label]
+    return [mine.config.model_config() for mine in plan.models if mine.label == label]
 
 
 @pytest.mark.parametrize(("name", "billions"), [("1b", 1.08), ("3b", 3.48), ("7b", 6.74)])
@@ -113,14 +113,14 @@ def test_the_large_recipes_start(name: str, capsys: pytest.CaptureFixture) -> No
 
 
 def test_the_peak_of_a_known_gpu(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softmap.lab.plan import options
+    from softmap.lab.plan import training_options
     from softmap.lab.planning import plan_of
     from softmap.lab.trial import full_speed
     from softmap.train import Parallel
 
     recipe = recipes.load(tiny)
-    mine = plan_of(recipe).candidates[0]
-    given = options(recipe, 1e-3, 0, "x")
+    mine = plan_of(recipe).models[0]
+    given = training_options(recipe, 1e-3, 0, "x")
     two = Parallel(torch.device("cuda", 0), ranks=2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     per_token = mine.costs(32)["flops_per_token"]

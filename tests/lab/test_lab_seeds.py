@@ -34,12 +34,12 @@ variants: [transformer++, {variant: dape, bias: fire, seeds: [7, 1]}, diff]
     text = write_recipe(tmp_path).read_text().replace("variants: [transformer++, diff]", more)
     (tmp_path / "tiny.yaml").write_text(text)
     recipe = recipes.load(tmp_path / "tiny.yaml")
-    found = {c.label: c.seeds for c in make_plan(recipe, 257).candidates}
+    found = {c.label: c.seeds for c in make_plan(recipe, 257).models}
     assert found == {"transformer++": (0, 1, 2, 3), "dape(bias=fire)": (0, 1, 7), "diff": (0, 1)}
     again = recipes.parse(recipes.dump(recipe), tmp_path / "tiny.yaml")
     assert again == recipe
     recipe = recipes.load(tmp_path / "tiny.yaml", {"control": "diff", "seeds": "[5]"})
-    found = {c.label: c.seeds for c in make_plan(recipe, 257).candidates}
+    found = {c.label: c.seeds for c in make_plan(recipe, 257).models}
     assert found == {"transformer++": (5,), "dape(bias=fire)": (5, 7, 1), "diff": (5, 0, 1, 2, 3)}
 
 

@@ -18,9 +18,9 @@ from softmap.ledger import results
 from softmap.ledger import run as running
 from softmap.ledger.judge import Part, differences
 from softmap.ledger.page import page
-from softmap.ledger.place import Workspace
 from softmap.ledger.run import chosen, run
 from softmap.ledger.table import lines
+from softmap.ledger.workspace import Workspace
 
 STUDY = Trained(NEAR, (Arm("sas", "at most"), Arm("sas-p", "at most")))
 CLAIM = dataclasses.replace(

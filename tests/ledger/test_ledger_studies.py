@@ -28,11 +28,11 @@ from softmap.claims._rules import CONTRADICTED, NO_VERDICT, NOT_RESOLVED, REPROD
 from softmap.ledger.asked import parts
 from softmap.ledger.grafted import part as grafted_part
 from softmap.ledger.judge import differences
-from softmap.ledger.place import Workspace
 from softmap.ledger.scaled import part as scaled_part
 from softmap.ledger.timed import _row as timed_row
 from softmap.ledger.trained import _picture, _ratio, needed
 from softmap.ledger.training import curve
+from softmap.ledger.workspace import Workspace
 from softmap.report.load import Budget, FinishedTrial, Run
 from softmap.report.scaling.law import Law
 from softmap.report.scaling.sweep import sweep

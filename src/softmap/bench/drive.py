@@ -144,7 +144,7 @@ def _verdict(wrong: Sequence[str]) -> int:
 def _wrong(case: dict[str, Any]) -> list[str]:
     """Returns wrong results of any candidate, and failures of ours."""
     return [
-        f"{case['variant']} T={case['tokens']}: {row['candidate']}: {text.said(row)}"
+        f"{case['variant']} T={case['tokens']}: {row['candidate']}: {text.untimed_reason(row)}"
         for row in case["rows"]
         if row["status"] == "wrong" or (row["status"] == "failed" and row["ours"])
     ]

@@ -18,7 +18,7 @@ from softmap.bench.entry import CandidateResult
 from softmap.bench.failure import TooLarge, size
 from softmap.bench.stats import shuffled
 from softmap.errors import SoftmapError
-from softmap.lab.measure import PeakMemory
+from softmap.lab.peak_memory import PeakMemory
 from softmap.lab.speed import synchronize
 from softmap.ops import choose
 

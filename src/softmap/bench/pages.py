@@ -17,7 +17,7 @@ from typing import Any
 
 from softmap.bench import save
 from softmap.bench.failure import size
-from softmap.bench.text import largest_errors, milliseconds, said
+from softmap.bench.text import largest_errors, milliseconds, untimed_reason
 from softmap.errors import SoftmapError
 from softmap.files.sealed import read_bytes
 
@@ -94,7 +94,7 @@ def _op(found: dict[str, Any]) -> Iterator[str]:
 
 def _op_cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "timed":
-        return [said(row), "", "", ""]
+        return [untimed_reason(row), "", "", ""]
     time, ratio, peak = row["seconds"], row["over_sdpa"], row["peak_bytes"]
     return [
         milliseconds(time["median"]),

@@ -16,7 +16,7 @@ import torch
 
 from softmap.errors import SoftmapError, reason
 from softmap.lab import files
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 
 FORMAT = 1
 KINDS = ("op", "step", "decode")

@@ -34,10 +34,10 @@ def op_lines(case: dict[str, Any], title: str) -> Iterator[str]:
         yield "  " + note
     for row in case["rows"]:
         if row["status"] != "timed":
-            yield f"  {row['candidate']}: {said(row)}"
+            yield f"  {row['candidate']}: {untimed_reason(row)}"
 
 
-def said(row: Row) -> str:
+def untimed_reason(row: Row) -> str:
     """Returns why a row has no speed."""
     text = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
     if row["status"] == "wrong":

@@ -7,7 +7,7 @@ without storage (``pieces``), the rest is the model of docs/scale.md.
 from softmap.cost.estimate import Assumptions, Estimate, estimate
 from softmap.cost.hardware import GPUS, Gpu, find, of_device, parse
 from softmap.cost.job import Job
-from softmap.cost.live import Live
+from softmap.cost.live import LiveBytes
 from softmap.cost.memory import Memory, memory
 from softmap.cost.traffic import Traffic, traffic
 
@@ -17,7 +17,7 @@ __all__ = [
     "Estimate",
     "Gpu",
     "Job",
-    "Live",
+    "LiveBytes",
     "Memory",
     "Traffic",
     "estimate",

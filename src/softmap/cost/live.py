@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 
-class Live(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):
     """Counts the storages that operations make, from when they are made until nothing holds them.
 
-        with Live(model.parameters()) as live:
+        with LiveBytes(model.parameters()) as live:
             ...
         live.now, max(live.curve)
 

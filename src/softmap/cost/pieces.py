@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from softmap.cost.job import Key
-from softmap.cost.live import Live
+from softmap.cost.live import LiveBytes
 from softmap.maps import Edit, Tensors
 from softmap.nn import Block, ModelConfig
 from softmap.nn.positions import Positions
@@ -80,7 +80,7 @@ def keys(config: ModelConfig, precision: str) -> Keys:
 def _block(key: Key, precision: str, activations: str) -> Counted:
     config = key.config
 
-    def run(sequences: int) -> tuple[Live, int]:
+    def run(sequences: int) -> tuple[LiveBytes, int]:
         piece = _made(config)
         x = torch.empty(sequences, TOKENS, config.hidden_size, requires_grad=True)
         checkpoint_activations(nn.ModuleList([piece]), activations)
@@ -92,7 +92,7 @@ def _block(key: Key, precision: str, activations: str) -> Counted:
 
 @cache
 def _head(width: int, vocabulary: int, precision: str) -> Counted:
-    def run(sequences: int) -> tuple[Live, int]:
+    def run(sequences: int) -> tuple[LiveBytes, int]:
         piece = nn.Linear(width, vocabulary, bias=False)
         x = torch.empty(sequences, TOKENS, width, requires_grad=True)
         asked = torch.zeros(sequences * TOKENS, dtype=torch.int64)
@@ -136,12 +136,12 @@ def _autocast(precision: str) -> Any:
 
 def _run(
     piece: nn.Module, given: Iterable[Tensor], precision: str, forward: Callable[[], list[Tensor]]
-) -> tuple[Live, int]:
+) -> tuple[LiveBytes, int]:
     """Forward and backward; what was alive all the while, and between them."""
     weights = [*piece.parameters(), *piece.buffers()]
     for p in piece.parameters():  # a gradient is counted as one: only the next may be beside it
         p.register_post_accumulate_grad_hook(_drop)
-    with Live([*weights, *given]) as live:
+    with LiveBytes([*weights, *given]) as live:
         with _autocast(precision):
             out = forward()
         kept = live.now
@@ -153,7 +153,7 @@ def _drop(p: Tensor) -> None:
     p.grad = None
 
 
-def _counted(run: Callable[[int], tuple[Live, int]]) -> Counted:
+def _counted(run: Callable[[int], tuple[LiveBytes, int]]) -> Counted:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):

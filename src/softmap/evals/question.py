@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A number that the rows of a suite hold.
 
     Attributes:
@@ -96,7 +96,7 @@ class Suite:
     name: ClassVar[str]
     title: ClassVar[str]
     asks: ClassVar[str]  #: one sentence for people
-    measures: ClassVar[tuple[Measure, ...]]
+    metrics: ClassVar[tuple[Metric, ...]]
     pictures: ClassVar[tuple[Picture, ...]] = ()
     reads_text: ClassVar[bool] = False
     reads_tokens: ClassVar[bool] = False  #: of a tokenizer
@@ -121,7 +121,7 @@ class Suite:
             "asks": self.asks,
             "how": " ".join((type(self).__doc__ or "").split()),
             "settings": settings,
-            "measures": [asdict(one) for one in self.measures],
+            "measures": [asdict(one) for one in self.metrics],
             "pictures": [asdict(one) for one in self.pictures],
         }
 

@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from softmap.evals.question import Measure, Row, Suite
+from softmap.evals.question import Metric, Row, Suite
 
 Key = tuple[str, tuple[tuple[str, Any], ...] | None]
 _FIXED = ("measure", "item", "value")
 
 
 @dataclass(frozen=True)
-class MeasureCell:
+class MetricCell:
     """Values by instance of one measure under some conditions (None: the headline)."""
 
     measure: str
@@ -39,11 +39,11 @@ class MeasureCell:
         return float(np.mean(list(self.items.values())))
 
 
-def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, MeasureCell]:
+def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, MetricCell]:
     """Returns all cells of one model's rows: the headlines first, then by condition in their
     order.
     """
-    known = {measure.name: measure for measure in suite.measures}
+    known = {measure.name: measure for measure in suite.metrics}
     by: dict[Key, dict[int, list[float]]] = {}
     for one in rows:
         measure = known[one["measure"]]
@@ -54,7 +54,7 @@ def cells(suite: Suite, rows: Iterable[Row]) -> dict[Key, MeasureCell]:
             key = (measure.name, tuple(at.items()))
             by.setdefault(key, defaultdict(list))[one["item"]].append(one["value"])
     made = {
-        key: MeasureCell(key[0], None if key[1] is None else dict(key[1]), _means(items))
+        key: MetricCell(key[0], None if key[1] is None else dict(key[1]), _means(items))
         for key, items in by.items()
     }
     return {key: made[key] for key in sorted(made, key=lambda key: key[1] is not None)}
@@ -64,7 +64,7 @@ def _means(items: dict[int, list[float]]) -> dict[int, float]:
     return {item: float(np.mean(values)) for item, values in items.items()}
 
 
-def interval(values: Iterable[float], measure: Measure) -> tuple[float, float] | None:
+def interval(values: Iterable[float], measure: Metric) -> tuple[float, float] | None:
     """Returns 95 % limits of the mean over instances; None for a single instance."""
     from scipy import stats
 
@@ -88,11 +88,11 @@ def answers(suite: Suite, rows: Iterable[Row], *, values: bool = True) -> list[d
     Args:
         values: include those of every instance, by which two single models are paired.
     """
-    measures = {measure.name: measure for measure in suite.measures}
+    measures = {measure.name: measure for measure in suite.metrics}
     return [_plain(cell, measures[cell.measure], values) for cell in cells(suite, rows).values()]
 
 
-def _plain(cell: MeasureCell, measure: Measure, values: bool) -> dict[str, Any]:
+def _plain(cell: MetricCell, measure: Metric, values: bool) -> dict[str, Any]:
     low, high = interval(cell.items.values(), measure) or (None, None)
     found = {
         "measure": cell.measure, "at": cell.at, "mean": cell.mean, "low": low, "high": high,

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from softmap.errors import SoftmapError
-from softmap.evals.question import Measure, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 from softmap.evals.tasks import Task, scores
 
@@ -29,9 +29,9 @@ class TokenSuite(Suite):
 
     condition: ClassVar[str]
     training: ClassVar[dict[str, str]] = {}  #: of ``softmap learn``, where it is not as for others
-    measures: ClassVar[tuple[Measure, ...]] = (
-        Measure("accuracy", "Asked tokens right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "Asked tokens right", "share", "higher", 0.02),
+        Metric("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
     )
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import softmap
-from softmap.lab.plan import Candidate
+from softmap.lab.plan import PlannedModel
 from softmap.lab.workbench import Workbench
-from softmap.train import Options
+from softmap.train import TrainingOptions
 
 CARD = """\
 ---
@@ -53,10 +53,10 @@ more):
 
 
 def model_card(
-    mine: Candidate, given: Options, bench: Workbench, budgets: Sequence[dict[str, Any]]
+    mine: PlannedModel, given: TrainingOptions, shared: Workbench, budgets: Sequence[dict[str, Any]]
 ) -> str:
     """README.md of a model. budgets: what was measured where decays ended."""
-    costs, meta = mine.costs(given.context), bench.corpus.meta
+    costs, meta = mine.costs(given.context), shared.corpus.meta
     return CARD.format(
         slug=mine.slug,
         title=mine.title,
@@ -65,8 +65,8 @@ def model_card(
         version=softmap.__version__,
         spec=mine.spec,
         paper=f" ({mine.paper})" if mine.paper else "",
-        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, bench)),
-        windows=len(bench.windows),
+        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, shared)),
+        windows=len(shared.windows),
         context=given.context,
         heldout=meta["heldout_tokens"],
         apart=", each document read by itself" if given.document_end is not None else "",
@@ -74,8 +74,8 @@ def model_card(
     )
 
 
-def _facts(mine: Candidate, given: Options, bench: Workbench) -> list[tuple[str, str]]:
-    shape, data, meta = mine.config, bench.recipe.data, bench.corpus.meta
+def _facts(mine: PlannedModel, given: TrainingOptions, shared: Workbench) -> list[tuple[str, str]]:
+    shape, data, meta = mine.config, shared.recipe.data, shared.corpus.meta
     cut = f", the first {data.max_bytes:,} bytes" if data.max_bytes else ""
     own = meta["source"] if isinstance(data.data, str) else "stdlib"
     texts = [_public(str(one.data), own) for one in data.singly()]

@@ -62,9 +62,9 @@ class Train:
     def _lay_out(self) -> None:
         from softmap.lab import recipe as recipes
         from softmap.lab.dry import dry_run
-        from softmap.train.processes import rank, said_once
+        from softmap.train.processes import rank, report_once
 
-        with said_once():
+        with report_once():
             recipe = recipes.load(self.recipe, split_values(self.set))
             lines = [] if rank() else dry_run(recipe, self.variant, self.gpus)
         for line in lines:
@@ -72,14 +72,14 @@ class Train:
 
     def _train(self) -> None:
         from softmap.lab import recipe as recipes
-        from softmap.lab.one import Wanted, train_one
+        from softmap.lab.one import TrainRequest, train_one
         from softmap.lab.progress import Display, choose
-        from softmap.train.processes import rank, said_once
+        from softmap.train.processes import rank, report_once
 
-        with said_once():
+        with report_once():
             recipe = recipes.load(self.recipe, split_values(self.set))
             place = (self.variant, self.seed, self.out, self.name)
-            wanted = Wanted(*place, self.fresh, self.profile)
-            model = train_one(recipe, wanted, Display() if rank() else choose())
+            request = TrainRequest(*place, self.fresh, self.profile)
+            model = train_one(recipe, request, Display() if rank() else choose())
         if not rank():
             print(model)

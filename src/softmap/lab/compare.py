@@ -18,7 +18,7 @@ from softmap.lab.folder import check_folder, check_same, clear
 from softmap.lab.page import Page
 from softmap.lab.peaks import find_peaks
 from softmap.lab.plan import make_plan
-from softmap.lab.preflight import preflight, settled
+from softmap.lab.preflight import preflight, with_precision
 from softmap.lab.progress import Display
 from softmap.lab.questions import check_suites
 from softmap.lab.recipe import Recipe
@@ -66,7 +66,7 @@ def opened(
 
     Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused by then.
     """
-    recipe = settled(recipe)
+    recipe = with_precision(recipe)
     folder = request.out / recipe.name
     peaks = find_peaks(recipe, folder)
     preflight(recipe, display.note, peaks)

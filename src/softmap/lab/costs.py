@@ -9,7 +9,7 @@ from typing import Any
 
 from softmap.errors import SoftmapError
 from softmap.lab import files
-from softmap.lab.plan import Candidate
+from softmap.lab.plan import PlannedModel
 from softmap.lab.progress import duration
 from softmap.lab.session import Session
 from softmap.lab.trial import Trial
@@ -19,9 +19,9 @@ from softmap.report.words import count
 EVALUATED = 1 / 3  #: of what a token costs in training: forward alone
 
 
-def ended(session: Session, candidate: Candidate) -> dict[int, dict[str, Any]]:
+def ended(session: Session, planned: PlannedModel) -> dict[int, dict[str, Any]]:
     """Returns the results of a variant's runs by seed, those that diverged included."""
-    paths = session.trial(candidate, 0).folder.parent.glob("seed*/result.json")
+    paths = session.trial(planned, 0).folder.parent.glob("seed*/result.json")
     found = [files.read_json(path) for path in sorted(paths)]
     return {int(result["seed"]): result for result in found}
 
@@ -40,7 +40,7 @@ def costs(session: Session) -> dict[str, float]:
     """
     speeds = (read_speed(session.folder) or {"variants": {}})["variants"]
     found = {}
-    for mine in session.plan.candidates:
+    for mine in session.plan.models:
         seconds = run_seconds(ended(session, mine).values())
         if seconds is None and mine.label in speeds:
             speed = speeds[mine.label]["tokens_per_second"]["median"]
@@ -58,7 +58,7 @@ def announce(session: Session, trials: list[Trial]) -> None:
     """Say how long the trials will take, as far as that is known."""
     with contextlib.suppress(SoftmapError):
         price = costs(session)
-        taken = together([price[trial.candidate.label] for trial in trials], session.jobs)
+        taken = together([price[trial.planned.label] for trial in trials], session.jobs)
         if trials:
             runs = count(len(trials), "run").lower()
             beside = f", {session.jobs} at a time" if session.jobs > 1 else ""

@@ -12,7 +12,7 @@ from torch import nn
 from softmap.cost import Assumptions, of_device, parse
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab.one import of_one
-from softmap.lab.planning import costed, plan_of, settled
+from softmap.lab.planning import cost_table, plan_of, with_gpu_precision
 from softmap.lab.recipe import Recipe
 from softmap.train import Layout, Parallel
 from softmap.train.processes import ranks
@@ -26,10 +26,10 @@ def dry_run(recipe: Recipe, variant: str | None, gpus: str | None) -> list[str]:
     recipe that fits no such layout; that it does not fit into memory is a line.
     """
     count, gpu = parse(gpus or f"{ranks()}x{_here()}")
-    recipe = settled(of_one(recipe, variant))
+    recipe = with_gpu_precision(of_one(recipe, variant))
     plan = plan_of(recipe)
-    found = costed(recipe, plan, count, gpu, Assumptions())
-    mine = plan.candidates[-1]
+    found = cost_table(recipe, plan, count, gpu, Assumptions())
+    mine = plan.models[-1]
     with torch.device("meta"):
         model = SoftmapForCausalLM(mine.config)
     with imagined(recipe.parallel, count) as parallel:

@@ -11,11 +11,11 @@ from softmap.errors import SoftmapError, shown
 from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.names import LONGEST
-from softmap.lab.sections import Own, Positive, Seed
+from softmap.lab.sections import OwnSchedule, Positive, Seed
 from softmap.lab.seeds import check_seeds, listed
 
 _OWN: list[tuple[str, Any]] = [
-    ("label", str), ("peak_lr", float), ("seeds", list[int]), ("training", Own),
+    ("label", str), ("peak_lr", float), ("seeds", list[int]), ("training", OwnSchedule),
 ]  # fmt: skip
 
 
@@ -32,7 +32,7 @@ class Entry(Checked):
     label: str | None = None
     peak_lr: Positive | None = None
     seeds: list[Seed] = field(default_factory=list)
-    training: Own | None = None
+    training: OwnSchedule | None = None
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from softmap.lab import measure
+from softmap.lab import machine
 from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.folder import earlier
@@ -24,16 +24,16 @@ def run_facts(
 ) -> dict[str, Any]:
     """Returns the contents of ``run.json``. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
-    labels = [candidate.label for candidate in plan.candidates]
+    labels = [planned.label for planned in plan.models]
     labels += still_there(folder, before, labels)
     whole = dataclasses.replace(
         _whole(shared.recipe, labels, before, folder), peaks=peaks.by_variant or None
     )
     return {
         "name": shared.recipe.name,
-        "created": before.get("created", measure.now()),
+        "created": before.get("created", machine.now()),
         **shared.facts(plan),
-        "device": measure.device_facts(shared.device) | engine.facts(),
+        "device": machine.device_facts(shared.device) | engine.facts(),
         "command": command,
         "variants": labels,
         "seeds": whole.seeds,
@@ -44,7 +44,7 @@ def run_facts(
         **{key: before[key] for key in ("resolve", "time") if before.get(key)},
         "spreads": {
             mine.label: peaks.earlier[mine.spec]
-            for mine in plan.candidates
+            for mine in plan.models
             if mine.spec in peaks.earlier and mine.own is None and mine.peak_source == "tuned"
         },
         "settings": shared.settings,

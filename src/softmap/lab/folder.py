@@ -23,8 +23,8 @@ TRIALS = (
     "variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED, ROSTER,
     CLUSTER,
 )  # fmt: skip
-POINTS = "tuning"  #: folder that keeps the points of a tuning
-OURS = (*TRIALS, POINTS, PEAKS)
+TUNING = "tuning"  #: folder that keeps the points of a tuning
+OURS = (*TRIALS, TUNING, PEAKS)
 
 
 def earlier(folder: Path) -> dict[str, Any] | None:

@@ -35,7 +35,7 @@ from softmap.lab.interrupts import Interrupted
 from softmap.lab.jobs import best_peaks, kept, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
-from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.plan import PlannedModel, make_plan, training_options
 from softmap.lab.preflight import refuse_textual
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
@@ -55,7 +55,7 @@ variants: [transformer++]
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LearnRequest:
     """The values of the command: which task is learned by which variants."""
 
     task: str
@@ -82,19 +82,19 @@ class LearnJob:
 
     task: str
     recipe: Recipe
-    candidate: Candidate
+    planned: PlannedModel
     seed: int
     folder: Path
 
     @property
     def label(self) -> str:
         """The variant's label."""
-        return self.candidate.label
+        return self.planned.label
 
     @property
     def peak_lr(self) -> float:
         """The peak learning rate."""
-        return self.candidate.peak_lr
+        return self.planned.peak_lr
 
     @property
     def name(self) -> str:
@@ -103,7 +103,7 @@ class LearnJob:
 
     def identity(self) -> dict[str, Any]:
         """Returns all that its result depends on, as JSON has it."""
-        model, mine = dataclasses.asdict(self.recipe.model), self.candidate
+        model, mine = dataclasses.asdict(self.recipe.model), self.planned
         training = self.recipe.training.settings()
         if not training["keep_points"]:  # as before there were any
             del training["keep_points"]
@@ -138,76 +138,81 @@ def task_suite(name: str) -> TokenSuite:
     return found
 
 
-def learn(lesson: Lesson, folder: Path, display: Display | None = None) -> dict[str, Any]:
+def learn(request: LearnRequest, folder: Path, display: Display | None = None) -> dict[str, Any]:
     """Train and ask; what [`softmap.lab.asking.run.ask`][] gives, with the peaks beside it.
 
     ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
     Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
     display = display or Display()
-    lesson = dataclasses.replace(lesson, task=task_suite(lesson.task).name)
-    recipe, vocabulary = recipe_of(lesson)
+    request = dataclasses.replace(request, task=task_suite(request.task).name)
+    recipe, vocabulary = recipe_of(request)
     plan = make_plan(recipe, vocabulary, Peaks())
     if is_run(folder):
         raise SoftmapError(
             f"{folder}: expected a folder of its own, found a run; take another --name"
         )
     with files.lock(folder), display:
-        lesson.engine.check(folder, display.note)
+        request.engine.check(folder, display.note)
         given = recipe.training
         display.plan({}, given.steps, given.batch_size * recipe.model.context)
         tuning = [
-            _job(lesson, recipe, candidate, peak, TUNING_SEED, folder)
-            for candidate in plan.candidates
-            for peak in lesson.peaks
+            _job(request, recipe, planned, peak, TUNING_SEED, folder)
+            for planned in plan.models
+            for peak in request.peaks
         ]
-        tried = _run(tuning if len(lesson.peaks) > 1 else [], lesson, folder, display)
+        tried = _run(tuning if len(request.peaks) > 1 else [], request, folder, display)
         chosen = best_peaks(tuning, tried, display.note)
         trials = [
-            _job(lesson, recipe, candidate, chosen[candidate.label], seed, folder)
-            for candidate in plan.candidates
-            for seed in range(lesson.seeds)
+            _job(request, recipe, planned, chosen[planned.label], seed, folder)
+            for planned in plan.models
+            for seed in range(request.seeds)
         ]
-        out = _run(trials, lesson, folder, display)
+        out = _run(trials, request, folder, display)
         lived = [job for job in trials if out[job]["loss"] is not None]
     if not lived:
         raise SoftmapError("learn: every training diverged; smaller --peaks may help")
-    words = [f"{job.candidate.label}={job.folder / 'model'}" for job in trials if job in lived]
+    words = [f"{job.planned.label}={job.folder / 'model'}" for job in trials if job in lived]
     asked = EvalRequest(
-        words, [lesson.task], quick=lesson.quick, context=10**4, command=lesson.command
+        words, [request.task], quick=request.quick, context=10**4, command=request.command
     )
     return ask(asked, display.note) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
 
 
-def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
-    """What a lesson is trained by, and the task's vocabulary. Raises ``SoftmapError`` for a task
+def recipe_of(request: LearnRequest) -> tuple[Recipe, int]:
+    """What a request is trained by, and the task's vocabulary. Raises ``SoftmapError`` for a task
     that cannot be learned and for bad values."""
-    suite = task_suite(lesson.task)
+    suite = task_suite(request.task)
     mixture = suite.mixture()
     context = max(task.length for task in mixture)
-    given = {"model.context": str(context), **suite.training, **lesson.settings}
-    if lesson.steps is not None:
-        given["training.steps"] = str(lesson.steps)
+    given = {"model.context": str(context), **suite.training, **request.settings}
+    if request.steps is not None:
+        given["training.steps"] = str(request.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
     refuse_textual(recipe, "learn")
-    return recipes.with_variants(recipe, list(lesson.variants)), mixture[0].vocabulary
+    return recipes.with_variants(recipe, list(request.variants)), mixture[0].vocabulary
 
 
 def _job(
-    lesson: Lesson, recipe: Recipe, candidate: Candidate, peak: float, seed: int, folder: Path
+    request: LearnRequest,
+    recipe: Recipe,
+    planned: PlannedModel,
+    peak: float,
+    seed: int,
+    folder: Path,
 ) -> LearnJob:
-    mine = dataclasses.replace(candidate, peak_lr=peak)
-    options(recipe, peak, seed, candidate.label)  # refuses what cannot be trained
-    made = LearnJob(lesson.task, recipe, mine, seed, folder)
+    mine = dataclasses.replace(planned, peak_lr=peak)
+    training_options(recipe, peak, seed, planned.label)  # refuses what cannot be trained
+    made = LearnJob(request.task, recipe, mine, seed, folder)
     # Another setting has a folder of its own, so what was trained before stays what it is.
     name = f"{peak:g}-seed{seed}-{fingerprint(made.identity())[:8]}"
-    return dataclasses.replace(made, folder=folder / candidate.slug / name)
+    return dataclasses.replace(made, folder=folder / planned.slug / name)
 
 
 def _run(
-    jobs: Sequence[LearnJob], lesson: Lesson, folder: Path, display: Display
+    jobs: Sequence[LearnJob], request: LearnRequest, folder: Path, display: Display
 ) -> dict[LearnJob, dict[str, Any]]:
-    return run_all(jobs, run_job, lesson.engine, display, folder, words=_words)
+    return run_all(jobs, run_job, request.engine, display, folder, words=_words)
 
 
 def _words(out: dict[str, Any]) -> str:
@@ -219,9 +224,9 @@ def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     validation instances. Loss None: it diverged."""
     logging.disable_progress_bar()
     mixture = task_suite(job.task).mixture()
-    given = options(job.recipe, job.candidate.peak_lr, job.seed, job.name)
-    given = dataclasses.replace(given, run=f"{job.task} {job.candidate.spec}")
-    model = build(job.candidate, job.seed, torch.device("cpu"))
+    given = training_options(job.recipe, job.planned.peak_lr, job.seed, job.name)
+    given = dataclasses.replace(given, run=f"{job.task} {job.planned.spec}")
+    model = build(job.planned, job.seed, torch.device("cpu"))
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return batch(mixture, job.seed, step, given.batch_size, given.context)

@@ -28,7 +28,7 @@ from softmap.lab.folder import refuse_other
 from softmap.lab.names import check_name, check_path, is_run
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import Plan, make_plan, slug
-from softmap.lab.preflight import choose_device, preflight, settled
+from softmap.lab.preflight import choose_device, preflight, with_precision
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe, dump, with_variants
 from softmap.lab.sections import Seed
@@ -39,7 +39,7 @@ from softmap.train.processes import processes, ranks
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TrainRequest:
     """Which model of a recipe, and where it is kept.
 
     Attributes:
@@ -65,7 +65,7 @@ class Wanted:
             check_name("--name", self.name)
 
 
-def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) -> Path:
+def train_one(recipe: Recipe, request: TrainRequest, display: Display | None = None) -> Path:
     """Train the model, or continue its training; returns its folder.
 
     Under torchrun every process calls this with the same arguments, and the first one writes.
@@ -74,14 +74,14 @@ def train_one(recipe: Recipe, wanted: Wanted, display: Display | None = None) ->
     on disk.
     """
     display = display or Display()
-    recipe = settled(of_one(recipe, wanted.variant))
+    recipe = with_precision(of_one(recipe, request.variant))
     recipe.parallel.check(ranks(), recipe.training.batch_size, recipe.model.context)
     peaks = find_peaks(recipe)
     preflight(recipe, display.note, peaks, ranks())
     device = choose_device(recipe.training.device)
     with processes(recipe.parallel, device, _facts(recipe)) as parallel, ExitStack() as held:
         held.enter_context(display)
-        work = _Work(recipe, wanted, peaks, parallel, display)
+        work = _Work(recipe, request, peaks, parallel, display)
         parallel.by_first(lambda: work.take(held))
         return work.train()
 
@@ -91,20 +91,20 @@ class _Work:
     """One call, on one of its processes."""
 
     recipe: Recipe
-    wanted: Wanted
+    request: TrainRequest
     peaks: Peaks
     parallel: Parallel
     display: Display
 
     @property
     def seed(self) -> int:
-        return self.recipe.seeds[0] if self.wanted.seed is None else self.wanted.seed
+        return self.recipe.seeds[0] if self.request.seed is None else self.request.seed
 
     @property
     def folder(self) -> Path:
         entry = self.recipe.variants[-1]
-        name = self.wanted.name or f"{self.recipe.name}-trained"
-        return self.wanted.out / name / slug(entry.label or entry.variant) / f"seed{self.seed}"
+        name = self.request.name or f"{self.recipe.name}-trained"
+        return self.request.out / name / slug(entry.label or entry.variant) / f"seed{self.seed}"
 
     def take(self, held: ExitStack) -> None:
         """Lock the folder; one with anything else in it is refused."""
@@ -121,22 +121,22 @@ class _Work:
                 f"{folder}: expected a training or an empty folder, found {there[0]!r}; take "
                 "another --name"
             )
-        if self.wanted.fresh:
+        if self.request.fresh:
             _clear(folder, there)
 
     def train(self) -> Path:
         """Returns the folder of the trained model."""
         corpus = self._corpus()
         plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
-        plan = replace(plan, candidates=plan.candidates[-1:])  # the control has given its size
+        plan = replace(plan, models=plan.models[-1:])  # the control has given its size
         shared = workbench.make(self.recipe, plan, corpus)
-        trial = Trial(plan.candidates[-1], self.seed, self.folder)
+        trial = Trial(plan.models[-1], self.seed, self.folder)
         self._describe(trial, plan, shared)
         result = self.parallel.by_first(lambda: _earlier(trial, shared))
         if result is None:
-            self.display.start(trial.candidate.label, self.seed)
-            on_step = partial(self.display.step, trial.candidate.label, self.seed)
-            result = run_trial(trial, shared, on_step, self.parallel, self.wanted.profile)
+            self.display.start(trial.planned.label, self.seed)
+            on_step = partial(self.display.step, trial.planned.label, self.seed)
+            result = run_trial(trial, shared, on_step, self.parallel, self.request.profile)
         self.parallel.by_first(lambda: _finish(trial, result, self.display))
         return self.folder / "model"
 
@@ -144,7 +144,7 @@ class _Work:
         """Returns the text as tokens: made by the first process, read by the others."""
 
         def make() -> Corpus:
-            return workbench.corpus(self.recipe, self.wanted.out, self.display)
+            return workbench.corpus(self.recipe, self.request.out, self.display)
 
         made: list[Corpus] = []
         self.parallel.by_first(lambda: made.append(make()))
@@ -152,9 +152,9 @@ class _Work:
 
     def _describe(self, trial: Trial, plan: Plan, shared: Workbench) -> None:
         given, context = self.recipe.training, self.recipe.model.context
-        label = trial.candidate.label
+        label = trial.planned.label
         self.display.plan({label: 1}, given.steps, given.batch_size * context)
-        self.display.note(shared.described(trial.candidate, plan))
+        self.display.note(shared.described(trial.planned, plan))
         if self.parallel.ranks > 1:
             self.display.note(self.recipe.parallel.described(self.parallel.ranks))
 
@@ -173,7 +173,7 @@ def _earlier(trial: Trial, shared: Workbench) -> dict[str, Any] | None:
 
 
 def of_one(recipe: Recipe, variant: str | None) -> Recipe:
-    """Returns the recipe with the wanted variant last, and the control, which sets its size."""
+    """Returns the recipe with the request variant last, and the control, which sets its size."""
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
     return with_variants(recipe, [variant or control])
 
@@ -195,4 +195,4 @@ def _finish(trial: Trial, result: dict[str, Any], display: Display) -> None:
             "lower training.peak_lr may help, with --fresh"
         )
     loss = float(result["budgets"][-1]["loss"]) if result["budgets"] else math.nan
-    display.finish(trial.candidate.label, trial.seed, loss)
+    display.finish(trial.planned.label, trial.seed, loss)

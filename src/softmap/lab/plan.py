@@ -14,14 +14,14 @@ from softmap.hf import SoftmapConfig
 from softmap.lab.names import LONGEST
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.recipe import Entry, Recipe
-from softmap.lab.sections import Own
+from softmap.lab.sections import OwnSchedule
 from softmap.nn import accounting
-from softmap.train import Options
+from softmap.train import TrainingOptions
 from softmap.variants import load
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PlannedModel:
     """One variant of a comparison, sized and with its peak learning rate.
 
     Attributes:
@@ -45,7 +45,7 @@ class Candidate:
     peak_lr: float
     peak_source: str
     seeds: tuple[int, ...]
-    own: Own | None = None
+    own: OwnSchedule | None = None
 
     @property
     def key(self) -> str:
@@ -65,9 +65,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """All candidates, the control's label and the size that they share."""
+    """All models, the control's label and the size that they share."""
 
-    candidates: list[Candidate]
+    models: list[PlannedModel]
     control: str
     target: int
 
@@ -89,31 +89,35 @@ def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Pl
     peaks = find_peaks(recipe) if peaks is None else peaks
     base = _config(recipe, loaded[control], vocab_size, recipe.model.intermediate_size)
     target = accounting.parameters(base)["total"]
-    candidates = []
+    models = []
     for i, (entry, variant) in enumerate(loaded):
         peak_lr, source = _peak(recipe, entry, variant, peaks)
         # Refuses what cannot be trained.
-        _at(entry, options, recipe, peak_lr, recipe.seeds[0], labels[i], entry.training)
+        _at(entry, training_options, recipe, peak_lr, recipe.seeds[0], labels[i], entry.training)
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
         seeds = recipe.seeds_of(entry, control=i == control)
-        made = _candidate(labels[i], variant, config, (peak_lr, source), seeds)
-        candidates.append(dataclasses.replace(made, own=entry.training))
-    return Plan(candidates, labels[control], target)
+        made = _planned(labels[i], variant, config, (peak_lr, source), seeds)
+        models.append(dataclasses.replace(made, own=entry.training))
+    return Plan(models, labels[control], target)
 
 
-def options(
-    recipe: Recipe, peak_lr: float, seed: int, label: str, own: Own | None = None
-) -> Options:
+def training_options(
+    recipe: Recipe, peak_lr: float, seed: int, label: str, own: OwnSchedule | None = None
+) -> TrainingOptions:
     """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
     try:
         given = recipe.training.with_own(own)
-        same = {f.name: getattr(given, f.name) for f in fields(Options) if hasattr(given, f.name)}
+        same = {
+            f.name: getattr(given, f.name)
+            for f in fields(TrainingOptions)
+            if hasattr(given, f.name)
+        }
         here = {
             "context": recipe.model.context, "peak_lr": peak_lr, "seed": seed, "label": label,
             "budgets": tuple(given.budget_steps()), "warmup": round(given.warmup * given.steps),
             "betas": tuple(given.betas),
         }  # fmt: skip
-        return Options(**{**same, **here})
+        return TrainingOptions(**{**same, **here})
     except SoftmapError as error:
         raise SoftmapError(f"training: {error}") from None
 
@@ -126,10 +130,10 @@ def slug(label: str) -> str:
     return text or "variant"
 
 
-def _candidate(
+def _planned(
     label: str, variant: Any, config: SoftmapConfig, peak: tuple[float, str], seeds: list[int]
-) -> Candidate:
-    return Candidate(
+) -> PlannedModel:
+    return PlannedModel(
         label=label,
         slug=slug(label),
         spec=variant.label,

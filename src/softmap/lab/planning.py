@@ -18,7 +18,7 @@ Part = Annotated[float, Range(above=0, high=1)]
 
 
 @dataclass
-class Plan:
+class PlanCommand:
     """Say what a recipe's models cost on so many GPUs: parameters, FLOPs, memory, traffic, days.
 
     By a stated model (docs/scale.md), without a GPU, and without reading any text.
@@ -60,8 +60,8 @@ class Plan:
         if self.variant and not specs:
             raise SoftmapError(f"--variant: expected names, found {shown(self.variant[0])}")
         recipe = recipes.with_variants(recipe, specs) if specs else recipe
-        recipe = settled(recipe)
-        found = costed(recipe, plan_of(recipe), ranks, gpu, given)
+        recipe = with_gpu_precision(recipe)
+        found = cost_table(recipe, plan_of(recipe), ranks, gpu, given)
         text = json.dumps(found.plain(), indent=1) if self.json else "\n".join(found.lines())
         print(text)
 
@@ -75,7 +75,7 @@ def plan_of(recipe: Any) -> Any:
     return make_plan(recipe, vocabulary(recipe), find_peaks(recipe))
 
 
-def settled(recipe: Any) -> Any:
+def with_gpu_precision(recipe: Any) -> Any:
     """The recipe with the precision of a GPU, where it leaves that open."""
     if recipe.training.precision != "auto":
         return recipe
@@ -83,29 +83,29 @@ def settled(recipe: Any) -> Any:
     return dataclasses.replace(recipe, training=training)
 
 
-def costed(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
-    """The models of a plan on so many GPUs (:class:`softmap.lab.planned.Costed`).
+def cost_table(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
+    """The models of a plan on so many GPUs (:class:`softmap.lab.cost_table.CostTable`).
 
     Raises ``SoftmapError`` for sizes that so many ranks do not divide.
     """
     from softmap.cost import estimate
     from softmap.cost.fit import shortage
-    from softmap.lab.planned import Costed
+    from softmap.lab.cost_table import CostTable
 
     recipe.parallel.check(ranks, recipe.training.batch_size, recipe.model.context)
-    jobs = {mine.label: _job(recipe, mine, ranks) for mine in plan.candidates}
+    jobs = {mine.label: _job(recipe, mine, ranks) for mine in plan.models}
     estimates = {label: estimate(job, gpu, given) for label, job in jobs.items()}
     lines = {label: shortage(label, job, gpu, given) for label, job in jobs.items()}
     short = {label: line for label, line in lines.items() if line is not None}
-    return Costed(recipe, ranks, gpu, given, estimates, short)
+    return CostTable(recipe, ranks, gpu, given, estimates, short)
 
 
 def _job(recipe: Any, mine: Any, ranks: int) -> Any:
     from softmap.cost import Job
-    from softmap.lab.plan import options
+    from softmap.lab.plan import training_options
     from softmap.train import spent
 
-    given = options(recipe, mine.peak_lr, mine.seeds[0], mine.label, mine.own)
+    given = training_options(recipe, mine.peak_lr, mine.seeds[0], mine.label, mine.own)
     return Job(
         config=mine.config.model_config(),
         context=given.context,

@@ -15,7 +15,7 @@ from softmap.errors import SoftmapError, shown
 from softmap.evals.catalogue import suite
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab.peaks import Peaks
-from softmap.lab.plan import Candidate, Plan, make_plan
+from softmap.lab.plan import Plan, PlannedModel, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.maps import Edit
 from softmap.ops.checks import check_packed
@@ -50,10 +50,10 @@ def preflight(
         raise no_shards("training")
     for name in recipe.evaluation.suites:
         suite(name)
-    for candidate in plan.candidates:
-        check_memory(candidate, recipe, device, ranks)
+    for planned in plan.models:
+        check_memory(planned, recipe, device, ranks)
         if recipe.training.separate_documents:
-            _check_separable(candidate)
+            _check_separable(planned)
     check_own(plan, recipe, note)
 
 
@@ -68,14 +68,14 @@ def refuse_textual(recipe: Recipe, command: str) -> None:
             )
 
 
-def _check_separable(candidate: Candidate) -> None:
+def _check_separable(planned: PlannedModel) -> None:
     """Refuse edits that read rows of other documents."""
     with torch.device("meta"):
-        model = SoftmapForCausalLM(candidate.config)
+        model = SoftmapForCausalLM(planned.config)
     try:
         check_packed([edit for edit in model.modules() if isinstance(edit, Edit)], None)
     except SoftmapError as error:
-        raise SoftmapError(f"{candidate.label}: training.separate_documents: {error}") from None
+        raise SoftmapError(f"{planned.label}: training.separate_documents: {error}") from None
 
 
 def vocabulary(recipe: Recipe) -> int:
@@ -98,7 +98,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def settled(recipe: Recipe, device: torch.device | None = None) -> Recipe:
+def with_precision(recipe: Recipe, device: torch.device | None = None) -> Recipe:
     """The recipe with ``training.precision: auto`` decided for the device that it trains on,
     its own by default.
 
@@ -113,7 +113,7 @@ def settled(recipe: Recipe, device: torch.device | None = None) -> Recipe:
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:
-    """In which a settled recipe's forward pass computes."""
+    """In which a with_precision recipe's forward pass computes."""
     return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
 
 
@@ -126,20 +126,20 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def check_memory(
-    candidate: Candidate, recipe: Recipe, device: torch.device, ranks: int = 1
+    planned: PlannedModel, recipe: Recipe, device: torch.device, ranks: int = 1
 ) -> None:
     """Raise ``SoftmapError`` for what cannot fit into memory."""
-    needed = least_memory(candidate, recipe, ranks)
+    needed = least_memory(planned, recipe, ranks)
     if needed > (there := memory(device)):
         more = " or raise parallel.shard" if ranks > 1 else ""
         raise SoftmapError(
-            f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, "
+            f"{planned.label}: training needs at least {needed / GIB:,.0f} GiB, "
             f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
             f"training.micro_batch_size{more}"
         )
 
 
-def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
+def least_memory(planned: PlannedModel, recipe: Recipe, ranks: int = 1) -> int:
     """Bytes that training needs at least on each of ``ranks``: its part of the model with its
     optimiser, and what a forward pass of one micro-batch keeps in any case (each layer's input and
     the logits, in float32)."""
@@ -147,9 +147,9 @@ def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
     copy, share = (layout.copy_size(ranks), layout.context) if ranks > 1 else (1, 1)
     rows = given.batch_size // max(1, ranks // share)
     tokens = min(given.micro_batch_size or rows, rows) * shape.context // share
-    width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
+    width = shape.hidden_size * shape.num_hidden_layers + planned.config.vocab_size
     each = PER_PARAMETER - (4 if given.optimizer == "muon" else 0)  # one moment of matrices
-    return each * candidate.parameters["total"] // copy + 4 * tokens * width
+    return each * planned.parameters["total"] // copy + 4 * tokens * width
 
 
 def memory(device: torch.device) -> int:
@@ -161,14 +161,14 @@ def memory(device: torch.device) -> int:
 
 def check_own(plan: Plan, recipe: Recipe, note: Callable[[str], None]) -> None:
     """Run the quick form of the conformance suite on variants of the user's own."""
-    for candidate in plan.candidates:
-        if outside(candidate.spec):
-            note(f"checking {candidate.spec} ...")
-            _check_one(candidate, recipe)
+    for planned in plan.models:
+        if outside(planned.spec):
+            note(f"checking {planned.spec} ...")
+            _check_one(planned, recipe)
 
 
-def _check_one(candidate: Candidate, recipe: Recipe) -> None:
-    spec, shape = candidate.spec, recipe.model
+def _check_one(planned: PlannedModel, recipe: Recipe) -> None:
+    spec, shape = planned.spec, recipe.model
     sizes = {
         "context": min(shape.context, LONGEST_CHECKED),
         "heads": shape.num_attention_heads,

@@ -77,5 +77,5 @@ def with_jobs(request: Request, plan: Plan, shared: Workbench) -> Request:
         return dataclasses.replace(request, jobs=max(1, places))
     if request.jobs is not None:
         return request
-    needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)
+    needed = max(least_memory(planned, shared.recipe) for planned in plan.models)
     return dataclasses.replace(request, jobs=workers.default_jobs(shared.device, needed))

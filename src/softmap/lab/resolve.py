@@ -49,14 +49,14 @@ def resolve(session: Session) -> None:
     """
     half_width = session.request.resolve or 0.0
     before = earlier(session.folder) or {}
-    labels = [candidate.label for candidate in session.plan.candidates]
+    labels = [planned.label for planned in session.plan.models]
     others = still_there(session.folder, before, labels)
     if others:
         raise SoftmapError(
             f"--resolve: {session.folder} has other variants, too ({listed(others)}): softmap "
             f"compare {session.folder} --resolve {half_width:g} takes all of them"
         )
-    first = {candidate.label: list(candidate.seeds) for candidate in session.plan.candidates}
+    first = {planned.label: list(planned.seeds) for planned in session.plan.models}
     first |= (before.get("resolve") or {}).get("first_seeds", {})
     session.write(resolve={"half_width": half_width, "first_seeds": first})
     session.display.note(_first_said(session, first))

@@ -106,7 +106,7 @@ def each_size(recipe: Any) -> Iterator[Any]:
 
     Raises ``SoftmapError`` where there are fewer than three, before any is trained.
     """
-    from softmap.lab.preflight import preflight, settled
+    from softmap.lab.preflight import preflight, with_precision
 
     if len(recipe.sizes) < 3:
         raise SoftmapError(
@@ -117,7 +117,7 @@ def each_size(recipe: Any) -> Iterator[Any]:
     if len({one.name for one in made}) < len(made):
         raise SoftmapError("sizes: two are the same, expected each once")
     for one in made:
-        preflight(settled(one), lambda _: None)
+        preflight(with_precision(one), lambda _: None)
     return iter(made)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
-from softmap.train.options import Optimizer, Options
+from softmap.train.options import Optimizer, TrainingOptions
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
 from softmap.train.trackers import TrackerName
@@ -71,7 +71,7 @@ _LATER = {"separate_documents": False, "optimizer": "adamw", "start": None}
 
 @dataclass
 class Training(Checked):
-    """The optimiser and its schedule; see [`softmap.train.Options`][].
+    """The optimiser and its schedule; see [`softmap.train.TrainingOptions`][].
 
     What means the same there has the same default. Lengths are shares of the steps here, since
     recipes are run longer and shorter.
@@ -81,25 +81,29 @@ class Training(Checked):
     batch_size: Rows = 16  #: windows a step
     micro_batch_size: Rows | None = None  #: windows at once; gradients are accumulated
     peak_lr: Positive = 3e-3  #: for a variant that brings no peak of its own
-    schedule: str = Options.schedule
+    schedule: str = TrainingOptions.schedule
     #: shares of the steps; by default [1] for "cosine", [0.25, 0.5, 1] for the others
     budgets: list[Share] | None = None
     warmup: Annotated[float, Range(0, below=1)] = 0.03  #: share of steps
-    min_lr_ratio: Annotated[float, Range(0, 1)] = Options.min_lr_ratio
-    decay_fraction: Annotated[float, Range(above=0, below=1)] = Options.decay_fraction
-    decay_of: str = Options.decay_of  #: of the steps since the last budget; "so_far": of all steps
-    decay_shape: str = Options.decay_shape
-    weight_decay: Annotated[float, Range(0)] = Options.weight_decay
+    min_lr_ratio: Annotated[float, Range(0, 1)] = TrainingOptions.min_lr_ratio
+    decay_fraction: Annotated[float, Range(above=0, below=1)] = TrainingOptions.decay_fraction
+    decay_of: str = (
+        TrainingOptions.decay_of
+    )  #: of the steps since the last budget; "so_far": of all steps
+    decay_shape: str = TrainingOptions.decay_shape
+    weight_decay: Annotated[float, Range(0)] = TrainingOptions.weight_decay
     betas: list[Annotated[float, Range(0, below=1)]] = field(
-        default_factory=lambda: list(Options.betas)
+        default_factory=lambda: list(TrainingOptions.betas)
     )
-    optimizer: Optimizer = Options.optimizer  #: "muon": for hidden matrices, AdamW for the rest
-    clip: Positive | None = Options.clip
+    optimizer: Optimizer = (
+        TrainingOptions.optimizer
+    )  #: "muon": for hidden matrices, AdamW for the rest
+    clip: Positive | None = TrainingOptions.clip
     #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = Options.compile
+    compile: bool = TrainingOptions.compile
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
-    log_every: Count = Options.log_every  #: steps
+    log_every: Count = TrainingOptions.log_every  #: steps
     trackers: list[TrackerName] = field(default_factory=list)  #: beside ``train.jsonl``
     start: str | None = None  #: the folder of an exported model whose weights it begins with
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
@@ -137,7 +141,7 @@ class Training(Checked):
         later = {name: value for name, value in _LATER.items() if values[name] == value}
         return {name: value for name, value in values.items() if name not in (*free, *later)}
 
-    def with_own(self, own: Own | None) -> Training:
+    def with_own(self, own: OwnSchedule | None) -> Training:
         """Returns the section with what one line of the variants overrides."""
         if own is None:
             return self
@@ -186,7 +190,7 @@ class Training(Checked):
 
 
 @dataclass
-class Own(Checked):
+class OwnSchedule(Checked):
     """The schedule of one line of ``variants`` where it differs; the budgets stay."""
 
     schedule: str | None = None

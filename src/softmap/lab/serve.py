@@ -66,7 +66,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", TYPES[Path(name).suffix])
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Content-Type-TrainingOptions", "nosniff")
         self.send_header("Cache-Control", "no-cache")
         self.end_headers()
         return content

@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
-from softmap.lab import files, measure
+from softmap.lab import files, machine
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import sigterm_raises
-from softmap.lab.plan import Candidate, Plan, options
+from softmap.lab.peak_memory import PeakMemory
+from softmap.lab.plan import Plan, PlannedModel, training_options
 from softmap.lab.preflight import PER_PARAMETER, memory
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
@@ -52,7 +53,7 @@ def measure_speed(
 ) -> None:
     """Write ``speed.json`` of a run, unless it is there, undisturbed, for these variants and
     settings."""
-    labels = {candidate.label for candidate in plan.candidates}
+    labels = {planned.label for planned in plan.models}
     before = read_speed(folder)
     if (
         before is not None
@@ -61,12 +62,12 @@ def measure_speed(
         and labels <= before["variants"].keys()
     ):
         return
-    weights = sum(PER_PARAMETER * c.parameters["total"] for c in plan.candidates)
+    weights = sum(PER_PARAMETER * c.parameters["total"] for c in plan.models)
     if weights > memory(shared.device) // 2:
         display.note("speed is not measured apart from training: the models do not fit together")
         return
     display.note("measuring speed and memory apart from training ...")
-    given = plan.candidates, shared.recipe, shared.device, engine.threads
+    given = plan.models, shared.recipe, shared.device, engine.threads
     try:
         with sigterm_raises(), engine.pool(folder, shared.device, display.note) as pool:
             found = pool.submit(measured, *given).result()
@@ -79,16 +80,16 @@ def measure_speed(
 
 
 def measured(
-    candidates: Sequence[Candidate], recipe: Recipe, device: torch.device, threads: int
+    models: Sequence[PlannedModel], recipe: Recipe, device: torch.device, threads: int
 ) -> dict[str, Any]:
-    """Returns tokens per second of each candidate in interleaved rounds, and its peak memory.
+    """Returns tokens per second of each planned in interleaved rounds, and its peak memory.
 
     disturbed: a sentence where the machine was not idle, else None.
     """
     torch.set_num_threads(threads)
     others = psutil.cpu_percent(1.0) / 100 * (psutil.cpu_count() or 1)
-    peaks = {c.label: _alone(c, recipe, device) for c in candidates}
-    steps = {c.label: training_step(build(c, 0, device), c, recipe) for c in candidates}
+    peaks = {c.label: _alone(c, recipe, device) for c in models}
+    steps = {c.label: training_step(build(c, 0, device), c, recipe) for c in models}
     for step in steps.values():
         timed(step, WARM_UP, device)
     turns = {
@@ -102,7 +103,7 @@ def measured(
             speeds[label].append(tokens / timed(steps[label], turns[label], device))
     found = {label: spread(values) for label, values in speeds.items()}
     return {
-        **measure.provenance(device),
+        **machine.provenance(device),
         "rounds": ROUNDS,
         "batch_tokens": tokens,
         "cores_of_others": others,
@@ -128,13 +129,13 @@ def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
     return f"the machine was not idle: the rounds of {name} differ by {100 * widths[name]:.0f} %"
 
 
-def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[], Any]:
+def training_step(net: Any, planned: PlannedModel, recipe: Recipe) -> Callable[[], Any]:
     """Returns a training step on random tokens."""
-    given = options(recipe, candidate.peak_lr, 0, candidate.label)
+    given = training_options(recipe, planned.peak_lr, 0, planned.label)
     optimizer = optimizer_of(net, given)
     parallel = Parallel(next(net.parameters()).device, recipe.parallel)
     run = parallel.wrap(net.train(), compile=given.compile, precision=given.precision)
-    batch = random_ids(candidate.config.vocab_size, given.batch_size, given.context + 1)
+    batch = random_ids(planned.config.vocab_size, given.batch_size, given.context + 1)
     return lambda: train_step(run, optimizer, batch, 0.0, given, parallel)
 
 
@@ -172,18 +173,18 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": float(middle), "low": float(low), "high": float(high), "count": len(values)}
 
 
-def _alone(candidate: Candidate, recipe: Recipe, device: torch.device) -> int | None:
+def _alone(planned: PlannedModel, recipe: Recipe, device: torch.device) -> int | None:
     """Returns the peak memory of training in a fresh copy of this process.
 
     On a GPU PyTorch's own count needs none. None where it could not be measured.
     """
     if device.type == "cuda" or not hasattr(os, "fork"):
-        return _peak(candidate, recipe, device)
+        return _peak(planned, recipe, device)
     at, to = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            os.write(to, str(_peak(candidate, recipe, device)).encode())
+            os.write(to, str(_peak(planned, recipe, device)).encode())
         os._exit(0)
     os.close(to)
     try:
@@ -194,9 +195,9 @@ def _alone(candidate: Candidate, recipe: Recipe, device: torch.device) -> int | 
         os.waitpid(child, 0)
 
 
-def _peak(candidate: Candidate, recipe: Recipe, device: torch.device) -> int:
-    with measure.PeakMemory(device) as peak:
-        step = training_step(build(candidate, 0, device), candidate, recipe)
+def _peak(planned: PlannedModel, recipe: Recipe, device: torch.device) -> int:
+    with PeakMemory(device) as peak:
+        step = training_step(build(planned, 0, device), planned, recipe)
         for _ in range(WARM_UP):
             step()
         peak.sample()

@@ -12,7 +12,7 @@ from safetensors.torch import load_model
 from softmap.data import Corpus, load_tokenizer_dir
 from softmap.errors import SoftmapError, shown
 from softmap.files import sealed
-from softmap.lab.plan import Candidate
+from softmap.lab.plan import PlannedModel
 
 WEIGHTS = "model.safetensors"
 #: What must be the same: not how many tokens are read, nor the base by which their positions turn.
@@ -22,15 +22,15 @@ SAME = (
 )  # fmt: skip
 
 
-def check_start(start: str | None, candidates: Iterable[Candidate], corpus: Corpus) -> None:
-    """Raise ``SoftmapError`` unless the model in the folder ``start`` is what each candidate is,
+def check_start(start: str | None, models: Iterable[PlannedModel], corpus: Corpus) -> None:
+    """Raise ``SoftmapError`` unless the model in the folder ``start`` is what each planned is,
     its tokenizer that of the text, and its files as they were exported."""
     if start is None:
         return
     folder = Path(start)
     found = _config(folder)  # read as it stands: a variant of a file of code does not run
-    for candidate in candidates:
-        _check_same(candidate, found, folder)
+    for planned in models:
+        _check_same(planned, found, folder)
     sealed.verify_folder(folder)
     if load_tokenizer_dir(folder).digest != corpus.tokenizer.digest:
         raise SoftmapError(
@@ -39,15 +39,15 @@ def check_start(start: str | None, candidates: Iterable[Candidate], corpus: Corp
         )
 
 
-def _check_same(candidate: Candidate, found: Mapping[str, Any], folder: Path) -> None:
-    here = candidate.config.to_dict()
-    learned = candidate.config.model_config().resolved_backbone.position == "learned"
+def _check_same(planned: PlannedModel, found: Mapping[str, Any], folder: Path) -> None:
+    here = planned.config.to_dict()
+    learned = planned.config.model_config().resolved_backbone.position == "learned"
     for name in (*SAME, "max_position_embeddings") if learned else SAME:
         expected, there = _fact(here, name), _fact(found, name)
         if there != expected:
             raise SoftmapError(
                 f"training.start: {folder}: expected {name} {shown(expected)}, as "
-                f"{candidate.label} has it here, found {shown(there)}"
+                f"{planned.label} has it here, found {shown(there)}"
             )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from softmap.errors import SoftmapError
 from softmap.lab.costs import costs, ended, together
 from softmap.lab.folder import earlier
-from softmap.lab.plan import Candidate
+from softmap.lab.plan import PlannedModel
 from softmap.lab.progress import duration
 from softmap.lab.recipe import Recipe
 from softmap.lab.seeds import further, joined
@@ -73,7 +73,7 @@ def within(session: Session, wished: Sequence[int], began: float) -> None:
     _check_enough(session, clock)
     session.write(time=clock.record())
     session.display.note(_said(session, clock))
-    for mine in session.plan.candidates:
+    for mine in session.plan.models:
         session.waiting(session.trial(mine, seed) for seed in mine.seeds)
     try:
         session.train(_trials(session, wished, clock))
@@ -84,7 +84,7 @@ def within(session: Session, wished: Sequence[int], began: float) -> None:
 def _check_enough(session: Session, clock: TimeBudget) -> None:
     """Raise ``SoftmapError`` unless the time left allows every variant one run."""
     price = costs(session)
-    lacking = [m.label for m in session.plan.candidates if not ended(session, m)]
+    lacking = [m.label for m in session.plan.models if not ended(session, m)]
     needed = together([price[label] for label in lacking], session.jobs)
     if lacking and needed > clock.left:
         spent = f" beside the {duration(clock.spent)} that are spent" if clock.spent >= 1 else ""
@@ -96,7 +96,7 @@ def _check_enough(session: Session, clock: TimeBudget) -> None:
 
 def _said(session: Session, clock: TimeBudget) -> str:
     price, jobs = costs(session), session.jobs
-    done = {mine.label: len(ended(session, mine)) for mine in session.plan.candidates}
+    done = {mine.label: len(ended(session, mine)) for mine in session.plan.models}
     added = allocate(clock.left * jobs, price, session.plan.control, done)
     runs = {label: done[label] + n for label, n in added.items()}
     more, each = sum(added.values()), [f"{label} {duration(s)}" for label, s in price.items()]
@@ -109,13 +109,13 @@ def _said(session: Session, clock: TimeBudget) -> str:
 
 def _trials(session: Session, wished: Sequence[int], clock: TimeBudget) -> Iterator[Trial]:
     """Yields trials as long as one fits; each is declared as it begins."""
-    given: dict[str, set[int]] = {mine.label: set() for mine in session.plan.candidates}
+    given: dict[str, set[int]] = {mine.label: set() for mine in session.plan.models}
     while clock.left > 0:
-        taken = {m.label: given[m.label] | set(ended(session, m)) for m in session.plan.candidates}
+        taken = {m.label: given[m.label] | set(ended(session, m)) for m in session.plan.models}
         label = _next(session, {label: len(seeds) for label, seeds in taken.items()}, clock.left)
         if label is None:
             return
-        mine = next(m for m in session.plan.candidates if m.label == label)
+        mine = next(m for m in session.plan.models if m.label == label)
         seed = _seed(session, mine, wished, taken[label])
         given[label].add(seed)
         session.add({label: [seed]} if seed not in mine.seeds else {}, time=clock.record())
@@ -131,7 +131,7 @@ def _next(session: Session, runs: dict[str, int], left: float) -> str | None:
     return next_run(runs, fit, session.plan.control) if fit else None
 
 
-def _seed(session: Session, mine: Candidate, wished: Sequence[int], taken: set[int]) -> int:
+def _seed(session: Session, mine: PlannedModel, wished: Sequence[int], taken: set[int]) -> int:
     """Returns the seed of a run that was begun, else the next that was asked for, else the
     smallest.
     """

@@ -20,18 +20,18 @@ from typing import Any
 import softmap
 from softmap.errors import SoftmapError
 from softmap.files import sweep
-from softmap.lab import files, grid, measure, workbench
+from softmap.lab import files, grid, machine, workbench
 from softmap.lab.explain import chosen
-from softmap.lab.folder import POINTS, check_folder, clear
+from softmap.lab.folder import TUNING, check_folder, clear
 from softmap.lab.peaks import tuned_for
 from softmap.lab.plan import Plan, make_plan
-from softmap.lab.points import Point, point_of, tuning_windows
-from softmap.lab.preflight import dtype_of, preflight, settled
+from softmap.lab.preflight import dtype_of, preflight, with_precision
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request, with_jobs
 from softmap.lab.schedule import results
 from softmap.lab.sections import Tuning
+from softmap.lab.tuning_points import TuningPoint, tuning_point, tuning_windows
 from softmap.lab.workbench import Workbench
 from softmap.report.peaks import PEAKS
 
@@ -46,7 +46,7 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
     """
     if isinstance(recipe.peaks, dict):
         raise SoftmapError("--tune: the recipe gives the peaks itself; take them out of it")
-    recipe, display = settled(recipe), display or Display()
+    recipe, display = with_precision(recipe), display or Display()
     # Points are trained without peaks of their own: each brings the one that it tries.
     short = _shortened(dataclasses.replace(recipe, peaks=None))
     folder = request.out / recipe.name
@@ -60,18 +60,18 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         corpus = workbench.corpus(short, request.out, display)
         plan = make_plan(short, corpus.tokenizer.vocab_size)
         shared = workbench.make(short, plan, corpus)
-        for candidate in plan.candidates:  # builds native code, if any takes it, once for all
-            chosen(candidate.config, short.model.context, shared.device, dtype_of(shared.recipe))
+        for planned in plan.models:  # builds native code, if any takes it, once for all
+            chosen(planned.config, short.model.context, shared.device, dtype_of(shared.recipe))
         sweep(folder, f".{PEAKS}.[0-9]*.tmp")
-        sweep(folder / POINTS)
+        sweep(folder / TUNING)
         request = with_jobs(request, plan, shared)
         batch = short.training.batch_size * short.model.context
         display.plan({}, short.training.steps, batch)
-        losses = _search(shared, plan, folder / POINTS, display, request)
+        losses = _search(shared, plan, folder / TUNING, display, request)
         path = folder / PEAKS
         files.write_json(path, _facts(losses, shared, recipe, request))
     for name, tried in losses.items():
-        for sentence in said(name, tried):
+        for sentence in remarks(name, tried):
             display.note(sentence)
     return path
 
@@ -80,19 +80,19 @@ def _clear(folder: Path) -> None:
     """Discard the peaks and points of an earlier tuning, and the trials that used them."""
     clear(folder)
     (folder / PEAKS).unlink(missing_ok=True)
-    shutil.rmtree(folder / POINTS, ignore_errors=True)
+    shutil.rmtree(folder / TUNING, ignore_errors=True)
 
 
 def _check_untrained(folder: Path) -> None:
     """Refuse to tune after trials have begun: they would have to be discarded."""
-    if not (folder / POINTS).exists() and any(folder.glob("variants/*/seed*/trial.json")):
+    if not (folder / TUNING).exists() and any(folder.glob("variants/*/seed*/trial.json")):
         raise SoftmapError(
             f"{folder} holds trials that were trained with other peaks: --fresh throws them away, "
             "--name NAME keeps them"
         )
 
 
-def said(name: str, tried: grid.Tried) -> list[str]:
+def remarks(name: str, tried: grid.Tried) -> list[str]:
     """Returns a remark on a variant's choice; none if the best peak is within its grid."""
     top = grid.best(tried)
     if top is None:
@@ -140,19 +140,19 @@ def _search(
     edge that is best.
     """
     grid_of_all = shared.recipe.tuning.grid
-    variants = {candidate.key: candidate for candidate in plan.candidates}
+    variants = {planned.key: planned for planned in plan.models}
     tried: dict[str, dict[float, list[float | None]]] = {spec: {} for spec in variants}
     wanted = {spec: list(grid_of_all) for spec in variants}
     while any(wanted.values()):
         points = [
-            point_of(shared, mine, peak, seed, folder)
+            tuning_point(shared, mine, peak, seed, folder)
             for spec, mine in variants.items()
             for peak in wanted[spec]
             for seed in shared.recipe.seeds
         ]
         losses = _losses(points, shared, folder.parent, display, request)
         for point in points:
-            mine = point.trial.candidate
+            mine = point.trial.planned
             tried[mine.key].setdefault(mine.peak_lr, []).append(losses[point.trial.folder])
         further = {spec: grid.wider(found, grid_of_all) for spec, found in tried.items()}
         wanted = {spec: [] if peak is None else [peak] for spec, peak in further.items()}
@@ -163,13 +163,13 @@ def _search(
 
 
 def _losses(
-    points: list[Point], shared: Workbench, folder: Path, display: Display, request: Request
+    points: list[TuningPoint], shared: Workbench, folder: Path, display: Display, request: Request
 ) -> dict[Path, float | None]:
     """Returns the loss of each point, by its folder; None where it diverged."""
     display.more(Counter(point.name for point in points))
     losses: dict[Path, float | None] = {}
 
-    def end(point: Point, found: dict[str, Any], *, skipped: bool = False) -> None:
+    def end(point: TuningPoint, found: dict[str, Any], *, skipped: bool = False) -> None:
         shutil.rmtree(point.trial.folder / "checkpoints", ignore_errors=True)
         loss = losses[point.trial.folder] = found.get("loss")
         seen = math.nan if loss is None else loss
@@ -198,7 +198,7 @@ def _facts(
     """Returns the file of peaks: the choice, every run at every peak, and what is needed to
     repeat it.
     """
-    found = measure.provenance(shared.device)
+    found = machine.provenance(shared.device)
     choices = {name: (grid.chosen(tried), _named(tried)) for name, tried in losses.items()}
     return {
         "peaks": {

@@ -19,9 +19,9 @@ from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
 from softmap.evals.question import Setting
 from softmap.evals.text import Text
-from softmap.lab import measure
+from softmap.lab import machine
 from softmap.lab.explain import chosen
-from softmap.lab.plan import Candidate, Plan
+from softmap.lab.plan import Plan, PlannedModel
 from softmap.lab.preflight import choose_device, dtype_of
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
@@ -31,7 +31,7 @@ from softmap.lab.start import check_start, mark
 CACHE = ".cache"  #: of the folder of all runs: texts as tokens
 
 Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
-OnBench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
+WithWorkbench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Workbench:
         context, vocabulary = self.recipe.model.context, self.corpus.tokenizer.vocab_size
         return Setting(context, vocabulary, text=Text.of(self.corpus))
 
-    def described(self, mine: Candidate, plan: Plan) -> str:
+    def described(self, mine: PlannedModel, plan: Plan) -> str:
         """Returns one line for people on one of the plan's models."""
         total, context = mine.parameters["total"], self.recipe.model.context
         impl = chosen(mine.config, context, self.device, dtype_of(self.recipe))
@@ -86,9 +86,9 @@ class Workbench:
         training = {name: getattr(given, name) for name in kept}
         return {
             "softmap_version": softmap.__version__,
-            "commit": measure.commit(),
+            "commit": machine.commit(),
             "control": plan.control,
-            "versions": measure.versions(),
+            "versions": machine.versions(),
             "data": dict(self.corpus.meta),
             "model": {**shape, "target_parameters": plan.target},
             "training": {
@@ -127,7 +127,7 @@ def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
 def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
     """Returns the workbench of a recipe on its text."""
     device = choose_device(recipe.training.device)
-    check_start(recipe.training.start, plan.candidates, corpus)
+    check_start(recipe.training.start, plan.models, corpus)
     windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
     length = min(recipe.evaluation.passage_tokens, recipe.model.context)
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
@@ -165,9 +165,9 @@ class PackedWorkbench:
     cache: Path
 
     @classmethod
-    def of(cls, bench: Workbench, out: Path) -> PackedWorkbench:
+    def of(cls, shared: Workbench, out: Path) -> PackedWorkbench:
         """out: as for [`corpus`][]."""
-        without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
+        without = dataclasses.replace(shared, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:

@@ -16,38 +16,38 @@ from softmap.lab.asking import run as asking
 from softmap.lab.plan import make_plan
 from softmap.lab.trial import build, save_model
 from softmap.ledger.judge import Part, differences
-from softmap.ledger.place import Workspace
 from softmap.ledger.trained import read
+from softmap.ledger.workspace import Workspace
 
 Models = Mapping[str, Mapping[int, Path]]  # arm, seed
 Cell = Mapping[str, Any]
 
 
-def measure(study: Asked, place: Workspace) -> list[Part]:
+def measure(study: Asked, workspace: Workspace) -> list[Part]:
     """Ask the models that are there, or those that were never trained."""
     if not study.trained:
         with tempfile.TemporaryDirectory() as folder:
-            models = _started(study, place, Path(folder))
-            text = place.recipe(study.base, {}).data
-            return _parts(study, models, place, {}, data=text.data, field=text.field)
-    curves, diverged = read(study, place)
+            models = _started(study, workspace, Path(folder))
+            text = workspace.recipe(study.base, {}).data
+            return _parts(study, models, workspace, {}, data=text.data, field=text.field)
+    curves, diverged = read(study, workspace)
     models = {
         name: {
-            seed: place.trial(arm.base or study.base, arm.variant, seed) / "model"
+            seed: workspace.trial(arm.base or study.base, arm.variant, seed) / "model"
             for seed in curves[name]
         }
         for name, arm in study.models.items()
     }
-    return _parts(study, models, place, diverged)
+    return _parts(study, models, workspace, diverged)
 
 
 def _parts(
-    study: Asked, models: Models, place: Workspace, diverged: Mapping[str, int], **text: Any
+    study: Asked, models: Models, workspace: Workspace, diverged: Mapping[str, int], **text: Any
 ) -> list[Part]:
     words = [f"{name}={path}" for name, found in models.items() for path in found.values()]
-    cache = place.folder / workbench.CACHE
+    cache = workspace.folder / workbench.CACHE
     given = asking.EvalRequest(words, [study.suite], device="cpu", cache=cache, **text)
-    suite = asking.ask(given, place.tell)["suites"][study.suite]
+    suite = asking.ask(given, workspace.tell)["suites"][study.suite]
     return parts(study, suite, {name: list(found) for name, found in models.items()}, diverged)
 
 
@@ -136,18 +136,18 @@ def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
     return dataclasses.replace(part, curve=curve)
 
 
-def _started(study: Study, place: Workspace, folder: Path) -> dict[str, dict[int, Path]]:
+def _started(study: Study, workspace: Workspace, folder: Path) -> dict[str, dict[int, Path]]:
     """Models as they are before the first step, saved in ``folder``."""
-    runs = {name: place.runs(name in study.references) for name in study.variants}
-    recipe = place.recipe(study.base, runs)
-    corpus = workbench.corpus(recipe, place.folder, place.display())
+    runs = {name: workspace.runs(name in study.references) for name in study.variants}
+    recipe = workspace.recipe(study.base, runs)
+    corpus = workbench.corpus(recipe, workspace.folder, workspace.display())
     plan = make_plan(recipe, corpus.tokenizer.vocab_size)
     found: dict[str, dict[int, Path]] = {name: {} for name in runs}
-    for candidate in plan.candidates:
-        for seed in range(runs.get(candidate.label, 0)):
-            path = folder / candidate.slug / str(seed)
+    for planned in plan.models:
+        for seed in range(runs.get(planned.label, 0)):
+            path = folder / planned.slug / str(seed)
             path.mkdir(parents=True)
-            save_model(build(candidate, seed, torch.device("cpu")), path)
+            save_model(build(planned, seed, torch.device("cpu")), path)
             corpus.tokenizer.save(path)
-            found[candidate.label][seed] = path
+            found[planned.label][seed] = path
     return found

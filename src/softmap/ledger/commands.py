@@ -82,16 +82,16 @@ class Run:
         with connected(self.cluster, self.jobs, self.runs) as cluster:
             self._run(claims, self._place(argv, cluster))
 
-    def _run(self, claims: Sequence[Any], place: Any) -> None:
+    def _run(self, claims: Sequence[Any], workspace: Any) -> None:
         from softmap.ledger.forecast import forecast
         from softmap.ledger.run import run
 
-        for line in forecast(claims, self.scale, place, place.engine.jobs, self.base):
+        for line in forecast(claims, self.scale, workspace, workspace.engine.jobs, self.base):
             print(line, file=sys.stderr)
         failed = []
         for claim in () if self.dry_run else claims:
             try:
-                print(run(claim, self.scale, place, self.out, self.base), flush=True)
+                print(run(claim, self.scale, workspace, self.out, self.base), flush=True)
             except SoftmapError as error:  # the rest of a long queue goes on
                 if len(claims) == 1:
                     raise
@@ -102,7 +102,7 @@ class Run:
 
     def _place(self, argv: Sequence[str], cluster: Any) -> Any:
         from softmap.lab.progress import choose
-        from softmap.ledger.place import Workspace
+        from softmap.ledger.workspace import Workspace
 
         return Workspace(
             self.runs / self.scale, self.seeds, self.jobs, split_values(self.set),

@@ -13,17 +13,17 @@ from softmap.claims._bases import Base
 from softmap.claims._claim import Claim, Learned, Study, Timed
 from softmap.lab.costs import EVALUATED
 from softmap.lab.learn import recipe_of
-from softmap.lab.plan import Candidate, make_plan
+from softmap.lab.plan import PlannedModel, make_plan
 from softmap.lab.preflight import choose_device, vocabulary
 from softmap.lab.progress import duration
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import timed, training_step
 from softmap.lab.trial import build
-from softmap.ledger.learned import lesson
-from softmap.ledger.place import Workspace
+from softmap.ledger.learned import request
 from softmap.ledger.run import stages
 from softmap.ledger.trained import needed
 from softmap.ledger.training import missing, results
+from softmap.ledger.workspace import Workspace
 
 LARGE = 1e11  #: operations of a step that is not tried
 SPEED = 3e10  #: operations a second of one core
@@ -32,11 +32,11 @@ SHARED = 0.7  #: of its speed a core has left when all are busy
 
 
 def forecast(
-    claims: Sequence[Claim], scale: str, place: Workspace, jobs: int, only: Sequence[str] = ()
+    claims: Sequence[Claim], scale: str, workspace: Workspace, jobs: int, only: Sequence[str] = ()
 ) -> list[str]:
     """A line for each base, task and claim of speed; the last line has the sum."""
     studies = [s for claim in claims for _, some in stages(claim, scale, only) for s in some]
-    told = [*_bases(studies, place), *_tasks(studies, place), *_speeds(studies, place)]
+    told = [*_bases(studies, workspace), *_tasks(studies, workspace), *_speeds(studies, workspace)]
     lines = [f"{name}: {number} to do, about {duration(seconds)}" for name, number, seconds in told]
     number, seconds = sum(one[1] for one in told), sum(one[2] for one in told)
     beside = f", {jobs} at a time" if jobs > 1 else ""
@@ -47,45 +47,45 @@ def forecast(
 Told = tuple[str, int, float]
 
 
-def _bases(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
+def _bases(studies: Sequence[Study], workspace: Workspace) -> Iterator[Told]:
     wanted: dict[str, tuple[Base, dict[str, int]]] = {}
     for study in studies:
         if study.reads_bases:
-            for base, runs in needed(study, place):
+            for base, runs in needed(study, workspace):
                 _, most = wanted.setdefault(base.name, (base, {}))
                 most |= {name: max(n, most.get(name, 0)) for name, n in runs.items()}
     for base, runs in wanted.values():
-        number = len(missing(place, base, runs))
-        yield base.name, number, number * _run_seconds(place, base, runs) if number else 0.0
+        number = len(missing(workspace, base, runs))
+        yield base.name, number, number * _run_seconds(workspace, base, runs) if number else 0.0
 
 
-def _run_seconds(place: Workspace, base: Base, runs: dict[str, int]) -> float:
+def _run_seconds(workspace: Workspace, base: Base, runs: dict[str, int]) -> float:
     """Returns the seconds of finished runs, else those that one step predicts."""
     took = [
         float(one["whole_seconds"])
         for name, number in runs.items()
-        for one in results(place, base, name, number).values()
+        for one in results(workspace, base, name, number).values()
         if one.get("whole_seconds")
     ]
-    return median(took) if took else _by_a_step(place.recipe(base, {}))
+    return median(took) if took else _by_a_step(workspace.recipe(base, {}))
 
 
 def _by_a_step(recipe: Recipe) -> float:
     """Seconds of a run of the control, its evaluations with it."""
-    candidate = make_plan(recipe, vocabulary(recipe)).candidates[0]
+    planned = make_plan(recipe, vocabulary(recipe)).models[0]
     heldout = recipe.evaluation.windows * len(recipe.training.budget_steps())
     windows = recipe.training.steps * recipe.training.batch_size + EVALUATED * heldout
-    return _step(candidate, recipe) * windows / recipe.training.batch_size
+    return _step(planned, recipe) * windows / recipe.training.batch_size
 
 
-def _step(candidate: Candidate, recipe: Recipe) -> float:
+def _step(planned: PlannedModel, recipe: Recipe) -> float:
     """Seconds of a step; of a large one on a CPU as its operations say."""
     given, device = recipe.training, choose_device(recipe.training.device)
     tokens = given.batch_size * recipe.model.context
-    flops = tokens * float(candidate.costs(recipe.model.context)["flops_per_token"])
+    flops = tokens * float(planned.costs(recipe.model.context)["flops_per_token"])
     if device.type == "cpu" and flops > LARGE:
         return flops / SPEED
-    step = training_step(build(candidate, 0, device), candidate, recipe)
+    step = training_step(build(planned, 0, device), planned, recipe)
     timed(step, 1, device)
     return timed(step, 2, device) if device.type == "cuda" else _of_one_core(step)
 
@@ -101,19 +101,19 @@ def _of_one_core(step: Callable[[], Any]) -> float:
     return (time.process_time() - began) / 3
 
 
-def _tasks(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
-    lessons = [lesson(study, place) for study in studies if isinstance(study, Learned)]
-    for given, folder in lessons:
+def _tasks(studies: Sequence[Study], workspace: Workspace) -> Iterator[Told]:
+    requests = [request(study, workspace) for study in studies if isinstance(study, Learned)]
+    for given, folder in requests:
         recipe, vocabulary = recipe_of(given)
         plan = make_plan(recipe, vocabulary)
-        every = len(plan.candidates) * (len(given.peaks) + given.seeds)
-        kept = sum(len(list((folder / c.slug).glob("*/learned.json"))) for c in plan.candidates)
+        every = len(plan.models) * (len(given.peaks) + given.seeds)
+        kept = sum(len(list((folder / c.slug).glob("*/learned.json"))) for c in plan.models)
         number = max(0, every - kept)
-        seconds = recipe.training.steps * _step(plan.candidates[0], recipe) if number else 0.0
+        seconds = recipe.training.steps * _step(plan.models[0], recipe) if number else 0.0
         yield folder.name, number, number * seconds
 
 
-def _speeds(studies: Sequence[Study], place: Workspace) -> Iterator[Told]:
-    number = place.seeds * sum(isinstance(study, Timed) for study in studies)
+def _speeds(studies: Sequence[Study], workspace: Workspace) -> Iterator[Told]:
+    number = workspace.seeds * sum(isinstance(study, Timed) for study in studies)
     if number:
         yield "speed", number, number * PROCESS

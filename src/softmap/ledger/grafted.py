@@ -11,31 +11,34 @@ from softmap.lab.grafting.look import GraftRequest
 from softmap.lab.grafting.run import graft
 from softmap.lab.grafting.source import GraftSource
 from softmap.ledger.judge import Part, differences
-from softmap.ledger.place import Workspace
+from softmap.ledger.workspace import Workspace
 
 
-def request(study: Grafted, place: Workspace) -> GraftRequest:
+def request(study: Grafted, workspace: Workspace) -> GraftRequest:
     """What is fine-tuned: on the base's own text, in windows of its length.
 
     Raises ``SoftmapError`` where that is a mixture, which ``softmap graft`` does not take.
     """
-    recipe = place.recipe(study.base, {})
+    recipe = workspace.recipe(study.base, {})
     if not isinstance(recipe.data.data, str):
         raise SoftmapError(f"a graft takes one source of text, found {recipe.data.name}")
-    given = {key: text for key, text in place.settings.items() if key.startswith("training.")}
+    given = {key: text for key, text in workspace.settings.items() if key.startswith("training.")}
     return GraftRequest(
-        GraftSource.at(place.trial(study.base, CONTROL, 0)),
+        GraftSource.at(workspace.trial(study.base, CONTROL, 0)),
         [arm.variant for arm in study.arms],
-        data=recipe.data.data, field=recipe.data.field, seeds=place.seeds, peaks=study.peaks,
+        data=recipe.data.data, field=recipe.data.field, seeds=workspace.seeds, peaks=study.peaks,
         context=recipe.model.context, settings={**study.settings, **given},
-        jobs=place.engine.jobs, cache=place.folder / workbench.CACHE, command=place.command,
+        jobs=workspace.engine.jobs, cache=workspace.folder / workbench.CACHE,
+        command=workspace.command,
     )  # fmt: skip
 
 
-def measure(study: Grafted, place: Workspace) -> list[Part]:
+def measure(study: Grafted, workspace: Workspace) -> list[Part]:
     """Fine-tune what is missing; the held-out losses of all that lived."""
-    folder = place.folder / f"graft-{study.base.name}"
-    return [part(study, graft(request(study, place), folder, place.display()), place.seeds)]
+    folder = workspace.folder / f"graft-{study.base.name}"
+    return [
+        part(study, graft(request(study, workspace), folder, workspace.display()), workspace.seeds)
+    ]
 
 
 def part(study: Grafted, found: dict[str, Any], number: int) -> Part:

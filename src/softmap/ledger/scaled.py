@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from softmap.claims._claim import Arm, Scaled
 from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values
-from softmap.ledger.place import Workspace
 from softmap.ledger.trained import needed
+from softmap.ledger.workspace import Workspace
 from softmap.report import load
 from softmap.report.scaling.summary import Limits, summary
 from softmap.report.scaling.sweep import Sweep, sweep
 
 
-def measure(study: Scaled, place: Workspace) -> list[Part]:
+def measure(study: Scaled, workspace: Workspace) -> list[Part]:
     """Fit the laws to the runs that are there, and read the ratio of each arm."""
-    return [part(study, sweep(list(_runs(study, place))))]
+    return [part(study, sweep(list(_runs(study, workspace))))]
 
 
-def _runs(study: Scaled, place: Workspace) -> Iterator[load.Run]:
+def _runs(study: Scaled, workspace: Workspace) -> Iterator[load.Run]:
     """One of each size, with the study's variants and seeds alone."""
-    for base, wanted in needed(study, place):
-        found = load.load(place.folder / base.name)
+    for base, wanted in needed(study, workspace):
+        found = load.load(workspace.folder / base.name)
         mine = {
             name: {seed: found.trials[name][seed] for seed in range(number)
                    if seed in found.trials[name]}

@@ -34,11 +34,11 @@ def lines(found: dict[Key, dict[str, Any]]) -> Iterator[str]:
             for study in stage["studies"]:
                 yield f"  {stage['base']}: {study['measure']['title']}"
                 for part in study["parts"]:
-                    yield from (f"    {said(row, study)}" for row in part["rows"])
+                    yield from (f"    {row_line(row, study)}" for row in part["rows"])
         yield ""
 
 
-def said(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
+def row_line(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
     """``dape beside kerple: -0.010 [-0.020, 0.001]: not resolved``."""
     name = f"{row['arm']} {row['what']}".strip()
     verdict = f": {row['verdict']}" if row["verdict"] else ""

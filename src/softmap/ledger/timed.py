@@ -19,22 +19,22 @@ from softmap.lab.preflight import vocabulary
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import measured
 from softmap.ledger.judge import Part
-from softmap.ledger.place import Workspace
+from softmap.ledger.workspace import Workspace
 
 ROUNDS = 3  #: of decoding, in a process
 FOLDER = "speed"  #: of a scale's, while it is measured
 SIZES = decode.Sizes(256, 8, 4, 1, 1024, 128, (), 4096, "float32")
 
 
-def measure(study: Timed, place: Workspace) -> list[Part]:
+def measure(study: Timed, workspace: Workspace) -> list[Part]:
     """Run as many processes as an arm has runs, one after another; returns the ratios of each."""
-    recipe = place.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
+    recipe = workspace.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
     found: list[dict[str, float]] = []
     notes: dict[str, None] = {}
-    folder = place.folder / FOLDER
-    for run in range(place.seeds):
-        place.tell(f"speed of a {study.what}: process {run + 1} of {place.seeds}")
-        with files.lock(folder), sigterm_raises(), place.engine.pool(folder) as pool:
+    folder = workspace.folder / FOLDER
+    for run in range(workspace.seeds):
+        workspace.tell(f"speed of a {study.what}: process {run + 1} of {workspace.seeds}")
+        with files.lock(folder), sigterm_raises(), workspace.engine.pool(folder) as pool:
             speeds, note = pool.submit(once, study, recipe).result()
         found.append(speeds)
         notes |= {note: None} if note else {}
@@ -54,7 +54,7 @@ def once(study: Timed, recipe: Recipe) -> tuple[dict[str, float], str | None]:
         run.measure(ROUNDS)
         return {r["variant"]: r["tokens_per_second"]["median"] for r in run.record()["rows"]}, None
     plan = make_plan(recipe, vocabulary(recipe))
-    mine = [c for c in plan.candidates if c.label in variants]
+    mine = [c for c in plan.models if c.label in variants]
     found = measured(mine, recipe, torch.device("cpu"), 1)
     speeds = {n: one["tokens_per_second"]["median"] for n, one in found["variants"].items()}
     return speeds, found["disturbed"]

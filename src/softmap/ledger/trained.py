@@ -13,8 +13,8 @@ from softmap.claims._bases import Base
 from softmap.claims._claim import Study, Trained
 from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values, differences
-from softmap.ledger.place import Workspace
 from softmap.ledger.training import curve, results, train
+from softmap.ledger.workspace import Workspace
 from softmap.report.answers import Question
 from softmap.report.family import Family
 from softmap.report.load import FinishedTrial as Curve
@@ -24,29 +24,29 @@ from softmap.report.ratios import Ratio, ratios
 Curves = dict[str, dict[int, Curve]]
 
 
-def needed(study: Study, place: Workspace) -> list[tuple[Base, dict[str, int]]]:
+def needed(study: Study, workspace: Workspace) -> list[tuple[Base, dict[str, int]]]:
     """The bases that the study takes, with how many runs of each variant."""
     bases: dict[str, tuple[Base, dict[str, int]]] = {}
     for name, arm in study.models.items():
-        wanted = 1 if study.one_model else place.runs(name in study.references)
+        wanted = 1 if study.one_model else workspace.runs(name in study.references)
         for base in study.bases(arm):
             _, runs = bases.setdefault(base.name, (base, {}))
             runs[arm.variant] = max(wanted, runs.get(arm.variant, 0))
     return list(bases.values())
 
 
-def prepare(study: Study, place: Workspace) -> list[dict[str, Any]]:
+def prepare(study: Study, workspace: Workspace) -> list[dict[str, Any]]:
     """Train what the study's bases lack; the results that it reads."""
     read = []
-    for base, runs in needed(study, place):
-        train(place, base, runs)
-        read += [one for v, n in runs.items() for one in results(place, base, v, n).values()]
+    for base, runs in needed(study, workspace):
+        train(workspace, base, runs)
+        read += [one for v, n in runs.items() for one in results(workspace, base, v, n).values()]
     return read
 
 
-def measure(study: Trained, place: Workspace) -> list[Part]:
+def measure(study: Trained, workspace: Workspace) -> list[Part]:
     """The differences of final losses, or the ratios at equal loss, of runs that are there."""
-    curves, diverged = read(study, place)
+    curves, diverged = read(study, workspace)
     values: Values = {
         name: {seed: one.budgets[-1].loss for seed, one in trials.items()}
         for name, trials in curves.items()
@@ -57,13 +57,13 @@ def measure(study: Trained, place: Workspace) -> list[Part]:
     return [Part(study.measure, values, rows, diverged, curve=_picture(study, curves))]
 
 
-def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
+def read(study: Study, workspace: Workspace) -> tuple[Curves, dict[str, int]]:
     """Returns, by arm, the finished runs, and how many diverged."""
     curves: Curves = {}
     diverged: dict[str, int] = {}
     for name, arm in study.models.items():
-        number = place.runs(name in study.references)
-        found = results(place, arm.base or study.base, arm.variant, number)
+        number = workspace.runs(name in study.references)
+        found = results(workspace, arm.base or study.base, arm.variant, number)
         curves[name] = {s: curve(name, s, one) for s, one in found.items() if one["budgets"]}
         if len(curves[name]) < len(found):
             diverged[name] = len(found) - len(curves[name])

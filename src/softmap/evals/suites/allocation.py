@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.suites.needles import DEPTHS, Needles, Prompt
 from softmap.evals.watch import Watch, edited
@@ -29,12 +29,12 @@ class Allocation(Suite):
     title = "Attention to the answer"
     asks = "How much of the attention goes to the answer, how much to the text around it?"
     reads_text = True
-    measures = (
-        Measure("answer", "Attention on the answer", "share", "higher", 0.01),
-        Measure("needle", "Attention on the needle's sentence", "share", "higher", 0.01),
-        Measure("noise", "Attention on all else but the question", "share", "lower", 0.02),
-        Measure("answer_signed", "Sum of weights on the answer", "", "higher", 0.01),
-        Measure("noise_signed", "Sum of weights on all else", "", "", 0.02),
+    metrics = (
+        Metric("answer", "Attention on the answer", "share", "higher", 0.01),
+        Metric("needle", "Attention on the needle's sentence", "share", "higher", 0.01),
+        Metric("noise", "Attention on all else but the question", "share", "lower", 0.02),
+        Metric("answer_signed", "Sum of weights on the answer", "", "higher", 0.01),
+        Metric("noise_signed", "Sum of weights on all else", "", "", 0.02),
     )
     pictures = (
         Picture("answer", "depth", "Depth of the needle", "Share of |weights|."),

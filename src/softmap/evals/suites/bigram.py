@@ -16,7 +16,7 @@ from torch import Tensor
 from softmap.data import order
 from softmap.evals import points
 from softmap.evals.points import AFTER, BEFORE
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.surface import Surface
 from softmap.evals.tasks import Task, labelled
@@ -74,12 +74,12 @@ class BigramSuite(TokenSuite):
     title = "A bigram language"
     asks = "Are tokens of uncertain successors the steep sides of the valley, which a decay helps?"
     condition = "successors"
-    measures = (
-        Measure("excess", "Loss beyond the entropy (nats)", "nats", "lower", 0.005),
-        Measure("loss", "Loss (nats)", "nats", "lower", 0.005),
-        Measure("fall", "Loss lost in the last decay (nats)", "nats", "", 0.005),
-        Measure("curvature", "Largest curvature of a class's loss", "", "", 0.1),
-        Measure("through", "Loss beyond the entropy, in training (nats)", "nats", "lower"),
+    metrics = (
+        Metric("excess", "Loss beyond the entropy (nats)", "nats", "lower", 0.005),
+        Metric("loss", "Loss (nats)", "nats", "lower", 0.005),
+        Metric("fall", "Loss lost in the last decay (nats)", "nats", "", 0.005),
+        Metric("curvature", "Largest curvature of a class's loss", "", "", 0.1),
+        Metric("through", "Loss beyond the entropy, in training (nats)", "nats", "lower"),
     )
     pictures = (
         Picture("excess", "successors", _AXIS, log=True),

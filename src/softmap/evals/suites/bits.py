@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from softmap.errors import SoftmapError
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.suites.needles import DEPTHS, Needles, told
 from softmap.evals.watch import Rounded, edited, rounded
@@ -37,14 +37,14 @@ class Bits(Suite):
     asks = "What does it cost to hold attention logits, weights or the cache in few bits?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("logits", "Logits rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-        Measure("weights", "Weights rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-        Measure("cache", "Cache rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-        Measure(
+    metrics = (
+        Metric("logits", "Logits rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
+        Metric("weights", "Weights rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
+        Metric("cache", "Cache rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
+        Metric(
             "needles", "Logits rounded: needles found", "share", "higher", 0.02, at={"bits": 4}
         ),
-        Measure(
+        Metric(
             "needle_loss", "Logits rounded: loss of the needle's number (nats)", "nats", "lower",
             0.05, at={"bits": 4},
         ),

@@ -15,7 +15,7 @@ import numpy as np
 from softmap.errors import SoftmapError
 from softmap.evals.jsonl import read
 from softmap.evals.names import COLOURS, OBJECTS, PEOPLE, USES
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 
 _ANSWER = re.compile(r"\[([^\[\]]+)\]")
@@ -41,9 +41,9 @@ class CompositionSuite(Suite):
     title = "Composition of lookup and transform"
     asks = "Can the model look something up in the text and say something else about it?"
     reads_tokens = True
-    measures = (
-        Measure("accuracy", "Answers right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the answers (nats)", "nats", "lower", 0.05),
+    metrics = (
+        Metric("accuracy", "Answers right", "share", "higher", 0.02),
+        Metric("loss", "Loss of the answers (nats)", "nats", "lower", 0.05),
     )
     pictures = (Picture("accuracy", "task", "Task"), Picture("loss", "task", "Task"))
 

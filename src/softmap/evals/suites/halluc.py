@@ -16,7 +16,7 @@ from softmap.evals import hub
 from softmap.evals.jsonl import read
 from softmap.evals.judge import CORRECT
 from softmap.evals.names import CITIES, COLOURS, OBJECTS, PEOPLE
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 
 NEW, LONG = 12, 100  #: tokens of an answer: closed world, judged
@@ -62,10 +62,10 @@ class Halluc(Suite):
     title = "Contextual hallucination"
     asks = "Does the model say what its document says, and nothing that it does not?"
     reads_tokens = True
-    measures = (
-        Measure("correct", "Answers right", "share", "higher", 0.02),
-        Measure("hallucinated", "Answers made up", "share", "lower", 0.02),
-        Measure("no_judgement", "Answers without a judgement", "share", "lower", 0.02),
+    metrics = (
+        Metric("correct", "Answers right", "share", "higher", 0.02),
+        Metric("hallucinated", "Answers made up", "share", "lower", 0.02),
+        Metric("no_judgement", "Answers without a judgement", "share", "lower", 0.02),
     )
     pictures = (Picture("correct", "stated", "Does the document say it?"),)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from softmap.data import order
 from softmap.errors import SoftmapError, reason
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
@@ -27,9 +27,9 @@ class Length(Suite):
     asks = "Does the model read on beyond the length that it was trained with?"
     reads_text = True
     least_context = 8
-    measures = (
-        Measure("loss", "Loss of the last tokens (nats)", "nats", "lower"),
-        Measure("excess", "Loss at the longest minus at 1x (nats)", "nats", "lower"),
+    metrics = (
+        Metric("loss", "Loss of the last tokens (nats)", "nats", "lower"),
+        Metric("excess", "Loss at the longest minus at 1x (nats)", "nats", "lower"),
     )
     pictures = (
         Picture(

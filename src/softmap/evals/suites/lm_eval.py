@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest, reason
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite
 from softmap.evals.subject import Subject
 from softmap.extras import need
 
@@ -31,9 +31,9 @@ class LmEval(Suite):
     title = "Tasks of lm-evaluation-harness"
     asks = "How does the model do on public benchmarks?"
     reads_tokens = True
-    measures = (
-        Measure("score", "First metric of each task", "", "higher", 0.02),
-        Measure("other", "Further metrics", "", "", 0.02),
+    metrics = (
+        Metric("score", "First metric of each task", "", "higher", 0.02),
+        Metric("other", "Further metrics", "", "", 0.02),
     )
     pictures = (Picture("score", "task", "Task"),)
 

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 _POSITION = "Position in the window (tokens, log scale)"
@@ -24,11 +24,11 @@ class Loss(Suite):
     asks = "How well is held-out text predicted, and how much does more context help?"
     reads_text = True
     least_context = 2
-    measures = (
-        Measure("loss", "Loss (nats per token)", "nats", "lower"),
-        Measure("bits_per_byte", "Bits per byte", "bits", "lower", 0.005),
-        Measure("by_position", "Loss by position (nats per token)", "nats", "lower"),
-        Measure("cumulative", "Mean loss up to a position (nats)", "nats", "lower"),
+    metrics = (
+        Metric("loss", "Loss (nats per token)", "nats", "lower"),
+        Metric("bits_per_byte", "Bits per byte", "bits", "lower", 0.005),
+        Metric("by_position", "Loss by position (nats per token)", "nats", "lower"),
+        Metric("cumulative", "Mean loss up to a position (nats)", "nats", "lower"),
     )
     pictures = (
         Picture("by_position", "position", _POSITION, "In bins of an octave.", log=True),

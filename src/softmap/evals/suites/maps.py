@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
@@ -33,12 +33,12 @@ class Maps(Suite):
     asks = "How sharp, how signed, how low in rank are the maps, and how much rests on a sink?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("entropy", "Entropy of a row (nats)", "nats", "", 0.05),
-        Measure("sink", "Attention on the first token", "share", "", 0.02),
-        Measure("negative", "Share of |weights| below zero", "share", "", 0.02),
-        Measure("row_sum", "Sum of a row", "", "", 0.02),
-        Measure("rank", "Effective rank", "", "", 0.5),
+    metrics = (
+        Metric("entropy", "Entropy of a row (nats)", "nats", "", 0.05),
+        Metric("sink", "Attention on the first token", "share", "", 0.02),
+        Metric("negative", "Share of |weights| below zero", "share", "", 0.02),
+        Metric("row_sum", "Sum of a row", "", "", 0.02),
+        Metric("rank", "Effective rank", "", "", 0.5),
     )
     pictures = (
         Picture("entropy", "layer", "Layer"),

@@ -13,7 +13,7 @@ import torch
 
 from softmap.errors import SoftmapError, nearest
 from softmap.evals.names import CITIES
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 
 OPENER = "Some magic numbers are hidden in the text below. Remember them; you will be asked.\n\n"
@@ -64,11 +64,11 @@ class Needles(Suite):
     title = "Needles in a haystack"
     asks = "Is a number found again that was said once in a long text, among others of its kind?"
     reads_text = True
-    measures = (
-        Measure("found", "Number found, one asked", "share", "higher", 0.02),
-        Measure("found_two", "Numbers found, two asked", "share", "higher", 0.02),
-        Measure("answer_loss", "Loss of the right number (nats)", "nats", "lower", 0.05),
-        Measure("one", "One needle found", "share", "higher", 0.02),
+    metrics = (
+        Metric("found", "Number found, one asked", "share", "higher", 0.02),
+        Metric("found_two", "Numbers found, two asked", "share", "higher", 0.02),
+        Metric("answer_loss", "Loss of the right number (nats)", "nats", "lower", 0.05),
+        Metric("one", "One needle found", "share", "higher", 0.02),
     )
     pictures = (
         Picture(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from softmap.evals.question import Measure, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 from softmap.evals.suites.shots import Example, Shots, constrained, given, written
 
@@ -30,10 +30,10 @@ class Order(Suite):
     title = "Order of demonstrations"
     asks = "How much does the order of the examples matter?"
     reads_tokens = True
-    measures = (
-        Measure("spread_random", "Best minus worst, random orders", "share", "lower", 0.02),
-        Measure("spread_by_class", "Best minus worst, sorted by class", "share", "lower", 0.02),
-        Measure("accuracy", "Right labels", "share", "higher", 0.02),
+    metrics = (
+        Metric("spread_random", "Best minus worst, random orders", "share", "lower", 0.02),
+        Metric("spread_by_class", "Best minus worst, sorted by class", "share", "lower", 0.02),
+        Metric("accuracy", "Right labels", "share", "higher", 0.02),
     )
 
     @classmethod

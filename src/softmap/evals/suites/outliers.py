@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
@@ -30,12 +30,12 @@ class Outliers(Suite):
     asks = "How far do the largest hidden states and attention logits stand out?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("hidden_max", "Largest |hidden|", "", "lower", 0.1),
-        Measure("hidden_ratio", "Largest over median |hidden|", "", "lower", 0.5),
-        Measure("hidden_kurtosis", "Kurtosis of hidden states", "", "lower", 0.5),
-        Measure("logit_max", "Largest |attention logit|", "", "lower", 0.5),
-        Measure("logit_kurtosis", "Kurtosis of attention logits", "", "lower", 0.5),
+    metrics = (
+        Metric("hidden_max", "Largest |hidden|", "", "lower", 0.1),
+        Metric("hidden_ratio", "Largest over median |hidden|", "", "lower", 0.5),
+        Metric("hidden_kurtosis", "Kurtosis of hidden states", "", "lower", 0.5),
+        Metric("logit_max", "Largest |attention logit|", "", "lower", 0.5),
+        Metric("logit_kurtosis", "Kurtosis of attention logits", "", "lower", 0.5),
     )
     pictures = (
         Picture("hidden_ratio", "layer", "Layer (after block)", "0: the embeddings."),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
@@ -29,10 +29,10 @@ class Repeats(Suite):
     asks = "Is a pair of tokens that only the text at hand holds known when it comes once more?"
     reads_text = True
     least_context = 8
-    measures = (
-        Measure("repeated", "Loss of repeated tokens (nats)", "nats", "lower"),
-        Measure("recalled", "Repeated tokens that were the likeliest", "share", "higher"),
-        Measure("new", "Loss of all other tokens (nats)", "nats", "lower"),
+    metrics = (
+        Metric("repeated", "Loss of repeated tokens (nats)", "nats", "lower"),
+        Metric("recalled", "Repeated tokens that were the likeliest", "share", "higher"),
+        Metric("new", "Loss of all other tokens (nats)", "nats", "lower"),
     )
     pictures = (
         Picture(

@@ -14,7 +14,7 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.evals import points
 from softmap.evals.points import AFTER, BEFORE
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.surface import Surface, along_and_across, between, share_within
 
@@ -43,15 +43,15 @@ class River(Suite):
     asks = "Does the stable phase move along a valley, and does a decay only fall to its floor?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("fall", "Loss lost in a decay (nats)", "nats", "", at={"place": 0.0}),
-        Measure("stable", "Between stable points (nats)", "nats", "", at={"place": 0.5}),
-        Measure("decayed", "Between decayed points (nats)", "nats", "", at={"place": 0.5}),
-        Measure("along", "Step along the river", "", "", 0.05, {"step": "stable"}),
-        Measure("across", "Step across the river", "", "", 0.05, {"step": "stable"}),
-        Measure("sharp", "Share of a step in sharp directions", "", "", 0.01, {"step": "decay"}),
-        Measure("sharpness", "Largest curvatures", "", "", 0.1, {"direction": 1}),
-        Measure("plane", "Loss on the plane (nats)", "nats"),
+    metrics = (
+        Metric("fall", "Loss lost in a decay (nats)", "nats", "", at={"place": 0.0}),
+        Metric("stable", "Between stable points (nats)", "nats", "", at={"place": 0.5}),
+        Metric("decayed", "Between decayed points (nats)", "nats", "", at={"place": 0.5}),
+        Metric("along", "Step along the river", "", "", 0.05, {"step": "stable"}),
+        Metric("across", "Step across the river", "", "", 0.05, {"step": "stable"}),
+        Metric("sharp", "Share of a step in sharp directions", "", "", 0.01, {"step": "decay"}),
+        Metric("sharpness", "Largest curvatures", "", "", 0.1, {"direction": 1}),
+        Metric("plane", "Loss on the plane (nats)", "nats"),
     )
     pictures = (
         Picture("fall", "place", "From the stable phase (0) to the decayed point (1)"),

@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError
 from softmap.evals import hub
 from softmap.evals.hub import Example
 from softmap.evals.jsonl import read
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 
 LABELS = ("red", "blue", "green", "black", "white", "grey")
@@ -43,9 +43,9 @@ class Shots(Suite):
     title = "Many-shot in-context learning"
     asks = "Does the model classify better the more examples it is shown?"
     reads_tokens = True
-    measures = (
-        Measure("accuracy", "Right labels", "share", "higher", 0.02),
-        Measure("most", "Right labels with the most shots", "share", "higher", 0.02),
+    metrics = (
+        Metric("accuracy", "Right labels", "share", "higher", 0.02),
+        Metric("most", "Right labels with the most shots", "share", "higher", 0.02),
     )
     pictures = (Picture("accuracy", "shots", "Demonstrations (log scale)", log=True),)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
@@ -27,9 +27,9 @@ class Signal(Suite):
     asks = "Do tokens stay apart with depth, and do gradients reach every layer alike?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("similarity", "Mean cosine similarity of tokens", "", "lower", 0.02),
-        Measure("gradient", "Gradient norm over that at the embeddings", "", "", 0.05),
+    metrics = (
+        Metric("similarity", "Mean cosine similarity of tokens", "", "lower", 0.02),
+        Metric("gradient", "Gradient norm over that at the embeddings", "", "", 0.05),
     )
     pictures = (
         Picture("similarity", "layer", "Layer (after block)", "0: the embeddings."),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softmap.data import order
-from softmap.evals.question import Measure, Picture
+from softmap.evals.question import Metric, Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
 
@@ -68,9 +68,9 @@ class TokenComposition(TokenSuite):
     title = "Composition among tokens"
     asks = "Does what is looked up meet what was learned about it, in pairs never seen together?"
     condition = "pairs"
-    measures = (
-        Measure("accuracy", "Answers right", "share", "higher", 0.02, {"pairs": "held out"}),
-        Measure("loss", "Loss of the answers (nats)", "nats", "lower", 0.05, {"pairs": "held out"}),
+    metrics = (
+        Metric("accuracy", "Answers right", "share", "higher", 0.02, {"pairs": "held out"}),
+        Metric("loss", "Loss of the answers (nats)", "nats", "lower", 0.05, {"pairs": "held out"}),
     )
     pictures = (Picture("accuracy", "pairs", "Pairs of relation and transform"),)
 

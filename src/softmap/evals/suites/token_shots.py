@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softmap.evals.question import Measure, Picture
+from softmap.evals.question import Metric, Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
 
@@ -49,9 +49,9 @@ class TokenShots(TokenSuite):
     title = "Learning from examples among tokens"
     asks = "Does the model find the rule of the examples that it is shown?"
     condition = "shots"
-    measures = (
-        Measure("accuracy", "Labels right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the label (nats)", "nats", "lower", 0.05),
+    metrics = (
+        Metric("accuracy", "Labels right", "share", "higher", 0.02),
+        Metric("loss", "Loss of the label (nats)", "nats", "lower", 0.05),
     )
     pictures = (Picture("accuracy", "shots", "Demonstrations (log scale)", log=True),)
 

@@ -157,7 +157,7 @@ class Learn:
         from softmap.lab.asking.page import write_page
         from softmap.lab.cluster import connected
         from softmap.lab.files import write_json
-        from softmap.lab.learn import Lesson, learn, task_suite
+        from softmap.lab.learn import LearnRequest, learn, task_suite
         from softmap.lab.names import check_name, split_values
         from softmap.lab.progress import choose
         from softmap.report.question_table import lines
@@ -168,12 +168,12 @@ class Learn:
             raise SoftmapError("--peaks: expected one or more numbers above 0")
         folder = self.out / name
         with connected(self.cluster, self.jobs, self.out) as cluster:
-            lesson = Lesson(
+            request = LearnRequest(
                 self.task, split_variants(self.variants), self.seeds,
                 list(dict.fromkeys(self.peaks)), self.steps, split_values(self.set), self.jobs,
                 self.quick, "softmap " + shlex.join(argv), cluster,
             )  # fmt: skip
-            found = learn(lesson, folder, choose())
+            found = learn(request, folder, choose())
         for line in lines(found):
             print(line)
         write_json(folder / "eval.json", found, seal=False)

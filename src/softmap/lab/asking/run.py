@@ -16,7 +16,7 @@ from softmap.evals.catalogue import suite as suite_of
 from softmap.evals.question import Row, Setting, Suite
 from softmap.evals.subject import LONGEST, Subject
 from softmap.evals.summary import answers
-from softmap.lab import measure
+from softmap.lab import machine
 from softmap.lab.asking import models as named
 from softmap.lab.asking.models import ModelFolder
 from softmap.lab.preflight import choose_device
@@ -77,7 +77,7 @@ def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
         "format": FORMAT,
         "softmap": softmap.__version__,
         "command": asked.command,
-        **measure.provenance(device),
+        **machine.provenance(device),
         "control": control,
         "labels": [control, *(label for label in labels if label != control)],
         "models": [_described(model) for model in models],

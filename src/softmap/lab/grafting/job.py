@@ -22,7 +22,7 @@ from softmap.lab import files
 from softmap.lab.grafting.source import GraftSource, put
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.jobs import kept
-from softmap.lab.plan import options
+from softmap.lab.plan import training_options
 from softmap.lab.preflight import choose_device
 from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
@@ -86,7 +86,7 @@ def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     """Train one model and keep it; its loss on some held-out windows, None where it diverged."""
     logging.disable_progress_bar()
     device, context = choose_device(job.recipe.training.device), job.recipe.model.context
-    given = options(job.recipe, job.peak_lr, job.seed, job.name)
+    given = training_options(job.recipe, job.peak_lr, job.seed, job.name)
     given = dataclasses.replace(given, run=f"graft {job.variant or PLAIN}", data=job.text)
     tokens, windows = _text(job, given.batch_size)
     model = begun(job, device)

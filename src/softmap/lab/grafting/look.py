@@ -19,7 +19,7 @@ from softmap.lab.grafting.job import PLAIN, tuning_split
 from softmap.lab.grafting.source import GraftSource
 from softmap.lab.grafting.start import WINDOWS, Start, starts
 from softmap.lab.jobs import Tell
-from softmap.lab.preflight import choose_device, refuse_textual, settled
+from softmap.lab.preflight import choose_device, refuse_textual, with_precision
 from softmap.lab.recipe import Recipe
 
 CONTEXT = 256  #: tokens a window, where the model can read them
@@ -77,7 +77,7 @@ def look(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
     _check_arms(request.to)
     subject = request.source.subject(torch.device("cpu"))
     parameters = sum(p.numel() for p in subject.model.parameters())
-    recipe = settled(_recipe(request, subject.context))
+    recipe = with_precision(_recipe(request, subject.context))
     device = choose_device(recipe.training.device)
     for name in request.suites:
         setting = Setting(recipe.model.context, subject.vocabulary)

@@ -16,7 +16,7 @@ from softmap.lab.grafting.job import PLAIN, GraftJob, run_job
 from softmap.lab.grafting.look import GraftRequest, Prepared, look
 from softmap.lab.jobs import best_peaks, run_all
 from softmap.lab.names import is_run
-from softmap.lab.plan import options, slug
+from softmap.lab.plan import slug, training_options
 from softmap.lab.preflight import PER_PARAMETER, choose_device
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
@@ -87,7 +87,7 @@ def _jobs(
 def _job(job: GraftJob) -> GraftJob:
     """The job in a folder that other settings do not share. Raises ``SoftmapError`` for options
     that cannot be trained with."""
-    options(job.recipe, job.peak_lr, job.seed, job.label)
+    training_options(job.recipe, job.peak_lr, job.seed, job.label)
     name = f"{job.peak_lr:g}-seed{job.seed}-{fingerprint(job.identity())[:8]}"
     return dataclasses.replace(job, folder=job.folder / slug(job.label) / name)
 

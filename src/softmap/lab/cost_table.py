@@ -12,7 +12,7 @@ from softmap.lab.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Costed:
+class CostTable:
     """A recipe's models on so many GPUs, by label."""
 
     recipe: Recipe

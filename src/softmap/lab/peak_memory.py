@@ -1,24 +1,16 @@
-"""Speed and memory of training, and what it was measured on."""
+"""The peak memory of training: what it takes beyond what the process held before."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
-import os
-import platform
-import subprocess
 import threading
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 import psutil
 import torch
-
-WARM_UP = 20  #: steps whose speed says more about caches and first allocations than about the model
 
 
 class PeakMemory:
@@ -124,62 +116,6 @@ class _Sampler:
             self._peak = max(self._peak, self.now())
 
 
-def speed(log: list[dict[str, float]]) -> tuple[float | None, list[float] | None]:
-    """Returns median and [10th, 90th percentile] of the logged tokens per second, without
-    warm-up.
-    """
-    found = [line["tokens_per_second"] for line in log if line["step"] > WARM_UP]
-    found = found or [line["tokens_per_second"] for line in log]
-    if not found:
-        return None, None
-    low, middle, high = np.percentile(found, [10, 50, 90])
-    return float(middle), [float(low), float(high)]
-
-
-def device_facts(device: torch.device) -> dict[str, Any]:
-    """Returns kind, name, cores, threads and memory of the device."""
-    if device.type == "cuda":
-        found = torch.cuda.get_device_properties(device)
-        own: dict[str, Any] = {"name": found.name, "memory_bytes": found.total_memory}
-    else:
-        own = {"name": _cpu_name(), "memory_bytes": psutil.virtual_memory().total}
-    cores = psutil.cpu_count(logical=False) or os.cpu_count()
-    return {"kind": device.type, "cores": cores, "threads": torch.get_num_threads(), **own}
-
-
-def versions() -> dict[str, str]:
-    """Returns the versions that a result depends on."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for name in ("torch", "triton", "transformers", "tokenizers", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def commit() -> str | None:
-    """Returns the commit of the running source tree, with ``+`` if it was changed; None
-    elsewhere.
-    """
-    root = Path(__file__).parents[3]
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = _git(root, "rev-parse", "HEAD")
-        return head + ("+" if _git(root, "status", "--porcelain", "-uno") else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def now() -> str:
-    """Returns the time in ISO 8601 with its zone."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(root), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-
 def _release() -> None:
     # Memory that an earlier variant freed but the allocator kept would hide this one's need.
     gc.collect()
@@ -192,21 +128,3 @@ def _status(field: str) -> int:
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024
     raise OSError(f"/proc/self/status has no {field}")
-
-
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Returns when, from which commit, with which versions and on what a number was measured."""
-    return {
-        "created": now(),
-        "commit": commit(),
-        "versions": versions(),
-        "device": device_facts(device),
-    }

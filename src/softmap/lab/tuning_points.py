@@ -16,12 +16,12 @@ from softmap.errors import SoftmapError
 from softmap.evals.loss import mean_and_stderr, token_losses
 from softmap.fields import check
 from softmap.lab import files
-from softmap.lab.plan import Candidate
+from softmap.lab.plan import PlannedModel
 from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.schedule import TrainingTask
 from softmap.lab.trial import Trial, build, fingerprint, fit
-from softmap.lab.workbench import OnBench, Workbench
+from softmap.lab.workbench import WithWorkbench, Workbench
 from softmap.train import NonFiniteLoss
 
 
@@ -52,7 +52,7 @@ def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Point:
+class TuningPoint:
     """A variant at one peak with one seed; ``trial.folder`` keeps the result."""
 
     trial: Trial
@@ -60,9 +60,9 @@ class Point:
     @property
     def name(self) -> str:
         """The point's name for people."""
-        return f"{self.trial.candidate.label} at {self.trial.candidate.peak_lr:g}"
+        return f"{self.trial.planned.label} at {self.trial.planned.peak_lr:g}"
 
-    def task(self, shared: OnBench) -> TrainingTask:
+    def task(self, shared: WithWorkbench) -> TrainingTask:
         """To train it on what all share."""
         return TrainingTask(
             self.name, self.trial.seed, self.trial.folder, functools.partial(shared, self.train)
@@ -79,11 +79,11 @@ class Point:
     def train(self, shared: Workbench, on_step: OnStep) -> dict[str, Any]:
         """Train the point, or continue its training."""
         trial = self.trial
-        model = build(trial.candidate, trial.seed, shared.device)
+        model = build(trial.planned, trial.seed, shared.device)
         found: dict[str, Any] = {"loss": None}
         try:
             fit(
-                model, trial.candidate, shared.recipe, shared.corpus, trial.seed,
+                model, trial.planned, shared.recipe, shared.corpus, trial.seed,
                 trial.folder, on_step=on_step,
             )  # fmt: skip
             found["loss"] = self._heldout(model, shared)
@@ -100,9 +100,11 @@ class Point:
         return loss if math.isfinite(loss) else None
 
 
-def point_of(shared: Workbench, mine: Candidate, peak: float, seed: int, folder: Path) -> Point:
+def tuning_point(
+    shared: Workbench, mine: PlannedModel, peak: float, seed: int, folder: Path
+) -> TuningPoint:
     """The point, in a folder that is named after all that its loss depends on."""
     windows = len(tuning_windows(shared.corpus.heldout, shared.recipe))
     trial = Trial(dataclasses.replace(mine, peak_lr=peak), seed, folder)
     mark = fingerprint({**trial.identity(shared), "windows": windows})
-    return Point(dataclasses.replace(trial, folder=folder / f"{mine.slug}-{mark}"))
+    return TuningPoint(dataclasses.replace(trial, folder=folder / f"{mine.slug}-{mark}"))

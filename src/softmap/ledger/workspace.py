@@ -16,7 +16,7 @@ from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import slug
-from softmap.lab.preflight import settled
+from softmap.lab.preflight import with_precision
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.workers import cores
@@ -63,7 +63,7 @@ class Workspace:
         A variant that was not tuned takes the peak of its method's tuned form: the least of them
         where it combines several.
         """
-        found = settled(recipes.load(base.recipe, {**base.settings, **self.settings}))
+        found = with_precision(recipes.load(base.recipe, {**base.settings, **self.settings}))
         steps = round(base.steps * found.training.steps)
         training = dataclasses.replace(found.training, steps=steps)
         found = dataclasses.replace(
