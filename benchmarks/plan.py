@@ -4,10 +4,10 @@
 
 Each row is a layout: in one process, or in two on gloo. Parameters are those of the model. Memory
 is the most bytes of tensors alive in a step, as ``softmap.cost.LiveBytes`` counts storages; on a
-GPU ``torch.cuda.max_memory_allocated``. FLOPs are torch's own count (``FlopCounterMode``) of products,
-masked halves included, since ``reference`` computes them; those of the edits are in them, and not
-in what is predicted, as the plan counts edits' other operations with them. Bytes sent are those of
-the tensors that collectives were given, as rings send them. All of rank 0.
+GPU ``torch.cuda.max_memory_allocated``. FLOPs are torch's own count (``FlopCounterMode``) of
+products, masked halves included, since ``reference`` computes them; those of the edits are in
+them, and not in what is predicted, as the plan counts edits' other operations with them. Bytes sent
+are those of the tensors that collectives were given, as rings send them. All of rank 0.
 """
 
 from __future__ import annotations

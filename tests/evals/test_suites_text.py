@@ -78,7 +78,7 @@ def test_lengths_go_as_far_as_the_text() -> None:
     assert lengths == [32, 64, 128, 256]
     assert Length(times=8).lengths(32, 200) == [32, 64, 128]  # as far as the text goes
     assert suite("length:64").times == 64  # type: ignore[attr-defined]
-    with pytest.raises(SoftmapError, match="expected how many times the context"):
+    with pytest.raises(SoftmapError, match="expected a multiple of the context"):
         suite("length:far")
 
 

@@ -271,9 +271,9 @@ def test_gpus_are_places_where_workers_announce_them_and_a_scheduler_may_go(tmp_
         pool = found.pool(tmp_path, None, lambda _: None)
         future = pool.submit(time.sleep, 600)
         threading.Timer(0.5, local.close).start()
-        with pytest.raises(SoftmapError, match="the scheduler answers no more"):
+        with pytest.raises(SoftmapError, match="the scheduler does not answer any more"):
             future.result(timeout=120)
-        with pytest.raises(SoftmapError, match="the scheduler answers no more"):
+        with pytest.raises(SoftmapError, match="the scheduler does not answer any more"):
             pool.submit(time.sleep, 1).result(timeout=120)
         pool.shutdown(cancel_futures=True)
 

@@ -131,7 +131,7 @@ def test_models_that_are_not_there(finished: Path, tmp_path: Path) -> None:
     for words, variants, said in [
         ([str(tmp_path / "none")], [], "expected the folder of a run or of a model, found none"),
         ([str(tmp_path)], [], r"expected a run \(run.json\) or a model"),
-        ([model, str(finished)], [], "given twice"),
+        ([model, str(finished)], [], "found it twice"),
         ([str(finished)], ["dif"], r"no variant 'dif' \(did you mean 'diff'\?\)"),
     ]:
         with pytest.raises(SoftmapError, match=said):
@@ -177,7 +177,7 @@ def test_the_command_writes_a_table_a_page_and_json(
     for part in (
         "chart-loss_by_position_position",
         "chart-bits_logits_bits",
-        "Few bits",
+        "Low precision",
         "vegaEmbed",
     ):
         assert part in html

@@ -73,7 +73,7 @@ def test_a_dry_run_lays_out_and_writes_nothing(
     config = next(iter(_configs(tiny, "diff")))
     held = Job(config, 32, 2, "fp32", Layout(shard="all"), 2).sizes
     assert said[0] == (
-        f"dry run of diff: {held.total:,} parameters laid out, {held.held:,} of them on rank 0"
+        f"dry run of diff: {held.total:,} parameters, {held.held:,} of them on rank 0"
     )
     assert said[1].startswith("tiny on 2 x h100") and said[-1].startswith("cache bytes a token")
     assert cli.main(["train", tiny, "--gpus", "2xh100"]) == 2

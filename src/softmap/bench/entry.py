@@ -21,8 +21,7 @@ NOT_YET = "not measured"
 
 @dataclass
 class CandidateResult:
-    """The result of a candidate: not measured yet, refused, wrong, failed, out of memory, or
-    timed.
+    """The result of a candidate: not measured yet, refused, wrong, failed, out of memory, or timed.
 
     Attributes:
         checked_bytes: peak memory at the size of the parity check.
@@ -60,7 +59,7 @@ class CandidateResult:
         self.seconds = []
 
     def guard(self, run: Callable[[], Any]) -> None:
-        """Confine an error in the block to this candidate; the others go on."""
+        """Call ``run`` and confine its errors to this candidate; the others continue."""
         try:
             run()
         except Exception as error:
@@ -71,7 +70,7 @@ class CandidateResult:
                 self.ends("failed", reason(error))
 
     def leaves(self) -> list[Tensor]:
-        """The candidate's own inputs, made once."""
+        """Returns the candidate's own inputs, made once."""
         if self._leaves is None:
             assert self.runner is not None
             adapted = self.runner.adapt([t.detach() for t in self.problem.leaves])
@@ -83,19 +82,19 @@ class CandidateResult:
         return self._leaves
 
     def ahead(self) -> Tensor:
-        """Run the forward pass."""
+        """Run the forward pass; returns the output."""
         assert self.runner is not None
         with torch.set_grad_enabled(self.problem.case.gradients):
             return self.runner.run(self.leaves())
 
     def back(self, out: Tensor) -> Any:
-        """Run the backward pass."""
+        """Run the backward pass; returns the gradients."""
         wanted = [t for t in self.leaves() if t.requires_grad]
         upstream = self.problem.upstream.to(out.dtype)
         return torch.autograd.grad(out, wanted, upstream, allow_unused=True)
 
     def step(self) -> Tensor:
-        """Run forward, and backward if the case has gradients."""
+        """Run forward, and backward if the case has gradients; returns the output."""
         out = self.ahead()
         if self.problem.case.gradients:
             self.back(out)
@@ -103,10 +102,10 @@ class CandidateResult:
 
 
 def choose_candidates(impls: Sequence[str], peers: Sequence[str]) -> list[Candidate]:
-    """Returns our candidates named in ``impls``, and peers whose name begins with one of
-    ``peers``; empty means all.
+    """Returns our candidates named in ``impls``, and peers whose names begin with one of ``peers``.
 
-    SDPA, the yardstick, is always included. Raises ``SoftmapError`` for an unknown name.
+    Empty means all; SDPA, the baseline, is always included. Raises ``SoftmapError`` for an unknown
+    name.
     """
     found = candidates()
     for impl in impls:

@@ -24,13 +24,13 @@ from softmap.ops import choose
 
 Say = Callable[[str], None]
 MIN_ROUNDS = 3
-SETTLED = 1.0  #: seconds; a first call as long as that has warmed up what it will
-#: Guessed need over free memory at which a dense map is not tried: swapping would stop the machine.
+SETTLED = 1.0  #: seconds; a first call that takes longer is warm-up enough
+#: Share of free memory that a dense map may need by estimate: swapping would stop the machine.
 FULL = 0.8
 
 
 class OpBenchmark:
-    """The measurement of one case. Its entries can be read at any moment, even after Ctrl-C."""
+    """The measurement of one case, whose entries can be read at any moment, even after Ctrl-C."""
 
     def __init__(
         self, case: Case, chosen: Sequence[Candidate], named: Sequence[str], say: Say
@@ -54,8 +54,10 @@ class OpBenchmark:
         entry.ends("refused", why)
 
     def measure(self, rounds: int, seconds: float) -> None:
-        """Check parity, warm up, time interleaved rounds, and measure memory; ``seconds``
-        bounds a candidate's rounds.
+        """Check parity, warm up, time interleaved rounds, and measure memory.
+
+        Args:
+            seconds: bound of a candidate's rounds.
         """
         self._check()
         for entry in self._alive():
@@ -103,7 +105,9 @@ class OpBenchmark:
             entry.step()
 
     def _foresee(self, entry: CandidateResult) -> None:
-        """Estimate a dense map's memory first, since a CPU kills the process instead of raising."""
+        """Estimate a dense map's memory first, since a CPU would kill the process instead of
+        raising.
+        """
         assert entry.parity is not None
         checked = entry.parity.batch * entry.parity.tokens**2
         if not entry.candidate.dense or self._device.type != "cpu" or self.case.cells <= checked:
@@ -112,7 +116,7 @@ class OpBenchmark:
         free = psutil.virtual_memory().available
         if need > FULL * free:
             entry.tried_bytes = int(need)
-            raise TooLarge(f"would take about {size(need)}, {size(free)} are free")
+            raise TooLarge(f"would need about {size(need)}, {size(free)} are free")
 
     def _last_rows(self, entry: CandidateResult, out: Tensor) -> None:
         """Check the last rows at the timed length too, where parity was checked at a shorter

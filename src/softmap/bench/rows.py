@@ -43,7 +43,7 @@ def _speed(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, 
 
 
 def _yardstick(entries: list[CandidateResult]) -> CandidateResult | None:
-    """Returns SDPA's best backend of this run."""
+    """Returns SDPA's fastest backend of this run."""
     plain = [e for e in entries if e.candidate.plain and e.seconds]
     return min(plain, key=lambda e: spread(e.seconds)["median"], default=None)
 

@@ -44,8 +44,9 @@ class TrainingModel:
 
 
 def vocabulary(recipe: Recipe) -> int:
-    """Returns the number of ids of the recipe's tokenizer without making it; raises where it
-    must be loaded.
+    """Returns the number of ids of the recipe's tokenizer without building it.
+
+    Raises ``SoftmapError`` where it would have to be loaded.
     """
     kind, _, size = recipe.data.tokenizer.partition(":")
     if kind == "bytes":
@@ -59,9 +60,7 @@ def vocabulary(recipe: Recipe) -> int:
 
 
 class StepBenchmark:
-    """The models of a recipe, each training on its own; [`record`][] can be called at any
-    moment.
-    """
+    """The models of a recipe, each training on its own; [`record`][] works at any moment."""
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
         """Raise ``SoftmapError`` for what ``compare`` would refuse before it trains."""
@@ -86,7 +85,7 @@ class StepBenchmark:
             self._say(f"{model.label}: gradients against float64, warm-up")
             try:
                 self._prepare(model)
-            except Exception as error:  # that variant's row says it; the others go on
+            except Exception as error:  # reported in that variant's row; the others continue
                 model.reason = reason(error)
         for n in range(rounds):
             self._say(f"round {n + 1} of {rounds}")

@@ -1,7 +1,7 @@
-"""What a training costs, before it is paid: memory, traffic and time of a model on many GPUs.
+"""What a training costs, estimated beforehand: memory, traffic and time of a model on many GPUs.
 
 Parameters and FLOPs are counted (``softmap.nn.accounting``), activations are counted on tensors
-without storage (``pieces``), the rest is the model of docs/scale.md.
+without storage (``pieces``), and the rest is the model of docs/scale.md.
 """
 
 from softmap.cost.estimate import Assumptions, Estimate, estimate

@@ -1,6 +1,6 @@
-"""The model card that is exported beside the weights: what the run itself knows, and no more.
+"""The model card that is exported with the weights: what the run itself knows, and no more.
 
-Nothing of time or machine stands in it, so that equal trainings export equal folders.
+It says nothing about time or machine, so that equal trainings export equal folders.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 
 ## Held-out loss
 
-Of {windows} windows of {context} tokens from the {heldout:,} that were held out{apart}, in nats
-a token, with the standard error over windows of this one training (another seed may differ by
+Over {windows} windows of {context} tokens from the {heldout:,} held-out ones{apart}, in nats per
+token, with the standard error over windows for this one training (another seed may differ by
 more):
 
-| tokens trained on | loss | bits a byte |
+| tokens trained on | loss | bits per byte |
 | --- | --- | --- |
 {losses}
 """
@@ -55,7 +55,11 @@ more):
 def model_card(
     mine: PlannedModel, given: TrainingOptions, shared: Workbench, budgets: Sequence[dict[str, Any]]
 ) -> str:
-    """README.md of a model. budgets: what was measured where decays ended."""
+    """Returns the README.md of a model.
+
+    Args:
+        budgets: what was measured at the end of each decay.
+    """
     costs, meta = mine.costs(given.context), shared.corpus.meta
     return CARD.format(
         slug=mine.slug,
@@ -69,7 +73,7 @@ def model_card(
         windows=len(shared.windows),
         context=given.context,
         heldout=meta["heldout_tokens"],
-        apart=", each document read by itself" if given.document_end is not None else "",
+        apart=", documents separated" if given.document_end is not None else "",
         losses="\n".join(_row(one, meta["bytes_per_token"]) for one in budgets),
     )
 
@@ -106,7 +110,9 @@ def _facts(mine: PlannedModel, given: TrainingOptions, shared: Workbench) -> lis
 
 
 def _public(data: str, described: str) -> str:
-    """A source for the card: of a path its last name, which says nothing of this machine."""
+    """Returns a source for the card: only the last name of a path, which says nothing of this
+    machine.
+    """
     if data == "stdlib":
         return described
     if data.startswith("hf:") and not Path(data.removeprefix("hf:")).exists():

@@ -1,7 +1,7 @@
-"""A whole comparison: every variant on the same batches, and the page that says what came out.
+"""A whole comparison: every variant on the same batches, and a page with the results.
 
-What is finished is never done again: each trial leaves ``result.json`` last, and one that was
-interrupted goes on from its checkpoint. A run's folder belongs to one recipe and to one process.
+Nothing that is finished is repeated: each trial writes ``result.json`` last, and an interrupted one
+continues from its checkpoint. A run's folder belongs to one recipe and to one process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
     """Run a recipe, or continue it; returns the page's path.
 
     Raises ``SoftmapError`` for bad input before anything is trained; ``Interrupted`` after Ctrl-C
-    or SIGTERM, when everything done so far is on disk and the page shows it.
+    or SIGTERM, when everything done so far is on disk and on the page.
     """
     began, wished = time.monotonic(), recipe.seeds
     if request.resolve is not None:
@@ -44,7 +44,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         request, display, page = session.request, session.display, session.page
         session.describe()
         with page:
-            if request.speed or request.seconds is not None:  # first: it says what the rest takes
+            if request.speed or request.seconds is not None:  # first, to predict the rest
                 measure_speed(session.folder, session.plan, session.shared, request.engine, display)
             if request.seconds is not None:
                 within(session, wished, began)
@@ -64,7 +64,7 @@ def opened(
 ) -> Iterator[Session]:
     """Yield the recipe's folder, locked against other processes, with all that its trials need.
 
-    Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused by then.
+    Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused at this point.
     """
     recipe = with_precision(recipe)
     folder = request.out / recipe.name

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.cost import Assumptions, Estimate, Gpu
-from softmap.lab.preflight import GIB, vocabulary
+from softmap.cost.hardware import GIB
+from softmap.lab.preflight import vocabulary
 from softmap.lab.recipe import Recipe
 
 

@@ -25,7 +25,8 @@ class Entry(Checked):
 
     In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
     mapping ``{variant, label?, peak_lr?, seeds?, training?, ...}`` whose further keys are options
-    of the edit. Its own ``seeds`` come beside those of all; its own ``training`` is a schedule.
+    of the edit. Its ``seeds`` are added to those of all variants; its ``training`` is a schedule of
+    its own.
     """
 
     variant: str
@@ -66,7 +67,7 @@ class Entry(Checked):
     @property
     def name(self) -> str:
         """The label, by default the variant's canonical text."""
-        from softmap.variants import renamed  # it takes torch, which typing errors need not await
+        from softmap.variants import renamed  # imported late: it loads torch
 
         return self.label or renamed(self.variant, {})
 

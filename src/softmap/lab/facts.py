@@ -1,4 +1,6 @@
-"""What ``run.json`` says: this call's recipe, with what earlier calls have added to the run."""
+"""The contents of ``run.json``: this call's recipe, and what earlier calls have added to the
+run.
+"""
 
 from __future__ import annotations
 
@@ -64,10 +66,9 @@ def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list
 
 
 def _homes(folder: Path, recipe: Recipe, before: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Returns the folder from which each variant of the user's own names its file, relative to
-    the run's.
+    """Returns, for each variant of the user's own, the folder of its file, relative to the run's.
 
-    So the run can be continued from any folder, and after both have moved together.
+    With it the run can be continued from any folder, and after both have been moved together.
     """
     homes = dict(before.get("homes") or {})
     for entry in recipe.variants:

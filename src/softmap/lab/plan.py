@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from softmap.cost import Job
 from softmap.errors import SoftmapError, nearest
 from softmap.hf import SoftmapConfig
 from softmap.lab.names import LONGEST
@@ -16,7 +17,7 @@ from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.recipe import Entry, Recipe
 from softmap.lab.sections import OwnSchedule
 from softmap.nn import accounting
-from softmap.train import TrainingOptions
+from softmap.train import TrainingOptions, spent
 from softmap.variants import load
 
 
@@ -120,6 +121,21 @@ def training_options(
         return TrainingOptions(**{**same, **here})
     except SoftmapError as error:
         raise SoftmapError(f"training: {error}") from None
+
+
+def job_of(recipe: Recipe, planned: PlannedModel, ranks: int = 1) -> Job:
+    """Returns what the model's training costs depend on, on so many ranks."""
+    given = training_options(recipe, planned.peak_lr, planned.seeds[0], planned.label, planned.own)
+    return Job(
+        config=planned.config.model_config(),
+        context=given.context,
+        batch_size=given.batch_size,
+        precision=given.precision,
+        layout=recipe.parallel,
+        ranks=ranks,
+        micro_batch_size=given.micro_batch_size,
+        steps=spent(given.plan(), len(given.budgets) - 1),
+    )
 
 
 def slug(label: str) -> str:

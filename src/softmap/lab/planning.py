@@ -61,7 +61,7 @@ class PlanCommand:
             raise SoftmapError(f"--variant: expected names, found {shown(self.variant[0])}")
         recipe = recipes.with_variants(recipe, specs) if specs else recipe
         recipe = with_gpu_precision(recipe)
-        found = cost_table(recipe, plan_of(recipe), ranks, gpu, given)
+        found = plan_costs(recipe, plan_of(recipe), ranks, gpu, given)
         text = json.dumps(found.plain(), indent=1) if self.json else "\n".join(found.lines())
         print(text)
 
@@ -83,7 +83,7 @@ def with_gpu_precision(recipe: Any) -> Any:
     return dataclasses.replace(recipe, training=training)
 
 
-def cost_table(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
+def plan_costs(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
     """The models of a plan on so many GPUs (:class:`softmap.lab.cost_table.CostTable`).
 
     Raises ``SoftmapError`` for sizes that so many ranks do not divide.
@@ -91,28 +91,11 @@ def cost_table(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
     from softmap.cost import estimate
     from softmap.cost.fit import shortage
     from softmap.lab.cost_table import CostTable
+    from softmap.lab.plan import job_of
 
     recipe.parallel.check(ranks, recipe.training.batch_size, recipe.model.context)
-    jobs = {mine.label: _job(recipe, mine, ranks) for mine in plan.models}
+    jobs = {mine.label: job_of(recipe, mine, ranks) for mine in plan.models}
     estimates = {label: estimate(job, gpu, given) for label, job in jobs.items()}
     lines = {label: shortage(label, job, gpu, given) for label, job in jobs.items()}
     short = {label: line for label, line in lines.items() if line is not None}
     return CostTable(recipe, ranks, gpu, given, estimates, short)
-
-
-def _job(recipe: Any, mine: Any, ranks: int) -> Any:
-    from softmap.cost import Job
-    from softmap.lab.plan import training_options
-    from softmap.train import spent
-
-    given = training_options(recipe, mine.peak_lr, mine.seeds[0], mine.label, mine.own)
-    return Job(
-        config=mine.config.model_config(),
-        context=given.context,
-        batch_size=given.batch_size,
-        precision=given.precision,
-        layout=recipe.parallel,
-        ranks=ranks,
-        micro_batch_size=given.micro_batch_size,
-        steps=spent(given.plan(), len(given.budgets) - 1),
-    )

@@ -9,13 +9,15 @@ import psutil
 import torch
 
 from softmap import testing
+from softmap.cost.fit import advice, within
+from softmap.cost.hardware import GIB
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
 from softmap.errors import SoftmapError, shown
 from softmap.evals.catalogue import suite
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab.peaks import Peaks
-from softmap.lab.plan import Plan, PlannedModel, make_plan
+from softmap.lab.plan import Plan, PlannedModel, job_of, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.maps import Edit
 from softmap.ops.checks import check_packed
@@ -26,7 +28,6 @@ from softmap.variants import outside
 NOMINAL_VOCABULARY = 1024
 PER_PARAMETER = 16  #: bytes of a weight, its gradient and Adam's two moments, in float32
 LONGEST_CHECKED = 2048  #: tokens of the longest input on which one's own variant is checked
-GIB = 2**30
 
 
 def preflight(
@@ -131,11 +132,10 @@ def check_memory(
     """Raise ``SoftmapError`` for what cannot fit into memory."""
     needed = least_memory(planned, recipe, ranks)
     if needed > (there := memory(device)):
-        more = " or raise parallel.shard" if ranks > 1 else ""
+        found = within(job_of(recipe, planned, ranks), there)
         raise SoftmapError(
             f"{planned.label}: training needs at least {needed / GIB:,.0f} GiB, "
-            f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
-            f"training.micro_batch_size{more}"
+            f"{device.type} has {there / GIB:,.0f} GiB; {advice(found)}"
         )
 
 

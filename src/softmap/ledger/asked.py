@@ -1,4 +1,4 @@
-"""Studies of questions: the base's models, trained or as they start, asked by a suite."""
+"""Studies of questions: a suite asks the base's models, trained or as initialised."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Cell = Mapping[str, Any]
 
 
 def measure(study: Asked, workspace: Workspace) -> list[Part]:
-    """Ask the models that are there, or those that were never trained."""
+    """Ask the models that are there, or untrained ones; returns the findings."""
     if not study.trained:
         with tempfile.TemporaryDirectory() as folder:
             models = _started(study, workspace, Path(folder))
@@ -60,7 +60,7 @@ def parts(
     """Returns the parts of an asked suite that the study reads, each with its rows.
 
     Args:
-        seeds: of every arm's runs, in the order in which they were asked.
+        seeds: the seeds of every arm's runs, in the order in which they were asked.
     """
     if study.within:
         return [_conditions(study, suite["cells"], seeds, diverged)]
@@ -80,8 +80,11 @@ def _conditions(
     seeds: Mapping[str, list[int]],
     diverged: Mapping[str, int],
 ) -> Part:
-    """Conditions of the same runs beside one another. They are taken for independent: runs that
-    lie high in all of them widen the interval, and no verdict comes too easily."""
+    """Returns one part that compares conditions of the same runs.
+
+    They are treated as independent: runs that are high in all of them widen the interval, so the
+    verdict is conservative.
+    """
     values: dict[str, dict[int, float]] = {}
     for cell in cells:
         if cell["measure"] == study.reads and study.within in (cell["at"] or {}):
@@ -92,7 +95,7 @@ def _conditions(
 
 
 def _values(cell: Cell, seeds: Mapping[str, list[int]]) -> dict[str, dict[int, float]]:
-    """The numbers of a cell, by model and seed."""
+    """Returns the numbers of a cell, by model and seed."""
     return {
         name: {seeds[name][_number(run)]: one["mean"] for run, one in found["runs"].items()}
         for name, found in cell["models"].items()
@@ -100,7 +103,7 @@ def _values(cell: Cell, seeds: Mapping[str, list[int]]) -> dict[str, dict[int, f
 
 
 def _cells(study: Suited, cells: list[Cell]) -> list[tuple[str, Cell]]:
-    """The headline, or the cells by condition: all of them, or the largest."""
+    """Returns the headline, or the cells by condition: all of them, or the largest."""
     mine = [cell for cell in cells if cell["measure"] == study.reads]
     if study.at == "":
         return [("", cell) for cell in mine if cell["at"] is None]
@@ -109,7 +112,9 @@ def _cells(study: Suited, cells: list[Cell]) -> list[tuple[str, Cell]]:
 
 
 def _number(run: str) -> int:
-    """``run`` is the first that was asked of a label, ``run.2`` the second."""
+    """Returns the index of a run among those of a label: ``run`` is the first, ``run.2`` the
+    second.
+    """
     return int(run.partition(".")[2] or 1) - 1
 
 
@@ -118,7 +123,7 @@ def _condition(cell: Cell) -> str:
 
 
 def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
-    """Means by the suite's condition, where it is one number."""
+    """Returns the part with its means by the suite's condition, where that is a single number."""
     points = [
         {"variant": name, "x": value, "value": round(numbers["mean"], 5)}
         for cell in suite["cells"]
@@ -137,7 +142,7 @@ def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
 
 
 def _started(study: Study, workspace: Workspace, folder: Path) -> dict[str, dict[int, Path]]:
-    """Models as they are before the first step, saved in ``folder``."""
+    """Returns models as they are before the first step, saved in ``folder``."""
     runs = {name: workspace.runs(name in study.references) for name in study.variants}
     recipe = workspace.recipe(study.base, runs)
     corpus = workbench.corpus(recipe, workspace.folder, workspace.display())

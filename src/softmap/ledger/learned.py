@@ -1,4 +1,4 @@
-"""Studies of tasks that models are trained on first, as ``softmap learn`` does."""
+"""Studies of tasks on which models are trained first, as ``softmap learn`` does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from softmap.ledger.workspace import Workspace
 
 
 def request(study: Learned, workspace: Workspace) -> tuple[LearnRequest, Path]:
-    """Returns the request, and the folder that keeps it; all arms have equally many runs."""
+    """Returns the request, and the folder that keeps its trainings; all arms have equally many
+    runs.
+    """
     variants = [arm.variant for arm in study.models.values()]
     settings = {**study.settings, **workspace.settings}
     given = LearnRequest(
@@ -27,7 +29,7 @@ def request(study: Learned, workspace: Workspace) -> tuple[LearnRequest, Path]:
 
 
 def measure(study: Learned, workspace: Workspace) -> list[Part]:
-    """Train what is missing, and ask for instances that no training had."""
+    """Train what is missing, and ask for instances that no training had; returns the findings."""
     given, folder = request(study, workspace)
     found = learn(given, folder, workspace.display())
     suite = found["suites"][study.task]

@@ -1,4 +1,4 @@
-"""``softmap claims run``: trainings that are missing, then the measures, then one file a claim."""
+"""``softmap claims run``: trains what is missing, measures, and writes one file per claim."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _KINDS: dict[str, Callable[[Any, Workspace], list[Part]]] = {
 
 
 def chosen(ids: Sequence[str], scale: str, only: Sequence[str] = ()) -> list[Claim]:
-    """The claims of these ids; ``all``: those that are tested at the scale, on bases of ``only``.
+    """Returns the claims of these ids; ``all`` are those tested at the scale, on bases of ``only``.
 
     Raises ``SoftmapError`` for an unknown id, scale or base, and for what is not tested there.
     """
@@ -60,7 +60,7 @@ def chosen(ids: Sequence[str], scale: str, only: Sequence[str] = ()) -> list[Cla
 
 
 def stages(claim: Claim, scale: str, only: Sequence[str] = ()) -> list[tuple[Base, list[Study]]]:
-    """The studies by base, in their order; ``only`` of these bases."""
+    """Returns the studies by base, in their order, on all bases or on those of ``only``."""
     studies = claim.scales[scale]
     assert not isinstance(studies, str)
     found: dict[str, tuple[Base, list[Study]]] = {}
@@ -73,7 +73,8 @@ def stages(claim: Claim, scale: str, only: Sequence[str] = ()) -> list[tuple[Bas
 def run(
     claim: Claim, scale: str, workspace: Workspace, out: Path, only: Sequence[str] = ()
 ) -> Path:
-    """Test a claim and write its result; it grows with every base that is done.
+    """Test a claim and write its result, which grows with every base that is done; returns its
+    path.
 
     A result of the same studies, recipes and seeds is left as it is.
     """
@@ -81,7 +82,7 @@ def run(
     recipes = [dump(workspace.recipe(base, {})) for base, _ in mine]
     identity = fingerprint({"studies": repr(mine), "recipes": recipes, "seeds": workspace.seeds})
     if path.is_file() and results.read(path)["of"] == identity:
-        workspace.tell(f"{claim.id}: was finished")
+        workspace.tell(f"{claim.id}: already finished")
         return path
     done: list[dict[str, Any]] = []
     for number, (base, studies) in enumerate(mine, 1):
@@ -111,7 +112,7 @@ def _stage(claim: Claim, base: Base, studies: list[Study], workspace: Workspace)
 
 
 def _prepared(study: Study, workspace: Workspace) -> tuple[int, float]:
-    """Train what the study's base lacks; how many runs it reads, and what they took together."""
+    """Train what the study's base lacks; returns the number of runs it reads, and their seconds."""
     if isinstance(study, Timed):
         return workspace.seeds, 0.0
     if isinstance(study, Learned):
@@ -153,7 +154,7 @@ def _told(study: Study, parts: list[Part]) -> dict[str, Any]:
 def _result(
     claim: Claim, scale: str, done: list[dict[str, Any]], workspace: Workspace
 ) -> dict[str, Any]:
-    """The last base with a verdict speaks for the claim."""
+    """Returns the result; the last base with a verdict decides for the claim."""
     spoken = [stage for stage in done if stage["verdict"] != NO_VERDICT] or done
     return {
         "format": results.FORMAT,

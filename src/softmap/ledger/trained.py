@@ -1,4 +1,4 @@
-"""Studies of losses: what the base's runs say at their decayed points."""
+"""Studies of losses: the losses of the base's runs at their decayed points."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Curves = dict[str, dict[int, Curve]]
 
 
 def needed(study: Study, workspace: Workspace) -> list[tuple[Base, dict[str, int]]]:
-    """The bases that the study takes, with how many runs of each variant."""
+    """Returns the bases that the study needs, with the number of runs of each variant."""
     bases: dict[str, tuple[Base, dict[str, int]]] = {}
     for name, arm in study.models.items():
         wanted = 1 if study.one_model else workspace.runs(name in study.references)
@@ -36,7 +36,7 @@ def needed(study: Study, workspace: Workspace) -> list[tuple[Base, dict[str, int
 
 
 def prepare(study: Study, workspace: Workspace) -> list[dict[str, Any]]:
-    """Train what the study's bases lack; the results that it reads."""
+    """Train what the study's bases lack; returns the results that it reads."""
     read = []
     for base, runs in needed(study, workspace):
         train(workspace, base, runs)
@@ -45,7 +45,9 @@ def prepare(study: Study, workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def measure(study: Trained, workspace: Workspace) -> list[Part]:
-    """The differences of final losses, or the ratios at equal loss, of runs that are there."""
+    """Returns the differences of final losses, or the ratios at equal loss, of runs that are
+    there.
+    """
     curves, diverged = read(study, workspace)
     values: Values = {
         name: {seed: one.budgets[-1].loss for seed, one in trials.items()}
@@ -58,7 +60,7 @@ def measure(study: Trained, workspace: Workspace) -> list[Part]:
 
 
 def read(study: Study, workspace: Workspace) -> tuple[Curves, dict[str, int]]:
-    """Returns, by arm, the finished runs, and how many diverged."""
+    """Returns the finished runs by arm, and how many diverged."""
     curves: Curves = {}
     diverged: dict[str, int] = {}
     for name, arm in study.models.items():
@@ -71,7 +73,7 @@ def read(study: Study, workspace: Workspace) -> tuple[Curves, dict[str, int]]:
 
 
 def _ratio(study: Trained, row: ArmRow, curves: Curves) -> ArmRow:
-    """Returns the same row with the ratio of tokens, or of compute, at equal loss."""
+    """Returns the row with the ratio of tokens, or of compute, at equal loss."""
     pair = {name: curves[name] for name in (row.against, row.arm) if curves[name]}
     if len(pair) < 2 or row.low is None:
         return dataclasses.replace(row, zero=1.0)
@@ -85,7 +87,7 @@ def _ratio(study: Trained, row: ArmRow, curves: Curves) -> ArmRow:
 
 
 def _family(study: Trained, reference: str, curves: Curves) -> Family:
-    """The reference and the arms that are compared with it, as one run's report has them."""
+    """Returns the reference and the arms compared with it, in the form of one run's report."""
     names = [arm.name for arm in study.arms if (arm.against or study.control) == reference]
     info: dict[str, Any] = {"control": reference, "variants": [reference, *names]}
     mine = {name: curves[name] for name in (reference, *names) if curves[name]}
@@ -93,8 +95,11 @@ def _family(study: Trained, reference: str, curves: Curves) -> Family:
 
 
 def _limits(ratio: Ratio, row: ArmRow) -> tuple[float | None, float, float]:
-    """The ratio and its limits. One beyond the curves is at their end or at none, by the side of 1
-    on which the difference puts it."""
+    """Returns the ratio and its limits.
+
+    A limit beyond the curves is at their end or at none, by the side of 1 on which the difference
+    lies.
+    """
     assert row.low is not None and row.high is not None
     value = ratio.value if ratio.value is not None else ratio.limit
     low = ratio.low if ratio.low is not None else (value if row.low > 0 else 0.0)
@@ -104,7 +109,7 @@ def _limits(ratio: Ratio, row: ArmRow) -> tuple[float | None, float, float]:
 
 
 def _picture(study: Trained, curves: Curves) -> dict[str, Any] | None:
-    """Mean loss minus the control's by tokens."""
+    """Returns the curve of mean loss minus the control's by tokens."""
     means = {
         name: {b.tokens: float(np.mean([t.budgets[n].loss for t in trials.values()]))
                for n, b in enumerate(next(iter(trials.values())).budgets)}

@@ -1,4 +1,4 @@
-"""Models of a base: trained where they are missing, whoever asks for them, and never twice."""
+"""Models of a base: trained where they are missing, whatever study needs them, and never twice."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from softmap.report.load import Budget, read_result
 
 
 class _NoPage(Page):
-    """The ledger has a page of its own."""
+    """A page that is never written: the ledger has its own."""
 
     def refresh(self) -> None:
         pass
 
 
 def missing(workspace: Workspace, base: Base, runs: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Variants and seeds that have no result yet."""
+    """Returns the variants and seeds that have no result yet."""
     return [
         (variant, seed)
         for variant, number in runs.items()
@@ -36,15 +36,15 @@ def missing(workspace: Workspace, base: Base, runs: Mapping[str, int]) -> list[t
 
 
 def train(workspace: Workspace, base: Base, runs: Mapping[str, int]) -> None:
-    """Train what is missing, one of each variant first.
+    """Train what is missing, one run of each variant first.
 
-    Raises ``SoftmapError`` where the folder's models are of another setting, ``Interrupted`` after
-    Ctrl-C or SIGTERM: what was begun goes on in the next call.
+    Raises ``SoftmapError`` where the folder's models have other settings, ``Interrupted`` after
+    Ctrl-C or SIGTERM: the next call continues what was begun.
     """
     if not missing(workspace, base, runs):
         return
     recipe = workspace.recipe(base, runs)
-    way_out = "--runs FOLDER keeps it and begins another"
+    way_out = "--runs FOLDER keeps it and starts another"
     request = Request(
         workspace.folder,
         workspace.command,
@@ -78,7 +78,7 @@ def results(
 
 
 def curve(label: str, seed: int, result: Mapping[str, Any]) -> load.FinishedTrial:
-    """A result as the report's statistics take it, with its decayed points and no more."""
+    """Returns a result in the form of the report's statistics, with its decayed points alone."""
     nothing = np.zeros((0, 0))
     budgets = [
         Budget(one["tokens"], one["seconds"], one["flops"], one["loss"], nothing)

@@ -1,4 +1,4 @@
-"""Where the attention of the asking token goes: to the answer, or to the text around it."""
+"""Where the attention of the last prompt token goes: to the answer, or to the text around it."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from softmap.evals.watch import Watch, edited
 
 @dataclass(frozen=True)
 class Allocation(Suite):
-    """One needle; the last token of the question is about to say its number. Its row of every map:
-    |weights| over their sum, on the number, and on the hay; signed sums beside. Means over all
-    layers and heads."""
+    """One needle; the last token of the question is about to say its number. Its row of every
+    map: |weights| over their sum, on the number, and on the hay; signed sums beside. Means over
+    all layers and heads.
+    """
 
     samples: int = 8
     depths: tuple[int, ...] = (0, 3, 5, 8, 10)
@@ -64,7 +65,7 @@ class Allocation(Suite):
 
 
 def masses(subject: Subject, prompt: Prompt) -> dict[str, float]:
-    """The measures for one prompt, from the last row of every map."""
+    """Returns the metrics for one prompt, from the last row of every map."""
     found: list[dict[str, float]] = []
     (needle,), (answer,), last = prompt.spans, prompt.answers, len(prompt.tokens) - 1
 

@@ -1,4 +1,4 @@
-"""Few bits: attention logits, weights, and the cache as small integers."""
+"""Low precision: attention logits, weights, and the cache as small integers."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from softmap.evals.suites.needles import DEPTHS, Needles, told
 from softmap.evals.watch import Rounded, edited, rounded
 
 BITS = (8, 6, 4)
-PLAIN = 32  #: of a row that is not rounded
+PLAIN = 32  #: the bits of a row that is not rounded
 
 
 @dataclass(frozen=True)
 class Bits(Suite):
-    """Held-out loss with parts of the model rounded, minus the loss without. Always symmetric,
-    round to nearest, a scale of the largest size: of each row of a map for the logits (before the
-    softmax, after all other edits, new for every row), of each output of a linear layer for the
-    weights, of each token and head for keys and values. And one needle in the text (as the suite
-    needles has it) with the logits rounded: its number found, every token of it the likeliest."""
+    """Held-out loss with parts of the model rounded, minus the loss without. Rounding is
+    symmetric and to nearest, with a scale of the largest size: of each row of a map for the
+    logits (before the softmax, after all other edits, new for every row), of each output of a
+    linear layer for the weights, of each token and head for keys and values. And one needle in
+    the text (as in the suite needles) with the logits rounded: its number counts as found where
+    every token of it is the likeliest.
+    """
 
     windows: int = 32
     needles: int = 22  #: prompts, two at each depth
 
     name = "bits"
-    title = "Few bits"
+    title = "Low precision"
     asks = "What does it cost to hold attention logits, weights or the cache in few bits?"
     reads_text = True
     least_context = 4
@@ -74,7 +76,7 @@ class Bits(Suite):
         yield from self._needles(subject, setting)
 
     def _needles(self, subject: Subject, setting: Setting) -> Iterator[Row]:
-        """Nothing where the context has no room for one."""
+        """Yields the rows of the needle; nothing where the context has no room for one."""
         suite = Needles(counts=((1, 1),))
         try:
             suite.check(subject, setting)
@@ -104,7 +106,9 @@ def _cache(model: nn.Module, bits: int) -> contextlib.AbstractContextManager[obj
 
 @contextlib.contextmanager
 def weights_rounded(model: nn.Module, bits: int) -> Iterator[None]:
-    """Within it every linear layer but a tied head has rounded weights, a scale for each output."""
+    """Round the weights of every linear layer but a tied head within the block, a scale per
+    output.
+    """
     found = _linear_weights(model)
     kept = [weight.detach().clone() for weight in found]
     try:
@@ -119,7 +123,7 @@ def weights_rounded(model: nn.Module, bits: int) -> Iterator[None]:
 
 
 def _linear_weights(model: nn.Module) -> list[torch.Tensor]:
-    """Weights (out, in) of linear layers, each once; GPT-2's are stored the other way round."""
+    """Returns the weights (out, in) of linear layers, each once; GPT-2's are stored transposed."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found: dict[int, torch.Tensor] = {}
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Held-out loss: over all tokens, by position, and cumulated."""
+"""Held-out loss: over all tokens, by position, and cumulative."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Loss(Suite):
 
 
 def octaves(length: int) -> list[tuple[int, int]]:
-    """[start, stop) of bins that end at powers of two, the last one at ``length``."""
+    """Returns [start, stop) of bins that end at powers of two, the last one at ``length``."""
     stops = [2**n for n in range((length - 1).bit_length())] + [length]
     return list(zip([0, *stops[:-1]], stops, strict=True))
 

@@ -16,8 +16,9 @@ from softmap.evals.suites.shots import Example, Shots, constrained, given, writt
 @dataclass(frozen=True)
 class Order(Suite):
     """One set of demonstrations in ten orders, at random and by class (the classes in random
-    order); the same questions after each. An instance is a set of demonstrations. Prompts are those
-    of ``shots``; order:NAME and order:FILE read examples as it does."""
+    order); the same questions after each. An instance is a set of demonstrations. Prompts are
+    those of ``shots``; order:NAME and order:FILE read examples as it does.
+    """
 
     examples: tuple[Example, ...] = field(default=(), repr=False)
     tested: tuple[Example, ...] = field(default=(), repr=False)

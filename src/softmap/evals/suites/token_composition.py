@@ -1,4 +1,4 @@
-"""Composition for models of tokens alone: look up, transform, pairs of them held out."""
+"""Composition for models of tokens alone: look up, transform, some pairs of both held out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ VOCABULARY = _ANSWER + ANSWERS
 
 
 def says() -> np.ndarray:
-    """(transforms, things) the answer that each transform has for a thing; learned in training."""
+    """Returns the answer of each transform for each thing, (transforms, things); training
+    teaches it.
+    """
     return order.generator(7).integers(0, ANSWERS, (TRANSFORMS, THINGS)) + _ANSWER
 
 
@@ -29,8 +31,12 @@ def says() -> np.ndarray:
 class Composed(Task):
     """Facts ``relation owner thing``, every owner with a thing for every relation, then questions
     ``relation transform owner answer``: the thing is looked up in the facts by relation and owner,
-    and the answer is what the transform says of it. seen: whether relation and transform are a pair
-    that training has; those of one number are held out."""
+    and the answer is what the transform says of it.
+
+    Attributes:
+        seen: whether relation and transform are a pair of the training; those with equal numbers
+            are held out.
+    """
 
     length: int = 72
     owners: int = 4
@@ -61,12 +67,13 @@ class Composed(Task):
 class TokenComposition(TokenSuite):
     """Four owners with a thing for each of three relations; a question names a relation, a
     transform and an owner. Asked are the pairs of relation and transform that training has, and
-    those that it never has: who has learned both, and composes them, answers these as well. For
-    models that were trained on it alone (softmap learn)."""
+    those that it never has: a model that has learned both, and composes them, answers these as
+    well. For models that were trained on it alone (softmap learn).
+    """
 
     name = "token_composition"
     title = "Composition among tokens"
-    asks = "Does what is looked up meet what was learned about it, in pairs never seen together?"
+    asks = "Is a lookup composed with learned knowledge, in pairs never seen together?"
     condition = "pairs"
     metrics = (
         Metric("accuracy", "Answers right", "share", "higher", 0.02, {"pairs": "held out"}),

@@ -1,4 +1,4 @@
-"""Learning from examples for models of tokens alone: which ending means which label?"""
+"""In-context learning for models of tokens alone: which ending means which label?"""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from softmap.evals.token_suite import TokenSuite
 
 LABELS, ENDINGS, STEMS = 6, 32, 32
 VOCABULARY = LABELS + ENDINGS + STEMS
-MOST = 41  #: demonstrations that 128 tokens have room for, with a question
+MOST = 41  #: demonstrations that fit into 128 tokens, with a question
 
 
 @dataclass(frozen=True)
 class TokenShot(Task):
-    """``shots`` times (stem, ending, label) and a question of the same form. The ending decides the
-    label, six endings new in every sequence; stems say nothing. Asked is the last label, or with
-    ``every`` all those whose ending was shown before."""
+    """``shots`` times (stem, ending, label) and a question of the same form. The ending decides
+    the label, with six new endings in every sequence; stems mean nothing. Asked is the last
+    label, or with ``every`` all those whose ending was shown before.
+    """
 
     length: int = 3 * (MOST + 1)
     every: bool = False
@@ -41,9 +42,10 @@ class TokenShot(Task):
 
 @dataclass(frozen=True)
 class TokenShots(TokenSuite):
-    """Three tokens an example, the second decides the third, by a rule that is new in every
-    sequence; 6 to 41 examples and a question. What shots asks in words, for models that were
-    trained on it (softmap learn)."""
+    """Three tokens per example, of which the second decides the third by a rule that is new in
+    every sequence; 6 to 41 examples and a question. The question of shots, for models of tokens
+    that were trained on it (softmap learn).
+    """
 
     name = "token_shots"
     title = "Learning from examples among tokens"

@@ -1,4 +1,4 @@
-"""Ask every model every question, and write down what came out."""
+"""Asks every model every question, and collects the answers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """The values of the command: which suites are asked of which models, and how."""
+    """The command's values: which suites are asked of which models, and how."""
 
     models: Sequence[str | ModelFolder]
     suites: Sequence[str]
@@ -51,8 +51,8 @@ class EvalRequest:
 def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
     """Returns all answers as one object for JSON.
 
-    Every model is looked at before the first question, so that what cannot be asked is said at
-    once. Raises ``SoftmapError`` for that, for unknown suites, and for models that do not load.
+    Every model is checked before the first question, so that errors come at once. Raises
+    ``SoftmapError`` for what cannot be asked, for unknown suites, and for models that do not load.
     """
     suites = [suite_of(name) for name in asked.suites]
     suites = [suite.quick() if asked.quick else suite for suite in suites]

@@ -113,12 +113,17 @@ def _recipe(request: GraftRequest, longest: int) -> Recipe:
     context = request.context or min(CONTEXT, longest)
     if request.context is not None and 1 < longest < context:
         raise SoftmapError(f"--context: the model reads at most {longest} tokens, found {context}")
-    given = {**request.settings, "model.context": str(context)}
+    given = dict(request.settings)
     if request.steps is not None:
         given["training.steps"] = str(request.steps)
-    recipe = recipes.parse(RECIPE, Path("graft"), given)
+    recipe = recipe_of(given, context)
     refuse_textual(recipe, "graft")
     return recipe
+
+
+def recipe_of(settings: Mapping[str, str], context: int) -> Recipe:
+    """Returns the recipe of a fine-tuning with these settings, on windows of ``context`` tokens."""
+    return recipes.parse(RECIPE, Path("graft"), {**settings, "model.context": str(context)})
 
 
 def _check_settings(request: GraftRequest) -> None:
