@@ -153,7 +153,7 @@ def test_bad_input_before_anything_is_trained(tmp_path: Path) -> None:
             learn(request, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(SoftmapError, match="expected a folder of its own, found a run"):
+    with pytest.raises(SoftmapError, match="expected a separate folder, found a run"):
         learn(LearnRequest("recall"), tmp_path)
 
 

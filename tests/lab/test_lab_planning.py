@@ -35,7 +35,7 @@ def test_variants_side_by_side(tiny: str, capsys: pytest.CaptureFixture) -> None
     assert lines[2].startswith("bytes is taken to have 1,024 tokens")
     assert lines[3].split() == ["transformer++", "diff"]
     names = [line.split("  ")[0] or line.split()[0] for line in lines[4:]]
-    assert {"parameters", "FLOPs a token", "tokens/s", "days", "cache bytes a token"} <= {*names}
+    assert {"parameters", "FLOPs per token", "tokens/s", "days", "cache bytes per token"} <= {*names}
     assert cli.main(["plan", tiny, *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["assumptions"]["efficiency"] == 0.5
@@ -75,7 +75,7 @@ def test_a_dry_run_lays_out_and_writes_nothing(
     assert said[0] == (
         f"dry run of diff: {held.total:,} parameters, {held.held:,} of them on rank 0"
     )
-    assert said[1].startswith("tiny on 2 x h100") and said[-1].startswith("cache bytes a token")
+    assert said[1].startswith("tiny on 2 x h100") and said[-1].startswith("cache bytes per token")
     assert cli.main(["train", tiny, "--gpus", "2xh100"]) == 2
     assert "--gpus belongs to --dry-run" in capsys.readouterr().err
 

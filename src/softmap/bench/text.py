@@ -61,7 +61,7 @@ def largest_errors(row: Row) -> tuple[str, str]:
 
 def _timed(row: Row) -> list[str]:
     time, ratio = row["seconds"], row["over_sdpa"]
-    name = row["candidate"] + (" (yardstick)" if row["candidate"] == row["sdpa"] else "")
+    name = row["candidate"] + (" (baseline)" if row["candidate"] == row["sdpa"] else "")
     return [
         name,
         milliseconds(time["median"]),

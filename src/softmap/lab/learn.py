@@ -1,9 +1,9 @@
-"""``softmap learn``: small models trained on a task, and asked for instances that they never saw.
+"""``softmap learn``: trains small models on a task, and asks them for instances they never saw.
 
-For each variant one training at each peak learning rate, with a seed of its own; the peak with the
-least loss on validation instances; with it one training for each seed. All of one size, on the same
-batches. The trained models are then asked as ``softmap eval`` asks any: replicates, intervals, a
-page.
+For each variant there is one training at each peak learning rate, with a separate seed; the peak
+with the least loss on validation instances is chosen; with it there is one training for each seed.
+All models have one size and the same batches. They are then asked as ``softmap eval`` asks any:
+replicates, intervals, a page.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ from softmap.lab.trial import build, fingerprint
 from softmap.lab.workers import cores
 from softmap.train import NonFiniteLoss, train
 
-TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
-VALIDATION = HELD_OUT // 2  #: the step whose batches choose it
+TUNING_SEED = 1000  #: the seed of trainings that choose a peak; results do not use it
+VALIDATION = HELD_OUT // 2  #: the step whose batch compares the peaks
 
 RECIPE = """\
 model: {hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, context: 128}
@@ -56,7 +56,7 @@ variants: [transformer++]
 
 @dataclass(frozen=True)
 class LearnRequest:
-    """The values of the command: which task is learned by which variants."""
+    """The command's values: which variants learn which task."""
 
     task: str
     variants: Sequence[str] = ()
@@ -98,14 +98,14 @@ class LearnJob:
 
     @property
     def name(self) -> str:
-        """The job's name for people."""
+        """The job's name in messages."""
         return f"{self.task}: {self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
-        """Returns all that its result depends on, as JSON has it."""
+        """Returns everything that the result depends on, in JSON's types."""
         model, mine = dataclasses.asdict(self.recipe.model), self.planned
         training = self.recipe.training.settings()
-        if not training["keep_points"]:  # as before there were any
+        if not training["keep_points"]:  # older results do not have it
             del training["keep_points"]
         found = {
             "task": self.task, "variant": mine.spec, "peak_lr": mine.peak_lr, "seed": self.seed,
@@ -115,7 +115,7 @@ class LearnJob:
         return dict(json.loads(json.dumps(found, default=str)))
 
     def result(self) -> dict[str, Any] | None:
-        """Returns an earlier outcome, or None."""
+        """Returns the outcome of an earlier call, or None."""
         return kept(self.folder / "learned.json", self.identity())
 
 
@@ -127,7 +127,7 @@ def learnable() -> list[str]:
 def task_suite(name: str) -> TokenSuite:
     """Returns the suite of a task; ``shots`` means ``token_shots``, and so on.
 
-    Raises ``SoftmapError`` for one that cannot be learned.
+    Raises ``SoftmapError`` for a task that cannot be learned.
     """
     known = learnable()
     short = [one for one in known if one == f"token_{name}"]
@@ -139,19 +139,18 @@ def task_suite(name: str) -> TokenSuite:
 
 
 def learn(request: LearnRequest, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Train and ask; what [`softmap.lab.asking.run.ask`][] gives, with the peaks beside it.
+    """Train the models and ask them.
 
-    ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
-    Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
+    Returns what [`softmap.lab.asking.run.ask`][] does, with the peaks. ``folder`` keeps each
+    training: finished ones are not repeated, interrupted ones are continued. Raises
+    ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
     display = display or Display()
     request = dataclasses.replace(request, task=task_suite(request.task).name)
     recipe, vocabulary = recipe_of(request)
     plan = make_plan(recipe, vocabulary, Peaks())
     if is_run(folder):
-        raise SoftmapError(
-            f"{folder}: expected a folder of its own, found a run; take another --name"
-        )
+        raise SoftmapError(f"{folder}: expected a separate folder, found a run; use another --name")
     with files.lock(folder), display:
         request.engine.check(folder, display.note)
         given = recipe.training
@@ -171,7 +170,7 @@ def learn(request: LearnRequest, folder: Path, display: Display | None = None) -
         out = _run(trials, request, folder, display)
         lived = [job for job in trials if out[job]["loss"] is not None]
     if not lived:
-        raise SoftmapError("learn: every training diverged; smaller --peaks may help")
+        raise SoftmapError("learn: every training diverged; lower --peaks may help")
     words = [f"{job.planned.label}={job.folder / 'model'}" for job in trials if job in lived]
     asked = EvalRequest(
         words, [request.task], quick=request.quick, context=10**4, command=request.command
@@ -180,8 +179,10 @@ def learn(request: LearnRequest, folder: Path, display: Display | None = None) -
 
 
 def recipe_of(request: LearnRequest) -> tuple[Recipe, int]:
-    """What a request is trained by, and the task's vocabulary. Raises ``SoftmapError`` for a task
-    that cannot be learned and for bad values."""
+    """Returns the recipe of a request, and the task's vocabulary.
+
+    Raises ``SoftmapError`` for a task that cannot be learned and for bad values.
+    """
     suite = task_suite(request.task)
     mixture = suite.mixture()
     context = max(task.length for task in mixture)
@@ -204,7 +205,7 @@ def _job(
     mine = dataclasses.replace(planned, peak_lr=peak)
     training_options(recipe, peak, seed, planned.label)  # refuses what cannot be trained
     made = LearnJob(request.task, recipe, mine, seed, folder)
-    # Another setting has a folder of its own, so what was trained before stays what it is.
+    # Other settings have another folder, so earlier trainings stay as they are.
     name = f"{peak:g}-seed{seed}-{fingerprint(made.identity())[:8]}"
     return dataclasses.replace(made, folder=folder / planned.slug / name)
 
@@ -220,8 +221,11 @@ def _words(out: dict[str, Any]) -> str:
 
 
 def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
-    """Train one model on the task's mixture and keep it; its loss and share of right answers on
-    validation instances. Loss None: it diverged."""
+    """Train one model on the task's mixture and keep it.
+
+    Returns its loss and share of right answers on validation instances; the loss is None if it
+    diverged.
+    """
     logging.disable_progress_bar()
     mixture = task_suite(job.task).mixture()
     given = training_options(job.recipe, job.planned.peak_lr, job.seed, job.name)
@@ -245,7 +249,7 @@ def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
 
 
 def _points(job: LearnJob) -> dict[str, Any]:
-    """What keeps the weights before and after each decay, where the recipe wants them."""
+    """Returns the callbacks that keep the weights around each decay, if the recipe wants them."""
     if not job.recipe.training.keep_points:
         return {}
     folder = job.folder / points.FOLDER
@@ -263,8 +267,10 @@ def _kept(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
 def batch(
     mixture: Sequence[Task], seed: int, step: int, size: int, context: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, labels), both (size, context + 1): the mixture's tasks in turn, filled up with a token
-    that is not asked. A pure function of its arguments."""
+    """Returns (ids, labels), both (size, context + 1): the mixture's tasks in turn, padded.
+
+    Padding is not asked. A pure function of its arguments.
+    """
     ids = torch.zeros(size, context + 1, dtype=torch.int64)
     labels = torch.full_like(ids, IGNORED)
     generator = order.generator(seed, step)

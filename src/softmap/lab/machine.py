@@ -1,4 +1,4 @@
-"""The machine, the versions and the commit that a number was measured with."""
+"""Which machine, versions and commit a number was measured with."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``softmap train``: one model of a recipe, trained as a comparison trains it.
+"""``softmap train``: one model of a recipe, trained as in a comparison.
 
 Its folder is that of one trial (``softmap.lab.trial``): ``train.jsonl`` and checkpoints while it
-trains, what was measured where decays end, and ``model/``. The same call goes on with it.
+trains, what was measured at the end of each decay, and ``model/``. The same call continues it.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from softmap.train.processes import processes, ranks
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """Which model of a recipe, and where it is kept.
+    """Which model of a recipe is trained, and where it is kept.
 
     Attributes:
         variant: by default the recipe's control.
         seed: by default the recipe's first.
         out: the folder of all runs.
-        name: of the folder in it that takes VARIANT/seedN.
-        fresh: throw away what is there.
+        name: the folder in it for VARIANT/seedN.
+        fresh: delete what is there.
         profile: trace a few steps, to the folder ``profile`` beside the model.
     """
 
@@ -70,8 +70,8 @@ def train_one(recipe: Recipe, request: TrainRequest, display: Display | None = N
 
     Under torchrun every process calls this with the same arguments, and the first one writes.
     Raises ``SoftmapError`` for bad input before anything is trained, where the training diverged,
-    and where a process is lost; ``Interrupted`` after Ctrl-C or SIGTERM, when all that was done is
-    on disk.
+    and where a process is lost; ``Interrupted`` after Ctrl-C or SIGTERM, when everything done so
+    far is on disk.
     """
     display = display or Display()
     recipe = with_precision(of_one(recipe, request.variant))
@@ -107,18 +107,18 @@ class _Work:
         return self.request.out / name / slug(entry.label or entry.variant) / f"seed{self.seed}"
 
     def take(self, held: ExitStack) -> None:
-        """Lock the folder; one with anything else in it is refused."""
+        """Lock the folder; one with other contents is refused."""
         folder, run = self.folder, self.folder.parents[1]
         if is_run(run):
             raise SoftmapError(
-                f"{run}: expected no run of several trainings there; take another --name"
+                f"{run}: expected no run of several trainings there; use another --name"
             )
         held.enter_context(files.lock(folder))
         sweep(folder)
         there = sorted(path.name for path in folder.iterdir() if path.name != ".lock")
         if there and not os.path.lexists(folder / "trial.json"):
             raise SoftmapError(
-                f"{folder}: expected a training or an empty folder, found {there[0]!r}; take "
+                f"{folder}: expected a training or an empty folder, found {there[0]!r}; use "
                 "another --name"
             )
         if self.request.fresh:
@@ -128,7 +128,7 @@ class _Work:
         """Returns the folder of the trained model."""
         corpus = self._corpus()
         plan = make_plan(self.recipe, corpus.tokenizer.vocab_size, self.peaks)
-        plan = replace(plan, models=plan.models[-1:])  # the control has given its size
+        plan = replace(plan, models=plan.models[-1:])  # the control only sets the size
         shared = workbench.make(self.recipe, plan, corpus)
         trial = Trial(plan.models[-1], self.seed, self.folder)
         self._describe(trial, plan, shared)
@@ -166,7 +166,7 @@ def _facts(recipe: Recipe) -> dict[str, str]:
 
 
 def _earlier(trial: Trial, shared: Workbench) -> dict[str, Any] | None:
-    """Returns an earlier result; refuses a folder with another training."""
+    """Returns the result of an earlier call; refuses a folder with another training."""
     begun = files.read_json(trial.folder / "trial.json")
     refuse_other(trial.folder, begun, trial.identity(shared))
     return trial.result()

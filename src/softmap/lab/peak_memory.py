@@ -18,10 +18,10 @@ class PeakMemory:
 
         with PeakMemory(device) as memory:
             ...train...; memory.sample()      # what has been needed so far counts
-            ...evaluate...; memory.forget()   # this did not
+            ...evaluate...; memory.forget()   # this does not
 
-    On a GPU: PyTorch's own count. On Linux: the kernel's high-water mark of resident memory,
-    which can be reset. Elsewhere: a thread that looks every 10 ms.
+    On a GPU it is PyTorch's own count; on Linux the kernel's high-water mark of resident memory,
+    which can be reset; elsewhere a thread that looks every 10 ms.
     """
 
     def __init__(self, device: torch.device) -> None:

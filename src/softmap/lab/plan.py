@@ -1,4 +1,4 @@
-"""From a recipe to models of one size: what will be trained, before anything is."""
+"""From a recipe to models of one size: what will be trained, before any training."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class PlannedModel:
     """One variant of a comparison, sized and with its peak learning rate.
 
     Attributes:
-        label: how tables call it.
+        label: its name in tables.
         spec: the canonical variant.
         slug: its folder's name.
-        peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting),
-            or "hint" (the paper's).
+        peak_source: "recipe" (given with the variant or for all), "tuned" (for this setting), or
+            "hint" (the paper's).
         seeds: those of its runs.
-        own: its schedule, where it is not the recipe's.
+        own: its schedule, where it differs from the recipe's.
     """
 
     label: str
@@ -50,11 +50,13 @@ class PlannedModel:
 
     @property
     def key(self) -> str:
-        """What peaks are tuned for: the variant, and its own schedule."""
+        """The key of its tuned peak: the variant, and its own schedule."""
         return self.spec if self.own is None else f"{self.spec} ({self.own})"
 
     def costs(self, context: int) -> dict[str, Any]:
-        """Parameters, FLOPs per trained token and cache bytes per token, as results name them."""
+        """Returns parameters, FLOPs per trained token and cache bytes per token, as results name
+        them.
+        """
         return {
             "parameters": self.parameters["total"],
             "parameters_non_embedding": self.parameters["non_embedding"],
@@ -66,7 +68,7 @@ class PlannedModel:
 
 @dataclass(frozen=True)
 class Plan:
-    """All models, the control's label and the size that they share."""
+    """The models of a comparison, the control's label and the size that all share."""
 
     models: list[PlannedModel]
     control: str
@@ -74,10 +76,10 @@ class Plan:
 
 
 def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Plan:
-    """Size every variant of a recipe to the control's parameters within 1 %.
+    """Returns the models of a recipe, sized to the control's parameters within 1 %.
 
     Args:
-        peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
+        peaks: as ``find_peaks`` returns them; by default those that the recipe gives or names.
 
     Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
     combination, a size that no MLP width gives, or a schedule that does not fit.
@@ -105,7 +107,7 @@ def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Pl
 def training_options(
     recipe: Recipe, peak_lr: float, seed: int, label: str, own: OwnSchedule | None = None
 ) -> TrainingOptions:
-    """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
+    """Returns the training options of one trial; raises ``SoftmapError`` where they do not fit."""
     try:
         given = recipe.training.with_own(own)
         same = {
@@ -139,7 +141,7 @@ def job_of(recipe: Recipe, planned: PlannedModel, ranks: int = 1) -> Job:
 
 
 def slug(label: str) -> str:
-    """A folder's name for a label: ``diff+dcmha(rank=4)`` becomes ``diff-dcmha-rank-4``."""
+    """Returns the folder's name for a label: ``diff-dcmha-rank-4`` for ``diff+dcmha(rank=4)``."""
     text = re.sub(r"[^a-z0-9._]+", "-", label.lower().replace("++", "pp")).strip("-.")
     if len(text) > LONGEST:  # a folder's name has at most 255 bytes
         text = f"{text[: LONGEST - 9]}-{zlib.crc32(label.encode()):08x}"
@@ -204,7 +206,7 @@ def _peak(recipe: Recipe, entry: Entry, variant: Any, peaks: Peaks) -> tuple[flo
 
 
 def _at(entry: Entry, call: Any, *arguments: Any, **named: Any) -> Any:
-    """``call(...)``, its complaint led by the entry's line."""
+    """Returns ``call(...)``; the entry's line precedes its errors."""
     try:
         return call(*arguments, **named)
     except SoftmapError as error:

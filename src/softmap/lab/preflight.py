@@ -1,4 +1,4 @@
-"""What is found out before the first byte is written: device, text, memory, one's own variants."""
+"""Checks before the first byte is written: device, text, memory, variants of the user's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
 PER_PARAMETER = 16  #: bytes of a weight, its gradient and Adam's two moments, in float32
-LONGEST_CHECKED = 2048  #: tokens of the longest input on which one's own variant is checked
+LONGEST_CHECKED = 2048  #: tokens of the longest input on which a user's variant is checked
 
 
 def preflight(
@@ -36,7 +36,7 @@ def preflight(
     """Raise ``SoftmapError`` for whatever can be refused before text is read and files are made.
 
     Args:
-        note: told what takes some seconds.
+        note: called with what takes some seconds.
         peaks: as for ``make_plan``.
         ranks: processes that train each model together, by the recipe's layout.
     """
@@ -59,18 +59,20 @@ def preflight(
 
 
 def refuse_textual(recipe: Recipe, command: str) -> None:
-    """Of commands whose batches are no stretches of a text, or whose models are given."""
+    """Raise ``SoftmapError`` for settings of text in commands that train on other data or given
+    models.
+    """
     given = {"separate_documents": "true", "start": shown(recipe.training.start)}
     for name, found in given.items():
         if getattr(recipe.training, name):
             raise SoftmapError(
-                f"{command}: training.{name}: expected none, found {found}; compare and train "
-                "have it"
+                f"{command}: training.{name}: expected none, found {found}; only compare and "
+                "train have it"
             )
 
 
 def _check_separable(planned: PlannedModel) -> None:
-    """Refuse edits that read rows of other documents."""
+    """Raise ``SoftmapError`` for edits that read rows of other documents."""
     with torch.device("meta"):
         model = SoftmapForCausalLM(planned.config)
     try:
@@ -86,7 +88,10 @@ def vocabulary(recipe: Recipe) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """``"auto"``: a GPU where there is one. Raises ``SoftmapError`` for one that is not there."""
+    """Returns the device of that name; ``"auto"`` is a GPU where there is one.
+
+    Raises ``SoftmapError`` for a device that does not exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -100,11 +105,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def with_precision(recipe: Recipe, device: torch.device | None = None) -> Recipe:
-    """The recipe with ``training.precision: auto`` decided for the device that it trains on,
-    its own by default.
+    """Returns the recipe with ``training.precision: auto`` decided for the device that it trains
+    on.
 
     bfloat16 halves the memory, and a device with units for it is faster; without them it is
     emulated, and a training step was measured to take 30 times as long.
+
+    Args:
+        device: by default the recipe's own.
     """
     if recipe.training.precision != "auto":
         return recipe
@@ -114,12 +122,12 @@ def with_precision(recipe: Recipe, device: torch.device | None = None) -> Recipe
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:
-    """In which a with_precision recipe's forward pass computes."""
+    """Returns the dtype of the forward pass, for a recipe whose precision is decided."""
     return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has units for products in bfloat16."""
+    """Returns whether the device has units for products in bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -129,7 +137,9 @@ def computes_bfloat16(device: torch.device) -> bool:
 def check_memory(
     planned: PlannedModel, recipe: Recipe, device: torch.device, ranks: int = 1
 ) -> None:
-    """Raise ``SoftmapError`` for what cannot fit into memory."""
+    """Raise ``SoftmapError`` for a model that cannot fit into memory, with changes that would
+    fit.
+    """
     needed = least_memory(planned, recipe, ranks)
     if needed > (there := memory(device)):
         found = within(job_of(recipe, planned, ranks), there)
@@ -140,9 +150,11 @@ def check_memory(
 
 
 def least_memory(planned: PlannedModel, recipe: Recipe, ranks: int = 1) -> int:
-    """Bytes that training needs at least on each of ``ranks``: its part of the model with its
-    optimiser, and what a forward pass of one micro-batch keeps in any case (each layer's input and
-    the logits, in float32)."""
+    """Returns the bytes that training needs at least on each of ``ranks``.
+
+    These are its part of the model with its optimiser, and what a forward pass of one micro-batch
+    keeps in any case (each layer's input and the logits, in float32).
+    """
     shape, given, layout = recipe.model, recipe.training, recipe.parallel
     copy, share = (layout.copy_size(ranks), layout.context) if ranks > 1 else (1, 1)
     rows = given.batch_size // max(1, ranks // share)
@@ -178,7 +190,7 @@ def _check_one(planned: PlannedModel, recipe: Recipe) -> None:
         report = testing.check(spec, **sizes, quick=True)  # type: ignore[arg-type]
     except (SoftmapError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # whatever a class of the user's own raises
+    except BaseException as error:  # whatever the user's class raises
         reason = f"{type(error).__name__}: {error}"
         raise SoftmapError(f"{spec}: cannot be built: {reason}") from error
     for failure in report.failures:

@@ -1,4 +1,4 @@
-"""More than the loss: the suites of a recipe's ``evaluation.suites``, asked of trained models."""
+"""The suites of a recipe's ``evaluation.suites``, asked of the trained models beside the loss."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from softmap.lab.workbench import Workbench
 
 
 def check_suites(plan: Plan, shared: Workbench) -> None:
-    """Raise ``SoftmapError`` for a suite that models of this context and vocabulary cannot be
-    asked, before any of them is trained."""
+    """Raise ``SoftmapError`` for a suite that these models cannot be asked, before any is
+    trained.
+    """
     if not shared.recipe.evaluation.suites:
         return
     control = plan.models[0]
-    with torch.device("meta"):  # its sizes are asked for, not its answers
+    with torch.device("meta"):  # only its sizes are needed, not its answers
         model = SoftmapForCausalLM(control.config)
     subject = Subject(model, shared.corpus.tokenizer, name=control.label)
     for name in shared.recipe.evaluation.suites:
@@ -28,11 +29,10 @@ def check_suites(plan: Plan, shared: Workbench) -> None:
 
 
 def ask(model: Any, shared: Workbench, name: str) -> dict[str, Any]:
-    """Returns the description and the answers of each suite for one model, for
-    ``answers.json``.
+    """Returns the description and the answers of each suite for one model, for ``answers.json``.
 
     Args:
-        name: the model's name for people.
+        name: the model's name in messages.
     """
     subject = Subject(model, shared.corpus.tokenizer, name=name)
     found = {}

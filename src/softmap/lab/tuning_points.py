@@ -26,15 +26,15 @@ from softmap.train import NonFiniteLoss
 
 
 class PointFile(TypedDict):
-    """A ``point.json``."""
+    """The contents of ``point.json``."""
 
     loss: float | None  # None: it was not finite
 
 
 def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """(n, context + 1) held-out windows, none of which the comparison evaluates.
+    """Returns (n, context + 1) held-out windows, none of which the comparison evaluates.
 
-    Raises ``SoftmapError`` when the held-out text has none to spare.
+    Raises ``SoftmapError`` when the held-out text has none left.
     """
     context, wanted = recipe.model.context, recipe.tuning.windows
     every = order.windows(heldout, context)
@@ -43,7 +43,7 @@ def tuning_windows(heldout: np.ndarray, recipe: Recipe) -> np.ndarray:
     spare = np.array([i for i, window in enumerate(every) if window.tobytes() not in final])
     if not len(spare):
         raise SoftmapError(
-            f"tuning needs held-out windows beside the {len(final)} that the comparison takes, "
+            f"tuning needs held-out windows beside the {len(final)} that the comparison uses, "
             f"found {len(every)} in all: --set evaluation.windows={max(1, len(every) * 3 // 4)} "
             "leaves a quarter of them, a larger data.heldout gives more"
         )
@@ -59,17 +59,19 @@ class TuningPoint:
 
     @property
     def name(self) -> str:
-        """The point's name for people."""
+        """The point's name in messages."""
         return f"{self.trial.planned.label} at {self.trial.planned.peak_lr:g}"
 
     def task(self, shared: WithWorkbench) -> TrainingTask:
-        """To train it on what all share."""
+        """Returns the task that trains it on what all points share."""
         return TrainingTask(
             self.name, self.trial.seed, self.trial.folder, functools.partial(shared, self.train)
         )
 
     def found(self) -> dict[str, Any] | None:
-        """The file of an earlier call. Raises ``SoftmapError`` where it is damaged."""
+        """Returns the file of an earlier call, or None; raises ``SoftmapError`` where it is
+        damaged.
+        """
         path = self.trial.folder / "point.json"
         found: dict[str, Any] | None = files.read_json(path)
         if found is not None:
@@ -77,7 +79,7 @@ class TuningPoint:
         return found
 
     def train(self, shared: Workbench, on_step: OnStep) -> dict[str, Any]:
-        """Train the point, or continue its training."""
+        """Train the point, or continue its training; returns what its file holds."""
         trial = self.trial
         model = build(trial.planned, trial.seed, shared.device)
         found: dict[str, Any] = {"loss": None}
@@ -103,7 +105,7 @@ class TuningPoint:
 def tuning_point(
     shared: Workbench, mine: PlannedModel, peak: float, seed: int, folder: Path
 ) -> TuningPoint:
-    """The point, in a folder that is named after all that its loss depends on."""
+    """Returns the point, in a folder named after everything that its loss depends on."""
     windows = len(tuning_windows(shared.corpus.heldout, shared.recipe))
     trial = Trial(dataclasses.replace(mine, peak_lr=peak), seed, folder)
     mark = fingerprint({**trial.identity(shared), "windows": windows})

@@ -1,4 +1,4 @@
-"""One training of a model: as it is, or with a graft."""
+"""One fine-tuning of a model: unchanged, or with a graft."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
 from softmap.train import NonFiniteLoss, train
 
-PLAIN = "plain"  #: the arm of the model as it is
-VALIDATION = 0.1  #: of the training text, its end: what chooses a peak
-WINDOWS = 16  #: whose loss is told of a training
+PLAIN = "plain"  #: the arm of the unchanged model
+VALIDATION = 0.1  #: the share of the training text, at its end, on which peaks are compared
+WINDOWS = 16  #: windows for the reported loss of a training
 
-# What changes how fast a result comes, and not which.
+# Settings that change the speed, not the result.
 _FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every", "peak_lr")
 
 
@@ -42,8 +42,7 @@ class GraftJob:
 
     Attributes:
         variant: the variant that is put in, None for the unchanged model.
-        tuning: whether the job only helps to choose a peak, on text of its own, and leaves no
-            model.
+        tuning: whether the job only helps to choose a peak, on other text, and leaves no model.
         sums: checksums of the model's files.
         text: the hash of the text.
     """
@@ -64,11 +63,11 @@ class GraftJob:
 
     @property
     def name(self) -> str:
-        """The job's name for people."""
+        """The job's name in messages."""
         return f"{self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
-        """Returns all that its result depends on, as JSON has it."""
+        """Returns everything that the result depends on, in JSON's types."""
         found = {
             "model": self.sums, "variant": self.variant, "layers": self.layers, "text": self.text,
             "context": self.recipe.model.context, "peak_lr": self.peak_lr, "seed": self.seed,
@@ -78,12 +77,15 @@ class GraftJob:
         return dict(json.loads(json.dumps(found, default=str)))
 
     def result(self) -> dict[str, Any] | None:
-        """Returns an earlier outcome, or None."""
+        """Returns the outcome of an earlier call, or None."""
         return kept(self.folder / "grafted.json", self.identity())
 
 
 def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
-    """Train one model and keep it; its loss on some held-out windows, None where it diverged."""
+    """Train one model and keep it.
+
+    Returns its loss on some held-out windows, None where it diverged.
+    """
     logging.disable_progress_bar()
     device, context = choose_device(job.recipe.training.device), job.recipe.model.context
     given = training_options(job.recipe, job.peak_lr, job.seed, job.name)
@@ -133,7 +135,7 @@ def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, n
     """
     (tokens,) = order.parts_of(corpus.train)  # --data names one source
     cut = len(tokens) - max(context + 1, round(VALIDATION * len(tokens)))
-    order.require(max(cut, 0), context, rows, "the training text without what chooses a peak")
+    order.require(max(cut, 0), context, rows, "the training text without the part that tunes peaks")
     return tokens[:cut], order.windows(tokens[cut:], context, WINDOWS)
 
 

@@ -1,4 +1,4 @@
-"""What is found out before a graft is trained: model, text, variants, and what they change."""
+"""What is checked before a graft is trained: model, text, variants, and what they change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from softmap.lab.jobs import Tell
 from softmap.lab.preflight import choose_device, refuse_textual, with_precision
 from softmap.lab.recipe import Recipe
 
-CONTEXT = 256  #: tokens a window, where the model can read them
+CONTEXT = 256  #: tokens per window, where the model can read that many
 
 RECIPE = """\
 training: {steps: 300, batch_size: 8, schedule: wsd, budgets: [1], decay_fraction: 0.2,
@@ -32,13 +32,13 @@ training: {steps: 300, batch_size: 8, schedule: wsd, budgets: [1], decay_fractio
 
 @dataclass(frozen=True)
 class GraftRequest:
-    """What is asked for: the command's values.
+    """The values of the command.
 
     Attributes:
-        layers: of transformers' models, None for all.
+        layers: layers of transformers' models, None for all.
         peaks: rates to choose each arm's from, on text that the results are not trained on; a
-            single one is taken.
-        settings: of ``training``, by name.
+            single one is used as it is.
+        settings: settings of ``training``, by name.
     """
 
     source: GraftSource
@@ -104,7 +104,7 @@ def _check_arms(to: Sequence[str]) -> None:
         raise SoftmapError("--to: expected one or more variants, found none")
     for name in to:
         if to.count(name) > 1 or name == PLAIN:
-            raise SoftmapError(f"--to: expected variants, each once, found {name!r} again")
+            raise SoftmapError(f"--to: expected each variant once, found {name!r} again")
 
 
 def _recipe(request: GraftRequest, longest: int) -> Recipe:
@@ -130,10 +130,10 @@ def _check_settings(request: GraftRequest) -> None:
     for key in request.settings:
         if not key.startswith("training."):
             raise SoftmapError(
-                f"--set {key}: expected a value of training, such as training.batch_size=4: the "
-                "model is given"
+                f"--set {key}: expected a value of training, such as training.batch_size=4; the "
+                "model is fixed"
             )
         if key == "training.peak_lr":
             raise SoftmapError(f"--set {key}: expected --peak-lr or --peaks")
     if request.steps is not None and "training.steps" in request.settings:
-        raise SoftmapError("--set training.steps: given twice, expected it once")
+        raise SoftmapError("--set training.steps: given with --steps, expected one of them")
