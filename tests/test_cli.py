@@ -121,7 +121,10 @@ def test_commas_in_brackets_do_not_split() -> None:
         (["--tokenizer", "bp:300"], "tokenizer: expected"),
         (["--steps", "2"], "training.steps: 2 are too few for this schedule (budgets: expected"),
         (["--steps", "4"], "training.steps: 4 are too few for this schedule (budget 1: expected"),
-        (["--seeds", "0"], "--seeds: expected how many, 1 to 1000, found 0; --seed-list 0 takes"),
+        (
+            ["--seeds", "0"],
+            "--seeds: expected a number from 1 to 1000, found 0; --seed-list 0 takes",
+        ),
         (
             ["--seeds", "0", "3"],
             "--seeds: expected one number, how many, found 2",

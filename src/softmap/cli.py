@@ -411,7 +411,7 @@ def _how_many(option: str, words: Sequence[str]) -> int:
     if not 1 <= numbers[0] <= 1000:
         instead = instead and numbers[0] >= 0
         alone = f"; --seed-list {numbers[0]} takes this seed alone" if instead else ""
-        raise SoftmapError(f"{option}: expected how many, 1 to 1000, found {numbers[0]}{alone}")
+        raise SoftmapError(f"{option}: expected a number from 1 to 1000, found {numbers[0]}{alone}")
     return numbers[0]
 
 

@@ -104,7 +104,7 @@ REFUSED = {
     "{0}/llama --data {0}/text.txt": "--to: expected one or more variants, found none",
     "{0}/llama --to dif --data {0}/text.txt": "unknown variant 'dif'",
     "{0}/llama --to sas --data {0}/text.txt": "sas sets attention_skip=0.0 of the block",
-    "{0}/llama --to gated,gated --data {0}/text.txt": "expected each variant once, found 'gated' again",
+    "{0}/llama --to gated,gated --data {0}/text.txt": "each variant once, found 'gated' again",
     "{0}/llama --to gated --layers 2 --data {0}/text.txt": "layers must be numbers from -2 to 1",
     "{0}/own --to gated --layers 0 --data {0}/text.txt": "--to gated: a softmap model has one",
     "{0}/gpt2 --to gated --data {0}/text.txt": "found GPT2LMHeadModel",

@@ -35,7 +35,9 @@ def test_variants_side_by_side(tiny: str, capsys: pytest.CaptureFixture) -> None
     assert lines[2].startswith("bytes is taken to have 1,024 tokens")
     assert lines[3].split() == ["transformer++", "diff"]
     names = [line.split("  ")[0] or line.split()[0] for line in lines[4:]]
-    assert {"parameters", "FLOPs per token", "tokens/s", "days", "cache bytes per token"} <= {*names}
+    assert {"parameters", "FLOPs per token", "tokens/s", "days", "cache bytes per token"} <= {
+        *names
+    }
     assert cli.main(["plan", tiny, *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["assumptions"]["efficiency"] == 0.5

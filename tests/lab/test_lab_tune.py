@@ -99,8 +99,7 @@ def test_a_tuning_writes_peaks_that_the_recipe_then_uses(
     assert [text for text in display.said if "edge" in text] == [
         "diff: the best peak is at the edge of its grid: trying 0.008",
         "diff: the best peak is at the edge of its grid: trying 0.016",
-        "warning: diff: the best peak, 0.016, is at the edge of the 5 that were tried: move "
-        "tuning.grid",
+        "warning: diff: the best peak, 0.016, is at the edge of the 5 tried ones: move tuning.grid",
     ]
     found = json.loads(path.read_text())
     assert {name: point["peak_lr"] for name, point in found["peaks"].items()} == bowl.bottoms
@@ -137,8 +136,8 @@ def test_a_variant_that_always_diverges_does_not_end_the_others(
     found = json.loads(tune(tiny, Request(tmp_path / "runs"), display).read_text())
     assert list(found["peaks"]) == ["transformer++"]
     assert found["diverged"] == {"diff": {"0.001": [None, None], "0.01": [None, None]}}
-    (text,) = (text for text in display.said if "every peak" in text)
-    assert text.startswith("diff: the training diverged at every peak, 0.001 to 0.01")
+    (text,) = (text for text in display.said if "no peak" in text)
+    assert text.startswith("diff: no peak, since training diverged at all from 0.001 to 0.01")
     plan = make_plan(tiny, 257, find_peaks(tiny, tmp_path / "runs" / "tiny"))
     assert [c.peak_source for c in plan.models] == ["tuned", "recipe"]
 
@@ -161,6 +160,6 @@ def test_own_peaks_do_not_hide_the_grid(tiny: Recipe, tmp_path: Path, bowl: Bowl
 
 def test_peaks_that_the_recipe_gives_are_not_tuned(tiny: Recipe, tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny, peaks={"diff": 1e-3})
-    with pytest.raises(SoftmapError, match="--tune: the recipe gives the peaks itself"):
+    with pytest.raises(SoftmapError, match="--tune: expected a recipe without peaks"):
         tune(recipe, Request(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()

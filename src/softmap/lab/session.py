@@ -1,4 +1,4 @@
-"""A comparison under way: trials are trained, and ``run.json`` and the page say what there is."""
+"""A comparison in progress: it trains trials, and keeps ``run.json`` and the page up to date."""
 
 from __future__ import annotations
 
@@ -60,8 +60,11 @@ class Session:
         return Trial(planned, seed, self.folder / "variants" / planned.slug / f"seed{seed}")
 
     def trials(self) -> list[Trial]:
-        """One run of each variant first, so that all are seen early; then the surplus of those that
-        have more; the other runs of all come last, so that no worker waits at the end."""
+        """Returns all trials, one run of each variant first, so that all are seen early.
+
+        Then come the extra runs of variants that have more; the last runs of all variants come
+        last, so that no worker waits at the end.
+        """
         return self._rounds([(mine, mine.seeds) for mine in self.plan.models])
 
     def _rounds(self, seeds: list[tuple[PlannedModel, Sequence[int]]]) -> list[Trial]:
@@ -73,7 +76,7 @@ class Session:
         return [trial for trials in rounds for trial in trials if trial is not None]
 
     def describe(self) -> None:
-        """Say what the models are, and how many will be trained."""
+        """Report what the models are, and how many will be trained."""
         runs = {planned.label: len(planned.seeds) for planned in self.plan.models}
         self.display.plan(runs, self.shared.recipe.training.steps, self._step_tokens)
         if sum(runs.values()) > len(runs):
@@ -85,7 +88,9 @@ class Session:
             self.display.note(self.shared.described(planned, self.plan))
 
     def write(self, **more: Any) -> None:
-        """Write ``run.json`` with ``more`` in it; tuned peaks of another file are kept beside."""
+        """Write ``run.json`` with ``more`` in it; tuned peaks from another file are copied
+        beside it.
+        """
         path = self.peaks.path
         if path is not None and path != self.folder / PEAKS:
             files.write_json(self.folder / PEAKS, files.read_json(path))
@@ -100,7 +105,7 @@ class Session:
         them.
 
         Args:
-            more: for ``run.json``.
+            more: further values for ``run.json``.
         """
         recipe, before = self.shared.recipe, self.plan.models
         entries = [
@@ -127,8 +132,8 @@ class Session:
         return [trial for trial, result in found if result is None]
 
     def train(self, trials: Iterable[Trial]) -> None:
-        """Train the trials and keep the page up to date. The next trial is asked for when its
-        turn comes.
+        """Train the trials and keep the page up to date; each trial is asked for when its turn
+        comes.
         """
         begun: dict[Path, Trial] = {}
         engine, shared = self.request.engine, self.shared
@@ -147,7 +152,7 @@ class Session:
                 self.page.changed()
 
     def _finish(self, trial: Trial, result: dict[str, Any], *, skipped: bool = False) -> None:
-        # Also those that a kill left after the result.
+        # They may remain where the process was killed after writing the result.
         shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
         budgets = result["budgets"]
         loss = float(budgets[-1]["loss"]) if budgets else math.nan  # it diverged

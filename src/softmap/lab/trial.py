@@ -1,9 +1,9 @@
-"""One trial: one variant with one seed, trained, evaluated, measured, written down.
+"""One trial: one variant with one seed, trained, evaluated, measured and recorded.
 
-Its folder holds ``trial.json`` (what it is, written first), ``train.jsonl`` and checkpoints while
+Its folder has ``trial.json`` (its identity, written first), ``train.jsonl`` and checkpoints while
 it trains, ``eval-<i>.npz`` and ``budget-<i>.json`` as each decay ends, ``maps.npz``, ``model/``,
 ``answers.json`` where the recipe asks for more than the loss, and ``result.json``, written last:
-where that file is, the trial is finished. A training that diverged is finished, too: its result
+once that file exists, the trial is finished. A training that diverged is also finished: its result
 says so instead of what was measured.
 """
 
@@ -70,11 +70,11 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The trial's name for people: the label, and the seed."""
+        """The label and the seed, for messages."""
         return f"{self.planned.label} seed {self.seed}"
 
     def identity(self, shared: Workbench) -> dict[str, Any]:
-        """Returns all that the result depends on."""
+        """Returns everything that the result depends on."""
         mine = self.planned
         own = {"own": mine.own.given()} if mine.own else {}
         return {
@@ -87,7 +87,7 @@ class Trial:
         }
 
     def result(self) -> dict[str, Any] | None:
-        """Returns the finished result, or None; raises ``SoftmapError`` where a file of it is
+        """Returns the finished result, or None; raises ``SoftmapError`` where its file is
         damaged.
         """
         path = self.folder / "result.json"
@@ -106,7 +106,7 @@ def fingerprint(identity: dict[str, Any]) -> str:
 
 
 def build(planned: PlannedModel, seed: int, device: torch.device) -> Any:
-    """Returns the freshly initialised model of a planned, a function of the seed."""
+    """Returns the freshly initialised model of the plan, a function of the seed."""
     torch.manual_seed(seed)
     model: torch.nn.Module = SoftmapForCausalLM(planned.config)
     return model.to(device)
@@ -122,11 +122,14 @@ def fit(
     parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
-    """Train a planned's model on ``corpus``; goes on from ``folder`` if it was begun there.
+    """Train a planned model on ``corpus``; continues from ``folder`` if it was begun there.
 
     The batches are a function of the seed and the step alone, the same for every variant and for
-    any number of processes. parallel: by default this process alone, by the recipe's layout.
-    Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
+    any number of processes. Raises ``Interrupted`` when a signal stopped it; the checkpoint is on
+    disk.
+
+    Args:
+        parallel: by default this process alone, by the recipe's layout.
     """
     given = _options(planned, recipe, seed)
     given = dataclasses.replace(
@@ -149,7 +152,9 @@ def fit(
 
 
 def full_speed(planned: PlannedModel, given: TrainingOptions, parallel: Parallel) -> float | None:
-    """Tokens a second at the peak of the GPUs, None where nothing is known of the device."""
+    """Returns tokens per second at the peak of the GPUs, None where the device's peak is
+    unknown.
+    """
     if parallel.device.type != "cuda":
         return None
     gpu = of_device(torch.cuda.get_device_name(parallel.device))
@@ -181,10 +186,11 @@ def run_trial(
     parallel: Parallel | None = None,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Train and measure one trial, from where it was left; returns its result.
+    """Train and measure one trial, continuing from where it stopped; returns its result.
 
     Args:
-        parallel: the processes that do so together, each of which calls this; the first one writes.
+        parallel: the processes that train it together, each of which calls this; the first one
+            writes.
         profile: whether a few steps are traced, to the trial's folder ``profile``.
 
     Where the training diverges, that is the result: ``diverged`` says at which step and what was
@@ -234,7 +240,7 @@ def _keep(
     model: Any,
     phase: str = BEFORE,
 ) -> None:
-    """Keep a point where a decay begins and where it ends, if points are kept."""
+    """Keep a point where a decay begins or ends, if points are kept."""
     if shared.recipe.training.keep_points:
         whole = _whole(model, parallel)
         parallel.by_first(lambda: keep(whole, trial.folder / POINTS, index, phase))
@@ -249,7 +255,7 @@ def _evaluate(
     step: int,
     model: Any,
 ) -> None:
-    """Compute held-out losses where a decay ends, and what it took to get there."""
+    """Compute held-out losses where a decay ends, and record what it took to get there."""
     memory.sample()
     _keep(trial, shared, parallel, index, model, AFTER)
     losses = _losses(model, shared, parallel)
@@ -261,13 +267,15 @@ def _evaluate(
 
 
 def _losses(model: Any, shared: Workbench, parallel: Parallel) -> np.ndarray:
-    """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
-    all take part in each other's forward passes."""
+    """Returns the token losses of the held-out windows, which are distributed over the ranks.
+
+    Each rank gets the same number, since all take part in each other's forward passes.
+    """
     size, count, end = shared.recipe.evaluation.batch_size, len(shared.windows), shared.document_end
-    dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
-    mine = shared.windows[dealt[:, parallel.rank] % count]
+    spread = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
+    mine = shared.windows[spread[:, parallel.rank] % count]
     every = parallel.together(lambda: token_losses(model, mine, batch_size=size, end=end))
-    return np.stack(every, 1).reshape(dealt.size, -1)[:count]
+    return np.stack(every, 1).reshape(spread.size, -1)[:count]
 
 
 def _keep_budget(
@@ -305,17 +313,19 @@ def _log(trial: Trial) -> list[dict[str, float]]:
 
 def _seconds(trial: Trial) -> float:
     """Returns what earlier calls have spent on the training."""
-    with contextlib.suppress(SoftmapError, LookupError):  # nothing, or damage that is named later
+    with contextlib.suppress(SoftmapError, LookupError):  # none, or damage reported later
         return _log(trial)[-1]["seconds"]
     return 0.0
 
 
 def _budgets(trial: Trial, count: int, mine: str) -> list[dict[str, Any]]:
-    """What was measured as each decay ended, of the trial with the fingerprint ``mine``."""
+    """Returns what was measured as each decay ended, for the trial with the fingerprint
+    ``mine``.
+    """
     paths = [trial.folder / f"budget-{index}.json" for index in range(count)]
     for path in paths:
         if not path.exists():
-            raise SoftmapError(f"{path} is missing: begin the trial again (--fresh)")
+            raise SoftmapError(f"{path} is missing: restart the trial (--fresh)")
     return [_budget(path, mine) for path in paths]
 
 
@@ -325,7 +335,7 @@ def _budget(path: Path, mine: str) -> dict[str, Any]:
     file = path.stem.replace("budget", "eval") + ".npz"
     if found.pop("of", mine) != mine or found["file"] != file:
         raise SoftmapError(
-            f"{path}: expected that of {file}, found that of another trial or budget"
+            f"{path}: expected the budget of {file}, found that of another trial or budget"
         )
     sealed.verify(path.parent, found.pop("files", {}), path)
     return found
@@ -336,7 +346,7 @@ def save_model(model: Any, folder: Path) -> None:
     logging.disable_progress_bar()  # the run has its own display
     try:
         model.save_pretrained(folder)
-    except SafetensorError as error:  # its own type, also for a full disk
+    except SafetensorError as error:  # raised for a full disk too
         raise SoftmapError(f"{folder}: cannot be written: {error}") from None
 
 
@@ -367,7 +377,9 @@ def _card(trial: Trial, shared: Workbench) -> str:
 
 
 def _whole(model: Any, parallel: Parallel) -> Any:
-    """The model with all of its tensors, on the first rank; that of other ranks is of no use."""
+    """Returns the model with all of its tensors, on the first rank; other ranks' result is
+    unusable.
+    """
     if parallel.ranks == 1:
         return model
     tensors = _gathered(model, parallel)
@@ -380,7 +392,9 @@ def _whole(model: Any, parallel: Parallel) -> Any:
 
 
 def _gathered(model: Any, parallel: Parallel) -> dict[str, torch.Tensor]:
-    """The model's tensors on the first rank's CPU, one after the other; none on the others."""
+    """Returns the model's tensors on the first rank's CPU, gathered one by one; none on the
+    others.
+    """
     found = {}
     for name, t in model.state_dict().items():
         whole = parallel.whole(t).cpu()
@@ -390,13 +404,13 @@ def _gathered(model: Any, parallel: Parallel) -> dict[str, torch.Tensor]:
 
 
 def _sums(folder: Path) -> sealed.Sums:
-    """Sizes and hashes of the trial's other files; its folders have their own."""
+    """Returns sizes and hashes of the trial's other files; its folders have their own."""
     kept = [path for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
     return sealed.checksums(folder, [path for path in kept if not path.name.startswith(".")])
 
 
 def _described(trial: Trial, shared: Workbench) -> dict[str, Any]:
-    """Returns what a result says however the training ended."""
+    """Returns the part of a result that every ended training has."""
     mine = trial.planned
     given = _options(mine, shared.recipe, trial.seed)
     log = _log(trial)
@@ -445,7 +459,7 @@ def logged_speed(
 
 
 def _measured(trial: Trial, shared: Workbench) -> dict[str, Any]:
-    """Returns what the result of a finished training says."""
+    """Returns the part of a result that only a finished training has."""
     mark = fingerprint(trial.identity(shared))
     budgets = _budgets(trial, len(shared.recipe.training.budget_steps()), mark)
     peak = max(budget.pop("peak_memory_bytes") for budget in budgets)

@@ -28,9 +28,9 @@ from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
 from softmap.lab.start import check_start, mark
 
-CACHE = ".cache"  #: of the folder of all runs: texts as tokens
+CACHE = ".cache"  #: the subfolder of all runs' folder with texts as tokens
 
-Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
+Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's work on the shared workbench
 WithWorkbench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
 
 
@@ -53,7 +53,7 @@ class Workbench:
 
     @property
     def document_end(self) -> int | None:
-        """As :func:`document_end`."""
+        """The token between separated documents, as :func:`document_end` returns it."""
         return document_end(self.recipe, self.corpus)
 
     @functools.cached_property
@@ -63,7 +63,7 @@ class Workbench:
         return Setting(context, vocabulary, text=Text.of(self.corpus))
 
     def described(self, mine: PlannedModel, plan: Plan) -> str:
-        """Returns one line for people on one of the plan's models."""
+        """Returns a line on one of the plan's models."""
         total, context = mine.parameters["total"], self.recipe.model.context
         impl = chosen(mine.config, context, self.device, dtype_of(self.recipe))
         return (
@@ -73,7 +73,7 @@ class Workbench:
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Returns what ``work`` gives on this; [`PackedWorkbench`][] calls it in another
+        """Returns ``work`` done on this workbench, as a [`PackedWorkbench`][] does in another
         process.
         """
         return work(self, on_step)
@@ -105,8 +105,9 @@ class Workbench:
 
 
 def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
-    """Returns the recipe's text as tokens, made once and kept in ``out/.cache``; it is enough
-    for one batch.
+    """Returns the recipe's text as tokens, made once and kept in ``out/.cache``.
+
+    Raises ``SoftmapError`` where it is too short for one batch.
     """
     found = prepare(recipe.data, out / CACHE, display.preparing)
     if count := found.meta.get("skipped_files"):
@@ -120,7 +121,7 @@ def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
 
 
 def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
-    """The token between documents that are read apart; None where the recipe joins them."""
+    """Returns the token between documents that are separated; None where the recipe joins them."""
     return corpus.tokenizer.eod if recipe.training.separate_documents else None
 
 
@@ -159,25 +160,25 @@ def _settings(
 
 @dataclass(frozen=True)
 class PackedWorkbench:
-    """A workbench to be sent to another process, which reads the text from the cache itself."""
+    """A workbench for another process, which reads the text from the cache itself."""
 
     pickled: bytes
     cache: Path
 
     @classmethod
     def of(cls, shared: Workbench, out: Path) -> PackedWorkbench:
-        """out: as for [`corpus`][]."""
+        """Returns the packed workbench; ``out`` is as for [`corpus`][]."""
         without = dataclasses.replace(shared, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Returns what ``work`` gives on the unpacked bench."""
-        return work(_unpacked(self), on_step)  # a process that is given the same has kept it
+        """Returns ``work`` done on the unpacked workbench."""
+        return work(_unpacked(self), on_step)  # cached: a process often gets the same one again
 
 
 @functools.lru_cache(maxsize=1)
 def _unpacked(packed: PackedWorkbench) -> Workbench:
-    found: Workbench = pickle.loads(packed.pickled)  # our own, through a pipe
+    found: Workbench = pickle.loads(packed.pickled)  # pickled by us, sent through a pipe
     text = prepare(found.recipe.data, packed.cache)
     if text.meta["hash"] != found.settings["data"]:
         raise SoftmapError(f"{found.recipe.data.name}: the text was changed during the run")
