@@ -20,7 +20,7 @@ from softmap.cost import (
     pieces,
     traffic,
 )
-from softmap.cost.fit import changes, more_ranks, remedies, room, shortage, within
+from softmap.cost.fit import changes, more_ranks, remedies, remedies_within, shortage, usable_memory
 from softmap.cost.memory import moments
 from softmap.errors import SoftmapError
 from softmap.nn import ModelConfig, accounting
@@ -190,8 +190,10 @@ def test_what_would_fit() -> None:
     found = [words for words in remedies(one, gpu, given) if words in named]
     assert found and all(words in line for words in found)
     for words in found:
-        assert memory(named[words].of(one)).total <= room(gpu, given), words
-    here = within(one, room(gpu, given))  # a device that is there: no others are named
+        assert memory(named[words].of(one)).total <= usable_memory(gpu, given), words
+    here = remedies_within(
+        one, usable_memory(gpu, given)
+    )  # a device that is there: no others are named
     assert here and set(here) <= set(found) and not any("x" in words for words in here)
     gpu = replace(gpu, memory=1.0)
     assert "nothing that was tried would fit" in str(shortage("x", one, gpu, given))

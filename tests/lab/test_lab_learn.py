@@ -12,7 +12,7 @@ import torch
 
 from softmap.cli import main
 from softmap.errors import SoftmapError
-from softmap.evals.suites.token_composition import _ANSWER, _THING, Composed, says
+from softmap.evals.suites.token_composition import _ANSWER, _THING, Composed, answer_table
 from softmap.evals.suites.token_needles import TokenNeedle
 from softmap.evals.suites.token_shots import TokenShot
 from softmap.evals.tasks import IGNORED
@@ -82,7 +82,7 @@ def test_answers_follow_from_facts_and_transforms(seen: bool) -> None:
         assert len(facts) == 12
         for r, t, owner, answer in row[36:].reshape(-1, 4).tolist():
             assert (r != t - 3) is seen  # pairs of one number are held out of training
-            assert answer == says()[t - 3, facts[r, owner] - _THING] >= _ANSWER
+            assert answer == answer_table()[t - 3, facts[r, owner] - _THING] >= _ANSWER
         assert np.flatnonzero(asked != IGNORED).tolist() == list(range(39, 72, 4))
 
 

@@ -53,7 +53,7 @@ class CandidateResult:
         """Whether the candidate is still to be measured."""
         return self.status == NOT_YET
 
-    def ends(self, status: str, reason: str) -> None:
+    def end(self, status: str, reason: str) -> None:
         """Record that there will be no speed, and why."""
         self.status, self.reason, self.runner, self._leaves = status, reason, None, None
         self.seconds = []
@@ -65,9 +65,9 @@ class CandidateResult:
         except Exception as error:
             if is_out_of_memory(error):
                 self.tried_bytes = self.tried_bytes or tried_bytes(error)
-                self.ends("out of memory", reason(error).split(": ", 1)[-1])
+                self.end("out of memory", reason(error).split(": ", 1)[-1])
             else:
-                self.ends("failed", reason(error))
+                self.end("failed", reason(error))
 
     def leaves(self) -> list[Tensor]:
         """Returns the candidate's own inputs, made once."""
@@ -81,13 +81,13 @@ class CandidateResult:
             self._leaves = own
         return self._leaves
 
-    def ahead(self) -> Tensor:
+    def forward(self) -> Tensor:
         """Run the forward pass; returns the output."""
         assert self.runner is not None
         with torch.set_grad_enabled(self.problem.case.gradients):
             return self.runner.run(self.leaves())
 
-    def back(self, out: Tensor) -> Any:
+    def backward(self, out: Tensor) -> Any:
         """Run the backward pass; returns the gradients."""
         wanted = [t for t in self.leaves() if t.requires_grad]
         upstream = self.problem.upstream.to(out.dtype)
@@ -95,9 +95,9 @@ class CandidateResult:
 
     def step(self) -> Tensor:
         """Run forward, and backward if the case has gradients; returns the output."""
-        out = self.ahead()
+        out = self.forward()
         if self.problem.case.gradients:
-            self.back(out)
+            self.backward(out)
         return out
 
 

@@ -51,7 +51,7 @@ class OpBenchmark:
             return
         if entry.candidate.ours and entry.name in named:
             raise SoftmapError(f"impl={entry.name!r} cannot run {self.case.variant}: {why}")
-        entry.ends("refused", why)
+        entry.end("refused", why)
 
     def measure(self, rounds: int, seconds: float) -> None:
         """Check parity, warm up, time interleaved rounds, and measure memory.
@@ -90,7 +90,7 @@ class OpBenchmark:
         entry.parity, entry.checked_bytes = found, memory.peak
         entry.plain_error = truth.plain["output"]
         if not found.ok:
-            entry.ends("wrong", found.says())
+            entry.end("wrong", found.summary())
 
     def _start(self, entry: CandidateResult) -> None:
         self._foresee(entry)
@@ -126,12 +126,12 @@ class OpBenchmark:
         if (entry.parity.batch, entry.parity.tokens) == (self.case.batch, self.case.tokens):
             return
         if not bool(torch.isfinite(out).all()):
-            entry.ends("wrong", f"not finite at T={self.case.tokens}")
+            entry.end("wrong", f"not finite at T={self.case.tokens}")
             return
         error = parity.check_last_rows(out.detach(), entry.problem, entry.plain_error)
         entry.parity.errors["output, last rows at the timed size"] = error
         if not error.ok:
-            entry.ends("wrong", entry.parity.says())
+            entry.end("wrong", entry.parity.summary())
 
     def _time(self, rounds: int, seconds: float) -> None:
         clock, took = Clock(self._device), {e.name: 0.0 for e in self.entries}
@@ -145,7 +145,7 @@ class OpBenchmark:
 
     def _once(self, entry: CandidateResult, clock: Clock) -> float:
         if self.case.direction == "backward":
-            return clock.seconds(entry.back, entry.ahead)
+            return clock.seconds(entry.backward, entry.forward)
         return clock.seconds(lambda _: entry.step())
 
     def _peak(self, entry: CandidateResult) -> None:

@@ -72,7 +72,7 @@ class Parity:
 
         return max(self.errors, key=excess)
 
-    def says(self) -> str:
+    def summary(self) -> str:
         """Returns one line on the worst result."""
         e = self.errors[self.worst]
         return f"{self.worst}: relative error {e.rms:.1e}, allowed {e.allowed:.1e}"

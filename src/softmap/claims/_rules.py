@@ -106,10 +106,10 @@ def as_claimed(rows: Sequence[ArmRow]) -> Verdict:
         return Verdict(NO_VERDICT, "Nothing was compared.")
     order = (NO_VERDICT, CONTRADICTED, NOT_SEEN, NOT_RESOLVED, REPRODUCED)
     word = min((word for _, word in judged), key=order.index)
-    return Verdict(word, _said(word, judged))
+    return Verdict(word, _sentence(word, judged))
 
 
-def _said(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
+def _sentence(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
     several = len({row.against for row, _ in judged}) > 1
     names: dict[str, list[str]] = {one: [] for one in VERDICTS}
     for row, own in judged:

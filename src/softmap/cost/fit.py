@@ -24,7 +24,7 @@ class Change(NamedTuple):
     of: Callable[[Job], Job]
 
 
-def room(gpu: Gpu, given: Assumptions) -> float:
+def usable_memory(gpu: Gpu, given: Assumptions) -> float:
     """Returns the bytes of a GPU that a training may take."""
     return gpu.memory * (1 - given.reserve)
 
@@ -33,7 +33,7 @@ def shortage(label: str, job: Job, gpu: Gpu, given: Assumptions) -> str | None:
     """Returns one line for a training that does not fit: what it needs, what there is, what
     would help.
     """
-    needed, there = memory(job).total, room(gpu, given)
+    needed, there = memory(job).total, usable_memory(gpu, given)
     if needed <= there:
         return None
     found = remedies(job, gpu, given)
@@ -52,15 +52,17 @@ def remedies(job: Job, gpu: Gpu, given: Assumptions) -> list[str]:
     """Returns the mildest single change of each kind that suffices; else the first pair, or
     three.
     """
-    there = room(gpu, given)
+    there = usable_memory(gpu, given)
     every = [*changes(job), *more_ranks(job, gpu)]
-    larger = (other.name for other in GPUS.values() if memory(job).total <= room(other, given))
+    larger = (
+        other.name for other in GPUS.values() if memory(job).total <= usable_memory(other, given)
+    )
     if alone := _alone(job, every, there):
         return [*alone, *(f"a GPU such as the {name}" for name in larger)][:4]
     return next(_together(job, every, there), [])
 
 
-def within(job: Job, there: float) -> list[str]:
+def remedies_within(job: Job, there: float) -> list[str]:
     """Returns the changes with which the training fits into ``there`` bytes of its own device."""
     every = list(changes(job))
     return _alone(job, every, there) or next(_together(job, every, there), [])
@@ -99,34 +101,34 @@ def changes(job: Job) -> Iterator[Change]:
     layout = job.layout
     for micro in sorted((job.micro // n for n in (2, 4, 8, 16, 32, job.micro)), reverse=True):
         if 1 <= micro < job.micro:
-            yield Change("micro", f"training.micro_batch_size={micro}", _micro(micro))
+            yield Change("micro", f"training.micro_batch_size={micro}", _with_micro_batch(micro))
     kinds = ("none", "selective", "block")
     for kind in kinds[kinds.index(layout.activations) + 1 :]:
-        yield Change("activations", f"parallel.activations={kind}", _laid(activations=kind))
+        yield Change("activations", f"parallel.activations={kind}", _with_layout(activations=kind))
     if job.ranks > 1 and job.shard < job.ranks:
-        yield Change("shard", "parallel.shard=all", _laid(shard="all"))
+        yield Change("shard", "parallel.shard=all", _with_layout(shard="all"))
     for share in (2, 4, 8, 16):
         if share > layout.context and job.ranks % share == 0:
-            yield Change("context", f"parallel.context={share}", _laid(context=share))
+            yield Change("context", f"parallel.context={share}", _with_layout(context=share))
 
 
 def more_ranks(job: Job, gpu: Gpu) -> Iterator[Change]:
     """Yields changes to two, four, ... times as many GPUs."""
     ranks = 2 * job.ranks
     while ranks <= MOST_RANKS:
-        yield Change("ranks", f"{ranks}x{gpu.name}", _ranks(ranks))
+        yield Change("ranks", f"{ranks}x{gpu.name}", _with_ranks(ranks))
         ranks *= 2
 
 
-def _micro(size: int) -> Callable[[Job], Job]:
+def _with_micro_batch(size: int) -> Callable[[Job], Job]:
     return lambda job: replace(job, micro_batch_size=size)
 
 
-def _laid(**fields: object) -> Callable[[Job], Job]:
+def _with_layout(**fields: object) -> Callable[[Job], Job]:
     return lambda job: replace(job, layout=replace(job.layout, **fields))  # type: ignore[arg-type]
 
 
-def _ranks(ranks: int) -> Callable[[Job], Job]:
+def _with_ranks(ranks: int) -> Callable[[Job], Job]:
     """Returns a change to more ranks, which share the parameters where there was one rank."""
 
     def of(job: Job) -> Job:

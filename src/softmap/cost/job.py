@@ -85,10 +85,10 @@ class Job:
     @property
     def sizes(self) -> Sizes:
         """The numbers of parameters, by where they are."""
-        return _sizes(Key(self.config), self.shard)
+        return _sizes(ConfigKey(self.config), self.shard)
 
 
-class Key:
+class ConfigKey:
     """A configuration as a key of a cache; the configuration itself is not hashable."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -98,7 +98,7 @@ class Key:
         return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self._text == other._text
+        return isinstance(other, ConfigKey) and self._text == other._text
 
 
 class Sizes(NamedTuple):
@@ -148,7 +148,7 @@ class _Shapes(NamedTuple):
 
 
 @cache
-def _shapes(key: Key) -> _Shapes:
+def _shapes(key: ConfigKey) -> _Shapes:
     with torch.device("meta"):
         model = _Whole(key.config)
     blocks = [list(block.parameters()) for block in model.model.layers]
@@ -158,7 +158,7 @@ def _shapes(key: Key) -> _Shapes:
 
 
 @cache
-def _sizes(key: Key, shard: int) -> Sizes:
+def _sizes(key: ConfigKey, shard: int) -> Sizes:
     """Returns the sizes of a model of which ``shard`` ranks hold one copy."""
     blocks, outside, head = _shapes(key)
     whole = [_numbers(block, 1) for block in blocks]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmap.cost.job import Key
+from softmap.cost.job import ConfigKey
 from softmap.cost.live import LiveBytes
 from softmap.maps import Edit, Tensors
 from softmap.nn import Block, ModelConfig
@@ -68,7 +68,7 @@ class Keys(NamedTuple):
 
 def block(config: ModelConfig, precision: str, activations: str) -> Counted:
     """Returns what the last block keeps and needs; ``activations`` as ``parallel.activations``."""
-    return _block(Key(config), precision, activations)
+    return _block(ConfigKey(config), precision, activations)
 
 
 def head(config: ModelConfig, precision: str) -> Counted:
@@ -78,11 +78,11 @@ def head(config: ModelConfig, precision: str) -> Counted:
 
 def keys(config: ModelConfig, precision: str) -> Keys:
     """Returns the bytes of one token in one layer that ranks sharing a sequence exchange."""
-    return _keys(Key(config), precision)
+    return _keys(ConfigKey(config), precision)
 
 
 @cache
-def _block(key: Key, precision: str, activations: str) -> Counted:
+def _block(key: ConfigKey, precision: str, activations: str) -> Counted:
     config = key.config
 
     def run(sequences: int) -> tuple[LiveBytes, int]:
@@ -112,7 +112,7 @@ def _head(width: int, vocabulary: int, precision: str) -> Counted:
 
 
 @cache
-def _keys(key: Key, precision: str) -> Keys:
+def _keys(key: ConfigKey, precision: str) -> Keys:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config = key.config

@@ -92,7 +92,7 @@ def documents(name: str) -> tuple[Case, ...]:
     return tuple(_case(rows[n], one) for n in range(min(MOST, len(rows))))
 
 
-def names(word: str, known: dict[str, HubSet]) -> bool:
+def is_set(word: str, known: dict[str, HubSet]) -> bool:
     """Returns whether a suite's argument is the name of a set, alone or with a folder."""
     return word.partition("=")[0] in known
 

@@ -26,7 +26,7 @@ from softmap.lab.request import Request, with_jobs
 from softmap.lab.resolve import check_stages, resolve
 from softmap.lab.session import Session
 from softmap.lab.speed import measure_speed
-from softmap.lab.timed import one_of_each, within
+from softmap.lab.timed import one_of_each, train_within
 
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
@@ -47,7 +47,7 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
             if request.speed or request.seconds is not None:  # first, to predict the rest
                 measure_speed(session.folder, session.plan, session.shared, request.engine, display)
             if request.seconds is not None:
-                within(session, wished, began)
+                train_within(session, wished, began)
             elif request.resolve is not None:
                 resolve(session)
             else:

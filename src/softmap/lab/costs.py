@@ -60,7 +60,7 @@ def announce(session: Session, trials: list[Trial]) -> None:
     """Report how long the trials will take, as far as that is known."""
     with contextlib.suppress(SoftmapError):
         price = costs(session)
-        taken = together([price[trial.planned.label] for trial in trials], session.jobs)
+        taken = makespan([price[trial.planned.label] for trial in trials], session.jobs)
         if trials:
             runs = count(len(trials), "run").lower()
             beside = f", {session.jobs} at a time" if session.jobs > 1 else ""
@@ -75,7 +75,7 @@ def _tokens(session: Session) -> float:
     return session.run_tokens + EVALUATED * heldout
 
 
-def together(seconds: Iterable[float], jobs: int) -> float:
+def makespan(seconds: Iterable[float], jobs: int) -> float:
     """Returns how long runs of these seconds take, ``jobs`` at a time, the longest first."""
     busy = [0.0] * jobs
     for each in sorted(seconds, reverse=True):

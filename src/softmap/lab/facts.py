@@ -27,7 +27,7 @@ def run_facts(
     """Returns the contents of ``run.json``. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
     labels = [planned.label for planned in plan.models]
-    labels += still_there(folder, before, labels)
+    labels += kept_variants(folder, before, labels)
     whole = dataclasses.replace(
         _whole(shared.recipe, labels, before, folder), peaks=peaks.by_variant or None
     )
@@ -55,7 +55,7 @@ def run_facts(
     }
 
 
-def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
+def kept_variants(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
     """Returns variants of earlier calls with the same settings and at least one finished trial."""
     gone = [label for label in before.get("variants", []) if label not in labels]
     return [

@@ -52,7 +52,7 @@ class Job(Protocol):
 J = TypeVar("J", bound=Job)
 
 
-def kept(path: Path, identity: Mapping[str, Any]) -> Outcome | None:
+def earlier_outcome(path: Path, identity: Mapping[str, Any]) -> Outcome | None:
     """Returns what a finished training wrote to ``path`` if it was this one, else None."""
     found = read_object(path) if path.is_file() else None
     return found if found and found.get("identity") == identity else None

@@ -32,7 +32,7 @@ from softmap.lab.asking.run import EvalRequest, ask
 from softmap.lab.cluster import Cluster
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import Interrupted
-from softmap.lab.jobs import best_peaks, kept, run_all
+from softmap.lab.jobs import best_peaks, earlier_outcome, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import PlannedModel, make_plan, training_options
@@ -116,7 +116,7 @@ class LearnJob:
 
     def result(self) -> dict[str, Any] | None:
         """Returns the outcome of an earlier call, or None."""
-        return kept(self.folder / "learned.json", self.identity())
+        return earlier_outcome(self.folder / "learned.json", self.identity())
 
 
 def learnable() -> list[str]:
@@ -238,14 +238,14 @@ def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     try:
         state = train(model, batches, given, job.folder, on_step=on_step, **_points(job))
     except NonFiniteLoss:
-        return _kept(job, {"loss": None, "right": None})
+        return _record(job, {"loss": None, "right": None})
     if not state.finished:
         raise Interrupted(state.signal or 2)
     subject = Subject(model.eval(), name=job.name)
     ids, labels = batch(mixture, TUNING_SEED, VALIDATION, 4 * given.batch_size, given.context)
     found = np.array(list(scores(subject, ids.numpy(), labels.numpy())))
     files.write_folder(job.folder / "model", model.save_pretrained)
-    return _kept(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
+    return _record(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
 
 
 def _points(job: LearnJob) -> dict[str, Any]:
@@ -259,7 +259,7 @@ def _points(job: LearnJob) -> dict[str, Any]:
     }
 
 
-def _kept(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
+def _record(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
     files.write_json(job.folder / "learned.json", out | {"identity": job.identity()}, seal=False)
     return out
 

@@ -9,7 +9,7 @@ import psutil
 import torch
 
 from softmap import testing
-from softmap.cost.fit import advice, within
+from softmap.cost.fit import advice, remedies_within
 from softmap.cost.hardware import GIB
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
@@ -142,7 +142,7 @@ def check_memory(
     """
     needed = least_memory(planned, recipe, ranks)
     if needed > (there := memory(device)):
-        found = within(job_of(recipe, planned, ranks), there)
+        found = remedies_within(job_of(recipe, planned, ranks), there)
         raise SoftmapError(
             f"{planned.label}: training needs at least {needed / GIB:,.0f} GiB, "
             f"{device.type} has {there / GIB:,.0f} GiB; {advice(found)}"

@@ -14,7 +14,7 @@ from math import sqrt
 
 from softmap.errors import SoftmapError
 from softmap.lab.costs import announce, run_seconds
-from softmap.lab.facts import still_there
+from softmap.lab.facts import kept_variants
 from softmap.lab.folder import earlier
 from softmap.lab.progress import duration
 from softmap.lab.recipe import Recipe
@@ -50,7 +50,7 @@ def resolve(session: Session) -> None:
     half_width = session.request.resolve or 0.0
     before = earlier(session.folder) or {}
     labels = [planned.label for planned in session.plan.models]
-    others = still_there(session.folder, before, labels)
+    others = kept_variants(session.folder, before, labels)
     if others:
         raise SoftmapError(
             f"--resolve: {session.folder} also has other variants ({listed(others)}): softmap "

@@ -55,12 +55,12 @@ def _check_same(planned: PlannedModel, found: Mapping[str, Any], folder: Path) -
             )
 
 
-def mark(start: str) -> str:
+def start_hash(start: str) -> str:
     """Returns the hash of the weights that a training starts from."""
     return sealed.digest(Path(start) / sealed.CHECKSUMS)
 
 
-def begin(model: Any, start: str | None) -> None:
+def load_start(model: Any, start: str | None) -> None:
     """Load the weights in the folder ``start`` into ``model``, if there is one."""
     if start is not None:
         load_model(model, Path(start) / WEIGHTS)

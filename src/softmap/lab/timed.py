@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from softmap.errors import SoftmapError
-from softmap.lab.costs import costs, ended, together
+from softmap.lab.costs import costs, ended, makespan
 from softmap.lab.folder import earlier
 from softmap.lab.plan import PlannedModel
 from softmap.lab.progress import duration
@@ -59,7 +59,7 @@ class TimeBudget:
         return {"seconds": self.seconds, "spent": self.spent}
 
 
-def within(session: Session, wished: Sequence[int], began: float) -> None:
+def train_within(session: Session, wished: Sequence[int], began: float) -> None:
     """Train as many runs as fit into the session's time, one of each variant first.
 
     Args:
@@ -85,7 +85,7 @@ def _check_enough(session: Session, clock: TimeBudget) -> None:
     """Raise ``SoftmapError`` unless the time left allows every variant one run."""
     price = costs(session)
     lacking = [m.label for m in session.plan.models if not ended(session, m)]
-    needed = together([price[label] for label in lacking], session.jobs)
+    needed = makespan([price[label] for label in lacking], session.jobs)
     if lacking and needed > clock.left:
         spent = f", with {duration(clock.spent)} already spent" if clock.spent >= 1 else ""
         raise SoftmapError(

@@ -48,7 +48,7 @@ from softmap.lab.preflight import dtype_of
 from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
-from softmap.lab.start import begin
+from softmap.lab.start import load_start
 from softmap.lab.workbench import Workbench, document_end
 from softmap.report.load import BudgetFile, read_log, read_result
 from softmap.train import NonFiniteLoss, Parallel, TrainingOptions, mean_rate, spent, train
@@ -144,7 +144,7 @@ def fit(
     def batches(step: int) -> torch.Tensor:
         return torch.from_numpy(order.batch(corpus.train, seed=seed, step=step, rows=rows, **shape))
 
-    begin(model, recipe.training.start)
+    load_start(model, recipe.training.start)
     fast = full_speed(planned, given, parallel)
     state = train(model, batches, given, folder, parallel=parallel, full_speed=fast, **hooks)
     if not state.finished:

@@ -26,7 +26,7 @@ from softmap.lab.preflight import choose_device, dtype_of
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
-from softmap.lab.start import check_start, mark
+from softmap.lab.start import check_start, start_hash
 
 CACHE = ".cache"  #: the subfolder of all runs' folder with texts as tokens
 
@@ -154,7 +154,7 @@ def _settings(
         "target_parameters": plan.target,
         "device": device.type,
         **({"evaluation.suites": suites} if suites else {}),
-        **({"training.start": mark(start)} if start else {}),
+        **({"training.start": start_hash(start)} if start else {}),
     }
 
 

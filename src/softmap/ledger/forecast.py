@@ -13,7 +13,7 @@ import torch
 from softmap.claims._bases import Base
 from softmap.claims._claim import Claim, Grafted, Learned, Study, Timed
 from softmap.lab.costs import EVALUATED
-from softmap.lab.grafting.look import recipe_of as recipe_of_graft
+from softmap.lab.grafting.preparation import recipe_of as recipe_of_graft
 from softmap.lab.learn import recipe_of
 from softmap.lab.plan import PlannedModel, make_plan
 from softmap.lab.preflight import choose_device, vocabulary

@@ -8,7 +8,7 @@ from typing import Any
 from softmap.claims._claim import CONTROL, Grafted
 from softmap.errors import SoftmapError
 from softmap.lab import workbench
-from softmap.lab.grafting.look import GraftRequest
+from softmap.lab.grafting.preparation import GraftRequest
 from softmap.lab.grafting.run import graft
 from softmap.lab.grafting.source import GraftSource
 from softmap.lab.plan import slug

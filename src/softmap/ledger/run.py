@@ -103,7 +103,7 @@ def _stage(claim: Claim, base: Base, studies: list[Study], workspace: Workspace)
         found = _KINDS[study.kind](study, workspace)
         runs, seconds = runs + number, seconds + spent + time.monotonic() - began
         rows += [row for part in found for row in part.rows]
-        told.append(_told(study, found))
+        told.append(_study_facts(study, found))
     verdict = claim.rule(rows)
     return {
         "base": base.name, "says": base.says, "verdict": verdict.word, "said": verdict.said,
@@ -125,7 +125,7 @@ def _prepared(study: Study, workspace: Workspace) -> tuple[int, float]:
     return len(read), sum(one.get("whole_seconds") or 0.0 for one in read)
 
 
-def _told(study: Study, parts: list[Part]) -> dict[str, Any]:
+def _study_facts(study: Study, parts: list[Part]) -> dict[str, Any]:
     told = ("suite", "task", "reads", "at", "within", "what")
     asks = {name: getattr(study, name) for name in told if getattr(study, name, "")}
     return {

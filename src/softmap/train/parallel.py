@@ -178,15 +178,15 @@ class Processes(Parallel):
         """Returns what ``do`` returned on the first rank, or raises what it raised there."""
         tried = [_tried(do) if self.rank == 0 else None]
         torch.distributed.broadcast_object_list(tried)
-        return self._of(0, tried[0])
+        return self._unpacked(0, tried[0])
 
     def together(self, do: Callable[[], T]) -> list[T]:
         """Returns what ``do`` returned on each rank, or raises what it raised on one."""
         tried: list[Any] = [None] * self.ranks
         torch.distributed.all_gather_object(tried, _tried(do))
-        return [self._of(rank, one) for rank, one in enumerate(tried)]
+        return [self._unpacked(rank, one) for rank, one in enumerate(tried)]
 
-    def _of(self, rank: int, tried: Any) -> Any:
+    def _unpacked(self, rank: int, tried: Any) -> Any:
         """Returns the value that a rank has sent, or raises its error."""
         value, error = tried
         if error is not None:

@@ -14,7 +14,7 @@ from torch import nn
 from softmap.errors import SoftmapError
 from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
-from softmap.evals.suites.needles import DEPTHS, Needles, told
+from softmap.evals.suites.needles import DEPTHS, Needles, answer_scores
 from softmap.evals.watch import Rounded, edited, rounded
 
 BITS = (8, 6, 4)
@@ -91,7 +91,7 @@ class Bits(Suite):
             for bits in (PLAIN, *BITS):
                 way = contextlib.nullcontext() if bits == PLAIN else _logits(subject.model, bits)
                 with way:
-                    right, loss = told(subject, prompt)
+                    right, loss = answer_scores(subject, prompt)
                 yield row("needles", item, right, bits=bits)
                 yield row("needle_loss", item, loss, bits=bits)
 

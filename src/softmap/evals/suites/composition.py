@@ -15,9 +15,9 @@ import numpy as np
 
 from softmap.errors import SoftmapError
 from softmap.evals.jsonl import read
-from softmap.evals.names import COLOURS, OBJECTS, PEOPLE, USES
 from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
+from softmap.evals.words import COLOURS, OBJECTS, PEOPLE, USES
 
 _ANSWER = re.compile(r"\[([^\[\]]+)\]")
 LINES, SCORED = 8, 6

@@ -15,9 +15,9 @@ from softmap.errors import SoftmapError
 from softmap.evals import hub
 from softmap.evals.jsonl import read
 from softmap.evals.judge import CORRECT
-from softmap.evals.names import CITIES, COLOURS, OBJECTS, PEOPLE
 from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
+from softmap.evals.words import CITIES, COLOURS, OBJECTS, PEOPLE
 
 NEW, LONG = 12, 100  #: tokens of an answer: to a made-up document, to a judged one
 UNKNOWN = "not stated"
@@ -76,7 +76,7 @@ class Halluc(Suite):
         """Returns the suite with documents and questions from a file or a set of the Hub."""
         if not argument:
             return cls()
-        if hub.names(argument, hub.DOCUMENTS):
+        if hub.is_set(argument, hub.DOCUMENTS):
             return cls(hub.documents(argument))
         lines = read(Path(argument), _Line)
         return cls(tuple((one["document"], one["question"], one["reference"]) for one in lines))
@@ -104,7 +104,7 @@ class Halluc(Suite):
             case = self.case(setting.generator(item), stated=item % 2 == 0)
             tokens = subject.encode(case.prompt)
             said = subject.decode(subject.continued([tokens], NEW)[0]).split("\n")[0]
-            right, made_up = marked(case, said)
+            right, made_up = graded(case, said)
             stated = "no" if case.answer is None else "yes"
             yield row("correct", item, right, stated=stated)
             yield row("hallucinated", item, made_up, stated=stated)
@@ -146,7 +146,7 @@ class Halluc(Suite):
         setting.tell(f"halluc: the judge so far: {told}")
 
 
-def marked(case: HallucCase, said: str) -> tuple[bool, bool]:
+def graded(case: HallucCase, said: str) -> tuple[bool, bool]:
     """Returns (right, made up) for an answer."""
     given = {value for value in case.possible if re.search(rf"\b{re.escape(value)}\b", said)}
     if case.answer is None:

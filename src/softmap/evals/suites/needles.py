@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from softmap.errors import SoftmapError, nearest
-from softmap.evals.names import CITIES
 from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
+from softmap.evals.words import CITIES
 
 OPENER = "Some magic numbers are hidden in the text below. Remember them; you will be asked.\n\n"
 DEPTHS = 11  #: depths of the grid: 0/11 to 10/11 of the hay
@@ -190,10 +190,10 @@ def question(cities: Sequence[str]) -> str:
 
 def answer_loss(subject: Subject, prompt: Prompt) -> float:
     """Returns the mean loss of the tokens of the right answer."""
-    return told(subject, prompt)[1]
+    return answer_scores(subject, prompt)[1]
 
 
-def told(subject: Subject, prompt: Prompt) -> tuple[float, float]:
+def answer_scores(subject: Subject, prompt: Prompt) -> tuple[float, float]:
     """Returns how the model rates the right answer after the prompt.
 
     That is 1 where each of its tokens is the likeliest, else 0; and their mean loss.

@@ -148,7 +148,7 @@ def given(argument: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """
     if not argument:
         return (), ()
-    return hub.examples(argument) if hub.names(argument, hub.EXAMPLES) else (of_file(argument), ())
+    return hub.examples(argument) if hub.is_set(argument, hub.EXAMPLES) else (of_file(argument), ())
 
 
 def of_file(argument: str) -> tuple[Example, ...]:

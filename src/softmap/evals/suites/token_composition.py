@@ -20,7 +20,7 @@ _ANSWER = _THING + THINGS
 VOCABULARY = _ANSWER + ANSWERS
 
 
-def says() -> np.ndarray:
+def answer_table() -> np.ndarray:
     """Returns the answer of each transform for each thing, (transforms, things); training
     teaches it.
     """
@@ -53,7 +53,7 @@ class Composed(Task):
         for k in generator.permutation(len(facts)):
             r, n = facts[k]
             ids += [_RELATION + r, _OWNER + int(owners[n]), _THING + int(things[r, n])]
-        asked, answers = [], says()
+        asked, answers = [], answer_table()
         for _ in range(self.questions):
             r, n = int(generator.integers(RELATIONS)), int(generator.integers(self.owners))
             t = (r + int(generator.integers(1, TRANSFORMS))) % TRANSFORMS if self.seen else r

@@ -87,7 +87,7 @@ def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
             "precision": asked.precision,
         },
         "suites": {
-            name: _told(suite, name, models, rows, control) | {"seconds": seconds[name]}
+            name: _suite_facts(suite, name, models, rows, control) | {"seconds": seconds[name]}
             for name, suite in zip(asked.suites, suites, strict=True)
         },
     }  # fmt: skip
@@ -105,7 +105,7 @@ def _answers(suite: Suite, subject: Subject, setting: Setting, tell: Tell) -> li
     return found
 
 
-def _told(
+def _suite_facts(
     suite: Suite,
     name: str,
     models: Sequence[ModelFolder],

@@ -81,12 +81,12 @@ class Graft:
         """Fine-tune the arms, print the table, and write the page; or only print what would
         change.
         """
-        from softmap.lab.grafting.look import look
+        from softmap.lab.grafting.preparation import prepare_graft
         from softmap.lab.grafting.run import graft
 
         request = self._request(argv)
         if self.dry_run:
-            look(request, print)
+            prepare_graft(request, print)
             return
         from softmap.lab.asking.page import write_page
         from softmap.lab.files import write_json
@@ -105,7 +105,7 @@ class Graft:
         peaks = self._peaks()
         variants, settings = split_variants(self.to), split_values(self.set)
         suites = split_variants(self.suite)
-        from softmap.lab.grafting.look import GraftRequest
+        from softmap.lab.grafting.preparation import GraftRequest
         from softmap.lab.grafting.source import GraftSource
         from softmap.lab.workbench import CACHE
 

@@ -21,7 +21,7 @@ from softmap.files import sealed
 from softmap.lab import files
 from softmap.lab.grafting.source import GraftSource, put
 from softmap.lab.interrupts import Interrupted
-from softmap.lab.jobs import kept
+from softmap.lab.jobs import earlier_outcome
 from softmap.lab.plan import training_options
 from softmap.lab.preflight import choose_device
 from softmap.lab.progress import OnStep
@@ -78,7 +78,7 @@ class GraftJob:
 
     def result(self) -> dict[str, Any] | None:
         """Returns the outcome of an earlier call, or None."""
-        return kept(self.folder / "grafted.json", self.identity())
+        return earlier_outcome(self.folder / "grafted.json", self.identity())
 
 
 def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     given = training_options(job.recipe, job.peak_lr, job.seed, job.name)
     given = dataclasses.replace(given, run=f"graft {job.variant or PLAIN}", data=job.text)
     tokens, windows = _text(job, given.batch_size)
-    model = begun(job, device)
+    model = initial_model(job, device)
 
     def batches(step: int) -> torch.Tensor:
         found = order.batch(
@@ -102,16 +102,16 @@ def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     try:
         state = train(model, batches, given, job.folder, on_step=on_step)
     except NonFiniteLoss:
-        return _kept(job, {"loss": None})
+        return _record(job, {"loss": None})
     if not state.finished:
         raise Interrupted(state.signal or 2)
     losses = token_losses(model.eval(), windows, batch_size=given.rows)
     if not job.tuning:
         _export(job, model)
-    return _kept(job, {"loss": float(losses.mean())})
+    return _record(job, {"loss": float(losses.mean())})
 
 
-def begun(job: GraftJob, device: torch.device) -> Any:
+def initial_model(job: GraftJob, device: torch.device) -> Any:
     """Returns the model before its first step; new weights are a function of the seed."""
     model = job.source.subject(device).model
     torch.manual_seed(job.seed)
@@ -149,7 +149,7 @@ def _export(job: GraftJob, model: Any) -> None:
     files.write_folder(job.folder / "model", fill)
 
 
-def _kept(job: GraftJob, out: dict[str, Any]) -> dict[str, Any]:
+def _record(job: GraftJob, out: dict[str, Any]) -> dict[str, Any]:
     files.write_json(job.folder / "grafted.json", out | {"identity": job.identity()}, seal=False)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return out

@@ -13,7 +13,7 @@ from softmap.lab.asking.models import ModelFolder
 from softmap.lab.asking.run import EvalRequest, ask
 from softmap.lab.engine import Engine
 from softmap.lab.grafting.job import PLAIN, GraftJob, run_job
-from softmap.lab.grafting.look import GraftRequest, Prepared, look
+from softmap.lab.grafting.preparation import GraftRequest, Prepared, prepare_graft
 from softmap.lab.jobs import best_peaks, run_all
 from softmap.lab.names import is_run
 from softmap.lab.plan import slug, training_options
@@ -36,7 +36,7 @@ def graft(request: GraftRequest, folder: Path, display: Display | None = None) -
     if is_run(folder):
         raise SoftmapError(f"{folder}: expected a separate folder, found a run; use another --name")
     display = display or Display()
-    ready = look(request, display.note)
+    ready = prepare_graft(request, display.note)
     with files.lock(folder):
         with display:
             given = ready.recipe.training

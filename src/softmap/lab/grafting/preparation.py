@@ -68,7 +68,7 @@ class Prepared:
     starts: list[Start]
 
 
-def look(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
+def prepare_graft(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
     """Load the model and the text, put each variant in, and measure what that changes at step 0.
 
     Raises ``SoftmapError`` for whatever cannot be trained. Nothing is written but the text's tokens
