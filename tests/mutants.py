@@ -67,7 +67,7 @@ MUTANTS = (
            "terms.peak * (step + 1) / terms.warmup", "terms.peak * step / terms.warmup",
            "tests/train"),
     Mutant("data: all epochs have one order", "data/order.py",
-           "draw = generator(seed, epoch)", "draw = generator(seed, 0)", "tests/data"),
+           "draw = generator(seed, epoch, part)", "draw = generator(seed, 0, part)", "tests/data"),
     Mutant("evals: a narrower interval", "evals/summary.py",
            "stats.t.ppf(0.975, n - 1)", "stats.t.ppf(0.95, n - 1)", "tests/evals"),
     Mutant("report: equal within twice the margin", "report/answers.py",

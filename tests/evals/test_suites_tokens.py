@@ -241,4 +241,4 @@ def test_lengths_without_positions_are_left_out() -> None:
     who = known.subject(model, 64, text=False)
     found = known.asked(recall.RecallSuite(sequences=2), who, context=128, tell=told.append)
     assert ("accuracy", 16) in found and ("accuracy", 32) not in found
-    assert "none of 128 tokens: learned positions reach 64" in told[0]
+    assert "no sequences of 128 tokens: learned positions reach 64" in told[0]
