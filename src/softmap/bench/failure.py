@@ -19,7 +19,7 @@ class TooLarge(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, or would have."""
+    """Returns whether memory ran out, or would have."""
     return isinstance(error, TooLarge) or memory.is_out_of_memory(error)
 
 

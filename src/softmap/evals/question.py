@@ -56,7 +56,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all compared models share.
+    """The setting that all compared models share.
 
     Attributes:
         context: the context in tokens.

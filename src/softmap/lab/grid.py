@@ -49,7 +49,7 @@ def chosen(tried: Tried) -> float | None:
 
 
 def at_edge(tried: Tried) -> bool:
-    """Whether the best peak is the lowest or the highest that was tried."""
+    """Returns whether the best peak is the lowest or the highest that was tried."""
     return len(tried) > 1 and best(tried) in (min(tried), max(tried))
 
 

@@ -62,7 +62,7 @@ def split_values(given: Sequence[str]) -> dict[str, str]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is the folder of a run."""
+    """Returns whether ``path`` is the folder of a run."""
     return path.is_dir() and os.path.lexists(path / "run.json")
 
 

@@ -64,7 +64,7 @@ class _Cuda:
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 class _HighWater:
@@ -87,7 +87,7 @@ class _HighWater:
         self._RESET.write_text("5")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: it holds no resources."""
 
 
 class _Sampler:

@@ -37,7 +37,7 @@ _left: dict[tuple[str, int | None], list[Workers]] = {}  #: waiting processes by
 
 @dataclass(frozen=True)
 class WorkerTerms:
-    """What a worker must see and have to take part.
+    """The conditions that a worker must meet to take part.
 
     Attributes:
         here: the folder in which the client was called.

@@ -217,7 +217,7 @@ class OwnSchedule(Checked):
 
 @dataclass
 class Evaluation(Checked):
-    """What is measured on held-out text."""
+    """The measurements on held-out text."""
 
     windows: Windows = 128  #: held-out windows, the same for every variant
     batch_size: Rows = 32

@@ -20,9 +20,7 @@ VOCABULARY = NOISE + SIZE
 
 @dataclass(frozen=True)
 class Mad(Task):
-    """What the six have in common: 16 tokens, length 128, marks and noise tokens with higher
-    ids.
-    """
+    """A task of 128 of 16 tokens; marks and noise tokens have higher ids."""
 
     length: int = 128
     vocabulary: int = VOCABULARY
