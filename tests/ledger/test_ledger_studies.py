@@ -74,12 +74,12 @@ NOISE = (-0.01, 0.0, 0.01)
 def test_a_dry_run_counts_the_fine_tunings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two arms and plain, each at three peaks and with two seeds; one of the 15 is there."""
     study = Grafted(LOSS, (Arm("diff2", "lower"), Arm("dcmha(rank=1)", "lower")))
-    workspace = Workspace(tmp_path, seeds=2, settings={"training.steps": "100"})
+    workspace = Workspace(tmp_path, seeds=2, settings={"training.steps": "200"})
     monkeypatch.setattr(forecast, "_step", lambda planned, recipe: 0.5)
     (kept := tmp_path / "graft-small" / "dcmha-rank-1" / "x").mkdir(parents=True)
     (kept / "grafted.json").write_text("{}")
     assert grafted.missing(study, workspace) == 14
-    assert list(forecast._grafts([study], workspace)) == [("graft-small", 14, 14 * 100 * 0.5)]
+    assert list(forecast._grafts([study], workspace)) == [("graft-small", 14, 14 * 200 * 0.5)]
 
 
 def test_a_nat_a_doubling_ahead_needs_half_the_tokens() -> None:
