@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 from softmap.nn import Attention
 from softmap.ops import tiles
 

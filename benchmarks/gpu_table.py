@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from softmap.bench.case import PLAIN, Case, Problem, make_problem, run_backend
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 from softmap.ops import BACKENDS
 
 SHAPES = ((8, 16, 2048, 64), (2, 16, 8192, 64), (8, 32, 2048, 128), (2, 32, 8192, 128))

@@ -23,14 +23,14 @@ import torch
 
 from softmap.data import order
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 from softmap.lab.preflight import choose_device
-from softmap.train import Layout, Options, Parallel, train
+from softmap.train import Layout, Parallel, TrainingOptions, train
 from softmap.train.processes import processes, ranks
 
 VARIANTS = ("transformer++", "dcmha")
 SHAPE = {"vocab_size": 256, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     steps=12, batch_size=8, micro_batch_size=1, context=63, peak_lr=3e-3, warmup=4, log_every=1
 )
 

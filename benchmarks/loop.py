@@ -45,9 +45,9 @@ def batches(args: argparse.Namespace) -> list[torch.Tensor]:
 
 def ours(args: argparse.Namespace, data: list[torch.Tensor]) -> float:
     """Seconds of all steps but the first, by the loop."""
-    from softmap.train import Options, train
+    from softmap.train import TrainingOptions, train
 
-    options = Options(
+    options = TrainingOptions(
         steps=args.steps, batch_size=args.batch, context=args.context, peak_lr=PEAK,
         schedule="cosine", log_every=args.log_every, warmup=1,
     )  # fmt: skip
@@ -97,7 +97,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
-    from softmap.lab.measure import provenance
+    from softmap.lab.machine import provenance
 
     data, rounds = batches(args), []
     ways = {"ours": ours, "bare": bare}

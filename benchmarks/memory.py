@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
-    from softmap.lab.measure import provenance
+    from softmap.lab.machine import provenance
 
     rows = {}
     for variant in args.variants:

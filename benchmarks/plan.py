@@ -3,11 +3,11 @@
     python benchmarks/plan.py --out results/plan-cpu.json
 
 Each row is a layout: in one process, or in two on gloo. Parameters are those of the model. Memory
-is the most bytes of tensors alive in a step, as ``softmap.cost.Live`` counts storages; on a GPU
-``torch.cuda.max_memory_allocated``. FLOPs are torch's own count (``FlopCounterMode``) of products,
-masked halves included, since ``reference`` computes them; those of the edits are in them, and not
-in what is predicted, as the plan counts edits' other operations with them. Bytes sent are those of
-the tensors that collectives were given, as rings send them. All of rank 0.
+is the most bytes of tensors alive in a step, as ``softmap.cost.LiveBytes`` counts storages; on a
+GPU ``torch.cuda.max_memory_allocated``. FLOPs are torch's own count (``FlopCounterMode``) of
+products, masked halves included, since ``reference`` computes them; those of the edits are in
+them, and not in what is predicted, as the plan counts edits' other operations with them. Bytes sent
+are those of the tensors that collectives were given, as rings send them. All of rank 0.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ def predicted(one: Any) -> dict[str, float]:
 
 def measured(one: Any, parallel: Any, device: torch.device) -> dict[str, float]:
     """The same of a second step: AdamW's moments are there."""
-    from softmap.cost import Live
+    from softmap.cost import LiveBytes
     from softmap.hf import SoftmapConfig, SoftmapForCausalLM
-    from softmap.train import Options
+    from softmap.train import TrainingOptions
     from softmap.train.optim import adamw
     from softmap.train.step import train_step
 
     given = dataclasses.asdict(one.config) | {"impl": "chunked"}
-    options = Options(
+    options = TrainingOptions(
         steps=10, batch_size=one.batch_size, context=one.context, peak_lr=1e-3, schedule="cosine",
         micro_batch_size=one.micro_batch_size, precision=one.precision,
     )  # fmt: skip
@@ -118,7 +118,7 @@ def measured(one: Any, parallel: Any, device: torch.device) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     shape = (rows.stop - rows.start, one.context + 1)
     batch = torch.randint(one.config.vocab_size, shape, generator=generator)
-    live, sent = Live([batch]), Sent(one.ranks)
+    live, sent = LiveBytes([batch]), Sent(one.ranks)
     with live if device.type == "cpu" else torch.device(device):
         torch.manual_seed(0)
         model = SoftmapForCausalLM(SoftmapConfig(**given)).to(device)
@@ -225,7 +225,7 @@ def main() -> None:
     if args.worker:
         return worker(args.worker, args.variants, sizes, device)
 
-    from softmap.lab.measure import provenance
+    from softmap.lab.machine import provenance
 
     words = ["--device", args.device, "--variants", *args.variants]
     words += [w for n, v in sizes.items() for w in ("--" + n.replace("_", "-"), str(v))]

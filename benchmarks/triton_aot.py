@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 from softmap.nn import Attention
 from softmap.nn.positions import Positions
 from softmap.ops import make_call

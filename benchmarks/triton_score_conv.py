@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 from softmap.nn import Attention
 from softmap.ops import make_call
 from softmap.ops.triton import score_conv

@@ -121,7 +121,10 @@ def test_commas_in_brackets_do_not_split() -> None:
         (["--tokenizer", "bp:300"], "tokenizer: expected"),
         (["--steps", "2"], "training.steps: 2 are too few for this schedule (budgets: expected"),
         (["--steps", "4"], "training.steps: 4 are too few for this schedule (budget 1: expected"),
-        (["--seeds", "0"], "--seeds: expected how many, 1 to 1000, found 0; --seed-list 0 takes"),
+        (
+            ["--seeds", "0"],
+            "--seeds: expected a number from 1 to 1000, found 0; --seed-list 0 takes",
+        ),
         (
             ["--seeds", "0", "3"],
             "--seeds: expected one number, how many, found 2",
@@ -162,8 +165,8 @@ def test_a_recipes_unknown_key_is_named_with_its_line(fails: Failure, workplace:
 def test_recipes_that_are_not_there(fails: Failure, workplace: Path) -> None:
     said = fails("compare", "tiny.yml")
     brought = "1b, 3b, 7b, demo, evening, schedules, sizes"
-    assert said == f"no recipe or run 'tiny.yml' (softmap brings {brought})"
-    assert "found a folder that is none; text is given with --data ." in fails("compare", ".")
+    assert said == f"no recipe or run 'tiny.yml' (softmap has {brought})"
+    assert "found another folder; text is given with --data ." in fails("compare", ".")
     assert "text is given with --data text.txt" in fails("compare", "text.txt")
     assert "a value is given with --set a.b=3" in fails("compare", "a.b=3")
     (workplace / "runs/t1").mkdir(parents=True)
@@ -174,7 +177,7 @@ def test_recipes_that_are_not_there(fails: Failure, workplace: Path) -> None:
         assert said.endswith("(a folder with run.json), found none (did you mean 'runs/t1'?)")
     (workplace / "runs/t1-and-t2").mkdir()
     (workplace / "runs/t1-and-t2/report.json").write_text("{}")
-    assert "found a page of several" in fails("report", "runs/t1-and-t2")
+    assert "found a report of several" in fails("report", "runs/t1-and-t2")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\x01\x02" * 1000, b"   \n  \n"])

@@ -58,7 +58,9 @@ def test_command_without_one_package(package: str) -> None:
 
 def test_schedules_without_torch() -> None:
     code = "import sys; sys.modules |= dict.fromkeys(['torch', 'numpy', 'safetensors'])\n"
-    code += "from softmap.train import Options, Terms, plan, schedules; import softmap.errors"
+    code += (
+        "from softmap.train import TrainingOptions, Terms, plan, schedules; import softmap.errors"
+    )
     done = python("-c", code)
     assert done.returncode == 0, done.stderr
 

@@ -42,7 +42,7 @@ from softmap.lab.names import (
     split_variants,
 )
 from softmap.lab.own import Check, New
-from softmap.lab.planning import Plan
+from softmap.lab.planning import PlanCommand
 from softmap.lab.scale import Scale
 from softmap.lab.top import Top
 from softmap.ledger.commands import KINDS as CLAIMS
@@ -371,7 +371,7 @@ class Import:
 COMMANDS: dict[str, type] = {
     "compare": Compare,
     "train": Train,
-    "plan": Plan,
+    "plan": PlanCommand,
     "explain": Explain,
     "variants": Variants,
     "new": New,
@@ -411,7 +411,7 @@ def _how_many(option: str, words: Sequence[str]) -> int:
     if not 1 <= numbers[0] <= 1000:
         instead = instead and numbers[0] >= 0
         alone = f"; --seed-list {numbers[0]} takes this seed alone" if instead else ""
-        raise SoftmapError(f"{option}: expected how many, 1 to 1000, found {numbers[0]}{alone}")
+        raise SoftmapError(f"{option}: expected a number from 1 to 1000, found {numbers[0]}{alone}")
     return numbers[0]
 
 

@@ -33,4 +33,4 @@ def add_backend(monkeypatch: pytest.MonkeyPatch) -> AddBackend:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares each command the collections of garbage before each peak."""
-    monkeypatch.setattr("softmap.lab.measure._release", lambda: None)
+    monkeypatch.setattr("softmap.lab.peak_memory._release", lambda: None)

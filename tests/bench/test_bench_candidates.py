@@ -55,13 +55,13 @@ def test_a_file_in_the_folder_is_found(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("given", [{}, {"kv_heads": 2}, {"window": 6}], ids=str)
 def test_sdpa(kernel: str, given: dict[str, int]) -> None:
     found = checked(kernel, case("transformer++", **given))
-    assert found.ok, found.says()
+    assert found.ok, found.summary()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_diffllama(dtype: str) -> None:
     found = checked("hf diffllama", case("diff", dtype=dtype))
-    assert found.ok, found.says()
+    assert found.ok, found.summary()
     assert {"output", "d q", "d k", "d v"} <= set(found.errors)
 
 
@@ -75,14 +75,14 @@ def test_diffllama_is_for_diff_alone(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["transformer++", "alibi", "kerple", "diff", "diff2"])
 def test_flex(variant: str, given: dict[str, int]) -> None:
     found = checked("flex", case(variant, direction="forward", **given))
-    assert found.ok, found.says()
+    assert found.ok, found.summary()
 
 
 @pytest.mark.slow  # compiles C++
 @pytest.mark.parametrize("variant", ["diff", "dcmha", "dape", "talking-heads", "sas"])
 def test_dense_compiled(variant: str) -> None:
     found = checked("dense compiled", case(variant))
-    assert found.ok, found.says()
+    assert found.ok, found.summary()
 
 
 @pytest.mark.skipif(
@@ -90,7 +90,7 @@ def test_dense_compiled(variant: str) -> None:
 )
 def test_x_transformers() -> None:
     found = checked("x-transformers", case("talking-heads"))
-    assert found.ok, found.says()
+    assert found.ok, found.summary()
 
 
 @pytest.mark.parametrize("variant", ["dcmha", "talking-heads", "dape", "fire", "diff+kerple"])
@@ -125,7 +125,7 @@ def test_gradients_are_compared_in_our_layout_and_timed_in_the_peers() -> None:
     entry = CandidateResult(Doubled(), problem, runner=Doubled().prepare(problem))
     assert torch.equal(entry.leaves()[0], problem.call.q / 2)
     assert all(t.is_leaf and t.requires_grad for t in entry.leaves())
-    grads = entry.back(entry.ahead())
+    grads = entry.backward(entry.forward())
     assert len(grads) == 3
 
 

@@ -154,7 +154,7 @@ def test_a_dense_map_that_cannot_fit_is_not_tried(
         bench(tmp_path / "a.json", "dcmha", "--impl", "reference", "chunked")["cases"][0]
     )
     row = rows["reference"]
-    assert row["status"] == "out of memory" and "would take about 4 kB" in row["reason"]
+    assert row["status"] == "out of memory" and "would need about 4 kB" in row["reason"]
     assert row["instead"] == "chunked"
 
 

@@ -11,7 +11,7 @@ from softmap.cost import (
     Assumptions,
     Gpu,
     Job,
-    Live,
+    LiveBytes,
     estimate,
     find,
     memory,
@@ -20,7 +20,7 @@ from softmap.cost import (
     pieces,
     traffic,
 )
-from softmap.cost.fit import changes, remedies, room, shortage
+from softmap.cost.fit import changes, more_ranks, remedies, remedies_within, shortage, usable_memory
 from softmap.cost.memory import moments
 from softmap.errors import SoftmapError
 from softmap.nn import ModelConfig, accounting
@@ -64,7 +64,7 @@ def test_gpus_by_their_names() -> None:
 
 def test_live_counts_what_is_held() -> None:
     known = torch.zeros(100)
-    with Live([known]) as live:
+    with LiveBytes([known]) as live:
         one = known + 1  # 400 bytes
         view = one[:10]
         two = torch.zeros(50, dtype=torch.float64)
@@ -87,7 +87,7 @@ def test_live_counts_a_dtensors_part() -> None:
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
     try:
         mesh = init_device_mesh("cpu", (2,))
-        with Live() as live:
+        with LiveBytes() as live:
             one = zeros(8, 4, device_mesh=mesh, placements=[Shard(0)])
             assert live.now == 64
             two = torch.zeros_like(one)
@@ -186,11 +186,15 @@ def test_what_would_fit() -> None:
     gpu = replace(gpu, memory=1.7 * needed)
     line = shortage("x", one, gpu, given)
     assert line is not None and line.startswith("x: does not fit: a rank needs ")
-    named = {change.words: change for change in changes(one, gpu)}
+    named = {change.words: change for change in [*changes(one), *more_ranks(one, gpu)]}
     found = [words for words in remedies(one, gpu, given) if words in named]
     assert found and all(words in line for words in found)
     for words in found:
-        assert memory(named[words].of(one)).total <= room(gpu, given), words
+        assert memory(named[words].of(one)).total <= usable_memory(gpu, given), words
+    here = remedies_within(
+        one, usable_memory(gpu, given)
+    )  # a device that is there: no others are named
+    assert here and set(here) <= set(found) and not any("x" in words for words in here)
     gpu = replace(gpu, memory=1.0)
     assert "nothing that was tried would fit" in str(shortage("x", one, gpu, given))
 
@@ -202,7 +206,7 @@ def test_memory_beside_a_real_step() -> None:
     config = replace(CONFIG, hidden_size=64, vocab_size=256, intermediate_size=160)
     one = Job(config, 64, 16, "fp32", Layout())
     ids = torch.zeros(16, 64, dtype=torch.int64)
-    with Live([ids]) as live:
+    with LiveBytes([ids]) as live:
         model = SoftmapForCausalLM(
             SoftmapConfig(
                 vocab_size=256, hidden_size=64, num_hidden_layers=2, num_attention_heads=2,

@@ -305,7 +305,7 @@ def test_empty_corpora(tmp_path: Path, make: Make) -> None:
         make(tmp_path / "data")
     (tmp_path / "data" / "blank.txt").write_text(" \n")
     (tmp_path / "data" / "picture.png").write_bytes(b"\0")
-    with pytest.raises(SoftmapError, match=r"1 file is skipped as no utf-8 text: picture\.png"):
+    with pytest.raises(SoftmapError, match=r"skipped 1 file that is not utf-8 text: picture\.png"):
         make(tmp_path / "data")
     (tmp_path / "data" / "blank.txt").write_text("x")
     with pytest.raises(SoftmapError, match="too little text"):

@@ -13,7 +13,7 @@ import pyarrow.parquet
 import pytest
 
 from softmap.data import Corpus, DataConfig, Mixture, Part, order, prepare
-from softmap.data.split import HELDOUT, TRAIN, Sided, interleaved
+from softmap.data.split import HELDOUT, TRAIN, SplitDocument, interleaved
 from softmap.errors import SoftmapError
 
 A, B = np.arange(100, dtype=np.uint16), np.arange(1000, 1030, dtype=np.uint16)
@@ -51,8 +51,8 @@ def test_a_mixture_is_a_function_of_seed_and_step_alone() -> None:
     assert (part == whole[13:15]).all()
 
 
-def documents(side: int, *sizes: int) -> Iterator[Sided]:
-    return iter([Sided(side, "x" * size, size) for size in sizes])
+def documents(side: int, *sizes: int) -> Iterator[SplitDocument]:
+    return iter([SplitDocument(side, "x" * size, size) for size in sizes])
 
 
 def test_what_is_held_out_keeps_the_proportions() -> None:

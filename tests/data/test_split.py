@@ -8,7 +8,7 @@ import pytest
 from softmap.data.split import (
     HELDOUT,
     TRAIN,
-    Sided,
+    SplitDocument,
     Splitter,
     is_fair,
     limit_bytes,
@@ -22,8 +22,8 @@ def named(texts: list[str]) -> list[tuple[str, str]]:
     return [(f"d{i}", text) for i, text in enumerate(texts)]
 
 
-def sided(side: int, text: str) -> Sided:
-    return Sided(side, text, len(text.encode()))
+def sided(side: int, text: str) -> SplitDocument:
+    return SplitDocument(side, text, len(text.encode()))
 
 
 def test_the_side_follows_from_the_hash_of_the_text() -> None:

@@ -123,6 +123,6 @@ def asked(suite: Suite, who: Subject, **setting: Any) -> dict[Any, float]:
 def means(suite: Suite, rows: list[Row]) -> dict[Any, float]:
     found: dict[Any, float] = {}
     for cell in cells(suite, rows).values():
-        key = cell.measure if cell.at is None else (cell.measure, *cell.at.values())
+        key = cell.metric if cell.at is None else (cell.metric, *cell.at.values())
         found[key] = cell.mean
     return found

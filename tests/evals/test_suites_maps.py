@@ -152,7 +152,7 @@ def test_edits_are_taken_off_again(make: Any) -> None:
 
 
 def test_attention_that_cannot_be_reached_is_refused() -> None:
-    with pytest.raises(SoftmapError, match="Uniform: expected attention layers of softmap"):
+    with pytest.raises(SoftmapError, match="Uniform: expected softmap's attention layers"):
         statistics(known.subject(known.Uniform()), IDS)
 
 

@@ -78,7 +78,7 @@ def test_lengths_go_as_far_as_the_text() -> None:
     assert lengths == [32, 64, 128, 256]
     assert Length(times=8).lengths(32, 200) == [32, 64, 128]  # as far as the text goes
     assert suite("length:64").times == 64  # type: ignore[attr-defined]
-    with pytest.raises(SoftmapError, match="expected how many times the context"):
+    with pytest.raises(SoftmapError, match="expected a multiple of the context"):
         suite("length:far")
 
 
@@ -174,6 +174,6 @@ def test_an_unknown_suite_is_answered_with_the_nearest() -> None:
 @pytest.mark.parametrize("name", names())
 def test_every_suite_says_what_it_asks(name: str) -> None:
     found = suite(name)
-    assert found.name == name and found.asks.endswith("?") and found.measures
-    assert {picture.measure for picture in found.pictures} <= {m.name for m in found.measures}
+    assert found.name == name and found.asks.endswith("?") and found.metrics
+    assert {picture.metric for picture in found.pictures} <= {m.name for m in found.metrics}
     assert type(found.quick()) is type(found)

@@ -191,14 +191,14 @@ def test_a_reader_of_the_document_is_right_and_an_inventor_is_not() -> None:
     case = made.case(Setting(1, 1).generator(3), stated=True)
     assert case.answer is not None and f" {case.answer}." in case.prompt
     other = next(value for value in case.possible if value != case.answer)
-    assert halluc.marked(case, f" {case.answer}.") == (True, False)
-    assert halluc.marked(case, f" {other}.") == (False, True)
-    assert halluc.marked(case, f" {case.answer} or {other}") == (False, True)
-    assert halluc.marked(case, " not stated") == (False, False)
+    assert halluc.graded(case, f" {case.answer}.") == (True, False)
+    assert halluc.graded(case, f" {other}.") == (False, True)
+    assert halluc.graded(case, f" {case.answer} or {other}") == (False, True)
+    assert halluc.graded(case, " not stated") == (False, False)
     missing = made.case(Setting(1, 1).generator(3), stated=False)
     assert missing.answer is None
-    assert halluc.marked(missing, " not stated") == (True, False)
-    assert halluc.marked(missing, f" {missing.possible[0]}") == (False, True)
+    assert halluc.graded(missing, " not stated") == (True, False)
+    assert halluc.graded(missing, f" {missing.possible[0]}") == (False, True)
     who, kind = missing.prompt.split("\n")[-1].split(" Answer")[0], missing.prompt.split("\n")[0]
     assert who not in kind
 
@@ -241,4 +241,4 @@ def test_lengths_without_positions_are_left_out() -> None:
     who = known.subject(model, 64, text=False)
     found = known.asked(recall.RecallSuite(sequences=2), who, context=128, tell=told.append)
     assert ("accuracy", 16) in found and ("accuracy", 32) not in found
-    assert "none of 128 tokens: learned positions reach 64" in told[0]
+    assert "no sequences of 128 tokens: learned positions reach 64" in told[0]

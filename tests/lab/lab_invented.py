@@ -38,7 +38,7 @@ class Invented:
         files.write_json(trial.folder / "trial.json", trial.identity(bench))
         if self.stop and self.stop[0] == len(self.trained):
             raise self.stop[1]
-        label = trial.candidate.label
+        label = trial.planned.label
         self.trained.append((label, trial.seed))
         seconds = self.seconds.get(label, 1.0)
         if self.clock is not None:
@@ -49,7 +49,7 @@ class Invented:
 
 
 def _result(trial: Trial, seconds: float, loss: float | None) -> dict[str, Any]:
-    mine = trial.candidate
+    mine = trial.planned
     named = {"variant": mine.label, "slug": mine.slug, "seed": trial.seed}
     if loss is None:
         return named | {"diverged": {"step": 3, "reason": "loss nan"}, "budgets": []}

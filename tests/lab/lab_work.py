@@ -62,7 +62,7 @@ def killed_once(trial: Any, bench: Any, on_step: Any) -> dict[str, Any]:
     """A trial; that of diff is killed with its process at step 6, and begins there again."""
     from softmap.lab.trial import run_trial
 
-    if trial.candidate.label != "diff":
+    if trial.planned.label != "diff":
         return run_trial(trial, bench, on_step)
     first = trial.folder.parent / "first"
     seen = []
@@ -94,13 +94,13 @@ def machine_killed_once(trial: Any, bench: Any, on_step: Any) -> dict[str, Any]:
 
     def step(metrics: Mapping[str, float]) -> None:
         seen.append(metrics["step"])
-        if trial.candidate.label == "diff" and metrics["step"] == 6 and not first.exists():
+        if trial.planned.label == "diff" and metrics["step"] == 6 and not first.exists():
             first.touch()
             os.kill(os.getppid(), signal.SIGKILL)
             time.sleep(60)  # it is killed with it
 
     result = run_trial(trial, bench, step)
-    assert trial.candidate.label != "diff" or seen[0] > 1
+    assert trial.planned.label != "diff" or seen[0] > 1
     return result
 
 

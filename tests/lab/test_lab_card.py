@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from softmap.lab.card import _public, model_card
-from softmap.lab.plan import make_plan, options
+from softmap.lab.plan import make_plan, training_options
 from softmap.lab.recipe import Recipe
 
 META = {
@@ -25,8 +25,8 @@ BUDGETS = [
 
 
 def test_it_holds_the_runs_numbers(tiny: Recipe) -> None:
-    mine = make_plan(tiny, 257).candidates[1]
-    given = options(tiny, mine.peak_lr, 7, mine.label)
+    mine = make_plan(tiny, 257).models[1]
+    given = training_options(tiny, mine.peak_lr, 7, mine.label)
     tiny.data = replace(tiny.data, max_bytes=5000)
     bench = SimpleNamespace(recipe=tiny, corpus=SimpleNamespace(meta=META), windows=[0] * 8)
     card = model_card(mine, given, bench, BUDGETS)  # type: ignore[arg-type]

@@ -16,8 +16,8 @@ from softmap.errors import SoftmapError
 from softmap.lab.interrupts import Interrupted
 from softmap.ledger import trained
 from softmap.ledger.judge import Part
-from softmap.ledger.place import Workspace
 from softmap.ledger.training import missing
+from softmap.ledger.workspace import Workspace
 from softmap.report.load import read_run
 
 SIZES = {

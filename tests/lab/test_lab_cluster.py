@@ -98,10 +98,10 @@ def test_a_worker_objects_to_what_it_does_not_see_or_have(tmp_path: Path) -> Non
     mine = terms(tmp_path / "run" / FOLDER)
     assert remote.objection(mine) is None
     other = dataclasses.replace(mine, mark="xyz")  # of another client
-    assert "does not see what was written to" in str(remote.objection(other))
+    assert "cannot see what was written to" in str(remote.objection(other))
     assert str(tmp_path / "run") in str(remote.objection(other))
     away = dataclasses.replace(mine, here=str(tmp_path / "home"))
-    assert f"sees no folder {tmp_path / 'home'}" in str(remote.objection(away))
+    assert f"cannot see the folder {tmp_path / 'home'}" in str(remote.objection(away))
     old = dataclasses.replace(mine, versions={**mine.versions, "torch": "1.0"})
     found = mine.versions["torch"]
     assert remote.objection(old) == f"has torch {found}, expected torch 1.0"
@@ -241,7 +241,7 @@ def test_workers_that_cannot_take_part_are_refused(
 ) -> None:
     # /proc/self/cwd is where each process is: a folder of that name is not shared.
     monkeypatch.chdir(tmp_path)
-    said = "the worker tcp://.* does not see what was written to /proc/self/cwd/run: expected"
+    said = "the worker tcp://.* cannot see what was written to /proc/self/cwd/run: expected"
     with pytest.raises(SoftmapError, match=said):
         Engine(1, pair).check(Path("/proc/self/cwd/run"), lambda _: None)
     assert not (tmp_path / "run" / FOLDER).exists()
@@ -271,9 +271,9 @@ def test_gpus_are_places_where_workers_announce_them_and_a_scheduler_may_go(tmp_
         pool = found.pool(tmp_path, None, lambda _: None)
         future = pool.submit(time.sleep, 600)
         threading.Timer(0.5, local.close).start()
-        with pytest.raises(SoftmapError, match="the scheduler answers no more"):
+        with pytest.raises(SoftmapError, match="the scheduler does not answer any more"):
             future.result(timeout=120)
-        with pytest.raises(SoftmapError, match="the scheduler answers no more"):
+        with pytest.raises(SoftmapError, match="the scheduler does not answer any more"):
             pool.submit(time.sleep, 1).result(timeout=120)
         pool.shutdown(cancel_futures=True)
 

@@ -14,11 +14,11 @@ from softmap.errors import SoftmapError
 from softmap.evals.loss import token_losses
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.lab import recipe as recipes
-from softmap.lab.learn import Lesson, recipe_of
-from softmap.lab.one import Wanted, train_one
+from softmap.lab.learn import LearnRequest, recipe_of
+from softmap.lab.one import TrainRequest, train_one
 from softmap.lab.preflight import preflight
 from softmap.nn.positions import apart
-from softmap.train import Options, Parallel
+from softmap.train import Parallel, TrainingOptions
 from softmap.train.options import check_same_run
 from softmap.train.step import train_step
 
@@ -50,7 +50,7 @@ def grads(one: SoftmapForCausalLM) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(("variant", "rows"), [("diff", None), ("dcmha", 1)])
 def test_a_step_on_packed_documents_is_a_step_on_each_alone(variant: str, rows: int | None) -> None:
     packed, alone = model(variant), model(variant)
-    options = Options(
+    options = TrainingOptions(
         steps=3, batch_size=2, context=8, peak_lr=0.1, clip=None, document_end=END,
         micro_batch_size=rows,
     )  # fmt: skip
@@ -76,14 +76,14 @@ def test_held_out_losses_are_those_of_each_document_alone() -> None:
 
 def test_a_checkpoint_knows_its_text() -> None:
     given = {"steps": 4, "batch_size": 2, "context": 8, "peak_lr": 0.1}
-    saved = Options(**given, data="aaaa").identity()  # type: ignore[arg-type]
+    saved = TrainingOptions(**given, data="aaaa").identity()  # type: ignore[arg-type]
     with pytest.raises(SoftmapError, match=r"^there: .* expected text of hash bbbb, found aaaa$"):
-        check_same_run(saved, Options(**given, data="bbbb"), "there")  # type: ignore[arg-type]
+        check_same_run(saved, TrainingOptions(**given, data="bbbb"), "there")  # type: ignore[arg-type]
     for later in ("data", "document_end"):
         saved.pop(later)
-    check_same_run(saved, Options(**given, data="bbbb"), "there")  # type: ignore[arg-type]
+    check_same_run(saved, TrainingOptions(**given, data="bbbb"), "there")  # type: ignore[arg-type]
     with pytest.raises(SoftmapError, match="expected document_end 0, found None"):
-        check_same_run(saved, Options(**given, document_end=0), "there")  # type: ignore[arg-type]
+        check_same_run(saved, TrainingOptions(**given, document_end=0), "there")  # type: ignore[arg-type]
 
 
 SEPARATE = {"training.separate_documents": "true"}
@@ -95,7 +95,7 @@ def test_what_cannot_read_documents_apart_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SoftmapError, match=r"^multi-token: .* earlier rows, .* without a halo"):
         preflight(recipe, lambda _: None)
     with pytest.raises(SoftmapError, match=r"^learn: training\.separate_documents"):
-        recipe_of(Lesson("recall", settings=dict(SEPARATE)))
+        recipe_of(LearnRequest("recall", settings=dict(SEPARATE)))
 
 
 @pytest.mark.slow
@@ -122,12 +122,12 @@ def test_a_mixture_of_documents_trains_and_goes_on(
         return batch(*given, step=step, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(order, "batch", recorded)
-    wanted = Wanted(out=tmp_path / "runs")
+    wanted = TrainRequest(out=tmp_path / "runs")
     with pytest.raises(KeyboardInterrupt):
         train_one(recipe, wanted)
     monkeypatch.setattr(order, "batch", batch)
     model = train_one(recipe, wanted)
-    once = train_one(recipe, Wanted(out=tmp_path / "once"))
+    once = train_one(recipe, TrainRequest(out=tmp_path / "once"))
     weights = [folder / "model.safetensors" for folder in (model, once)]
     assert weights[0].read_bytes() == weights[1].read_bytes()
     (tmp_path / "a" / "0.txt").write_text("another")

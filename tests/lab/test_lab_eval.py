@@ -15,8 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from softmap.cli import main
 from softmap.data import prepare
 from softmap.errors import SoftmapError
-from softmap.evals.question import Measure, Suite
-from softmap.evals.summary import MeasureCell, answers, cells, interval
+from softmap.evals.question import Metric, Suite
+from softmap.evals.summary import MetricCell, answers, cells, interval
 from softmap.evals.text import Text
 from softmap.lab import recipe as recipes
 from softmap.lab.asking.models import find, load, text_of
@@ -32,9 +32,9 @@ class Made(Suite):
     name = "made"
     title = "Made up"
     asks = "Nothing?"
-    measures = (
-        Measure("right", "Right", "share", "higher", 0.02),
-        Measure("loss", "Loss", "nats", "lower", 0.01, at={"size": 2}),
+    metrics = (
+        Metric("right", "Right", "share", "higher", 0.02),
+        Metric("loss", "Loss", "nats", "lower", 0.01, at={"size": 2}),
     )
 
 
@@ -75,7 +75,7 @@ def test_an_instance_counts_once_and_headlines_take_their_conditions() -> None:
 
 
 def test_intervals_by_hand() -> None:
-    share, loss = Made.measures
+    share, loss = Made.metrics
     assert interval([1.0] * 10, share) == pytest.approx((0.7224672, 1.0))  # Wilson of 10 in 10
     low, high = interval([1.0, 3.0], loss) or (0.0, 0.0)
     assert (low, high) == pytest.approx((2 - 12.7062, 2 + 12.7062), rel=1e-4)
@@ -111,7 +111,7 @@ def test_means_of_instances_are_taken_within_a_run_first() -> None:
     found = {"a": runs(2.0, 2.5, 1.5), "b": runs(1.9, 2.4, 1.4)}
     (headline, _) = compared(Made().described(), found, "a")
     assert headline["differences"]["b"]["df"] == pytest.approx(4)
-    assert MeasureCell("loss", None, {0: 1.0, 1: 2.0}).mean == 1.5
+    assert MetricCell("loss", None, {0: 1.0, 1: 2.0}).mean == 1.5
 
 
 def test_the_models_of_a_run(finished: Path, llama: Path) -> None:
@@ -131,7 +131,7 @@ def test_models_that_are_not_there(finished: Path, tmp_path: Path) -> None:
     for words, variants, said in [
         ([str(tmp_path / "none")], [], "expected the folder of a run or of a model, found none"),
         ([str(tmp_path)], [], r"expected a run \(run.json\) or a model"),
-        ([model, str(finished)], [], "given twice"),
+        ([model, str(finished)], [], "found it twice"),
         ([str(finished)], ["dif"], r"no variant 'dif' \(did you mean 'diff'\?\)"),
     ]:
         with pytest.raises(SoftmapError, match=said):
@@ -177,7 +177,7 @@ def test_the_command_writes_a_table_a_page_and_json(
     for part in (
         "chart-loss_by_position_position",
         "chart-bits_logits_bits",
-        "Few bits",
+        "Low precision",
         "vegaEmbed",
     ):
         assert part in html

@@ -52,7 +52,7 @@ def test_variants_and_seeds_that_are_not_there(finished: Path) -> None:
         model_folder(finished, "dif")
     with pytest.raises(SoftmapError, match="no finished 'diff' with seed 7"):
         model_folder(finished, "diff", 7)
-    with pytest.raises(SoftmapError, match="choose from a run"):
+    with pytest.raises(SoftmapError, match="need a run"):
         model_folder(model_folder(finished), "diff")
 
 

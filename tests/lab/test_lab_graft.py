@@ -23,7 +23,7 @@ from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.lab.asking.page import page
 from softmap.lab.grafting import job as jobs
 from softmap.lab.grafting import run as grafting
-from softmap.lab.grafting.look import GraftRequest, look
+from softmap.lab.grafting.preparation import GraftRequest, prepare_graft
 from softmap.lab.grafting.run import graft
 from softmap.lab.grafting.source import GraftSource
 from softmap.lab.grafting.start import where
@@ -93,7 +93,7 @@ def test_dry_run_says_what_changes_and_writes_nothing(
 
 
 def test_a_trial_of_ours_too(request_of: Any) -> None:
-    ready = look(request_of("own", to=["talking-heads", "dape"]))
+    ready = prepare_graft(request_of("own", to=["talking-heads", "dape"]))
     first, second = ready.starts
     assert first.difference <= 1e-5 * max(1, first.largest) and not first.changes
     assert second.difference > 1e-3 and second.changes[-1] == "rotary positions are left out"
@@ -104,7 +104,7 @@ REFUSED = {
     "{0}/llama --data {0}/text.txt": "--to: expected one or more variants, found none",
     "{0}/llama --to dif --data {0}/text.txt": "unknown variant 'dif'",
     "{0}/llama --to sas --data {0}/text.txt": "sas sets attention_skip=0.0 of the block",
-    "{0}/llama --to gated,gated --data {0}/text.txt": "variants, each once, found 'gated' again",
+    "{0}/llama --to gated,gated --data {0}/text.txt": "each variant once, found 'gated' again",
     "{0}/llama --to gated --layers 2 --data {0}/text.txt": "layers must be numbers from -2 to 1",
     "{0}/own --to gated --layers 0 --data {0}/text.txt": "--to gated: a softmap model has one",
     "{0}/gpt2 --to gated --data {0}/text.txt": "found GPT2LMHeadModel",
@@ -117,7 +117,7 @@ REFUSED = {
     "{0}/llama --to gated --set model.hidden_size=8": "expected a value of training",
     "{0}/llama --to gated --set training.stepz=8": "stepz",
     "{0}/llama --to gated --set training.peak_lr=1": "training.peak_lr: expected --peak-lr",
-    "{0}/llama --to gated --steps 9 --set training.steps=8": "training.steps: given twice",
+    "{0}/llama --to gated --steps 9 --set training.steps=8": "training.steps: given with --steps",
     "{0}/llama --to gated --peaks 1e-3 --peak-lr 1e-3": "--peak-lr and --peaks are both given",
     "{0}/llama --to gated --peaks 1e-3 -1": "--peaks: expected one or more numbers above 0",
     "{0}/llama --to gated --peak-lr 0": "--peak-lr: expected a number above 0",
@@ -146,7 +146,7 @@ def test_layers_that_are_alike_are_one() -> None:
 
 
 def test_a_peak_is_chosen_on_text_that_is_not_trained_on(request_of: Any) -> None:
-    ready = look(request_of(to=["gated"]))
+    ready = prepare_graft(request_of(to=["gated"]))
     train, windows = jobs.tuning_split(ready.corpus, 16, 2)
     assert len(train) < 0.91 * len(ready.corpus.train)
     joined = ready.corpus.train[len(train) :].tobytes()
@@ -166,7 +166,7 @@ def test_what_is_held_out_does_not_depend_on_the_tokenizer(models: Path, tmp_pat
 
 def trial(request: GraftRequest, folder: Path, label: str) -> Any:
     """The only job of an arm."""
-    ready = look(request)
+    ready = prepare_graft(request)
     made = grafting._jobs(request, ready, folder, [0], {"plain": 3e-3, "diff2": 3e-3})
     return next(job for job in made if job.label == label)
 
@@ -224,7 +224,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(
 @pytest.mark.slow
 def test_the_plain_arm_is_the_model_itself(request_of: Any, models: Path, tmp_path: Path) -> None:
     job = trial(request_of(), tmp_path, "plain")
-    begun = jobs.begun(job, torch.device("cpu"))
+    begun = jobs.initial_model(job, torch.device("cpu"))
     assert type(begun) is transformers.LlamaForCausalLM
     source = AutoModelForCausalLM.from_pretrained(models / "llama").state_dict()
     assert all(torch.equal(t, source[n]) for n, t in begun.state_dict().items())

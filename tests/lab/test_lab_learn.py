@@ -12,13 +12,13 @@ import torch
 
 from softmap.cli import main
 from softmap.errors import SoftmapError
-from softmap.evals.suites.token_composition import _ANSWER, _THING, Composed, says
+from softmap.evals.suites.token_composition import _ANSWER, _THING, Composed, answer_table
 from softmap.evals.suites.token_needles import TokenNeedle
 from softmap.evals.suites.token_shots import TokenShot
 from softmap.evals.tasks import IGNORED
 from softmap.lab import learn as learning
 from softmap.lab.jobs import best_peaks
-from softmap.lab.learn import Lesson, batch, learn, learnable, task_suite
+from softmap.lab.learn import LearnRequest, batch, learn, learnable, task_suite
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def test_answers_follow_from_facts_and_transforms(seen: bool) -> None:
         assert len(facts) == 12
         for r, t, owner, answer in row[36:].reshape(-1, 4).tolist():
             assert (r != t - 3) is seen  # pairs of one number are held out of training
-            assert answer == says()[t - 3, facts[r, owner] - _THING] >= _ANSWER
+            assert answer == answer_table()[t - 3, facts[r, owner] - _THING] >= _ANSWER
         assert np.flatnonzero(asked != IGNORED).tolist() == list(range(39, 72, 4))
 
 
@@ -108,10 +108,10 @@ def test_each_variant_takes_its_own_best_peak() -> None:
 
 
 def test_points_of_the_decays_are_kept_where_the_task_asks_for_them(tmp_path: Path) -> None:
-    lesson = Lesson(
+    request = LearnRequest(
         "bigram", seeds=1, peaks=[1e-3], steps=12, settings=TINY, jobs=1, quick=True,
     )  # fmt: skip
-    found = learn(lesson, tmp_path / "learned")
+    found = learn(request, tmp_path / "learned")
     cells = found["suites"]["bigram"]["cells"]
     phases = {cell["at"]["phase"] for cell in cells if cell["at"] and "phase" in cell["at"]}
     assert phases == {f"{n} {phase}" for n in (1, 2, 3) for phase in ("before", "after")}
@@ -120,12 +120,12 @@ def test_points_of_the_decays_are_kept_where_the_task_asks_for_them(tmp_path: Pa
 
 
 def test_what_is_trained_is_asked_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lesson = Lesson(
+    request = LearnRequest(
         "token_composition", ["diff"], seeds=1, peaks=[1e-3, 1e-2], steps=2, settings=TINY, jobs=1,
         quick=True,
     )  # fmt: skip
     display = lab_tiny.Notes()
-    found = learn(lesson, tmp_path / "learned", display)
+    found = learn(request, tmp_path / "learned", display)
     assert found["labels"] == ["transformer++", "diff"]
     assert set(found["peaks"]) == {"transformer++", "diff"} and found["diverged"] == 0
     headline = found["suites"]["token_composition"]["cells"][0]
@@ -139,22 +139,22 @@ def test_what_is_trained_is_asked_and_kept(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(
         learning, "run_job", lambda job, _: pytest.fail(f"{job.name} trained again")
     )
-    again = learn(lesson, tmp_path / "learned")
+    again = learn(request, tmp_path / "learned")
     assert again["suites"]["token_composition"]["cells"][0] == headline
 
 
 def test_bad_input_before_anything_is_trained(tmp_path: Path) -> None:
-    for lesson, said in [
-        (Lesson("recall", ["dif"]), "dif"),
-        (Lesson("recall", settings={"model.hiden_size": "3"}), "hiden_size"),
-        (Lesson("lost"), "no task 'lost'"),
+    for request, said in [
+        (LearnRequest("recall", ["dif"]), "dif"),
+        (LearnRequest("recall", settings={"model.hiden_size": "3"}), "hiden_size"),
+        (LearnRequest("lost"), "no task 'lost'"),
     ]:
         with pytest.raises(SoftmapError, match=said):
-            learn(lesson, tmp_path / "none")
+            learn(request, tmp_path / "none")
     assert not (tmp_path / "none").exists()
     (tmp_path / "run.json").write_text("{}")
-    with pytest.raises(SoftmapError, match="expected a folder of its own, found a run"):
-        learn(Lesson("recall"), tmp_path)
+    with pytest.raises(SoftmapError, match="expected a separate folder, found a run"):
+        learn(LearnRequest("recall"), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from softmap import cli
-from softmap.lab.one import Wanted, train_one
+from softmap.lab.one import TrainRequest, train_one
 from softmap.lab.plan import make_plan
 from softmap.lab.preflight import least_memory
 from softmap.lab.recipe import Recipe, load
@@ -35,7 +35,7 @@ def test_it_is_the_trial_of_a_comparison(few: Recipe, tmp_path: Path, no_page: N
     """The same bits as the trial that ``compare`` trains of the same recipe."""
     from softmap.lab.compare import Request, compare
 
-    model = train_one(few, Wanted("diff", out=tmp_path))
+    model = train_one(few, TrainRequest("diff", out=tmp_path))
     assert model == tmp_path / "tiny-trained" / "diff" / "seed0" / "model"
     compare(few, Request(tmp_path / "runs", "softmap compare"))
     twin = tmp_path / "runs" / "tiny" / "variants" / "diff" / "seed0"
@@ -78,7 +78,7 @@ def test_torchrun_gives_the_same_model(tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(few: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    train_one(few, Wanted(out=tmp_path))
+    train_one(few, TrainRequest(out=tmp_path))
     recipe = str(tmp_path / "tiny.yaml")
     flags = [word for key, value in FEW.items() for word in ("--set", f"{key}={value}")]
 
@@ -101,7 +101,7 @@ def test_bad_input_is_one_line(few: Recipe, tmp_path: Path, capsys: pytest.Captu
 def test_memory_is_that_of_a_rank(few: Recipe) -> None:
     """A quarter of the parameters, and of the tokens: half of each of one sequence of two."""
     recipe = replace(few, parallel=Layout(shard=4, context=2))
-    (mine, *_) = make_plan(recipe, 257).candidates
+    (mine, *_) = make_plan(recipe, 257).models
     whole, part = (least_memory(mine, recipe, ranks) for ranks in (1, 4))
     states = 16 * mine.parameters["total"]
     assert part == states // 4 + (whole - states) // 4

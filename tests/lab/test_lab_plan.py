@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError
 from softmap.lab import plan as plans
 from softmap.lab import recipe as recipes
 from softmap.lab.peaks import Peaks, tuned_for
-from softmap.lab.preflight import settled
+from softmap.lab.preflight import with_precision
 from softmap.lab.recipe import Entry, Recipe
 
 
@@ -26,12 +26,12 @@ def with_entries(recipe: Recipe, *entries: Entry | str, **changes: object) -> Re
 def test_every_variant_has_the_controls_size_within_one_percent(tiny: Recipe) -> None:
     names = ["transformer++", "diff", "diff2", "dcmha", "dape", "sas", "sas-p", "gated"]
     plan = plans.make_plan(with_entries(tiny, *names), 257)
-    assert plan.target == plan.candidates[0].parameters["total"]
-    for candidate in plan.candidates:
-        assert abs(candidate.parameters["total"] / plan.target - 1) < 0.01
-        built = candidate.costs(32)
-        assert built["parameters"] == candidate.parameters["total"]
-    widths = {c.label: c.config.intermediate_size for c in plan.candidates}
+    assert plan.target == plan.models[0].parameters["total"]
+    for planned in plan.models:
+        assert abs(planned.parameters["total"] / plan.target - 1) < 0.01
+        built = planned.costs(32)
+        assert built["parameters"] == planned.parameters["total"]
+    widths = {c.label: c.config.intermediate_size for c in plan.models}
     assert widths["dcmha"] < widths["transformer++"] < widths["sas"]
 
 
@@ -60,7 +60,7 @@ def test_peaks_own_then_tuned_then_the_papers_then_the_recipes(
         Entry("diff", "own", 0.125), "diff", Entry("dcmha( rank = 4 )"), "sas", "gated",
         peaks="peaks.json",
     )  # fmt: skip
-    made = plans.make_plan(recipe, 257).candidates
+    made = plans.make_plan(recipe, 257).models
     assert [(c.peak_lr, c.peak_source) for c in made] == [
         (0.125, "recipe"), (0.25, "tuned"), (0.25, "tuned"), (0.5, "hint"), (0.003, "recipe"),
     ]  # fmt: skip
@@ -120,8 +120,8 @@ def test_the_precision_follows_the_device(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     training = dataclasses.replace(tiny.training, precision="auto", device="cpu")
     recipe = dataclasses.replace(tiny, training=training)
-    assert settled(recipe).training.precision == precision
-    assert settled(tiny).training.precision == "fp32"  # as it says itself
+    assert with_precision(recipe).training.precision == precision
+    assert with_precision(tiny).training.precision == "fp32"  # as it says itself
 
 
 ARMS = """
@@ -141,15 +141,15 @@ def arms(tmp_path: Path, text: str = ARMS) -> Recipe:
 def test_a_schedule_of_its_own_is_a_line_like_a_variant(tmp_path: Path) -> None:
     recipe = arms(tmp_path)
     plan = plans.make_plan(recipe, 257)
-    chain, branches, again = plan.candidates
+    chain, branches, again = plan.models
     assert chain.key == "transformer++"
     assert branches.key == "transformer++ (schedule=wsd, decay_fraction=0.2)"
-    given = plans.options(recipe, 1e-3, 0, "it", branches.own)
+    given = plans.training_options(recipe, 1e-3, 0, "it", branches.own)
     assert (given.schedule, given.decay_fraction, given.budgets) == ("wsd", 0.2, (3, 6, 12))
-    assert plans.options(recipe, 1e-3, 0, "it", chain.own).schedule == "wsd-s"
+    assert plans.training_options(recipe, 1e-3, 0, "it", chain.own).schedule == "wsd-s"
     assert again.peak_lr == 2e-3
     tuned = Peaks({"transformer++": 5e-3, branches.key: 7e-3}, "tuned")
-    assert [c.peak_lr for c in plans.make_plan(recipe, 257, tuned).candidates] == [5e-3, 7e-3, 2e-3]
+    assert [c.peak_lr for c in plans.make_plan(recipe, 257, tuned).models] == [5e-3, 7e-3, 2e-3]
     assert recipes.parse(recipes.dump(recipe), tmp_path / "x.yaml").variants == recipe.variants
 
 

@@ -35,7 +35,9 @@ def test_variants_side_by_side(tiny: str, capsys: pytest.CaptureFixture) -> None
     assert lines[2].startswith("bytes is taken to have 1,024 tokens")
     assert lines[3].split() == ["transformer++", "diff"]
     names = [line.split("  ")[0] or line.split()[0] for line in lines[4:]]
-    assert {"parameters", "FLOPs a token", "tokens/s", "days", "cache bytes a token"} <= {*names}
+    assert {"parameters", "FLOPs per token", "tokens/s", "days", "cache bytes per token"} <= {
+        *names
+    }
     assert cli.main(["plan", tiny, *flags, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["assumptions"]["efficiency"] == 0.5
@@ -73,9 +75,9 @@ def test_a_dry_run_lays_out_and_writes_nothing(
     config = next(iter(_configs(tiny, "diff")))
     held = Job(config, 32, 2, "fp32", Layout(shard="all"), 2).sizes
     assert said[0] == (
-        f"dry run of diff: {held.total:,} parameters laid out, {held.held:,} of them on rank 0"
+        f"dry run of diff: {held.total:,} parameters, {held.held:,} of them on rank 0"
     )
-    assert said[1].startswith("tiny on 2 x h100") and said[-1].startswith("cache bytes a token")
+    assert said[1].startswith("tiny on 2 x h100") and said[-1].startswith("cache bytes per token")
     assert cli.main(["train", tiny, "--gpus", "2xh100"]) == 2
     assert "--gpus belongs to --dry-run" in capsys.readouterr().err
 
@@ -84,7 +86,7 @@ def _configs(path: str, label: str) -> list:
     from softmap.lab.planning import plan_of
 
     plan = plan_of(recipes.load(path))
-    return [mine.config.model_config() for mine in plan.candidates if mine.label == label]
+    return [mine.config.model_config() for mine in plan.models if mine.label == label]
 
 
 @pytest.mark.parametrize(("name", "billions"), [("1b", 1.08), ("3b", 3.48), ("7b", 6.74)])
@@ -113,14 +115,14 @@ def test_the_large_recipes_start(name: str, capsys: pytest.CaptureFixture) -> No
 
 
 def test_the_peak_of_a_known_gpu(tiny: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from softmap.lab.plan import options
+    from softmap.lab.plan import training_options
     from softmap.lab.planning import plan_of
     from softmap.lab.trial import full_speed
     from softmap.train import Parallel
 
     recipe = recipes.load(tiny)
-    mine = plan_of(recipe).candidates[0]
-    given = options(recipe, 1e-3, 0, "x")
+    mine = plan_of(recipe).models[0]
+    given = training_options(recipe, 1e-3, 0, "x")
     two = Parallel(torch.device("cuda", 0), ranks=2)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
     per_token = mine.costs(32)["flops_per_token"]

@@ -151,7 +151,7 @@ def test_what_was_there_before_is_one_family(
     work = Invented()
     run(three, tmp_path, monkeypatch, work, resolve=None)
     two = dataclasses.replace(three, variants=three.variants[:2])
-    with pytest.raises(SoftmapError, match=r"has other variants, too \(gated\): softmap compare"):
+    with pytest.raises(SoftmapError, match=r"also has other variants \(gated\): softmap compare"):
         run(two, tmp_path, monkeypatch, work)
     assert len(work.trained) == 10
     run(three, tmp_path, monkeypatch, work)

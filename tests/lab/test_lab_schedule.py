@@ -119,7 +119,7 @@ def test_a_lost_worker_is_replaced_twice_and_then_named(tmp_path: Path) -> None:
     with pytest.raises(SoftmapError, match=r"bad seed 0 \(the worker tcp://a:1 has gone\)"):
         list(completed(Threads(2), Roster(tmp_path, tasks, 30), display))
     assert [(e["label"], e["ended"]) for e in read(tmp_path)] == [("bad", False), ("good", True)]
-    assert sum("it goes on in another" in text for text in display.said) == 2
+    assert sum("another continues it" in text for text in display.said) == 2
 
 
 def test_what_waits_is_written_down_before_the_first_begins(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_folder_has_one_process_at_a_time_and_a_dead_one_lets_go(
         name = holder(tmp_path)
         assert name is not None and name.endswith(f":{other.pid}")
         monkeypatch.setattr(roster, "PATIENCE", 0.0)
-        said = f"expected nobody at work in it, found {name}"
+        said = f"expected no process at work in it, found {name}"
         with pytest.raises(SoftmapError, match=said), holding(tmp_path):
             pass
         monkeypatch.setattr(roster, "PATIENCE", 60.0)

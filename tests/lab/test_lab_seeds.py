@@ -34,24 +34,24 @@ variants: [transformer++, {variant: dape, bias: fire, seeds: [7, 1]}, diff]
     text = write_recipe(tmp_path).read_text().replace("variants: [transformer++, diff]", more)
     (tmp_path / "tiny.yaml").write_text(text)
     recipe = recipes.load(tmp_path / "tiny.yaml")
-    found = {c.label: c.seeds for c in make_plan(recipe, 257).candidates}
+    found = {c.label: c.seeds for c in make_plan(recipe, 257).models}
     assert found == {"transformer++": (0, 1, 2, 3), "dape(bias=fire)": (0, 1, 7), "diff": (0, 1)}
     again = recipes.parse(recipes.dump(recipe), tmp_path / "tiny.yaml")
     assert again == recipe
     recipe = recipes.load(tmp_path / "tiny.yaml", {"control": "diff", "seeds": "[5]"})
-    found = {c.label: c.seeds for c in make_plan(recipe, 257).candidates}
+    found = {c.label: c.seeds for c in make_plan(recipe, 257).models}
     assert found == {"transformer++": (5,), "dape(bias=fire)": (5, 7, 1), "diff": (5, 0, 1, 2, 3)}
 
 
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("seeds", "0", "seeds: expected how many, 1 to 1000, or a list, found 0"),
-        ("control_seeds", "1001", "control_seeds: expected how many, 1 to 1000"),
+        ("seeds", "0", "seeds: expected a number from 1 to 1000, or a list, found 0"),
+        ("control_seeds", "1001", "control_seeds: expected a number from 1 to 1000"),
         ("control_seeds", "two", "control_seeds: expected a list, found 'two'"),
         ("control_seeds", "[3, 3]", "control_seeds: expected 0 to 1000 different numbers"),
         ("control_seeds", "[1000]", "tuning.seed: 1000 is one of the run's own"),
-        ("variants", "[{variant: diff, seeds: -1}]", "seeds: expected how many, 1 to 1000"),
+        ("variants", "[{variant: diff, seeds: -1}]", "seeds: expected a number from 1 to 1000"),
         ("variants", "[{variant: diff, seeds: [1, 1]}]", "seeds: expected 0 to 1000 different"),
     ],
 )
@@ -89,7 +89,7 @@ def test_the_control_has_more_runs_and_keeps_them(
     ("flags", "says"),
     [
         (["--control-seeds", "2", "--seeds", "3"], "--control-seeds: expected at least the 3 of"),
-        (["--control-seeds", "0"], "--control-seeds: expected how many, 1 to 1000, found 0"),
+        (["--control-seeds", "0"], "--control-seeds: expected a number from 1 to 1000, found 0"),
         (["--control-seeds", "1", "2"], "--control-seeds: expected one number, how many, found 2"),
     ],
 )

@@ -46,7 +46,7 @@ def test_a_machine_that_is_not_idle_is_named() -> None:
     quiet = {"diff": rounds(95, 105), "dape": rounds(98, 101)}
     assert speed.disturbed(0.1, quiet) is None
     assert speed.disturbed(1.5, quiet) == (
-        "the machine was not idle: other processes took 1.5 cores"
+        "the machine was not idle: other processes used 1.5 cores"
     )
     assert speed.disturbed(0.0, {**quiet, "dape": rounds(60, 120)}) == (
         "the machine was not idle: the rounds of dape differ by 60 %"

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from softmap.errors import SoftmapError
 from softmap.lab.compare import Request, compare
-from softmap.lab.one import Wanted, train_one
+from softmap.lab.one import TrainRequest, train_one
 from softmap.lab.recipe import Recipe, load
 
 FEW = {"training.steps": "4", "training.budgets": "[1]"}
@@ -26,10 +26,10 @@ def recipe(folder: Path, **more: str) -> Recipe:
 @pytest.mark.slow
 def test_a_phase_of_longer_sequences(tmp_path: Path) -> None:
     lab_tiny.write_recipe(tmp_path)
-    model = train_one(recipe(tmp_path), Wanted("diff", out=tmp_path, name="one"))
+    model = train_one(recipe(tmp_path), TrainRequest("diff", out=tmp_path, name="one"))
     phase = {**LONG, "training.start": str(model), "training.warmup": "0"}
     longer = recipe(tmp_path, **phase)
-    second = train_one(longer, Wanted("diff", out=tmp_path, name="two"))
+    second = train_one(longer, TrainRequest("diff", out=tmp_path, name="two"))
     # Steps of nothing: the weights of the first, which read twice as far by slower angles.
     before, after = (load_file(folder / "model.safetensors") for folder in (model, second))
     assert before.keys() == after.keys()
@@ -40,7 +40,7 @@ def test_a_phase_of_longer_sequences(tmp_path: Path) -> None:
 
     def refused(said: str, given: Recipe, variant: str = "diff") -> None:
         with pytest.raises(SoftmapError, match=said) as caught:
-            train_one(given, Wanted(variant, out=tmp_path, name="three"))
+            train_one(given, TrainRequest(variant, out=tmp_path, name="three"))
         assert "\n" not in str(caught.value)
         assert not list((tmp_path / "three").rglob("trial.json"))
 
@@ -57,4 +57,4 @@ def test_a_phase_of_longer_sequences(tmp_path: Path) -> None:
     # Another beginning is another training.
     (model / "checksums.json").write_text((second / "checksums.json").read_text())
     with pytest.raises(SoftmapError, match=r"by checksums\.json"):
-        train_one(longer, Wanted("diff", out=tmp_path, name="two"))
+        train_one(longer, TrainRequest("diff", out=tmp_path, name="two"))

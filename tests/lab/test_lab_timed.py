@@ -19,7 +19,7 @@ from softmap.lab import compare as compares
 from softmap.lab import files, timed
 from softmap.lab import session as sessions
 from softmap.lab.compare import compare
-from softmap.lab.costs import together
+from softmap.lab.costs import makespan
 from softmap.lab.interrupts import Interrupted
 from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request
@@ -172,11 +172,11 @@ def test_too_short_for_one_run_of_each_is_one_line(
     with pytest.raises(SoftmapError) as error:
         spend(tiny, tmp_path, monkeypatch, work, 34)
     assert str(error.value) == (
-        "--time: expected at least the 0:30 that one run of each variant takes beside the 0:05 "
-        "that are spent, found 0:34"
+        "--time: expected at least the 0:30 that one run of each variant takes, with 0:05 "
+        "already spent, found 0:34"
     )
     assert work.trained == [] and not (tmp_path / "tiny/run.json").exists()
-    assert together([10, 20, 30], 1) == 60 and together([10, 20, 30], 2) == 30
+    assert makespan([10, 20, 30], 1) == 60 and makespan([10, 20, 30], 2) == 30
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 
 from softmap.data import order
 from softmap.errors import SoftmapError
-from softmap.lab import grid, points
+from softmap.lab import grid, tuning_points
 from softmap.lab import tune as tunes
 from softmap.lab.compare import Request
 from softmap.lab.peaks import find_peaks
-from softmap.lab.plan import Candidate, make_plan
+from softmap.lab.plan import PlannedModel, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.lab.tune import tune, tuning_windows
 from softmap.train import NonFiniteLoss
@@ -69,19 +69,19 @@ class Bowl:
         self.bottoms, self.most = bottoms, most
         self.trained: list[tuple[str, float, int]] = []
 
-    def fit(self, model: object, candidate: Candidate, *rest: Any, **hooks: object) -> None:
-        self.trained.append((candidate.spec, candidate.peak_lr, seed := rest[2]))
-        away = abs(np.log2(candidate.peak_lr / self.bottoms[candidate.spec]))
+    def fit(self, model: object, planned: PlannedModel, *rest: Any, **hooks: object) -> None:
+        self.trained.append((planned.spec, planned.peak_lr, seed := rest[2]))
+        away = abs(np.log2(planned.peak_lr / self.bottoms[planned.spec]))
         self.loss = 3.0 + float(away) + (seed - 1000) / 100
-        if candidate.peak_lr > self.most and seed > 1000:
-            raise NonFiniteLoss(candidate.label, 1, float("nan"), 1.0, "none")
+        if planned.peak_lr > self.most and seed > 1000:
+            raise NonFiniteLoss(planned.label, 1, float("nan"), 1.0, "none")
 
 
 @pytest.fixture
 def bowl(monkeypatch: pytest.MonkeyPatch) -> Bowl:
     bowl = Bowl({"transformer++": 2e-3, "diff": 16e-3})
-    monkeypatch.setattr(points, "fit", bowl.fit)
-    monkeypatch.setattr(points, "token_losses", lambda *_, **__: np.full((2, 4), bowl.loss))
+    monkeypatch.setattr(tuning_points, "fit", bowl.fit)
+    monkeypatch.setattr(tuning_points, "token_losses", lambda *_, **__: np.full((2, 4), bowl.loss))
     return bowl
 
 
@@ -99,8 +99,7 @@ def test_a_tuning_writes_peaks_that_the_recipe_then_uses(
     assert [text for text in display.said if "edge" in text] == [
         "diff: the best peak is at the edge of its grid: trying 0.008",
         "diff: the best peak is at the edge of its grid: trying 0.016",
-        "warning: diff: the best peak, 0.016, is at the edge of the 5 that were tried: move "
-        "tuning.grid",
+        "warning: diff: the best peak, 0.016, is at the edge of the 5 tried ones: move tuning.grid",
     ]
     found = json.loads(path.read_text())
     assert {name: point["peak_lr"] for name, point in found["peaks"].items()} == bowl.bottoms
@@ -111,7 +110,7 @@ def test_a_tuning_writes_peaks_that_the_recipe_then_uses(
     tune(recipe, Request(tmp_path / "runs"))
     assert bowl.trained == same + more  # kept points are not trained again
     plan = make_plan(recipe, 257, find_peaks(recipe, folder))
-    sources = {c.label: (c.peak_lr, c.peak_source) for c in plan.candidates}
+    sources = {c.label: (c.peak_lr, c.peak_source) for c in plan.models}
     assert sources == {"transformer++": (2e-3, "tuned"), "diff": (16e-3, "tuned")}
 
 
@@ -127,20 +126,20 @@ def test_a_variant_that_always_diverges_does_not_end_the_others(
 ) -> None:
     real = bowl.fit
 
-    def fit(model: object, candidate: Candidate, *rest: Any, **hooks: object) -> None:
-        if candidate.spec == "diff":
-            raise NonFiniteLoss(candidate.label, 1, float("nan"), 1.0, "none")
-        real(model, candidate, *rest, **hooks)
+    def fit(model: object, planned: PlannedModel, *rest: Any, **hooks: object) -> None:
+        if planned.spec == "diff":
+            raise NonFiniteLoss(planned.label, 1, float("nan"), 1.0, "none")
+        real(model, planned, *rest, **hooks)
 
-    monkeypatch.setattr(points, "fit", fit)
+    monkeypatch.setattr(tuning_points, "fit", fit)
     display = lab_tiny.Notes()
     found = json.loads(tune(tiny, Request(tmp_path / "runs"), display).read_text())
     assert list(found["peaks"]) == ["transformer++"]
     assert found["diverged"] == {"diff": {"0.001": [None, None], "0.01": [None, None]}}
-    (text,) = (text for text in display.said if "every peak" in text)
-    assert text.startswith("diff: the training diverged at every peak, 0.001 to 0.01")
+    (text,) = (text for text in display.said if "no peak" in text)
+    assert text.startswith("diff: no peak, since training diverged at all from 0.001 to 0.01")
     plan = make_plan(tiny, 257, find_peaks(tiny, tmp_path / "runs" / "tiny"))
-    assert [c.peak_source for c in plan.candidates] == ["tuned", "recipe"]
+    assert [c.peak_source for c in plan.models] == ["tuned", "recipe"]
 
 
 def test_points_are_short_and_fully_decayed(tiny: Recipe) -> None:
@@ -161,6 +160,6 @@ def test_own_peaks_do_not_hide_the_grid(tiny: Recipe, tmp_path: Path, bowl: Bowl
 
 def test_peaks_that_the_recipe_gives_are_not_tuned(tiny: Recipe, tmp_path: Path) -> None:
     recipe = dataclasses.replace(tiny, peaks={"diff": 1e-3})
-    with pytest.raises(SoftmapError, match="--tune: the recipe gives the peaks itself"):
+    with pytest.raises(SoftmapError, match="--tune: expected a recipe without peaks"):
         tune(recipe, Request(tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()

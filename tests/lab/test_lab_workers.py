@@ -107,14 +107,14 @@ def test_a_task_whose_process_dies_again_and_again_is_named_at_the_end(tmp_path:
     display.plan(dict.fromkeys([*deaths, "further"], 1), 1, 1)
     further = functools.partial(lab_work.gets_further_and_dies, tmp_path / "further", 5)
     tasks.append(TrainingTask("further", 0, tmp_path / "further", further))
-    said = r"always seed 0 \(SIGKILL\): the process died 3 times at the same place"
+    said = r"always seed 0 \(SIGKILL\): the process died 3 times at the same point"
     with Workers(2) as pool, pytest.raises(SoftmapError, match=said):
         for done, found in completed(pool, Roster(tmp_path, tasks, 1), display):
             ended[done.label] = found["deaths"]
     assert ended == {"never": 0, "twice": 2, "stopped": 1, "further": 5}
     assert len(list((tmp_path / "deaths of always").iterdir())) == 3
     stand = {entry["label"]: (entry["ended"], entry["failed"]) for entry in read(tmp_path)}
-    assert stand["always"] == (False, "its process died 3 times at the same place, last by SIGKILL")
+    assert stand["always"] == (False, "its process died 3 times at the same point, last by SIGKILL")
     assert all(stand[name] == (True, None) for name in ended)
     assert sum(text.startswith("twice seed 0: its process died") for text in display.said) == 2
     assert not children()

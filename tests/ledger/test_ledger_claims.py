@@ -15,8 +15,8 @@ from softmap.lab.learn import learnable, task_suite
 from softmap.lab.peaks import Peaks
 from softmap.lab.plan import make_plan
 from softmap.lab.preflight import vocabulary
-from softmap.ledger.place import Workspace, _peak, methods
 from softmap.ledger.trained import needed
+from softmap.ledger.workspace import Workspace, _peak, methods
 from softmap.report.scaling.sweep import SIZES as SWEPT
 from softmap.variants import renamed
 
@@ -59,10 +59,10 @@ def test_a_study_names_what_there_is(name: str, scale: str, study: Study) -> Non
         assert renamed(arm.variant, {}) == arm.variant  # the folder of its models is named after it
     assert any(arm.expects for arm in study.arms)
     if isinstance(study, Asked):
-        assert study.reads in {measure.name for measure in suite(study.suite).measures}
+        assert study.reads in {metric.name for metric in suite(study.suite).metrics}
     if isinstance(study, Learned):
         assert study.task in learnable()
-        assert study.reads in {measure.name for measure in task_suite(study.task).measures}
+        assert study.reads in {metric.name for metric in task_suite(study.task).metrics}
         assert all(name == arm.variant for name, arm in study.models.items())
     if isinstance(study, Scaled):
         assert len(study.sizes) >= SWEPT and study.base in study.sizes
@@ -89,7 +89,7 @@ def test_all_bases_can_be_planned(scale: str) -> None:
             runs = dict(list(runs.items())[-1:])
         recipe = Workspace(Path("none")).recipe(base, runs)
         plan = make_plan(recipe, vocabulary(recipe))
-        assert {"transformer++", *runs} == {one.label for one in plan.candidates}
+        assert {"transformer++", *runs} == {one.label for one in plan.models}
 
 
 def test_unknown_ids_are_refused_with_the_nearest() -> None:

@@ -72,7 +72,7 @@ def test_one_run_of_an_arm_gives_no_verdict() -> None:
     assert one.low is not None  # the pool has a spread, and still
     assert (of_row(one), of_row(two)) == (NO_VERDICT, REPRODUCED)
     assert as_claimed([one, two]).word == NO_VERDICT
-    assert "two of each arm" in as_claimed([one, two]).said
+    assert "two runs of each arm" in as_claimed([one, two]).said
 
 
 def test_a_row_most_of_whose_trainings_diverged_counts_as_worse() -> None:

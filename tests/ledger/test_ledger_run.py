@@ -18,9 +18,9 @@ from softmap.ledger import results
 from softmap.ledger import run as running
 from softmap.ledger.judge import Part, differences
 from softmap.ledger.page import page
-from softmap.ledger.place import Workspace
 from softmap.ledger.run import chosen, run
 from softmap.ledger.table import lines
+from softmap.ledger.workspace import Workspace
 
 STUDY = Trained(NEAR, (Arm("sas", "at most"), Arm("sas-p", "at most")))
 CLAIM = dataclasses.replace(
@@ -191,7 +191,7 @@ def test_one_claim_that_fails_does_not_end_the_queue(
     assert told.out.split() == ["runs/claims/results/sas-loss.cpu.json"]
     said = told.err.strip().splitlines()
     assert said[0] == "diff-controls: it has no room"
-    assert said[-1] == "softmap: error: claims run: not finished, as said above: diff-controls"
+    assert said[-1] == "softmap: error: claims run: not finished, see above: diff-controls"
 
 
 @pytest.mark.parametrize(

@@ -25,14 +25,15 @@ from softmap.claims._claim import (
     Trained,
 )
 from softmap.claims._rules import CONTRADICTED, NO_VERDICT, NOT_RESOLVED, REPRODUCED, of_row
+from softmap.ledger import forecast, grafted
 from softmap.ledger.asked import parts
 from softmap.ledger.grafted import part as grafted_part
 from softmap.ledger.judge import differences
-from softmap.ledger.place import Workspace
 from softmap.ledger.scaled import part as scaled_part
 from softmap.ledger.timed import _row as timed_row
 from softmap.ledger.trained import _picture, _ratio, needed
 from softmap.ledger.training import curve
+from softmap.ledger.workspace import Workspace
 from softmap.report.load import Budget, FinishedTrial, Run
 from softmap.report.scaling.law import Law
 from softmap.report.scaling.sweep import sweep
@@ -68,6 +69,17 @@ def rows(study: Trained, found: Any) -> list[Any]:
 
 
 NOISE = (-0.01, 0.0, 0.01)
+
+
+def test_a_dry_run_counts_the_fine_tunings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two arms and plain, each at three peaks and with two seeds; one of the 15 is there."""
+    study = Grafted(LOSS, (Arm("diff2", "lower"), Arm("dcmha(rank=1)", "lower")))
+    workspace = Workspace(tmp_path, seeds=2, settings={"training.steps": "200"})
+    monkeypatch.setattr(forecast, "_step", lambda planned, recipe: 0.5)
+    (kept := tmp_path / "graft-small" / "dcmha-rank-1" / "x").mkdir(parents=True)
+    (kept / "grafted.json").write_text("{}")
+    assert grafted.missing(study, workspace) == 14
+    assert list(forecast._grafts([study], workspace)) == [("graft-small", 14, 14 * 200 * 0.5)]
 
 
 def test_a_nat_a_doubling_ahead_needs_half_the_tokens() -> None:

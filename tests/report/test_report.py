@@ -380,7 +380,7 @@ def test_clean_speed_stands_in_for_that_of_training(tmp_path, no_pictures):
     assert [row["tokens_per_second"] for row in after["variants"]] == [400.0, 400.0]
     assert after["variants"][1]["speed_ratio"] == after["variants"][1]["memory_ratio"] == 1
     assert not any(note in text for text in after["verdict"]["caveats"])
-    found["disturbed"] = "the machine was not idle: other processes took 1.0 cores"
+    found["disturbed"] = "the machine was not idle: other processes used 1.0 cores"
     (run / "speed.json").write_text(json.dumps(found))
     assert any("other processes" in text for text in report.summary(run)["verdict"]["caveats"])
     del found["variants"]["diff"]  # clean for one alone would be unfair

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from train_stub import BATCH, CONTEXT, Stub, batches
 
-from softmap.train import Options, checkpoint, train
+from softmap.train import TrainingOptions, checkpoint, train
 
 MOMENTS, SAVES = 20, 4
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     steps=200, budgets=(50, 200), batch_size=BATCH, context=CONTEXT, peak_lr=0.05, log_every=1,
     schedule="wsd", optimizer="muon",
 )  # fmt: skip

@@ -20,12 +20,12 @@ from softmap.errors import SoftmapError
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
 from softmap.nn import Share
 from softmap.testing.subject import perturb
-from softmap.train import Checkpoints, Layout, Options, Parallel, checkpoint, train
-from softmap.train.processes import check_same, processes, said
+from softmap.train import Checkpoints, Layout, Parallel, TrainingOptions, checkpoint, train
+from softmap.train.processes import check_same, named_errors, processes
 from softmap.variants import names
 
 CPU = torch.device("cpu")
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     steps=4, budgets=(2, 4), batch_size=6, micro_batch_size=2, context=9, peak_lr=0.02, log_every=1
 )
 
@@ -48,7 +48,7 @@ def model(variant: str, **sizes: Any) -> Any:
     return perturb(SoftmapForCausalLM(SoftmapConfig(variant=variant, **shape)))
 
 
-def batches(options: Options, parallel: Parallel) -> Any:
+def batches(options: TrainingOptions, parallel: Parallel) -> Any:
     """Labels that are not all to be learned: unevenly many on each rank, none in some pieces."""
     rows = parallel.rows(options.batch_size)
 
@@ -62,7 +62,9 @@ def batches(options: Options, parallel: Parallel) -> Any:
     return batch
 
 
-def run(net: Any, options: Options, folder: Path, parallel: Parallel, **more: Any) -> list[float]:
+def run(
+    net: Any, options: TrainingOptions, folder: Path, parallel: Parallel, **more: Any
+) -> list[float]:
     """The losses of a training, and the first norm: Adam's first steps, where gradients are hardly
     more than rounding, make more of it in later ones."""
     train(net, batches(options, parallel), options, folder, parallel=parallel, **more)
@@ -174,8 +176,8 @@ def hang(folder: Path, parallel: Parallel) -> None:
     if parallel.rank:
         time.sleep(10)
         return
-    late = pytest.raises(SoftmapError, match="rank 0: another process has not answered")
-    with late, said(parallel.layout):
+    late = pytest.raises(SoftmapError, match="rank 0: another process did not answer")
+    with late, named_errors(parallel.layout):
         parallel.largest(1)
     os._exit(0)
 

@@ -15,7 +15,7 @@ from softmap.errors import SoftmapError
 from softmap.nn import Share
 from softmap.report.load import read_log
 from softmap.train import Layout
-from softmap.train.processes import processes, said_once
+from softmap.train.processes import processes, report_once
 
 CPU = torch.device("cpu")
 
@@ -148,7 +148,7 @@ def test_processes_that_do_not_meet(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_all_ranks_find_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for rank, kind in (("0", SoftmapError), ("1", SystemExit)):
         monkeypatch.setenv("RANK", rank)
-        with pytest.raises(kind), said_once():
+        with pytest.raises(kind), report_once():
             raise SoftmapError("a fault of the recipe")
 
 

@@ -10,7 +10,7 @@ import pytest
 from train_stub import BATCH, CONTEXT, Stub, batches
 
 from softmap.errors import SoftmapError
-from softmap.train import Options, open_tracker, trackers, train
+from softmap.train import TrainingOptions, open_tracker, trackers, train
 from softmap.train.jsonl import JsonlTracker
 
 
@@ -103,7 +103,7 @@ def test_a_tracker_is_told_each_logged_step_and_stops_no_training(tmp_path, monk
     client = Fake(method)
     monkeypatch.setitem(sys.modules, "wandb", client)
     monkeypatch.setattr(trackers, "check_trackers", lambda names: None)
-    options = Options(
+    options = TrainingOptions(
         steps=3, batch_size=BATCH, context=CONTEXT, peak_lr=0.01, log_every=1, trackers=["wandb"]
     )
     with warnings.catch_warnings(record=True) as caught:
@@ -113,8 +113,8 @@ def test_a_tracker_is_told_each_logged_step_and_stops_no_training(tmp_path, monk
     lines = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert state.finished and [line.pop("step") for line in lines] == [1, 2, 3]
     assert said == [
-        "tracker wandb: ConnectionError: the service is gone; it is told no more, the training "
-        "goes on"
+        "tracker wandb: ConnectionError: the service is gone; it gets no more metrics, the "
+        "training continues"
     ] * (method is not None)
     expected = [("init",), *(("log", line) for line in lines), ("finish",)]
     assert client.calls == expected[: {"init": 1, "log": 2}.get(method)]
@@ -125,7 +125,7 @@ def test_a_missing_package_and_an_unknown_name_say_so(tmp_path, monkeypatch):
     with pytest.raises(SoftmapError, match=r"tracker mlflow: .*pip install mlflow"):
         open_tracker("mlflow", folder=tmp_path, run="diff")
     with pytest.raises(SoftmapError, match=r"trackers\[0\]: .*did you mean 'wandb'"):
-        Options(steps=3, batch_size=1, context=1, peak_lr=1.0, trackers=("wandbb",))
+        TrainingOptions(steps=3, batch_size=1, context=1, peak_lr=1.0, trackers=("wandbb",))
 
 
 def write_log(path, steps):

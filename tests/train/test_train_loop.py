@@ -10,9 +10,9 @@ import torch
 from train_stub import BATCH, CONTEXT, Stub, batches, same, weights
 
 from softmap.errors import SoftmapError
-from softmap.train import NonFiniteLoss, Options, train
+from softmap.train import NonFiniteLoss, TrainingOptions, train
 
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     steps=20,
     budgets=(10, 20),
     batch_size=BATCH,

@@ -8,10 +8,10 @@ from train_stub import BATCH, CONTEXT, Stub, batches, same, weights
 
 from softmap.errors import SoftmapError
 from softmap.hf import SoftmapConfig, SoftmapForCausalLM
-from softmap.train import Options, train
+from softmap.train import TrainingOptions, train
 from softmap.train.optim import adamw, hidden_matrices, optimizer_of
 
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     steps=6, batch_size=BATCH, context=CONTEXT, peak_lr=0.05, weight_decay=0.2, optimizer="muon",
     checkpoint_every=1,
 )  # fmt: skip
@@ -55,7 +55,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path):
     train(twice, batches, OPTIONS, tmp_path / "twice", should_stop=lambda: next(left))
     assert train(again, batches, OPTIONS, tmp_path / "twice").finished
     assert same(weights(once), weights(again))
-    other = Options(**{**vars(OPTIONS), "optimizer": "adamw"})
+    other = TrainingOptions(**{**vars(OPTIONS), "optimizer": "adamw"})
     with pytest.raises(SoftmapError, match="expected optimizer adamw, found muon"):
         train(Stub(), batches, other, tmp_path / "twice")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from train_stub import BATCH, CONTEXT, Stub, batches
 
-from softmap.train import Options, train
+from softmap.train import TrainingOptions, train
 from softmap.train.profile import profiled
 
-OPTIONS = Options(
+OPTIONS = TrainingOptions(
     steps=6, batch_size=BATCH, context=CONTEXT, peak_lr=0.01, schedule="cosine", log_every=2
 )
 

@@ -9,13 +9,13 @@ from torch import nn
 from train_stub import BATCH, CONTEXT, Stub, batches, same, weights
 
 from softmap.errors import SoftmapError
-from softmap.train import Options, Parallel, rng
+from softmap.train import Parallel, TrainingOptions, rng
 from softmap.train.optim import adamw, weight_decay_groups
 from softmap.train.step import train_step
 
 
 def one_step(model, batch=None, **changes):
-    options = Options(
+    options = TrainingOptions(
         **{"steps": 4, "batch_size": BATCH, "context": CONTEXT, "peak_lr": 0.01, **changes}
     )
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
@@ -146,7 +146,7 @@ def test_a_compiled_model_trains_to_the_same_loss(tmp_path):
     for compiled in (False, True):
         model = Stub()
         model.dropout.p = 0.0
-        options = Options(
+        options = TrainingOptions(
             steps=4, batch_size=BATCH, context=CONTEXT, peak_lr=0.01, compile=compiled, log_every=1
         )
         losses[compiled] = []

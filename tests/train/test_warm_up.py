@@ -9,10 +9,12 @@ import torch
 from torch import nn
 from train_stub import BATCH, CONTEXT, Stub, batches, same, weights
 
-from softmap.train import Options, train
+from softmap.train import TrainingOptions, train
 from softmap.train import loop as loops
 
-OPTIONS = Options(steps=6, batch_size=BATCH, context=CONTEXT, peak_lr=1e-2, micro_batch_size=3)
+OPTIONS = TrainingOptions(
+    steps=6, batch_size=BATCH, context=CONTEXT, peak_lr=1e-2, micro_batch_size=3
+)
 
 
 class Clock:

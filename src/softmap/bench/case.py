@@ -1,4 +1,4 @@
-"""What is timed: one attention call of a variant, with inputs that make every edit matter."""
+"""What is timed: one attention call of a variant, with inputs for which every edit matters."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Case(Checked):
 
     @property
     def title(self) -> str:
-        """Returns a title for people, without the variant."""
+        """The case in words, without the variant."""
         window = "" if self.window is None else f" window {self.window}"
         groups = "" if self.kv_heads is None else f" kv {self.kv_heads}"
         keys = "" if self.keys is None else f" keys {self.keys}"
@@ -84,8 +84,8 @@ class Case(Checked):
 
 @dataclass(frozen=True)
 class Problem:
-    """A case with its tensors: the call, its differentiable inputs by name, and the gradient of
-    its output.
+    """A case with its tensors: the call, its differentiable inputs by name, and the output's
+    gradient.
 
     ``leaves`` are q, k, v and every tensor that the edits declare, detached; ``learnt`` says which
     of them carry a gradient (fixed slopes do not); ``upstream`` has the output's shape.
@@ -102,7 +102,7 @@ class Problem:
 
     @property
     def names(self) -> list[str]:
-        """Returns a name for each leaf: ``q``, ``Compose.query.q1``, ..."""
+        """A name for each leaf: ``q``, ``Compose.query.q1``, ..."""
         found = ["q", "k", "v"]
         for n, (edit, group) in enumerate(zip(self.call.edits, self.call.tensors, strict=True)):
             for kind, tensors in zip(group._fields, group, strict=True):
@@ -133,8 +133,8 @@ class Problem:
 
 
 def run_backend(backend: ModuleType, call: Call) -> Tensor:
-    """Returns a backend's output as ``softmap.attention`` computes it: without autocast, with
-    output edits.
+    """Returns a backend's output as ``softmap.attention`` computes it: output edits, no
+    autocast.
     """
     with torch.autocast(call.q.device.type, enabled=False):
         return run_whole(backend, call)
@@ -142,10 +142,10 @@ def run_backend(backend: ModuleType, call: Call) -> Tensor:
 
 @torch.no_grad()
 def make_problem(case: Case) -> Problem:
-    """Returns the problem of a case: q, k, v ~ N(0, 1); edits moved off their start, where many
-    are the identity.
+    """Returns the problem of a case, with q, k, v ~ N(0, 1).
 
-    Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
+    Edits are moved off their initial state, which is often the identity. Raises ``SoftmapError``
+    for an unknown variant or sizes that do not fit it.
     """
     heads, width, edits = _layout(case)
     device, dtype = torch.device(case.device), DTYPES[case.dtype]
@@ -163,8 +163,7 @@ def make_problem(case: Case) -> Problem:
 
 
 def least_bytes(case: Case) -> int:
-    """Returns the bytes that any candidate needs: inputs and parameters, with gradients both
-    twice.
+    """Returns the bytes that any candidate needs: inputs and parameters, twice with gradients.
 
     They are counted without allocating. Raises as [`make_problem`][] does.
     """

@@ -1,4 +1,4 @@
-"""Times one call: a wall clock on a CPU, events on a GPU, the cache emptied before."""
+"""Times one call: by a wall clock on a CPU, by events on a GPU, with an empty cache."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLUSH_BYTES = 256 << 20
 
 
 class Clock:
-    """A clock; ``seconds(run)`` times one call, before which ``prepare`` runs untimed."""
+    """A clock; ``seconds(run)`` times one call; ``prepare`` runs untimed before it."""
 
     def __init__(self, device: torch.device) -> None:
         self._cuda = device.type == "cuda"
@@ -33,8 +33,8 @@ class Clock:
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         self._flush.zero_()
-        # The GPU is busy with the flush while the host queues the call, so that launches of a
-        # short call do not count as its time.
+        # The GPU is busy with the flush while the host queues the call, so that the launch of a
+        # short call does not count as its time.
         begin.record()
         run(given)
         end.record()

@@ -41,7 +41,7 @@ class Op:
     """Names or compositions, separated by spaces or commas."""
     batch: Count = 1
     heads: Heads = 8
-    """Heads of a plain Transformer of that width; the variant derives its own."""
+    """Heads of a plain Transformer of that width; the variant's own follow from them."""
     kv_heads: Heads | None = None
     tokens: tuple[Length, ...] = (512,)
     """One or more sequence lengths."""
@@ -49,13 +49,13 @@ class Op:
     dtype: str = "float32"
     """float32, bfloat16 or float16 (or fp32, bf16, fp16)."""
     window: Count | None = None
-    """Keys that a row sees, its own included."""
+    """Keys that a row sees, including its own."""
     direction: str = "both"
     """forward, backward, or both."""
     impl: tuple[str, ...] = ()
     """Backends of softmap; by default all that do not refuse."""
     peers: tuple[str, ...] = ()
-    """Peers by the beginning of their names, or none; by default all. SDPA is always there."""
+    """Peers by the beginning of their names, or none; by default all. SDPA always runs."""
     rounds: Count = 20
     seconds: Annotated[float, Range(0)] = 20.0
     """After three rounds a candidate stops once it has taken this long."""
@@ -64,7 +64,7 @@ class Op:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
-        """Runs the benchmark and returns the exit status."""
+        """Run the benchmark and return the exit status."""
         from softmap.bench.drive import run_op
 
         return run_op(self, argv)
@@ -74,8 +74,8 @@ class Op:
 class Step:
     """Time one training step of whole models, forward, backward and AdamW, beside transformer++.
 
-    The models of a recipe, of equal parameters, built and trained by the code of softmap compare;
-    tokens at random. Each model's gradients are first compared with float64.
+    The models of a recipe, of equal parameters, built and trained by the code of softmap compare,
+    on random tokens. Each model's gradients are first compared with float64.
 
     For example:
       softmap bench step
@@ -96,7 +96,7 @@ class Step:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
-        """Runs the benchmark and returns the exit status."""
+        """Run the benchmark and return the exit status."""
         from softmap.bench.drive import run_step
 
         return run_step(self, argv)
@@ -106,8 +106,8 @@ class Step:
 class Decode:
     """Time a prompt and new tokens with the cache, and one token at several cache lengths.
 
-    Decoded logits are first compared with the whole dense map in float64. Sizes that are not given
-    are small on a CPU, and 1024 + 128 on a model of width 2048 on a GPU.
+    Decoded logits are first compared with the whole dense map in float64. Default sizes are small
+    on a CPU, and 1024 + 128 tokens on a model of width 2048 on a GPU.
     """
 
     variants: Positional[tuple[str, ...]] = DECODED
@@ -128,7 +128,7 @@ class Decode:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
-        """Runs the benchmark and returns the exit status."""
+        """Run the benchmark and return the exit status."""
         from softmap.bench.drive import run_decode
 
         return run_decode(self, argv)
@@ -149,14 +149,14 @@ class Plot:
     out: Path = Path("docs/images")
 
     def run(self, argv: Sequence[str]) -> int:
-        """Writes the pictures, prints their paths, and returns the exit status."""
+        """Write the pictures, print their paths, and return the exit status."""
         from softmap.bench.plot import plot
         from softmap.files import write
 
         if not self.files:
             raise SoftmapError("bench plot: expected at least one result, found none")
         drawn = [picture for file in self.files for picture in plot(file, self.out)]
-        for path, picture in drawn:  # all of them, or one line and none
+        for path, picture in drawn:  # written only after all were drawn
             write(path, picture)
             print(path)
         return 0
@@ -164,15 +164,16 @@ class Plot:
 
 @dataclass
 class Pages:
-    """Write the tables of Markdown pages again from the results that their markers name."""
+    """Rewrite the tables of Markdown pages from the results that their markers name."""
 
     files: Positional[tuple[Path, ...]] = (Path("docs/performance.md"), Path("README.md"))
     check: bool = False
     """Change nothing; fail where a table is not what its results give."""
 
     def run(self, argv: Sequence[str]) -> int:
-        """Writes the pages whose tables have changed, and returns the exit status. With ``check``
-        it writes nothing and raises ``SoftmapError`` for such a page.
+        """Write the pages whose tables have changed, and return the exit status.
+
+        With ``check`` nothing is written, and such a page raises ``SoftmapError``.
         """
         from softmap.bench.pages import filled
         from softmap.files import write
@@ -180,7 +181,9 @@ class Pages:
         pages = {path: filled(path) for path in self.files}
         for path, (before, after) in pages.items():
             if self.check and after != before:
-                raise SoftmapError(f"{path}: tables differ from the results; softmap bench pages")
+                raise SoftmapError(
+                    f"{path}: tables differ from the results; softmap bench pages rewrites them"
+                )
             if not self.check and after != before:
                 write(path, after)
                 print(path, file=sys.stderr)
@@ -191,8 +194,8 @@ class Pages:
 class Doctor:
     """Say what this machine has, and try its kernels on small calls against float64.
 
-    The native kernels, and on a GPU Triton's, which auto takes once they have qualified. The exit
-    status is 1 where a kernel is wrong. What --json writes is what a bug report needs.
+    These are the native kernels, and on a GPU Triton's, which auto takes once they have qualified.
+    The exit status is 1 where a kernel is wrong. What --json writes is what a bug report needs.
     """
 
     json: Path | None = None
@@ -200,7 +203,7 @@ class Doctor:
     device: str = "auto"
 
     def run(self, argv: Sequence[str]) -> int:
-        """Prints what was found and returns the exit status."""
+        """Print what was found and return the exit status."""
         from softmap.bench.doctor import run_doctor
 
         if self.json is not None:
@@ -227,7 +230,7 @@ class Bench:
     what: Annotated[OmitArgPrefixes[OmitSubcommandPrefixes[_Kinds]], arg(name="")]
 
     def run(self, argv: Sequence[str]) -> int:
-        """Do what was chosen; the exit status."""
+        """Run the chosen command; returns the exit status."""
         check_flags(self.what)
         for path in _paths(self.what):
             check_path("bench", path)
@@ -235,6 +238,6 @@ class Bench:
 
 
 def _paths(command: Any) -> list[Path]:
-    """Every path that was given."""
+    """Returns every path that was given."""
     given = [*getattr(command, "files", ()), getattr(command, "out", None)]
     return [path for path in given if path is not None]

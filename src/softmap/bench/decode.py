@@ -25,14 +25,16 @@ from softmap.lab.speed import synchronize
 from softmap.nn import accounting
 
 Say = Callable[[str], None]
-CHECKED = 64  #: tokens of prompt, and a quarter as many new, on which decoding is checked
+CHECKED = 64  #: prompt tokens, with a quarter as many new ones, on which decoding is checked
 BURST = 8  #: tokens timed at a cache length
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Sizes of the model and of what is decoded; ``lengths``: cache lengths at which a token is
-    timed.
+    """Sizes of the model and of what is decoded.
+
+    Attributes:
+        lengths: cache lengths at which a token is timed.
     """
 
     hidden_size: int
@@ -47,7 +49,7 @@ class Sizes:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest sequence that is decoded."""
+        """The length of the longest sequence that is decoded, in tokens."""
         return max(self.prompt + self.new, *(n + BURST for n in self.lengths))
 
 
@@ -67,12 +69,14 @@ class DecodingModel:
 
 
 class DecodeBenchmark:
-    """Models of one size, decoding in turn; [`record`][] at any moment."""
+    """Models of one size, decoding in turns; [`record`][] works at any moment."""
 
     def __init__(
         self, variants: Sequence[str], sizes: Sizes, impl: str, device: torch.device, say: Say
     ) -> None:
-        """Raises ``SoftmapError`` for an unknown variant and sizes that do not fit it or memory."""
+        """Raise ``SoftmapError`` for an unknown variant, and for sizes that do not fit it or
+        memory.
+        """
         self.sizes, self.device, self._say = sizes, device, say
         self.models = [self._model(v, impl) for v in variants]
         require(self._least_bytes(), device, "decode")
@@ -90,8 +94,8 @@ class DecodeBenchmark:
         return DecodingModel(variant, impl, config=config, at={n: [] for n in s.lengths})
 
     def _least_bytes(self) -> int:
-        """Returns the bytes of all models, a copy of one in float64, and the tokens and the
-        cache of one.
+        """Returns the bytes of all models, a float64 copy of one, and the tokens and cache of
+        one.
         """
         s = self.sizes
         one = torch.empty((), dtype=DTYPES[s.dtype]).element_size()
@@ -102,14 +106,14 @@ class DecodeBenchmark:
 
     @torch.no_grad()
     def measure(self, rounds: int) -> None:
-        """Check parity, warm up, then time rounds of a whole generation and of tokens at each
+        """Check parity, warm up, then time rounds of whole generations and of tokens at each
         length.
         """
         for model in self.models:
             self._say(f"{model.variant}: decoding against float64, warm-up")
             try:
                 self._prepare(model)
-            except Exception as error:  # that variant's row says it; the others go on
+            except Exception as error:  # reported in that variant's row; the others continue
                 model.reason = reason(error)
         for n in range(rounds):
             for model in shuffled(self.models, n):
@@ -122,7 +126,7 @@ class DecodeBenchmark:
     def _prepare(self, model: DecodingModel) -> None:
         torch.manual_seed(0)
         dtype = DTYPES[self.sizes.dtype]
-        # Moved off its start, where attention adds nothing to the logits.
+        # Moved off its initial state, where attention adds nothing to the logits.
         net = perturbed(SoftmapForCausalLM(model.config))
         model.net = net.to(self.device, dtype).eval()
         prompt = min(CHECKED, self.sizes.prompt)

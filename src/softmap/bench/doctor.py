@@ -1,4 +1,4 @@
-"""``softmap doctor``: what this machine has, and whether its kernels compute what they should."""
+"""``softmap doctor``: what this machine has, and whether its kernels compute correctly."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from softmap.ops.qualify.trial import Sizes, tried
 if TYPE_CHECKING:
     from softmap.bench.commands import Doctor
 
-# One for each kernel, and chains.
+# One variant for each kernel, and chains of several.
 VARIANTS = (
     "dcmha", "dcmha(static=true)", "talking-heads", "diff", "diff2", "sas", "diff+dcmha",
     "alibi", "kerple", "fire", "temperature",
@@ -51,7 +51,7 @@ class DoctorRow:
 
     Attributes:
         verdict: right, wrong, refused or not tried.
-        error: the largest error over what is allowed.
+        error: the largest error relative to what is allowed.
     """
 
     backend: str
@@ -100,7 +100,7 @@ def run_doctor(flags: Doctor, argv: Sequence[str]) -> int:
 
 
 def about(found: dict[str, Any]) -> Iterator[str]:
-    """Returns what the machine has, in lines for people."""
+    """Yields what the machine has, in lines."""
     versions, device, gpu = found["versions"], found["device"], found["gpu"]
     names = ("python", "torch", "triton", "cuda", "transformers")
     listed = ", ".join(f"{n} {versions[n]}" for n in names if versions.get(n))
@@ -110,7 +110,7 @@ def about(found: dict[str, Any]) -> Iterator[str]:
         yield f"GPU: driver {gpu['driver']}, compute capability {gpu['capability']}"
     yield f"compiler: {versions.get('compiler', 'none')}"
     yield f"native kernels: {found['native'] or 'built'}"
-    yield f"Triton kernels: {found['triton'] or 'to be tried'}"
+    yield f"Triton kernels: {found['triton'] or 'not yet tried'}"
     yield f"built and qualified here: {found['cache']}"
 
 
@@ -134,7 +134,7 @@ def examined(device: torch.device) -> Iterator[DoctorRow]:
 
 
 def _pool() -> Executor:
-    """Most of the time of a trial is compilation, which takes one core."""
+    """Returns processes for the trials: most of a trial is compilation, which takes one core."""
     jobs = min(MOST_JOBS, os.cpu_count() or 1)
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
 
@@ -180,7 +180,7 @@ def _triton(call: Call) -> qualify.Qualification:
 
 
 def _worst(errors: Sizes, dtype: torch.dtype) -> float | None:
-    """Returns the largest error over what is allowed for it."""
+    """Returns the largest error relative to what is allowed for it."""
     found = [
         precision.excess(name, precision.Errors(*pair), dtype)
         for of in errors.values()

@@ -1,4 +1,4 @@
-"""Runs the cases that the flags ask for, prints and saves them; an interrupt leaves what was
+"""Runs the cases that the flags ask for, prints and saves them; an interrupt keeps what was
 measured.
 """
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from softmap.bench.commands import Decode, Op, Step
 
 WRONG = 1
-#: A candidate is compiled anew for each case; dynamo would stop after eight.
+#: A candidate is recompiled for each case; dynamo would stop after eight.
 MANY: dict[str, Any] = {"recompile_limit": 1 << 12, "accumulated_recompile_limit": 1 << 16}
 
 
@@ -40,7 +40,7 @@ def run_op(flags: Op, argv: Sequence[str]) -> int:
     cases = _cases(flags, str(device))
     chosen = choose_candidates(flags.impl, flags.peers)
     say = Progress()
-    for case in cases:  # a refusal is said before anything is measured
+    for case in cases:  # refusals come before anything is measured
         require(least_bytes(case), device, f"{case.variant} {case.title}")
         OpBenchmark(case.resized(tokens=min(case.tokens, 16), batch=1), chosen, flags.impl, say)
     _check_out(flags.out)
@@ -103,7 +103,7 @@ def _one(
     say: Progress,
     lines: Callable[..., Any],
 ) -> int:
-    """Run whole models, which are one case."""
+    """Run whole models as a single case."""
     wrong: list[str] = []
 
     def measured_case(_: Any) -> None:
@@ -142,9 +142,9 @@ def _verdict(wrong: Sequence[str]) -> int:
 
 
 def _wrong(case: dict[str, Any]) -> list[str]:
-    """Returns wrong results of any candidate, and failures of ours."""
+    """Returns wrong results of any candidate, and failures of our own."""
     return [
-        f"{case['variant']} T={case['tokens']}: {row['candidate']}: {text.said(row)}"
+        f"{case['variant']} T={case['tokens']}: {row['candidate']}: {text.untimed_reason(row)}"
         for row in case["rows"]
         if row["status"] == "wrong" or (row["status"] == "failed" and row["ours"])
     ]
@@ -165,7 +165,7 @@ def _cases(flags: Op, device: str) -> list[Case]:
 
 
 def _variants(given: Sequence[str]) -> list[str]:
-    """Returns canonical names; raises for an unknown one, and if there is none."""
+    """Returns canonical names; raises ``SoftmapError`` for an unknown one, and if there is none."""
     return [load(name).label for name in _names(given)]
 
 

@@ -21,8 +21,7 @@ NOT_YET = "not measured"
 
 @dataclass
 class CandidateResult:
-    """The result of a candidate: not measured yet, refused, wrong, failed, out of memory, or
-    timed.
+    """The result of a candidate: not measured yet, refused, wrong, failed, out of memory, or timed.
 
     Attributes:
         checked_bytes: peak memory at the size of the parity check.
@@ -54,24 +53,24 @@ class CandidateResult:
         """Whether the candidate is still to be measured."""
         return self.status == NOT_YET
 
-    def ends(self, status: str, reason: str) -> None:
+    def end(self, status: str, reason: str) -> None:
         """Record that there will be no speed, and why."""
         self.status, self.reason, self.runner, self._leaves = status, reason, None, None
         self.seconds = []
 
     def guard(self, run: Callable[[], Any]) -> None:
-        """Confine an error in the block to this candidate; the others go on."""
+        """Call ``run`` and confine its errors to this candidate; the others continue."""
         try:
             run()
         except Exception as error:
             if is_out_of_memory(error):
                 self.tried_bytes = self.tried_bytes or tried_bytes(error)
-                self.ends("out of memory", reason(error).split(": ", 1)[-1])
+                self.end("out of memory", reason(error).split(": ", 1)[-1])
             else:
-                self.ends("failed", reason(error))
+                self.end("failed", reason(error))
 
     def leaves(self) -> list[Tensor]:
-        """The candidate's own inputs, made once."""
+        """Returns the candidate's own inputs, made once."""
         if self._leaves is None:
             assert self.runner is not None
             adapted = self.runner.adapt([t.detach() for t in self.problem.leaves])
@@ -82,31 +81,31 @@ class CandidateResult:
             self._leaves = own
         return self._leaves
 
-    def ahead(self) -> Tensor:
-        """Run the forward pass."""
+    def forward(self) -> Tensor:
+        """Run the forward pass; returns the output."""
         assert self.runner is not None
         with torch.set_grad_enabled(self.problem.case.gradients):
             return self.runner.run(self.leaves())
 
-    def back(self, out: Tensor) -> Any:
-        """Run the backward pass."""
+    def backward(self, out: Tensor) -> Any:
+        """Run the backward pass; returns the gradients."""
         wanted = [t for t in self.leaves() if t.requires_grad]
         upstream = self.problem.upstream.to(out.dtype)
         return torch.autograd.grad(out, wanted, upstream, allow_unused=True)
 
     def step(self) -> Tensor:
-        """Run forward, and backward if the case has gradients."""
-        out = self.ahead()
+        """Run forward, and backward if the case has gradients; returns the output."""
+        out = self.forward()
         if self.problem.case.gradients:
-            self.back(out)
+            self.backward(out)
         return out
 
 
 def choose_candidates(impls: Sequence[str], peers: Sequence[str]) -> list[Candidate]:
-    """Returns our candidates named in ``impls``, and peers whose name begins with one of
-    ``peers``; empty means all.
+    """Returns our candidates named in ``impls``, and peers whose names begin with one of ``peers``.
 
-    SDPA, the yardstick, is always included. Raises ``SoftmapError`` for an unknown name.
+    Empty means all; SDPA, the baseline, is always included. Raises ``SoftmapError`` for an unknown
+    name.
     """
     found = candidates()
     for impl in impls:

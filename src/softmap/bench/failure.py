@@ -19,12 +19,12 @@ class TooLarge(RuntimeError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, or would have."""
+    """Returns whether memory ran out, or would have."""
     return isinstance(error, TooLarge) or memory.is_out_of_memory(error)
 
 
 def tried_bytes(error: BaseException) -> int | None:
-    """Returns the bytes of the allocation that failed, if the message says."""
+    """Returns the bytes of the allocation that failed, if the message states them."""
     found = _TRIED.search(str(error))
     return int(float(found[1]) * UNITS[found[2]]) if found else None
 
@@ -39,7 +39,7 @@ def require(need: int, device: torch.device, what: str) -> None:
 
 
 def size(count: float) -> str:
-    """Returns a text for a number of bytes: 1536000000 as ``1.5 GB``."""
+    """Returns a number of bytes in words: 1536000000 as ``1.5 GB``."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= scale:
             return f"{count / scale:.3g} {unit}"

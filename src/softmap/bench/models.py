@@ -1,4 +1,4 @@
-"""Whole models for the bench: their backend, and the check of their numbers."""
+"""Whole models for the bench: their backend, and the check of their results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from softmap.nn import Attention
 from softmap.ops.precision import GRADIENT, OUTPUT
 
-# As for single calls; a whole model adds up more rounding.
+# As for single calls; a whole model accumulates more rounding.
 FLOOR = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
@@ -26,9 +26,7 @@ def with_impl(model: nn.Module, impl: str) -> Any:
 
 @torch.no_grad()
 def perturbed(model: nn.Module, std: float = 0.02) -> Any:
-    """Returns a copy with N(0, std) added to every parameter: at their start many branches are
-    zero.
-    """
+    """Returns a copy with N(0, std) added to every parameter: many branches are zero initially."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(1)
     for p in model.parameters():
         p.add_(torch.randn(p.shape, generator=generator).to(p) * std)
@@ -38,10 +36,10 @@ def perturbed(model: nn.Module, std: float = 0.02) -> Any:
 def gradient_error(
     model: nn.Module, ids: Tensor, forward: Callable[[Any, Tensor], Tensor], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Returns the error of the gradient of all parameters as one vector, beside that of the
-    dense map.
+    """Returns the error of the gradient of all parameters as one vector, beside the dense map's.
 
-    ``forward(model, ids)`` returns the loss under the run's own precision.
+    Args:
+        forward: ``forward(model, ids)`` returns the loss under the run's own precision.
     """
     impls = {a.impl for a in model.modules() if isinstance(a, Attention)}
     truth_model = with_impl(perturbed(model).double(), "reference")
@@ -59,7 +57,9 @@ def decoding_error(
 ) -> dict[str, Any]:
     """Returns the error of logits decoded with a cache, beside that of the whole dense map.
 
-    ids (B, T): all tokens; decoded (B, n, V): logits of the last n.
+    Args:
+        ids: all tokens, (B, T).
+        decoded: logits of the last n tokens, (B, n, V).
     """
     kept = decoded.shape[1]
     plain_model = with_impl(copy.deepcopy(model), "reference")
@@ -70,7 +70,7 @@ def decoding_error(
 
 
 def judged(error: float, allowed: float) -> dict[str, Any]:
-    """Returns an error, its allowance, and whether it is within it; never for NaN."""
+    """Returns an error, its allowance, and whether it is within it, which NaN never is."""
     return {"rms": error, "allowed": allowed, "ok": error <= allowed}
 
 

@@ -18,19 +18,19 @@ from softmap.bench.entry import CandidateResult
 from softmap.bench.failure import TooLarge, size
 from softmap.bench.stats import shuffled
 from softmap.errors import SoftmapError
-from softmap.lab.measure import PeakMemory
+from softmap.lab.peak_memory import PeakMemory
 from softmap.lab.speed import synchronize
 from softmap.ops import choose
 
 Say = Callable[[str], None]
 MIN_ROUNDS = 3
-SETTLED = 1.0  #: seconds; a first call as long as that has warmed up what it will
-#: Guessed need over free memory at which a dense map is not tried: swapping would stop the machine.
+SETTLED = 1.0  #: seconds; a first call that takes longer is warm-up enough
+#: Share of free memory that a dense map may need by estimate: swapping would stop the machine.
 FULL = 0.8
 
 
 class OpBenchmark:
-    """The measurement of one case. Its entries can be read at any moment, even after Ctrl-C."""
+    """The measurement of one case, whose entries can be read at any moment, even after Ctrl-C."""
 
     def __init__(
         self, case: Case, chosen: Sequence[Candidate], named: Sequence[str], say: Say
@@ -51,11 +51,13 @@ class OpBenchmark:
             return
         if entry.candidate.ours and entry.name in named:
             raise SoftmapError(f"impl={entry.name!r} cannot run {self.case.variant}: {why}")
-        entry.ends("refused", why)
+        entry.end("refused", why)
 
     def measure(self, rounds: int, seconds: float) -> None:
-        """Check parity, warm up, time interleaved rounds, and measure memory; ``seconds``
-        bounds a candidate's rounds.
+        """Check parity, warm up, time interleaved rounds, and measure memory.
+
+        Args:
+            seconds: bound of a candidate's rounds.
         """
         self._check()
         for entry in self._alive():
@@ -88,7 +90,7 @@ class OpBenchmark:
         entry.parity, entry.checked_bytes = found, memory.peak
         entry.plain_error = truth.plain["output"]
         if not found.ok:
-            entry.ends("wrong", found.says())
+            entry.end("wrong", found.summary())
 
     def _start(self, entry: CandidateResult) -> None:
         self._foresee(entry)
@@ -103,7 +105,9 @@ class OpBenchmark:
             entry.step()
 
     def _foresee(self, entry: CandidateResult) -> None:
-        """Estimate a dense map's memory first, since a CPU kills the process instead of raising."""
+        """Estimate a dense map's memory first, since a CPU would kill the process instead of
+        raising.
+        """
         assert entry.parity is not None
         checked = entry.parity.batch * entry.parity.tokens**2
         if not entry.candidate.dense or self._device.type != "cpu" or self.case.cells <= checked:
@@ -112,7 +116,7 @@ class OpBenchmark:
         free = psutil.virtual_memory().available
         if need > FULL * free:
             entry.tried_bytes = int(need)
-            raise TooLarge(f"would take about {size(need)}, {size(free)} are free")
+            raise TooLarge(f"would need about {size(need)}, {size(free)} are free")
 
     def _last_rows(self, entry: CandidateResult, out: Tensor) -> None:
         """Check the last rows at the timed length too, where parity was checked at a shorter
@@ -122,12 +126,12 @@ class OpBenchmark:
         if (entry.parity.batch, entry.parity.tokens) == (self.case.batch, self.case.tokens):
             return
         if not bool(torch.isfinite(out).all()):
-            entry.ends("wrong", f"not finite at T={self.case.tokens}")
+            entry.end("wrong", f"not finite at T={self.case.tokens}")
             return
         error = parity.check_last_rows(out.detach(), entry.problem, entry.plain_error)
         entry.parity.errors["output, last rows at the timed size"] = error
         if not error.ok:
-            entry.ends("wrong", entry.parity.says())
+            entry.end("wrong", entry.parity.summary())
 
     def _time(self, rounds: int, seconds: float) -> None:
         clock, took = Clock(self._device), {e.name: 0.0 for e in self.entries}
@@ -141,7 +145,7 @@ class OpBenchmark:
 
     def _once(self, entry: CandidateResult, clock: Clock) -> float:
         if self.case.direction == "backward":
-            return clock.seconds(entry.back, entry.ahead)
+            return clock.seconds(entry.backward, entry.forward)
         return clock.seconds(lambda _: entry.step())
 
     def _peak(self, entry: CandidateResult) -> None:

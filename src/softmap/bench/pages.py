@@ -4,8 +4,8 @@
     ...written by softmap bench pages...
     <!-- /bench -->
 
-KIND is ``op``, ``step`` or ``decode``, ARGUMENT the result files, relative to the page. One that
-does not exist yet says so.
+KIND is ``op``, ``step`` or ``decode``, ARGUMENT the result files, relative to the page. A table
+whose file does not exist yet says so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from softmap.bench import save
 from softmap.bench.failure import size
-from softmap.bench.text import largest_errors, milliseconds, said
+from softmap.bench.text import largest_errors, milliseconds, untimed_reason
 from softmap.errors import SoftmapError
 from softmap.files.sealed import read_bytes
 
@@ -25,7 +25,7 @@ _BLOCK = re.compile(r"(<!-- bench: (\w+) ([^\n]*?) -->\n)(.*?)(<!-- /bench -->)"
 
 
 def filled(path: Path) -> tuple[str, str]:
-    """Returns a page as it is, and with every table written anew."""
+    """Returns a page as it is, and with every table rewritten."""
     try:
         page = read_bytes(path).decode()
     except UnicodeDecodeError:
@@ -34,7 +34,7 @@ def filled(path: Path) -> tuple[str, str]:
 
 
 def fill(page: str, folder: Path, name: str = "the page") -> str:
-    """Returns the page with every table written anew; raises ``SoftmapError`` for an unknown
+    """Returns the page with every table rewritten; raises ``SoftmapError`` for an unknown
     marker.
     """
     if page.count("<!-- bench:") != len(_BLOCK.findall(page)):
@@ -54,7 +54,7 @@ def _table(kind: str, argument: str, folder: Path, name: str) -> Iterator[str]:
 
 
 def _of_results(kind: str, folder: Path, names: list[str]) -> Iterator[str]:
-    """Returns a table for each file, with a sentence on its origin."""
+    """Yields a table for each file, with a sentence on its origin."""
     for n, name in enumerate(names):
         if n:
             yield ""
@@ -94,7 +94,7 @@ def _op(found: dict[str, Any]) -> Iterator[str]:
 
 def _op_cells(row: dict[str, Any]) -> list[str]:
     if row["status"] != "timed":
-        return [said(row), "", "", ""]
+        return [untimed_reason(row), "", "", ""]
     time, ratio, peak = row["seconds"], row["over_sdpa"], row["peak_bytes"]
     return [
         milliseconds(time["median"]),

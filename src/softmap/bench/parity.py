@@ -1,6 +1,4 @@
-"""Checks that a candidate computes what it is timed for: output and every gradient, against
-float64.
-"""
+"""Checks that a candidate computes what it is timed for: output and gradients, against float64."""
 
 from __future__ import annotations
 
@@ -21,13 +19,13 @@ from softmap.ops.output import apply_output
 from softmap.ops.precision import FEW, GRADIENT, OUTPUT
 from softmap.ops.yardstick import ZERO, eager
 
-# Relative errors below these are rounding whatever the plain map's own luck.
+# Relative errors below these are rounding, even where the plain map happens to be more exact.
 FLOOR = {"float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-11}
 #: Cells (batch x maps x T x T) of the dense float64 map that parity is checked on at most.
 CELLS = {"cpu": 2**23, "cuda": 2**26}
-#: float64 numbers a cell that autograd keeps for the most expensive edit (DAPE), roughly.
+#: float64 numbers per cell that autograd keeps for the most expensive edit (DAPE), roughly.
 NUMBERS_A_CELL = 64
-ROWS = 16  #: last rows that are checked at the timed length as well
+ROWS = 16  #: last rows that are checked at the timed length too
 POOLED = "gradients of few numbers"
 
 
@@ -49,8 +47,10 @@ class Deviation:
 
 @dataclass(frozen=True)
 class Parity:
-    """Deviations by name, ``output`` and then the gradients; ``tokens`` and ``batch`` are the
-    checked sizes.
+    """Deviations by name, ``output`` and then the gradients.
+
+    Attributes:
+        batch, tokens: the checked sizes.
     """
 
     batch: int
@@ -64,7 +64,7 @@ class Parity:
 
     @property
     def worst(self) -> str:
-        """Returns the name of the result that is furthest beyond its allowance."""
+        """The name of the result that is furthest beyond its allowance."""
 
         def excess(name: str) -> float:
             ratio = self.errors[name].rms / self.errors[name].allowed
@@ -72,7 +72,7 @@ class Parity:
 
         return max(self.errors, key=excess)
 
-    def says(self) -> str:
+    def summary(self) -> str:
         """Returns one line on the worst result."""
         e = self.errors[self.worst]
         return f"{self.worst}: relative error {e.rms:.1e}, allowed {e.allowed:.1e}"
@@ -102,8 +102,8 @@ class Truth:
 
 
 def checked_size(case: Case, maps: int) -> Case:
-    """Returns the case, or one with fewer sequences and then fewer tokens whose dense float64
-    map fits.
+    """Returns the case, with fewer sequences and then fewer tokens if its dense float64 map is
+    too large.
     """
     kind = torch.device(case.device).type
     free = torch.cuda.mem_get_info()[0] if kind == "cuda" else psutil.virtual_memory().available
@@ -116,15 +116,15 @@ def checked_size(case: Case, maps: int) -> Case:
 
 
 def truth(problem: Problem) -> Truth:
-    """Returns the float64 results, and the errors of a plain low-precision map."""
+    """Returns the float64 results, and the errors of a plain map in the case's own dtype."""
     exact = results(problem, lambda leaves: _run(reference.run, problem, leaves), torch.float64)
     plain = results(problem, lambda leaves: _run(eager, problem, leaves))
     return Truth(problem, exact, {n: e.rms for n, e in _errors(plain, exact, {}, 0.0).items()})
 
 
 def check(runner: Runner, truth: Truth) -> Parity:
-    """Returns the candidate's errors beside their allowances: 2x those of the plain map, for
-    gradients 3x.
+    """Returns the candidate's errors and allowances: twice the plain map's, three times for
+    gradients.
     """
     found = results(truth.problem, lambda leaves: runner.run(runner.adapt(leaves)))
     case = truth.problem.case
@@ -134,10 +134,12 @@ def check(runner: Runner, truth: Truth) -> Parity:
 
 @torch.no_grad()
 def check_last_rows(out: Tensor, problem: Problem, plain: float) -> Deviation:
-    """Check the last rows of an output at the timed length, for which the dense map need not
-    fit.
+    """Returns the deviation of an output's last rows at the timed length.
 
-    ``plain`` is the plain map's error at the checked length.
+    The whole dense map need not fit there.
+
+    Args:
+        plain: the plain map's error at the checked length.
     """
     rows = min(ROWS, problem.call.queries)
     part = problem.last_rows(rows)
@@ -173,8 +175,10 @@ def _run(backend: Callable[[Call], Tensor], problem: Problem, leaves: Sequence[T
 def _errors(
     found: dict[str, Tensor], exact: dict[str, Tensor], plain: dict[str, float], floor: float
 ) -> dict[str, Deviation]:
-    """Returns errors by name; results of few numbers are judged together, since one alone is at
-    times right by luck, in the plain map too.
+    """Returns errors by name.
+
+    Results of few numbers are judged together, since a single one is sometimes right by chance, in
+    the plain map too.
     """
     errors: dict[str, Deviation] = {}
     few: list[Deviation] = []

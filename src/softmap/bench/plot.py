@@ -26,10 +26,10 @@ Picture = tuple[Path, str | bytes]
 
 
 def plot(file: Path, folder: Path) -> list[Picture]:
-    """Returns an SVG for each variant and theme, ``STEM-VARIANT.svg`` and
-    ``STEM-VARIANT-dark.svg``, and a PNG of the light one.
+    """Returns, for each variant and theme, an SVG with its path, and a PNG of the light one.
 
-    Raises ``SoftmapError`` where nothing was timed at two lengths.
+    The names are ``STEM-VARIANT.svg`` and ``STEM-VARIANT-dark.svg``. Raises ``SoftmapError`` where
+    nothing was timed at two lengths.
     """
     with save.drawing_from(file):
         return _pictures(file, folder)
@@ -85,7 +85,7 @@ def _draw(points: list[Row], title: dict[str, Any], folder: Path, stem: str) -> 
 
 
 def svgs(spec: dict[str, Any], hues: slice) -> Iterator[tuple[str, str]]:
-    """("light" or "dark", the chart on that paper), in these of the theme's hues."""
+    """Yields ("light" or "dark", the chart on that background), in these of the theme's hues."""
     for name, paper in PAPER.items():
         config = theme.config(theme.HUES[name][hues], theme.INKS[name], theme.PRINT_FONTS)
         config |= {"background": paper}

@@ -16,7 +16,7 @@ class Progress:
         self._interval, self._shown = interval, -interval
 
     def __call__(self, text: str) -> None:
-        """Shows the text, in place of the line before it on a terminal."""
+        """Show the text, in place of the previous line on a terminal."""
         if self._live:
             print(f"\r\x1b[K{text[:110]}", end="", file=self._stream, flush=True)
         elif time.monotonic() - self._shown >= self._interval:

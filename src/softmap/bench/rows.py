@@ -32,7 +32,7 @@ def _row(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, An
 
 
 def _speed(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, Any]:
-    base = _yardstick(entries)
+    base = _baseline(entries)
     return {
         "seconds": spread(entry.seconds),
         "first_seconds": entry.first_seconds,
@@ -42,8 +42,8 @@ def _speed(entries: list[CandidateResult], entry: CandidateResult) -> dict[str, 
     }
 
 
-def _yardstick(entries: list[CandidateResult]) -> CandidateResult | None:
-    """Returns SDPA's best backend of this run."""
+def _baseline(entries: list[CandidateResult]) -> CandidateResult | None:
+    """Returns SDPA's fastest backend of this run."""
     plain = [e for e in entries if e.candidate.plain and e.seconds]
     return min(plain, key=lambda e: spread(e.seconds)["median"], default=None)
 

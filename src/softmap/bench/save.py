@@ -1,4 +1,6 @@
-"""A result file: what was measured, where, when and with what; written after every case."""
+"""A result file: what was measured, where, when and with which versions; written after every
+case.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,14 @@ import torch
 
 from softmap.errors import SoftmapError, reason
 from softmap.lab import files
-from softmap.lab.measure import provenance
+from softmap.lab.machine import provenance
 
 FORMAT = 1
 KINDS = ("op", "step", "decode")
 
 
 class ResultFile:
-    """The file of one call of the bench; complete on disk after each [`add`][]."""
+    """The file of one call of the bench, complete on disk after each [`add`][]."""
 
     def __init__(
         self, kind: str, argv: Sequence[str], device: torch.device, out: Path | None, **facts: Any
@@ -40,7 +42,7 @@ class ResultFile:
         }
 
     def add(self, case: dict[str, Any]) -> None:
-        """Appends a case and writes the file."""
+        """Append a case and write the file."""
         self.content["cases"].append(case)
         if self.out is not None:
             files.write_json(self.out, self.content, seal=False)
@@ -77,7 +79,7 @@ def _compiler() -> str | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Returns a result file; raises ``SoftmapError`` for one that is missing or not ours."""
+    """Returns a result file; raises ``SoftmapError`` for one that is missing or not the bench's."""
     found = files.read_json(path)
     if found is None:
         raise SoftmapError(f"{path}: no such file; softmap bench op|step|decode --out writes one")

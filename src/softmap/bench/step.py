@@ -17,8 +17,8 @@ from softmap.bench.models import gradient_error, with_impl
 from softmap.bench.stats import ratios, shuffled, spread
 from softmap.errors import SoftmapError, reason
 from softmap.lab.explain import chosen
-from softmap.lab.plan import Candidate, make_plan, options
-from softmap.lab.preflight import check_memory, dtype_of, settled
+from softmap.lab.plan import PlannedModel, make_plan, training_options
+from softmap.lab.preflight import check_memory, dtype_of, with_precision
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import WARM_UP, random_ids, timed, training_step
 from softmap.lab.trial import build
@@ -30,7 +30,7 @@ Say = Callable[[str], None]
 class TrainingModel:
     """A variant's model in training; ``parity`` as ``models.gradient_error`` returns it."""
 
-    candidate: Candidate
+    planned: PlannedModel
     impl: str
     step: Callable[[], Any] = lambda: None
     parity: dict[str, Any] | None = None
@@ -39,13 +39,14 @@ class TrainingModel:
 
     @property
     def label(self) -> str:
-        """The candidate's label."""
-        return self.candidate.label
+        """The planned's label."""
+        return self.planned.label
 
 
 def vocabulary(recipe: Recipe) -> int:
-    """Returns the number of ids of the recipe's tokenizer without making it; raises where it
-    must be loaded.
+    """Returns the number of ids of the recipe's tokenizer without building it.
+
+    Raises ``SoftmapError`` where it would have to be loaded.
     """
     kind, _, size = recipe.data.tokenizer.partition(":")
     if kind == "bytes":
@@ -59,26 +60,24 @@ def vocabulary(recipe: Recipe) -> int:
 
 
 class StepBenchmark:
-    """The models of a recipe, each training on its own; [`record`][] can be called at any
-    moment.
-    """
+    """The models of a recipe, each training on its own; [`record`][] works at any moment."""
 
     def __init__(self, recipe: Recipe, impl: str, device: torch.device, say: Say) -> None:
         """Raise ``SoftmapError`` for what ``compare`` would refuse before it trains."""
-        recipe = settled(recipe, device)
+        recipe = with_precision(recipe, device)
         plan = make_plan(recipe, vocabulary(recipe))
-        for candidate in plan.candidates:
-            check_memory(candidate, recipe, device)
+        for planned in plan.models:
+            check_memory(planned, recipe, device)
         self.recipe, self.device, self._say = recipe, device, say
         self.control, self.vocab = plan.control, vocabulary(recipe)
-        self.models = [self._model(c, impl) for c in plan.candidates]
+        self.models = [self._model(c, impl) for c in plan.models]
 
-    def _model(self, candidate: Candidate, impl: str) -> TrainingModel:
+    def _model(self, planned: PlannedModel, impl: str) -> TrainingModel:
         taken = impl
         if impl == "auto":
             context, dtype = self.recipe.model.context, dtype_of(self.recipe)
-            taken = chosen(candidate.config, context, self.device, dtype)
-        return TrainingModel(candidate, taken)
+            taken = chosen(planned.config, context, self.device, dtype)
+        return TrainingModel(planned, taken)
 
     def measure(self, rounds: int, steps: int) -> None:
         """Run ``steps`` steps of each model in each round."""
@@ -86,7 +85,7 @@ class StepBenchmark:
             self._say(f"{model.label}: gradients against float64, warm-up")
             try:
                 self._prepare(model)
-            except Exception as error:  # that variant's row says it; the others go on
+            except Exception as error:  # reported in that variant's row; the others continue
                 model.reason = reason(error)
         for n in range(rounds):
             self._say(f"round {n + 1} of {rounds}")
@@ -95,9 +94,9 @@ class StepBenchmark:
                     model.seconds.append(self._timed(model, steps))
 
     def _prepare(self, model: TrainingModel) -> None:
-        mine = model.candidate
+        mine = model.planned
         net = with_impl(build(mine, 0, self.device), model.impl)
-        given = options(self.recipe, mine.peak_lr, 0, mine.label)
+        given = training_options(self.recipe, mine.peak_lr, 0, mine.label)
         dtype = dtype_of(self.recipe)
 
         def forward(net: nn.Module, ids: Tensor) -> Tensor:
@@ -134,7 +133,7 @@ def _row(model: TrainingModel, base: TrainingModel, tokens: int, context: int) -
         "impl": model.impl,
         "parity": model.parity,
         "reason": model.reason,
-        **model.candidate.costs(context),
+        **model.planned.costs(context),
     }
     if not model.seconds or model.reason:
         return found

@@ -11,7 +11,7 @@ Row = dict[str, Any]
 
 
 def columns(rows: list[list[str]], left: int = 1) -> Iterator[str]:
-    """Returns lines with aligned columns, the first ``left`` of them left-aligned."""
+    """Yields lines with aligned columns, the first ``left`` of them left-aligned."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     for row in rows:
         cells = [c.ljust(w) if n < left else c.rjust(w)
@@ -23,9 +23,7 @@ HEAD = ["", "ms", "10-90 %", "x SDPA", "peak", "error", "of gradients"]
 
 
 def op_lines(case: dict[str, Any], title: str) -> Iterator[str]:
-    """Returns a table of the timed candidates, then a line for each of the others with the
-    reason.
-    """
+    """Yields a table of the timed candidates, then a line for each other one with the reason."""
     yield f"{case['variant']}  {title}; auto takes {case['auto']}"
     timed = [row for row in case["rows"] if row["status"] == "timed"]
     if timed:
@@ -34,10 +32,10 @@ def op_lines(case: dict[str, Any], title: str) -> Iterator[str]:
         yield "  " + note
     for row in case["rows"]:
         if row["status"] != "timed":
-            yield f"  {row['candidate']}: {said(row)}"
+            yield f"  {row['candidate']}: {untimed_reason(row)}"
 
 
-def said(row: Row) -> str:
+def untimed_reason(row: Row) -> str:
     """Returns why a row has no speed."""
     text = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
     if row["status"] == "wrong":
@@ -63,7 +61,7 @@ def largest_errors(row: Row) -> tuple[str, str]:
 
 def _timed(row: Row) -> list[str]:
     time, ratio = row["seconds"], row["over_sdpa"]
-    name = row["candidate"] + (" (yardstick)" if row["candidate"] == row["sdpa"] else "")
+    name = row["candidate"] + (" (baseline)" if row["candidate"] == row["sdpa"] else "")
     return [
         name,
         milliseconds(time["median"]),
@@ -75,7 +73,7 @@ def _timed(row: Row) -> list[str]:
 
 
 def _checked(case: dict[str, Any], timed: list[Row]) -> Iterator[str]:
-    """Returns the size at which parity was checked, if not at the timed one."""
+    """Yields a note on the size at which parity was checked, if it is not the timed one."""
     sizes = {(r["parity"]["batch"], r["parity"]["tokens"]) for r in timed}
     for batch, tokens in sorted(sizes - {(case["batch"], case["tokens"])}):
         yield (
@@ -85,7 +83,7 @@ def _checked(case: dict[str, Any], timed: list[Row]) -> Iterator[str]:
 
 
 def step_lines(case: dict[str, Any]) -> Iterator[str]:
-    """Returns the table of training steps of whole models."""
+    """Yields the table of training steps of whole models."""
     yield (
         f"one training step, recipe {case['recipe']}, {case['batch_tokens']} tokens, "
         f"{case['precision']}"
@@ -94,7 +92,7 @@ def step_lines(case: dict[str, Any]) -> Iterator[str]:
 
 
 def decode_lines(case: dict[str, Any]) -> Iterator[str]:
-    """Returns the table of decoding with the cache."""
+    """Yields the table of decoding with the cache."""
     yield (
         f"decoding {case['prompt']} + {case['new']} tokens, batch {case['batch']}, "
         f"{case['layers']} layers of width {case['hidden_size']}, {case['dtype']}"

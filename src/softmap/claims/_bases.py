@@ -1,4 +1,6 @@
-"""The recipes that claims share: a base is trained once for each variant and seed, whoever asks."""
+"""The recipes that claims share: a base is trained once per variant and seed, whatever claim
+needs it.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ RIVER = Base(
 )
 TASK = Base("task", "models that softmap learn trains: width 64, two layers")
 
-# Schedules beside wsd-s, which is the demo's. wsd throws its decays away, a tenth of the demo's
-# steps, so with 1/1.1 of them it takes as much computing as wsd-s.
+# Schedules beside wsd-s, which is the demo's. wsd discards its decays, a tenth of the demo's steps,
+# so with 1/1.1 of the steps it takes as much compute as wsd-s.
 WSD = Base("wsd", "the demo's recipe, schedule wsd", {"training.schedule": "wsd"}, 1 / 1.1)
 CYCLIC = Base(
     "cyclic-cosine", "the demo's recipe, cyclic cosine", {"training.schedule": "cyclic-cosine"}
@@ -91,8 +93,9 @@ SIZES = (_size(32, 2, 800), _size(48, 2, 1200), _size(64, 3, 2000), _size(96, 3,
 
 
 def _paper(name: str, says: str, layers: int, width: int, heads: int, **more: str) -> Base:
-    """Returns a base of one budget with a cosine, unless ``more`` says otherwise; _ in a key
-    stands for the first dot.
+    """Returns a base of one budget with a cosine, unless ``more`` says otherwise.
+
+    An underscore in a key of ``more`` replaces the first dot.
     """
     settings = {
         "data.data": "hf:monology/pile-uncopyrighted", "data.tokenizer": "bpe:50257",

@@ -1,6 +1,6 @@
-"""What a claim is: a sentence that somebody published, and how it is put to the test at each scale.
+"""What a claim is: a published sentence, and how it is put to the test at each scale.
 
-All of it is data, written before anything is run. The verdict follows from the runs by ``rule``.
+All of it is data, written before anything is run. ``rule`` derives the verdict from the runs.
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ Expects = Literal["", "lower", "higher", "equal", "at most", "at least"]
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a run. margin: differences (of a ratio: its distance from 1) that count as none.
+    """The number of a run that a study compares.
 
     Attributes:
-        unit: ``nats``, ``share``, ``x`` (a ratio with the control's), or nothing.
+        unit: ``nats``, ``share``, ``x`` (a ratio to the control's), or nothing.
+        margin: differences (for a ratio: distances from 1) that count as none.
         better: which way is good, and so which way a diverged training counts.
     """
 
@@ -39,11 +40,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class Arm:
-    """A variant, and what the claim says of its number beside that of ``against``.
+    """A variant, and what the claim says of its number compared with that of ``against``.
 
     Attributes:
         expects: ``lower``, ``higher``, ``equal`` (within the margin), ``at most`` (not higher by
-            the margin), ``at least``; nothing where it only stands beside the others.
+            the margin), ``at least``; nothing where it is only shown beside the others.
         against: another arm's label, by default the study's control.
         base: where it is trained, if not on the study's base.
     """
@@ -62,7 +63,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Study:
-    """Runs of a control and of arms, and a measure of each; subclasses say where it comes from.
+    """Runs of a control and of arms, and a measure of each; subclasses define where it comes from.
 
     Attributes:
         one_model: whether it reads the first model of each variant alone.
@@ -77,23 +78,23 @@ class Study:
 
     @property
     def variants(self) -> dict[str, Arm]:
-        """Every variant that takes part by its name, the control first."""
+        """Every variant that takes part, by name, the control first."""
         control = {self.control: Arm(self.control)}
         return control | {arm.name: arm for arm in self.arms}
 
     @property
     def references(self) -> set[str]:
-        """Names that others are compared with."""
+        """The names that others are compared with."""
         return {arm.against or self.control for arm in self.arms}
 
     @property
     def models(self) -> dict[str, Arm]:
-        """What has to be trained for it, by name."""
+        """The variants that have to be trained for it, by name."""
         return self.variants
 
     @property
     def reads_bases(self) -> bool:
-        """Whether it reads models that are trained on bases."""
+        """Whether it reads models trained on bases."""
         return True
 
     def bases(self, arm: Arm) -> tuple[Base, ...]:
@@ -103,8 +104,12 @@ class Study:
 
 @dataclass(frozen=True)
 class Trained(Study):
-    """Language models on the base; ``reads`` their final held-out loss, or the tokens or the
-    compute that they need for equal loss, over the control's."""
+    """Language models trained on the base.
+
+    Attributes:
+        reads: their final held-out loss, or the tokens or the compute that they need for equal
+            loss, relative to the control's.
+    """
 
     reads: Literal["loss", "tokens", "compute"] = "loss"
     kind = "trained"
@@ -114,9 +119,11 @@ class Trained(Study):
 class Suited(Study):
     """Models asked by a suite of ``softmap eval``.
 
-    at: ``""`` the headline, ``"last"`` the largest condition, ``"each"`` of them. within: a
-    condition of the suite, such as ``step``; the control and the arms are then values of it
-    (``step river``), all of the same runs of Transformer++.
+    Attributes:
+        reads: the metric that is read.
+        at: ``""`` the headline, ``"last"`` the largest condition, ``"each"`` of them.
+        within: a condition of the suite, such as ``step``; the control and the arms are then values
+            of it (``step river``), all of the same runs of Transformer++.
     """
 
     reads: str = ""
@@ -125,13 +132,13 @@ class Suited(Study):
 
     @property
     def models(self) -> dict[str, Arm]:
-        """What has to be trained for it, by name."""
+        """The variants that have to be trained for it, by name."""
         return {CONTROL: Arm(CONTROL)} if self.within else self.variants
 
 
 @dataclass(frozen=True)
 class Asked(Suited):
-    """The base's models asked by ``suite``; as they start where ``trained`` is false."""
+    """The base's models asked by ``suite``; untrained ones where ``trained`` is false."""
 
     suite: str = ""
     trained: bool = True
@@ -139,14 +146,15 @@ class Asked(Suited):
 
     @property
     def reads_bases(self) -> bool:
-        """Whether it reads models that are trained on bases."""
+        """Whether it reads models trained on bases."""
         return self.trained
 
 
 @dataclass(frozen=True)
 class Learned(Suited):
-    """Models that ``softmap learn`` trains on a task of tokens, with other ``settings`` where
-    given."""
+    """Models that ``softmap learn`` trains on a task of tokens, with other ``settings`` if
+    given.
+    """
 
     base: Base = TASK
     task: str = ""
@@ -156,15 +164,16 @@ class Learned(Suited):
 
     @property
     def reads_bases(self) -> bool:
-        """Whether it reads models that are trained on bases."""
+        """Whether it reads models trained on bases."""
         return False
 
 
 @dataclass(frozen=True)
 class Grafted(Study):
-    """The base's Transformer++ of seed 0 as ``softmap graft`` fine-tunes it: as it is (``plain``)
-    and with the arms put in, each at the best of ``peaks``. A run is a fine-tuning; its held-out
-    loss is read."""
+    """The base's Transformer++ of seed 0 as ``softmap graft`` fine-tunes it: unchanged
+    (``plain``) and with each arm, at the best of ``peaks``. A run is a fine-tuning; its held-out
+    loss is read.
+    """
 
     control: str = "plain"
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -174,15 +183,18 @@ class Grafted(Study):
 
     @property
     def models(self) -> dict[str, Arm]:
-        """What has to be trained for it, by name."""
+        """The variants that have to be trained for it, by name."""
         return {CONTROL: Arm(CONTROL)}
 
 
 @dataclass(frozen=True)
 class Scaled(Study):
-    """Language models of several ``sizes``, to whose losses ``softmap scale`` fits a law for each
-    variant; ``reads`` the parameters, tokens or compute at equal loss, over the control's. ``base``
-    names the sweep."""
+    """Language models of several ``sizes``, to whose losses ``softmap scale`` fits a law per
+    variant. ``base`` names the sweep.
+
+    Attributes:
+        reads: the parameters, tokens or compute at equal loss, relative to the control's.
+    """
 
     sizes: tuple[Base, ...] = ()
     reads: Literal["parameters", "tokens", "compute"] = "parameters"
@@ -195,25 +207,28 @@ class Scaled(Study):
 
 @dataclass(frozen=True)
 class Timed(Study):
-    """Speed over the control's, each run a process of its own: a training step of the base's
-    models, of one size, or decoding with a cache (a prompt of 1024 tokens and 128 more)."""
+    """Speed relative to the control's, with each run in its own process: a training step of the
+    base's models, of one size, or decoding with a cache (a prompt of 1024 tokens and 128 new
+    ones).
+    """
 
     what: Literal["step", "decode"] = "step"
     kind = "timed"
 
     @property
     def reads_bases(self) -> bool:
-        """Whether it reads models that are trained on bases."""
+        """Whether it reads models trained on bases."""
         return False
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published sentence. theirs: the authors' numbers, which give the direction and no mark.
+    """A published sentence.
 
     Attributes:
-        scales: by name the studies, bases from small to large, or a sentence that says why it is
-            not tested there.
+        theirs: the authors' numbers, which give the direction and are no target.
+        scales: by name the studies, bases from small to large, or a sentence on why it is not
+            tested there.
         rule: from the rows of one base to a verdict.
     """
 
@@ -229,7 +244,7 @@ class Claim:
 
 
 def on(study: Study, *bases: Base) -> tuple[Study, ...]:
-    """The study on each of these bases."""
+    """Returns the study on each of these bases."""
     return tuple(replace(study, base=base) for base in bases)
 
 

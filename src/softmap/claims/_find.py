@@ -1,4 +1,4 @@
-"""Claims by id: the name of the file, its underscores as dashes."""
+"""Claims by id: the name of the file, with dashes for underscores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def names() -> list[str]:
 
 
 def claim(name: str) -> Claim:
-    """The claim of that id. Raises ``SoftmapError`` for an unknown one, with the nearest."""
+    """Returns the claim of that id; raises ``SoftmapError`` for an unknown one, with the
+    nearest.
+    """
     if name not in names():
         raise SoftmapError(f"no claim {shown(name)}{nearest_or_all(name, names())}")
     module = import_module(f"softmap.claims.{name.replace('-', '_')}")

@@ -1,7 +1,7 @@
 """From differences to verdicts: fixed before anything is run, pure functions of the rows.
 
-A row is one arm beside one other, with its interval ([`softmap.report.answers`][]). With z the
-value of no difference (0, of ratios 1) and z - m, z + m the limits of the margin::
+A row compares one arm with one other, with an interval ([`softmap.report.answers`][]). With z the
+value of no difference (0, for ratios 1) and z - m, z + m the limits of the margin::
 
     expected      reproduced          contradicted    not seen at this scale
     lower         high < z            low > z         both one-sided limits within the margin
@@ -26,12 +26,12 @@ VERDICTS = (REPRODUCED, NOT_SEEN, CONTRADICTED, NOT_RESOLVED, NOT_TESTED, NO_VER
 
 @dataclass(frozen=True)
 class ArmRow:
-    """``arm`` minus (of a ratio: over) ``against``.
+    """The difference ``arm`` minus ``against``, or their ratio.
 
     Attributes:
         low, high: the simultaneous limits, equal_low and equal_high the one-sided ones; infinite
             where the runs set none, and all None where no spread is known.
-        runs: of the arm and of the other one.
+        runs: the number of runs of the arm and of the other one.
         lost: ``lower`` or ``higher`` where most of the arm's trainings diverged, which counts as
             that.
         what: the condition, where there are several.
@@ -53,7 +53,7 @@ class ArmRow:
 
     @property
     def name(self) -> str:
-        """The row's name for people."""
+        """The row's name in tables."""
         return f"{self.arm} {self.what}".strip()
 
 
@@ -66,7 +66,7 @@ class Verdict:
 
 
 def of_row(row: ArmRow) -> str:
-    """The verdict on one row."""
+    """Returns the verdict on one row."""
     if row.lost:
         against = {
             "lower": ("higher", "at least", "equal"),
@@ -96,24 +96,27 @@ def of_row(row: ArmRow) -> str:
 
 
 def as_claimed(rows: Sequence[ArmRow]) -> Verdict:
-    """Reproduced where all rows with an expectation are; else contradicted where one is, else not
-    seen where one is, else not resolved. One row without a verdict leaves the claim without."""
+    """Returns the verdict on all rows with an expectation.
+
+    It is reproduced where all of them are; else contradicted where one is, else not seen where one
+    is, else not resolved. One row without a verdict leaves the claim without one.
+    """
     judged = [(row, of_row(row)) for row in rows if row.expects]
     if not judged:
         return Verdict(NO_VERDICT, "Nothing was compared.")
     order = (NO_VERDICT, CONTRADICTED, NOT_SEEN, NOT_RESOLVED, REPRODUCED)
     word = min((word for _, word in judged), key=order.index)
-    return Verdict(word, _said(word, judged))
+    return Verdict(word, _sentence(word, judged))
 
 
-def _said(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
+def _sentence(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
     several = len({row.against for row, _ in judged}) > 1
     names: dict[str, list[str]] = {one: [] for one in VERDICTS}
     for row, own in judged:
         names[own].append(f"{row.name} beside {row.against}" if several else row.name)
     if word == NO_VERDICT:
         return (
-            "No spread between runs is known, which takes two of each arm, not all alike: "
+            "The spread between runs is unknown (it takes two runs of each arm that differ): "
             f"{', '.join(names[NO_VERDICT])}."
         )
     if len(judged) == 1:
@@ -127,6 +130,6 @@ def _said(word: str, judged: Sequence[tuple[ArmRow, str]]) -> str:
 
 
 def phrase(row: ArmRow) -> str:
-    """``lower than transformer++``."""
+    """Returns what was expected in words: ``lower than transformer++``."""
     link = {"equal": "to", "at most": "", "at least": ""}.get(row.expects, "than")
     return " ".join(f"{row.expects} {link} {row.against}".split())

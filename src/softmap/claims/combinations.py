@@ -19,9 +19,9 @@ _STUDY = Trained(
 
 CLAIM = Claim(
     sentence="What two methods gain adds up: a pair of them is better than either.",
-    paper="nobody's: a question of ours",
+    paper="none: our own question",
     source="https://arxiv.org/abs/2410.05258",
-    theirs="nobody's",
+    theirs="none",
     hypothesis="Each pair ends with a lower loss than either of its parts.",
     protocol="Six pairs, all of one size. A pair takes the smaller of its parts' tuned peaks.",
     scales={

@@ -9,14 +9,14 @@ _STUDY = Asked(
 )  # fmt: skip
 
 CLAIM = Claim(
-    sentence="DIFF says less that is not in its document.",
+    sentence="DIFF states fewer things that are not in its document.",
     paper="Differential Transformer, section 3.6, table 4",
     source="https://arxiv.org/abs/2410.05258",
     theirs="judged right: XSum .44 to .53, CNN/DM .32 to .41, MultiNews .42 to .61, Qasper .28 to "
     ".39, HotpotQA .36 to .46, 2Wiki .29 to .36",
     hypothesis="diff answers more questions right.",
-    protocol="Suite halluc: documents of made-up facts, the answer is in them or it is not stated, "
-    "so the truth is known. The authors' sets take a judge (softmap eval --suite halluc:FILE).",
+    protocol="Suite halluc: documents of made-up facts, which state the answer or do not, so the "
+    "truth is known. The authors' sets need a judge (softmap eval --suite halluc:FILE).",
     scales={
         "cpu": "models of this size answer no question about a document",
         "gpu": on(_STUDY, ONE_CARD),

@@ -1,4 +1,4 @@
-"""Few bits."""
+"""Low precision."""
 
 from softmap.claims._bases import MEDIUM, ONE_CARD, PAPER_DIFF, SMALL
 from softmap.claims._claim import Arm, Asked, Claim, Measure, on

@@ -13,12 +13,12 @@ CLAIM = Claim(
     sentence="An edited map helps a model that was trained with plain attention.",
     paper="asked by a reader of the papers; nobody claims it",
     source="https://openreview.net/forum?id=OvoCm1gGhN",
-    theirs="nobody's",
+    theirs="none",
     hypothesis="After as many steps of fine-tuning from the same model, the grafted one has the "
     "lower loss.",
-    protocol="softmap graft: a map is edited without changing the function at step 0, or with the "
-    "deviation printed, then fine-tuned for 300 steps; plain fine-tuning beside it, equal steps "
-    "and seeds, peaks from the same grid.",
+    protocol="softmap graft: the edit leaves the function unchanged at step 0, or its deviation is "
+    "printed; then 300 steps of fine-tuning, beside plain fine-tuning with equal steps and seeds "
+    "and peaks from the same grid.",
     scales={
         "cpu": on(_STUDY, SMALL, MEDIUM),
         "gpu": on(_STUDY, ONE_CARD),

@@ -29,7 +29,7 @@ CLAIM = Claim(
     hypothesis="Beside Transformer++: without attention skip alone higher; shaped attention, SAS "
     "and SAS-P no higher by 0.03 nats; without norms higher. SAS no higher than SAS with trainable "
     "values and projections.",
-    protocol="Eight rows of removals. A row of which more runs diverge than live counts as higher.",
+    protocol="Eight rows of removals. A row counts as higher if more of its runs diverge than not.",
     scales={
         "cpu": on(_STUDY, SMALL),
         "gpu": on(_STUDY, ONE_CARD),

@@ -24,7 +24,7 @@ CLAIM = Claim(
     theirs="0.1B to 1.2B parameters, 50B, 100B and 200B tokens",
     hypothesis="At the last budget: WSD no lower than WSD-S by 0.03 nats, cyclic cosine higher, "
     "the cosine run no lower by 0.03.",
-    protocol="The control trained by each schedule. WSD throws its decays away, so it gets fewer "
+    protocol="The control trained by each schedule. WSD discards its decays, so it gets fewer "
     "steps for the same compute; the cosine runs together take nearly twice as many. All have the "
     "peak that was tuned for WSD-S, which favours it.",
     scales={

@@ -1,13 +1,13 @@
-"""What a training costs, before it is paid: memory, traffic and time of a model on many GPUs.
+"""What a training costs, estimated beforehand: memory, traffic and time of a model on many GPUs.
 
 Parameters and FLOPs are counted (``softmap.nn.accounting``), activations are counted on tensors
-without storage (``pieces``), the rest is the model of docs/scale.md.
+without storage (``pieces``), and the rest is the model of docs/scale.md.
 """
 
 from softmap.cost.estimate import Assumptions, Estimate, estimate
 from softmap.cost.hardware import GPUS, Gpu, find, of_device, parse
 from softmap.cost.job import Job
-from softmap.cost.live import Live
+from softmap.cost.live import LiveBytes
 from softmap.cost.memory import Memory, memory
 from softmap.cost.traffic import Traffic, traffic
 
@@ -17,7 +17,7 @@ __all__ = [
     "Estimate",
     "Gpu",
     "Job",
-    "Live",
+    "LiveBytes",
     "Memory",
     "Traffic",
     "estimate",

@@ -1,4 +1,6 @@
-"""Time of a training: what is computed and sent, over what the hardware gives of its peaks."""
+"""The time of a training: what is computed and sent, over the share of the hardware's peaks
+reached.
+"""
 
 from __future__ import annotations
 
@@ -109,7 +111,7 @@ def _computing(job: Job, gpu: Gpu, given: Assumptions) -> float:
     map, element by element in float32.
     """
     forward = accounting.forward_flops(job.config, job.context)
-    times = 4 if job.layout.activations == "block" else 3  # backward is twice, and once more
+    times = 4 if job.layout.activations == "block" else 3  # backward costs two forward passes
     products = (3 * forward.head + times * forward.products) / gpu.flops[job.precision]
     edits = times * forward.edits / gpu.flops["fp32"]
     a_token = products / given.efficiency + edits / given.edits
@@ -121,7 +123,7 @@ def _sending(job: Job, gpu: Gpu, given: Assumptions, sent: Traffic) -> tuple[flo
     inside, across = gpu.link * given.link, gpu.network * given.link
 
     def of(ranks: int) -> float:
-        """Bytes a second between so many neighbours."""
+        """Returns the bytes per second between this number of neighbours."""
         return inside if gpu.machine % ranks == 0 else across
 
     between = inside if job.ranks <= gpu.machine else across

@@ -1,4 +1,4 @@
-"""Facts of GPUs, each from its maker's public page: products without sparsity, bytes in decimal."""
+"""Facts of GPUs, from their makers' public pages: FLOPs without sparsity, decimal bytes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from softmap.errors import SoftmapError, nearest_or_all, shown
 
-MOST = 2**20  #: GPUs
+GIB = 2**30
+MOST = 2**20  #: GPUs of a job
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Gpu:
         memory: bytes.
         bandwidth: bytes per second of the memory.
         link: bytes per second that a GPU sends to the others of its machine, which has ``machine``
-            of them.
+            GPUs.
         network: bytes per second to other machines.
         devices: torch's names of it.
         sources: where the numbers are from.

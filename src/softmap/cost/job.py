@@ -1,4 +1,4 @@
-"""What is trained, and how it is spread over ranks: all that its cost depends on."""
+"""What is trained, and how it is distributed over ranks: everything that its cost depends on."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from softmap.nn.decoder import Decoder
 from softmap.nn.share import Share
 from softmap.train.layout import Layout
 
-WIDE = 4  #: bytes of a parameter, a gradient, a moment: all float32
+WIDE = 4  #: bytes of a parameter, a gradient or a moment, all of which are float32
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training, and how it is distributed over ranks: all that its cost depends on.
+    """A training, and how it is distributed over ranks: everything that its cost depends on.
 
     Attributes:
         config: the model's configuration.
         batch_size: sequences per step, of ``context`` tokens.
-        micro_batch_size: sequences that a rank takes at once; by default all of its own.
+        micro_batch_size: sequences that a rank processes at once; by default all of its own.
         precision: "bf16" is autocast.
         ranks: one per GPU, laid out by ``layout``.
         steps: those of the whole training, discarded decays included.
@@ -42,7 +42,7 @@ class Job:
 
     @property
     def shard(self) -> int:
-        """The number of ranks that hold one copy of the parameters together; 1: DDP, or one
+        """The number of ranks that hold one copy of the parameters together; 1 for DDP or one
         process.
         """
         return self.layout.copy_size(self.ranks) if self.ranks > 1 else 1
@@ -59,12 +59,12 @@ class Job:
 
     @property
     def rows(self) -> int:
-        """The sequences per step of which a rank computes something."""
+        """The sequences per step that a rank computes a part of."""
         return self.batch_size // (self.ranks // self.share)
 
     @property
     def micro(self) -> int:
-        """The sequences that a rank takes at once."""
+        """The sequences that a rank processes at once."""
         return min(self.micro_batch_size or self.rows, self.rows)
 
     @property
@@ -74,7 +74,7 @@ class Job:
 
     @property
     def own(self) -> int:
-        """The tokens of a sequence that are a rank's own."""
+        """The tokens of a sequence that belong to a rank."""
         return Share(None, 0, self.share, self.context).length if self.share > 1 else self.context
 
     @property
@@ -84,12 +84,12 @@ class Job:
 
     @property
     def sizes(self) -> Sizes:
-        """The numbers of the model, by where they are."""
-        return _sizes(Key(self.config), self.shard)
+        """The numbers of parameters, by where they are."""
+        return _sizes(ConfigKey(self.config), self.shard)
 
 
-class Key:
-    """A configuration as the key of a cache; it is not hashable itself."""
+class ConfigKey:
+    """A configuration as a key of a cache; the configuration itself is not hashable."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config, self._text = config, repr(config)
@@ -98,15 +98,20 @@ class Key:
         return hash(self._text)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Key) and self._text == other._text
+        return isinstance(other, ConfigKey) and self._text == other._text
 
 
 class Sizes(NamedTuple):
-    """Numbers (parameters) of a model that is cut to ranks along first axes.
+    """Numbers of parameters of a model that is sharded along first axes.
 
-    total: of all. blocks, root: of these the part of the first rank, which has the largest: of all
-    blocks, and of what is in none (embeddings, last norm, head). block: of the largest block,
-    whole. outside: of the root, whole. head: of the matrix that makes logits. layers: blocks.
+    Attributes:
+        total: all of the model.
+        blocks: the part of all blocks on the first rank, which has the largest part.
+        root: the first rank's part of what is in no block (embeddings, last norm, head).
+        block: the largest block, whole.
+        outside: all that is in no block, whole.
+        head: the matrix that makes the logits.
+        layers: the number of blocks.
     """
 
     total: int
@@ -119,7 +124,7 @@ class Sizes(NamedTuple):
 
     @property
     def held(self) -> int:
-        """What a rank has of the model."""
+        """The parameters that a rank holds."""
         return self.blocks + self.root
 
 
@@ -135,7 +140,7 @@ class _Whole(nn.Module):
 
 
 class _Shapes(NamedTuple):
-    """Of all parameters: by block, and of what is in none; and of the matrix of the logits."""
+    """Shapes of all parameters: by block, outside of blocks, and of the matrix of the logits."""
 
     blocks: list[list[torch.Size]]
     outside: list[torch.Size]
@@ -143,7 +148,7 @@ class _Shapes(NamedTuple):
 
 
 @cache
-def _shapes(key: Key) -> _Shapes:
+def _shapes(key: ConfigKey) -> _Shapes:
     with torch.device("meta"):
         model = _Whole(key.config)
     blocks = [list(block.parameters()) for block in model.model.layers]
@@ -153,8 +158,8 @@ def _shapes(key: Key) -> _Shapes:
 
 
 @cache
-def _sizes(key: Key, shard: int) -> Sizes:
-    """Of a model of which ``shard`` ranks hold one copy."""
+def _sizes(key: ConfigKey, shard: int) -> Sizes:
+    """Returns the sizes of a model of which ``shard`` ranks hold one copy."""
     blocks, outside, head = _shapes(key)
     whole = [_numbers(block, 1) for block in blocks]
     return Sizes(
@@ -169,5 +174,5 @@ def _sizes(key: Key, shard: int) -> Sizes:
 
 
 def _numbers(shapes: Iterable[torch.Size], shard: int) -> int:
-    """Of the first of ``shard`` parts."""
+    """Returns the number of parameters in the first of ``shard`` parts."""
     return sum(-(-shape[0] // shard) * shape[1:].numel() for shape in shapes)

@@ -1,4 +1,4 @@
-"""Bytes that are alive while torch works, operation by operation."""
+"""Bytes of tensors that are alive while torch works, operation by operation."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 from torch.utils._pytree import tree_leaves
 
 
-class Live(TorchDispatchMode):
-    """Counts the storages that operations make, from when they are made until nothing holds them.
+class LiveBytes(TorchDispatchMode):
+    """Counts the storages that operations allocate, until nothing refers to them any more.
 
-        with Live(model.parameters()) as live:
+        with LiveBytes(model.parameters()) as live:
             ...
         live.now, max(live.curve)
 
-    known: tensors that were there before, and do not count. ``curve`` has the bytes after each
-    operation. What an operation of C++ makes and frees inside is not seen, so a measurement wants
-    backends of torch's own operations. Works for tensors without storage, too: on the device
-    ``meta`` and under ``FakeTensorMode``.
+    ``curve`` has the bytes after each operation. What a C++ operation allocates and frees inside is
+    not seen, so a measurement needs backends of torch's own operations. It also works for tensors
+    without storage: on the device ``meta`` and under ``FakeTensorMode``.
+
+    Args:
+        known: tensors that existed before, and do not count.
     """
 
     def __init__(self, known: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self.curve: list[int] = []
         self._now = 0
-        self._known = {_address(t): t for t in known}  # held: none may take their addresses
+        self._known = {_address(t): t for t in known}  # kept alive: no other takes an address
         self._sizes: dict[int, int] = {}
         self._changing: dict[int, weakref.ref[UntypedStorage]] = {}
 
     @property
     def now(self) -> int:
-        """Bytes at this moment."""
+        """The bytes at this moment."""
         for address, ref in self._changing.items():
             if (storage := ref()) is not None:
                 self._count(address, storage.nbytes())
@@ -49,7 +51,7 @@ class Live(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        # FSDP2 resizes the storages that it gathers into: they are asked again each time.
+        # FSDP2 resizes the storages that it gathers into, so their sizes are read again each time.
         changing = func.namespace == "fsdp"
         for leaf in tree_leaves((out, args, kwargs) if changing else out):
             for part in _parts(leaf):
@@ -77,8 +79,10 @@ class Live(TorchDispatchMode):
 
 
 def _parts(t: Any) -> Iterator[Tensor]:
-    """The tensors that have bytes: of a DTensor, what lies on this rank. What is made and freed
-    inside an operation of DTensors is not seen."""
+    """Yields the tensors that have bytes: of a DTensor, what is on this rank.
+
+    What is allocated and freed inside an operation of DTensors is not seen.
+    """
     if is_traceable_wrapper_subclass(t):
         for name in t.__tensor_flatten__()[0]:
             yield from _parts(getattr(t, name))

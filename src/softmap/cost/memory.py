@@ -1,8 +1,9 @@
 """Bytes on the rank that needs most, by kind, at the worst moment of a step.
 
-Kinds do not peak together: activations are freed while gradients come. So memory is looked at where
-it can be largest: in the backward pass of the loss, of the last block (all activations), of the
-first block (all gradients), and of tied embeddings, which have a second gradient for a moment.
+Kinds do not peak together: activations are freed while gradients are allocated. So memory is
+evaluated where it can be largest: in the backward pass of the loss, of the last block (all
+activations), of the first block (all gradients), and of tied embeddings, which briefly have a
+second gradient.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from softmap.cost.job import WIDE, Job
 class Memory:
     """Bytes of one rank.
 
-    parameters, gradients, optimiser: in float32 (AdamW has two moments); gradients are whole where
-    sharded ranks accumulate them over micro-batches. activations: what blocks keep, and the block
-    that works. logits: with their loss. temporary: parameters that are gathered, gradients that
-    are sent, copies of weights in bfloat16. moment: when that is.
+    Attributes:
+        parameters, gradients, optimiser: in float32 (AdamW has two moments); gradients are whole
+            where sharded ranks accumulate them over micro-batches.
+        activations: what blocks keep, and the block that is computed.
+        logits: with their loss.
+        temporary: gathered parameters, gradients that are sent, copies of weights in bfloat16.
+        moment: the moment of the step.
     """
 
     parameters: float
@@ -33,12 +37,12 @@ class Memory:
 
     @property
     def total(self) -> float:
-        """Bytes of all kinds together."""
+        """The bytes of all kinds together."""
         return sum(self.by_kind.values())
 
     @property
     def by_kind(self) -> dict[str, float]:
-        """Bytes by the names above."""
+        """The bytes by the names above."""
         return {name: value for name, value in asdict(self).items() if name != "moment"}
 
 
@@ -79,24 +83,27 @@ def moments(job: Job) -> list[Memory]:
 
 
 def _peak(job: Job, block: pieces.Counted) -> float:
-    """Of the block that works, forward and backward."""
+    """Returns the bytes of the block that is computed, forward and backward."""
     found = block.peak(job.micro * job.own) + _gathered_keys(job)
     return found - block.copies if job.shard > 1 else found
 
 
 def _always(job: Job, block: pieces.Counted) -> float:
-    """What is there all through the step beside model and optimiser."""
+    """Returns the bytes that are there all through the step, beside model and optimiser."""
     size = job.sizes
-    if job.shard > 1:  # the root's parameters stay gathered; blocks' are gathered in low precision
+    if job.shard > 1:  # the root's parameters stay gathered; blocks' come in low precision
         return float(WIDE * size.outside)
     copies = 0.0 if job.layout.activations != "none" else (size.layers - 1) * block.copies
     return copies + (WIDE * size.total if job.ranks > 1 else 0)  # DDP's buckets
 
 
 def _moving(job: Job) -> float:
-    """What goes from rank to rank while a block works backward: of FSDP2 two blocks' parameters
-    (one is gathered ahead), a block's gradients, and these in float32 as they are sent; of a shared
-    sequence the gradients of all keys, summed up and as they are sent."""
+    """Returns the bytes that ranks exchange while a block runs backward.
+
+    With FSDP2 these are two blocks' parameters (one is gathered ahead), a block's gradients, and
+    these in float32 as they are sent; with shared sequences the gradients of all keys, summed and
+    as they are sent.
+    """
     found = 0.0
     if job.shard > 1:
         found += job.sizes.block * (3 * job.low + WIDE)
@@ -106,7 +113,9 @@ def _moving(job: Job) -> float:
 
 
 def _gathered_keys(job: Job) -> float:
-    """Of a block, what is there of other ranks' tokens until it has worked backward."""
+    """Returns the bytes of other ranks' keys of a block, which stay until its backward pass is
+    done.
+    """
     if job.share == 1:
         return 0.0
     others = job.micro * (job.context - job.own)

@@ -1,11 +1,11 @@
 """What a block and the head keep and need, counted by running them on tensors without storage.
 
-Nobody declares it, so nobody forgets to. After each operation the bytes that are alive are a + b n
-for n sequences: runs on two and on three of them give a and b, and so the bytes for any n. The
-sequences are short: in attention by bands no map is kept, and what is made for a band is not of a
-sequence's length. Of attention that leaves its inputs, which is what all our backends save in any
-case: two numbers a row more, and the outputs of single maps where pairs of them are subtracted
-by SDPA, are not counted.
+Nothing has to be declared, so nothing can be forgotten. After each operation the bytes that are
+alive are a + b n for n sequences: runs on two and on three of them give a and b, and so the bytes
+for any n. The sequences are short: attention by bands keeps no map, and what it allocates for a
+band does not grow with the sequence. For attention its inputs are counted, which all our backends
+save in any case; two numbers per row, and the outputs of single maps where SDPA subtracts pairs of
+them, are not.
 """
 
 from __future__ import annotations
@@ -19,43 +19,48 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from softmap.cost.job import Key
-from softmap.cost.live import Live
+from softmap.cost.job import ConfigKey
+from softmap.cost.live import LiveBytes
 from softmap.maps import Edit, Tensors
 from softmap.nn import Block, ModelConfig
 from softmap.nn.positions import Positions
 from softmap.train.activations import checkpoint_activations
 
-TOKENS = 16  #: of a sequence that is run
+TOKENS = 16  #: tokens of the sequences that are run
 
 
 class Counted(NamedTuple):
     """Bytes of one piece of a model for n sequences of :data:`TOKENS` tokens.
 
-    kept: (a, b) alive when the forward pass is over, beside the piece's input. curve: (a, b) after
-    each operation of the forward and the backward pass.
+    Attributes:
+        kept: (a, b) alive after the forward pass, beside the piece's input.
+        curve: (a, b) after each operation of the forward and the backward pass.
     """
 
     kept: tuple[float, float]
     curve: list[tuple[float, float]]
 
     def kept_by(self, tokens: int) -> float:
-        """Bytes for so many tokens, without copies of weights."""
+        """Returns the bytes kept for ``tokens`` tokens, without copies of weights."""
         return self.kept[1] * tokens / TOKENS
 
     @property
     def copies(self) -> float:
-        """Bytes of what is kept of any number of tokens: weights in another dtype."""
+        """The bytes kept whatever the number of tokens: weights in another dtype."""
         return max(0.0, self.kept[0])
 
     def peak(self, tokens: int) -> float:
-        """The most bytes at once for so many tokens."""
+        """Returns the most bytes at once for ``tokens`` tokens."""
         return max(a + b * tokens / TOKENS for a, b in self.curve)
 
 
 class Keys(NamedTuple):
-    """What is gathered of each token where a sequence is shared: in the forward pass, and the
-    gradients of it in the backward pass, in bytes."""
+    """Bytes per token that ranks exchange where they share a sequence.
+
+    Attributes:
+        forward: what is gathered in the forward pass.
+        backward: the gradients of that, in the backward pass.
+    """
 
     forward: int
     backward: int
@@ -63,7 +68,7 @@ class Keys(NamedTuple):
 
 def block(config: ModelConfig, precision: str, activations: str) -> Counted:
     """Returns what the last block keeps and needs; ``activations`` as ``parallel.activations``."""
-    return _block(Key(config), precision, activations)
+    return _block(ConfigKey(config), precision, activations)
 
 
 def head(config: ModelConfig, precision: str) -> Counted:
@@ -73,14 +78,14 @@ def head(config: ModelConfig, precision: str) -> Counted:
 
 def keys(config: ModelConfig, precision: str) -> Keys:
     """Returns the bytes of one token in one layer that ranks sharing a sequence exchange."""
-    return _keys(Key(config), precision)
+    return _keys(ConfigKey(config), precision)
 
 
 @cache
-def _block(key: Key, precision: str, activations: str) -> Counted:
+def _block(key: ConfigKey, precision: str, activations: str) -> Counted:
     config = key.config
 
-    def run(sequences: int) -> tuple[Live, int]:
+    def run(sequences: int) -> tuple[LiveBytes, int]:
         piece = _made(config)
         x = torch.empty(sequences, TOKENS, config.hidden_size, requires_grad=True)
         checkpoint_activations(nn.ModuleList([piece]), activations)
@@ -92,7 +97,7 @@ def _block(key: Key, precision: str, activations: str) -> Counted:
 
 @cache
 def _head(width: int, vocabulary: int, precision: str) -> Counted:
-    def run(sequences: int) -> tuple[Live, int]:
+    def run(sequences: int) -> tuple[LiveBytes, int]:
         piece = nn.Linear(width, vocabulary, bias=False)
         x = torch.empty(sequences, TOKENS, width, requires_grad=True)
         asked = torch.zeros(sequences * TOKENS, dtype=torch.int64)
@@ -107,7 +112,7 @@ def _head(width: int, vocabulary: int, precision: str) -> Counted:
 
 
 @cache
-def _keys(key: Key, precision: str) -> Keys:
+def _keys(key: ConfigKey, precision: str) -> Keys:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     config = key.config
@@ -126,7 +131,7 @@ def _keys(key: Key, precision: str) -> Keys:
 
 
 def _made(config: ModelConfig) -> Block:
-    """The last block, whose attention goes by bands, which any device can."""
+    """Returns the last block, with attention by bands, which runs on any device."""
     return Block(replace(config, impl="chunked"), config.num_hidden_layers - 1)
 
 
@@ -136,12 +141,14 @@ def _autocast(precision: str) -> Any:
 
 def _run(
     piece: nn.Module, given: Iterable[Tensor], precision: str, forward: Callable[[], list[Tensor]]
-) -> tuple[Live, int]:
-    """Forward and backward; what was alive all the while, and between them."""
+) -> tuple[LiveBytes, int]:
+    """Run forward and backward; returns the bytes alive all the time, and those between the
+    passes.
+    """
     weights = [*piece.parameters(), *piece.buffers()]
-    for p in piece.parameters():  # a gradient is counted as one: only the next may be beside it
+    for p in piece.parameters():  # gradients are counted elsewhere: drop each one when complete
         p.register_post_accumulate_grad_hook(_drop)
-    with Live([*weights, *given]) as live:
+    with LiveBytes([*weights, *given]) as live:
         with _autocast(precision):
             out = forward()
         kept = live.now
@@ -153,17 +160,17 @@ def _drop(p: Tensor) -> None:
     p.grad = None
 
 
-def _counted(run: Callable[[int], tuple[Live, int]]) -> Counted:
+def _counted(run: Callable[[int], tuple[LiveBytes, int]]) -> Counted:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with FakeTensorMode(), torch.random.fork_rng(devices=[]):
         (two, kept_two), (three, kept_three) = run(2), run(3)
-        if len(two.curve) != len(three.curve):  # the first call made what is made once
+        if len(two.curve) != len(three.curve):  # the first call did work that is done once
             two, kept_two = run(2)
     pairs = zip(two.curve, three.curve, strict=True)
     return Counted(_line(kept_two, kept_three), [_line(a, b) for a, b in pairs])
 
 
 def _line(two: int, three: int) -> tuple[float, float]:
-    """(a, b) of a + b n, from its values at 2 and 3."""
+    """Returns (a, b) of a + b n, from its values at 2 and 3."""
     return 3.0 * two - 2.0 * three, float(three - two)

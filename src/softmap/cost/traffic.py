@@ -1,7 +1,7 @@
 """Bytes that a rank sends in a step, by kind.
 
-As rings send them: of n ranks that gather, or add up and scatter, each sends n - 1 parts; adding up
-for all is both. Sums of scalars (losses, norms) are left out.
+They are counted as rings send them: when n ranks gather, or reduce and scatter, each sends n - 1
+parts; an all-reduce does both. Sums of scalars (losses, norms) are left out.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from softmap.cost.job import WIDE, Job
 class Traffic:
     """Bytes that one rank sends in a step.
 
-    gather: parameters (FSDP2): each block's twice a micro-batch, for the forward and the backward
-    pass, the root's once. scatter: gradients to the ranks that hold them, once a step. copies:
-    gradients between copies of the model, whole ones (DDP) or parts (HSDP). context: keys of shared
-    sequences, and their gradients.
+    Attributes:
+        gather: parameters (FSDP2): each block's twice per micro-batch, for the forward and the
+            backward pass, the root's once.
+        scatter: gradients to the ranks that hold them, once per step.
+        copies: gradients between copies of the model, whole ones (DDP) or parts (HSDP).
+        context: keys of shared sequences, and their gradients.
     """
 
     gather: float
@@ -29,15 +31,15 @@ class Traffic:
 
     @property
     def by_kind(self) -> dict[str, float]:
-        """Bytes by the names above."""
+        """The bytes by the names above."""
         return asdict(self)
 
 
 def traffic(job: Job) -> Traffic:
-    """Of one step."""
+    """Returns the traffic of one step."""
     size, others = job.sizes, job.shard - 1
     copies = job.ranks // job.shard
-    wide = WIDE * size.root  # the root is gathered as it is
+    wide = WIDE * size.root  # the root is gathered in float32
     return Traffic(
         gather=others * job.pieces * (2 * job.low * size.blocks + wide),
         scatter=others * WIDE * size.held,
@@ -50,7 +52,7 @@ def _context(job: Job) -> float:
     if job.share == 1:
         return 0.0
     sent = pieces.keys(job.config, job.precision)
-    times = 1 if job.layout.activations == "none" else 2  # gathered once more
+    times = 1 if job.layout.activations == "none" else 2  # gathered again to compute again
     each = times * sent.forward + sent.backward
     rows = (job.share - 1) * job.rows * job.own
     return float(job.sizes.layers * rows * each)

@@ -1,4 +1,6 @@
-"""Text to batches: sources -> split -> tokens on disk -> order as a pure function of the step."""
+"""Text to batches: sources, split, tokens on disk, and an order that is a pure function of the
+step.
+"""
 
 from __future__ import annotations
 

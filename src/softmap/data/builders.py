@@ -1,4 +1,6 @@
-"""Tokenizers from a spec: trained here, plain bytes, or loaded from a folder or the Hub."""
+"""Tokenizers from a specification: trained here, plain bytes, or loaded from a folder or the
+Hub.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,7 @@ def _byte_level(model: Any) -> Backend:
 
 
 def bytes_tokenizer() -> Tokenizer:
-    """Ids 0..255 are the bytes of utf-8, 256 ends a document."""
+    """Returns the tokenizer whose ids 0..255 are the bytes of utf-8, and 256 ends a document."""
     from tokenizers import AddedToken, models
 
     vocab = {char: byte for byte, char in enumerate(byte_chars())}
@@ -47,10 +49,11 @@ def bytes_tokenizer() -> Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A byte-level BPE over GPT-2's pre-tokenizer; every text can be encoded and decoded exactly.
+    """Returns a byte-level BPE over GPT-2's pre-tokenizer; it encodes and decodes every text
+    exactly.
 
-    ``vocab_size`` counts the 256 bytes and the end-of-document token (id 0). Little text may hold
-    fewer pairs that occur twice; the vocabulary is then smaller.
+    ``vocab_size`` counts the 256 bytes and the end-of-document token (id 0). The vocabulary is
+    smaller where a short text has fewer pairs that occur twice.
     Source: Sennrich et al. 2016 (arXiv 1508.07909); Radford et al. 2019 for the bytes.
     """
     from tokenizers import models, pre_tokenizers, trainers
@@ -68,7 +71,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """A tokenizer by Hub name or local folder; no remote code is ever run.
+    """Returns a tokenizer by Hub name or local folder; no remote code is ever run.
 
     Raises:
         SoftmapError: it cannot be found, reached or read, in one line.
@@ -85,7 +88,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
 
 def load_tokenizer_dir(folder: str | Path) -> Tokenizer:
-    """The tokenizer that ``save`` wrote; never looks at the Hub.
+    """Returns the tokenizer that ``save`` wrote; never looks at the Hub.
 
     Raises:
         SoftmapError: the folder is missing, or holds no tokenizer that loads.

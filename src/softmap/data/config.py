@@ -1,4 +1,4 @@
-"""What text to read, how to split it, and how to tokenize it."""
+"""Which text to read, how to split it, and how to tokenize it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ from softmap.fields import Checked, Range
 LARGEST_BPE = 2**20
 
 Progress = Callable[[str, int, int | None], None]
-"""``progress(stage, done, total)``, in bytes of text; ``total`` is None when nobody knows it."""
+"""``progress(stage, done, total)``, in bytes of text; ``total`` is None where it is unknown."""
 
 
 @dataclass(frozen=True)
 class Part(Checked):
-    """One source of a mixture: ``data`` and ``field`` as in :class:`DataConfig`.
+    """One source of a mixture, with ``data`` and ``field`` as in :class:`DataConfig`.
 
-    weight: of each sum of weights consecutive windows of the training, so many are of this source.
+    Attributes:
+        weight: the number of this source's windows in each cycle of the training, which has as many
+            windows as the sum of all weights.
     """
 
     data: str
@@ -48,8 +50,8 @@ class DataConfig(Checked):
         tokenizer: ``"bpe:SIZE"`` (byte-level BPE trained on the train documents), ``"bytes"``,
             or ``"hf:NAME_OR_FOLDER"``.
         heldout: share of the documents that is held out, strictly between 0 and 1.
-        max_bytes: read at most this many bytes of text (utf-8), in the source's order; of a
-            mixture each source its share by weight.
+        max_bytes: read at most this many bytes of text (utf-8), in the source's order; in a
+            mixture each source gets its share by weight.
     """
 
     data: str | list[Part] = "stdlib"
@@ -65,18 +67,18 @@ class DataConfig(Checked):
 
     @property
     def name(self) -> str:
-        """The source, or the sources with their weights, for people."""
+        """The source, or the sources with their weights, in words."""
         if isinstance(self.data, str):
             return self.data
         return ", ".join(f"{part.data} ({part.weight})" for part in self.data)
 
     @property
     def weights(self) -> list[int]:
-        """Of the sources."""
+        """The weights of the sources."""
         return [1] if isinstance(self.data, str) else [part.weight for part in self.data]
 
     def singly(self) -> list[DataConfig]:
-        """A config of each source."""
+        """Returns a config for each source alone."""
         if isinstance(self.data, str):
             return [self]
         limit, total = self.max_bytes, sum(self.weights)
@@ -98,7 +100,9 @@ def _check_names(given: Part | DataConfig) -> None:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether text is valid Unicode: an argument that was not UTF-8 holds lone surrogates."""
+    """Returns whether text is valid Unicode: an argument that was not UTF-8 holds lone
+    surrogates.
+    """
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -107,11 +111,11 @@ def is_unicode(text: str) -> bool:
 
 
 def parse_spec(spec: str) -> tuple[str, str]:
-    """``(kind, argument)`` of ``"bpe:SIZE"``, ``"bytes"`` or ``"hf:NAME_OR_FOLDER"``.
+    """Returns ``(kind, argument)`` of ``"bpe:SIZE"``, ``"bytes"`` or ``"hf:NAME_OR_FOLDER"``.
 
     Raises:
-        SoftmapError: an unknown kind, a size that is no number or out of range (256 bytes and the
-            end of a document are the least), a missing name.
+        SoftmapError: an unknown kind, a size that is no number or out of range (the least is 257:
+            256 bytes and the end of a document), a missing name.
     """
     kind, _, argument = spec.partition(":")
     if kind == "bpe" and argument.isascii() and argument.isdecimal() and len(argument) < 20:

@@ -17,7 +17,7 @@ from softmap.data.split import (
     BY_DOCUMENT,
     TRAIN,
     WITHIN_DOCUMENT,
-    Sided,
+    SplitDocument,
     Splitter,
     interleaved,
     is_fair,
@@ -29,18 +29,18 @@ from softmap.errors import SoftmapError, one_line
 from softmap.extras import need
 
 FORMAT = 2  # of the folder; part of the fingerprint
-MOST_NAMED = 10  # files that were skipped
+MOST_NAMED = 10  # skipped files that are listed
 SAMPLE_BYTES = 64 << 20  # the text that is held in memory: BPE is trained on its train documents
 GROUP_BYTES = 4 << 20  # the text that is encoded at once, in parallel
 
 
 def prepare(config: DataConfig, cache_dir: str | Path, progress: Progress | None = None) -> Corpus:
-    """The corpus of a config, from ``cache_dir`` if nothing has changed, else built there.
+    """Returns the corpus of a config, from ``cache_dir`` if nothing has changed, else built there.
 
-    One pass over the source, in bounded memory: the first 64 MiB are held (more if one side of the
-    split would be bare without it), the BPE tokenizer is trained on the train documents among
-    them, and the rest is tokenized as it streams by. Several processes may prepare the same corpus
-    at once: each builds its own temporary folder, the first rename counts.
+    It passes over the source once, in bounded memory: the first 64 MiB are held (more if a side of
+    the split would otherwise be nearly empty), the BPE tokenizer is trained on the train documents
+    among them, and the rest is tokenized as it is read. Several processes may prepare the same
+    corpus at once: each builds its own temporary folder, and the first rename wins.
 
     Args:
         progress: called as ``progress(stage, done, total)`` in bytes of text; stages are
@@ -69,7 +69,9 @@ def prepare(config: DataConfig, cache_dir: str | Path, progress: Progress | None
 
 
 def fingerprint(config: DataConfig, sources: Sequence[Source], given: Tokenizer | None) -> str:
-    """A name for the result: the sources, how they are split, what cuts them into tokens."""
+    """Returns a name for the result, from the sources, how they are split and how they are
+    tokenized.
+    """
     import tokenizers
 
     of_each = list(zip(sources, config.singly(), strict=True))
@@ -85,7 +87,9 @@ def fingerprint(config: DataConfig, sources: Sequence[Source], given: Tokenizer 
 
 
 def _given_tokenizer(kind: str, argument: str) -> Tokenizer | None:
-    """The tokenizer that is known before any text is; None for one that is to be trained."""
+    """Returns the tokenizer that exists before any text is read; None for one that is to be
+    trained.
+    """
     need("a tokenizer", "tokenizers", "transformers", extra="lab")
     if kind == "hf":
         return load_tokenizer(argument)
@@ -122,7 +126,7 @@ def _build(
 
 
 def _size(sources: Sequence[Source]) -> int | None:
-    """Bytes of text of all, None where that of one is not known."""
+    """Returns the bytes of text of all sources, None where that of one is not known."""
     sizes = [source.size for source in sources]
     return None if None in sizes else sum(size for size in sizes if size)
 
@@ -134,18 +138,23 @@ def _skipped(source: Source) -> str:
 
 
 def skipped_files(count: int, names: list[str]) -> str:
-    """What is said of files that were passed over; ``names`` are the first of them."""
+    """Returns a sentence on skipped files; ``names`` are the first of them."""
     more = f" and {count - len(names)} more" if count > len(names) else ""
-    files = "1 file is" if count == 1 else f"{count} files are"
-    return f"{files} skipped as no utf-8 text: {', '.join(map(one_line, names))}{more}"
+    files = "1 file that is" if count == 1 else f"{count} files that are"
+    return f"skipped {files} not utf-8 text: {', '.join(map(one_line, names))}{more}"
 
 
 def _read_sample(
-    stream: Iterator[Sided], heldout: float, parts: int, size: int | None, progress: Progress
-) -> tuple[list[Sided], list[int]]:
-    """The documents to hold in memory, and the parts of whose sides the split by hash did not give
-    each its due."""
-    sample: list[Sided] = []
+    stream: Iterator[SplitDocument],
+    heldout: float,
+    parts: int,
+    size: int | None,
+    progress: Progress,
+) -> tuple[list[SplitDocument], list[int]]:
+    """Returns the documents to hold in memory, and the parts that the split by hash leaves too
+    uneven.
+    """
+    sample: list[SplitDocument] = []
     sizes, done = [[0, 0] for _ in range(parts)], 0
     for document in stream:
         sample.append(document)
@@ -157,7 +166,7 @@ def _read_sample(
     return sample, [part for part, one in enumerate(sizes) if not is_fair(one, heldout)]
 
 
-def _train(sample: list[Sided], vocab_size: int, progress: Progress) -> Tokenizer:
+def _train(sample: list[SplitDocument], vocab_size: int, progress: Progress) -> Tokenizer:
     train = [document for document in sample if document.side == TRAIN]
     total, done = sum(document.bytes for document in train), 0
 
@@ -173,7 +182,7 @@ def _train(sample: list[Sided], vocab_size: int, progress: Progress) -> Tokenize
 
 def _write(
     writer: ShardWriter,
-    documents: Iterable[Sided],
+    documents: Iterable[SplitDocument],
     tokenizer: Tokenizer,
     size: int | None,
     progress: Progress,
@@ -188,8 +197,8 @@ def _write(
         progress("tokenizing", done, size)
 
 
-def _groups(documents: Iterable[Sided]) -> Iterator[list[Sided]]:
-    group: list[Sided] = []
+def _groups(documents: Iterable[SplitDocument]) -> Iterator[list[SplitDocument]]:
+    group: list[SplitDocument] = []
     size = 0
     for document in documents:
         group.append(document)

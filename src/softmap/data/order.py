@@ -1,4 +1,4 @@
-"""Which tokens make up which batch: pure functions, so that a resumed run sees the same data."""
+"""Which tokens make up which batch: pure functions, so a resumed run sees the same data."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ Tokens = NDArray[np.unsignedinteger]
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several texts, of which each has its share of the training: ``weights``, whole numbers."""
+    """Several texts, each with its share of the training by whole-number ``weights``."""
 
     parts: tuple[Tokens, ...]
     weights: tuple[int, ...]
 
     def __len__(self) -> int:
-        """Tokens of all."""
+        """Returns the number of tokens of all texts."""
         return sum(map(len, self.parts))
 
 
 def parts_of(tokens: Tokens | Mixture) -> tuple[Tokens, ...]:
-    """The texts of a mixture, or the one."""
+    """Returns the texts of a mixture, or the single text."""
     return tokens.parts if isinstance(tokens, Mixture) else (tokens,)
 
 
 def require(tokens: int, context: int, batch_size: int = 1, what: str = "the corpus") -> None:
-    """Raise a SoftmapError unless ``tokens`` tokens fill one batch of different windows."""
+    """Raise a SoftmapError unless ``tokens`` tokens suffice for one batch of different windows."""
     if context < 1 or batch_size < 1:
         raise SoftmapError(f"context and batch must be at least 1, found {context}, {batch_size}")
     if tokens <= context:
@@ -46,7 +46,7 @@ def require(tokens: int, context: int, batch_size: int = 1, what: str = "the cor
 
 
 def generator(*numbers: int) -> np.random.Generator:
-    """Random numbers that are a function of these numbers alone."""
+    """Returns a random generator that depends on these numbers alone."""
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(numbers)))
 
 
@@ -54,7 +54,7 @@ def generator(*numbers: int) -> np.random.Generator:
 def _epoch(
     seed: int, epoch: int, part: int, windows: int, tokens: int
 ) -> tuple[int, NDArray[np.int64]]:
-    """The epoch's offset into the text of a part, and its permutation of the windows."""
+    """Returns the epoch's offset into the text of a part, and its permutation of the windows."""
     draw = generator(seed, epoch, part)
     offset = int(draw.integers(tokens))
     permutation = draw.permutation(windows)
@@ -64,7 +64,9 @@ def _epoch(
 
 @lru_cache(maxsize=8)
 def _turns(seed: int, cycle: int, weights: tuple[int, ...]) -> list[tuple[int, int]]:
-    """For each sample of a cycle the part that it is of, and how many of that part came before."""
+    """Returns, for each sample of a cycle, its part, and how many samples of that part came
+    before.
+    """
     turns = np.repeat(np.arange(len(weights)), weights)
     if len(weights) > 1:
         turns = generator(seed, cycle, len(weights)).permutation(turns)
@@ -85,18 +87,21 @@ def batch(
     context: int,
     rows: slice = slice(None),
 ) -> NDArray[np.int64]:
-    """Batch number ``step``: (batch_size, context + 1) token ids, inputs and shifted targets; or
-    only those ``rows`` of it.
+    """Returns batch number ``step``, (batch_size, context + 1) token ids: inputs and shifted
+    targets.
 
-    The text is a ring of N tokens. Epoch e starts at a random offset o_e and visits the
-    M = N // context windows ``[o_e + i * context, o_e + (i + 1) * context]`` in an order p_e, both
-    drawn from (seed, e) alone. Sample k = step * batch_size + row is window p_e[k mod M] of epoch
-    e = k // M: within an epoch no target is seen twice, and offsets make the windows of each epoch
-    new. Batches run across the end of an epoch into the next.
+    Args:
+        rows: the rows of the batch to return, by default all.
 
-    Of a mixture each text is such a ring with epochs of its own. W being the sum of the weights,
+    The text is a ring of N tokens. Epoch e starts at a random offset o_e and visits the M = N //
+    context windows ``[o_e + i * context, o_e + (i + 1) * context]`` in an order p_e, both drawn
+    from (seed, e) alone. Sample k = step * batch_size + row is window p_e[k mod M] of epoch e = k
+    // M: within an epoch no target is seen twice, and offsets make the windows of each epoch new. A
+    batch may span the end of an epoch and the start of the next.
+
+    In a mixture each text is such a ring with epochs of its own. With W the sum of the weights,
     samples c W .. (c + 1) W - 1 have exactly w_p of text p, in an order drawn from (seed, c) alone:
-    the i-th of them, r of text p before it in this cycle, is p's sample number c w_p + r.
+    a sample with r of text p before it in this cycle is p's sample number c w_p + r.
 
     Raises:
         SoftmapError: a text is not longer than ``context``, or an argument is out of range.
@@ -106,7 +111,9 @@ def batch(
     for text in parts:
         require(len(text), context)
     if min(seed, step) < 0 or batch_size < 1:
-        raise SoftmapError(f"seed, step >= 0 and batch >= 1, found {seed}, {step}, {batch_size}")
+        raise SoftmapError(
+            f"expected seed and step >= 0 and batch >= 1, found {seed}, {step}, {batch_size}"
+        )
     wanted = range(batch_size)[rows]
     found = np.empty((len(wanted), context + 1), np.int64)
     for at, row in enumerate(wanted):
@@ -122,10 +129,11 @@ def batch(
 
 
 def windows(tokens: Tokens, context: int, limit: int | None = None) -> NDArray[np.int64]:
-    """(n, context + 1) windows spread evenly over the text, no target in two of them.
+    """Returns (n, context + 1) windows spread evenly over the text, with no target in two of them.
 
     n is the number of windows that fit, ``(len(tokens) - 1) // context``, or ``limit`` if smaller.
-    The same for every model that is evaluated on this text, so that losses pair up.
+    The windows are the same for every model that is evaluated on this text, so losses can be
+    paired.
 
     Raises:
         SoftmapError: the text is not longer than ``context``, or ``limit`` is below 1.

@@ -1,4 +1,4 @@
-"""Documents out of record files: JSONL, Parquet, and whatever ``datasets`` can stream."""
+"""Documents from record files: JSONL, Parquet, and whatever ``datasets`` can stream."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _no_field(where: str, field: str, available: Iterable[str]) -> SoftmapError:
 
 
 def _value(record: dict[str, Any], field: str, where: str) -> str | None:
-    """The text of a record; None for a null, which stands for 'no document'."""
+    """Returns the text of a record; None for a null, which stands for 'no document'."""
     if field not in record:
         raise _no_field(where, field, record)
     value = record[field]
@@ -61,7 +61,7 @@ def _parse(line: bytes, where: str) -> dict[str, Any]:
 
 
 def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
-    """One document per line of a ``.jsonl`` or ``.jsonl.gz`` file; blank lines are passed over.
+    """Yields one document per line of a ``.jsonl`` or ``.jsonl.gz`` file; blank lines are skipped.
 
     Raises:
         SoftmapError: with ``file:line`` for a line that is not a JSON object, lacks ``field`` or is
@@ -80,7 +80,7 @@ def read_jsonl(path: Path, name: str, field: str) -> Iterator[Document]:
 
 
 def _lines(raw: Any, path: Path) -> Iterator[bytes]:
-    """Lines of a file, none of which is longer than memory."""
+    """Yields the lines of a file; raises ``SoftmapError`` for one longer than ``LONGEST``."""
     number = 1
     while line := raw.readline(LONGEST + 1):
         if len(line) > LONGEST:
@@ -92,12 +92,12 @@ def _lines(raw: Any, path: Path) -> Iterator[bytes]:
 
 
 def read_parquet(path: Path, name: str, field: str) -> Iterator[Document]:
-    """One document per row of a Parquet file, one row group in memory at a time.
+    """Yields one document per row of a Parquet file, with one row group in memory at a time.
 
-    Where its pages have checksums (not all writers make them) they are verified.
+    Checksums of pages are verified where they exist (not all writers make them).
 
     Raises:
-        SoftmapError: the file is damaged (after which row, is said), or has no string column
+        SoftmapError: the file is damaged (after a row that is named), or has no string column
             ``field``.
     """
     need("Parquet", "pyarrow")
@@ -132,7 +132,7 @@ def _check_head(path: Path) -> None:
 
 
 def parse_hf(spec: str) -> tuple[str, str | None, str]:
-    """``"NAME[:CONFIG][:SPLIT]"`` as (name, config or None, split; train if none is named)."""
+    """Returns ``"NAME[:CONFIG][:SPLIT]"`` as (name, config or None, split; train by default)."""
     name, *rest = spec.split(":")
     if not name or len(rest) > 2:
         raise SoftmapError(f"data: expected 'hf:NAME[:CONFIG][:SPLIT]', found 'hf:{spec}'")
@@ -143,7 +143,7 @@ def parse_hf(spec: str) -> tuple[str, str | None, str]:
 
 
 def read_hf(spec: str, field: str) -> Iterator[Document]:
-    """Documents of a Hub data set or of a local folder, streamed through ``datasets``, shard after
+    """Yields documents of a Hub data set or of a local folder, streamed by ``datasets`` shard by
     shard.
 
     Raises:
@@ -179,7 +179,7 @@ def read_hf(spec: str, field: str) -> Iterator[Document]:
 
 @contextlib.contextmanager
 def _silent(datasets: Any) -> Iterator[None]:
-    """``datasets`` logs what it raises, too."""
+    """Silence the logging of ``datasets``, which also logs what it raises."""
     before = datasets.utils.logging.get_verbosity()
     datasets.utils.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
@@ -189,10 +189,10 @@ def _silent(datasets: Any) -> Iterator[None]:
 
 
 def _streamed(datasets: Any, spec: str) -> tuple[Any, list[str]]:
-    """A data set as ``datasets`` streams it, and what its shards are called: their files."""
+    """Returns a data set as ``datasets`` streams it, and the names of its shards: their files."""
     name, config, split = parse_hf(spec)
     builder = datasets.load_dataset_builder(name, config)
-    if hasattr(builder.config, "fragment_scan_options"):  # Parquet's: it looks at no checksum else
+    if hasattr(builder.config, "fragment_scan_options"):  # Parquet; else it ignores checksums
         from pyarrow.dataset import ParquetFragmentScanOptions
 
         scan = ParquetFragmentScanOptions(page_checksum_verification=True)
@@ -205,8 +205,10 @@ def _streamed(datasets: Any, spec: str) -> tuple[Any, list[str]]:
 
 
 def _read_again(path: Path, field: str) -> None:
-    """Raise what our own readers have to say of a local file, if anything: ``datasets`` reads a
-    block of many lines at once, they name the line."""
+    """Raise the error of our own readers for a local file, if they find one.
+
+    ``datasets`` reads a block of many lines at once; our readers name the line.
+    """
     if path.is_file() and path.name.endswith((".jsonl", ".jsonl.gz", ".parquet")):
         read = read_parquet if path.suffix == ".parquet" else read_jsonl
         for _ in read(path, path.name, field):

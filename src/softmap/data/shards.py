@@ -18,7 +18,7 @@ from filelock import FileLock
 from softmap.data import verified
 from softmap.data.builders import load_tokenizer_dir
 from softmap.data.order import Mixture, Tokens
-from softmap.data.split import HELDOUT, TRAIN, Sided
+from softmap.data.split import HELDOUT, TRAIN, SplitDocument
 from softmap.data.tokenizer import Tokenizer
 from softmap.fields import check
 from softmap.files.sealed import read_sealed, write_sealed
@@ -52,13 +52,13 @@ class Corpus:
     """A tokenized corpus. Each document is followed by ``tokenizer.eod``.
 
     Attributes:
-        train, heldout: 1-D memory maps of uint16, or of uint32 for vocabularies over 65536; train
-            of several sources a mixture of them.
+        train, heldout: 1-D memory maps of uint16, or of uint32 for vocabularies over 65536;
+            ``train`` of several sources is a mixture of them.
         tokenizer: the tokenizer that made them.
-        meta: JSON-able facts: source, hash (of the tokens of both sides, and of a mixture its
-            weights), tokenizer, vocab_size,
-            split, and for both sides SIDE_tokens, SIDE_documents, SIDE_bytes (utf-8 text);
-            bytes_per_token is the held-out text's, end-of-document tokens counted.
+        meta: facts for JSON: source, hash (of the tokens of both sides and the weights of a
+            mixture), tokenizer, vocab_size, split, and for both sides SIDE_tokens, SIDE_documents,
+            SIDE_bytes (utf-8 text); bytes_per_token is that of the held-out text, end-of-document
+            tokens counted.
     """
 
     train: Tokens | Mixture
@@ -68,9 +68,9 @@ class Corpus:
 
 
 class ShardWriter:
-    """Writes a corpus folder piece by piece; nothing lies under the final name before ``publish``.
+    """Writes a corpus folder piece by piece; nothing has the final name before ``publish``.
 
-    Use as a context manager: leaving it without ``publish`` removes what was written.
+    Use it as a context manager: leaving it without ``publish`` removes what was written.
     """
 
     def __init__(self, final: Path, vocab_size: int, weights: Sequence[int] = (1,)) -> None:
@@ -80,7 +80,7 @@ class ShardWriter:
         self.counts = {f"{side}_{what}": 0 for side in SIDES.values() for what in _COUNTED}
         final.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(final)
-        # Not mkdtemp: its folders are for one user, and a cache may be shared.
+        # Not mkdtemp: its folders belong to one user, and a cache may be shared.
         self.folder = final.parent / f".{final.name}-{uuid.uuid4().hex}"
         self.folder.mkdir()
         self._files = [(self.folder / name).open("wb") for name in _names(len(weights))]
@@ -94,7 +94,7 @@ class ShardWriter:
             _close_quietly(file)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def add(self, document: Sided, ids: list[int]) -> None:
+    def add(self, document: SplitDocument, ids: list[int]) -> None:
         """Append the tokens of one document."""
         data = np.asarray(ids, self.dtype).tobytes()
         place = document.part if document.side == TRAIN else -1
@@ -104,7 +104,7 @@ class ShardWriter:
             self.counts[f"{SIDES[document.side]}_{what}"] += count
 
     def publish(self, tokenizer: Tokenizer, meta: dict[str, Any]) -> None:
-        """Complete the folder and rename it into place; another process may have been first."""
+        """Complete the folder and rename it into place, unless another process was faster."""
         for file in self._files:
             _sync(file)
             file.close()
@@ -114,18 +114,20 @@ class ShardWriter:
 
     @property
     def hash(self) -> str:
-        """Hash of the token ids of both sides, and of a mixture its weights."""
+        """The hash of the token ids of both sides, and of the weights of a mixture."""
         return verified.joined(self.dtype, self._hashes, self.weights)
 
 
 def _names(parts: int) -> list[str]:
-    """The files of a corpus: the training text of each part, and what is held out of all."""
+    """Returns the files of a corpus: the training text of each part, and the held-out text of
+    all.
+    """
     more = [f"train-{part}.bin" for part in range(1, parts)]
     return ["train.bin", *more, "heldout.bin"]
 
 
 def read_corpus(folder: Path) -> Corpus | None:
-    """The corpus in a folder; None if it is missing or anything of it is not as it was written."""
+    """Returns the corpus in a folder; None if it is missing or not as it was written."""
     try:
         meta = read_sealed(folder / "meta.json")
         check("meta.json", meta, _Meta)
@@ -142,7 +144,7 @@ def read_corpus(folder: Path) -> Corpus | None:
 
 
 def _is_of(tokenizer: Tokenizer, meta: dict[str, Any], folder: Path) -> bool:
-    """Whether the shards were made with this tokenizer for this folder (older ones do not say)."""
+    """Returns whether the shards belong to this tokenizer and folder (older ones do not say)."""
     checks = meta.get("checks") or {}
     return tokenizer.vocab_size == meta["vocab_size"] and checks in ({}, _checks(tokenizer, folder))
 
@@ -154,8 +156,8 @@ def _checks(tokenizer: Tokenizer, folder: Path) -> dict[str, Any]:
 def _rename(folder: Path, final: Path) -> None:
     """Rename into place, unless another process has already put the same corpus there.
 
-    Under a lock: between one process's look at a damaged folder and its repair, a second one
-    could finish the same repair and see it discarded.
+    This happens under a lock: between one process's look at a damaged folder and its repair, a
+    second one could finish the same repair and have it discarded.
     """
     with FileLock(final.with_name(".lock")):
         if read_corpus(final) is None:
@@ -164,7 +166,7 @@ def _rename(folder: Path, final: Path) -> None:
 
 
 def _discard(final: Path) -> None:
-    """Remove what lies there, moved aside first so that nobody sees it half removed."""
+    """Remove what is there; it is moved aside first so that no one sees it half removed."""
     if not final.exists():
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
@@ -175,7 +177,7 @@ def _discard(final: Path) -> None:
 
 
 def _remove_stale(final: Path) -> None:
-    """Remove what a killed process left of this corpus; a day is longer than any live one."""
+    """Remove what a killed process left of this corpus; no live process takes a day."""
     for folder in final.parent.glob(f".{final.name}-*"):
         if folder.stat().st_mtime < time.time() - STALE_SECONDS:
             shutil.rmtree(folder, ignore_errors=True)

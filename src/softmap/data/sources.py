@@ -1,4 +1,4 @@
-"""Where text comes from. Each source says what it is, when it changed, and yields documents."""
+"""Where text comes from. Each source says what it is and when it changed, and yields documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from softmap.errors import SoftmapError, reason, shown
 
 WHOLE = 16 << 20  #: bytes of the largest text file that is one document
 PART = 1 << 20  #: bytes of a document out of a larger one
-LARGEST = 1 << 62  #: bytes that are read of a file where no limit is given
+LARGEST = 1 << 62  #: bytes that are read from a file where no limit is given
 STDLIB_SKIPS = {"test", "tests", "idle_test", "site-packages", "dist-packages"}
 
 
@@ -31,14 +31,14 @@ class Source(Protocol):
 
     @property
     def identity(self) -> Any:
-        """JSON-able; equal as long as the text is taken to be unchanged."""
+        """A JSON value that is equal as long as the text counts as unchanged."""
 
     @property
     def size(self) -> int | None:
-        """Bytes of text, None where only reading would tell."""
+        """The bytes of text, None where only reading would tell."""
 
     def documents(self) -> Iterator[Document]:
-        """The documents in a fixed order; ``skipped`` names the files passed over so far."""
+        """Yields the documents in a fixed order; ``skipped`` names the files skipped so far."""
 
 
 @dataclass
@@ -46,11 +46,11 @@ class FileSource:
     """Files in the order of their relative paths; a text file is a document, a large one many.
 
     ``identity`` lists path, size and modification time, as make does: hashing the contents would
-    read the whole corpus before every run to save it. An edit that keeps both is missed, a mere
-    touch costs a rebuild; the hash of the tokens in ``Corpus.meta`` tells contents apart anyway.
+    read the whole corpus before every run. An edit that keeps both is missed, and a mere touch
+    costs a rebuild; the hash of the tokens in ``Corpus.meta`` distinguishes contents in any case.
 
     Attributes:
-        tolerant: pass over files that may not be read, where the user did not name them.
+        tolerant: skip unreadable files, where the user did not name them.
     """
 
     description: str
@@ -68,7 +68,7 @@ class FileSource:
 
     @property
     def identity(self) -> Any:
-        """The root, and the path, size and time of change of every file."""
+        """The root, and the path, size and modification time of every file."""
         return str(self.root), [
             (self._name(path), stat.st_size, stat.st_mtime_ns)
             for path, stat in zip(self.paths, self._stats, strict=True)
@@ -76,7 +76,7 @@ class FileSource:
 
     @property
     def size(self) -> int | None:
-        """Bytes of text; None where compressed files or records have to be read to tell."""
+        """The bytes of text; None where compressed files or records would have to be read."""
         if any(_is_records(path) or _is_gzip(path) for path in self.paths):
             return None
         size = sum(stat.st_size for stat in self._stats)
@@ -104,7 +104,9 @@ class FileSource:
         except UnicodeDecodeError:
             if number:
                 where = f"after {number * PART:,} bytes"
-                raise SoftmapError(f"{path}: expected utf-8 text, found others {where}") from None
+                raise SoftmapError(
+                    f"{path}: expected utf-8 text, found other bytes {where}"
+                ) from None
             if path == self.root:
                 expected = "utf-8 text, .jsonl, .parquet, or .gz of the first two"
                 raise SoftmapError(f"{path}: binary; expected {expected}") from None
@@ -117,10 +119,10 @@ class FileSource:
 
 @dataclass
 class HfSource:
-    """A data set streamed through ``datasets``.
+    """A data set streamed by ``datasets``.
 
-    A local folder is watched file by file. A Hub data set counts as unchanged once prepared, so
-    that a run can be repeated without a network; remove the cache folder to read it anew.
+    A local folder is checked file by file. A Hub data set counts as unchanged once prepared, so
+    that a run can be repeated without a network; remove the cache folder to read it again.
     """
 
     description: str
@@ -138,7 +140,7 @@ class HfSource:
         return self.spec, FileSource("", folder.resolve(), walk(folder), self.config).identity
 
     def documents(self) -> Iterator[Document]:
-        """Yields the documents as ``datasets`` streams them."""
+        """Returns the documents as ``datasets`` streams them."""
         return read_hf(self.spec, self.config.field)
 
 
@@ -151,11 +153,11 @@ def _is_gzip(path: Path) -> bool:
 
 
 def read_text(path: Path, limit: int | None = None) -> Iterator[str]:
-    """The first ``limit`` bytes of a utf-8 file, or of the text that a ``.gz`` holds, cut at a
+    """Yields the first ``limit`` bytes of a utf-8 file or of the text in a ``.gz``, cut at a
     character.
 
     Up to ``WHOLE`` bytes are one text; more come in parts of about ``PART``, which end at a line
-    border where there is one. Raises ``UnicodeDecodeError`` where it is binary.
+    break where there is one. Raises ``UnicodeDecodeError`` for a binary file.
     """
     decoder, rest = codecs.getincrementaldecoder("utf-8-sig")(), ""
     with gzip.open(path) if _is_gzip(path) else path.open("rb") as file:
@@ -174,7 +176,9 @@ def read_text(path: Path, limit: int | None = None) -> Iterator[str]:
 
 
 def _size(path: Path) -> int:
-    """Bytes of a file's text: what gzip says of itself is modulo 2^32, and of its last part."""
+    """Returns the bytes of a file's text; gzip states them modulo 2^32, and for its last part
+    only.
+    """
     size = path.stat().st_size
     if not _is_gzip(path) or size < 4:
         return size
@@ -184,7 +188,9 @@ def _size(path: Path) -> int:
 
 
 def walk(folder: Path) -> list[Path]:
-    """The regular files below a folder by relative path; nothing hidden, so no ``.git``."""
+    """Returns the regular files below a folder by relative path; hidden ones, such as ``.git``,
+    are left out.
+    """
     folder = folder.resolve()
     paths = []
     for parent, folders, files in os.walk(folder):
@@ -202,14 +208,14 @@ def _stdlib(config: DataConfig) -> FileSource:
 
 
 def _is_library(path: Path) -> bool:
-    # What the build writes (_sysconfigdata*, config-*/) holds the paths of one machine: without
-    # it, the same Python gives the same corpus everywhere.
+    # Files of the build (_sysconfigdata*, config-*/) contain paths of one machine; without them
+    # the same Python gives the same corpus everywhere.
     built = path.name.startswith("_sysconfigdata") or path.parts[0].startswith("config-")
     return path.suffix == ".py" and not built and not STDLIB_SKIPS.intersection(path.parts)
 
 
 def open_source(config: DataConfig) -> Source:
-    """The one source that ``config.data`` names, nothing of it read yet.
+    """Returns the one source that ``config.data`` names; nothing of it is read yet.
 
     Raises:
         SoftmapError: there is no such file or folder, or the ``hf:`` name is malformed.

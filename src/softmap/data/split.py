@@ -1,4 +1,4 @@
-"""Train and held-out: by a hash of each document's text, so that no text is on both sides."""
+"""Train and held-out side by a hash of each document's text, so that no text is on both."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from softmap.errors import SoftmapError
 
 TRAIN, HELDOUT = 0, 1
 BY_DOCUMENT, WITHIN_DOCUMENT = "by document", "within document"
-FAIR = 0.2  # each side should get at least this part of the share it is due
+FAIR = 0.2  # each side should get at least this part of its nominal share
 
 
-class Sided(NamedTuple):
-    """A document's text and the side it is on."""
+class SplitDocument(NamedTuple):
+    """A document's text and the side of the split that it is on."""
 
     side: int
     text: str
     bytes: int
-    part: int = 0  #: which source of a mixture it is of
-    spare: bool = False  #: held out, and beyond its part's share of what is held out
+    part: int = 0  #: the index of its source in a mixture
+    spare: bool = False  #: held out, but beyond its part's share of the held-out text
 
 
 def side_of(text: str, heldout: float) -> int:
-    """``HELDOUT`` with probability ``heldout`` over texts; depends on the text alone."""
+    """Returns ``HELDOUT`` with probability ``heldout`` over texts; it depends on the text alone."""
     digest = blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest()
     return HELDOUT if int.from_bytes(digest, "big") < heldout * 2**64 else TRAIN
 
 
 def limit_bytes(documents: Iterable[Document], limit: int | None) -> Iterator[Document]:
-    """The documents up to ``limit`` utf-8 bytes in all; the last one is cut at a character."""
+    """Yields the documents up to ``limit`` utf-8 bytes in all; the last one is cut at a
+    character.
+    """
     left = limit
     for name, text in documents:
         data = text.encode(errors="surrogatepass")
@@ -43,17 +45,17 @@ def limit_bytes(documents: Iterable[Document], limit: int | None) -> Iterator[Do
 
 
 class Splitter:
-    """Sends each document to its side; drops empty ones and exact repeats of an earlier one."""
+    """Assigns each document to its side; drops empty ones and exact repeats of an earlier one."""
 
     def __init__(self, heldout: float) -> None:
         self.heldout = heldout
         self.duplicates = 0
         self._seen: set[bytes] = set()
 
-    def __call__(self, documents: Iterable[Document]) -> Iterator[Sided]:
+    def __call__(self, documents: Iterable[Document]) -> Iterator[SplitDocument]:
         """Yields the documents that are kept, each with its side."""
         for _, text in documents:
-            # A lone surrogate (JSON can escape one) has no utf-8 form that a tokenizer takes.
+            # A lone surrogate (JSON can escape one) has no utf-8 form that a tokenizer accepts.
             data = text.encode(errors="replace")
             text = data.decode()
             digest = blake2b(data, digest_size=16).digest()
@@ -61,14 +63,16 @@ class Splitter:
                 self.duplicates += 1
             elif text.strip():
                 self._seen.add(digest)
-                yield Sided(side_of(text, self.heldout), text, len(data))
+                yield SplitDocument(side_of(text, self.heldout), text, len(data))
 
 
-def interleaved(parts: Sequence[Iterator[Sided]], weights: Sequence[int]) -> Iterator[Sided]:
-    """The documents of all parts: the next is of the one with the fewest bytes for its weight.
+def interleaved(
+    parts: Sequence[Iterator[SplitDocument]], weights: Sequence[int]
+) -> Iterator[SplitDocument]:
+    """Yields the documents of all parts, next from the part with the fewest bytes for its weight.
 
-    Once a part has ended, held-out documents of the others are spare: what is held out keeps the
-    proportions of the weights.
+    Once a part has ended, held-out documents of the others are spare, so that the held-out text
+    keeps the proportions of the weights.
     """
     read = [0] * len(parts)
     left = list(range(len(parts)))
@@ -84,16 +88,20 @@ def interleaved(parts: Sequence[Iterator[Sided]], weights: Sequence[int]) -> Ite
 
 
 def is_fair(sizes: Sequence[int], heldout: float) -> bool:
-    """Whether ``(train, held-out)`` bytes are each over a fifth of what that side is due."""
+    """Returns whether ``(train, held-out)`` bytes are each over a fifth of the side's nominal
+    share.
+    """
     total = sum(sizes)
     return sizes[HELDOUT] > FAIR * heldout * total and sizes[TRAIN] > FAIR * (1 - heldout) * total
 
 
-def split_within(documents: list[Sided], heldout: float, part: int = 0) -> list[Sided]:
-    """For a part of few documents: all of it to train, but the end of the largest one, cut at a
-    line border.
+def split_within(
+    documents: list[SplitDocument], heldout: float, part: int = 0
+) -> list[SplitDocument]:
+    """Returns the documents with those of a small part split within its largest document.
 
-    The end holds the held-out share of the whole text, at most half of that document.
+    All of the part is for training, except the end of the largest document, cut at a line break.
+    That end is the held-out share of the part's text, at most half of the document.
 
     Raises:
         SoftmapError: no document has a second character.
@@ -106,16 +114,18 @@ def split_within(documents: list[Sided], heldout: float, part: int = 0) -> list[
         raise SoftmapError("too little text to hold some out: one character")
     cut = _line_border(text, round(len(text) * (1 - min(share, 0.5))))
     train = [d._replace(side=TRAIN, spare=False) if d.part == part else d for d in documents]
-    train[largest] = _sided(TRAIN, text[:cut], part)
-    return [*train, _sided(HELDOUT, text[cut:], part)]
+    train[largest] = _document(TRAIN, text[:cut], part)
+    return [*train, _document(HELDOUT, text[cut:], part)]
 
 
-def _sided(side: int, text: str, part: int) -> Sided:
-    return Sided(side, text, len(text.encode()), part)
+def _document(side: int, text: str, part: int) -> SplitDocument:
+    return SplitDocument(side, text, len(text.encode()), part)
 
 
 def _line_border(text: str, near: int) -> int:
-    """The line border nearest to ``near`` that at most halves or doubles the rest, or ``near``."""
+    """Returns the line break nearest to ``near`` that at most halves or doubles the rest, else
+    ``near``.
+    """
     near = min(near, len(text) - 1)
     rest = len(text) - near
     borders = [text.rfind("\n", 0, near) + 1, text.find("\n", near) + 1]

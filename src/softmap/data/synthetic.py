@@ -21,10 +21,10 @@ class Recall:
     looked up. Labels follow Hugging Face: aligned with the inputs (the model shifts), -100
     everywhere but on the values of the queries.
 
-    A model whose positions see only their own token can do no better than to spread its answer
-    over all values: loss ln(values), accuracy 1 / values. One that also knows which values have
-    come up, but not with which key (a bag of tokens, such as uniform attention), and that strikes
-    out those it was asked before, is left with P - j values at query j.
+    A model whose positions see only their own token can do no better than to spread its answer over
+    all values: loss ln(values), accuracy 1 / values. One that also knows which values have come up,
+    but not with which key (a bag of tokens, such as uniform attention), and that excludes those
+    already asked, is left with P - j values at query j.
     Source: Arora et al. 2023, "Zoology" (arXiv 2312.04927), multi-query associative recall.
     """
 
@@ -48,12 +48,14 @@ class Recall:
 
     @property
     def length(self) -> int:
-        """Tokens per sequence."""
+        """The number of tokens per sequence."""
         return 2 * (self.pairs + self.queries)
 
     @property
     def loss_without_attention(self) -> float:
-        """Least expected loss, nats per asked token, when a position sees only its own token."""
+        """The least expected loss, in nats per asked token, of a model that sees only the last
+        token.
+        """
         return math.log(self.values)
 
     @property
@@ -63,18 +65,20 @@ class Recall:
 
     @property
     def loss_without_pairing(self) -> float:
-        """Least expected loss of a model that sees the tokens before it as a bag."""
+        """The least expected loss of a model that sees the tokens before it as a bag."""
         return sum(math.log(self.pairs - j) for j in range(self.queries)) / self.queries
 
     @property
     def accuracy_without_pairing(self) -> float:
-        """The best accuracy of a model that sees the values but not whose they are."""
+        """The best accuracy of a model that sees the values but not their keys."""
         return sum(1 / (self.pairs - j) for j in range(self.queries)) / self.queries
 
     def batch(
         self, *, seed: int, step: int, batch_size: int
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(input_ids, labels), both (batch_size, length): a pure function of its arguments."""
+        """Returns (input_ids, labels), both (batch_size, length): a pure function of its
+        arguments.
+        """
         generator = order.generator(seed, step)
         rows = [self._sequence(generator) for _ in range(batch_size)]
         input_ids = np.stack(rows)
@@ -92,7 +96,7 @@ class Recall:
 
 
 def tiny_text() -> str:
-    """A fixed text of about a thousand characters, for tests that must overfit it."""
+    """Returns a fixed text of about a thousand characters, for tests that must overfit it."""
     return _TINY
 
 

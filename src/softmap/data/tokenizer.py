@@ -1,4 +1,4 @@
-"""One face for every tokenizer: a BPE trained here, plain bytes, or any Hugging Face one."""
+"""One interface for every tokenizer: a BPE trained here, plain bytes, or any of Hugging Face's."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ PIECE = 1 << 20  # characters; the backend needs ~100 bytes of memory for each
 class Tokenizer:
     """A Hugging Face tokenizer that only ever sees plain text.
 
-    Special tokens are never added, and one that is spelled out in the text is encoded as the
-    characters it is made of, so that ``decode(encode(text)) == text`` for the tokenizers made here.
+    Special tokens are never added, and one that is spelled out in the text is encoded as its
+    characters, so that ``decode(encode(text)) == text`` for the tokenizers made here.
 
     Attributes:
         hf: the ``PreTrainedTokenizerBase`` behind it.
@@ -42,11 +42,13 @@ class Tokenizer:
                 self._bytes = {char: byte for byte, char in enumerate(byte_chars())}
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
+        """Returns the token ids of a text, without special tokens."""
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text. Texts over 1 Mi characters are cut at line borders first."""
+        """Returns the token ids of each text. Texts over 1 Mi characters are cut at line breaks
+        first.
+        """
         cut = [list(_pieces(text)) for text in texts]
         ids = iter(self._encode([piece for pieces in cut for piece in pieces]))
         return [[id_ for _ in pieces for id_ in next(ids)] for pieces in cut]
@@ -58,14 +60,14 @@ class Tokenizer:
         return [self.hf.encode(p, add_special_tokens=False, verbose=False) for p in pieces]
 
     def decode(self, ids: Iterable[int], *, skip_special_tokens: bool = True) -> str:
-        """The text of token ids; the end-of-document token is left out unless asked for."""
+        """Returns the text of token ids; the end-of-document token is left out by default."""
         ids = [int(id_) for id_ in ids]
         return self.hf.decode(
             ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
 
     def token_str(self, id_: int) -> str:
-        """One token for people: its text, or ``<0xE2><0x80>`` where it is part of a character.
+        """Returns one token in readable form, ``<0xE2><0x80>`` where it is part of a character.
 
         Raises:
             SoftmapError: there is no such id.
@@ -85,7 +87,7 @@ class Tokenizer:
         """Write the files that ``AutoTokenizer.from_pretrained(folder)`` reads, each atomically.
 
         Raises:
-            SoftmapError: the folder cannot be written; what it held before is still whole.
+            SoftmapError: the folder cannot be written; its earlier contents are still intact.
         """
         target, temporary = Path(folder), None
         try:
@@ -104,7 +106,7 @@ class Tokenizer:
 
     @property
     def digest(self) -> str:
-        """A hash of what the tokenizer does: equal for equal files, wherever they lie."""
+        """A hash of what the tokenizer does, equal for equal files in whatever folder."""
         if self._backend is not None:
             content = self._backend.to_str()
         else:
@@ -113,7 +115,9 @@ class Tokenizer:
 
 
 def byte_chars() -> list[str]:
-    """The printable character that byte-level BPE (GPT-2) writes for each of the 256 bytes."""
+    """Returns the printable character that byte-level BPE (GPT-2) writes for each of the 256
+    bytes.
+    """
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     spare = iter(range(256, 512))
     return [chr(byte if byte in printable else next(spare)) for byte in range(256)]

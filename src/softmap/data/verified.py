@@ -1,8 +1,8 @@
-"""Are the shards still what was written? Read whole once after each change, and once a day.
+"""Checks that the shards are still as they were written: after each change, and once a day.
 
-``.verified`` in the folder keeps what the files looked like when they were last read: size, times
-and inode. A change of a file changes one of them. What changes a disk's bits behind the system's
-back does not, hence the day.
+``.verified`` in the folder keeps size, times and inode of the files when they were last read in
+full. A change to a file changes one of them. Bits that change on the disk unnoticed by the system
+do not, hence the daily check.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ PIECE = 1 << 24  # bytes
 
 
 def holds(folder: Path, names: Iterable[str], meta: dict[str, Any]) -> bool:
-    """Whether the shards have the hash of ``meta`` and no id outside of its vocabulary."""
+    """Returns whether the shards have the hash of ``meta`` and no id outside of its vocabulary."""
     paths = [folder / name for name in names]
     now = _stamp(paths, meta["hash"])
     if _is_fresh(folder / STAMP, now):
         return True
     if _hash(paths, meta) != meta["hash"]:
         return False
-    with contextlib.suppress(SoftmapError):  # a folder that may only be read will do
+    with contextlib.suppress(SoftmapError):  # a read-only folder is fine
         write_sealed(folder / STAMP, {**now, "time": int(time.time())})
     return True
 
 
 def hasher() -> Any:
-    """The hash of one file, to be fed with its bytes."""
+    """Returns a hash object for the bytes of one file."""
     return hashlib.blake2b(digest_size=16)
 
 
 def joined(dtype: np.dtype, files: Iterable[Any], weights: Sequence[int] = ()) -> str:
-    """The hash of all files, and of the weights of several parts."""
+    """Returns the hash of all files, and of the weights of several parts."""
     mixed = map(str, weights) if len(weights) > 1 else ()
     text = ":".join([dtype.str, *(file.hexdigest() for file in files), *mixed])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _hash(paths: list[Path], meta: dict[str, Any]) -> str | None:
-    """The hash of the files; None where one holds an id outside of the vocabulary."""
+    """Returns the hash of the files; None where one holds an id outside of the vocabulary."""
     hashes, dtype = [hasher() for _ in paths], np.dtype(meta["dtype"])
     for path, own in zip(paths, hashes, strict=True):
         with path.open("rb") as file:

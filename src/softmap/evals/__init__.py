@@ -1,1 +1,1 @@
-"""Questions put to a trained model, one file each."""
+"""Questions asked of a trained model, one file each."""

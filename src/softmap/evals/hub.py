@@ -1,8 +1,8 @@
 """Public data sets of the Hub, read through ``datasets``, by name.
 
-A name alone reads the Hub (or what ``datasets`` has kept of it); ``NAME=FOLDER`` reads a copy on
-this machine, in the Hub's layout. Some sets lie on the Hub as a script, which ``datasets`` runs no
-more: of these the Hub's own conversion to Parquet is read.
+A name alone reads the Hub (or the local cache of ``datasets``); ``NAME=FOLDER`` reads a copy on
+this machine, in the Hub's layout. Some sets are stored on the Hub as a script, which ``datasets``
+no longer runs: for these the Hub's own conversion to Parquet is read.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ Case = tuple[str, str, str]  # document, question, reference
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a set lies: the repository, its configuration, and the columns that are read.
+    """The location of a set: the repository, its configuration, and the columns that are read.
 
-    Classification has ``text`` and ``label``, of which those in ``without`` are left out; documents
-    with a ``question`` in words or a column of that name, and their ``reference``.
+    Classification sets have ``text`` and ``label``, of which those in ``without`` are left out;
+    sets of documents have a ``question`` in words or a column of that name, and their
+    ``reference``.
     """
 
     repository: str
@@ -70,7 +71,7 @@ DOCUMENTS = {
         test="validation",
     ),
 }  # fmt: skip
-MOST = 250  #: test items, the first ones
+MOST = 250  #: test items that are read, the first ones
 
 
 def examples(name: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -91,8 +92,8 @@ def documents(name: str) -> tuple[Case, ...]:
     return tuple(_case(rows[n], one) for n in range(min(MOST, len(rows))))
 
 
-def names(word: str, known: dict[str, HubSet]) -> bool:
-    """Whether a suite's argument is the name of a set, alone or with a folder."""
+def is_set(word: str, known: dict[str, HubSet]) -> bool:
+    """Returns whether a suite's argument is the name of a set, alone or with a folder."""
     return word.partition("=")[0] in known
 
 

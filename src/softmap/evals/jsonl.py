@@ -1,4 +1,4 @@
-"""Files of questions: JSON lines, each checked; the first broken one is named by its number."""
+"""Files of questions: JSON lines, each checked; an error names the first broken line's number."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from softmap.fields import check
 
 
 def read(path: Path, kind: Any) -> list[dict[str, Any]]:
-    """Returns the objects of a file, each as the ``TypedDict`` ``kind`` declares it, without
-    empty lines. Raises ``SoftmapError`` for the first line that is not.
+    """Returns the objects of a file, each as the ``TypedDict`` ``kind`` declares it; empty lines
+    are skipped.
+
+    Raises ``SoftmapError`` for the first line that is not such an object.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 """A judge behind an OpenAI-compatible endpoint: is an answer true to its document?
 
-What the judge does not clearly say is never counted as correct: answers that cannot be read, rate
-limits, time-outs and failures are counted, each by its name.
+Whatever the judge does not clearly say never counts as correct: unreadable answers, rate limits,
+time-outs and failures are counted, each under its name.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ Answer to judge:
 
 @dataclass
 class Judge:
-    """A judge at ``address``, the endpoint's base (http://localhost:8000/v1).
+    """A judge at ``address``, the endpoint's base URL (http://localhost:8000/v1).
 
     Args:
-        tries: attempts at one judgement, with growing pauses, after a rate limit, a time-out or an
-            error of the server.
+        tries: attempts at one judgement, with growing pauses, after a rate limit, a time-out or a
+            server error.
     """
 
     address: str
@@ -111,7 +111,7 @@ class Judge:
 
 
 def verdict(body: bytes) -> str:
-    """Returns what a completion says: its last conclusion, if it does not also say the other."""
+    """Returns the verdict of a completion: its conclusion, unless it also states the opposite."""
     try:
         said: Any = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, KeyError, IndexError, TypeError):

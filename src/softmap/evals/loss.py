@@ -50,7 +50,9 @@ def mean_and_stderr(losses: np.ndarray) -> tuple[float, float | None]:
 
 @contextlib.contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Use eval mode without gradients; the earlier mode is restored afterwards."""
+    """Switch the model to eval mode without gradients for the block; its mode is restored
+    afterwards.
+    """
     was_training = model.training
     model.eval()
     try:

@@ -29,7 +29,7 @@ def passage_maps(model: Any, tokens: list[int]) -> np.ndarray:
 
 
 def passage(heldout: np.ndarray, tokenizer: Any, length: int) -> list[int]:
-    """Returns a stretch of held-out tokens that begins with a line, to draw maps of.
+    """Returns a part of the held-out tokens that starts at a line, to draw maps of.
 
     Args:
         heldout: 1-D token array. Of the lines in its first part, the one is taken that needs the

@@ -25,7 +25,7 @@ FOLDER = "points"
 
 
 def keep(model: Any, folder: Path, budget: int, phase: str) -> None:
-    """Write the model's parameters as the point of a budget (an index), in one step."""
+    """Write the model's parameters as the point of a budget (an index), atomically."""
     found = {name: p.detach().cpu().contiguous().clone() for name, p in model.named_parameters()}
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / f"{budget}-{phase}.safetensors", save(found))
@@ -54,7 +54,7 @@ def kept(folder: Path) -> Kept:
 def vector(path: Path, model: Any) -> Tensor:
     """Returns a point as one float32 vector, in the order of the model's parameters.
 
-    Raises ``SoftmapError`` for a damaged file, and for one of another model.
+    Raises ``SoftmapError`` for a damaged file, and for a point of another model.
     """
     try:
         found = load_file(path)

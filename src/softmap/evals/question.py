@@ -1,9 +1,9 @@
-"""What a question is: it is asked of one model at a time, and answers with one row per
-instance.
+"""What a question is: it is asked of one model at a time, and its answer is one row per instance.
 
-A row is a dict: ``measure`` (the name of one of the suite's), ``item`` (the instance: the same
-number is the same instance for every model), ``value``, and any further conditions (``depth=0.5``).
-Everything else follows from the rows: means, intervals, comparisons, tables and pictures.
+A row is a dict: ``measure`` (the name of one of the suite's metrics), ``item`` (the instance: the
+same number is the same instance for every model), ``value``, and any further conditions
+(``depth=0.5``). Everything else follows from the rows: means, intervals, comparisons, tables and
+pictures. Files keep the key ``measure`` for a metric's name.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Measure:
+class Metric:
     """A number that the rows of a suite hold.
 
     Attributes:
         unit: ``"nats"``, ``"bits"``, ``"share"`` (between 0 and 1), or ``""``.
         better: ``"lower"``, ``"higher"``, or ``""`` where neither is.
         margin: differences within it count as equal.
-        at: the conditions whose rows make the headline; by default all rows do.
+        at: the conditions of the rows that make the headline; by default all rows do.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Measure:
 
 @dataclass(frozen=True)
 class Picture:
-    """A measure drawn against the condition ``x``; with ``y`` a heat map over both."""
+    """A metric drawn against the condition ``x``; with ``y`` a heat map over both."""
 
-    measure: str
+    metric: str
     x: str
     x_title: str
     caption: str = ""
@@ -56,16 +56,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all compared models share.
+    """The setting that all compared models share.
 
     Attributes:
         context: the context in tokens.
-        vocabulary: ids below it belong to every model.
+        vocabulary: the number of ids that every model has.
         seed: the seed of the instances.
         text: held-out text, if a suite reads some.
         judge: an endpoint that judges answers.
-        include: a folder with tasks of the user's own for lm_eval.
-        tell: called with messages for people.
+        include: a folder with the user's own tasks for lm_eval.
+        tell: called with messages for the user.
     """
 
     context: int
@@ -95,11 +95,11 @@ class Suite:
 
     name: ClassVar[str]
     title: ClassVar[str]
-    asks: ClassVar[str]  #: one sentence for people
-    measures: ClassVar[tuple[Measure, ...]]
+    asks: ClassVar[str]  #: the question in one sentence
+    metrics: ClassVar[tuple[Metric, ...]]
     pictures: ClassVar[tuple[Picture, ...]] = ()
     reads_text: ClassVar[bool] = False
-    reads_tokens: ClassVar[bool] = False  #: of a tokenizer
+    reads_tokens: ClassVar[bool] = False  #: whether it needs the model's tokenizer
     least_context: ClassVar[int] = 0  #: tokens that a model must be able to read
 
     @classmethod
@@ -112,17 +112,15 @@ class Suite:
         return cls()
 
     def described(self) -> dict[str, Any]:
-        """Returns what a page says of the suite, and what comparing its answers needs, as plain
-        data.
-        """
+        """Returns the suite's description and what comparing its answers needs, as plain data."""
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
         return {
             "title": self.title,
             "asks": self.asks,
             "how": " ".join((type(self).__doc__ or "").split()),
             "settings": settings,
-            "measures": [asdict(one) for one in self.measures],
-            "pictures": [asdict(one) for one in self.pictures],
+            "measures": [asdict(one) for one in self.metrics],
+            "pictures": [_drawn(one) for one in self.pictures],
         }
 
     def quick(self) -> Suite:
@@ -130,7 +128,9 @@ class Suite:
         return self
 
     def check(self, subject: Subject, setting: Setting) -> None:
-        """Raise ``SoftmapError`` if this model cannot be asked, with the least that would do."""
+        """Raise ``SoftmapError`` if this model cannot be asked, with the least that would be
+        enough.
+        """
         if (self.reads_tokens or self.reads_text) and subject.tokenizer is None:
             raise SoftmapError(
                 f"{subject.name}: suite {self.name} needs the model's tokenizer, found none in its "
@@ -143,14 +143,19 @@ class Suite:
         raise NotImplementedError
 
 
+def _drawn(one: Picture) -> dict[str, Any]:
+    found = asdict(one)
+    return {"measure": found.pop("metric"), **found}
+
+
 def at_least(what: str, found: int, needed: int, suite: str, subject: Subject) -> None:
-    """Raise ``SoftmapError`` unless ``found`` of ``what`` are enough."""
+    """Raise ``SoftmapError`` unless ``found`` is at least ``needed``."""
     if found < needed:
         raise SoftmapError(
             f"{subject.name}: suite {suite} needs a {what} of at least {needed}, found {found}"
         )
 
 
-def row(measure: str, item: int, value: float, **at: Any) -> Row:
+def row(metric: str, item: int, value: float, **at: Any) -> Row:
     """Returns one row."""
-    return {"measure": measure, "item": int(item), "value": float(value), **at}
+    return {"measure": metric, "item": int(item), "value": float(value), **at}

@@ -1,7 +1,7 @@
 """A common interface to causal language models: losses, logits, greedy continuations.
 
-Sequences of one length go together and none is ever padded, so answers depend neither on the batch
-size nor on how a model treats padding.
+Only sequences of equal length are batched and none is ever padded, so answers depend neither on the
+batch size nor on how a model treats padding.
 """
 
 from __future__ import annotations
@@ -18,18 +18,17 @@ from torch import Tensor
 
 from softmap.evals.loss import autocast, evaluating, token_losses
 
-LOGITS = 1 << 25  #: numbers of the logits of one batch
-LONGEST = 1024  #: tokens that a model is asked with, unless it is said otherwise
+LOGITS = 1 << 25  #: the most logits in one batch
+LONGEST = 1024  #: the longest context in tokens, unless another is given
 
 
 class Subject:
-    """A model to be asked: any with ``model(input_ids=..., use_cache=False).logits`` of (B, T,
-    vocabulary).
+    """A model to be asked: any with ``model(input_ids=..., use_cache=False).logits`` of (B, T, V).
 
     Args:
         tokenizer: a ``softmap.data.Tokenizer``, or None.
         context: the longest sequence that the model was made for.
-        vocabulary: the number of ids; both are by default those of the model's configuration.
+        vocabulary: the number of ids V; both default to the model's configuration.
         precision: ``"bf16"`` runs the model under autocast.
         folder: the model's folder, for suites that read files beside it.
     """
@@ -69,8 +68,9 @@ class Subject:
         return token_losses(self.model, windows, batch_size=size, precision=self.precision)
 
     def judged(self, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns, for one batch of windows (B, T), losses in nats and whether each token was
-        the likeliest of all, both (B, T - 1).
+        """Returns, for windows (B, T), losses in nats and whether each token was the likeliest.
+
+        Both are (B, T - 1).
         """
         logits = self.logits(windows[:, :-1])
         targets = torch.as_tensor(windows[:, 1:], device=self.device)
@@ -86,8 +86,8 @@ class Subject:
         return torch.nn.functional.cross_entropy(logits, targets, reduction="none").cpu().numpy()
 
     def hidden(self, ids: np.ndarray) -> list[Tensor]:
-        """Returns hidden states (T, D) of one sequence (T,): the input of every block, and last
-        the output.
+        """Returns hidden states (T, D) of one sequence (T,): the input of every block, then the
+        output.
         """
         tokens = torch.as_tensor(ids[None], device=self.device)
         with evaluating(self.model), autocast(self.device, self.precision):
@@ -95,12 +95,12 @@ class Subject:
         return [state[0].float() for state in found.hidden_states]
 
     def batch(self, length: int) -> int:
-        """Returns the number of sequences of that length in a batch."""
+        """Returns the number of sequences of ``length`` tokens in a batch."""
         return max(1, min(64, LOGITS // (length * max(1, self.vocabulary))))
 
     def continued(self, prompts: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
-        """Returns each prompt's greedy continuation of at most ``tokens`` tokens, up to the end
-        of the document.
+        """Returns each prompt's greedy continuation of at most ``tokens`` tokens, up to a
+        document's end.
         """
         by_length = defaultdict(list)
         for n, prompt in enumerate(prompts):

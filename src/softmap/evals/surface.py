@@ -1,6 +1,6 @@
 """The loss as a surface over a model's weights: its value anywhere, and its sharpest directions.
 
-Weights are one vector w of all parameters. The curvature is the Hessian H of the loss at w, seen
+Weights are one vector w of all parameters. The curvature is the Hessian H of the loss at w, used
 through products H v (Pearlmutter 1994) alone; ARPACK's Lanczos iteration turns them into the
 largest eigenvalues and their directions.
 """
@@ -17,7 +17,7 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-TOLERANCE = 1e-2  #: of eigenvalues, relative
+TOLERANCE = 1e-2  #: relative tolerance of eigenvalues
 
 
 class Surface:
@@ -29,7 +29,7 @@ class Surface:
 
     @property
     def here(self) -> Tensor:
-        """Returns a copy of the present parameters."""
+        """A copy of the present parameters."""
         return torch.cat([p.detach().float().flatten() for p in self.parameters])
 
     def go(self, place: Tensor) -> None:
@@ -51,11 +51,13 @@ class Surface:
     def sharpest(
         self, loss: Callable[[], Tensor], count: int, seed: int = 0
     ) -> tuple[np.ndarray, Tensor]:
-        """Returns the ``count`` largest eigenvalues (count,) of the Hessian of ``loss()`` at
-        the present parameters, in descending order, and their directions (count, size) of
-        length 1.
+        """Returns the ``count`` largest eigenvalues of the Hessian of ``loss()``, and their
+        directions.
+
+        The Hessian is that at the present parameters. Eigenvalues (count,) come in descending
+        order, directions (count, size) have length 1.
         """
-        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # it has second derivatives
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # MATH has second derivatives
             grads = torch.autograd.grad(loss(), self.parameters, create_graph=True)
             gradient = torch.cat([g.flatten() for g in grads])
 
@@ -69,7 +71,7 @@ class Surface:
 
             operator = LinearOperator((self.size, self.size), matvec=product, dtype=np.float64)
             start = np.random.default_rng(seed).normal(size=self.size)
-            if not product(start).any():  # flat: ARPACK has no way to say so
+            if not product(start).any():  # the Hessian is zero, which ARPACK cannot handle
                 return np.zeros(count), torch.eye(count, self.size, device=gradient.device)
             values, vectors = eigsh(operator, count, which="LA", v0=start, tol=TOLERANCE)
         largest = np.argsort(values)[::-1]
@@ -83,7 +85,7 @@ def between(one: Any, other: Any, share: float) -> Any:
 
 
 def along_and_across(step: Tensor, direction: Tensor) -> tuple[float, float]:
-    """Returns a step's part along ``direction``, and the length of the rest over the step's
+    """Returns a step's part along ``direction``, and the length of the rest, both over its
     length.
     """
     length = direction.norm()

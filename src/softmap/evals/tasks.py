@@ -1,5 +1,4 @@
-"""Tasks of tokens alone: sequences in which some tokens can be predicted, which a model is
-asked for.
+"""Tasks of tokens alone: sequences in which some tokens are predictable, and asked of a model.
 
 A task is a frozen dataclass with ``vocabulary``, ``length`` and [`Task.sample`][]. Suites ask a
 model for instances, ``softmap learn`` trains on others.
@@ -16,7 +15,7 @@ import torch
 from softmap.data import order
 from softmap.evals.subject import Subject
 
-IGNORED = -100  #: the label of a token that is not asked, as Hugging Face has it
+IGNORED = -100  #: the label of a token that is not asked, as in Hugging Face
 
 
 class Task:
@@ -48,8 +47,8 @@ def labelled(ids: Any, asked: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scores(subject: Subject, ids: np.ndarray, labels: np.ndarray) -> Iterator[tuple[float, float]]:
-    """Yields, for each sequence, the share of asked tokens that are the likeliest, and their
-    mean loss.
+    """Yields, for each sequence, the share of asked tokens that are likeliest, and their mean
+    loss.
     """
     size = subject.batch(ids.shape[1])
     for start in range(0, len(ids), size):

@@ -12,7 +12,7 @@ import numpy as np
 from softmap.data import Corpus, order
 from softmap.errors import SoftmapError
 
-MOST = 1 << 21  #: characters that are read
+MOST = 1 << 21  #: the most characters that are read
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,9 @@ class Text:
         return sum(len(document.encode()) for document in self.documents)
 
     def tokens(self, tokenizer: Any) -> np.ndarray:
-        """Returns all documents as one array, each followed by the end-of-document token;
-        computed once per tokenizer, since every suite of a model reads it.
+        """Returns all documents as one array, each followed by the end-of-document token.
+
+        It is computed once per tokenizer, since every suite of a model reads it.
         """
         if tokenizer not in self._tokens:
             encoded = tokenizer.encode_batch(list(self.documents))

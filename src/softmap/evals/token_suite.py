@@ -10,33 +10,34 @@ from typing import ClassVar
 import numpy as np
 
 from softmap.errors import SoftmapError
-from softmap.evals.question import Measure, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 from softmap.evals.tasks import Task, scores
 
-HELD_OUT = 10**6  #: the first step of batches that are asked; training takes those before
+HELD_OUT = 10**6  #: the first step whose batches are asked; training uses earlier steps
 
 
 @dataclass(frozen=True)
 class TokenSuite(Suite):
-    """Right is an asked token that is the likeliest of all; an instance is a sequence.
+    """A suite of tasks of tokens: an answer is right where the asked token is the likeliest of all.
 
-    ``condition`` names what differs between the tasks of [`grid`][]. The first of them is the
-    least that a model must have room for.
+    An instance is a sequence. ``condition`` names what differs between the tasks of [`grid`][]; its
+    first task is the least that a model must have room for.
     """
 
     sequences: int = 64
 
     condition: ClassVar[str]
-    training: ClassVar[dict[str, str]] = {}  #: of ``softmap learn``, where it is not as for others
-    measures: ClassVar[tuple[Measure, ...]] = (
-        Measure("accuracy", "Asked tokens right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
+    training: ClassVar[dict[str, str]] = {}  #: settings of ``softmap learn`` for this suite
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("accuracy", "Asked tokens right", "share", "higher", 0.02),
+        Metric("loss", "Loss of the asked tokens (nats)", "nats", "lower", 0.05),
     )
 
     def grid(self, vocabulary: int) -> Sequence[tuple[int | str, Task]]:
-        """Returns conditions with their tasks, for models of this vocabulary; those that do not
-        fit into a model's context or vocabulary are left out.
+        """Returns conditions with their tasks, for models of this vocabulary.
+
+        Tasks that do not fit into a model's context or vocabulary are left out later.
         """
         raise NotImplementedError
 
@@ -69,11 +70,11 @@ class TokenSuite(Suite):
     def _scores(
         self, subject: Subject, ids: np.ndarray, labels: np.ndarray, setting: Setting
     ) -> list[tuple[float, float]]:
-        """Yields scores, none for sequences that are longer than the model has positions for."""
+        """Returns scores; none for sequences that are longer than the model has positions for."""
         try:
             return list(scores(subject, ids, labels))
         except SoftmapError as error:
             if ids.shape[1] <= subject.context:
                 raise
-            setting.tell(f"{subject.name}: none of {ids.shape[1]} tokens: {error}")
+            setting.tell(f"{subject.name}: no sequences of {ids.shape[1]} tokens: {error}")
             return []

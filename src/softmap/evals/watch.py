@@ -1,8 +1,8 @@
-"""Adds edits behind those of every attention layer of a model, to observe its maps or to change
-its inputs.
+"""Adds edits after those of every attention layer of a model, to observe its maps or to change its
+inputs.
 
 The edits run on the backends, so maps are seen in bands of rows and never kept whole. Softmap's
-layers take them as one more edit; in other models of transformers the attention function is
+layers take them as further edits; in other models of transformers the attention function is
 replaced, which all that follow its interface allow.
 """
 
@@ -30,9 +30,9 @@ class Watch(Edit):
     """Passes each row of the map once to ``see(layer, m, visible, rows, cols)``, and changes
     nothing.
 
-    m (H, R, C) and visible (R, C) are a band's rows that were not seen before, rows (R,) and cols
+    m (H, R, C) and visible (R, C) are the band's rows that were not seen before, rows (R,) and cols
     (C,) their indices. A row of a band's halo was seen with an earlier band. It watches one
-    sequence at a time: [`begin`][] before each.
+    sequence at a time: call [`begin`][] before each.
     """
 
     keeps_zeros = True
@@ -46,7 +46,7 @@ class Watch(Edit):
         self.next = 0
 
     def edit(self, m: Tensor, band: Band, t: dict[str, Tensor]) -> Tensor:
-        """Returns the map as it is, after its new rows were shown."""
+        """Returns the map unchanged, after passing on its new rows."""
         rows, cols = band.rows[0], band.cols[0]
         if m.shape[0] != 1:
             raise SoftmapError(f"maps are watched one sequence at a time, found {m.shape[0]}")
@@ -59,9 +59,10 @@ class Watch(Edit):
 
 
 class Rounded(Edit):
-    """Rounds scores to few bits: each row of a map divided by its largest visible |score|,
-    times 2^(bits - 1) - 1, rounded to nearest, and back. Symmetric, with a new scale for every
-    row.
+    """Rounds scores to few bits, symmetrically, with a new scale for every row.
+
+    Each row of a map is divided by its largest visible |score|, multiplied by 2^(bits - 1) - 1,
+    rounded to nearest, and scaled back.
     """
 
     stage = "scores"
@@ -76,8 +77,9 @@ class Rounded(Edit):
 
 
 def rounded(x: Tensor, bits: int) -> Tensor:
-    """Returns ``x`` with its last axis as ``bits``-bit integers times one scale, the largest
-    |x| / levels; -inf stays.
+    """Returns ``x`` with its last axis as ``bits``-bit integers times one scale, max |x| / levels.
+
+    -inf stays.
     """
     levels = 2 ** (bits - 1) - 1
     finite = torch.where(x.isfinite(), x, 0.0)
@@ -88,11 +90,11 @@ def rounded(x: Tensor, bits: int) -> Tensor:
 
 @contextlib.contextmanager
 def edited(model: Any, make: Make, change: Change | None = None) -> Iterator[list[Edit]]:
-    """Give the attention layers of ``model`` the edits ``make(layer)`` after their own, for the
-    block; yields all of them.
+    """Add the edits ``make(layer)`` to the attention layers of ``model`` for the block; yields them
+    all.
 
     Args:
-        change: what is done to keys and values (B, G, T, d) before they are used.
+        change: a function of keys and values (B, G, T, d), applied before they are used.
 
     Raises ``SoftmapError`` for a model whose attention cannot be reached.
     """
@@ -128,7 +130,7 @@ def _changed(project: Callable[..., Any], change: Change) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _interface(model: Any, make: Make, change: Change | None) -> Iterator[list[Edit]]:
-    """Replace attention by the interface of transformers."""
+    """Replace attention through the interface of transformers."""
     layers: dict[int, list[Edit]] = {}
     made: list[Edit] = []
 
@@ -161,14 +163,15 @@ def _register(attend: Callable[..., Any]) -> None:
 
 
 def _implementation(model: Any) -> str:
-    """Returns the model's present attention implementation; raises ``SoftmapError`` where it
-    cannot be changed.
+    """Returns the model's present attention implementation.
+
+    Raises ``SoftmapError`` where it cannot be changed.
     """
     able = getattr(model, "_can_set_attn_implementation", None)
     if able is None or not able():
         raise SoftmapError(
-            f"{type(model).__name__}: expected attention layers of softmap, or a model of "
-            "transformers with its attention interface, found neither"
+            f"{type(model).__name__}: expected softmap's attention layers, or a model that uses "
+            "the attention interface of transformers, found neither"
         )
     return str(model.config._attn_implementation)
 
@@ -177,5 +180,5 @@ def _check_plain(model: Any, mask: Any, more: dict[str, Any]) -> None:
     """Raise ``SoftmapError`` for attention that is not causal softmax over the keys alone."""
     odd = [name for name in ("softcap", "s_aux", "position_bias") if more.get(name) is not None]
     if mask is not None or more.get("is_causal") is False or odd:
-        what = ", ".join(odd) or "a mask of its own"
+        what = ", ".join(odd) or "its own mask"
         raise SoftmapError(f"{type(model).__name__}: its maps cannot be watched: it has {what}")

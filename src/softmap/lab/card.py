@@ -1,6 +1,6 @@
-"""The model card that is exported beside the weights: what the run itself knows, and no more.
+"""The model card that is exported with the weights: what the run itself knows, and no more.
 
-Nothing of time or machine stands in it, so that equal trainings export equal folders.
+It says nothing about time or machine, so that equal trainings export equal folders.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import softmap
-from softmap.lab.plan import Candidate
+from softmap.lab.plan import PlannedModel
 from softmap.lab.workbench import Workbench
-from softmap.train import Options
+from softmap.train import TrainingOptions
 
 CARD = """\
 ---
@@ -42,21 +42,25 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)
 
 ## Held-out loss
 
-Of {windows} windows of {context} tokens from the {heldout:,} that were held out{apart}, in nats
-a token, with the standard error over windows of this one training (another seed may differ by
+Over {windows} windows of {context} tokens from the {heldout:,} held-out ones{apart}, in nats per
+token, with the standard error over windows for this one training (another seed may differ by
 more):
 
-| tokens trained on | loss | bits a byte |
+| tokens trained on | loss | bits per byte |
 | --- | --- | --- |
 {losses}
 """
 
 
 def model_card(
-    mine: Candidate, given: Options, bench: Workbench, budgets: Sequence[dict[str, Any]]
+    mine: PlannedModel, given: TrainingOptions, shared: Workbench, budgets: Sequence[dict[str, Any]]
 ) -> str:
-    """README.md of a model. budgets: what was measured where decays ended."""
-    costs, meta = mine.costs(given.context), bench.corpus.meta
+    """Returns the README.md of a model.
+
+    Args:
+        budgets: what was measured at the end of each decay.
+    """
+    costs, meta = mine.costs(given.context), shared.corpus.meta
     return CARD.format(
         slug=mine.slug,
         title=mine.title,
@@ -65,17 +69,17 @@ def model_card(
         version=softmap.__version__,
         spec=mine.spec,
         paper=f" ({mine.paper})" if mine.paper else "",
-        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, bench)),
-        windows=len(bench.windows),
+        facts="\n".join(f"- {name}: {value}" for name, value in _facts(mine, given, shared)),
+        windows=len(shared.windows),
         context=given.context,
         heldout=meta["heldout_tokens"],
-        apart=", each document read by itself" if given.document_end is not None else "",
+        apart=", documents separated" if given.document_end is not None else "",
         losses="\n".join(_row(one, meta["bytes_per_token"]) for one in budgets),
     )
 
 
-def _facts(mine: Candidate, given: Options, bench: Workbench) -> list[tuple[str, str]]:
-    shape, data, meta = mine.config, bench.recipe.data, bench.corpus.meta
+def _facts(mine: PlannedModel, given: TrainingOptions, shared: Workbench) -> list[tuple[str, str]]:
+    shape, data, meta = mine.config, shared.recipe.data, shared.corpus.meta
     cut = f", the first {data.max_bytes:,} bytes" if data.max_bytes else ""
     own = meta["source"] if isinstance(data.data, str) else "stdlib"
     texts = [_public(str(one.data), own) for one in data.singly()]
@@ -106,7 +110,9 @@ def _facts(mine: Candidate, given: Options, bench: Workbench) -> list[tuple[str,
 
 
 def _public(data: str, described: str) -> str:
-    """A source for the card: of a path its last name, which says nothing of this machine."""
+    """Returns a source for the card: only the last name of a path, which says nothing of this
+    machine.
+    """
     if data == "stdlib":
         return described
     if data.startswith("hf:") and not Path(data.removeprefix("hf:")).exists():

@@ -1,7 +1,7 @@
-"""Machines of a Dask cluster as a pool: a call is given to the scheduler, a worker has it made.
+"""Machines of a Dask cluster as a pool: the scheduler gets a call, and a worker has it run.
 
-What Dask knows of a call is bytes; ``softmap.lab.remote`` is the other end. A worker that has gone
-fails its call with ``WorkerDied``, as a process of this machine does.
+To Dask a call is bytes; ``softmap.lab.remote`` is the worker's side. A worker that is lost fails
+its call with ``WorkerDied``, as a process of this machine does.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from softmap.lab.workers import Pool, WorkerDied
 if TYPE_CHECKING:
     import torch
 
-CONNECT = 10.0  #: seconds in which a scheduler answers
-BEAT = 10.0  #: seconds between two signs of life
-GRACE = 120.0  #: seconds in which what was told to stop ends
-LOOK = 2.0  #: seconds for which the number of places is taken to be the same
-FOLDER = ".cluster"  #: of a run: what its workers must see
-MOST = 1000  #: workers of this machine
+CONNECT = 10.0  #: seconds in which a scheduler must answer
+BEAT = 10.0  #: seconds between two heartbeats
+GRACE = 120.0  #: seconds in which stopped calls must end
+LOOK = 2.0  #: seconds for which the number of slots is cached
+FOLDER = ".cluster"  #: the subfolder of a run that its workers must see
+MOST = 1000  #: the most workers of this machine
 
 
 def parse(text: str) -> int | str:
     """Returns N for ``local:N``, or the address or scheduler file as it is.
 
-    Raises ``SoftmapError`` for what is none of them.
+    Raises ``SoftmapError`` for anything else.
     """
     if local := re.fullmatch("local:([0-9]{1,9})", text):
         if 1 <= int(local[1]) <= MOST:
@@ -64,14 +64,14 @@ def parse(text: str) -> int | str:
 def connected(
     text: str | None, most: int | None = None, out: Path | None = None
 ) -> Iterator[Cluster | None]:
-    """The cluster at an address, in a scheduler's file, or of N processes of this machine.
+    """Yield the cluster at an address, in a scheduler's file, or of N processes of this machine.
 
     Args:
-        most: calls at once, where there are more places.
+        most: the most calls at once.
         out: the folder that it will write to.
 
-    Raises ``SoftmapError`` where that is none, where ``distributed`` is not installed, and where no
-    scheduler answers.
+    Raises ``SoftmapError`` for a wrong address or file, where ``distributed`` is not installed, and
+    where no scheduler answers.
     """
     if text is None:
         yield None
@@ -79,11 +79,11 @@ def connected(
     where = parse(text)
     if out is not None and re.match("[a-z0-9+]+:/", str(out)):
         raise SoftmapError(
-            f"--cluster: expected a folder that all machines share, found the URL {out}: files are "
-            "renamed and locked in it; mount it"
+            f"--cluster: expected a folder that all machines share, found the URL {out}: mount it, "
+            "since files in it are renamed and locked"
         )
     need("--cluster", "distributed")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters is said here
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we report what matters
     with _client(where, text) as client:
         yield Cluster(client, text, most)
 
@@ -101,7 +101,7 @@ def _client(where: int | str, text: str) -> Iterator[Any]:
                 found = Client(scheduler_file=where, timeout=CONNECT, set_as_default=False)
             else:
                 found = Client(where, timeout=CONNECT, set_as_default=False)
-        except Exception as error:  # Dask, tornado and the system each have their own
+        except Exception as error:  # Dask's, tornado's and the system's own
             raise SoftmapError(
                 f"--cluster {text}: expected a scheduler, found none ({reason(error)})"
             ) from None
@@ -110,13 +110,14 @@ def _client(where: int | str, text: str) -> Iterator[Any]:
 
 
 def _local(number: int) -> Any:
-    """Returns N workers of one thread each. Ctrl-C reaches this process alone, which stops them
-    itself.
+    """Returns N workers of one thread each.
+
+    Ctrl-C reaches this process alone, which stops the workers itself.
     """
     from distributed import LocalCluster
 
-    deaf = {signal.SIGINT, signal.SIGHUP}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, deaf)  # what a thread blocks is inherited
+    blocked = {signal.SIGINT, signal.SIGHUP}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)  # the workers inherit this mask
     try:
         return LocalCluster(
             n_workers=number, threads_per_worker=1, dashboard_address=":0", memory_limit=0,
@@ -128,15 +129,23 @@ def _local(number: int) -> Any:
 
 @dataclass(frozen=True)
 class Cluster:
-    """A scheduler that has answered. text: as it was asked for. most: calls at once."""
+    """A scheduler that has answered.
+
+    Attributes:
+        text: its address as the user gave it.
+        most: the most calls at once.
+    """
 
     client: Any
     text: str
     most: int | None = None
 
     def slots(self, gpus: bool) -> int:
-        """Calls that its workers make at once, now: one for each GPU that they announce, if GPUs
-        are asked for and announced, else one for each thread."""
+        """Returns the number of calls that its workers run at once.
+
+        That is one for each GPU that they announce, if GPUs are asked for and announced, else one
+        for each thread.
+        """
         workers = self._workers().values()
         announced = sum(int(worker["resources"].get("GPU", 0)) for worker in workers)
         threads = sum(worker["nthreads"] for worker in workers)
@@ -144,7 +153,7 @@ class Cluster:
         return min(found, self.most or found)
 
     def has_gpus(self) -> bool:
-        """Whether a worker announces GPUs."""
+        """Returns whether a worker announces GPUs."""
         return any(worker["resources"].get("GPU") for worker in self._workers().values())
 
     def _workers(self) -> dict[str, Any]:
@@ -154,7 +163,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Raises ``SoftmapError`` where the scheduler is asked and answers no more."""
+        """Raise ``SoftmapError`` where the scheduler does not answer within the block."""
         try:
             yield
         except SoftmapError:
@@ -163,16 +172,20 @@ class Cluster:
             raise self.gone(error) from None
 
     def gone(self, error: object = None) -> SoftmapError:
-        """Returns the error for a scheduler that has gone."""
+        """Returns the error for a scheduler that is gone."""
         why = f" ({reason(error)})" if isinstance(error, Exception) else ""
         return SoftmapError(
-            f"--cluster {self.text}: the scheduler answers no more{why}; the same command goes on"
+            f"--cluster {self.text}: the scheduler does not answer any more{why}; the same command "
+            "continues the run"
         )
 
     def pool(
         self, folder: Path, device: torch.device | None, note: Callable[[str], None]
     ) -> ClusterPool:
-        """Its workers, once there is one, if all of them see ``folder`` and have our versions."""
+        """Returns the pool of its workers, as soon as there is one.
+
+        Raises ``SoftmapError`` unless all of them see ``folder`` and have our versions.
+        """
         gpus = device is not None and device.type == "cuda" and self.has_gpus()
         if not self._workers():
             note(f"--cluster {self.text}: waiting for a worker ...")
@@ -182,7 +195,7 @@ class Cluster:
 
 
 class _Call(Future[Any]):
-    """A call; ``path`` is the file that the worker writes when it begins."""
+    """A call; ``path`` is the file that the worker writes when it starts the call."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -199,7 +212,7 @@ class ClusterPool(Pool):
         self._cluster = cluster
         mark, place = uuid.uuid4().hex, folder.absolute() / FOLDER
         self._terms = remote.WorkerTerms(os.getcwd(), place, mark, remote.versions(), gpus)
-        self._calls: dict[_Call, Any] = {}  # Dask drops a future that nobody holds
+        self._calls: dict[_Call, Any] = {}  # Dask drops a future without a reference
         self._slots, self._looked = 0, -LOOK
         self._over = threading.Event()
         shutil.rmtree(place, ignore_errors=True)
@@ -214,7 +227,7 @@ class ClusterPool(Pool):
 
     @property
     def slots(self) -> int:
-        """How many calls the cluster's workers take at once, looked up again every few seconds."""
+        """The number of calls that the workers run at once, looked up again every few seconds."""
         if time.monotonic() - self._looked > LOOK:
             self._slots = self._cluster.slots(self._terms.gpus)
             self._looked = time.monotonic()
@@ -225,7 +238,7 @@ class ClusterPool(Pool):
         pickled = pickle.dumps(functools.partial(function, *args, **kwargs))
         name = uuid.uuid4().hex
         call = _Call(self._terms.folder / name)
-        if self._cluster.client.status in ("closing", "closed"):  # it would wait for ever
+        if self._cluster.client.status in ("closing", "closed"):  # submit would block for ever
             raise self._cluster.gone()
         with self._cluster.answering():
             found = self._cluster.client.submit(
@@ -237,13 +250,13 @@ class ClusterPool(Pool):
         return call
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Shut down as any pool does. What has not stopped in two minutes is left to the
+        """Shut down as any pool does; calls that do not stop in two minutes are left to the
         workers.
         """
         if cancel_futures:
             self._over.set()
             waiting = [call for call in self._calls if not call.running()]
-            shutil.rmtree(self._terms.folder, ignore_errors=True)  # hence workers stop
+            shutil.rmtree(self._terms.folder, ignore_errors=True)  # which stops the workers
             for call in waiting:
                 call.cancel()
                 self._calls.pop(call).cancel()
@@ -272,7 +285,7 @@ class ClusterPool(Pool):
         from distributed import KilledWorker
 
         if isinstance(error, KilledWorker):
-            return WorkerDied("its workers have gone")
+            return WorkerDied("its workers are gone")
         if type(error).__name__.endswith("CancelledError"):
             return self._cluster.gone()
         return SoftmapError(f"--cluster {self._cluster.text}: {reason(error)}")
@@ -284,14 +297,14 @@ class ClusterPool(Pool):
         bad = {worker: why for worker, why in found.items() if why is not None}
         for worker, why in bad.items():
             text = f"cannot import softmap ({reason(why)})" if isinstance(why, Exception) else why
-            more = f" (and so {len(bad) - 1} more)" if len(bad) > 1 else ""
+            more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise SoftmapError(f"--cluster: the worker {worker} {text}{more}")
 
     def _live(self) -> None:
         beat = 0
         while not self._over.wait(BEAT):
             beat += 1
-            with contextlib.suppress(OSError, SoftmapError):  # a full disk, for a while
+            with contextlib.suppress(OSError, SoftmapError):  # the disk may be full for a while
                 self._beat(beat)
 
     def _beat(self, number: int) -> None:

@@ -31,11 +31,11 @@ class Train:
     recipe: Annotated[Positional[str], arg(metavar="RECIPE")] = "demo"
     """A recipe file, or the name of one that comes with softmap (demo, evening)."""
     variant: str | None = None
-    """By default the recipe's control. Its size is the control's, its peak as in a comparison."""
+    """By default the recipe's control. Size and peak are those of a comparison."""
     seed: Annotated[int, Range(0, 2**32 - 1)] | None = None
     """By default the recipe's first."""
     name: str | None = None
-    """Name of the folder that takes VARIANT/seedN; RECIPE-trained by default."""
+    """Name of the folder for VARIANT/seedN; RECIPE-trained by default."""
     out: Path = Path("runs")
     """Folder of all runs."""
     set: tuple[str, ...] = ()
@@ -45,13 +45,13 @@ class Train:
     profile: bool = False
     """Trace a few steps: profile/rank0.json beside the model, for perfetto.dev."""
     dry_run: bool = False
-    """Only lay the model out over the ranks, without storage, and print its plan; nothing is read
-    or written. Under torchrun, or with --gpus."""
+    """Only distribute the model over the ranks, without storage, and print the plan; nothing is
+    read or written. Under torchrun, or with --gpus."""
     gpus: str | None = None
-    """Of --dry-run: how many of which kind, such as 64xh100; by default as torchrun started."""
+    """For --dry-run: how many of which kind, such as 64xh100; by default torchrun's processes."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Trains the model and prints its folder, or prints how it would be laid out."""
+        """Train the model and print its folder, or print how it would be distributed."""
         if self.gpus is not None and not self.dry_run:
             raise SoftmapError("--gpus belongs to --dry-run, expected both, found it alone")
         if self.dry_run:
@@ -62,9 +62,9 @@ class Train:
     def _lay_out(self) -> None:
         from softmap.lab import recipe as recipes
         from softmap.lab.dry import dry_run
-        from softmap.train.processes import rank, said_once
+        from softmap.train.processes import rank, report_once
 
-        with said_once():
+        with report_once():
             recipe = recipes.load(self.recipe, split_values(self.set))
             lines = [] if rank() else dry_run(recipe, self.variant, self.gpus)
         for line in lines:
@@ -72,14 +72,14 @@ class Train:
 
     def _train(self) -> None:
         from softmap.lab import recipe as recipes
-        from softmap.lab.one import Wanted, train_one
+        from softmap.lab.one import TrainRequest, train_one
         from softmap.lab.progress import Display, choose
-        from softmap.train.processes import rank, said_once
+        from softmap.train.processes import rank, report_once
 
-        with said_once():
+        with report_once():
             recipe = recipes.load(self.recipe, split_values(self.set))
             place = (self.variant, self.seed, self.out, self.name)
-            wanted = Wanted(*place, self.fresh, self.profile)
-            model = train_one(recipe, wanted, Display() if rank() else choose())
+            request = TrainRequest(*place, self.fresh, self.profile)
+            model = train_one(recipe, request, Display() if rank() else choose())
         if not rank():
             print(model)

@@ -1,7 +1,7 @@
-"""A whole comparison: every variant on the same batches, and the page that says what came out.
+"""A whole comparison: every variant on the same batches, and a page with the results.
 
-What is finished is never done again: each trial leaves ``result.json`` last, and one that was
-interrupted goes on from its checkpoint. A run's folder belongs to one recipe and to one process.
+Nothing that is finished is repeated: each trial writes ``result.json`` last, and an interrupted one
+continues from its checkpoint. A run's folder belongs to one recipe and to one process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from softmap.lab.folder import check_folder, check_same, clear
 from softmap.lab.page import Page
 from softmap.lab.peaks import find_peaks
 from softmap.lab.plan import make_plan
-from softmap.lab.preflight import preflight, settled
+from softmap.lab.preflight import preflight, with_precision
 from softmap.lab.progress import Display
 from softmap.lab.questions import check_suites
 from softmap.lab.recipe import Recipe
@@ -26,14 +26,14 @@ from softmap.lab.request import Request, with_jobs
 from softmap.lab.resolve import check_stages, resolve
 from softmap.lab.session import Session
 from softmap.lab.speed import measure_speed
-from softmap.lab.timed import one_of_each, within
+from softmap.lab.timed import one_of_each, train_within
 
 
 def compare(recipe: Recipe, request: Request, display: Display | None = None) -> Path:
     """Run a recipe, or continue it; returns the page's path.
 
     Raises ``SoftmapError`` for bad input before anything is trained; ``Interrupted`` after Ctrl-C
-    or SIGTERM, when everything done so far is on disk and the page shows it.
+    or SIGTERM, when everything done so far is on disk and on the page.
     """
     began, wished = time.monotonic(), recipe.seeds
     if request.resolve is not None:
@@ -44,10 +44,10 @@ def compare(recipe: Recipe, request: Request, display: Display | None = None) ->
         request, display, page = session.request, session.display, session.page
         session.describe()
         with page:
-            if request.speed or request.seconds is not None:  # first: it says what the rest takes
+            if request.speed or request.seconds is not None:  # first, to predict the rest
                 measure_speed(session.folder, session.plan, session.shared, request.engine, display)
             if request.seconds is not None:
-                within(session, wished, began)
+                train_within(session, wished, began)
             elif request.resolve is not None:
                 resolve(session)
             else:
@@ -64,9 +64,9 @@ def opened(
 ) -> Iterator[Session]:
     """Yield the recipe's folder, locked against other processes, with all that its trials need.
 
-    Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused by then.
+    Nothing is trained yet. Raises ``SoftmapError`` for whatever can be refused at this point.
     """
-    recipe = settled(recipe)
+    recipe = with_precision(recipe)
     folder = request.out / recipe.name
     peaks = find_peaks(recipe, folder)
     preflight(recipe, display.note, peaks)

@@ -1,6 +1,6 @@
 """Where trainings run: in this process, in processes of this machine, or on a cluster's machines.
 
-Whoever trains asks an engine for a pool and submits calls to it; nobody else knows which it is.
+Training code gets a pool from an engine and submits calls to it; no other code knows which it is.
 """
 
 from __future__ import annotations
@@ -17,29 +17,36 @@ from softmap.lab.workers import THREADS, Pool, Workers, gpus
 
 @dataclass(frozen=True)
 class Engine:
-    """jobs: trainings at once. cluster: whose machines train; without one this machine does, and a
-    single job in this process itself, with all threads."""
+    """The place of the trainings.
+
+    Attributes:
+        jobs: trainings at once.
+        cluster: whose machines train; without one this machine does, and a single job runs in this
+            process itself, with all threads.
+    """
 
     jobs: int = 1
     cluster: Cluster | None = None
 
     @property
     def here(self) -> bool:
-        """One training after another, in this process."""
+        """Whether trainings run one after another, in this process."""
         return self.cluster is None and self.jobs == 1
 
     @property
     def threads(self) -> int:
-        """Of a training."""
+        """The number of threads of a training."""
         return torch.get_num_threads() if self.here else THREADS
 
     def facts(self) -> dict[str, int | str]:
-        """How many trainings run at once, with how many threads each, and on which cluster."""
+        """Returns how many trainings run at once, with how many threads each, and on which
+        cluster.
+        """
         where = {"cluster": self.cluster.text} if self.cluster else {}
         return {"jobs": self.jobs, "threads": self.threads, **where}
 
     def check(self, folder: Path, note: Callable[[str], None]) -> None:
-        """Raise ``SoftmapError`` where a pool for this folder could not be had."""
+        """Raise ``SoftmapError`` where no pool can be made for this folder."""
         if self.cluster is not None:
             self.pool(folder, None, note).shutdown()
 
@@ -49,11 +56,11 @@ class Engine:
         device: torch.device | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> Pool:
-        """Processes, each with a GPU of its own where the device asks for them.
+        """Returns a pool of processes, each with its own GPU if the device is one.
 
         Args:
-            folder: what they write to, which this process holds.
-            note: told what has to be waited for.
+            folder: the folder that they write to, which this process holds.
+            note: called with a message where it has to wait.
 
         Raises ``SoftmapError`` for a cluster whose machines cannot take part.
         """

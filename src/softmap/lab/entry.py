@@ -11,11 +11,11 @@ from softmap.errors import SoftmapError, shown
 from softmap.fields import Checked
 from softmap.lab import nodes, strict
 from softmap.lab.names import LONGEST
-from softmap.lab.sections import Own, Positive, Seed
+from softmap.lab.sections import OwnSchedule, Positive, Seed
 from softmap.lab.seeds import check_seeds, listed
 
 _OWN: list[tuple[str, Any]] = [
-    ("label", str), ("peak_lr", float), ("seeds", list[int]), ("training", Own),
+    ("label", str), ("peak_lr", float), ("seeds", list[int]), ("training", OwnSchedule),
 ]  # fmt: skip
 
 
@@ -25,14 +25,15 @@ class Entry(Checked):
 
     In YAML: a name (``diff``), a composition (``diff+dcmha(rank=4)``), a list of edits, or a
     mapping ``{variant, label?, peak_lr?, seeds?, training?, ...}`` whose further keys are options
-    of the edit. Its own ``seeds`` come beside those of all; its own ``training`` is a schedule.
+    of the edit. Its ``seeds`` are added to those of all variants; its ``training`` is a schedule of
+    its own.
     """
 
     variant: str
     label: str | None = None
     peak_lr: Positive | None = None
     seeds: list[Seed] = field(default_factory=list)
-    training: Own | None = None
+    training: OwnSchedule | None = None
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class Entry(Checked):
     @property
     def name(self) -> str:
         """The label, by default the variant's canonical text."""
-        from softmap.variants import renamed  # it takes torch, which typing errors need not await
+        from softmap.variants import renamed  # imported late: it loads torch
 
         return self.label or renamed(self.variant, {})
 

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from softmap import ops
+from softmap.cost.hardware import GIB
 from softmap.errors import SoftmapError
-from softmap.lab.preflight import GIB, choose_device, memory
+from softmap.lab.preflight import choose_device, memory
 from softmap.nn import Attention, Backbone, ModelConfig, accounting
 from softmap.nn.positions import Positions
 from softmap.variants import Composition, find, load, names
@@ -28,11 +29,11 @@ def backends(
 ) -> list[tuple[str, str | None]]:
     """Returns every backend in order of preference, with the reason why it refuses, or None.
 
+    The first that does not refuse is the one that ``impl="auto"`` takes.
+
     Args:
         config: the model's; the call is that of one layer on ``batch`` rows of ``context`` tokens.
         dtype: the dtype of the call.
-
-    The first that does not refuse is the one that ``impl="auto"`` takes.
     """
     model = config if isinstance(config, ModelConfig) else config.model_config()
     device = choose_device(str(device))
@@ -52,8 +53,9 @@ def backends(
 
 
 def _check_memory(model: ModelConfig, tokens: int, device: torch.device) -> None:
-    """Refuse sizes that do not fit into memory, since the backends are asked about a real layer
-    and real inputs.
+    """Raise ``SoftmapError`` for sizes that do not fit into memory.
+
+    The backends are asked about a real layer and real inputs.
     """
     head = model.head_dim or model.hidden_size // model.num_attention_heads
     width = model.hidden_size + 3 * head * model.num_attention_heads
@@ -80,7 +82,7 @@ def explain(
     spec: str, *, hidden_size: int, heads: int, layers: int, context: int, batch: int, vocab: int,
     device: str = "cpu", dtype: str = "float32",
 ) -> list[str]:  # fmt: skip
-    """Yields lines for people: the maths, the options, the costs beside a transformer++, the
+    """Returns lines on a variant: the maths, the options, the costs beside transformer++, the
     backends.
 
     Raises ``SoftmapError`` for an unknown variant or sizes that do not fit it.
@@ -105,7 +107,7 @@ def explain(
 
 
 def _options(found: Composition, spec: str) -> Iterator[str]:
-    """Returns each member's options, the default in brackets where it differs."""
+    """Yields each member's options, the default in brackets where it differs."""
     for name, given in found.members:
         known = signature(find(name, spec)).parameters.values()
         listed = [
@@ -127,12 +129,12 @@ def _option(option: Parameter, given: dict[str, Any]) -> str:
 
 
 def _spelled(value: Any) -> str:
-    """Returns a value as a variant's text has it: true, none, 4."""
+    """Returns a value as it is written in a variant's text: true, none, 4."""
     return str(value).lower() if isinstance(value, bool) or value is None else str(value)
 
 
 def catalogue() -> Iterator[str]:
-    """Returns a line for each variant: its name, title and paper."""
+    """Yields a line for each variant: its name, title and paper."""
     width = max(map(len, names()))
     for name in names():
         found = load(name)
@@ -148,6 +150,6 @@ def _costs(config: ModelConfig, plain: ModelConfig, context: int) -> Iterator[st
     both = [accounting.parameters(c) for c in (config, plain)]
     yield line("parameters", both[0]["total"], both[1]["total"])
     flops = [accounting.flops_per_token(c, context) for c in (config, plain)]
-    yield line("FLOPs a token, forward and backward", flops[0], flops[1])
+    yield line("FLOPs per token, forward and backward", flops[0], flops[1])
     cache = [accounting.cache_bytes_per_token(c) for c in (config, plain)]
-    yield line("cache bytes a token, 2-byte numbers", cache[0], cache[1])
+    yield line("cache bytes per token, 2-byte numbers", cache[0], cache[1])

@@ -1,4 +1,6 @@
-"""What ``run.json`` says: this call's recipe, with what earlier calls have added to the run."""
+"""The contents of ``run.json``: this call's recipe, and what earlier calls have added to the
+run.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from softmap.lab import measure
+from softmap.lab import machine
 from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.folder import earlier
@@ -24,16 +26,16 @@ def run_facts(
 ) -> dict[str, Any]:
     """Returns the contents of ``run.json``. Variants and seeds of earlier calls stay."""
     before = earlier(folder) or {}
-    labels = [candidate.label for candidate in plan.candidates]
-    labels += still_there(folder, before, labels)
+    labels = [planned.label for planned in plan.models]
+    labels += kept_variants(folder, before, labels)
     whole = dataclasses.replace(
         _whole(shared.recipe, labels, before, folder), peaks=peaks.by_variant or None
     )
     return {
         "name": shared.recipe.name,
-        "created": before.get("created", measure.now()),
+        "created": before.get("created", machine.now()),
         **shared.facts(plan),
-        "device": measure.device_facts(shared.device) | engine.facts(),
+        "device": machine.device_facts(shared.device) | engine.facts(),
         "command": command,
         "variants": labels,
         "seeds": whole.seeds,
@@ -44,7 +46,7 @@ def run_facts(
         **{key: before[key] for key in ("resolve", "time") if before.get(key)},
         "spreads": {
             mine.label: peaks.earlier[mine.spec]
-            for mine in plan.candidates
+            for mine in plan.models
             if mine.spec in peaks.earlier and mine.own is None and mine.peak_source == "tuned"
         },
         "settings": shared.settings,
@@ -53,7 +55,7 @@ def run_facts(
     }
 
 
-def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
+def kept_variants(folder: Path, before: dict[str, Any], labels: list[str]) -> list[str]:
     """Returns variants of earlier calls with the same settings and at least one finished trial."""
     gone = [label for label in before.get("variants", []) if label not in labels]
     return [
@@ -64,10 +66,9 @@ def still_there(folder: Path, before: dict[str, Any], labels: list[str]) -> list
 
 
 def _homes(folder: Path, recipe: Recipe, before: dict[str, Any]) -> dict[str, dict[str, str]]:
-    """Returns the folder from which each variant of the user's own names its file, relative to
-    the run's.
+    """Returns, for each variant of the user's own, the folder of its file, relative to the run's.
 
-    So the run can be continued from any folder, and after both have moved together.
+    With it the run can be continued from any folder, and after both have been moved together.
     """
     homes = dict(before.get("homes") or {})
     for entry in recipe.variants:

@@ -1,4 +1,4 @@
-"""What a run writes and reads, and one process at a time in a run's folder."""
+"""The files that a run writes and reads, and the lock on its folder."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from softmap.files import sealed, whole_folder, write
 
 
 def write_json(path: Path, value: Any, *, seal: bool = True) -> None:
-    """``value`` as indented JSON; numbers that JSON does not know (nan, inf) become null.
+    """Write ``value`` as indented JSON; numbers that JSON lacks (nan, inf) become null.
 
     Args:
-        seal: whether an object gets the hash by which [`read_json`][] finds it altered.
+        seal: whether an object gets the hash by which [`read_json`][] detects changes.
     """
     if seal:
         sealed.write_sealed(path, _finite(value))
@@ -37,7 +37,7 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], Any]) -> None:
-    """Let ``fill`` write a folder under a temporary name; it takes ``path``'s place when whole."""
+    """Let ``fill`` write a folder under a temporary name; it replaces ``path`` when complete."""
     with whole_folder(path, replace=True) as folder:
         fill(folder)
 
@@ -52,9 +52,9 @@ def read_json(path: Path) -> Any:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` against a second process.
+    """Lock ``folder`` against other processes for the block.
 
-    The kernel drops the lock when its process ends in whatever way, so no lock outlives its
+    The kernel releases the lock when its process ends in whatever way, so no lock outlives its
     holder. Raises ``SoftmapError`` naming the process that holds it.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def plain(path: str, flags: int) -> int:
-    """Open a file to be overwritten; refuses links and pipes."""
+    """Open a file to be overwritten; links and pipes are refused."""
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     except OSError as error:

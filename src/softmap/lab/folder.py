@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, and whether what would be added to it belongs there."""
+"""The folder of a run: what is in it, and whether what is to be added belongs there."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ TRIALS = (
     "variants", "charts", "run.json", "report.html", "report.json", "report.csv", SPEED, ROSTER,
     CLUSTER,
 )  # fmt: skip
-POINTS = "tuning"  #: folder that keeps the points of a tuning
-OURS = (*TRIALS, POINTS, PEAKS)
+TUNING = "tuning"  #: folder that keeps the points of a tuning
+OURS = (*TRIALS, TUNING, PEAKS)
 
 
 def earlier(folder: Path) -> dict[str, Any] | None:
@@ -34,19 +34,19 @@ def earlier(folder: Path) -> dict[str, Any] | None:
 
 
 def check_folder(folder: Path) -> None:
-    """Raise ``SoftmapError`` for a folder with other files in it, which is not written to."""
+    """Raise ``SoftmapError`` for a folder with files of other origin, which is not written to."""
     for name in OURS:
         sweep(folder, f".{name}.[0-9]*.tmp")
     strange = [path.name for path in folder.iterdir() if path.name not in (*OURS, ".lock")]
     if strange and not (folder / "run.json").exists():
         raise SoftmapError(
             f"{folder}: expected a run or an empty folder, found {strange[0]!r}; "
-            "take another --name or --out"
+            "use another --name or --out"
         )
 
 
 def clear(folder: Path) -> None:
-    """Discard the trials and pages of an earlier run; its tuned peaks stay."""
+    """Delete the trials and pages of an earlier run; its tuned peaks stay."""
     for name in TRIALS:
         path = folder / name
         if path.is_dir() and not path.is_symlink():
@@ -56,8 +56,7 @@ def clear(folder: Path) -> None:
 
 
 def check_same(folder: Path, trials: list[Trial], shared: Workbench, way_out: str) -> None:
-    """Raise ``SoftmapError`` unless the folder's trials have the same settings as those to be
-    added.
+    """Raise ``SoftmapError`` unless the folder's trials have the settings of those to be added.
 
     Args:
         way_out: what the user can do where they differ.
@@ -70,7 +69,7 @@ def check_same(folder: Path, trials: list[Trial], shared: Workbench, way_out: st
         why = texts if changed else ""
         refuse_other(folder, before.get("settings") or {}, shared.settings, why, way_out)
     for trial in trials:
-        trial.result()  # a damaged one is named before anything is trained
+        trial.result()  # a damaged one is reported before anything is trained
         begun = files.read_json(trial.folder / "trial.json")
         refuse_other(trial.folder, begun, trial.identity(shared), "", way_out)
 
@@ -82,7 +81,7 @@ def refuse_other(
     why: str = "",
     way_out: str = WAY_OUT,
 ) -> None:
-    """Raise ``SoftmapError`` where what lies there, if anything, was made with other settings."""
+    """Raise ``SoftmapError`` where the folder's contents, if any, were made with other settings."""
     if before is None:
         return
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]

@@ -1,4 +1,4 @@
-"""Continue a prompt with a model of a run, or of an exported folder."""
+"""Continues a prompt with a model of a run, or of an exported folder."""
 
 from __future__ import annotations
 
@@ -25,17 +25,16 @@ LONGEST_PROMPT = 10**6
 
 
 def model_folder(where: Path, variant: str | None = None, seed: int | None = None) -> Path:
-    """Returns the exported model of a run's variant (its control by default), or ``where``
-    itself.
+    """Returns the exported model of a run's variant (by default its control), or ``where`` itself.
 
-    Raises ``SoftmapError`` for a folder that is neither, and a variant that is not finished.
+    Raises ``SoftmapError`` for a folder that is neither, and for a variant that is not finished.
     """
     if not where.is_dir():
         raise SoftmapError(f"{where}: expected the folder of a run or of a model, found none")
     if os.path.lexists(where / "run.json"):
         return _of_run(where, read_run(where / "run.json"), variant, seed)
     if variant is not None or seed is not None:
-        raise SoftmapError(f"{where}: --variant and --seed choose from a run, this is none")
+        raise SoftmapError(f"{where}: --variant and --seed need a run, found a model's folder")
     if not (where / "config.json").is_file():
         raise SoftmapError(
             f"{where}: expected a run (run.json) or a model (config.json), found neither"
@@ -44,18 +43,18 @@ def model_folder(where: Path, variant: str | None = None, seed: int | None = Non
 
 
 def load_model(folder: Path, trust_remote_code: bool = False) -> tuple[Any, Any]:
-    """The model and tokenizer of an exported folder, its files as they were written.
+    """Returns the model and the tokenizer of an exported folder, after verifying its files.
 
     Args:
         trust_remote_code: whether a variant's own file in it may run.
 
-    Raises ``SoftmapError`` in one line for one that may not, for a broken folder, and for a model
-    that is not softmap's.
+    Raises ``SoftmapError`` in one line for code that may not run, for a broken folder, and for a
+    model that is not softmap's.
     """
     variant = _check_kind(folder).get("variant")
     try:
         if variant is not None and own.names_code(variant):
-            # Says what would run, before what was altered.
+            # Report code that would run before files that were altered.
             own.loaded(variant, folder, trust_remote_code).check()
         sealed.verify_folder(folder)
         model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -79,19 +78,19 @@ def generate(
 ) -> str:
     """Returns ``prompt`` with its continuation; temperature 0 always takes the likeliest token.
 
-    Raises ``SoftmapError`` for a broken folder, a prompt that is no valid text, numbers out of
-    range. An empty prompt begins a document.
+    An empty prompt starts a document. Raises ``SoftmapError`` for a broken folder, a prompt that is
+    not valid text, and numbers out of range.
     """
     given = {"temperature": temperature, "top_k": top_k, "seed": seed}
     _check_sampling(prompt, max_new_tokens=max_new_tokens, **given)
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # of a context that rotary positions may pass
+    logging.set_verbosity_error()  # no warnings of contexts, which rotary positions may exceed
     model, tokenizer = load_model(folder, trust_remote_code)
     ids = tokenizer.encode(prompt) or [tokenizer.eod]
     sampling: dict[str, Any] = {"do_sample": temperature > 0}
     if temperature > 0:
         sampling |= {"temperature": temperature, "top_k": top_k or 0}
-    # What the folder says of beams, penalties and the like is not asked for here.
+    # The folder's settings of beams, penalties and the like do not apply here.
     model.generation_config = GenerationConfig()
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -123,7 +122,7 @@ def _of_run(where: Path, run: dict[str, Any], variant: str | None, seed: int | N
         raise SoftmapError(
             f"{where}: no finished {what}{hint}; finished: {', '.join(known) or 'none'}"
         )
-    # Its own checksums cannot tell it from the model of another trial.
+    # The model's own checksums cannot distinguish it from the model of another trial.
     chosen = of_label[0]
     sealed.verify(chosen, results[chosen].get("model") or {}, chosen / "result.json")
     return chosen / "model"

@@ -1,14 +1,16 @@
-"""The choice among tried peaks: which is best, which is taken, whether the grid has to go on."""
+"""The choice among tried peaks: which is best, which is chosen, whether the grid must be
+extended.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf, sqrt
 
-TIE = 0.03  #: nats; a seed moves a small model's loss by about as much (results/recipe-spread.json)
-WIDER = 2  #: peaks that are added beyond each end of the grid, at most
+TIE = 0.03  #: nats; about as much as a seed changes a small model (results/recipe-spread.json)
+WIDER = 2  #: the most peaks that are added beyond each end of the grid
 
-Tried = Mapping[float, Sequence[float | None]]  #: by peak the loss of each run; None: it diverged
+Tried = Mapping[float, Sequence[float | None]]  #: the loss of each run by peak; None: diverged
 
 
 def diverged(losses: Sequence[float | None]) -> int:
@@ -23,8 +25,8 @@ def mean(losses: Sequence[float | None]) -> float:
 
 
 def best(tried: Tried) -> float | None:
-    """Returns the peak with the lowest mean; one with a diverged run only if every other has
-    one too.
+    """Returns the peak with the lowest mean; one with a diverged run only if every other has one
+    too.
 
     None where every run diverged.
     """
@@ -33,10 +35,10 @@ def best(tried: Tried) -> float | None:
 
 
 def chosen(tried: Tried) -> float | None:
-    """Returns the lowest peak that the runs cannot tell from the best one: within ``TIE /
-    sqrt(runs)``.
+    """Returns the lowest peak whose loss is within ``TIE / sqrt(runs)`` of the best.
 
-    The higher of two such peaks is nearer to where another seed diverges.
+    The runs cannot distinguish such peaks, and the higher ones are closer to where another seed
+    diverges.
     """
     top = best(tried)
     if top is None:
@@ -47,7 +49,7 @@ def chosen(tried: Tried) -> float | None:
 
 
 def at_edge(tried: Tried) -> bool:
-    """Whether the best peak is the lowest or the highest that was tried."""
+    """Returns whether the best peak is the lowest or the highest that was tried."""
     return len(tried) > 1 and best(tried) in (min(tried), max(tried))
 
 
@@ -55,7 +57,7 @@ def wider(tried: Tried, grid: Sequence[float]) -> float | None:
     """Returns the next peak beyond the edge at which the best one is, by the grid's own factor
     there.
 
-    None where there is no need, or ``WIDER`` have been added at that end.
+    None where it is not at an edge, or ``WIDER`` peaks have been added at that end.
     """
     if not at_edge(tried):
         return None

@@ -1,4 +1,4 @@
-"""Being told to stop: one exception for Ctrl-C, SIGTERM and SIGHUP: every ``finally`` runs."""
+"""One exception for Ctrl-C, SIGTERM and SIGHUP, so that every ``finally`` runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """Raised when the user or the system asks to stop; what was done so far is on disk.
+    """Raised when the user or the system asks to stop; everything done so far is on disk.
 
-    signal: SIGINT, SIGTERM or SIGHUP; the exit status is 128 more.
+    ``signal`` is SIGINT, SIGTERM or SIGHUP; the exit status is 128 more.
     """
 
     def __init__(self, number: int) -> None:
@@ -24,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
 def sigterm_raises() -> Iterator[None]:
     """Make SIGTERM and SIGHUP raise [`Interrupted`][], as Ctrl-C raises KeyboardInterrupt.
 
-    A SIGHUP that is ignored (under ``nohup``) stays so. Outside of the main thread, where Python
+    An ignored SIGHUP (under ``nohup``) stays ignored. Outside of the main thread, where Python
     allows no handlers, nothing changes.
     """
     if threading.current_thread() is not threading.main_thread():

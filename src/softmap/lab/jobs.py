@@ -1,4 +1,4 @@
-"""Trainings that are kept: each once, on an engine, and the best peak of several."""
+"""Trainings with kept results: each runs once, on an engine; and the best peak of several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from softmap.lab.progress import Display, OnStep
 from softmap.lab.schedule import TrainingTask, results
 
 Tell = Callable[[str], None]
-Outcome = dict[str, Any]  #: with ``loss``, None where the training diverged
+Outcome = dict[str, Any]  #: has ``loss``, None where the training diverged
 
 
 class Job(Protocol):
@@ -27,11 +27,11 @@ class Job(Protocol):
 
     @property
     def name(self) -> str:
-        """What the job is called in messages."""
+        """The job's name in messages."""
 
     @property
     def label(self) -> str:
-        """The row of the display that it belongs to."""
+        """The label, which begins its row of the display."""
 
     @property
     def peak_lr(self) -> float:
@@ -46,13 +46,13 @@ class Job(Protocol):
         """The folder that it writes to."""
 
     def result(self) -> Outcome | None:
-        """Returns the outcome, None where the job has not ended."""
+        """Returns the outcome, None where the job has not finished."""
 
 
 J = TypeVar("J", bound=Job)
 
 
-def kept(path: Path, identity: Mapping[str, Any]) -> Outcome | None:
+def earlier_outcome(path: Path, identity: Mapping[str, Any]) -> Outcome | None:
     """Returns what a finished training wrote to ``path`` if it was this one, else None."""
     found = read_object(path) if path.is_file() else None
     return found if found and found.get("identity") == identity else None
@@ -67,13 +67,14 @@ def run_all(
     device: torch.device | None = None,
     words: Callable[[Outcome], str] | None = None,
 ) -> dict[J, Outcome]:
-    """The outcomes of all: earlier ones as they were, the others by ``work`` on ``engine``.
+    """Returns the outcomes of all jobs: earlier ones as they were, the others by ``work`` on
+    ``engine``.
 
     Args:
-        folder: of all jobs, which this process holds.
-        words: what is told of an outcome beside its loss.
+        folder: the folder of all jobs, which this process holds.
+        words: describes an outcome beside its loss.
 
-    Raises what a job raises, and ``SoftmapError`` where its process dies again and again.
+    Raises what a job raises, and ``SoftmapError`` where its process dies repeatedly.
     """
     found = {job: out for job in jobs if (out := job.result()) is not None}
     display.more(Counter(_row(job) for job in jobs))
@@ -94,7 +95,7 @@ def run_all(
 
 
 def _row(job: Job) -> str:
-    """Returns the row of the display: seeds of a label at a peak share one."""
+    """Returns the job's row of the display, which the seeds of a label at a peak share."""
     return f"{job.label} at {job.peak_lr:g}"
 
 
@@ -110,7 +111,7 @@ def best_peaks(jobs: Sequence[J], outcomes: Mapping[J, Outcome], tell: Tell) -> 
         mine = [job for job in jobs if job.label == label]
         lived = [job for job in mine if not outcomes or outcomes[job]["loss"] is not None]
         if not lived:
-            raise SoftmapError(f"{label} diverged at every peak; smaller --peaks may help")
+            raise SoftmapError(f"{label} diverged at every peak; lower --peaks may help")
         best = min(lived, key=lambda job: outcomes[job]["loss"]) if outcomes else lived[0]
         found[label] = best.peak_lr
         if outcomes:

@@ -1,9 +1,9 @@
-"""``softmap learn``: small models trained on a task, and asked for instances that they never saw.
+"""``softmap learn``: trains small models on a task, and asks them for instances they never saw.
 
-For each variant one training at each peak learning rate, with a seed of its own; the peak with the
-least loss on validation instances; with it one training for each seed. All of one size, on the same
-batches. The trained models are then asked as ``softmap eval`` asks any: replicates, intervals, a
-page.
+For each variant there is one training at each peak learning rate, with a separate seed; the peak
+with the least loss on validation instances is chosen; with it there is one training for each seed.
+All models have one size and the same batches. They are then asked as ``softmap eval`` asks any:
+replicates, intervals, a page.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from softmap.lab.asking.run import EvalRequest, ask
 from softmap.lab.cluster import Cluster
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import Interrupted
-from softmap.lab.jobs import best_peaks, kept, run_all
+from softmap.lab.jobs import best_peaks, earlier_outcome, run_all
 from softmap.lab.names import is_run
 from softmap.lab.peaks import Peaks
-from softmap.lab.plan import Candidate, make_plan, options
+from softmap.lab.plan import PlannedModel, make_plan, training_options
 from softmap.lab.preflight import refuse_textual
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
@@ -43,8 +43,8 @@ from softmap.lab.trial import build, fingerprint
 from softmap.lab.workers import cores
 from softmap.train import NonFiniteLoss, train
 
-TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
-VALIDATION = HELD_OUT // 2  #: the step whose batches choose it
+TUNING_SEED = 1000  #: the seed of trainings that choose a peak; results do not use it
+VALIDATION = HELD_OUT // 2  #: the step whose batch compares the peaks
 
 RECIPE = """\
 model: {hidden_size: 64, num_hidden_layers: 2, num_attention_heads: 4, context: 128}
@@ -55,8 +55,8 @@ variants: [transformer++]
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """The values of the command: which task is learned by which variants."""
+class LearnRequest:
+    """The command's values: which variants learn which task."""
 
     task: str
     variants: Sequence[str] = ()
@@ -82,30 +82,30 @@ class LearnJob:
 
     task: str
     recipe: Recipe
-    candidate: Candidate
+    planned: PlannedModel
     seed: int
     folder: Path
 
     @property
     def label(self) -> str:
         """The variant's label."""
-        return self.candidate.label
+        return self.planned.label
 
     @property
     def peak_lr(self) -> float:
         """The peak learning rate."""
-        return self.candidate.peak_lr
+        return self.planned.peak_lr
 
     @property
     def name(self) -> str:
-        """The job's name for people."""
+        """The job's name in messages."""
         return f"{self.task}: {self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
-        """Returns all that its result depends on, as JSON has it."""
-        model, mine = dataclasses.asdict(self.recipe.model), self.candidate
+        """Returns everything that the result depends on, in JSON's types."""
+        model, mine = dataclasses.asdict(self.recipe.model), self.planned
         training = self.recipe.training.settings()
-        if not training["keep_points"]:  # as before there were any
+        if not training["keep_points"]:  # older results do not have it
             del training["keep_points"]
         found = {
             "task": self.task, "variant": mine.spec, "peak_lr": mine.peak_lr, "seed": self.seed,
@@ -115,8 +115,8 @@ class LearnJob:
         return dict(json.loads(json.dumps(found, default=str)))
 
     def result(self) -> dict[str, Any] | None:
-        """Returns an earlier outcome, or None."""
-        return kept(self.folder / "learned.json", self.identity())
+        """Returns the outcome of an earlier call, or None."""
+        return earlier_outcome(self.folder / "learned.json", self.identity())
 
 
 def learnable() -> list[str]:
@@ -127,7 +127,7 @@ def learnable() -> list[str]:
 def task_suite(name: str) -> TokenSuite:
     """Returns the suite of a task; ``shots`` means ``token_shots``, and so on.
 
-    Raises ``SoftmapError`` for one that cannot be learned.
+    Raises ``SoftmapError`` for a task that cannot be learned.
     """
     known = learnable()
     short = [one for one in known if one == f"token_{name}"]
@@ -138,76 +138,82 @@ def task_suite(name: str) -> TokenSuite:
     return found
 
 
-def learn(lesson: Lesson, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Train and ask; what [`softmap.lab.asking.run.ask`][] gives, with the peaks beside it.
+def learn(request: LearnRequest, folder: Path, display: Display | None = None) -> dict[str, Any]:
+    """Train the models and ask them.
 
-    ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
-    Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
+    Returns what [`softmap.lab.asking.run.ask`][] does, with the peaks. ``folder`` keeps each
+    training: finished ones are not repeated, interrupted ones are continued. Raises
+    ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
     """
     display = display or Display()
-    lesson = dataclasses.replace(lesson, task=task_suite(lesson.task).name)
-    recipe, vocabulary = recipe_of(lesson)
+    request = dataclasses.replace(request, task=task_suite(request.task).name)
+    recipe, vocabulary = recipe_of(request)
     plan = make_plan(recipe, vocabulary, Peaks())
     if is_run(folder):
-        raise SoftmapError(
-            f"{folder}: expected a folder of its own, found a run; take another --name"
-        )
+        raise SoftmapError(f"{folder}: expected a separate folder, found a run; use another --name")
     with files.lock(folder), display:
-        lesson.engine.check(folder, display.note)
+        request.engine.check(folder, display.note)
         given = recipe.training
         display.plan({}, given.steps, given.batch_size * recipe.model.context)
         tuning = [
-            _job(lesson, recipe, candidate, peak, TUNING_SEED, folder)
-            for candidate in plan.candidates
-            for peak in lesson.peaks
+            _job(request, recipe, planned, peak, TUNING_SEED, folder)
+            for planned in plan.models
+            for peak in request.peaks
         ]
-        tried = _run(tuning if len(lesson.peaks) > 1 else [], lesson, folder, display)
+        tried = _run(tuning if len(request.peaks) > 1 else [], request, folder, display)
         chosen = best_peaks(tuning, tried, display.note)
         trials = [
-            _job(lesson, recipe, candidate, chosen[candidate.label], seed, folder)
-            for candidate in plan.candidates
-            for seed in range(lesson.seeds)
+            _job(request, recipe, planned, chosen[planned.label], seed, folder)
+            for planned in plan.models
+            for seed in range(request.seeds)
         ]
-        out = _run(trials, lesson, folder, display)
+        out = _run(trials, request, folder, display)
         lived = [job for job in trials if out[job]["loss"] is not None]
     if not lived:
-        raise SoftmapError("learn: every training diverged; smaller --peaks may help")
-    words = [f"{job.candidate.label}={job.folder / 'model'}" for job in trials if job in lived]
+        raise SoftmapError("learn: every training diverged; lower --peaks may help")
+    words = [f"{job.planned.label}={job.folder / 'model'}" for job in trials if job in lived]
     asked = EvalRequest(
-        words, [lesson.task], quick=lesson.quick, context=10**4, command=lesson.command
+        words, [request.task], quick=request.quick, context=10**4, command=request.command
     )
     return ask(asked, display.note) | {"peaks": chosen, "diverged": len(trials) - len(lived)}
 
 
-def recipe_of(lesson: Lesson) -> tuple[Recipe, int]:
-    """What a lesson is trained by, and the task's vocabulary. Raises ``SoftmapError`` for a task
-    that cannot be learned and for bad values."""
-    suite = task_suite(lesson.task)
+def recipe_of(request: LearnRequest) -> tuple[Recipe, int]:
+    """Returns the recipe of a request, and the task's vocabulary.
+
+    Raises ``SoftmapError`` for a task that cannot be learned and for bad values.
+    """
+    suite = task_suite(request.task)
     mixture = suite.mixture()
     context = max(task.length for task in mixture)
-    given = {"model.context": str(context), **suite.training, **lesson.settings}
-    if lesson.steps is not None:
-        given["training.steps"] = str(lesson.steps)
+    given = {"model.context": str(context), **suite.training, **request.settings}
+    if request.steps is not None:
+        given["training.steps"] = str(request.steps)
     recipe = recipes.parse(RECIPE, Path("learn"), given)
     refuse_textual(recipe, "learn")
-    return recipes.with_variants(recipe, list(lesson.variants)), mixture[0].vocabulary
+    return recipes.with_variants(recipe, list(request.variants)), mixture[0].vocabulary
 
 
 def _job(
-    lesson: Lesson, recipe: Recipe, candidate: Candidate, peak: float, seed: int, folder: Path
+    request: LearnRequest,
+    recipe: Recipe,
+    planned: PlannedModel,
+    peak: float,
+    seed: int,
+    folder: Path,
 ) -> LearnJob:
-    mine = dataclasses.replace(candidate, peak_lr=peak)
-    options(recipe, peak, seed, candidate.label)  # refuses what cannot be trained
-    made = LearnJob(lesson.task, recipe, mine, seed, folder)
-    # Another setting has a folder of its own, so what was trained before stays what it is.
+    mine = dataclasses.replace(planned, peak_lr=peak)
+    training_options(recipe, peak, seed, planned.label)  # refuses what cannot be trained
+    made = LearnJob(request.task, recipe, mine, seed, folder)
+    # Other settings have another folder, so earlier trainings stay as they are.
     name = f"{peak:g}-seed{seed}-{fingerprint(made.identity())[:8]}"
-    return dataclasses.replace(made, folder=folder / candidate.slug / name)
+    return dataclasses.replace(made, folder=folder / planned.slug / name)
 
 
 def _run(
-    jobs: Sequence[LearnJob], lesson: Lesson, folder: Path, display: Display
+    jobs: Sequence[LearnJob], request: LearnRequest, folder: Path, display: Display
 ) -> dict[LearnJob, dict[str, Any]]:
-    return run_all(jobs, run_job, lesson.engine, display, folder, words=_words)
+    return run_all(jobs, run_job, request.engine, display, folder, words=_words)
 
 
 def _words(out: dict[str, Any]) -> str:
@@ -215,13 +221,16 @@ def _words(out: dict[str, Any]) -> str:
 
 
 def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
-    """Train one model on the task's mixture and keep it; its loss and share of right answers on
-    validation instances. Loss None: it diverged."""
+    """Train one model on the task's mixture and keep it.
+
+    Returns its loss and share of right answers on validation instances; the loss is None if it
+    diverged.
+    """
     logging.disable_progress_bar()
     mixture = task_suite(job.task).mixture()
-    given = options(job.recipe, job.candidate.peak_lr, job.seed, job.name)
-    given = dataclasses.replace(given, run=f"{job.task} {job.candidate.spec}")
-    model = build(job.candidate, job.seed, torch.device("cpu"))
+    given = training_options(job.recipe, job.planned.peak_lr, job.seed, job.name)
+    given = dataclasses.replace(given, run=f"{job.task} {job.planned.spec}")
+    model = build(job.planned, job.seed, torch.device("cpu"))
 
     def batches(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         return batch(mixture, job.seed, step, given.batch_size, given.context)
@@ -229,18 +238,18 @@ def run_job(job: LearnJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     try:
         state = train(model, batches, given, job.folder, on_step=on_step, **_points(job))
     except NonFiniteLoss:
-        return _kept(job, {"loss": None, "right": None})
+        return _record(job, {"loss": None, "right": None})
     if not state.finished:
         raise Interrupted(state.signal or 2)
     subject = Subject(model.eval(), name=job.name)
     ids, labels = batch(mixture, TUNING_SEED, VALIDATION, 4 * given.batch_size, given.context)
     found = np.array(list(scores(subject, ids.numpy(), labels.numpy())))
     files.write_folder(job.folder / "model", model.save_pretrained)
-    return _kept(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
+    return _record(job, {"right": float(found[:, 0].mean()), "loss": float(found[:, 1].mean())})
 
 
 def _points(job: LearnJob) -> dict[str, Any]:
-    """What keeps the weights before and after each decay, where the recipe wants them."""
+    """Returns the callbacks that keep the weights around each decay, if the recipe wants them."""
     if not job.recipe.training.keep_points:
         return {}
     folder = job.folder / points.FOLDER
@@ -250,7 +259,7 @@ def _points(job: LearnJob) -> dict[str, Any]:
     }
 
 
-def _kept(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
+def _record(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
     files.write_json(job.folder / "learned.json", out | {"identity": job.identity()}, seal=False)
     return out
 
@@ -258,8 +267,10 @@ def _kept(job: LearnJob, out: dict[str, Any]) -> dict[str, Any]:
 def batch(
     mixture: Sequence[Task], seed: int, step: int, size: int, context: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(ids, labels), both (size, context + 1): the mixture's tasks in turn, filled up with a token
-    that is not asked. A pure function of its arguments."""
+    """Returns (ids, labels), both (size, context + 1): the mixture's tasks in turn, padded.
+
+    Padding is not asked. A pure function of its arguments.
+    """
     ids = torch.zeros(size, context + 1, dtype=torch.int64)
     labels = torch.full_like(ids, IGNORED)
     generator = order.generator(seed, step)

@@ -1,4 +1,4 @@
-"""Names as people type them: of runs, labels and variants."""
+"""Names as users type them: of runs, labels and variants."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from softmap.errors import SoftmapError, nearest, shown
 
-LONGEST = 100  #: bytes of a name; folders and temporary files of it add their own
-FORBIDDEN = '/\\<>:"|?*'  #: separators, and what Windows and its file systems refuse
+LONGEST = 100  #: bytes of a name; folders and temporary files add to it
+FORBIDDEN = '/\\<>:"|?*'  #: separators, and characters that Windows and its file systems refuse
 
 
 def check_name(what: str, name: str) -> None:
@@ -18,21 +18,21 @@ def check_name(what: str, name: str) -> None:
     if not plain or name != name.strip(" .") or name.startswith("-"):
         raise SoftmapError(
             f"{what}: expected the name of a folder, found {shown(name)} (none of {FORBIDDEN}, no "
-            "control characters, no dash or point first, no point or blank last)"
+            "control characters, no dash or dot first, no dot or space last)"
         )
     if len(name.encode()) > LONGEST:
         raise SoftmapError(f"{what}: expected at most {LONGEST} bytes, found {shown(name)}")
 
 
 def check_path(what: str, path: Path) -> None:
-    """Raise ``SoftmapError`` for what no system takes for a path, and for an empty one."""
+    """Raise ``SoftmapError`` for an empty path, and for one that no system accepts."""
     if not str(path) or not str(path).isprintable():
         raise SoftmapError(f"{what}: expected a path, found {shown(str(path))}")
 
 
 def split_variants(given: Sequence[str]) -> list[str]:
-    """Returns ``["a", "b,c(x=1,y=2)"]`` as ``["a", "b", "c(x=1,y=2)"]``: commas in brackets
-    stay.
+    """Returns ``["a", "b,c(x=1,y=2)"]`` as ``["a", "b", "c(x=1,y=2)"]``, split outside of
+    brackets.
     """
     found, part, depth = [], "", 0
     for char in ",".join(given):
@@ -48,7 +48,7 @@ def split_variants(given: Sequence[str]) -> list[str]:
 def split_values(given: Sequence[str]) -> dict[str, str]:
     """Returns ``["a.b=1", "c=2"]`` of ``--set`` as ``{"a.b": "1", "c": "2"}``.
 
-    Raises ``SoftmapError`` for what has no key, and for a key given twice.
+    Raises ``SoftmapError`` for a value without a key, and for a key given twice.
     """
     found: dict[str, str] = {}
     for item in given:
@@ -62,21 +62,21 @@ def split_values(given: Sequence[str]) -> dict[str, str]:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` is the folder of a run."""
+    """Returns whether ``path`` is the folder of a run."""
     return path.is_dir() and os.path.lexists(path / "run.json")
 
 
 def no_run(folder: Path) -> SoftmapError:
-    """Returns the error for a folder that is no run, with the nearest one beside it that is."""
+    """Returns the error for a folder that is no run, with the nearest run beside it."""
     if (folder / "report.json").exists():
         return SoftmapError(
-            f"{folder}: expected a run, found a page of several; give the runs themselves"
+            f"{folder}: expected a run, found a report of several; name the runs themselves"
         )
     try:
         beside = [str(path.parent) for path in folder.parent.glob("*/run.json")]
     except OSError:
         beside = []
-    what = "a folder that is none" if folder.is_dir() else "none"
+    what = "another folder" if folder.is_dir() else "none"
     text = f"; text is given with --data {folder}" if folder.is_dir() else ""
     hint = nearest(str(folder), beside) or text
     return SoftmapError(f"{folder}: expected a run (a folder with run.json), found {what}{hint}")

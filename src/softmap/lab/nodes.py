@@ -23,10 +23,10 @@ _NUMBER = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-
 
 
 def parse(text: str, name: str) -> yaml.Node | None:
-    """The node tree of one YAML document; ``name`` stands before each complaint's line.
+    """Returns the node tree of one YAML document; ``name`` precedes the line in errors.
 
     Raises ``SoftmapError`` for what is not YAML, and for a text, a nesting or a tree (aliases
-    followed) beyond any recipe's.
+    followed) larger than any recipe's.
     """
     if len(text) > LARGEST:
         raise SoftmapError(f"{name}: expected at most {LARGEST:,} characters, found {len(text):,}")
@@ -65,7 +65,7 @@ def _measure(root: yaml.Node, name: str) -> None:
 
 def read(path: Path) -> yaml.Node | None:
     """Returns the node tree of a file."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not path.is_file():  # reading a pipe would block
         raise SoftmapError(f"{path}: expected a recipe file, found something else")
     try:
         with path.open("rb") as file:
@@ -79,7 +79,7 @@ def read(path: Path) -> yaml.Node | None:
 
 
 def override(root: yaml.Node, key: str, text: str) -> None:
-    """Replace what the tree holds at the dotted ``key`` by the YAML value ``text``."""
+    """Replace the value at the dotted ``key`` of the tree by the YAML value ``text``."""
     value = parse(text or "''", f"--set {key}={text}")
     if value is None:
         raise SoftmapError(f"--set {key}={text}: expected a value, found a comment")
@@ -123,7 +123,7 @@ def where(node: yaml.Node) -> str:
 
 
 def pairs(node: yaml.Node, key: str) -> dict[str, tuple[yaml.Node, yaml.Node]]:
-    """A mapping's (key node, value node) by key; a key given twice is refused."""
+    """Returns a mapping's (key node, value node) by key; a key given twice is refused."""
     if not isinstance(node, yaml.MappingNode):
         raise unexpected(node, "a mapping", key)
     found: dict[str, tuple[yaml.Node, yaml.Node]] = {}
@@ -167,7 +167,7 @@ def tag_of(node: yaml.Node) -> str:
     """Returns the type of a scalar: ``int``, ``float``, ``bool``, ``str``, ``null``, ...
 
     Numbers are decimal: ``3e-3``, which YAML 1.1 takes for text, is one; what it reads in another
-    base, NaN and infinity are a ``number`` that nothing takes.
+    base, NaN and infinity are a ``number``, which no key accepts.
     """
     tag, text = node.tag.rsplit(":", 1)[-1], node.value
     if tag == "str" and getattr(node, "style", None) is None and _NUMBER.fullmatch(text):

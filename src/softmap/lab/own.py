@@ -1,4 +1,4 @@
-"""``softmap new`` and ``softmap check``: a variant of one's own, begun and tested."""
+"""``softmap new`` and ``softmap check``: starts and tests a variant of the user's own."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FAILED = 1  #: the exit status where a check fails
 
 @dataclass
 class Check:
-    """Run the conformance suite over a variant: about a minute on a CPU, a line a check.
+    """Run the conformance suite over a variant: about a minute on a CPU, a line per check.
 
-    The exit status is 1 where a check fails. docs/own-variant.md says what each asks.
+    The exit status is 1 where a check fails. docs/own-variant.md says what each check asks.
 
     For example:
       softmap check my_file.py:mine
@@ -30,11 +30,11 @@ class Check:
     """
 
     variant: Positional[str]
-    """A file of yours and the name in it, a name, or a composition."""
+    """Your file and the name in it, a name, or a composition."""
     only: tuple[str, ...] = ()
-    """Some of the checks, by name."""
+    """Only these checks, by name."""
     quick: bool = False
-    """What softmap compare asks before it trains the variant, up to the first that fails."""
+    """Only the checks of softmap compare before a training, up to the first that fails."""
     heads: Size = 4
     kv_heads: Size | None = None
     head_dim: Size = 8
@@ -42,12 +42,12 @@ class Check:
     """Tokens of the longest input."""
 
     def run(self, argv: Sequence[str]) -> int:
-        """Prints an outcome for each check; returns 1 where one failed, else 0."""
+        """Print an outcome for each check; returns 1 where one failed, else 0."""
         from transformers.utils import logging
 
         from softmap.testing import outcomes
 
-        logging.disable_progress_bar()  # of models saved and loaded within a check
+        logging.disable_progress_bar()  # checks save and load models
         sizes: dict[str, Any] = {n: getattr(self, n) for n in ("heads", "kv_heads", "head_dim")}
         only = [name for word in self.only for name in word.split(",")] or None
         failed = 0
@@ -61,7 +61,7 @@ class Check:
 
 @dataclass
 class New:
-    """Begin a variant of your own: NAME.py with an edit to change, and test_NAME.py for pytest.
+    """Start a variant of your own: NAME.py with an edit to change, and test_NAME.py for pytest.
 
     For example:
       softmap new my-edit
@@ -74,13 +74,13 @@ class New:
     """Before the softmax, in its place, after it, or on the attention's result."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Writes both files and prints their paths. Raises ``SoftmapError`` where one exists."""
+        """Write both files and print their paths. Raises ``SoftmapError`` where one exists."""
         from softmap.files import write
 
         files = written(self.name, self.stage)
         for path in files:
             if path.exists():
-                raise SoftmapError(f"{path} exists: expected a name that is free here")
+                raise SoftmapError(f"{path} exists: expected an unused name")
         for path, text in files.items():
             write(path, text)
             print(path)

@@ -1,4 +1,4 @@
-"""A run's page while the run goes on."""
+"""A run's page, kept up to date while the run continues."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmap.lab.progress import Display
 class Page:
     """The run's page, kept up to date in at most 3 % of the time.
 
-    It is built when the ``with`` block ends, also by a stop or an error.
+    It is also built when the ``with`` block ends, even by an interrupt or an error.
     """
 
     def __init__(self, folder: Path, display: Display) -> None:
@@ -30,17 +30,17 @@ class Page:
         if error is None:
             self.refresh()
         elif isinstance(error, KeyboardInterrupt | SoftmapError):
-            with contextlib.suppress(Exception):  # nothing has finished, or this very trouble
+            with contextlib.suppress(Exception):  # nothing has finished, or the same error again
                 self.refresh()
 
     def changed(self) -> None:
-        """Write the page after a trial has finished, unless it is too soon."""
+        """Write the page after a trial has finished, unless the last time is too recent."""
         self._stale = True
         if time.monotonic() - self._built < 30 * self._seconds:
             return
         try:
             self.refresh()
-        except Exception as error:  # hours of training do not end for a drawing
+        except Exception as error:  # a page must not end hours of training
             self.display.note(f"the page could not be built yet: {error}")
 
     def refresh(self) -> None:

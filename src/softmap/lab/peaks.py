@@ -1,8 +1,8 @@
-"""Tuned peak learning rates: whose they are, and whether they were found for this comparison.
+"""Tuned peak learning rates, and whether they were found for this comparison.
 
 A run keeps its peaks in ``peaks.json`` of its own folder; a recipe may name a file of them. Either
-is used only where it was made with the same model, text, batch and number of steps: peaks of
-another setting would favour the variants that happen to be in the file.
+is used only if it was made with the same model, text, batch and number of steps: peaks of another
+setting would favour the variants that happen to be in the file.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class _Peak(TypedDict):
 
 
 class _Known(TypedDict):
-    """Runs of a variant: the loss of each at each budget."""
+    """The losses of a variant's runs, of each at each budget."""
 
     peak_lr: Annotated[float, Range(above=0)]
     losses: list[list[float]]
@@ -51,7 +51,7 @@ class Peaks:
         source: "tuned" on the grid that all share, or "recipe".
         path: the file they are from.
         unused: a sentence for each file that was found for another setting.
-        earlier: by canonical variant the losses (runs, budgets) of many runs with this very recipe
+        earlier: by canonical variant the losses (runs, budgets) of many runs with this same recipe
             and peak, where the file has some.
     """
 
@@ -63,9 +63,11 @@ class Peaks:
 
 
 def find_peaks(recipe: Recipe, folder: Path | None = None) -> Peaks:
-    """The peaks for a recipe: its own, those of the run in ``folder``, or of the file it names.
+    """Returns the peaks for a recipe: its own, those of the run in ``folder``, or of the file it
+    names.
 
-    Raises ``SoftmapError`` for a damaged file, and for one that the recipe names and is not there.
+    Raises ``SoftmapError`` for a damaged file, and for one that the recipe names and that is
+    missing.
     """
     if isinstance(recipe.peaks, dict):
         return Peaks(recipe.peaks)
@@ -76,16 +78,16 @@ def find_peaks(recipe: Recipe, folder: Path | None = None) -> Peaks:
         if not other:
             peaks = {name: float(point["peak_lr"]) for name, point in found["peaks"].items()}
             return Peaks(peaks, "tuned", path, tuple(unused), _earlier(found, recipe))
-        if not path.is_relative_to(shipped()):  # the demo's own say nothing about another text
+        if not path.is_relative_to(shipped()):  # no note where the demo's peaks do not apply
             unused.append(
                 f"not used: the peak learning rates in {path} were tuned for another setting "
-                f"({other}); --tune finds those of this one"
+                f"({other}); --tune tunes them for this one"
             )
     return Peaks(unused=tuple(unused))
 
 
 def _earlier(found: Any, recipe: Recipe) -> dict[str, list[list[float]]]:
-    """Runs whose spread is that of the recipe's own, by canonical variant."""
+    """Returns the losses of runs with the recipe's own spread, by canonical variant."""
     spreads = found.get("spreads") or {"training": {}, "runs": {}}
     if _differences(spreads["training"], trained_as(recipe)):
         return {}
@@ -95,13 +97,17 @@ def _earlier(found: Any, recipe: Recipe) -> dict[str, list[list[float]]]:
 
 
 def trained_as(recipe: Recipe) -> dict[str, Any]:
-    """What the spread of runs depends on beside what peaks depend on: all of the training."""
+    """Returns what the spread of runs depends on beside what peaks depend on: the whole
+    training.
+    """
     kept = recipe.training.settings(FREE)
     return kept | {"budgets": recipe.training.shares, "windows": recipe.evaluation.windows}
 
 
 def tuned_for(recipe: Recipe) -> dict[str, Any]:
-    """What a best peak depends on most: model, text, batch, steps. As a file of peaks keeps it."""
+    """Returns what a best peak mainly depends on, as a file of peaks keeps it: model, text,
+    batch, steps.
+    """
     data = dataclasses.asdict(recipe.data)
     if isinstance(data["data"], str):
         data["data"] = os.path.normpath(data["data"])
@@ -117,7 +123,7 @@ def _paths(recipe: Recipe, folder: Path | None) -> list[Path]:
     mine = [folder / PEAKS] if folder and os.path.lexists(folder / PEAKS) else []
     named = recipe.peaks_path
     if named is not None and not mine and not os.path.lexists(named):
-        raise SoftmapError(f"{named}: no such file of tuned peaks; --tune finds the peaks of a run")
+        raise SoftmapError(f"{named}: no such file of tuned peaks; --tune makes that of a run")
     return mine + [path for path in (named,) if path and os.path.lexists(path)]
 
 
@@ -133,7 +139,7 @@ def _read(path: Path) -> Any:
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """What differs between two settings, the first three of it."""
+    """Returns the first three differences between two settings, in words."""
     old, new = _flat(before), _flat(now)
     keys = [key for key in {**new, **old} if old.get(key) != new.get(key)]
     listed = [f"{key} {shown(old.get(key))}, here {shown(new.get(key))}" for key in keys[:3]]

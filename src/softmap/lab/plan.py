@@ -1,4 +1,4 @@
-"""From a recipe to models of one size: what will be trained, before anything is."""
+"""From a recipe to models of one size: what will be trained, before any training."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+from softmap.cost import Job
 from softmap.errors import SoftmapError, nearest
 from softmap.hf import SoftmapConfig
 from softmap.lab.names import LONGEST
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.recipe import Entry, Recipe
-from softmap.lab.sections import Own
+from softmap.lab.sections import OwnSchedule
 from softmap.nn import accounting
-from softmap.train import Options
+from softmap.train import TrainingOptions, spent
 from softmap.variants import load
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PlannedModel:
     """One variant of a comparison, sized and with its peak learning rate.
 
     Attributes:
-        label: how tables call it.
+        label: its name in tables.
         spec: the canonical variant.
         slug: its folder's name.
-        peak_source: "recipe" (given with the variant or for all), "tuned" (for this very setting),
-            or "hint" (the paper's).
+        peak_source: "recipe" (given with the variant or for all), "tuned" (for this setting), or
+            "hint" (the paper's).
         seeds: those of its runs.
-        own: its schedule, where it is not the recipe's.
+        own: its schedule, where it differs from the recipe's.
     """
 
     label: str
@@ -45,15 +46,17 @@ class Candidate:
     peak_lr: float
     peak_source: str
     seeds: tuple[int, ...]
-    own: Own | None = None
+    own: OwnSchedule | None = None
 
     @property
     def key(self) -> str:
-        """What peaks are tuned for: the variant, and its own schedule."""
+        """The key of its tuned peak: the variant, and its own schedule."""
         return self.spec if self.own is None else f"{self.spec} ({self.own})"
 
     def costs(self, context: int) -> dict[str, Any]:
-        """Parameters, FLOPs per trained token and cache bytes per token, as results name them."""
+        """Returns parameters, FLOPs per trained token and cache bytes per token, as results name
+        them.
+        """
         return {
             "parameters": self.parameters["total"],
             "parameters_non_embedding": self.parameters["non_embedding"],
@@ -65,18 +68,18 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Plan:
-    """All candidates, the control's label and the size that they share."""
+    """The models of a comparison, the control's label and the size that all share."""
 
-    candidates: list[Candidate]
+    models: list[PlannedModel]
     control: str
     target: int
 
 
 def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Plan:
-    """Size every variant of a recipe to the control's parameters within 1 %.
+    """Returns the models of a recipe, sized to the control's parameters within 1 %.
 
     Args:
-        peaks: as ``find_peaks`` gives them; by default those that the recipe gives or names.
+        peaks: as ``find_peaks`` returns them; by default those that the recipe gives or names.
 
     Raises ``SoftmapError`` with the recipe's line for an unknown variant, an impossible
     combination, a size that no MLP width gives, or a schedule that does not fit.
@@ -89,47 +92,66 @@ def make_plan(recipe: Recipe, vocab_size: int, peaks: Peaks | None = None) -> Pl
     peaks = find_peaks(recipe) if peaks is None else peaks
     base = _config(recipe, loaded[control], vocab_size, recipe.model.intermediate_size)
     target = accounting.parameters(base)["total"]
-    candidates = []
+    models = []
     for i, (entry, variant) in enumerate(loaded):
         peak_lr, source = _peak(recipe, entry, variant, peaks)
         # Refuses what cannot be trained.
-        _at(entry, options, recipe, peak_lr, recipe.seeds[0], labels[i], entry.training)
+        _at(entry, training_options, recipe, peak_lr, recipe.seeds[0], labels[i], entry.training)
         config = base if i == control else _sized(recipe, loaded[i], vocab_size, target)
         seeds = recipe.seeds_of(entry, control=i == control)
-        made = _candidate(labels[i], variant, config, (peak_lr, source), seeds)
-        candidates.append(dataclasses.replace(made, own=entry.training))
-    return Plan(candidates, labels[control], target)
+        made = _planned(labels[i], variant, config, (peak_lr, source), seeds)
+        models.append(dataclasses.replace(made, own=entry.training))
+    return Plan(models, labels[control], target)
 
 
-def options(
-    recipe: Recipe, peak_lr: float, seed: int, label: str, own: Own | None = None
-) -> Options:
-    """The training options of one trial. Raises ``SoftmapError`` where they do not fit."""
+def training_options(
+    recipe: Recipe, peak_lr: float, seed: int, label: str, own: OwnSchedule | None = None
+) -> TrainingOptions:
+    """Returns the training options of one trial; raises ``SoftmapError`` where they do not fit."""
     try:
         given = recipe.training.with_own(own)
-        same = {f.name: getattr(given, f.name) for f in fields(Options) if hasattr(given, f.name)}
+        same = {
+            f.name: getattr(given, f.name)
+            for f in fields(TrainingOptions)
+            if hasattr(given, f.name)
+        }
         here = {
             "context": recipe.model.context, "peak_lr": peak_lr, "seed": seed, "label": label,
             "budgets": tuple(given.budget_steps()), "warmup": round(given.warmup * given.steps),
             "betas": tuple(given.betas),
         }  # fmt: skip
-        return Options(**{**same, **here})
+        return TrainingOptions(**{**same, **here})
     except SoftmapError as error:
         raise SoftmapError(f"training: {error}") from None
 
 
+def job_of(recipe: Recipe, planned: PlannedModel, ranks: int = 1) -> Job:
+    """Returns what the model's training costs depend on, on so many ranks."""
+    given = training_options(recipe, planned.peak_lr, planned.seeds[0], planned.label, planned.own)
+    return Job(
+        config=planned.config.model_config(),
+        context=given.context,
+        batch_size=given.batch_size,
+        precision=given.precision,
+        layout=recipe.parallel,
+        ranks=ranks,
+        micro_batch_size=given.micro_batch_size,
+        steps=spent(given.plan(), len(given.budgets) - 1),
+    )
+
+
 def slug(label: str) -> str:
-    """A folder's name for a label: ``diff+dcmha(rank=4)`` becomes ``diff-dcmha-rank-4``."""
+    """Returns the folder's name for a label: ``diff-dcmha-rank-4`` for ``diff+dcmha(rank=4)``."""
     text = re.sub(r"[^a-z0-9._]+", "-", label.lower().replace("++", "pp")).strip("-.")
     if len(text) > LONGEST:  # a folder's name has at most 255 bytes
         text = f"{text[: LONGEST - 9]}-{zlib.crc32(label.encode()):08x}"
     return text or "variant"
 
 
-def _candidate(
+def _planned(
     label: str, variant: Any, config: SoftmapConfig, peak: tuple[float, str], seeds: list[int]
-) -> Candidate:
-    return Candidate(
+) -> PlannedModel:
+    return PlannedModel(
         label=label,
         slug=slug(label),
         spec=variant.label,
@@ -184,7 +206,7 @@ def _peak(recipe: Recipe, entry: Entry, variant: Any, peaks: Peaks) -> tuple[flo
 
 
 def _at(entry: Entry, call: Any, *arguments: Any, **named: Any) -> Any:
-    """``call(...)``, its complaint led by the entry's line."""
+    """Returns ``call(...)``; the entry's line precedes its errors."""
     try:
         return call(*arguments, **named)
     except SoftmapError as error:

@@ -1,4 +1,4 @@
-"""``softmap plan``: what a recipe would cost on so many GPUs, before it is trained."""
+"""``softmap plan``: what a recipe would cost on a number of GPUs, before it is trained."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ Part = Annotated[float, Range(above=0, high=1)]
 
 
 @dataclass
-class Plan:
-    """Say what a recipe's models cost on so many GPUs: parameters, FLOPs, memory, traffic, days.
+class PlanCommand:
+    """Estimate what a recipe's models cost on a number of GPUs: parameters, FLOPs, memory, traffic,
+    days.
 
-    By a stated model (docs/scale.md), without a GPU, and without reading any text.
+    The estimate follows a stated model (docs/scale.md), without a GPU, and without reading any
+    text.
 
     For example:
       softmap plan 3b --gpus 256xh100
@@ -34,22 +36,22 @@ class Plan:
     gpus: str = "8xh100"
     """How many of which kind: a100, h100, h200, b200, mi300x."""
     variant: tuple[str, ...] = ()
-    """Variants instead of the recipe's, by spaces or commas; its control stays."""
+    """Variants instead of the recipe's, separated by spaces or commas; its control stays."""
     set: tuple[str, ...] = ()
     """Any other value of the recipe, as key.path=value."""
     efficiency: Part = 0.4
-    """Share of the GPUs' peak that products of matrices reach."""
+    """Share of the GPUs' peak that matrix products reach."""
     edits: Part = 0.1
     """Share of their peak in float32 that edits of the map reach."""
     link: Part = 0.8
-    """Share of their links' peak that sending reaches."""
+    """Share of their links' peak that communication reaches."""
     reserve: Annotated[float, Range(0, below=1)] = 0.1
     """Share of their memory that a training cannot have."""
     json: bool = False
     """Print one JSON document instead of the table."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Prints the plan, or raises ``SoftmapError`` for what does not fit."""
+        """Print the plan, or raise ``SoftmapError`` for what does not fit."""
         from softmap.cost import Assumptions, parse
         from softmap.lab import recipe as recipes
 
@@ -60,14 +62,14 @@ class Plan:
         if self.variant and not specs:
             raise SoftmapError(f"--variant: expected names, found {shown(self.variant[0])}")
         recipe = recipes.with_variants(recipe, specs) if specs else recipe
-        recipe = settled(recipe)
-        found = costed(recipe, plan_of(recipe), ranks, gpu, given)
+        recipe = with_gpu_precision(recipe)
+        found = plan_costs(recipe, plan_of(recipe), ranks, gpu, given)
         text = json.dumps(found.plain(), indent=1) if self.json else "\n".join(found.lines())
         print(text)
 
 
 def plan_of(recipe: Any) -> Any:
-    """All models of a recipe, sized, as far as is known without its text."""
+    """Returns all models of a recipe, sized, as far as is known without its text."""
     from softmap.lab.peaks import find_peaks
     from softmap.lab.plan import make_plan
     from softmap.lab.preflight import vocabulary
@@ -75,44 +77,27 @@ def plan_of(recipe: Any) -> Any:
     return make_plan(recipe, vocabulary(recipe), find_peaks(recipe))
 
 
-def settled(recipe: Any) -> Any:
-    """The recipe with the precision of a GPU, where it leaves that open."""
+def with_gpu_precision(recipe: Any) -> Any:
+    """Returns the recipe with a GPU's precision, bf16, where it says "auto"."""
     if recipe.training.precision != "auto":
         return recipe
     training = dataclasses.replace(recipe.training, precision="bf16")
     return dataclasses.replace(recipe, training=training)
 
 
-def costed(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
-    """The models of a plan on so many GPUs (:class:`softmap.lab.planned.Costed`).
+def plan_costs(recipe: Any, plan: Any, ranks: int, gpu: Any, given: Any) -> Any:
+    """Returns the :class:`softmap.lab.cost_table.CostTable` of a plan on a number of GPUs.
 
-    Raises ``SoftmapError`` for sizes that so many ranks do not divide.
+    Raises ``SoftmapError`` for sizes that this number of ranks does not divide.
     """
     from softmap.cost import estimate
     from softmap.cost.fit import shortage
-    from softmap.lab.planned import Costed
+    from softmap.lab.cost_table import CostTable
+    from softmap.lab.plan import job_of
 
     recipe.parallel.check(ranks, recipe.training.batch_size, recipe.model.context)
-    jobs = {mine.label: _job(recipe, mine, ranks) for mine in plan.candidates}
+    jobs = {mine.label: job_of(recipe, mine, ranks) for mine in plan.models}
     estimates = {label: estimate(job, gpu, given) for label, job in jobs.items()}
     lines = {label: shortage(label, job, gpu, given) for label, job in jobs.items()}
     short = {label: line for label, line in lines.items() if line is not None}
-    return Costed(recipe, ranks, gpu, given, estimates, short)
-
-
-def _job(recipe: Any, mine: Any, ranks: int) -> Any:
-    from softmap.cost import Job
-    from softmap.lab.plan import options
-    from softmap.train import spent
-
-    given = options(recipe, mine.peak_lr, mine.seeds[0], mine.label, mine.own)
-    return Job(
-        config=mine.config.model_config(),
-        context=given.context,
-        batch_size=given.batch_size,
-        precision=given.precision,
-        layout=recipe.parallel,
-        ranks=ranks,
-        micro_batch_size=given.micro_batch_size,
-        steps=spent(given.plan(), len(given.budgets) - 1),
-    )
+    return CostTable(recipe, ranks, gpu, given, estimates, short)

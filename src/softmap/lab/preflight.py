@@ -1,4 +1,4 @@
-"""What is found out before the first byte is written: device, text, memory, one's own variants."""
+"""Checks before the first byte is written: device, text, memory, variants of the user's own."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import psutil
 import torch
 
 from softmap import testing
+from softmap.cost.fit import advice, remedies_within
+from softmap.cost.hardware import GIB
 from softmap.data.config import parse_spec
 from softmap.data.sources import open_source
 from softmap.errors import SoftmapError, shown
 from softmap.evals.catalogue import suite
 from softmap.hf import SoftmapForCausalLM
 from softmap.lab.peaks import Peaks
-from softmap.lab.plan import Candidate, Plan, make_plan
+from softmap.lab.plan import Plan, PlannedModel, job_of, make_plan
 from softmap.lab.recipe import Recipe
 from softmap.maps import Edit
 from softmap.ops.checks import check_packed
@@ -25,8 +27,7 @@ from softmap.variants import outside
 
 NOMINAL_VOCABULARY = 1024
 PER_PARAMETER = 16  #: bytes of a weight, its gradient and Adam's two moments, in float32
-LONGEST_CHECKED = 2048  #: tokens of the longest input on which one's own variant is checked
-GIB = 2**30
+LONGEST_CHECKED = 2048  #: tokens of the longest input on which a user's variant is checked
 
 
 def preflight(
@@ -35,7 +36,7 @@ def preflight(
     """Raise ``SoftmapError`` for whatever can be refused before text is read and files are made.
 
     Args:
-        note: told what takes some seconds.
+        note: called with what takes some seconds.
         peaks: as for ``make_plan``.
         ranks: processes that train each model together, by the recipe's layout.
     """
@@ -50,32 +51,34 @@ def preflight(
         raise no_shards("training")
     for name in recipe.evaluation.suites:
         suite(name)
-    for candidate in plan.candidates:
-        check_memory(candidate, recipe, device, ranks)
+    for planned in plan.models:
+        check_memory(planned, recipe, device, ranks)
         if recipe.training.separate_documents:
-            _check_separable(candidate)
+            _check_separable(planned)
     check_own(plan, recipe, note)
 
 
 def refuse_textual(recipe: Recipe, command: str) -> None:
-    """Of commands whose batches are no stretches of a text, or whose models are given."""
+    """Raise ``SoftmapError`` for settings of text in commands that train on other data or given
+    models.
+    """
     given = {"separate_documents": "true", "start": shown(recipe.training.start)}
     for name, found in given.items():
         if getattr(recipe.training, name):
             raise SoftmapError(
-                f"{command}: training.{name}: expected none, found {found}; compare and train "
-                "have it"
+                f"{command}: training.{name}: expected none, found {found}; only compare and "
+                "train have it"
             )
 
 
-def _check_separable(candidate: Candidate) -> None:
-    """Refuse edits that read rows of other documents."""
+def _check_separable(planned: PlannedModel) -> None:
+    """Raise ``SoftmapError`` for edits that read rows of other documents."""
     with torch.device("meta"):
-        model = SoftmapForCausalLM(candidate.config)
+        model = SoftmapForCausalLM(planned.config)
     try:
         check_packed([edit for edit in model.modules() if isinstance(edit, Edit)], None)
     except SoftmapError as error:
-        raise SoftmapError(f"{candidate.label}: training.separate_documents: {error}") from None
+        raise SoftmapError(f"{planned.label}: training.separate_documents: {error}") from None
 
 
 def vocabulary(recipe: Recipe) -> int:
@@ -85,7 +88,10 @@ def vocabulary(recipe: Recipe) -> int:
 
 
 def choose_device(name: str) -> torch.device:
-    """``"auto"``: a GPU where there is one. Raises ``SoftmapError`` for one that is not there."""
+    """Returns the device of that name; ``"auto"`` is a GPU where there is one.
+
+    Raises ``SoftmapError`` for a device that does not exist.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -98,12 +104,15 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def settled(recipe: Recipe, device: torch.device | None = None) -> Recipe:
-    """The recipe with ``training.precision: auto`` decided for the device that it trains on,
-    its own by default.
+def with_precision(recipe: Recipe, device: torch.device | None = None) -> Recipe:
+    """Returns the recipe with ``training.precision: auto`` decided for the device that it trains
+    on.
 
     bfloat16 halves the memory, and a device with units for it is faster; without them it is
     emulated, and a training step was measured to take 30 times as long.
+
+    Args:
+        device: by default the recipe's own.
     """
     if recipe.training.precision != "auto":
         return recipe
@@ -113,12 +122,12 @@ def settled(recipe: Recipe, device: torch.device | None = None) -> Recipe:
 
 
 def dtype_of(recipe: Recipe) -> torch.dtype:
-    """In which a settled recipe's forward pass computes."""
+    """Returns the dtype of the forward pass, for a recipe whose precision is decided."""
     return torch.bfloat16 if recipe.training.precision == "bf16" else torch.float32
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the device has units for products in bfloat16."""
+    """Returns whether the device has units for products in bfloat16."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     found = torch.cpu.get_capabilities() if device.type == "cpu" else {}
@@ -126,30 +135,33 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def check_memory(
-    candidate: Candidate, recipe: Recipe, device: torch.device, ranks: int = 1
+    planned: PlannedModel, recipe: Recipe, device: torch.device, ranks: int = 1
 ) -> None:
-    """Raise ``SoftmapError`` for what cannot fit into memory."""
-    needed = least_memory(candidate, recipe, ranks)
+    """Raise ``SoftmapError`` for a model that cannot fit into memory, with changes that would
+    fit.
+    """
+    needed = least_memory(planned, recipe, ranks)
     if needed > (there := memory(device)):
-        more = " or raise parallel.shard" if ranks > 1 else ""
+        found = remedies_within(job_of(recipe, planned, ranks), there)
         raise SoftmapError(
-            f"{candidate.label}: training needs at least {needed / GIB:,.0f} GiB, "
-            f"{device.type} has {there / GIB:,.0f} GiB: lower the model's sizes, model.context or "
-            f"training.micro_batch_size{more}"
+            f"{planned.label}: training needs at least {needed / GIB:,.0f} GiB, "
+            f"{device.type} has {there / GIB:,.0f} GiB; {advice(found)}"
         )
 
 
-def least_memory(candidate: Candidate, recipe: Recipe, ranks: int = 1) -> int:
-    """Bytes that training needs at least on each of ``ranks``: its part of the model with its
-    optimiser, and what a forward pass of one micro-batch keeps in any case (each layer's input and
-    the logits, in float32)."""
+def least_memory(planned: PlannedModel, recipe: Recipe, ranks: int = 1) -> int:
+    """Returns the bytes that training needs at least on each of ``ranks``.
+
+    These are its part of the model with its optimiser, and what a forward pass of one micro-batch
+    keeps in any case (each layer's input and the logits, in float32).
+    """
     shape, given, layout = recipe.model, recipe.training, recipe.parallel
     copy, share = (layout.copy_size(ranks), layout.context) if ranks > 1 else (1, 1)
     rows = given.batch_size // max(1, ranks // share)
     tokens = min(given.micro_batch_size or rows, rows) * shape.context // share
-    width = shape.hidden_size * shape.num_hidden_layers + candidate.config.vocab_size
+    width = shape.hidden_size * shape.num_hidden_layers + planned.config.vocab_size
     each = PER_PARAMETER - (4 if given.optimizer == "muon" else 0)  # one moment of matrices
-    return each * candidate.parameters["total"] // copy + 4 * tokens * width
+    return each * planned.parameters["total"] // copy + 4 * tokens * width
 
 
 def memory(device: torch.device) -> int:
@@ -161,14 +173,14 @@ def memory(device: torch.device) -> int:
 
 def check_own(plan: Plan, recipe: Recipe, note: Callable[[str], None]) -> None:
     """Run the quick form of the conformance suite on variants of the user's own."""
-    for candidate in plan.candidates:
-        if outside(candidate.spec):
-            note(f"checking {candidate.spec} ...")
-            _check_one(candidate, recipe)
+    for planned in plan.models:
+        if outside(planned.spec):
+            note(f"checking {planned.spec} ...")
+            _check_one(planned, recipe)
 
 
-def _check_one(candidate: Candidate, recipe: Recipe) -> None:
-    spec, shape = candidate.spec, recipe.model
+def _check_one(planned: PlannedModel, recipe: Recipe) -> None:
+    spec, shape = planned.spec, recipe.model
     sizes = {
         "context": min(shape.context, LONGEST_CHECKED),
         "heads": shape.num_attention_heads,
@@ -178,7 +190,7 @@ def _check_one(candidate: Candidate, recipe: Recipe) -> None:
         report = testing.check(spec, **sizes, quick=True)  # type: ignore[arg-type]
     except (SoftmapError, KeyboardInterrupt):
         raise
-    except BaseException as error:  # whatever a class of the user's own raises
+    except BaseException as error:  # whatever the user's class raises
         reason = f"{type(error).__name__}: {error}"
         raise SoftmapError(f"{spec}: cannot be built: {reason}") from error
     for failure in report.failures:

@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: a live table, or plain lines where there is no terminal.
+"""The progress of a run: a live table on a terminal, otherwise plain lines.
 
-``Display`` says nothing (tests, libraries); ``choose`` picks the one for a terminal, for a log
-file (a line every ten seconds), or for CI (a line when a trial starts and ends).
+``Display`` shows nothing (for tests and libraries); ``choose`` picks the one for a terminal, for a
+log file (a line every ten seconds), or for CI (a line when a trial starts and ends).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-OnStep = Callable[[Mapping[str, float]], Any]  #: called with what ``softmap.train`` logs of a step
+OnStep = Callable[[Mapping[str, float]], Any]  #: called with the logged metrics of a step
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Running:
     loss: float | None = None
     speed: float | None = None
     mfu: float | None = None  #: model FLOPs utilisation, where the device's peak is known
-    clock: float = field(default_factory=lambda: time.monotonic())  #: of its last report
+    clock: float = field(default_factory=lambda: time.monotonic())  #: time of its last report
 
 
 @dataclass
@@ -38,14 +38,14 @@ class ProgressRow:
 
     label: str
     running: dict[int, Running] = field(default_factory=dict)
-    seed: int | None = None  #: the last that was finished
+    seed: int | None = None  #: the one that finished last
     trials: int = 1
-    done: int = 0  #: of them
+    done: int = 0  #: the number of finished trials
     heldout: float | None = None
 
 
 class Display:
-    """Follows a run without showing anything; the base of the displays."""
+    """Follows a run without showing anything; the base class of the displays."""
 
     def __init__(self) -> None:
         self.rows: dict[str, ProgressRow] = {}
@@ -63,10 +63,10 @@ class Display:
         """Show a sentence that stays on the screen."""
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
-        """Show the progress of the data, in bytes of text."""
+        """Show the progress of preparing the data, in bytes of text."""
 
     def plan(self, trials: Mapping[str, int], steps: int, batch_tokens: int) -> None:
-        """Set what will be run: the number of trials of each label, and their steps."""
+        """Set what will run: the number of trials of each label, and their steps."""
         self.rows = {label: ProgressRow(label, trials=number) for label, number in trials.items()}
         self.steps, self.batch_tokens = steps, batch_tokens
         self._steps_left = sum(trials.values()) * steps
@@ -83,7 +83,7 @@ class Display:
         self.rows[label].running[seed] = Running()
 
     def drop(self, label: str, seed: int) -> None:
-        """Show that a trial has stopped; its progress will be counted again."""
+        """Show that a trial has stopped; its steps will be repeated."""
         left = self.rows[label].running.pop(seed, Running())
         self._steps_left += left.step
 
@@ -101,8 +101,11 @@ class Display:
         mine.mfu = metrics.get("mfu")
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
-        """A trial ended with this held-out loss, NaN where the training diverged, or (``skipped``)
-        had ended in an earlier call."""
+        """Show that a trial ended with this held-out loss, NaN where the training diverged.
+
+        Args:
+            skipped: whether it had ended in an earlier call.
+        """
         self.drop(label, seed)
         self._steps_left -= self.steps
         row = self.rows[label]
@@ -116,8 +119,10 @@ class Display:
 
     @property
     def left(self) -> float | None:
-        """Seconds that the whole run still needs, at the speed so far and with as many trials at
-        once as there are now."""
+        """The seconds that the whole run still needs.
+
+        They assume the speed so far and the present number of trials at once.
+        """
         if not self._steps_done:
             return None
         running = [trial for row in self.rows.values() for trial in row.running.values()]
@@ -126,8 +131,10 @@ class Display:
 
 
 class Lines(Display):
-    """Plain lines: at the start and end of each trial, and every ``interval`` seconds between, of
-    one after the other of those that run at once."""
+    """Plain lines when a trial starts or ends, and between these every ``interval`` seconds.
+
+    Trials that run at once are reported in turn.
+    """
 
     def __init__(self, stream: TextIO | None = None, interval: float | None = 10.0) -> None:
         super().__init__()
@@ -137,23 +144,23 @@ class Lines(Display):
         self._stage = ""
 
     def note(self, text: str) -> None:
-        """Prints the text on a line of its own."""
+        """Print the text on its own line."""
         print(text, file=self._stream, flush=True)
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
-        """Prints a line where a new stage begins."""
+        """Print a line where a new stage begins."""
         if stage != self._stage:
             self._stage = stage
             self.note(f"{stage} ...")
 
     def start(self, label: str, seed: int) -> None:
-        """Prints that the trial begins."""
+        """Print that the trial begins."""
         super().start(label, seed)
         self._shown[label, seed] = time.monotonic()
         self.note(f"{label} seed {seed}: training {self.steps} steps")
 
     def step(self, label: str, seed: int, metrics: Mapping[str, float]) -> None:
-        """Prints where the trial stands, if enough time has passed."""
+        """Print the state of the trial, if enough time has passed."""
         super().step(label, seed, metrics)
         now, trial = time.monotonic(), self.rows[label].running[seed]
         running = sum(len(row.running) for row in self.rows.values())
@@ -167,9 +174,9 @@ class Lines(Display):
         )
 
     def finish(self, label: str, seed: int, heldout: float, *, skipped: bool = False) -> None:
-        """Prints the outcome of the trial."""
+        """Print the outcome of the trial."""
         super().finish(label, seed, heldout, skipped=skipped)
-        state = "was finished" if skipped else "finished"
+        state = "already finished" if skipped else "finished"
         self.note(f"{label} seed {seed}: {state}, {_outcome(heldout)}")
 
 
@@ -190,16 +197,16 @@ class LiveTable(Display):
         self._live.stop()
 
     def note(self, text: str) -> None:
-        """Prints the text above the table."""
+        """Print the text above the table."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def preparing(self, stage: str, done: int, total: int | None) -> None:
-        """Shows the stage and how far it has come."""
+        """Show the stage and its progress."""
         share = f" {100 * done / total:.0f} %" if total else f" {done / 1e6:.1f} MB"
         self._stage = stage + share
 
     def render(self) -> Table | str:
-        """The table as it stands, or the stage of the preparation."""
+        """Returns the present table, or the stage of the preparation."""
         if not self.rows:
             return self._stage
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -252,7 +259,7 @@ def _outcome(heldout: float) -> str:
 
 
 def _used(trial: Running) -> str:
-    """Its model FLOPs utilisation."""
+    """Returns a trial's model FLOPs utilisation in words."""
     return "" if trial.mfu is None else f" ({trial.mfu:.0%} MFU)"
 
 

@@ -1,4 +1,4 @@
-"""More than the loss: the suites of a recipe's ``evaluation.suites``, asked of trained models."""
+"""The suites of a recipe's ``evaluation.suites``, asked of the trained models beside the loss."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from softmap.lab.plan import Plan
 from softmap.lab.workbench import Workbench
 
 
-def check_suites(plan: Plan, bench: Workbench) -> None:
-    """Raise ``SoftmapError`` for a suite that models of this context and vocabulary cannot be
-    asked, before any of them is trained."""
-    if not bench.recipe.evaluation.suites:
+def check_suites(plan: Plan, shared: Workbench) -> None:
+    """Raise ``SoftmapError`` for a suite that these models cannot be asked, before any is
+    trained.
+    """
+    if not shared.recipe.evaluation.suites:
         return
-    control = plan.candidates[0]
-    with torch.device("meta"):  # its sizes are asked for, not its answers
+    control = plan.models[0]
+    with torch.device("meta"):  # only its sizes are needed, not its answers
         model = SoftmapForCausalLM(control.config)
-    subject = Subject(model, bench.corpus.tokenizer, name=control.label)
-    for name in bench.recipe.evaluation.suites:
-        suite(name).check(subject, bench.setting)
+    subject = Subject(model, shared.corpus.tokenizer, name=control.label)
+    for name in shared.recipe.evaluation.suites:
+        suite(name).check(subject, shared.setting)
 
 
-def ask(model: Any, bench: Workbench, name: str) -> dict[str, Any]:
-    """Returns the description and the answers of each suite for one model, for
-    ``answers.json``.
+def ask(model: Any, shared: Workbench, name: str) -> dict[str, Any]:
+    """Returns the description and the answers of each suite for one model, for ``answers.json``.
 
     Args:
-        name: the model's name for people.
+        name: the model's name in messages.
     """
-    subject = Subject(model, bench.corpus.tokenizer, name=name)
+    subject = Subject(model, shared.corpus.tokenizer, name=name)
     found = {}
-    for word in bench.recipe.evaluation.suites:
+    for word in shared.recipe.evaluation.suites:
         asked = suite(word)
-        rows = asked.rows(subject, bench.setting)
+        rows = asked.rows(subject, shared.setting)
         found[word] = asked.described() | {"answers": answers(asked, rows, values=False)}
     return found

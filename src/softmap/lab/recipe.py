@@ -2,7 +2,7 @@
 
 A YAML file, read strictly: an unknown key, a wrong type or a key given twice is refused with the
 file, the line and the key named. Every value has a default, so ``variants: [diff]`` alone is a
-recipe. Shares (``budgets``, ``warmup``) are of ``training.steps``: changing the number of steps
+recipe. Shares (``budgets``, ``warmup``) refer to ``training.steps``: changing the number of steps
 scales the whole schedule. Seeds are a list or a number: ``seeds: 3`` is ``seeds: [0, 1, 2]``.
 """
 
@@ -40,15 +40,15 @@ class Recipe(Checked):
     data: DataConfig = field(default_factory=DataConfig)
     model: Model = field(default_factory=Model)
     training: Training = field(default_factory=Training)
-    parallel: Layout = field(default_factory=Layout)  #: of ``softmap train`` over several processes
+    parallel: Layout = field(default_factory=Layout)  #: for ``softmap train`` in several processes
     variants: list[Entry] = field(default_factory=lambda: [Entry("transformer++")])
-    control: str | None = None  #: what the others are compared with: the first variant
-    seeds: list[Seed] = field(default_factory=lambda: [0])  #: of every variant: its runs
-    #: further ones of the control, on which all comparisons lean
+    control: str | None = None  #: what the others are compared with; by default the first variant
+    seeds: list[Seed] = field(default_factory=lambda: [0])  #: seeds of every variant's runs
+    #: further seeds of the control, which every comparison uses
     control_seeds: list[Seed] = field(default_factory=list)
     evaluation: Evaluation = field(default_factory=Evaluation)
     tuning: Tuning = field(default_factory=Tuning)
-    sizes: list[Size] = field(default_factory=list)  #: of a sweep, for ``softmap scale``
+    sizes: list[Size] = field(default_factory=list)  #: sizes of a sweep, for ``softmap scale``
     #: Peaks by variant, or a file that ``--tune`` wrote (relative to the recipe).
     peaks: dict[str, Positive] | str | None = None
     path: Path | None = field(default=None, compare=False, metadata={"yaml": False})
@@ -67,7 +67,7 @@ class Recipe(Checked):
 
     @property
     def peaks_path(self) -> Path | None:
-        """The file of tuned peaks, where the recipe names one."""
+        """The file of tuned peaks, if the recipe names one."""
         if not isinstance(self.peaks, str):
             return None
         return (self.path.parent if self.path else Path()) / self.peaks
@@ -78,10 +78,10 @@ class Recipe(Checked):
 
 
 def with_variants(recipe: Recipe, specs: list[str]) -> Recipe:
-    """Returns the recipe with other variants: its own entries where it has them, and always its
+    """Returns the recipe with other variants, by its own entries where it has them, and its
     control.
     """
-    from softmap.variants import renamed  # it takes torch, which typing errors need not await
+    from softmap.variants import renamed  # imported late: it loads torch
 
     known = {name: e for e in recipe.variants for name in (e.name, renamed(e.variant, {}))}
     control = recipe.control or recipe.variants[0].label or recipe.variants[0].variant
@@ -95,7 +95,7 @@ def load(path: Path | str, overrides: dict[str, str] | None = None) -> Recipe:
     """Returns a recipe; ``overrides`` maps dotted keys to YAML text that replaces their values.
 
     ``path`` is a file, or the name of a recipe that comes with softmap (``demo``, ``evening``).
-    Raises ``SoftmapError`` with the file, line and key of the first fault.
+    Raises ``SoftmapError`` with the file, line and key of the first error.
     """
     path = find(path)
     return _recipe(nodes.read(path), path, overrides or {})
@@ -107,7 +107,7 @@ def parse(text: str, path: Path, overrides: dict[str, str] | None = None) -> Rec
 
 
 def of_run(folder: Path, overrides: dict[str, str] | None = None, *, trust: bool = False) -> Recipe:
-    """Returns the recipe that a run was made by, with all its seeds and its tuned peaks.
+    """Returns the recipe that a run was made with, with all its seeds and its tuned peaks.
 
     Args:
         trust: whether variants that it names by file may run.
@@ -156,7 +156,7 @@ def find(path: Path | str) -> Path:
         raise SoftmapError(f"no recipe {str(path)!r}; there is a run: {run}")
     if path.name != str(path) and not path.suffix:
         raise no_run(path)
-    hint = nearest(path.stem, known) or f" (softmap brings {', '.join(sorted(known))})"
+    hint = nearest(path.stem, known) or f" (softmap has {', '.join(sorted(known))})"
     raise SoftmapError(f"no recipe or run {str(path)!r}{hint}")
 
 
@@ -172,12 +172,12 @@ def _recipe(root: yaml.Node | None, path: Path, overrides: dict[str, str]) -> Re
 
 
 def _placed(entry: Entry, folder: Path) -> Entry:
-    """Returns the entry with its relative ``.py`` files looked for in ``folder`` before the
-    working directory.
+    """Returns the entry with relative ``.py`` files resolved in ``folder`` before the working
+    directory.
     """
     if ".py:" not in entry.variant:
         return entry
-    from softmap.nn.own import loaded  # it takes torch, which typing errors need not await
+    from softmap.nn.own import loaded  # imported late: it loads torch
 
     variant = loaded(entry.variant, folder.absolute(), trusted=True)
     return dataclasses.replace(entry, variant=variant)

@@ -1,9 +1,9 @@
-"""What a worker of a cluster does with a call: it has a process of its own make it, and looks on.
+"""The worker's side of a cluster: it has a separate process run a call, and watches it.
 
-Nothing here imports PyTorch: a worker that waits stays small. The client keeps a folder for as long
-as it lives, ``.cluster`` in the run's, which every worker must see: its file ``session`` changes
-all the time. Where it stops to, or is gone, the call is told to stop: its trial will go on from its
-checkpoint. So there is no second way in which workers hear of the client.
+Nothing here imports PyTorch, so a waiting worker stays small. As long as the client lives it keeps
+a folder, ``.cluster`` in the run's, which every worker must see: its file ``session`` changes all
+the time. When it stops changing, or is gone, the call is told to stop; its trial will continue from
+its checkpoint. So workers learn of the client in one way only.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from softmap.errors import SoftmapError
 from softmap.lab.workers import WorkerDied, Workers
 
 LOOK = 1.0  #: seconds between two looks at the session
-SILENCE = 90.0  #: seconds after which a session that has not changed is over
+SILENCE = 90.0  #: seconds after which an unchanged session counts as over
 SESSION = "session"
-# Dask sets it for its own sake; it makes the allocator give memory back that training wants again.
-WITHOUT = ("MALLOC_TRIM_THRESHOLD_",)
+# Dask sets it; it makes the allocator return memory that training soon needs again.
+REMOVED_VARIABLES = ("MALLOC_TRIM_THRESHOLD_",)
 
 IDLE = 20.0  #: seconds that a process waits for the next call
 
 _lock = threading.Lock()
-_gpus: set[int] = set()  #: that calls of this worker have, beside one another
-_left: dict[tuple[str, int | None], list[Workers]] = {}  #: by session and GPU: processes that wait
+_gpus: set[int] = set()  #: GPUs in use by the worker's calls
+_left: dict[tuple[str, int | None], list[Workers]] = {}  #: waiting processes by session and GPU
 
 
 @dataclass(frozen=True)
 class WorkerTerms:
-    """What a worker must see and have, to take part.
+    """The conditions that a worker must meet to take part.
 
     Attributes:
         here: the folder in which the client was called.
-        folder: the session's, of the name ``mark``.
-        versions: of packages.
-        gpus: whether a call needs a GPU of its own.
+        folder: the session's folder; its file begins with ``mark``.
+        versions: versions of packages.
+        gpus: whether each call needs its own GPU.
     """
 
     here: str
@@ -54,17 +54,17 @@ class WorkerTerms:
 
 
 def versions() -> dict[str, str]:
-    """Of what a result depends on: all machines must have the same."""
+    """Returns the versions that results depend on, and that all machines must share."""
     return {"softmap": softmap.__version__, "torch": metadata.version("torch")}
 
 
 def objection(terms: WorkerTerms) -> str | None:
-    """Why this machine cannot take part, or None."""
+    """Returns why this machine cannot take part, or None."""
     if not os.path.isdir(terms.here):
-        return f"sees no folder {terms.here}, where softmap was called: all machines must"
+        return f"cannot see the folder {terms.here}, where softmap was called: all machines must"
     if read(terms) is None:
         return (
-            f"does not see what was written to {terms.folder.parent}: expected a folder that all "
+            f"cannot see what was written to {terms.folder.parent}: expected a folder that all "
             "machines share (--out)"
         )
     mine = versions()
@@ -78,7 +78,7 @@ def objection(terms: WorkerTerms) -> str | None:
 
 
 def read(terms: WorkerTerms) -> str | None:
-    """What the session says now, None where it is over or out of sight."""
+    """Returns the present contents of the session's file, None where it is over or not visible."""
     try:
         said = (terms.folder / SESSION).read_text()
     except OSError:
@@ -87,10 +87,13 @@ def read(terms: WorkerTerms) -> str | None:
 
 
 def call(terms: WorkerTerms, name: str, pickled: bytes) -> tuple[Any, Exception | None]:
-    """What a pickled function returned, or raised. ``name``: the call's own.
+    """Returns what a pickled function returned, or raised.
 
-    Dask begins a call again whose worker has gone. It is for the client to count that, so such a
-    call ends at once, with ``WorkerDied``.
+    Dask restarts a call whose worker is gone. The client has to count that, so such a call ends at
+    once, with ``WorkerDied``.
+
+    Args:
+        name: the call's own name.
     """
     from distributed import get_worker
 
@@ -109,14 +112,14 @@ def _begin(path: Path, address: str) -> None:
         with path.open("x") as file:
             file.write(address)
     except FileExistsError:
-        raise WorkerDied(f"the worker {path.read_text() or 'before'} has gone") from None
+        raise WorkerDied(f"the worker {path.read_text() or 'before'} is gone") from None
 
 
 def _made(terms: WorkerTerms, worker: Any, pickled: bytes) -> Any:
     mine = _free() if terms.gpus else None
     pool = _taken(terms.mark, mine)
     try:
-        pool = pool or Workers(1, [] if mine is None else [mine], terms.here, WITHOUT)
+        pool = pool or Workers(1, [] if mine is None else [mine], terms.here, REMOVED_VARIABLES)
         future, over = pool.submit(_unpickled, pickled), _Over(terms, worker)
         while not wait([future], timeout=LOOK).done:
             if over():
@@ -133,11 +136,11 @@ def _made(terms: WorkerTerms, worker: Any, pickled: bytes) -> Any:
 
 
 def _unpickled(pickled: bytes) -> Any:
-    return pickle.loads(pickled)()  # our client's own, as all that Dask brings here
+    return pickle.loads(pickled)()  # pickled by our client, as everything that Dask sends here
 
 
 def _free() -> int:
-    """A GPU that no other call of this worker has."""
+    """Reserve a GPU that no other call of this worker uses; returns its number."""
     with _lock:
         number = next(n for n in range(len(_gpus) + 1) if n not in _gpus)
         _gpus.add(number)
@@ -145,14 +148,14 @@ def _free() -> int:
 
 
 def _taken(mark: str, gpu: int | None) -> Workers | None:
-    """The process that an earlier call of the session has left, if there is one."""
+    """Returns a waiting process of an earlier call of the session, if there is one."""
     with _lock:
         left = _left.get((mark, gpu), [])
         return left.pop() if left else None
 
 
 def _leave(mark: str, gpu: int | None, pool: Workers) -> None:
-    """Keep a process for the next call of the session, which comes soon, if at all."""
+    """Keep a process for the session's next call, which comes soon if at all."""
 
     def dismiss() -> None:
         with _lock:
@@ -173,7 +176,7 @@ def _leave(mark: str, gpu: int | None, pool: Workers) -> None:
 
 
 class _Over:
-    """Whether a call's client, or its worker, is no more."""
+    """Tells whether a call's client, or its worker, is gone."""
 
     def __init__(self, terms: WorkerTerms, worker: Any) -> None:
         self._terms, self._worker = terms, worker

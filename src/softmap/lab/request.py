@@ -1,4 +1,4 @@
-"""How a comparison is run, beside what its recipe says."""
+"""How a comparison is run, beside its recipe."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from softmap.lab.sections import Count, Positive
 from softmap.lab.seeds import MOST_SEEDS
 from softmap.lab.workbench import Workbench
 
-#: What may be done about a folder with another run.
-WAY_OUT = "--fresh throws it away, --name NAME keeps it"
+#: The user's choices where a folder holds another run.
+WAY_OUT = "--fresh deletes it, --name NAME keeps it"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a call asks for.
+    """The values of a call.
 
     Attributes:
         out: the folder of all runs.
-        command: what the user typed, for the page.
-        fresh: throw away what an earlier run of the same name left.
+        command: the user's command, for the page.
+        fresh: delete what an earlier run of the same name left.
         jobs: trials at once, each in a process of one thread; 1 trains them one after another in
-            this process; None takes as many as there are cores, or GPUs.
-        cluster: whose machines train instead of this one, as many at once as it has places.
-        speed: measure speed and memory apart from training.
-        resolve: add seeds until no interval is wider, nats each way.
-        at_most: seeds of a variant that this may take.
+            this process; None takes one per core or GPU.
+        cluster: whose machines train instead of this one, as many at once as it has slots.
+        speed: measure speed and memory separately from training.
+        resolve: add seeds until no half-width of an interval is larger, in nats.
+        at_most: the most seeds of a variant that this may use.
         seconds: add seeds as long as they fit into this time.
-        way_out: what may be done about a folder with another run.
+        way_out: the user's choices where a folder holds another run.
     """
 
     out: Path = Path("runs")
@@ -61,7 +61,7 @@ class Request:
         if self.resolve is not None and self.seconds is not None:
             raise SoftmapError(
                 "--resolve and --time are both given, expected one of them: the width of the "
-                "intervals says how long it takes, or the time how wide they are"
+                "intervals determines the time, or the time determines the width"
             )
 
     @property
@@ -71,11 +71,13 @@ class Request:
 
 
 def with_jobs(request: Request, plan: Plan, shared: Workbench) -> Request:
-    """The request with its number of jobs, by default as many as suit the machine or cluster."""
+    """Returns the request with its number of jobs, by default as many as machine or cluster
+    allow.
+    """
     if request.cluster is not None:
         places = request.cluster.slots(shared.device.type == "cuda")
         return dataclasses.replace(request, jobs=max(1, places))
     if request.jobs is not None:
         return request
-    needed = max(least_memory(candidate, shared.recipe) for candidate in plan.candidates)
+    needed = max(least_memory(planned, shared.recipe) for planned in plan.models)
     return dataclasses.replace(request, jobs=workers.default_jobs(shared.device, needed))

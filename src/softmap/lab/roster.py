@@ -1,8 +1,8 @@
-"""What a folder tells of its trainings while they run: ``trials.json``, and who works at each.
+"""The state of a folder's trainings while they run: ``trials.json``, and who works at each.
 
-``trials.json`` lists all that was asked for, with those that have ended. Which ones are being
-trained is not written down, since a machine may fail without a word: a training is under way as
-long as a process holds its folder's ``.worker``.
+``trials.json`` lists all requested trainings, with those that have ended. Which ones are running is
+not written down, since a machine may fail without notice: a training runs as long as a process
+locks its folder's ``.worker``.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
     from softmap.lab.schedule import TrainingTask
 
 FILE = "trials.json"
-HELD = ".worker"  #: in the folder of a training: the process that works at it, which locks it
-LAST_BYTES = 4096  #: of a log: more than its last line
-PATIENCE = 180.0  #: seconds that a process which was given up may take to notice
+HELD = ".worker"  #: names the process that works in a training's folder, and is locked by it
+LAST_BYTES = 4096  #: bytes of a log that contain its last line
+PATIENCE = 180.0  #: seconds that an abandoned process may take to notice
 
 
 class RosterEntry(TypedDict):
-    """A training, its ``folder`` within the run's, and why it was given up (``failed``)."""
+    """A training, its ``folder`` within the run's, and why it was abandoned (``failed``)."""
 
     label: str
     seed: int
@@ -43,24 +43,25 @@ class RosterEntry(TypedDict):
 
 
 class RosterFile(TypedDict):
-    """``trials.json``."""
+    """The contents of ``trials.json``."""
 
     trials: list[RosterEntry]
 
 
 class Roster:
-    """Tasks in their order, and in the ``trials.json`` of ``folder`` what has become of them.
+    """Tasks in their order, and their state in the ``trials.json`` of ``folder``.
 
-    Those that are listed are waiting from the start; of others, one is known as its turn comes.
+    Tasks of a list are waiting from the start; those of other iterables are added when their turn
+    comes.
 
     Args:
-        steps: of each.
+        steps: the number of steps of each task.
     """
 
     def __init__(self, folder: Path, tasks: Iterable[TrainingTask], steps: int) -> None:
         self._folder, self._tasks, self._steps = folder, tasks, steps
         self._entries: dict[str, RosterEntry] = {}
-        with contextlib.suppress(SoftmapError):  # it only tells: no reason not to train
+        with contextlib.suppress(SoftmapError):  # the list only informs: training continues
             self._entries = {entry["folder"]: entry for entry in read(folder) if entry["ended"]}
         if isinstance(tasks, list):
             for task in tasks:
@@ -74,7 +75,7 @@ class Roster:
             yield task
 
     def end(self, task: TrainingTask, failed: str | None = None) -> None:
-        """Record that a training has ended, or was given up."""
+        """Record that a training has ended, or was abandoned."""
         self._entries[self._place(task)] |= {"ended": failed is None, "failed": failed}
         self._write()
 
@@ -98,7 +99,7 @@ class Roster:
 def read(folder: Path) -> list[RosterEntry]:
     """Returns the trainings that ``folder`` lists; none if it has no list.
 
-    Raises ``SoftmapError`` for a list that is none.
+    Raises ``SoftmapError`` for a damaged list.
     """
     path = folder / FILE
     if not path.exists():
@@ -110,10 +111,10 @@ def read(folder: Path) -> list[RosterEntry]:
 
 @contextlib.contextmanager
 def holding(folder: Path) -> Iterator[None]:
-    """Lock the folder of a training: two processes that write to it would spoil it.
+    """Lock the folder of a training for the block: two processes that write to it would damage it.
 
-    One that was given up, on a machine that was cut off, may take a while to notice. Raises
-    ``SoftmapError`` where it does not.
+    A process that was abandoned, on a machine that was cut off, may take a while to notice. Raises
+    ``SoftmapError`` where it keeps the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / HELD, "a+", opener=files.plain) as file:
@@ -132,7 +133,7 @@ def _lock(descriptor: int, folder: Path) -> None:
         except BlockingIOError:
             if time.monotonic() > until:
                 raise SoftmapError(
-                    f"{folder}: expected nobody at work in it, found {holder(folder)}"
+                    f"{folder}: expected no process at work in it, found {holder(folder)}"
                 ) from None
             time.sleep(0.2)
 
@@ -147,7 +148,7 @@ def holder(folder: Path) -> str | None:
                 with contextlib.suppress(ValueError, LookupError, TypeError):
                     found = json.loads(file.read(1000))
                     return f"{found['host']}:{found['process']}"
-                return "somebody"
+                return "an unknown process"
     except OSError:
         pass
     return None

@@ -1,7 +1,7 @@
-"""``softmap scale``: a law of loss over a sweep of sizes, of runs that are there or of a recipe.
+"""``softmap scale``: a scaling law of the loss, from existing runs or from a recipe with sizes.
 
-A recipe with ``sizes`` is as many comparisons as it has sizes, ``runs/NAME-SIZE``, each an ordinary
-run; the page of the sweep is ``runs/NAME/scaling.html``.
+A recipe with ``sizes`` is one comparison per size, ``runs/NAME-SIZE``, each an ordinary run; the
+page of the sweep is ``runs/NAME/scaling.html``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Scale:
     """For a recipe: other values, as key.path=value."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Trains what is missing, fits the laws, prints the table, and writes the page."""
+        """Train what is missing, fit the laws, print the table, and write the page."""
         import softmap
         from softmap.report.scaling.page import build
         from softmap.report.scaling.table import lines
@@ -106,7 +106,7 @@ def each_size(recipe: Any) -> Iterator[Any]:
 
     Raises ``SoftmapError`` where there are fewer than three, before any is trained.
     """
-    from softmap.lab.preflight import preflight, settled
+    from softmap.lab.preflight import preflight, with_precision
 
     if len(recipe.sizes) < 3:
         raise SoftmapError(
@@ -115,9 +115,9 @@ def each_size(recipe: Any) -> Iterator[Any]:
         )
     made = [of_size(recipe, size) for size in recipe.sizes]
     if len({one.name for one in made}) < len(made):
-        raise SoftmapError("sizes: two are the same, expected each once")
+        raise SoftmapError("sizes: expected each size once, found two alike")
     for one in made:
-        preflight(settled(one), lambda _: None)
+        preflight(with_precision(one), lambda _: None)
     return iter(made)
 
 

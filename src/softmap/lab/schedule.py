@@ -1,7 +1,7 @@
-"""Many tasks on a pool of processes: what runs is followed, and what a dead one left goes on.
+"""Many tasks on a pool of processes: running tasks are followed, those of dead processes continued.
 
-A task writes all that it does to its folder, ``train.jsonl`` as it goes. Nothing else is needed to
-follow it, so any pool will do whose processes see the folder.
+A task writes everything it does to its folder, and ``train.jsonl`` as it goes. Nothing else is
+needed to follow it, so any pool works whose processes see the folder.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from softmap.lab.roster import Roster, holding, last_logged
 from softmap.lab.workers import Pool
 from softmap.train.checkpoint import reached
 
-TRIES = 3  #: processes that may die of one task without its getting further
-DIED = f"died {TRIES} times at the same place"
-LOOK = 0.25  #: seconds between two looks at what runs
+TRIES = 3  #: processes of one task that may die without progress
+DIED = f"died {TRIES} times at the same point"
+LOOK = 0.25  #: seconds between two looks at running tasks
 
 
 @dataclass(frozen=True)
 class TrainingTask:
-    """One training: a trial, a point of a tuning, a lesson.
+    """One training: a trial, a point of a tuning, a training of ``learn`` or ``graft``.
 
     Attributes:
         label, seed: its place in the display.
-        work: called with what is to be called with each logged step, it writes to ``folder`` and
-            returns what came out; to be picklable.
+        work: called with a callback for logged steps, it writes to ``folder`` and returns the
+            result; picklable.
     """
 
     label: str
@@ -47,7 +47,7 @@ class TrainingTask:
 
     @property
     def name(self) -> str:
-        """The task's name for people."""
+        """The task's name in messages."""
         return f"{self.label} seed {self.seed}"
 
 
@@ -61,15 +61,15 @@ def results(
     folder: Path,
     device: torch.device | None = None,
 ) -> Results:
-    """Train the tasks; yields each with what came out, as they end.
+    """Train the tasks; yields each with its result, as they end.
+
+    Close the generator: that returns when all processes have ended, stopped with a checkpoint where
+    they were not done. Raises what a task raises, and ``Interrupted``.
 
     Args:
-        tasks: the next is asked for when there is a worker for it.
-        folder: theirs in common, which this process holds; ``trials.json`` in it says where they
-            stand. To be closed: that returns when all processes have ended, stopped with a
-            checkpoint where they were not done.
-
-    Raises what a task raises, and ``Interrupted``.
+        tasks: the next one is asked for when there is a worker for it.
+        folder: the folder of all tasks, which this process holds; ``trials.json`` in it has their
+            state.
     """
     roster = Roster(folder, tasks, display.steps)
     if engine.here:
@@ -88,7 +88,7 @@ def _here(roster: Roster, display: Display) -> Results:
 
 
 def done(task: TrainingTask, on_step: OnStep = lambda _: None) -> dict[str, Any]:
-    """Returns the result of a task: work in its folder, which no other process may do meanwhile."""
+    """Returns the result of a task, while no other process may work in its folder."""
     with holding(task.folder):
         return task.work(on_step)
 
@@ -96,9 +96,8 @@ def done(task: TrainingTask, on_step: OnStep = lambda _: None) -> dict[str, Any]
 def completed(pool: Pool, roster: Roster, display: Display) -> Results:
     """Run the tasks of ``roster`` on ``pool``, as many at a time as it has slots.
 
-    Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times and no
-    new checkpoint came between, the others go on, and ``SoftmapError`` names it when they have
-    ended.
+    Raises what a task raises, at once. Where the process of a task has died ``TRIES`` times with no
+    new checkpoint between, the others continue, and ``SoftmapError`` names it when they have ended.
     """
     futures: dict[Future[Any], TrainingTask] = {}
     waiting = iter(roster)
@@ -120,18 +119,18 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
             except BrokenExecutor as error:
                 following.end(task)
                 if deaths.of(task) < TRIES:
-                    display.note(f"{task.name}: its process died ({error}); it goes on in another")
+                    display.note(f"{task.name}: its process died ({error}); another continues it")
                     futures[pool.submit(done, task)] = task
                 else:
                     lost.append(f"{task.name} ({error})")
                     roster.end(task, f"its process {DIED}, last by {error}")
-                    display.note(f"{task.name}: its process {DIED}; the others go on")
+                    display.note(f"{task.name}: its process {DIED}; the others continue")
             else:
                 roster.end(task)
-                begin()  # first of all: what is done with a result takes its time
+                begin()  # first, since processing a result takes time
                 following.begin(task)
                 yield task, found
-        begin()  # places may have been added
+        begin()  # slots may have been added
         following.look(futures)
     if lost:
         raise SoftmapError(
@@ -140,14 +139,14 @@ def completed(pool: Pool, roster: Roster, display: Display) -> Results:
 
 
 class _Deaths:
-    """Counts those of each task since it last got further."""
+    """Counts the deaths of each task's processes since its last progress."""
 
     def __init__(self) -> None:
         self._counts: Counter[TrainingTask] = Counter()
         self._places: dict[TrainingTask, str] = {}
 
     def of(self, task: TrainingTask) -> int:
-        """One more: how many it has had at the place where it is."""
+        """Count one more death; returns the number since the task's last checkpoint."""
         place, before = reached(task.folder), self._places.get(task, "")
         if place > before:
             self._counts[task], self._places[task] = 0, place
@@ -172,7 +171,7 @@ class _Following:
                 self._display.step(task.label, task.seed, line)
 
     def begin(self, task: TrainingTask) -> None:
-        """Show that the task runs, once. Lines of an earlier session are not news."""
+        """Show that the task runs, once; lines of an earlier session are not shown."""
         if task not in self._seen:
             self._seen[task] = last_logged(task.folder / "train.jsonl")
             self._display.start(task.label, task.seed)

@@ -1,4 +1,4 @@
-"""The sections of a recipe: types, ranges and defaults, and what does not go together."""
+"""The sections of a recipe: types, ranges and defaults, and which values conflict."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from softmap.errors import SoftmapError
 from softmap.fields import Checked, Range
-from softmap.train.options import Optimizer, Options
+from softmap.train.options import Optimizer, TrainingOptions
 from softmap.train.plan import plan
 from softmap.train.schedules import Terms
 from softmap.train.trackers import TrackerName
@@ -20,14 +20,14 @@ Seed = Annotated[int, Range(0, 2**32 - 1)]
 Count = Annotated[int, Range(1, 10**9)]
 Rows = Annotated[int, Range(1, 2**20)]
 Windows = Annotated[int, Range(1, 10**6)]
-MOST_TRIED = 1000  #: numbers of steps that are tried before one is suggested
+MOST_TRIED = 1000  #: numbers of steps that are tried to suggest one
 
 
 @dataclass
 class Model(Checked):
-    """The control's shape. Other variants take the width that makes them equally large.
+    """The control's shape. Other variants get the MLP width that makes them equally large.
 
-    The model's own configuration bounds what is not bounded here.
+    The model's own configuration limits what is not limited here.
     """
 
     hidden_size: int = 128
@@ -36,7 +36,7 @@ class Model(Checked):
     num_key_value_heads: int | None = None
     head_dim: int | None = None
     intermediate_size: int | None = None  #: the control's MLP width
-    context: Annotated[int, Range(1, 2**24)] = 256  #: tokens a window
+    context: Annotated[int, Range(1, 2**24)] = 256  #: tokens per window
     tie_word_embeddings: bool = True
     initializer_range: float | None = None
     backbone: dict[str, Any] = field(default_factory=dict)  #: fields of ``softmap.nn.Backbone``
@@ -44,7 +44,9 @@ class Model(Checked):
 
 @dataclass
 class Size(Checked):
-    """One size of a sweep (``softmap scale``): what is not said is the model's, the training's."""
+    """One size of a sweep (``softmap scale``); missing values are those of the model and the
+    training.
+    """
 
     hidden_size: int | None = None
     num_hidden_layers: int | None = None
@@ -52,7 +54,7 @@ class Size(Checked):
     steps: Count | None = None
 
 
-#: Settings of [`Training`][] that change how fast a result comes, or belong to one variant.
+#: Settings of [`Training`][] that change the speed only, or belong to one variant.
 FREE = (
     "micro_batch_size",
     "compile",
@@ -65,45 +67,49 @@ FREE = (
 )
 
 
-#: Values of settings that came later, as trainings were before there were any.
+#: Values of later settings that correspond to trainings from before they existed.
 _LATER = {"separate_documents": False, "optimizer": "adamw", "start": None}
 
 
 @dataclass
 class Training(Checked):
-    """The optimiser and its schedule; see [`softmap.train.Options`][].
+    """The optimiser and its schedule; see [`softmap.train.TrainingOptions`][].
 
-    What means the same there has the same default. Lengths are shares of the steps here, since
-    recipes are run longer and shorter.
+    Settings that mean the same there have the same default. Lengths are shares of the steps here,
+    since recipes are run with more and fewer steps.
     """
 
     steps: Count = 1000
-    batch_size: Rows = 16  #: windows a step
+    batch_size: Rows = 16  #: windows per step
     micro_batch_size: Rows | None = None  #: windows at once; gradients are accumulated
-    peak_lr: Positive = 3e-3  #: for a variant that brings no peak of its own
-    schedule: str = Options.schedule
+    peak_lr: Positive = 3e-3  #: for a variant without a peak of its own
+    schedule: str = TrainingOptions.schedule
     #: shares of the steps; by default [1] for "cosine", [0.25, 0.5, 1] for the others
     budgets: list[Share] | None = None
     warmup: Annotated[float, Range(0, below=1)] = 0.03  #: share of steps
-    min_lr_ratio: Annotated[float, Range(0, 1)] = Options.min_lr_ratio
-    decay_fraction: Annotated[float, Range(above=0, below=1)] = Options.decay_fraction
-    decay_of: str = Options.decay_of  #: of the steps since the last budget; "so_far": of all steps
-    decay_shape: str = Options.decay_shape
-    weight_decay: Annotated[float, Range(0)] = Options.weight_decay
+    min_lr_ratio: Annotated[float, Range(0, 1)] = TrainingOptions.min_lr_ratio
+    decay_fraction: Annotated[float, Range(above=0, below=1)] = TrainingOptions.decay_fraction
+    decay_of: str = (
+        TrainingOptions.decay_of
+    )  #: "cycle": the steps since the last budget; "so_far": all
+    decay_shape: str = TrainingOptions.decay_shape
+    weight_decay: Annotated[float, Range(0)] = TrainingOptions.weight_decay
     betas: list[Annotated[float, Range(0, below=1)]] = field(
-        default_factory=lambda: list(Options.betas)
+        default_factory=lambda: list(TrainingOptions.betas)
     )
-    optimizer: Optimizer = Options.optimizer  #: "muon": for hidden matrices, AdamW for the rest
-    clip: Positive | None = Options.clip
-    #: "auto": bf16 where the device computes in it, fp32 where it would be emulated
+    optimizer: Optimizer = (
+        TrainingOptions.optimizer
+    )  #: "muon": for hidden matrices, AdamW for the rest
+    clip: Positive | None = TrainingOptions.clip
+    #: "auto": bf16 where the device has units for it, fp32 where it would be emulated
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    compile: bool = Options.compile
+    compile: bool = TrainingOptions.compile
     checkpoint_every: Annotated[int, Range(0, 10**9)] = 200  #: steps
-    log_every: Count = Options.log_every  #: steps
+    log_every: Count = TrainingOptions.log_every  #: steps
     trackers: list[TrackerName] = field(default_factory=list)  #: beside ``train.jsonl``
-    start: str | None = None  #: the folder of an exported model whose weights it begins with
+    start: str | None = None  #: the folder of an exported model whose weights it starts from
     keep_points: bool = False  #: weights before and after each decay, for the suite ``river``
-    separate_documents: bool = False  #: no token attends to another document than its own
+    separate_documents: bool = False  #: tokens attend only to their own document
     device: str = "auto"  #: "auto", "cpu", "cuda", ...
 
     def __post_init__(self) -> None:
@@ -130,14 +136,17 @@ class Training(Checked):
         self._check_schedule()
 
     def settings(self, free: Collection[str] = ()) -> dict[str, Any]:
-        """What a result depends on, by name: not ``free``, nor what came later and is as it was
-        before, so that what older files say still holds."""
+        """Returns the settings that a result depends on, by name.
+
+        ``free`` ones are left out, and so are later ones whose value is that of earlier trainings,
+        so that older files still match.
+        """
         values = dataclasses.asdict(self)
         del values["trackers"]
         later = {name: value for name, value in _LATER.items() if values[name] == value}
         return {name: value for name, value in values.items() if name not in (*free, *later)}
 
-    def with_own(self, own: Own | None) -> Training:
+    def with_own(self, own: OwnSchedule | None) -> Training:
         """Returns the section with what one line of the variants overrides."""
         if own is None:
             return self
@@ -149,13 +158,15 @@ class Training(Checked):
 
     @property
     def shares(self) -> list[float]:
-        """``budgets``, or the schedule's default."""
+        """The value of ``budgets``, or the schedule's default."""
         if self.budgets is not None:
             return self.budgets
         return [1.0] if self.schedule == "cosine" else [0.25, 0.5, 1.0]
 
     def _check_schedule(self) -> None:
-        """Refuse a schedule that does not fit, with a number of steps that would, if any."""
+        """Raise ``SoftmapError`` for a schedule that does not fit, with a number of steps that
+        would.
+        """
         problem = self._problem(self.steps)
         if problem is None:
             return
@@ -168,7 +179,7 @@ class Training(Checked):
         )
 
     def _problem(self, steps: int) -> str | None:
-        """Returns what keeps the schedule from a run of this many steps."""
+        """Returns why the schedule does not fit a run of this many steps, or None."""
         try:
             terms = Terms(
                 peak=1.0,
@@ -186,7 +197,7 @@ class Training(Checked):
 
 
 @dataclass
-class Own(Checked):
+class OwnSchedule(Checked):
     """The schedule of one line of ``variants`` where it differs; the budgets stay."""
 
     schedule: str | None = None
@@ -206,13 +217,13 @@ class Own(Checked):
 
 @dataclass
 class Evaluation(Checked):
-    """What is measured on held-out text."""
+    """The measurements on held-out text."""
 
     windows: Windows = 128  #: held-out windows, the same for every variant
     batch_size: Rows = 32
     #: length of the passage whose attention maps are drawn
     passage_tokens: Annotated[int, Range(1, 64)] = 48
-    #: of ``softmap eval``, asked of every trained model: their answers stand on the page
+    #: suites of ``softmap eval``, asked of every trained model; the page shows their answers
     suites: list[str] = field(default_factory=list)
 
 
@@ -221,10 +232,10 @@ class Tuning(Checked):
     """The search for each variant's peak learning rate: the same grid for all."""
 
     grid: list[Positive] = field(default_factory=lambda: [1e-3, 2e-3, 4e-3, 8e-3])
-    share: Share = 0.25  #: of the recipe's steps, each point trained to its own full decay
-    seed: Seed = 1000  #: the first of its seeds, none of which are the comparison's
-    runs: Annotated[int, Range(1, 100)] = 2  #: at each peak, one for each seed
-    windows: Windows = 64  #: windows taken from the end of the training text, and not trained on
+    share: Share = 0.25  #: share of the recipe's steps; each point is trained to its full decay
+    seed: Seed = 1000  #: the first of its seeds, none of which the comparison uses
+    runs: Annotated[int, Range(1, 100)] = 2  #: runs at each peak, one for each seed
+    windows: Windows = 64  #: held-out windows, none of which the comparison evaluates
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -233,5 +244,5 @@ class Tuning(Checked):
 
     @property
     def seeds(self) -> range:
-        """The seeds of the tuning: ``runs`` of them, from ``seed`` on."""
+        """The seeds of the tuning: ``runs`` of them, starting from ``seed``."""
         return range(self.seed, self.seed + self.runs)

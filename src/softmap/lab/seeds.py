@@ -1,4 +1,4 @@
-"""Seeds: one is one run of a variant. How lists of them are written, joined and continued."""
+"""Seeds, one for each run of a variant: how lists of them are written, joined and extended."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 from softmap.errors import SoftmapError, shown
 from softmap.lab import nodes
 
-MOST_SEEDS = 1000  #: of a variant
+MOST_SEEDS = 1000  #: the most seeds of a variant
 
 
 def listed(node: yaml.Node, key: str) -> yaml.Node:
@@ -20,7 +20,7 @@ def listed(node: yaml.Node, key: str) -> yaml.Node:
     number = nodes.construct(node)
     if not 1 <= number <= MOST_SEEDS:
         raise nodes.fail(
-            node, f"{key}: expected how many, 1 to {MOST_SEEDS}, or a list, found {number}"
+            node, f"{key}: expected a number from 1 to {MOST_SEEDS}, or a list, found {number}"
         )
     mark = node.start_mark
     items = [yaml.ScalarNode(node.tag, str(seed), mark) for seed in range(number)]
@@ -28,7 +28,9 @@ def listed(node: yaml.Node, key: str) -> yaml.Node:
 
 
 def check_seeds(key: str, seeds: list[int], least: int = 0) -> None:
-    """Raise ``SoftmapError`` unless they are different, at least so many and not too many."""
+    """Raise ``SoftmapError`` unless the seeds differ and their number is from ``least`` to the
+    most.
+    """
     if len(set(seeds)) < len(seeds) or not least <= len(seeds) <= MOST_SEEDS:
         raise SoftmapError(
             f"{key}: expected {least} to {MOST_SEEDS} different numbers, found {shown(seeds)}"
@@ -36,10 +38,10 @@ def check_seeds(key: str, seeds: list[int], least: int = 0) -> None:
 
 
 def joined(*lists: Iterable[int]) -> list[int]:
-    """Returns all of them once, in the order in which they come."""
+    """Returns the seeds of all lists once, in the order in which they come."""
     return list(dict.fromkeys(seed for seeds in lists for seed in seeds))
 
 
 def further(taken: Collection[int], number: int) -> list[int]:
-    """Returns the smallest seeds that are not taken, as many as asked for."""
+    """Returns the ``number`` smallest seeds that are not taken."""
     return list(islice((seed for seed in count() if seed not in taken), number))

@@ -1,4 +1,4 @@
-"""A run's page over HTTP, on this machine alone: the page and its files, nothing else."""
+"""A run's page over HTTP, for this machine alone: the page and its files, nothing else."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
-    """Serves the page and its files by GET and HEAD, to requests by this machine's own name."""
+    """Serves the page and its files by GET and HEAD, to requests under this machine's own name."""
 
     timeout = 30
 
@@ -53,10 +53,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         """Log nothing."""
 
     def _answer(self) -> bytes | None:
-        """Send the head, and return the body."""
-        # A foreign name that was made to point here (DNS rebinding) would read it in its own page.
+        """Send the headers, and return the body."""
+        # Another site's name that points here (DNS rebinding) could read it from its own page.
         if not _is_local(self.headers.get_all("Host") or []):
-            self.send_error(403, "this page is for this machine")
+            self.send_error(403, "this page is for this machine only")
             return None
         name = _name(self.path)
         content = None if name is None else read_served(self.folder, name)
@@ -66,15 +66,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", TYPES[Path(name).suffix])
         self.send_header("Content-Length", str(len(content)))
-        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("X-Content-Type-TrainingOptions", "nosniff")
         self.send_header("Cache-Control", "no-cache")
         self.end_headers()
         return content
 
 
 def read_served(folder: Path, name: str) -> bytes | None:
-    """Returns the contents of ``name``: the page, its data, its charts or its logs, each a
-    plain file.
+    """Returns the contents of ``name``: the page, its data, its charts or its logs, each a plain
+    file.
 
     None for everything else: other names, folders, and links, wherever they lead.
     """
@@ -109,19 +109,19 @@ def _name(target: str) -> str | None:
 
 
 def _is_local(hosts: list[str]) -> bool:
-    """Whether the one Host header names this machine, with any port."""
+    """Returns whether the only Host header names this machine, with any port."""
     return len(hosts) == 1 and re.fullmatch(LOCAL, hosts[0].strip().lower()) is not None
 
 
 class _Listener(http.server.ThreadingHTTPServer):
     def handle_error(self, *_: object) -> None:
-        """Ignore readers that have gone."""
+        """Ignore readers that are gone."""
 
 
 class Server:
     """Serves ``folder`` on 127.0.0.1 while entered; the port is taken at once.
 
-    Raises ``SoftmapError`` for a port that cannot be had. Port 0 takes any free one.
+    Port 0 takes any free one. Raises ``SoftmapError`` for a port that is not available.
     """
 
     def __init__(self, folder: Path, port: int) -> None:

@@ -1,4 +1,4 @@
-"""A comparison under way: trials are trained, and ``run.json`` and the page say what there is."""
+"""A comparison in progress: it trains trials, and keeps ``run.json`` and the page up to date."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from softmap.lab import files
 from softmap.lab.facts import run_facts
 from softmap.lab.page import Page
 from softmap.lab.peaks import Peaks
-from softmap.lab.plan import Candidate, Plan
+from softmap.lab.plan import Plan, PlannedModel
 from softmap.lab.progress import Display
 from softmap.lab.request import Request
 from softmap.lab.schedule import TrainingTask, results
@@ -55,16 +55,19 @@ class Session:
         recipe = self.shared.recipe
         return recipe.training.batch_size * recipe.model.context
 
-    def trial(self, candidate: Candidate, seed: int) -> Trial:
+    def trial(self, planned: PlannedModel, seed: int) -> Trial:
         """Returns one run, finished or not."""
-        return Trial(candidate, seed, self.folder / "variants" / candidate.slug / f"seed{seed}")
+        return Trial(planned, seed, self.folder / "variants" / planned.slug / f"seed{seed}")
 
     def trials(self) -> list[Trial]:
-        """One run of each variant first, so that all are seen early; then the surplus of those that
-        have more; the other runs of all come last, so that no worker waits at the end."""
-        return self._rounds([(mine, mine.seeds) for mine in self.plan.candidates])
+        """Returns all trials, one run of each variant first, so that all are seen early.
 
-    def _rounds(self, seeds: list[tuple[Candidate, Sequence[int]]]) -> list[Trial]:
+        Then come the extra runs of variants that have more; the last runs of all variants come
+        last, so that no worker waits at the end.
+        """
+        return self._rounds([(mine, mine.seeds) for mine in self.plan.models])
+
+    def _rounds(self, seeds: list[tuple[PlannedModel, Sequence[int]]]) -> list[Trial]:
         rows = [[self.trial(mine, seed) for seed in own] for mine, own in seeds if own]
         late = max(0, min(map(len, rows), default=0) - 1)
         parts = ([row[:1] for row in rows], [row[1 : len(row) - late] for row in rows],
@@ -73,19 +76,21 @@ class Session:
         return [trial for trials in rounds for trial in trials if trial is not None]
 
     def describe(self) -> None:
-        """Say what the models are, and how many will be trained."""
-        runs = {candidate.label: len(candidate.seeds) for candidate in self.plan.candidates}
+        """Report what the models are, and how many will be trained."""
+        runs = {planned.label: len(planned.seeds) for planned in self.plan.models}
         self.display.plan(runs, self.shared.recipe.training.steps, self._step_tokens)
         if sum(runs.values()) > len(runs):
             number = runs_a_variant(runs, self.plan.control)
             self.display.note(f"{number}, {sum(runs.values())} in all")
         for sentence in self.peaks.unused:
             self.display.note(sentence)
-        for candidate in self.plan.candidates:
-            self.display.note(self.shared.described(candidate, self.plan))
+        for planned in self.plan.models:
+            self.display.note(self.shared.described(planned, self.plan))
 
     def write(self, **more: Any) -> None:
-        """Write ``run.json`` with ``more`` in it; tuned peaks of another file are kept beside."""
+        """Write ``run.json`` with ``more`` in it; tuned peaks from another file are copied
+        beside it.
+        """
         path = self.peaks.path
         if path is not None and path != self.folder / PEAKS:
             files.write_json(self.folder / PEAKS, files.read_json(path))
@@ -100,9 +105,9 @@ class Session:
         them.
 
         Args:
-            more: for ``run.json``.
+            more: further values for ``run.json``.
         """
-        recipe, before = self.shared.recipe, self.plan.candidates
+        recipe, before = self.shared.recipe, self.plan.models
         entries = [
             dataclasses.replace(entry, seeds=joined(entry.seeds, seeds.get(mine.label, ())))
             for entry, mine in zip(recipe.variants, before, strict=True)
@@ -113,7 +118,7 @@ class Session:
             dataclasses.replace(mine, seeds=tuple(joined(mine.seeds, seeds.get(mine.label, ()))))
             for mine in before
         ]
-        self.plan = dataclasses.replace(self.plan, candidates=after)
+        self.plan = dataclasses.replace(self.plan, models=after)
         self.display.more({label: len(own) for label, own in seeds.items()})
         self.write(**more)
         return self._rounds([(mine, seeds.get(mine.label, ())) for mine in after])
@@ -127,8 +132,8 @@ class Session:
         return [trial for trial, result in found if result is None]
 
     def train(self, trials: Iterable[Trial]) -> None:
-        """Train the trials and keep the page up to date. The next trial is asked for when its
-        turn comes.
+        """Train the trials and keep the page up to date; each trial is asked for when its turn
+        comes.
         """
         begun: dict[Path, Trial] = {}
         engine, shared = self.request.engine, self.shared
@@ -137,7 +142,7 @@ class Session:
         def task(trial: Trial) -> TrainingTask:
             begun[trial.folder] = trial
             work = partial(give, partial(run_trial, trial))
-            return TrainingTask(trial.candidate.label, trial.seed, trial.folder, work)
+            return TrainingTask(trial.planned.label, trial.seed, trial.folder, work)
 
         tasks = [task(t) for t in trials] if isinstance(trials, list) else map(task, trials)
         trained = results(tasks, engine, self.display, self.folder, shared.device)
@@ -147,8 +152,8 @@ class Session:
                 self.page.changed()
 
     def _finish(self, trial: Trial, result: dict[str, Any], *, skipped: bool = False) -> None:
-        # Also those that a kill left after the result.
+        # They may remain where the process was killed after writing the result.
         shutil.rmtree(trial.folder / "checkpoints", ignore_errors=True)
         budgets = result["budgets"]
         loss = float(budgets[-1]["loss"]) if budgets else math.nan  # it diverged
-        self.display.finish(trial.candidate.label, trial.seed, loss, skipped=skipped)
+        self.display.finish(trial.planned.label, trial.seed, loss, skipped=skipped)

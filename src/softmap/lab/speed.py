@@ -1,9 +1,9 @@
-"""Speed and memory of training, measured apart from it: nothing else runs, the variants take turns.
+"""Speed and memory of training, measured separately: nothing else runs, the variants take turns.
 
-What a training says of its own speed contains whatever the machine did meanwhile. Here a process of
-its own makes steps on random tokens, since no speed depends on what they say, with a learning rate
-of 0, so that no weights go bad. Peak memory is that of a fresh copy of the process for each
-variant: memory that another one has freed is not there to be used again.
+The speed that a training reports includes whatever else the machine did. Here a separate process
+makes steps on random tokens, which does not change the speed, with a learning rate of 0, so that
+the weights stay valid. Peak memory is measured in a fresh copy of the process for each variant:
+memory that another one has freed cannot be reused.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ import torch
 from torch import Tensor
 
 from softmap.errors import SoftmapError, reason
-from softmap.lab import files, measure
+from softmap.lab import files, machine
 from softmap.lab.engine import Engine
 from softmap.lab.interrupts import sigterm_raises
-from softmap.lab.plan import Candidate, Plan, options
+from softmap.lab.peak_memory import PeakMemory
+from softmap.lab.plan import Plan, PlannedModel, training_options
 from softmap.lab.preflight import PER_PARAMETER, memory
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
@@ -38,11 +39,11 @@ from softmap.train.parallel import Parallel
 from softmap.train.step import train_step
 
 ROUNDS = 7
-SECONDS = 0.2  #: of a variant's turn
-MOST_STEPS = 50  #: in a turn
-WARM_UP = 2  #: steps; the optimiser's state is made in the first
-BUSY = 0.25  #: cores that others may take of a machine that is called idle
-SPREAD = 0.2  #: between the 10th and the 90th percentile, of the median
+SECONDS = 0.2  #: the length of a variant's turn
+MOST_STEPS = 50  #: the most steps of a turn
+WARM_UP = 2  #: steps before the first turn; the first allocates the optimiser's state
+BUSY = 0.25  #: cores that others may use on a machine that counts as idle
+SPREAD = 0.2  #: largest 10th to 90th percentile range of an idle machine, over the median
 
 T = TypeVar("T")
 
@@ -51,8 +52,9 @@ def measure_speed(
     folder: Path, plan: Plan, shared: Workbench, engine: Engine, display: Display
 ) -> None:
     """Write ``speed.json`` of a run, unless it is there, undisturbed, for these variants and
-    settings."""
-    labels = {candidate.label for candidate in plan.candidates}
+    settings.
+    """
+    labels = {planned.label for planned in plan.models}
     before = read_speed(folder)
     if (
         before is not None
@@ -61,17 +63,17 @@ def measure_speed(
         and labels <= before["variants"].keys()
     ):
         return
-    weights = sum(PER_PARAMETER * c.parameters["total"] for c in plan.candidates)
+    weights = sum(PER_PARAMETER * c.parameters["total"] for c in plan.models)
     if weights > memory(shared.device) // 2:
-        display.note("speed is not measured apart from training: the models do not fit together")
+        display.note("speed is not measured separately: the models do not fit into memory together")
         return
-    display.note("measuring speed and memory apart from training ...")
-    given = plan.candidates, shared.recipe, shared.device, engine.threads
+    display.note("measuring speed and memory before training ...")
+    given = plan.models, shared.recipe, shared.device, engine.threads
     try:
         with sigterm_raises(), engine.pool(folder, shared.device, display.note) as pool:
             found = pool.submit(measured, *given).result()
-    except (SoftmapError, RuntimeError) as error:  # no reason to lose what was trained
-        display.note(f"speed could not be measured apart from training: {reason(error)}")
+    except (SoftmapError, RuntimeError) as error:  # trainings do not depend on it
+        display.note(f"speed could not be measured separately: {reason(error)}")
         return
     if found["disturbed"]:
         display.note(f"speed: {found['disturbed']}")
@@ -79,16 +81,16 @@ def measure_speed(
 
 
 def measured(
-    candidates: Sequence[Candidate], recipe: Recipe, device: torch.device, threads: int
+    models: Sequence[PlannedModel], recipe: Recipe, device: torch.device, threads: int
 ) -> dict[str, Any]:
-    """Returns tokens per second of each candidate in interleaved rounds, and its peak memory.
+    """Returns tokens per second of each model in interleaved rounds, and its peak memory.
 
-    disturbed: a sentence where the machine was not idle, else None.
+    ``disturbed`` is a sentence where the machine was not idle, else None.
     """
     torch.set_num_threads(threads)
     others = psutil.cpu_percent(1.0) / 100 * (psutil.cpu_count() or 1)
-    peaks = {c.label: _alone(c, recipe, device) for c in candidates}
-    steps = {c.label: training_step(build(c, 0, device), c, recipe) for c in candidates}
+    peaks = {c.label: _alone(c, recipe, device) for c in models}
+    steps = {c.label: training_step(build(c, 0, device), c, recipe) for c in models}
     for step in steps.values():
         timed(step, WARM_UP, device)
     turns = {
@@ -102,7 +104,7 @@ def measured(
             speeds[label].append(tokens / timed(steps[label], turns[label], device))
     found = {label: spread(values) for label, values in speeds.items()}
     return {
-        **measure.provenance(device),
+        **machine.provenance(device),
         "rounds": ROUNDS,
         "batch_tokens": tokens,
         "cores_of_others": others,
@@ -116,11 +118,11 @@ def measured(
 
 
 def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
-    """Returns why the machine seems not to have been idle (load before, or rounds that differ),
-    or None.
+    """Returns why the machine seems not to have been idle (load before, or unequal rounds), or
+    None.
     """
     if others > BUSY:
-        return f"the machine was not idle: other processes took {others:.1f} cores"
+        return f"the machine was not idle: other processes used {others:.1f} cores"
     widths = {name: (s["high"] - s["low"]) / s["median"] for name, s in speeds.items()}
     name = max(widths, key=lambda name: widths[name])
     if widths[name] <= SPREAD:
@@ -128,13 +130,13 @@ def disturbed(others: float, speeds: dict[str, dict[str, Any]]) -> str | None:
     return f"the machine was not idle: the rounds of {name} differ by {100 * widths[name]:.0f} %"
 
 
-def training_step(net: Any, candidate: Candidate, recipe: Recipe) -> Callable[[], Any]:
+def training_step(net: Any, planned: PlannedModel, recipe: Recipe) -> Callable[[], Any]:
     """Returns a training step on random tokens."""
-    given = options(recipe, candidate.peak_lr, 0, candidate.label)
+    given = training_options(recipe, planned.peak_lr, 0, planned.label)
     optimizer = optimizer_of(net, given)
     parallel = Parallel(next(net.parameters()).device, recipe.parallel)
     run = parallel.wrap(net.train(), compile=given.compile, precision=given.precision)
-    batch = random_ids(candidate.config.vocab_size, given.batch_size, given.context + 1)
+    batch = random_ids(planned.config.vocab_size, given.batch_size, given.context + 1)
     return lambda: train_step(run, optimizer, batch, 0.0, given, parallel)
 
 
@@ -161,8 +163,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def shuffled(items: Sequence[T], turn: int) -> list[T]:
-    """The items in an order of that round: each leaves caches warm or cold for the next one, so
-    none may always follow the same. The same round has the same order again."""
+    """Returns the items in an order of that round; the same round has the same order again.
+
+    Each item leaves caches warm or cold for the next one, so none should always follow the same.
+    """
     return random.Random(turn).sample(list(items), len(items))
 
 
@@ -172,18 +176,18 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"median": float(middle), "low": float(low), "high": float(high), "count": len(values)}
 
 
-def _alone(candidate: Candidate, recipe: Recipe, device: torch.device) -> int | None:
+def _alone(planned: PlannedModel, recipe: Recipe, device: torch.device) -> int | None:
     """Returns the peak memory of training in a fresh copy of this process.
 
-    On a GPU PyTorch's own count needs none. None where it could not be measured.
+    A GPU needs no copy, since PyTorch counts there itself. None where it could not be measured.
     """
     if device.type == "cuda" or not hasattr(os, "fork"):
-        return _peak(candidate, recipe, device)
+        return _peak(planned, recipe, device)
     at, to = os.pipe()
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
-            os.write(to, str(_peak(candidate, recipe, device)).encode())
+            os.write(to, str(_peak(planned, recipe, device)).encode())
         os._exit(0)
     os.close(to)
     try:
@@ -194,9 +198,9 @@ def _alone(candidate: Candidate, recipe: Recipe, device: torch.device) -> int | 
         os.waitpid(child, 0)
 
 
-def _peak(candidate: Candidate, recipe: Recipe, device: torch.device) -> int:
-    with measure.PeakMemory(device) as peak:
-        step = training_step(build(candidate, 0, device), candidate, recipe)
+def _peak(planned: PlannedModel, recipe: Recipe, device: torch.device) -> int:
+    with PeakMemory(device) as peak:
+        step = training_step(build(planned, 0, device), planned, recipe)
         for _ in range(WARM_UP):
             step()
         peak.sample()

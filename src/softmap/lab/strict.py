@@ -1,6 +1,6 @@
-"""YAML nodes to typed dataclasses, strictly: every complaint names the file, line and key.
+"""YAML nodes to typed dataclasses, strictly: every error names the file, line and key.
 
-The types are those a recipe needs: ``bool int float str``, ``X | None``, unions, ``list[X]``,
+The types are those that a recipe needs: ``bool int float str``, ``X | None``, unions, ``list[X]``,
 ``dict[str, X]``, ``Literal`` and nested dataclasses. A dataclass may define ``from_node(node,
 key)`` to read a form of its own.
 """

@@ -1,4 +1,4 @@
-"""``softmap top``: where the trainings of a run's folder stand, from any machine that sees it."""
+"""``softmap top``: the state of the trainings in a run's folder, from any machine that sees it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tyro.conf import Positional, arg
 from softmap.errors import SoftmapError
 from softmap.lab.names import check_path, no_run
 
-EVERY = 1.0  #: seconds between two looks
-STATES = ("training", "waiting", "stopped", "failed", "done")  #: in the order that they are shown
+EVERY = 1.0  #: seconds between two updates
+STATES = ("training", "waiting", "stopped", "failed", "done")  #: in the order of the table
 
 
 @dataclass
 class Top:
-    """Show where the trainings of a run stand, until Ctrl-C: which wait, train, ended, failed.
+    """Show the state of a run's trainings until Ctrl-C: which wait, train, ended, failed.
 
-    It reads the run's folder alone, so it works from any machine that sees it, also long after.
+    It reads the run's folder alone, so it works on any machine that sees it, even long afterwards.
 
     For example:
       softmap top runs/demo
@@ -34,10 +34,10 @@ class Top:
     run_folder: Annotated[Positional[Path], arg(metavar="RUN")]
     """The folder of a comparison, or of what learn, graft or claims run have trained."""
     once: bool = False
-    """Look once; so it is also where the output is no terminal."""
+    """Show the state once; this is the default where the output is no terminal."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Prints the table once, or redraws it until Ctrl-C."""
+        """Print the table once, or redraw it until Ctrl-C."""
         from rich.console import Console
         from rich.live import Live
 
@@ -54,8 +54,15 @@ class Top:
 
 @dataclass(frozen=True)
 class TopRow:
-    """One training. state: of ``STATES``. worker: who is at it. log: its last line. silent: seconds
-    since then. why: it failed."""
+    """The state of one training.
+
+    Attributes:
+        state: one of ``STATES``.
+        worker: the process that works at it.
+        log: the last line of its log.
+        silent: seconds since that line.
+        why: why it failed.
+    """
 
     label: str
     seed: int

@@ -1,9 +1,9 @@
-"""One trial: one variant with one seed, trained, evaluated, measured, written down.
+"""One trial: one variant with one seed, trained, evaluated, measured and recorded.
 
-Its folder holds ``trial.json`` (what it is, written first), ``train.jsonl`` and checkpoints while
+Its folder has ``trial.json`` (its identity, written first), ``train.jsonl`` and checkpoints while
 it trains, ``eval-<i>.npz`` and ``budget-<i>.json`` as each decay ends, ``maps.npz``, ``model/``,
 ``answers.json`` where the recipe asks for more than the loss, and ``result.json``, written last:
-where that file is, the trial is finished. A training that diverged is finished, too: its result
+once that file exists, the trial is finished. A training that diverged is also finished: its result
 says so instead of what was measured.
 """
 
@@ -18,6 +18,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,19 +38,22 @@ from softmap.evals.points import FOLDER as POINTS
 from softmap.fields import check
 from softmap.files import sealed
 from softmap.hf import SoftmapForCausalLM
-from softmap.lab import files, measure
+from softmap.lab import files, machine
 from softmap.lab.card import model_card
 from softmap.lab.explain import chosen
 from softmap.lab.interrupts import Interrupted
-from softmap.lab.plan import Candidate, options
+from softmap.lab.peak_memory import PeakMemory
+from softmap.lab.plan import PlannedModel, training_options
 from softmap.lab.preflight import dtype_of
 from softmap.lab.progress import OnStep
 from softmap.lab.questions import ask
 from softmap.lab.recipe import Recipe
-from softmap.lab.start import begin
+from softmap.lab.start import load_start
 from softmap.lab.workbench import Workbench, document_end
 from softmap.report.load import BudgetFile, read_log, read_result
-from softmap.train import NonFiniteLoss, Options, Parallel, mean_rate, spent, train
+from softmap.train import NonFiniteLoss, Parallel, TrainingOptions, mean_rate, spent, train
+
+WARM_UP = 20  #: steps whose speed says more about caches and allocations than about the model
 
 
 class _MeasuredBudget(BudgetFile):
@@ -60,21 +64,21 @@ class _MeasuredBudget(BudgetFile):
 class Trial:
     """A variant with one seed, and its folder."""
 
-    candidate: Candidate
+    planned: PlannedModel
     seed: int
     folder: Path
 
     @property
     def name(self) -> str:
-        """The trial's name for people: the label, and the seed."""
-        return f"{self.candidate.label} seed {self.seed}"
+        """The label and the seed, for messages."""
+        return f"{self.planned.label} seed {self.seed}"
 
-    def identity(self, bench: Workbench) -> dict[str, Any]:
-        """Returns all that the result depends on."""
-        mine = self.candidate
+    def identity(self, shared: Workbench) -> dict[str, Any]:
+        """Returns everything that the result depends on."""
+        mine = self.planned
         own = {"own": mine.own.given()} if mine.own else {}
         return {
-            **bench.settings,
+            **shared.settings,
             **own,
             "variant": mine.spec,
             "intermediate_size": mine.config.intermediate_size,
@@ -83,7 +87,7 @@ class Trial:
         }
 
     def result(self) -> dict[str, Any] | None:
-        """Returns the finished result, or None; raises ``SoftmapError`` where a file of it is
+        """Returns the finished result, or None; raises ``SoftmapError`` where its file is
         damaged.
         """
         path = self.folder / "result.json"
@@ -101,16 +105,16 @@ def fingerprint(identity: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def build(candidate: Candidate, seed: int, device: torch.device) -> Any:
-    """Returns the freshly initialised model of a candidate, a function of the seed."""
+def build(planned: PlannedModel, seed: int, device: torch.device) -> Any:
+    """Returns the freshly initialised model of the plan, a function of the seed."""
     torch.manual_seed(seed)
-    model: torch.nn.Module = SoftmapForCausalLM(candidate.config)
+    model: torch.nn.Module = SoftmapForCausalLM(planned.config)
     return model.to(device)
 
 
 def fit(
     model: Any,
-    candidate: Candidate,
+    planned: PlannedModel,
     recipe: Recipe,
     corpus: Corpus,
     seed: int,
@@ -118,15 +122,18 @@ def fit(
     parallel: Parallel | None = None,
     **hooks: Any,
 ) -> None:
-    """Train a candidate's model on ``corpus``; goes on from ``folder`` if it was begun there.
+    """Train a planned model on ``corpus``; continues from ``folder`` if it was begun there.
 
     The batches are a function of the seed and the step alone, the same for every variant and for
-    any number of processes. parallel: by default this process alone, by the recipe's layout.
-    Raises ``Interrupted`` when a signal stopped it; the checkpoint is on disk.
+    any number of processes. Raises ``Interrupted`` when a signal stopped it; the checkpoint is on
+    disk.
+
+    Args:
+        parallel: by default this process alone, by the recipe's layout.
     """
-    given = _options(candidate, recipe, seed)
+    given = _options(planned, recipe, seed)
     given = dataclasses.replace(
-        given, run=candidate.spec, data=corpus.meta["hash"],
+        given, run=planned.spec, data=corpus.meta["hash"],
         document_end=document_end(recipe, corpus),
     )  # fmt: skip
 
@@ -137,27 +144,29 @@ def fit(
     def batches(step: int) -> torch.Tensor:
         return torch.from_numpy(order.batch(corpus.train, seed=seed, step=step, rows=rows, **shape))
 
-    begin(model, recipe.training.start)
-    fast = full_speed(candidate, given, parallel)
+    load_start(model, recipe.training.start)
+    fast = full_speed(planned, given, parallel)
     state = train(model, batches, given, folder, parallel=parallel, full_speed=fast, **hooks)
     if not state.finished:
         raise Interrupted(state.signal or signal.SIGINT)
 
 
-def full_speed(candidate: Candidate, given: Options, parallel: Parallel) -> float | None:
-    """Tokens a second at the peak of the GPUs, None where nothing is known of the device."""
+def full_speed(planned: PlannedModel, given: TrainingOptions, parallel: Parallel) -> float | None:
+    """Returns tokens per second at the peak of the GPUs, None where the device's peak is
+    unknown.
+    """
     if parallel.device.type != "cuda":
         return None
     gpu = of_device(torch.cuda.get_device_name(parallel.device))
     if gpu is None:
         return None
-    flops = candidate.costs(given.context)["flops_per_token"]
+    flops = planned.costs(given.context)["flops_per_token"]
     return float(gpu.flops[given.precision] * parallel.ranks / flops)
 
 
-def _options(candidate: Candidate, recipe: Recipe, seed: int) -> Options:
-    name = f"{candidate.label} seed {seed}"
-    return options(recipe, candidate.peak_lr, seed, name, candidate.own)
+def _options(planned: PlannedModel, recipe: Recipe, seed: int) -> TrainingOptions:
+    name = f"{planned.label} seed {seed}"
+    return training_options(recipe, planned.peak_lr, seed, name, planned.own)
 
 
 class NonFiniteHeldOut(NonFiniteLoss):
@@ -172,50 +181,51 @@ class NonFiniteHeldOut(NonFiniteLoss):
 
 def run_trial(
     trial: Trial,
-    bench: Workbench,
+    shared: Workbench,
     on_step: OnStep,
     parallel: Parallel | None = None,
     profile: bool = False,
 ) -> dict[str, Any]:
-    """Train and measure one trial, from where it was left; returns its result.
+    """Train and measure one trial, continuing from where it stopped; returns its result.
 
     Args:
-        parallel: the processes that do so together, each of which calls this; the first one writes.
+        parallel: the processes that train it together, each of which calls this; the first one
+            writes.
         profile: whether a few steps are traced, to the trial's folder ``profile``.
 
     Where the training diverges, that is the result: ``diverged`` says at which step and what was
     found, and ``budgets`` is empty. Raises ``Interrupted`` when a signal stopped the training; its
     checkpoint is on disk.
     """
-    parallel = parallel or Parallel(bench.device, bench.recipe.parallel)
-    identity = trial.identity(bench)
+    parallel = parallel or Parallel(shared.device, shared.recipe.parallel)
+    identity = trial.identity(shared)
     parallel.by_first(lambda: files.write_json(trial.folder / "trial.json", identity))
     began, before = time.perf_counter(), parallel.by_first(lambda: _seconds(trial))
     try:
-        model = _trained(trial, bench, on_step, parallel, profile)
-        _export(trial, bench, model, parallel)
-        found = parallel.by_first(lambda: _measured(trial, bench))
+        model = _trained(trial, shared, on_step, parallel, profile)
+        _export(trial, shared, model, parallel)
+        found = parallel.by_first(lambda: _measured(trial, shared))
     except NonFiniteLoss as error:
         found = {"diverged": {"step": error.step, "reason": error.found}, "budgets": []}
     found["whole_seconds"] = before + time.perf_counter() - began
-    return parallel.by_first(lambda: _written(trial, bench, found))
+    return parallel.by_first(lambda: _written(trial, shared, found))
 
 
-def _written(trial: Trial, bench: Workbench, found: dict[str, Any]) -> dict[str, Any]:
-    result = _described(trial, bench) | found | {"files": _sums(trial.folder)}
+def _written(trial: Trial, shared: Workbench, found: dict[str, Any]) -> dict[str, Any]:
+    result = _described(trial, shared) | found | {"files": _sums(trial.folder)}
     files.write_json(trial.folder / "result.json", result)
     return result
 
 
 def _trained(
-    trial: Trial, bench: Workbench, on_step: OnStep, parallel: Parallel, profile: bool
+    trial: Trial, shared: Workbench, on_step: OnStep, parallel: Parallel, profile: bool
 ) -> Any:
-    with measure.PeakMemory(bench.device) as memory:
-        model = build(trial.candidate, trial.seed, bench.device)
-        evaluate = functools.partial(_evaluate, trial, bench, memory, parallel)
-        keep = functools.partial(_keep, trial, bench, parallel)
+    with PeakMemory(shared.device) as memory:
+        model = build(trial.planned, trial.seed, shared.device)
+        evaluate = functools.partial(_evaluate, trial, shared, memory, parallel)
+        keep = functools.partial(_keep, trial, shared, parallel)
         fit(
-            model, trial.candidate, bench.recipe, bench.corpus, trial.seed, trial.folder,
+            model, trial.planned, shared.recipe, shared.corpus, trial.seed, trial.folder,
             parallel, on_step=on_step, on_budget=evaluate, on_decay=keep,
             profile=trial.folder / "profile" if profile else None,
         )  # fmt: skip
@@ -224,72 +234,74 @@ def _trained(
 
 def _keep(
     trial: Trial,
-    bench: Workbench,
+    shared: Workbench,
     parallel: Parallel,
     index: int,
     model: Any,
     phase: str = BEFORE,
 ) -> None:
-    """Keep a point where a decay begins and where it ends, if points are kept."""
-    if bench.recipe.training.keep_points:
+    """Keep a point where a decay begins or ends, if points are kept."""
+    if shared.recipe.training.keep_points:
         whole = _whole(model, parallel)
         parallel.by_first(lambda: keep(whole, trial.folder / POINTS, index, phase))
 
 
 def _evaluate(
     trial: Trial,
-    bench: Workbench,
-    memory: measure.PeakMemory,
+    shared: Workbench,
+    memory: PeakMemory,
     parallel: Parallel,
     index: int,
     step: int,
     model: Any,
 ) -> None:
-    """Compute held-out losses where a decay ends, and what it took to get there."""
+    """Compute held-out losses where a decay ends, and record what it took to get there."""
     memory.sample()
-    _keep(trial, bench, parallel, index, model, AFTER)
-    losses = _losses(model, bench, parallel)
+    _keep(trial, shared, parallel, index, model, AFTER)
+    losses = _losses(model, shared, parallel)
     mean, _ = mean_and_stderr(losses)
     if not math.isfinite(mean):
         raise NonFiniteHeldOut(trial.name, step, mean)
-    parallel.by_first(lambda: _keep_budget(trial, bench, memory, index, step, losses))
+    parallel.by_first(lambda: _keep_budget(trial, shared, memory, index, step, losses))
     memory.forget()
 
 
-def _losses(model: Any, bench: Workbench, parallel: Parallel) -> np.ndarray:
-    """Token losses of the held-out windows, dealt out to the ranks: the same number to each, since
-    all take part in each other's forward passes."""
-    size, count, end = bench.recipe.evaluation.batch_size, len(bench.windows), bench.document_end
-    dealt = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
-    mine = bench.windows[dealt[:, parallel.rank] % count]
+def _losses(model: Any, shared: Workbench, parallel: Parallel) -> np.ndarray:
+    """Returns the token losses of the held-out windows, which are distributed over the ranks.
+
+    Each rank gets the same number, since all take part in each other's forward passes.
+    """
+    size, count, end = shared.recipe.evaluation.batch_size, len(shared.windows), shared.document_end
+    spread = np.arange(-(-count // parallel.ranks) * parallel.ranks).reshape(-1, parallel.ranks)
+    mine = shared.windows[spread[:, parallel.rank] % count]
     every = parallel.together(lambda: token_losses(model, mine, batch_size=size, end=end))
-    return np.stack(every, 1).reshape(dealt.size, -1)[:count]
+    return np.stack(every, 1).reshape(spread.size, -1)[:count]
 
 
 def _keep_budget(
     trial: Trial,
-    bench: Workbench,
-    memory: measure.PeakMemory,
+    shared: Workbench,
+    memory: PeakMemory,
     index: int,
     step: int,
     losses: np.ndarray,
 ) -> None:
-    recipe, file = bench.recipe, f"eval-{index}.npz"
+    recipe, file = shared.recipe, f"eval-{index}.npz"
     mean, stderr = mean_and_stderr(losses)
     files.write_arrays(trial.folder / file, losses=losses)
     tokens = step * recipe.training.batch_size * recipe.model.context
-    segments = _options(trial.candidate, recipe, trial.seed).plan()
+    segments = _options(trial.planned, recipe, trial.seed).plan()
     record = {
         "tokens": tokens,
         "spent": spent(segments, index) * tokens // step,
         "step": step,
         "seconds": _log(trial)[-1]["seconds"],
-        "flops": tokens * trial.candidate.costs(recipe.model.context)["flops_per_token"],
+        "flops": tokens * trial.planned.costs(recipe.model.context)["flops_per_token"],
         "loss": mean,
         "stderr": stderr,
         "file": file,
         "peak_memory_bytes": memory.peak,
-        "of": fingerprint(trial.identity(bench)),
+        "of": fingerprint(trial.identity(shared)),
         "files": sealed.checksums(trial.folder, [trial.folder / file]),
     }
     files.write_json(trial.folder / f"budget-{index}.json", record)
@@ -301,17 +313,19 @@ def _log(trial: Trial) -> list[dict[str, float]]:
 
 def _seconds(trial: Trial) -> float:
     """Returns what earlier calls have spent on the training."""
-    with contextlib.suppress(SoftmapError, LookupError):  # nothing, or damage that is named later
+    with contextlib.suppress(SoftmapError, LookupError):  # none, or damage reported later
         return _log(trial)[-1]["seconds"]
     return 0.0
 
 
 def _budgets(trial: Trial, count: int, mine: str) -> list[dict[str, Any]]:
-    """What was measured as each decay ended, of the trial with the fingerprint ``mine``."""
+    """Returns what was measured as each decay ended, for the trial with the fingerprint
+    ``mine``.
+    """
     paths = [trial.folder / f"budget-{index}.json" for index in range(count)]
     for path in paths:
         if not path.exists():
-            raise SoftmapError(f"{path} is missing: begin the trial again (--fresh)")
+            raise SoftmapError(f"{path} is missing: restart the trial (--fresh)")
     return [_budget(path, mine) for path in paths]
 
 
@@ -321,7 +335,7 @@ def _budget(path: Path, mine: str) -> dict[str, Any]:
     file = path.stem.replace("budget", "eval") + ".npz"
     if found.pop("of", mine) != mine or found["file"] != file:
         raise SoftmapError(
-            f"{path}: expected that of {file}, found that of another trial or budget"
+            f"{path}: expected the budget of {file}, found that of another trial or budget"
         )
     sealed.verify(path.parent, found.pop("files", {}), path)
     return found
@@ -332,38 +346,40 @@ def save_model(model: Any, folder: Path) -> None:
     logging.disable_progress_bar()  # the run has its own display
     try:
         model.save_pretrained(folder)
-    except SafetensorError as error:  # its own type, also for a full disk
+    except SafetensorError as error:  # raised for a full disk too
         raise SoftmapError(f"{folder}: cannot be written: {error}") from None
 
 
-def _export(trial: Trial, bench: Workbench, model: Any, parallel: Parallel) -> None:
+def _export(trial: Trial, shared: Workbench, model: Any, parallel: Parallel) -> None:
     def fill(folder: Path) -> None:
         save_model(whole, folder)
-        bench.corpus.tokenizer.save(folder)
+        shared.corpus.tokenizer.save(folder)
         files.write(folder / "README.md", card)
         sealed.seal_folder(folder)
 
     def write() -> None:
         files.write_arrays(trial.folder / "maps.npz", maps=maps)
         files.write_folder(trial.folder / "model", fill)
-        if answers := ask(whole, bench, trial.name):
+        if answers := ask(whole, shared, trial.name):
             files.write_json(trial.folder / "answers.json", answers)
 
-    maps, whole = passage_maps(model, bench.passage), _whole(model, parallel)
-    card = parallel.by_first(lambda: _card(trial, bench))
+    maps, whole = passage_maps(model, shared.passage), _whole(model, parallel)
+    card = parallel.by_first(lambda: _card(trial, shared))
     parallel.by_first(write)
 
 
-def _card(trial: Trial, bench: Workbench) -> str:
+def _card(trial: Trial, shared: Workbench) -> str:
     given = dataclasses.replace(
-        _options(trial.candidate, bench.recipe, trial.seed), document_end=bench.document_end
+        _options(trial.planned, shared.recipe, trial.seed), document_end=shared.document_end
     )
-    mark, count = fingerprint(trial.identity(bench)), len(bench.recipe.training.budget_steps())
-    return model_card(trial.candidate, given, bench, _budgets(trial, count, mark))
+    mark, count = fingerprint(trial.identity(shared)), len(shared.recipe.training.budget_steps())
+    return model_card(trial.planned, given, shared, _budgets(trial, count, mark))
 
 
 def _whole(model: Any, parallel: Parallel) -> Any:
-    """The model with all of its tensors, on the first rank; that of other ranks is of no use."""
+    """Returns the model with all of its tensors, on the first rank; other ranks' result is
+    unusable.
+    """
     if parallel.ranks == 1:
         return model
     tensors = _gathered(model, parallel)
@@ -376,7 +392,9 @@ def _whole(model: Any, parallel: Parallel) -> Any:
 
 
 def _gathered(model: Any, parallel: Parallel) -> dict[str, torch.Tensor]:
-    """The model's tensors on the first rank's CPU, one after the other; none on the others."""
+    """Returns the model's tensors on the first rank's CPU, gathered one by one; none on the
+    others.
+    """
     found = {}
     for name, t in model.state_dict().items():
         whole = parallel.whole(t).cpu()
@@ -386,17 +404,17 @@ def _gathered(model: Any, parallel: Parallel) -> dict[str, torch.Tensor]:
 
 
 def _sums(folder: Path) -> sealed.Sums:
-    """Sizes and hashes of the trial's other files; its folders have their own."""
+    """Returns sizes and hashes of the trial's other files; its folders have their own."""
     kept = [path for path in folder.iterdir() if path.is_file() and path.name != "result.json"]
     return sealed.checksums(folder, [path for path in kept if not path.name.startswith(".")])
 
 
-def _described(trial: Trial, bench: Workbench) -> dict[str, Any]:
-    """Returns what a result says however the training ended."""
-    mine = trial.candidate
-    given = _options(mine, bench.recipe, trial.seed)
+def _described(trial: Trial, shared: Workbench) -> dict[str, Any]:
+    """Returns the part of a result that every ended training has."""
+    mine = trial.planned
+    given = _options(mine, shared.recipe, trial.seed)
     log = _log(trial)
-    median, spread = measure.speed(log)
+    median, spread = logged_speed(log)
     return {
         "variant": mine.label,
         "slug": mine.slug,
@@ -411,24 +429,39 @@ def _described(trial: Trial, bench: Workbench) -> dict[str, Any]:
         "peak_of": mine.key,
         "schedule": given.schedule,
         "mean_lr": mean_rate(given.plan()),
-        **mine.costs(bench.recipe.model.context),
+        **mine.costs(shared.recipe.model.context),
         "impl": chosen(
-            mine.config, bench.recipe.model.context, bench.device, dtype_of(bench.recipe)
+            mine.config, shared.recipe.model.context, shared.device, dtype_of(shared.recipe)
         ),
         "threads": torch.get_num_threads(),
         "tokens_per_second": median,
         "tokens_per_second_range": spread,
         "train_seconds": log[-1]["seconds"] if log else 0.0,
         "tokens": log[-1]["tokens"] if log else 0,
-        "fingerprint": fingerprint(trial.identity(bench)),
-        "finished": measure.now(),
+        "fingerprint": fingerprint(trial.identity(shared)),
+        "finished": machine.now(),
     }
 
 
-def _measured(trial: Trial, bench: Workbench) -> dict[str, Any]:
-    """Returns what the result of a finished training says."""
-    mark = fingerprint(trial.identity(bench))
-    budgets = _budgets(trial, len(bench.recipe.training.budget_steps()), mark)
+def logged_speed(
+    log: Sequence[Mapping[str, float]],
+) -> tuple[float | None, list[float] | None]:
+    """Returns the median and the [10th, 90th] percentiles of the logged tokens per second.
+
+    The first ``WARM_UP`` steps are left out, unless there are no others.
+    """
+    found = [line["tokens_per_second"] for line in log if line["step"] > WARM_UP]
+    found = found or [line["tokens_per_second"] for line in log]
+    if not found:
+        return None, None
+    low, middle, high = np.percentile(found, [10, 50, 90])
+    return float(middle), [float(low), float(high)]
+
+
+def _measured(trial: Trial, shared: Workbench) -> dict[str, Any]:
+    """Returns the part of a result that only a finished training has."""
+    mark = fingerprint(trial.identity(shared))
+    budgets = _budgets(trial, len(shared.recipe.training.budget_steps()), mark)
     peak = max(budget.pop("peak_memory_bytes") for budget in budgets)
     return {
         "peak_memory_bytes": peak,

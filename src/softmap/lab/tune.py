@@ -1,9 +1,9 @@
 """Each variant's peak learning rate, found on the same small grid for all.
 
 A peak is chosen by the mean loss of its runs on windows that the comparison never reports: held-out
-windows outside of those that it evaluates. Runs are shorter than the comparison's and use seeds of
-their own. A variant whose best peak is at the edge of its grid tries further ones. The file that
-comes out keeps every run, so that a reader can see how flat the choice was.
+windows outside of those that it evaluates. Runs are shorter than the comparison's and have their
+own seeds. A variant whose best peak is at the edge of its grid tries further ones. The resulting
+file keeps every run, so that a reader can see how flat the optimum was.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 import softmap
 from softmap.errors import SoftmapError
 from softmap.files import sweep
-from softmap.lab import files, grid, measure, workbench
+from softmap.lab import files, grid, machine, workbench
 from softmap.lab.explain import chosen
-from softmap.lab.folder import POINTS, check_folder, clear
+from softmap.lab.folder import TUNING, check_folder, clear
 from softmap.lab.peaks import tuned_for
 from softmap.lab.plan import Plan, make_plan
-from softmap.lab.points import Point, point_of, tuning_windows
-from softmap.lab.preflight import dtype_of, preflight, settled
+from softmap.lab.preflight import dtype_of, preflight, with_precision
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.request import Request, with_jobs
 from softmap.lab.schedule import results
 from softmap.lab.sections import Tuning
+from softmap.lab.tuning_points import TuningPoint, tuning_point, tuning_windows
 from softmap.lab.workbench import Workbench
 from softmap.report.peaks import PEAKS
 
@@ -40,14 +40,14 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
     """Try every peak of ``recipe.tuning.grid`` on every variant; returns the file of peaks.
 
     The file is ``peaks.json`` of the run's folder, where [`compare`][] finds it. A variant that
-    diverges wherever it is tried has no peak in it. Finished points are kept in ``tuning/``, so a
-    tuning that was interrupted, or is given another variant, goes on. Raises ``SoftmapError`` where
-    the recipe gives peaks itself, or the folder holds trials that were trained with other peaks.
+    diverges at every peak has none in it. Finished points are kept in ``tuning/``, so an
+    interrupted tuning, or one with another variant, is continued. Raises ``SoftmapError`` where the
+    recipe gives peaks itself, or the folder has trials that were trained with other peaks.
     """
     if isinstance(recipe.peaks, dict):
-        raise SoftmapError("--tune: the recipe gives the peaks itself; take them out of it")
-    recipe, display = settled(recipe), display or Display()
-    # Points are trained without peaks of their own: each brings the one that it tries.
+        raise SoftmapError("--tune: expected a recipe without peaks, found its own; remove them")
+    recipe, display = with_precision(recipe), display or Display()
+    # The recipe's peaks do not apply: each point has the peak that it tries.
     short = _shortened(dataclasses.replace(recipe, peaks=None))
     folder = request.out / recipe.name
     preflight(short, display.note)
@@ -60,51 +60,51 @@ def tune(recipe: Recipe, request: Request, display: Display | None = None) -> Pa
         corpus = workbench.corpus(short, request.out, display)
         plan = make_plan(short, corpus.tokenizer.vocab_size)
         shared = workbench.make(short, plan, corpus)
-        for candidate in plan.candidates:  # builds native code, if any takes it, once for all
-            chosen(candidate.config, short.model.context, shared.device, dtype_of(shared.recipe))
+        for planned in plan.models:  # builds native code, if needed, once for all points
+            chosen(planned.config, short.model.context, shared.device, dtype_of(shared.recipe))
         sweep(folder, f".{PEAKS}.[0-9]*.tmp")
-        sweep(folder / POINTS)
+        sweep(folder / TUNING)
         request = with_jobs(request, plan, shared)
         batch = short.training.batch_size * short.model.context
         display.plan({}, short.training.steps, batch)
-        losses = _search(shared, plan, folder / POINTS, display, request)
+        losses = _search(shared, plan, folder / TUNING, display, request)
         path = folder / PEAKS
         files.write_json(path, _facts(losses, shared, recipe, request))
     for name, tried in losses.items():
-        for sentence in said(name, tried):
+        for sentence in remarks(name, tried):
             display.note(sentence)
     return path
 
 
 def _clear(folder: Path) -> None:
-    """Discard the peaks and points of an earlier tuning, and the trials that used them."""
+    """Delete the peaks and points of an earlier tuning, and the trials that used them."""
     clear(folder)
     (folder / PEAKS).unlink(missing_ok=True)
-    shutil.rmtree(folder / POINTS, ignore_errors=True)
+    shutil.rmtree(folder / TUNING, ignore_errors=True)
 
 
 def _check_untrained(folder: Path) -> None:
-    """Refuse to tune after trials have begun: they would have to be discarded."""
-    if not (folder / POINTS).exists() and any(folder.glob("variants/*/seed*/trial.json")):
+    """Raise ``SoftmapError`` where trials have begun, which tuning would invalidate."""
+    if not (folder / TUNING).exists() and any(folder.glob("variants/*/seed*/trial.json")):
         raise SoftmapError(
-            f"{folder} holds trials that were trained with other peaks: --fresh throws them away, "
+            f"{folder} holds trials that were trained with other peaks: --fresh deletes them, "
             "--name NAME keeps them"
         )
 
 
-def said(name: str, tried: grid.Tried) -> list[str]:
+def remarks(name: str, tried: grid.Tried) -> list[str]:
     """Returns a remark on a variant's choice; none if the best peak is within its grid."""
     top = grid.best(tried)
     if top is None:
         return [
-            f"{name}: the training diverged at every peak, {min(tried):g} to {max(tried):g}: it "
-            "has none; a lower tuning.grid may help"
+            f"{name}: no peak, since training diverged at all from {min(tried):g} to "
+            f"{max(tried):g}; a lower tuning.grid may help"
         ]
     if not grid.at_edge(tried):
         return []
     return [
-        f"warning: {name}: the best peak, {top:g}, is at the edge of the {len(tried)} that were "
-        "tried: move tuning.grid"
+        f"warning: {name}: the best peak, {top:g}, is at the edge of the {len(tried)} tried ones: "
+        "move tuning.grid"
     ]
 
 
@@ -117,7 +117,7 @@ def _shortened(recipe: Recipe) -> Recipe:
     # The warm-up keeps its length in steps, as the comparison's own runs will have it.
     warmup = min(given.warmup / recipe.tuning.share, 0.5)
     if any(entry.training for entry in recipe.variants):
-        # Schedules differ in what they do at several budgets: each point has them all.
+        # Schedules differ at several budgets, so each point has all of them.
         training = dataclasses.replace(given, steps=steps)
     else:
         training = dataclasses.replace(given, steps=steps, budgets=[1.0], warmup=warmup)
@@ -136,23 +136,23 @@ def _no_seed_of(tuning: Tuning) -> Tuning:
 def _search(
     shared: Workbench, plan: Plan, folder: Path, display: Display, request: Request
 ) -> dict[str, dict[float, list[float | None]]]:
-    """Returns, by variant, the losses at each peak of its grid, which is extended beyond an
-    edge that is best.
+    """Returns the losses at each peak of each variant's grid, extended where the best is at an
+    edge.
     """
     grid_of_all = shared.recipe.tuning.grid
-    variants = {candidate.key: candidate for candidate in plan.candidates}
+    variants = {planned.key: planned for planned in plan.models}
     tried: dict[str, dict[float, list[float | None]]] = {spec: {} for spec in variants}
     wanted = {spec: list(grid_of_all) for spec in variants}
     while any(wanted.values()):
         points = [
-            point_of(shared, mine, peak, seed, folder)
+            tuning_point(shared, mine, peak, seed, folder)
             for spec, mine in variants.items()
             for peak in wanted[spec]
             for seed in shared.recipe.seeds
         ]
         losses = _losses(points, shared, folder.parent, display, request)
         for point in points:
-            mine = point.trial.candidate
+            mine = point.trial.planned
             tried[mine.key].setdefault(mine.peak_lr, []).append(losses[point.trial.folder])
         further = {spec: grid.wider(found, grid_of_all) for spec, found in tried.items()}
         wanted = {spec: [] if peak is None else [peak] for spec, peak in further.items()}
@@ -163,13 +163,13 @@ def _search(
 
 
 def _losses(
-    points: list[Point], shared: Workbench, folder: Path, display: Display, request: Request
+    points: list[TuningPoint], shared: Workbench, folder: Path, display: Display, request: Request
 ) -> dict[Path, float | None]:
     """Returns the loss of each point, by its folder; None where it diverged."""
     display.more(Counter(point.name for point in points))
     losses: dict[Path, float | None] = {}
 
-    def end(point: Point, found: dict[str, Any], *, skipped: bool = False) -> None:
+    def end(point: TuningPoint, found: dict[str, Any], *, skipped: bool = False) -> None:
         shutil.rmtree(point.trial.folder / "checkpoints", ignore_errors=True)
         loss = losses[point.trial.folder] = found.get("loss")
         seen = math.nan if loss is None else loss
@@ -195,10 +195,10 @@ def _losses(
 def _facts(
     losses: Mapping[str, grid.Tried], shared: Workbench, recipe: Recipe, request: Request
 ) -> dict[str, Any]:
-    """Returns the file of peaks: the choice, every run at every peak, and what is needed to
-    repeat it.
+    """Returns the file of peaks: the choices, every run at every peak, and what reproducing it
+    needs.
     """
-    found = measure.provenance(shared.device)
+    found = machine.provenance(shared.device)
     choices = {name: (grid.chosen(tried), _named(tried)) for name, tried in losses.items()}
     return {
         "peaks": {

@@ -19,19 +19,19 @@ from softmap.errors import SoftmapError
 from softmap.evals.maps import passage
 from softmap.evals.question import Setting
 from softmap.evals.text import Text
-from softmap.lab import measure
+from softmap.lab import machine
 from softmap.lab.explain import chosen
-from softmap.lab.plan import Candidate, Plan
+from softmap.lab.plan import Plan, PlannedModel
 from softmap.lab.preflight import choose_device, dtype_of
 from softmap.lab.progress import Display, OnStep
 from softmap.lab.recipe import Recipe
 from softmap.lab.sections import FREE
-from softmap.lab.start import check_start, mark
+from softmap.lab.start import check_start, start_hash
 
-CACHE = ".cache"  #: of the folder of all runs: texts as tokens
+CACHE = ".cache"  #: the subfolder of all runs' folder with texts as tokens
 
-Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's, with what all of them share
-OnBench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
+Work = Callable[["Workbench", OnStep], dict[str, Any]]  #: a trial's work on the shared workbench
+WithWorkbench = Callable[[Work, OnStep], dict[str, Any]]  #: a bench, as it is or packed
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Workbench:
 
     @property
     def document_end(self) -> int | None:
-        """As :func:`document_end`."""
+        """The token between separated documents, as :func:`document_end` returns it."""
         return document_end(self.recipe, self.corpus)
 
     @functools.cached_property
@@ -62,8 +62,8 @@ class Workbench:
         context, vocabulary = self.recipe.model.context, self.corpus.tokenizer.vocab_size
         return Setting(context, vocabulary, text=Text.of(self.corpus))
 
-    def described(self, mine: Candidate, plan: Plan) -> str:
-        """Returns one line for people on one of the plan's models."""
+    def described(self, mine: PlannedModel, plan: Plan) -> str:
+        """Returns a line on one of the plan's models."""
         total, context = mine.parameters["total"], self.recipe.model.context
         impl = chosen(mine.config, context, self.device, dtype_of(self.recipe))
         return (
@@ -73,7 +73,7 @@ class Workbench:
         )
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Returns what ``work`` gives on this; [`PackedWorkbench`][] calls it in another
+        """Returns ``work`` done on this workbench, as a [`PackedWorkbench`][] does in another
         process.
         """
         return work(self, on_step)
@@ -86,9 +86,9 @@ class Workbench:
         training = {name: getattr(given, name) for name in kept}
         return {
             "softmap_version": softmap.__version__,
-            "commit": measure.commit(),
+            "commit": machine.commit(),
             "control": plan.control,
-            "versions": measure.versions(),
+            "versions": machine.versions(),
             "data": dict(self.corpus.meta),
             "model": {**shape, "target_parameters": plan.target},
             "training": {
@@ -105,8 +105,9 @@ class Workbench:
 
 
 def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
-    """Returns the recipe's text as tokens, made once and kept in ``out/.cache``; it is enough
-    for one batch.
+    """Returns the recipe's text as tokens, made once and kept in ``out/.cache``.
+
+    Raises ``SoftmapError`` where it is too short for one batch.
     """
     found = prepare(recipe.data, out / CACHE, display.preparing)
     if count := found.meta.get("skipped_files"):
@@ -120,14 +121,14 @@ def corpus(recipe: Recipe, out: Path, display: Display) -> Corpus:
 
 
 def document_end(recipe: Recipe, corpus: Corpus) -> int | None:
-    """The token between documents that are read apart; None where the recipe joins them."""
+    """Returns the token between documents that are separated; None where the recipe joins them."""
     return corpus.tokenizer.eod if recipe.training.separate_documents else None
 
 
 def make(recipe: Recipe, plan: Plan, corpus: Corpus) -> Workbench:
     """Returns the workbench of a recipe on its text."""
     device = choose_device(recipe.training.device)
-    check_start(recipe.training.start, plan.candidates, corpus)
+    check_start(recipe.training.start, plan.models, corpus)
     windows = order.windows(corpus.heldout, recipe.model.context, recipe.evaluation.windows)
     length = min(recipe.evaluation.passage_tokens, recipe.model.context)
     tokens = passage(corpus.heldout, corpus.tokenizer, length)
@@ -153,31 +154,31 @@ def _settings(
         "target_parameters": plan.target,
         "device": device.type,
         **({"evaluation.suites": suites} if suites else {}),
-        **({"training.start": mark(start)} if start else {}),
+        **({"training.start": start_hash(start)} if start else {}),
     }
 
 
 @dataclass(frozen=True)
 class PackedWorkbench:
-    """A workbench to be sent to another process, which reads the text from the cache itself."""
+    """A workbench for another process, which reads the text from the cache itself."""
 
     pickled: bytes
     cache: Path
 
     @classmethod
-    def of(cls, bench: Workbench, out: Path) -> PackedWorkbench:
-        """out: as for [`corpus`][]."""
-        without = dataclasses.replace(bench, corpus=None)  # type: ignore[arg-type]
+    def of(cls, shared: Workbench, out: Path) -> PackedWorkbench:
+        """Returns the packed workbench; ``out`` is as for [`corpus`][]."""
+        without = dataclasses.replace(shared, corpus=None)  # type: ignore[arg-type]
         return cls(pickle.dumps(without), out / CACHE)
 
     def __call__(self, work: Work, on_step: OnStep) -> dict[str, Any]:
-        """Returns what ``work`` gives on the unpacked bench."""
-        return work(_unpacked(self), on_step)  # a process that is given the same has kept it
+        """Returns ``work`` done on the unpacked workbench."""
+        return work(_unpacked(self), on_step)  # cached: a process often gets the same one again
 
 
 @functools.lru_cache(maxsize=1)
 def _unpacked(packed: PackedWorkbench) -> Workbench:
-    found: Workbench = pickle.loads(packed.pickled)  # our own, through a pipe
+    found: Workbench = pickle.loads(packed.pickled)  # pickled by us, sent through a pipe
     text = prepare(found.recipe.data, packed.cache)
     if text.meta["hash"] != found.settings["data"]:
         raise SoftmapError(f"{found.recipe.data.name}: the text was changed during the run")

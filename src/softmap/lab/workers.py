@@ -1,9 +1,9 @@
-"""Processes of this machine that call functions, one thread each: an ``Executor``.
+"""Processes of this machine that call functions, with one thread each: an ``Executor``.
 
 Each has its own Python, its own PyTorch and, where there are GPUs, its own GPU. It imports once and
-makes many calls. Calls go to a process, and results come back, through a socket that is that
-process's alone: no lock is shared, so one that is killed at any moment fails the one call that it
-was at, with ``WorkerDied``, and another takes its place.
+runs many calls. Calls and results go through a socket per process, so no lock is shared: a process
+that is killed at any moment fails only its present call, with ``WorkerDied``, and another one
+replaces it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ import psutil
 from softmap.errors import SoftmapError
 from softmap.lab.interrupts import Interrupted, sigterm_raises
 
-THREADS = 1  #: of a worker; part of what makes two runs equal bit for bit
-OWN_MEMORY = 2**30  #: bytes that a worker takes before it has a model
+THREADS = 1  #: threads of a worker; equal numbers make two runs equal bit for bit
+OWN_MEMORY = 2**30  #: bytes that a worker needs before it has a model
 
 if TYPE_CHECKING:
     import torch
 
-# What a process does; PyTorch is imported by it alone, so that whoever starts it stays small.
+# The program of a process; it alone imports PyTorch, so that its parent stays small.
 _PROGRAM = "import sys; from softmap.lab.workers import work; work(*map(int, sys.argv[1:]))"
-_ONE_AT_A_TIME = threading.Lock()
-# What a terminal sends to all of its processes. The parent hears it and stops its workers itself.
-_OF_THE_PARENT = (signal.SIGINT, signal.SIGHUP)
+_starting = threading.Lock()
+# Signals of a terminal to all of its processes. The parent gets them too, and stops its workers.
+_PARENT_SIGNALS = (signal.SIGINT, signal.SIGHUP)
 
 
 class WorkerDied(BrokenExecutor):
@@ -49,10 +49,10 @@ class WorkerDied(BrokenExecutor):
 
 
 def default_jobs(device: torch.device, needed: int = 0) -> int:
-    """How many workers suit this machine: one for each GPU, or for each core as memory allows.
+    """Returns the default number of workers: one per GPU, or per core as memory allows.
 
     Args:
-        needed: bytes that the largest model takes in training.
+        needed: bytes that the largest model needs in training.
     """
     if device.type == "cuda":
         return 1 if device.index is not None else torch.cuda.device_count()
@@ -72,8 +72,10 @@ def cores() -> int:
 
 
 def gpus(device: torch.device | None) -> Sequence[int]:
-    """The GPUs that processes share out among them: none where the device is something else, or
-    one of them by name."""
+    """Returns the GPUs that processes share.
+
+    There are none where the device is no GPU, or one GPU by name.
+    """
     if device is None or device.type != "cuda" or device.index is not None:
         return ()
     import torch
@@ -82,17 +84,17 @@ def gpus(device: torch.device | None) -> Sequence[int]:
 
 
 class Pool(Executor):
-    """An executor that says how many calls it makes at once.
+    """An executor with a known number of simultaneous calls.
 
-    What a call raises comes back as a ``SoftmapError`` if it is one or the system's (a full disk),
-    else as a ``RuntimeError`` with its traceback; ``WorkerDied`` where it lost its process, also
-    where SIGTERM came from somebody else and stopped it. ``shutdown(cancel_futures=True)`` tells
-    what runs to stop as SIGTERM tells it, and a ``with`` block that ends by an error does so.
+    What a call raises comes back as a ``SoftmapError`` if it is one or an OSError (a full disk),
+    else as a ``RuntimeError`` with its traceback; ``WorkerDied`` where its process is lost, or
+    stopped by a SIGTERM from elsewhere. ``shutdown(cancel_futures=True)`` stops running calls by
+    SIGTERM, and so does a ``with`` block that ends by an error.
     """
 
     @property
     def slots(self) -> int:
-        """Returns the number of calls at once."""
+        """The number of simultaneous calls."""
         raise NotImplementedError
 
     def __exit__(self, kind: Any, *_: object) -> None:
@@ -102,8 +104,12 @@ class Pool(Executor):
 class Workers(Pool):
     """A pool of ``count`` processes, each started for its first call.
 
-    Calls run in the order in which they were submitted. gpus: dealt out to the processes. where:
-    their working folder. without: variables of the environment that they do not get.
+    Calls start in the order of submission.
+
+    Args:
+        gpus: GPUs that the processes share in turn.
+        where: the processes' working folder.
+        without: environment variables that they do not inherit.
     """
 
     def __init__(
@@ -115,7 +121,7 @@ class Workers(Pool):
     ) -> None:
         self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]
         self._calls = queue.SimpleQueue()
-        # They import what their parent can.
+        # They can import whatever their parent can.
         given = {name: value for name, value in os.environ.items() if name not in without}
         given["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._slots = [
@@ -125,7 +131,7 @@ class Workers(Pool):
 
     @property
     def slots(self) -> int:
-        """How many processes may run at once."""
+        """The number of processes that may run at once."""
         return len(self._slots)
 
     def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -138,7 +144,7 @@ class Workers(Pool):
         """End all processes when their calls are done.
 
         Args:
-            cancel_futures: do not begin what waits, and stop what runs.
+            cancel_futures: do not start waiting calls, and stop running ones.
         """
         if cancel_futures:
             self._cancel()
@@ -163,7 +169,7 @@ class Workers(Pool):
 
 
 class _Slot:
-    """A place for one process, and the thread that talks to it."""
+    """A slot for one process, with the thread that talks to it."""
 
     def __init__(
         self,
@@ -182,23 +188,23 @@ class _Slot:
     def signal(self, number: int) -> None:
         """Send the process a signal, if there is one."""
         if self._process is not None:
-            self._process.send_signal(number)  # to nobody, where it has ended
+            self._process.send_signal(number)  # has no effect where it has ended
 
     def stop(self) -> None:
         """Tell the process to stop, now or as soon as it has been started."""
-        with _ONE_AT_A_TIME:
+        with _starting:
             self._stopped = True
             self.signal(signal.SIGTERM)
 
     def _run(self) -> None:
-        # A process inherits what its thread blocks, so none of these ever reaches it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _OF_THE_PARENT)
+        # A process inherits its thread's signal mask, so none of these ever reaches it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
         while (call := self._calls.get()) is not None:
             future, function = call
             if future.set_running_or_notify_cancel():
                 self._answer(future, function)
         if self._connection is not None and self._process is not None:
-            self._connection.close()  # the process ends when it finds nobody there
+            self._connection.close()  # which ends the process
             self._process.wait()
 
     def _answer(self, future: Future[Any], function: Callable[[], Any]) -> None:
@@ -221,7 +227,7 @@ class _Slot:
         return found
 
     def _start(self) -> Connection:
-        with _ONE_AT_A_TIME:
+        with _starting:
             if self._stopped:
                 raise WorkerDied("it was stopped before it began")
             if self._connection is None:
@@ -248,7 +254,7 @@ class _Slot:
 
 
 def work(descriptor: int, parent: int, gpu: int | None = None) -> None:
-    """Run call after call that arrives by the socket, until the parent is gone."""
+    """Run the calls that arrive through the socket, until the parent is gone."""
     _die_with(parent)
     import torch
 
@@ -265,10 +271,10 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
     try:
         with sigterm_raises():
             return function(), None
-    except Interrupted as error:  # by somebody else than the parent, which does not listen then
+    except Interrupted as error:  # not by the parent, which would not wait for the answer
         return None, WorkerDied(signal.Signals(error.signal).name)
     except SoftmapError as error:
-        return None, SoftmapError(error)  # those of other types need not survive the pipe
+        return None, SoftmapError(error)  # subclasses may not be picklable
     except OSError as error:
         return None, SoftmapError(
             f"{error.filename}: {error.strerror}" if error.filename else error
@@ -278,10 +284,10 @@ def _outcome(function: Callable[[], Any]) -> tuple[Any, BaseException | None]:
 
 
 def _die_with(parent: int) -> None:
-    """End this process when its parent ends: two must not write to one folder."""
+    """End this process when its parent ends, since two must not write to one folder."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
-        if os.getppid() != parent:  # it was too late
+        if os.getppid() != parent:  # the parent ended before this took effect
             os._exit(1)
         return
 

@@ -1,4 +1,4 @@
-"""Studies of questions: the base's models, trained or as they start, asked by a suite."""
+"""Studies of questions: a suite asks the base's models, trained or as initialised."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from softmap.lab.asking import run as asking
 from softmap.lab.plan import make_plan
 from softmap.lab.trial import build, save_model
 from softmap.ledger.judge import Part, differences
-from softmap.ledger.place import Workspace
 from softmap.ledger.trained import read
+from softmap.ledger.workspace import Workspace
 
 Models = Mapping[str, Mapping[int, Path]]  # arm, seed
 Cell = Mapping[str, Any]
 
 
-def measure(study: Asked, place: Workspace) -> list[Part]:
-    """Ask the models that are there, or those that were never trained."""
+def measure(study: Asked, workspace: Workspace) -> list[Part]:
+    """Ask the models that are there, or untrained ones; returns the findings."""
     if not study.trained:
         with tempfile.TemporaryDirectory() as folder:
-            models = _started(study, place, Path(folder))
-            text = place.recipe(study.base, {}).data
-            return _parts(study, models, place, {}, data=text.data, field=text.field)
-    curves, diverged = read(study, place)
+            models = _started(study, workspace, Path(folder))
+            text = workspace.recipe(study.base, {}).data
+            return _parts(study, models, workspace, {}, data=text.data, field=text.field)
+    curves, diverged = read(study, workspace)
     models = {
         name: {
-            seed: place.trial(arm.base or study.base, arm.variant, seed) / "model"
+            seed: workspace.trial(arm.base or study.base, arm.variant, seed) / "model"
             for seed in curves[name]
         }
         for name, arm in study.models.items()
     }
-    return _parts(study, models, place, diverged)
+    return _parts(study, models, workspace, diverged)
 
 
 def _parts(
-    study: Asked, models: Models, place: Workspace, diverged: Mapping[str, int], **text: Any
+    study: Asked, models: Models, workspace: Workspace, diverged: Mapping[str, int], **text: Any
 ) -> list[Part]:
     words = [f"{name}={path}" for name, found in models.items() for path in found.values()]
-    cache = place.folder / workbench.CACHE
+    cache = workspace.folder / workbench.CACHE
     given = asking.EvalRequest(words, [study.suite], device="cpu", cache=cache, **text)
-    suite = asking.ask(given, place.tell)["suites"][study.suite]
+    suite = asking.ask(given, workspace.tell)["suites"][study.suite]
     return parts(study, suite, {name: list(found) for name, found in models.items()}, diverged)
 
 
@@ -60,7 +60,7 @@ def parts(
     """Returns the parts of an asked suite that the study reads, each with its rows.
 
     Args:
-        seeds: of every arm's runs, in the order in which they were asked.
+        seeds: the seeds of every arm's runs, in the order in which they were asked.
     """
     if study.within:
         return [_conditions(study, suite["cells"], seeds, diverged)]
@@ -80,8 +80,11 @@ def _conditions(
     seeds: Mapping[str, list[int]],
     diverged: Mapping[str, int],
 ) -> Part:
-    """Conditions of the same runs beside one another. They are taken for independent: runs that
-    lie high in all of them widen the interval, and no verdict comes too easily."""
+    """Returns one part that compares conditions of the same runs.
+
+    They are treated as independent: runs that are high in all of them widen the interval, so the
+    verdict is conservative.
+    """
     values: dict[str, dict[int, float]] = {}
     for cell in cells:
         if cell["measure"] == study.reads and study.within in (cell["at"] or {}):
@@ -92,7 +95,7 @@ def _conditions(
 
 
 def _values(cell: Cell, seeds: Mapping[str, list[int]]) -> dict[str, dict[int, float]]:
-    """The numbers of a cell, by model and seed."""
+    """Returns the numbers of a cell, by model and seed."""
     return {
         name: {seeds[name][_number(run)]: one["mean"] for run, one in found["runs"].items()}
         for name, found in cell["models"].items()
@@ -100,7 +103,7 @@ def _values(cell: Cell, seeds: Mapping[str, list[int]]) -> dict[str, dict[int, f
 
 
 def _cells(study: Suited, cells: list[Cell]) -> list[tuple[str, Cell]]:
-    """The headline, or the cells by condition: all of them, or the largest."""
+    """Returns the headline, or the cells by condition: all of them, or the largest."""
     mine = [cell for cell in cells if cell["measure"] == study.reads]
     if study.at == "":
         return [("", cell) for cell in mine if cell["at"] is None]
@@ -109,7 +112,9 @@ def _cells(study: Suited, cells: list[Cell]) -> list[tuple[str, Cell]]:
 
 
 def _number(run: str) -> int:
-    """``run`` is the first that was asked of a label, ``run.2`` the second."""
+    """Returns the index of a run among those of a label: ``run`` is the first, ``run.2`` the
+    second.
+    """
     return int(run.partition(".")[2] or 1) - 1
 
 
@@ -118,7 +123,7 @@ def _condition(cell: Cell) -> str:
 
 
 def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
-    """Means by the suite's condition, where it is one number."""
+    """Returns the part with its means by the suite's condition, where that is a single number."""
     points = [
         {"variant": name, "x": value, "value": round(numbers["mean"], 5)}
         for cell in suite["cells"]
@@ -136,18 +141,18 @@ def _with_curve(part: Part, study: Suited, suite: Mapping[str, Any]) -> Part:
     return dataclasses.replace(part, curve=curve)
 
 
-def _started(study: Study, place: Workspace, folder: Path) -> dict[str, dict[int, Path]]:
-    """Models as they are before the first step, saved in ``folder``."""
-    runs = {name: place.runs(name in study.references) for name in study.variants}
-    recipe = place.recipe(study.base, runs)
-    corpus = workbench.corpus(recipe, place.folder, place.display())
+def _started(study: Study, workspace: Workspace, folder: Path) -> dict[str, dict[int, Path]]:
+    """Returns models as they are before the first step, saved in ``folder``."""
+    runs = {name: workspace.runs(name in study.references) for name in study.variants}
+    recipe = workspace.recipe(study.base, runs)
+    corpus = workbench.corpus(recipe, workspace.folder, workspace.display())
     plan = make_plan(recipe, corpus.tokenizer.vocab_size)
     found: dict[str, dict[int, Path]] = {name: {} for name in runs}
-    for candidate in plan.candidates:
-        for seed in range(runs.get(candidate.label, 0)):
-            path = folder / candidate.slug / str(seed)
+    for planned in plan.models:
+        for seed in range(runs.get(planned.label, 0)):
+            path = folder / planned.slug / str(seed)
             path.mkdir(parents=True)
-            save_model(build(candidate, seed, torch.device("cpu")), path)
+            save_model(build(planned, seed, torch.device("cpu")), path)
             corpus.tokenizer.save(path)
-            found[candidate.label][seed] = path
+            found[planned.label][seed] = path
     return found

@@ -1,4 +1,4 @@
-"""A claim's small pictures: its rows with their intervals, and the curve behind them."""
+"""A claim's small charts: its rows with their intervals, and the curve behind them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from softmap.report.style import LINES, Chart
 
 Spec = dict[str, Any]
 Marks = Mapping[str, tuple[int, Mark]]
-"""By the name of an arm its place among the page's colours, and its mark."""
+"""The index of an arm among the page's colours, and its mark, by name."""
 
 QUIET = "var(--quiet)"
 HUES = {
@@ -28,7 +28,7 @@ def charts(key: str, stage: Mapping[str, Any], marks: Marks) -> Iterator[Chart]:
         rows = [row for part in study["parts"] for row in part["rows"] if row["mean"] is not None]
         title = f"{study['measure']['title']}, {stage['base']}"
         if rows:
-            caption = "Bars: intervals that hold together at 95 %. Band: what counts as none."
+            caption = "Bars: simultaneous 95 % intervals. Band: differences that count as none."
             yield Chart(f"{key}_{number}", title, caption, _rows(rows))
         for curve in [part["curve"] for part in study["parts"] if part["curve"]][:1]:
             yield Chart(
@@ -59,7 +59,7 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> Spec:
 
 
 def _record(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The arm; also what it is compared with, where that differs between rows."""
+    """Returns a row's values, named by the arm and, where rows differ in it, the reference."""
     name = f"{row['arm']} {row['what']}".strip()
     if len({one["against"] for one in rows}) > 1:
         name += f" / {row['against']}"
@@ -72,7 +72,7 @@ def _fixed(**values: float) -> Any:
 
 
 def _curve(curve: Mapping[str, Any], marks: Marks) -> Spec:
-    """Means of the runs by a condition, a line for each arm."""
+    """Returns a chart of the runs' means by a condition, with a line for each arm."""
     labels = list(dict.fromkeys(point["variant"] for point in curve["points"]))
     own = [marks[label] for label in labels]
     hues = alt.Scale(domain=labels, range=[f"var(--v{place})" for place, _ in own])

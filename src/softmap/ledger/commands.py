@@ -30,7 +30,7 @@ class List:
     """Folders with results; by default runs/claims/results."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Prints a line for each claim."""
+        """Print a line for each claim."""
         from softmap.ledger.results import latest
         from softmap.ledger.table import listed
 
@@ -41,9 +41,9 @@ class List:
 
 @dataclass
 class Run:
-    """Put claims to the test: train what is missing, measure, and write one file a claim.
+    """Put claims to the test: train what is missing, measure, and write one file per claim.
 
-    Claims share their trainings. Stopped with Ctrl-C, the same command goes on.
+    Claims share their trainings. After Ctrl-C the same command continues.
 
     For example:
       softmap claims run dape-extra sas-remove
@@ -52,28 +52,28 @@ class Run:
     """
 
     ids: Annotated[Positional[tuple[str, ...]], arg(metavar="ID [ID ...]")] = ()
-    """Claims by name, in the order in which they are tested; all takes every one."""
+    """Claims by name, in the order in which they are tested; all means every claim."""
     scale: str = "cpu"
     """cpu, gpu or paper."""
     base: tuple[str, ...] = ()
     """Only on these bases, such as small."""
     seeds: Count = 5
-    """Runs of an arm; twice as many of one that others are compared with."""
+    """Runs of an arm; twice as many for one that others are compared with."""
     jobs: Count | None = None
-    """Trainings at once; by default as many as there are cores, or places in the cluster."""
+    """Trainings at once; by default one per core, or per worker of the cluster."""
     cluster: str | None = None
     """A Dask cluster that trains: its scheduler's address or file, or local:N; docs/cluster.md."""
     dry_run: bool = False
-    """Say what would be trained and how long it takes, and stop."""
+    """Print what would be trained and how long it would take, and stop."""
     out: Path = RESULTS
     """Folder of the results."""
     runs: Path = Path("runs/claims")
     """Folder of the trained models."""
     set: tuple[str, ...] = ()
-    """Other values of all recipes, as training.steps=50; take another --runs for them."""
+    """Other values of all recipes, as training.steps=50; use another --runs for them."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Tests the claims and writes a file for each."""
+        """Test the claims and write a file for each."""
         from softmap.lab.cluster import connected
         from softmap.ledger.run import chosen
 
@@ -82,27 +82,27 @@ class Run:
         with connected(self.cluster, self.jobs, self.runs) as cluster:
             self._run(claims, self._place(argv, cluster))
 
-    def _run(self, claims: Sequence[Any], place: Any) -> None:
+    def _run(self, claims: Sequence[Any], workspace: Any) -> None:
         from softmap.ledger.forecast import forecast
         from softmap.ledger.run import run
 
-        for line in forecast(claims, self.scale, place, place.engine.jobs, self.base):
+        for line in forecast(claims, self.scale, workspace, workspace.engine.jobs, self.base):
             print(line, file=sys.stderr)
         failed = []
         for claim in () if self.dry_run else claims:
             try:
-                print(run(claim, self.scale, place, self.out, self.base), flush=True)
-            except SoftmapError as error:  # the rest of a long queue goes on
+                print(run(claim, self.scale, workspace, self.out, self.base), flush=True)
+            except SoftmapError as error:  # the rest of a long list continues
                 if len(claims) == 1:
                     raise
                 print(f"{claim.id}: {error}", file=sys.stderr)
                 failed.append(claim.id)
         if failed:
-            raise SoftmapError(f"claims run: not finished, as said above: {', '.join(failed)}")
+            raise SoftmapError(f"claims run: not finished, see above: {', '.join(failed)}")
 
     def _place(self, argv: Sequence[str], cluster: Any) -> Any:
         from softmap.lab.progress import choose
-        from softmap.ledger.place import Workspace
+        from softmap.ledger.workspace import Workspace
 
         return Workspace(
             self.runs / self.scale, self.seeds, self.jobs, split_values(self.set),
@@ -121,12 +121,12 @@ class Report:
     """
 
     folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="[FOLDER ...]")] = ()
-    """Folders with results, of which the newest counts; by default runs/claims/results."""
+    """Folders with results, the newest of which count; by default runs/claims/results."""
     page: Path | None = None
     """Where the page is written; by default ledger.html beside the first folder."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Writes the page, prints the table and the page's path."""
+        """Write the page, print the table and the page's path."""
         from softmap.ledger.page import write_page
         from softmap.ledger.results import required
         from softmap.ledger.table import lines
@@ -157,6 +157,6 @@ class Claims:
     what: Annotated[OmitArgPrefixes[OmitSubcommandPrefixes[_Kinds]], arg(name="")]
 
     def run(self, argv: Sequence[str]) -> None:
-        """Do what was chosen."""
+        """Run the chosen command."""
         check_flags(self.what)
         self.what.run(argv)

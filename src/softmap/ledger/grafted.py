@@ -1,45 +1,71 @@
-"""Studies of grafts: a model of the base fine-tuned as it is and with edits put in."""
+"""Studies of grafts: a model of the base is fine-tuned unchanged and with edits."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from softmap.claims._claim import CONTROL, Grafted
 from softmap.errors import SoftmapError
 from softmap.lab import workbench
-from softmap.lab.grafting.look import GraftRequest
+from softmap.lab.grafting.preparation import GraftRequest
 from softmap.lab.grafting.run import graft
 from softmap.lab.grafting.source import GraftSource
+from softmap.lab.plan import slug
 from softmap.ledger.judge import Part, differences
-from softmap.ledger.place import Workspace
+from softmap.ledger.workspace import Workspace
 
 
-def request(study: Grafted, place: Workspace) -> GraftRequest:
-    """What is fine-tuned: on the base's own text, in windows of its length.
+def folder(study: Grafted, workspace: Workspace) -> Path:
+    """Returns the folder that keeps the study's fine-tunings."""
+    return workspace.folder / f"graft-{study.base.name}"
 
-    Raises ``SoftmapError`` where that is a mixture, which ``softmap graft`` does not take.
+
+def settings(study: Grafted, workspace: Workspace) -> dict[str, str]:
+    """Returns the settings of the fine-tunings: the study's, then those given for all recipes."""
+    given = {key: text for key, text in workspace.settings.items() if key.startswith("training.")}
+    return {**study.settings, **given}
+
+
+def missing(study: Grafted, workspace: Workspace) -> int:
+    """Returns the number of fine-tunings without a result, those that choose a peak included."""
+    tuning = len(study.peaks) if len(study.peaks) > 1 else 0
+    kept = [
+        path
+        for arm in study.variants.values()
+        for path in (folder(study, workspace) / slug(arm.variant)).glob("*/grafted.json")
+    ]
+    return max(0, len(study.variants) * (tuning + workspace.seeds) - len(kept))
+
+
+def request(study: Grafted, workspace: Workspace) -> GraftRequest:
+    """Returns the request: fine-tuning on the base's own text, in windows of its length.
+
+    Raises ``SoftmapError`` where that text is a mixture, which ``softmap graft`` does not take.
     """
-    recipe = place.recipe(study.base, {})
+    recipe = workspace.recipe(study.base, {})
     if not isinstance(recipe.data.data, str):
-        raise SoftmapError(f"a graft takes one source of text, found {recipe.data.name}")
-    given = {key: text for key, text in place.settings.items() if key.startswith("training.")}
+        raise SoftmapError(f"a graft takes one source of text, found several: {recipe.data.name}")
     return GraftRequest(
-        GraftSource.at(place.trial(study.base, CONTROL, 0)),
+        GraftSource.at(workspace.trial(study.base, CONTROL, 0)),
         [arm.variant for arm in study.arms],
-        data=recipe.data.data, field=recipe.data.field, seeds=place.seeds, peaks=study.peaks,
-        context=recipe.model.context, settings={**study.settings, **given},
-        jobs=place.engine.jobs, cache=place.folder / workbench.CACHE, command=place.command,
+        data=recipe.data.data, field=recipe.data.field, seeds=workspace.seeds, peaks=study.peaks,
+        context=recipe.model.context, settings=settings(study, workspace),
+        jobs=workspace.engine.jobs, cache=workspace.folder / workbench.CACHE,
+        command=workspace.command,
     )  # fmt: skip
 
 
-def measure(study: Grafted, place: Workspace) -> list[Part]:
-    """Fine-tune what is missing; the held-out losses of all that lived."""
-    folder = place.folder / f"graft-{study.base.name}"
-    return [part(study, graft(request(study, place), folder, place.display()), place.seeds)]
+def measure(study: Grafted, workspace: Workspace) -> list[Part]:
+    """Fine-tune what is missing; returns the held-out losses of all trainings that did not
+    diverge.
+    """
+    found = graft(request(study, workspace), folder(study, workspace), workspace.display())
+    return [part(study, found, workspace.seeds)]
 
 
 def part(study: Grafted, found: dict[str, Any], number: int) -> Part:
-    """From what ``softmap graft`` gives for ``number`` fine-tunings of each."""
+    """Returns the findings of ``softmap graft`` with ``number`` fine-tunings of each arm."""
     cells = found["suites"]["loss"]["cells"]
     cell = next(one for one in cells if one["measure"] == "loss" and one["at"] is None)
     values = {

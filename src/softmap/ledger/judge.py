@@ -1,4 +1,4 @@
-"""From the numbers of runs to rows: the statistics are those of every comparison."""
+"""From the numbers of runs to rows, by the statistics of every comparison."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class Part:
     """The findings of a study on one quantity.
 
     Attributes:
-        values: of every run.
-        rows: of each arm.
-        diverged: trainings by arm.
+        values: the number of every run.
+        rows: a row for each arm.
+        diverged: the number of diverged trainings by arm.
         what: the condition, where there are several.
-        curve: means by a condition, for the picture.
-        notes: sentences for people.
+        curve: means by a condition, for the chart.
+        notes: sentences for the page.
     """
 
     measure: Measure
@@ -39,7 +39,9 @@ class Part:
 def differences(
     study: Study, values: Values, diverged: Mapping[str, int] | None = None, what: str = ""
 ) -> list[ArmRow]:
-    """Every arm minus what it is compared with; arms with one reference are a family."""
+    """Returns the difference of every arm to its reference; arms with one reference are a
+    family.
+    """
     families = {name: _family(study, name, values) for name in study.references}
     return [
         _row(study, arm, families[arm.against or study.control], values, diverged or {}, what)
@@ -48,7 +50,7 @@ def differences(
 
 
 def _family(study: Study, reference: str, values: Values) -> Comparison | None:
-    """The reference and its arms, as far as they have numbers."""
+    """Returns the comparison of a reference with its arms, where they have numbers; else None."""
     names = [arm.name for arm in study.arms if (arm.against or study.control) == reference]
     runs = {name: list(values[name].values()) for name in (reference, *names) if values.get(name)}
     if reference not in runs or len(runs) < 2:
@@ -78,12 +80,12 @@ def _row(
 
 
 def worse(measure: Measure) -> str:
-    """The side on which a diverged training counts."""
+    """Returns the side on which a diverged training counts."""
     return "higher" if measure.better == "lower" else "lower"
 
 
 def as_json(row: ArmRow) -> dict[str, Any]:
-    """Returns its fields with rounded numbers; infinite ends of intervals become None."""
+    """Returns the row's fields with rounded numbers; infinite ends of intervals become None."""
     return {
         name: _rounded(value) if isinstance(value, float) else value
         for name, value in vars(row).items()

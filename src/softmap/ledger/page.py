@@ -1,4 +1,4 @@
-"""The ledger: one self-contained page, a row a claim."""
+"""The ledger: one self-contained page with a row for each claim."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ HERE = Path(__file__).parent
 
 
 def write_page(path: Path, found: dict[Key, dict[str, Any]]) -> Path:
-    """The page of these results, written whole or not at all."""
+    """Write the page of these results, completely or not at all; returns its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, page(found))
     return path
 
 
 def page(found: dict[Key, dict[str, Any]]) -> str:
-    """Returns the same as one string of HTML that needs no network."""
+    """Returns the page as one string of HTML that needs no network."""
     labels = _labels(found)
     place = {label: (n, mark) for n, (label, mark) in enumerate(zip(labels, marks(labels)))}  # noqa: B905
     drawn = {
@@ -56,7 +56,7 @@ def page(found: dict[Key, dict[str, Any]]) -> str:
 
 
 def _entries(found: dict[Key, dict[str, Any]]) -> list[tuple[Claim, list[tuple[str, Any]]]]:
-    """Every claim with its results by scale: those with results first."""
+    """Returns every claim with its results by scale, claims with results first."""
     entries = []
     for name in names():
         claim = find(name)

@@ -1,4 +1,4 @@
-"""A claim's result at one scale, as a file: all that the ledger's page is drawn from."""
+"""A claim's result at one scale, as a file that holds all that the ledger's page shows."""
 
 from __future__ import annotations
 
@@ -100,7 +100,9 @@ def file(folder: Path, claim: str, scale: str) -> Path:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A result. Raises ``SoftmapError`` for a damaged one, and for one of another format."""
+    """Returns a result; raises ``SoftmapError`` for a damaged one, and for one of another
+    format.
+    """
     found = read_object(path)
     if found.get("format") != FORMAT or "claim" not in found:
         raise SoftmapError(
@@ -112,7 +114,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def latest(folders: Iterable[Path]) -> dict[Key, dict[str, Any]]:
-    """The newest result of every claim and scale in these folders."""
+    """Returns the newest result of every claim and scale in these folders."""
     paths = [path for folder in folders for path in sorted(folder.glob("*.json"))]
     found: dict[Key, dict[str, Any]] = {}
     for result in sorted(map(read, paths), key=lambda one: str(one["created"])):
@@ -121,7 +123,7 @@ def latest(folders: Iterable[Path]) -> dict[Key, dict[str, Any]]:
 
 
 def required(folders: Sequence[Path]) -> dict[Key, dict[str, Any]]:
-    """[`latest`][]. Raises ``SoftmapError`` where there is none."""
+    """Returns the newest results; raises ``SoftmapError`` where there are none."""
     found = latest(folders)
     if not found:
         raise SoftmapError(
@@ -132,9 +134,7 @@ def required(folders: Sequence[Path]) -> dict[Key, dict[str, Any]]:
 
 
 def standing(claim: Claim, found: dict[Key, dict[str, Any]]) -> dict[str, str]:
-    """Returns the latest verdict at each scale; ``-`` where the claim can be tested and was not
-    yet.
-    """
+    """Returns the latest verdict at each scale; ``-`` where the claim has not been tested yet."""
     words = {}
     for scale in SCALES:
         tested = not isinstance(claim.scales.get(scale, ""), str)

@@ -1,4 +1,4 @@
-"""``softmap claims run``: trainings that are missing, then the measures, then one file a claim."""
+"""``softmap claims run``: trains what is missing, measures, and writes one file per claim."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from softmap.claims._find import claim as find
 from softmap.claims._find import names
 from softmap.claims._rules import NO_VERDICT, of_row
 from softmap.errors import SoftmapError, nearest_or_all, shown
-from softmap.lab import files, measure
+from softmap.lab import files, machine
 from softmap.lab.recipe import dump
 from softmap.lab.trial import fingerprint
 from softmap.ledger import asked, grafted, learned, results, scaled, timed, trained
 from softmap.ledger.judge import Part, as_json
-from softmap.ledger.place import Workspace
+from softmap.ledger.workspace import Workspace
 
 _KINDS: dict[str, Callable[[Any, Workspace], list[Part]]] = {
     "trained": trained.measure,
@@ -35,7 +35,7 @@ _KINDS: dict[str, Callable[[Any, Workspace], list[Part]]] = {
 
 
 def chosen(ids: Sequence[str], scale: str, only: Sequence[str] = ()) -> list[Claim]:
-    """The claims of these ids; ``all``: those that are tested at the scale, on bases of ``only``.
+    """Returns the claims of these ids; ``all`` are those tested at the scale, on bases of ``only``.
 
     Raises ``SoftmapError`` for an unknown id, scale or base, and for what is not tested there.
     """
@@ -60,7 +60,7 @@ def chosen(ids: Sequence[str], scale: str, only: Sequence[str] = ()) -> list[Cla
 
 
 def stages(claim: Claim, scale: str, only: Sequence[str] = ()) -> list[tuple[Base, list[Study]]]:
-    """The studies by base, in their order; ``only`` of these bases."""
+    """Returns the studies by base, in their order, on all bases or on those of ``only``."""
     studies = claim.scales[scale]
     assert not isinstance(studies, str)
     found: dict[str, tuple[Base, list[Study]]] = {}
@@ -70,37 +70,40 @@ def stages(claim: Claim, scale: str, only: Sequence[str] = ()) -> list[tuple[Bas
     return list(found.values())
 
 
-def run(claim: Claim, scale: str, place: Workspace, out: Path, only: Sequence[str] = ()) -> Path:
-    """Test a claim and write its result; it grows with every base that is done.
+def run(
+    claim: Claim, scale: str, workspace: Workspace, out: Path, only: Sequence[str] = ()
+) -> Path:
+    """Test a claim and write its result, which grows with every base that is done; returns its
+    path.
 
     A result of the same studies, recipes and seeds is left as it is.
     """
     path, mine = results.file(out, claim.id, scale), stages(claim, scale, only)
-    recipes = [dump(place.recipe(base, {})) for base, _ in mine]
-    identity = fingerprint({"studies": repr(mine), "recipes": recipes, "seeds": place.seeds})
+    recipes = [dump(workspace.recipe(base, {})) for base, _ in mine]
+    identity = fingerprint({"studies": repr(mine), "recipes": recipes, "seeds": workspace.seeds})
     if path.is_file() and results.read(path)["of"] == identity:
-        place.tell(f"{claim.id}: was finished")
+        workspace.tell(f"{claim.id}: already finished")
         return path
     done: list[dict[str, Any]] = []
     for number, (base, studies) in enumerate(mine, 1):
-        done.append(_stage(claim, base, studies, place))
+        done.append(_stage(claim, base, studies, workspace))
         whole = number == len(mine)
-        found = _result(claim, scale, done, place) | {"of": identity if whole else ""}
+        found = _result(claim, scale, done, workspace) | {"of": identity if whole else ""}
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(path, found, seal=False)
-        place.tell(f"{claim.id}: {found['verdict']}: {found['said']}")
+        workspace.tell(f"{claim.id}: {found['verdict']}: {found['said']}")
     return path
 
 
-def _stage(claim: Claim, base: Base, studies: list[Study], place: Workspace) -> dict[str, Any]:
+def _stage(claim: Claim, base: Base, studies: list[Study], workspace: Workspace) -> dict[str, Any]:
     runs, seconds, told, rows = 0, 0.0, [], []
     for study in studies:
-        number, spent = _prepared(study, place)
+        number, spent = _prepared(study, workspace)
         began = time.monotonic()
-        found = _KINDS[study.kind](study, place)
+        found = _KINDS[study.kind](study, workspace)
         runs, seconds = runs + number, seconds + spent + time.monotonic() - began
         rows += [row for part in found for row in part.rows]
-        told.append(_told(study, found))
+        told.append(_study_facts(study, found))
     verdict = claim.rule(rows)
     return {
         "base": base.name, "says": base.says, "verdict": verdict.word, "said": verdict.said,
@@ -108,21 +111,21 @@ def _stage(claim: Claim, base: Base, studies: list[Study], place: Workspace) -> 
     }  # fmt: skip
 
 
-def _prepared(study: Study, place: Workspace) -> tuple[int, float]:
-    """Train what the study's base lacks; how many runs it reads, and what they took together."""
+def _prepared(study: Study, workspace: Workspace) -> tuple[int, float]:
+    """Train what the study's base lacks; returns the number of runs it reads, and their seconds."""
     if isinstance(study, Timed):
-        return place.seeds, 0.0
+        return workspace.seeds, 0.0
     if isinstance(study, Learned):
-        return place.seeds * len(study.models), 0.0
+        return workspace.seeds * len(study.models), 0.0
     if isinstance(study, Asked) and not study.trained:
-        return sum(place.runs(name in study.references) for name in study.models), 0.0
-    read = trained.prepare(study, place)
+        return sum(workspace.runs(name in study.references) for name in study.models), 0.0
+    read = trained.prepare(study, workspace)
     if isinstance(study, Grafted):
-        return place.seeds * len(study.variants), 0.0
+        return workspace.seeds * len(study.variants), 0.0
     return len(read), sum(one.get("whole_seconds") or 0.0 for one in read)
 
 
-def _told(study: Study, parts: list[Part]) -> dict[str, Any]:
+def _study_facts(study: Study, parts: list[Part]) -> dict[str, Any]:
     told = ("suite", "task", "reads", "at", "within", "what")
     asks = {name: getattr(study, name) for name in told if getattr(study, name, "")}
     return {
@@ -149,9 +152,9 @@ def _told(study: Study, parts: list[Part]) -> dict[str, Any]:
 
 
 def _result(
-    claim: Claim, scale: str, done: list[dict[str, Any]], place: Workspace
+    claim: Claim, scale: str, done: list[dict[str, Any]], workspace: Workspace
 ) -> dict[str, Any]:
-    """The last base with a verdict speaks for the claim."""
+    """Returns the result; the last base with a verdict decides for the claim."""
     spoken = [stage for stage in done if stage["verdict"] != NO_VERDICT] or done
     return {
         "format": results.FORMAT,
@@ -162,9 +165,9 @@ def _result(
         "stages": done,
         "runs": sum(stage["runs"] for stage in done),
         "seconds": round(sum(stage["seconds"] for stage in done), 1),
-        "seeds": place.seeds,
-        "settings": dict(place.settings),
-        "command": place.command,
+        "seeds": workspace.seeds,
+        "settings": dict(workspace.settings),
+        "command": workspace.command,
         "softmap": softmap.__version__,
-        **measure.provenance(torch.device("cpu")),
+        **machine.provenance(torch.device("cpu")),
     }

@@ -1,4 +1,4 @@
-"""Studies of size: a law of loss fitted to each variant's runs at several sizes."""
+"""Studies of size: a scaling law fitted to each variant's runs at several sizes."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from softmap.claims._claim import Arm, Scaled
 from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values
-from softmap.ledger.place import Workspace
 from softmap.ledger.trained import needed
+from softmap.ledger.workspace import Workspace
 from softmap.report import load
 from softmap.report.scaling.summary import Limits, summary
 from softmap.report.scaling.sweep import Sweep, sweep
 
 
-def measure(study: Scaled, place: Workspace) -> list[Part]:
-    """Fit the laws to the runs that are there, and read the ratio of each arm."""
-    return [part(study, sweep(list(_runs(study, place))))]
+def measure(study: Scaled, workspace: Workspace) -> list[Part]:
+    """Fit the laws to the runs that are there; returns the ratio of each arm."""
+    return [part(study, sweep(list(_runs(study, workspace))))]
 
 
-def _runs(study: Scaled, place: Workspace) -> Iterator[load.Run]:
-    """One of each size, with the study's variants and seeds alone."""
-    for base, wanted in needed(study, place):
-        found = load.load(place.folder / base.name)
+def _runs(study: Scaled, workspace: Workspace) -> Iterator[load.Run]:
+    """Yields one run of each size, with the study's variants and seeds alone."""
+    for base, wanted in needed(study, workspace):
+        found = load.load(workspace.folder / base.name)
         mine = {
             name: {seed: found.trials[name][seed] for seed in range(number)
                    if seed in found.trials[name]}
@@ -36,7 +36,7 @@ def _runs(study: Scaled, place: Workspace) -> Iterator[load.Run]:
 
 
 def part(study: Scaled, swept: Sweep) -> Part:
-    """The rows of a sweep."""
+    """Returns the rows of a sweep."""
     laws = summary(swept)
     ratios = {name: one["ratios"] for name, one in laws["variants"].items() if one["ratios"]}
     rows = [
@@ -46,8 +46,10 @@ def part(study: Scaled, swept: Sweep) -> Part:
 
 
 def _row(study: Scaled, arm: Arm, limits: Limits | None, swept: Sweep) -> ArmRow:
-    """The ratio with its interval, an end that no law reaches infinite; for the tests of equality
-    the two-sided interval too, which is the wider one."""
+    """Returns the ratio with its interval; an end that no law reaches is infinite.
+
+    Tests of equality also use the two-sided interval, which is the wider one.
+    """
     cells = [swept.cells.get(name, []) for name in (arm.name, study.control)]
     runs = tuple(min((cell.runs for cell in mine), default=0) for mine in cells)
     ends: dict[str, float | None] = dict.fromkeys(("value", "low", "high"))
@@ -61,7 +63,7 @@ def _row(study: Scaled, arm: Arm, limits: Limits | None, swept: Sweep) -> ArmRow
 
 
 def _losses(swept: Sweep) -> Values:
-    """The final loss of every run, by variant and size."""
+    """Returns the final loss of every run, by variant and size."""
     return {
         f"{name} {cell.parameters:,}": dict(enumerate(cell.losses_RNW[:, -1].mean(axis=1)))
         for name, cells in swept.cells.items()

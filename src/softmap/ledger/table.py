@@ -1,4 +1,4 @@
-"""The ledger as lines for a terminal, and the words that the page shares with them."""
+"""The ledger as lines for a terminal, and the wording that the page shares with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Result = Mapping[str, Any]
 
 
 def listed(found: dict[Key, dict[str, Any]]) -> Iterator[str]:
-    """A line for each claim: its id, the verdict at each scale, the sentence."""
+    """Yields a line for each claim: its id, the verdict at each scale, the sentence."""
     width = max(map(len, names()))
     yield f"{'':<{width}}  " + "  ".join(f"{scale:<22}" for scale in SCALES)
     for name in names():
@@ -25,7 +25,7 @@ def listed(found: dict[Key, dict[str, Any]]) -> Iterator[str]:
 
 
 def lines(found: dict[Key, dict[str, Any]]) -> Iterator[str]:
-    """A block for each result: the verdict, what it cost, and every row."""
+    """Yields a block for each result: the verdict, what it cost, and every row."""
     for (name, scale), result in sorted(found.items()):
         yield f"{name} ({scale}): {result['verdict']}"
         yield f"  {find(name).sentence}" if name in names() else "  (of another version)"
@@ -34,26 +34,26 @@ def lines(found: dict[Key, dict[str, Any]]) -> Iterator[str]:
             for study in stage["studies"]:
                 yield f"  {stage['base']}: {study['measure']['title']}"
                 for part in study["parts"]:
-                    yield from (f"    {said(row, study)}" for row in part["rows"])
+                    yield from (f"    {row_line(row, study)}" for row in part["rows"])
         yield ""
 
 
-def said(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
-    """``dape beside kerple: -0.010 [-0.020, 0.001]: not resolved``."""
+def row_line(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
+    """Returns a row in words: ``dape beside kerple: -0.010 [-0.020, 0.001]: not resolved``."""
     name = f"{row['arm']} {row['what']}".strip()
     verdict = f": {row['verdict']}" if row["verdict"] else ""
     return f"{name} beside {row['against']}: {effect(row, study)}{verdict}"
 
 
 def first(result: Result) -> str:
-    """The effect of the first row of the largest base, with the arm's name."""
+    """Returns the effect of the first row of the largest base, with the arm's name."""
     study = result["stages"][-1]["studies"][0]
     rows = [row for part in study["parts"] for row in part["rows"]]
     return f"{rows[0]['arm']} {effect(rows[0], study)}" if rows else ""
 
 
 def effect(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
-    """The difference, or the ratio, with its interval."""
+    """Returns the difference, or the ratio, with its interval."""
     if row["lost"]:
         return "most trainings diverged"
     if row["mean"] is None:
@@ -65,7 +65,9 @@ def effect(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
 
 
 def number(value: float | None, study: Mapping[str, Any]) -> str:
-    """A ratio or a signed difference; an end beyond what the runs can tell is three dots."""
+    """Returns a ratio or a signed difference; three dots stand for an end that the runs cannot
+    tell.
+    """
     if value is None:
         return "…"
     if study["measure"]["unit"] == "x":

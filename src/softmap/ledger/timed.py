@@ -1,4 +1,4 @@
-"""Studies of speed: each run is a process of its own, in which the variants take turns."""
+"""Studies of speed: each run is its own process, in which the variants take turns."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from softmap.lab.preflight import vocabulary
 from softmap.lab.recipe import Recipe
 from softmap.lab.speed import measured
 from softmap.ledger.judge import Part
-from softmap.ledger.place import Workspace
+from softmap.ledger.workspace import Workspace
 
-ROUNDS = 3  #: of decoding, in a process
-FOLDER = "speed"  #: of a scale's, while it is measured
+ROUNDS = 3  #: rounds of decoding in a process
+FOLDER = "speed"  #: the subfolder of a workspace that a measurement locks
 SIZES = decode.Sizes(256, 8, 4, 1, 1024, 128, (), 4096, "float32")
 
 
-def measure(study: Timed, place: Workspace) -> list[Part]:
-    """Run as many processes as an arm has runs, one after another; returns the ratios of each."""
-    recipe = place.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
+def measure(study: Timed, workspace: Workspace) -> list[Part]:
+    """Run as many processes as an arm has runs, one after another; returns each arm's ratios."""
+    recipe = workspace.recipe(study.base, {arm.variant: 1 for arm in study.variants.values()})
     found: list[dict[str, float]] = []
     notes: dict[str, None] = {}
-    folder = place.folder / FOLDER
-    for run in range(place.seeds):
-        place.tell(f"speed of a {study.what}: process {run + 1} of {place.seeds}")
-        with files.lock(folder), sigterm_raises(), place.engine.pool(folder) as pool:
+    folder = workspace.folder / FOLDER
+    for run in range(workspace.seeds):
+        workspace.tell(f"speed of a {study.what}: process {run + 1} of {workspace.seeds}")
+        with files.lock(folder), sigterm_raises(), workspace.engine.pool(folder) as pool:
             speeds, note = pool.submit(once, study, recipe).result()
         found.append(speeds)
         notes |= {note: None} if note else {}
@@ -47,14 +47,14 @@ def measure(study: Timed, place: Workspace) -> list[Part]:
 
 
 def once(study: Timed, recipe: Recipe) -> tuple[dict[str, float], str | None]:
-    """Tokens per second of every variant, and what disturbed it."""
+    """Returns the tokens per second of every variant, and what disturbed the measurement."""
     variants = [arm.variant for arm in study.variants.values()]
     if study.what == "decode":
         run = decode.DecodeBenchmark(variants, SIZES, "auto", torch.device("cpu"), lambda _: None)
         run.measure(ROUNDS)
         return {r["variant"]: r["tokens_per_second"]["median"] for r in run.record()["rows"]}, None
     plan = make_plan(recipe, vocabulary(recipe))
-    mine = [c for c in plan.candidates if c.label in variants]
+    mine = [c for c in plan.models if c.label in variants]
     found = measured(mine, recipe, torch.device("cpu"), 1)
     speeds = {n: one["tokens_per_second"]["median"] for n, one in found["variants"].items()}
     return speeds, found["disturbed"]
@@ -63,8 +63,11 @@ def once(study: Timed, recipe: Recipe) -> tuple[dict[str, float], str | None]:
 def _row(
     study: Timed, name: str, expects: str, values: Mapping[str, Mapping[int, float]]
 ) -> ArmRow:
-    """The mean ratio: paired within a process, so Student's interval of its logarithm, at Sidak's
-    level for all arms."""
+    """Returns the mean ratio with its interval.
+
+    Ratios are paired within a process, so it is Student's interval of their logarithm, at Sidak's
+    level for all arms.
+    """
     logs = np.log(list(values[name].values()))
     n = len(logs)
     row = ArmRow(

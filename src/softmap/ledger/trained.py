@@ -1,4 +1,4 @@
-"""Studies of losses: what the base's runs say at their decayed points."""
+"""Studies of losses: the losses of the base's runs at their decayed points."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from softmap.claims._bases import Base
 from softmap.claims._claim import Study, Trained
 from softmap.claims._rules import ArmRow
 from softmap.ledger.judge import Part, Values, differences
-from softmap.ledger.place import Workspace
 from softmap.ledger.training import curve, results, train
+from softmap.ledger.workspace import Workspace
 from softmap.report.answers import Question
 from softmap.report.family import Family
 from softmap.report.load import FinishedTrial as Curve
@@ -24,29 +24,31 @@ from softmap.report.ratios import Ratio, ratios
 Curves = dict[str, dict[int, Curve]]
 
 
-def needed(study: Study, place: Workspace) -> list[tuple[Base, dict[str, int]]]:
-    """The bases that the study takes, with how many runs of each variant."""
+def needed(study: Study, workspace: Workspace) -> list[tuple[Base, dict[str, int]]]:
+    """Returns the bases that the study needs, with the number of runs of each variant."""
     bases: dict[str, tuple[Base, dict[str, int]]] = {}
     for name, arm in study.models.items():
-        wanted = 1 if study.one_model else place.runs(name in study.references)
+        wanted = 1 if study.one_model else workspace.runs(name in study.references)
         for base in study.bases(arm):
             _, runs = bases.setdefault(base.name, (base, {}))
             runs[arm.variant] = max(wanted, runs.get(arm.variant, 0))
     return list(bases.values())
 
 
-def prepare(study: Study, place: Workspace) -> list[dict[str, Any]]:
-    """Train what the study's bases lack; the results that it reads."""
+def prepare(study: Study, workspace: Workspace) -> list[dict[str, Any]]:
+    """Train what the study's bases lack; returns the results that it reads."""
     read = []
-    for base, runs in needed(study, place):
-        train(place, base, runs)
-        read += [one for v, n in runs.items() for one in results(place, base, v, n).values()]
+    for base, runs in needed(study, workspace):
+        train(workspace, base, runs)
+        read += [one for v, n in runs.items() for one in results(workspace, base, v, n).values()]
     return read
 
 
-def measure(study: Trained, place: Workspace) -> list[Part]:
-    """The differences of final losses, or the ratios at equal loss, of runs that are there."""
-    curves, diverged = read(study, place)
+def measure(study: Trained, workspace: Workspace) -> list[Part]:
+    """Returns the differences of final losses, or the ratios at equal loss, of runs that are
+    there.
+    """
+    curves, diverged = read(study, workspace)
     values: Values = {
         name: {seed: one.budgets[-1].loss for seed, one in trials.items()}
         for name, trials in curves.items()
@@ -57,13 +59,13 @@ def measure(study: Trained, place: Workspace) -> list[Part]:
     return [Part(study.measure, values, rows, diverged, curve=_picture(study, curves))]
 
 
-def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
-    """Returns, by arm, the finished runs, and how many diverged."""
+def read(study: Study, workspace: Workspace) -> tuple[Curves, dict[str, int]]:
+    """Returns the finished runs by arm, and how many diverged."""
     curves: Curves = {}
     diverged: dict[str, int] = {}
     for name, arm in study.models.items():
-        number = place.runs(name in study.references)
-        found = results(place, arm.base or study.base, arm.variant, number)
+        number = workspace.runs(name in study.references)
+        found = results(workspace, arm.base or study.base, arm.variant, number)
         curves[name] = {s: curve(name, s, one) for s, one in found.items() if one["budgets"]}
         if len(curves[name]) < len(found):
             diverged[name] = len(found) - len(curves[name])
@@ -71,7 +73,7 @@ def read(study: Study, place: Workspace) -> tuple[Curves, dict[str, int]]:
 
 
 def _ratio(study: Trained, row: ArmRow, curves: Curves) -> ArmRow:
-    """Returns the same row with the ratio of tokens, or of compute, at equal loss."""
+    """Returns the row with the ratio of tokens, or of compute, at equal loss."""
     pair = {name: curves[name] for name in (row.against, row.arm) if curves[name]}
     if len(pair) < 2 or row.low is None:
         return dataclasses.replace(row, zero=1.0)
@@ -85,7 +87,7 @@ def _ratio(study: Trained, row: ArmRow, curves: Curves) -> ArmRow:
 
 
 def _family(study: Trained, reference: str, curves: Curves) -> Family:
-    """The reference and the arms that are compared with it, as one run's report has them."""
+    """Returns the reference and the arms compared with it, in the form of one run's report."""
     names = [arm.name for arm in study.arms if (arm.against or study.control) == reference]
     info: dict[str, Any] = {"control": reference, "variants": [reference, *names]}
     mine = {name: curves[name] for name in (reference, *names) if curves[name]}
@@ -93,8 +95,11 @@ def _family(study: Trained, reference: str, curves: Curves) -> Family:
 
 
 def _limits(ratio: Ratio, row: ArmRow) -> tuple[float | None, float, float]:
-    """The ratio and its limits. One beyond the curves is at their end or at none, by the side of 1
-    on which the difference puts it."""
+    """Returns the ratio and its limits.
+
+    A limit beyond the curves is at their end or at none, by the side of 1 on which the difference
+    lies.
+    """
     assert row.low is not None and row.high is not None
     value = ratio.value if ratio.value is not None else ratio.limit
     low = ratio.low if ratio.low is not None else (value if row.low > 0 else 0.0)
@@ -104,7 +109,7 @@ def _limits(ratio: Ratio, row: ArmRow) -> tuple[float | None, float, float]:
 
 
 def _picture(study: Trained, curves: Curves) -> dict[str, Any] | None:
-    """Mean loss minus the control's by tokens."""
+    """Returns the curve of mean loss minus the control's by tokens."""
     means = {
         name: {b.tokens: float(np.mean([t.budgets[n].loss for t in trials.values()]))
                for n, b in enumerate(next(iter(trials.values())).budgets)}

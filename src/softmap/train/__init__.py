@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from softmap.lazy import lazily
 from softmap.train.layout import Layout
-from softmap.train.options import Options
+from softmap.train.options import TrainingOptions
 from softmap.train.plan import Segment, mean_rate, plan, spent
 from softmap.train.schedules import Terms
 
@@ -24,12 +24,12 @@ __all__ = [
     "Checkpoints",
     "Layout",
     "NonFiniteLoss",
-    "Options",
     "Parallel",
     "Segment",
     "State",
     "Terms",
     "Tracker",
+    "TrainingOptions",
     "mean_rate",
     "open_tracker",
     "plan",

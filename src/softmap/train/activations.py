@@ -1,4 +1,4 @@
-"""What a block keeps of its forward pass for its backward pass; the rest is computed once more."""
+"""What a block keeps of its forward pass for its backward pass; the rest is computed again."""
 
 from __future__ import annotations
 
@@ -15,14 +15,18 @@ from torch.utils.checkpoint import (
 
 from softmap.nn import Block
 
-# Products of matrices (projections, MLPs) and outputs of attention: dear to compute, small to keep.
-# Not batched products, which are maps.
+# Matrix products (projections, MLPs) and outputs of attention: expensive to compute, small to keep.
+# Batched products are not among them: they are maps.
 _KEPT = ("aten::mm", "aten::addmm", "aten::_scaled_dot_product", "softmap")
 
 
 def checkpoint_activations(model: nn.Module, kept: str) -> None:
-    """``"none"``: all is kept, and nothing is changed; ``"block"``: a block's input alone;
-    ``"selective"``: that, products of matrices and the outputs of attention."""
+    """Set what every block keeps for its backward pass.
+
+    Args:
+        kept: ``"none"`` changes nothing, so that everything is kept; ``"block"`` keeps a block's
+            input alone; ``"selective"`` keeps that, matrix products and the outputs of attention.
+    """
     if kept == "none":
         return
     again: Any = partial(checkpoint, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, verified when loaded, the last few kept.
+"""Checkpoints: complete or absent, verified when loaded, the last few kept.
 
 A checkpoint is a folder ``<segment>-<step>`` (names sort in the order of training) with
 
@@ -7,11 +7,11 @@ A checkpoint is a folder ``<segment>-<step>`` (names sort in the order of traini
     state.json             the loop's record, random states, size and SHA-256 of the files above
 
 Several ranks write one ``shard-*.safetensors`` each instead, with what they hold of both, by
-``torch.distributed.checkpoint``; any number of ranks reads either form.
+``torch.distributed.checkpoint``; any number of ranks can read either form.
 
-It is written under a temporary name, synced to the disk and renamed, so any folder under a final
-name was once complete: the newest name is the pointer to the latest checkpoint, and no second
-record can disagree with it. Damage after that is found by the hashes.
+It is written under a temporary name, synced to the disk and renamed, so any folder with a final
+name was complete at one time: the newest name is the pointer to the latest checkpoint, and no
+second record can disagree with it. The hashes find later damage.
 """
 
 from __future__ import annotations
@@ -45,18 +45,21 @@ from softmap.train.tensors import (
 _FORMAT = "softmap checkpoint 1"
 _WEIGHTS, _OPTIMIZER, _STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 _TEMPORARY = ".tmp-"
-FOLDER = "checkpoints"  #: of a training's folder
+FOLDER = "checkpoints"  #: the subfolder of a training that holds them
 
 T = TypeVar("T")
 
 
 class BrokenCheckpoint(SoftmapError):
-    """A checkpoint that is not what was once saved (as opposed to one of another run)."""
+    """Raised for a checkpoint that is not as it was saved (as opposed to one of another run)."""
 
 
 class Checkpoints:
-    """The checkpoints of one run, in ``folder``, which all its ranks see; one run writes there at
-    a time. ``save`` and ``load`` are called on all ranks."""
+    """The checkpoints of one run in ``folder``, which all its ranks see; one run at a time writes
+    there.
+
+    All ranks call ``save`` and ``load`` together.
+    """
 
     def __init__(self, folder: Path, keep: int = 2, parallel: Parallel | None = None) -> None:
         self.folder = folder
@@ -64,11 +67,13 @@ class Checkpoints:
         self.parallel = parallel or Parallel(torch.device("cpu"))
 
     def path(self, position: Position) -> Path:
-        """Where the state at ``position`` (segment, steps done) lies or would lie."""
+        """Returns the folder of the state at ``position`` (segment, steps done), whether it exists
+        or not.
+        """
         return self.folder / f"{position[0]:03d}-{position[1]:09d}"
 
     def newest_first(self) -> list[Path]:
-        """The folders with a final name."""
+        """Returns the folders that have a final name, the newest first."""
         return _newest_first(self.folder)
 
     def save(
@@ -80,20 +85,24 @@ class Checkpoints:
         pinned: Iterable[Position] = (),
         own: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Saves everything at ``position``, then drops the oldest beyond ``keep`` and ``pinned``.
+        """Save everything at ``position``, then delete the oldest checkpoints beyond ``keep``.
 
-        own: what is kept of this rank, beside its random states. Raises SoftmapError if it cannot
-        be written (a full disk): what was there stays, the temporary folder does not.
+        Args:
+            pinned: positions whose checkpoints are not deleted.
+            own: what is kept for this rank alone, beside its random states.
+
+        Raises SoftmapError if it cannot be written (a full disk, for example); earlier checkpoints
+        stay, the temporary folder is removed.
         """
         final = self.path(position)
         temporary = self.folder / f"{_TEMPORARY}{final.name}"
-        of_final = partial(self._said, final)
+        named = partial(self._naming, final)
         try:
-            self.parallel.by_first(of_final(self._begin, temporary))
+            self.parallel.by_first(named(self._begin, temporary))
             self.parallel.together(lambda: _check_seen(temporary, self.parallel.rank))
-            write = of_final(self._write_part, temporary, model, optimizer, own or {})
+            write = named(self._write_part, temporary, model, optimizer, own or {})
             parts = self.parallel.together(write)
-            self.parallel.by_first(of_final(self._publish, temporary, final, record, parts))
+            self.parallel.by_first(named(self._publish, temporary, final, record, parts))
         finally:
             if self.parallel.rank == 0:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -104,11 +113,12 @@ class Checkpoints:
     def load(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     ) -> dict[str, Any]:
-        """Verifies ``path``, loads model, optimiser and random states, returns the record.
+        """Verify ``path``, load model, optimiser and random states, and return the record.
 
-        Of as many ranks as saved it, each gets its own random states. Raises BrokenCheckpoint
-        (missing, truncated or altered files) or SoftmapError (whole, but of another model); model
-        and optimiser are as before then, except where only the optimiser's part is foreign.
+        With as many ranks as saved it, each gets its own random states back. Raises
+        BrokenCheckpoint (missing, truncated or altered files) or SoftmapError (an intact checkpoint
+        of another model). Model and optimiser then stay as they were, unless only the optimiser's
+        part belongs to another model.
         """
         state = self.parallel.by_first(lambda: verify(path))
         self.parallel.together(lambda: _check_seen(path, self.parallel.rank))
@@ -125,7 +135,9 @@ class Checkpoints:
         return record
 
     def own(self, path: Path) -> dict[str, Any] | None:
-        """What was kept of this rank; None where other numbers of ranks saved, or older code."""
+        """Returns what was kept for this rank; None if other numbers of ranks or older code
+        saved it.
+        """
         return self._own(_read_state(path / _STATE))
 
     def _own(self, state: dict[str, Any]) -> dict[str, Any] | None:
@@ -133,9 +145,9 @@ class Checkpoints:
         return ranks[self.parallel.rank] if len(ranks) == self.parallel.ranks else None
 
     def latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest whole checkpoint and its record, None if there are no checkpoints at all.
+        """Returns the newest intact checkpoint and its record, None if there are no checkpoints.
 
-        Warns of each broken one that it passes over; raises BrokenCheckpoint if all are broken.
+        Warns of each broken one that it skips; raises BrokenCheckpoint if all are broken.
         """
         return self.parallel.by_first(self._latest)
 
@@ -148,20 +160,20 @@ class Checkpoints:
                 problems.append(problem)
                 continue
             for broken in problems:
-                warnings.warn(f"{broken}; going on from {path}", RuntimeWarning, stacklevel=3)
+                warnings.warn(f"{broken}; continuing from {path}", RuntimeWarning, stacklevel=3)
             return path, record
         if problems:
             raise problems[0]
         return None
 
     def last_good(self) -> str:
-        """The newest whole checkpoint in words, for messages."""
+        """Returns the path of the newest intact checkpoint, or "none", for messages."""
         return next((str(path) for path in self.newest_first() if _is_whole(path)), "none")
 
     def _prune(self, newest: Path, pinned: set[Path]) -> None:
         folders = self.newest_first()
         at = folders.index(newest)
-        # Those that sort after the newest are broken ones that a resume passed over.
+        # Those that sort after the newest are broken ones that a resume skipped.
         for path in folders[:at] + folders[at + self.keep :]:
             if path not in pinned:
                 shutil.rmtree(path, ignore_errors=True)
@@ -178,7 +190,9 @@ class Checkpoints:
         optimizer: torch.optim.Optimizer,
         own: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """What this rank writes, and what there is to say of it: "files", with their hashes."""
+        """Write this rank's part; returns what the state file says of it, ``files`` with their
+        hashes.
+        """
         if self.parallel.ranks == 1:
             save_weights(model, folder / _WEIGHTS)
             save_optimizer(model, optimizer, folder / _OPTIMIZER)
@@ -193,7 +207,7 @@ class Checkpoints:
     def _publish(
         self, temporary: Path, final: Path, record: dict[str, Any], parts: list[dict[str, Any]]
     ) -> None:
-        """The first rank gives the folder its name when all parts are there."""
+        """Write the state file and give the folder its final name; the first rank does so alone."""
         state = {
             "format": _FORMAT,
             "name": final.name,
@@ -210,8 +224,8 @@ class Checkpoints:
         os.rename(temporary, final)
         fsync(self.folder)
 
-    def _said(self, final: Path, do: Callable[..., T], *given: Any) -> Callable[[], T]:
-        """``do`` of what is given; what keeps it from writing, in one line."""
+    def _naming(self, final: Path, do: Callable[..., T], *given: Any) -> Callable[[], T]:
+        """Returns a call of ``do`` that names the checkpoint in one line if writing fails."""
 
         def run() -> T:
             try:
@@ -230,15 +244,18 @@ def _newest_first(folder: Path) -> list[Path]:
 
 
 def reached(directory: Path) -> str:
-    """How far the training in ``directory`` has been saved: the name of its newest checkpoint,
-    which sorts in the order of training; "" where there is none."""
+    """Returns the name of the newest checkpoint of the training in ``directory``, "" if there is
+    none.
+
+    Names sort in the order of training, so they tell whether a training has made progress.
+    """
     return next((path.name for path in _newest_first(directory / FOLDER)), "")
 
 
 def verify(path: Path) -> dict[str, Any]:
-    """The contents of a checkpoint's state.json, once its files are known to be as saved.
+    """Returns the contents of a checkpoint's state.json after checking that its files are as saved.
 
-    Raises BrokenCheckpoint naming the file, what was expected and what was found.
+    Raises BrokenCheckpoint with the file, what was expected and what was found.
     """
     state = _read_state(path / _STATE)
     if state.get("name", path.name) != path.name:
@@ -261,8 +278,8 @@ def _is_whole(path: Path) -> bool:
 def _check_seen(folder: Path, rank: int) -> None:
     if not folder.is_dir():
         raise SoftmapError(
-            f"rank {rank} sees no {folder}: expected a folder that all processes share, found one "
-            "of the first machine alone"
+            f"rank {rank} cannot see {folder}: expected a folder that all processes share, found "
+            "one on the first machine only"
         )
 
 

@@ -1,7 +1,7 @@
-"""What a training is about to do, as hashes: a resume must find again what the save left.
+"""Hashes of what a training does next: a resumed run must find exactly what was saved.
 
-Before the first resumed step each rank holds its next batch, learning rate, random states, weights
-and optimiser states against those of the save, and leaves a line of ``resumes.jsonl``.
+Before the first resumed step each rank compares its next batch, learning rate, random states,
+weights and optimiser states with those of the save, and adds a line to ``resumes.jsonl``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,12 @@ def fingerprint(
     lr: float | None,
     parallel: Parallel,
 ) -> Fingerprint:
-    """Of this rank's part. batch, lr: of the step that comes next, None where none does."""
+    """Returns the hashes of this rank's part of the training.
+
+    Args:
+        batch: the next step's batch; None if there is no next step.
+        lr: the next step's learning rate; None likewise.
+    """
     given = batch if isinstance(batch, tuple) else (batch,)
     layout = parallel.layout
     found = {
@@ -53,8 +58,13 @@ def check_resumed(
     parallel: Parallel,
     where: Path,
 ) -> None:
-    """Append a line for each rank to ``where``; raise ``SoftmapError`` where a rank's part is not
-    what was ``saved`` (None, or of another layout: there is nothing to compare)."""
+    """Append a line for each rank to ``where``, and compare each rank's part with what was saved.
+
+    Args:
+        saved: None, or a fingerprint of another layout, leaves nothing to compare.
+
+    Raises ``SoftmapError`` where a rank's part is not what was saved.
+    """
     same = saved is not None and saved.get("layout") == found["layout"]
     wrong = [name for name in _COMPARED if same and saved and saved[name] != found[name]]
     line = {"rank": parallel.rank, **place, **found, "exact": not wrong if same else None}

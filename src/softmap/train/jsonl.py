@@ -1,4 +1,4 @@
-"""``train.jsonl``: what every run logs, one line a logged step, held to what checkpoints know."""
+"""``train.jsonl``: what every run logs, one line a logged step, checked against its checkpoints."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Sum = list[Any]
 
 
 class JsonlTracker:
-    """One JSON object per line, written as it comes.
+    """Writes one JSON object per line, as soon as it comes.
 
-    Lines after the position ``resume_at`` (steps that will be made again) and a torn last line are
-    dropped first, so a step never appears twice. ``kept``, of a checkpoint, is what :attr:`sum` was
-    when it was saved: the lines up to there must be the same, or ``SoftmapError`` is raised.
+    Lines after the position ``resume_at`` (steps that will be repeated) and an incomplete last line
+    are removed first, so no step appears twice. ``kept``, from a checkpoint, is what :attr:`sum`
+    was when that was saved: the lines up to there must be the same, or ``SoftmapError`` is raised.
     """
 
     def __init__(self, path: Path, resume_at: Position, kept: Sum | None = None) -> None:
@@ -39,11 +39,11 @@ class JsonlTracker:
 
     @property
     def sum(self) -> Sum:
-        """Size and SHA-256 of the log so far."""
+        """The size and SHA-256 of the log so far."""
         return [self._size, self._hash.hexdigest()]
 
     def log(self, metrics: Metrics) -> None:
-        """Appends one line, in a single write."""
+        """Append one line, in a single write."""
         line = json.dumps(dict(metrics)).encode() + b"\n"
         with writing(self._path):
             self._file.write(line)
@@ -51,15 +51,15 @@ class JsonlTracker:
         self._hash.update(line)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
 
 def _verified(path: Path, data: bytes, kept: Sum) -> bytes:
     if [len(data), hashlib.sha256(data).hexdigest()] != kept:
         raise SoftmapError(
-            f"{path}: expected the {kept[0]} bytes that the checkpoint knows, found others; "
-            f"remove {path.parent} to begin again"
+            f"{path}: expected the {kept[0]} bytes that the checkpoint recorded, found others; "
+            f"remove {path.parent} to start over"
         )
     return data
 

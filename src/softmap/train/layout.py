@@ -1,4 +1,4 @@
-"""How one training is laid out over processes: the section ``parallel`` of a recipe."""
+"""How one training is distributed over processes: the section ``parallel`` of a recipe."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ Ranks = Annotated[int, Range(1, 2**20)]
 
 @dataclass(frozen=True)
 class Layout(Checked):
-    """Over W processes (ranks), ``torchrun``'s. On one process all but ``activations`` is moot.
+    """The layout over W processes (ranks), torchrun's. With one process only ``activations``
+    matters.
 
-    shard: the ranks, neighbours, that share one copy of the parameters, gradients and optimiser
-        states (FSDP2), W / shard copies in all (HSDP). 1: each rank has a whole one (DDP). "all":
-        one copy in all.
-    context: the ranks, neighbours, that share each sequence, by bands of rows. The W / context
-        groups share the batch.
-    activations: what a block keeps for its backward pass: "none" is recomputed, all of the
-        "block" is, or all but products of matrices and the outputs of attention ("selective").
-    timeout: seconds that a rank waits for the others.
+    Attributes:
+        shard: the number of neighbouring ranks that share one copy of the parameters, gradients and
+            optimiser states (FSDP2); there are W / shard copies (HSDP). 1: each rank has a whole
+            copy (DDP). "all": there is one copy.
+        context: the number of neighbouring ranks that share each sequence, by bands of rows. The W
+            / context groups share the batch.
+        activations: what is computed again in the backward pass: nothing ("none"), the whole
+            "block", or all but matrix products and the outputs of attention ("selective").
+        timeout: seconds that a rank waits for the others.
     """
 
     shard: Ranks | Literal["all"] = 1
@@ -31,17 +33,17 @@ class Layout(Checked):
     timeout: Annotated[float, Range(1, 10**6)] = 600.0
 
     def copy_size(self, ranks: int) -> int:
-        """Of how many ranks each has a part of the same copy of the parameters."""
+        """Returns the number of ranks that share one copy of the parameters."""
         return ranks if self.shard == "all" else self.shard
 
     def described(self, ranks: int) -> str:
-        """For people."""
+        """Returns the layout in words."""
         size = self.copy_size(ranks)
         share = f", {self.context} share a sequence" if self.context > 1 else ""
         return f"{ranks} processes: {size} share a copy of the parameters{share}"
 
     def check(self, ranks: int, batch_size: int, context: int) -> None:
-        """Raise ``SoftmapError`` for sizes that so many ranks do not divide."""
+        """Raise ``SoftmapError`` for sizes that this number of ranks does not divide."""
         for name, size in (("shard", self.copy_size(ranks)), ("context", self.context)):
             if ranks % size:
                 raise SoftmapError(

@@ -19,7 +19,7 @@ from softmap.train.checkpoint import FOLDER, Checkpoints
 from softmap.train.exact import Fingerprint, check_resumed, fingerprint
 from softmap.train.jsonl import JsonlTracker, Sum
 from softmap.train.optim import optimizer_of
-from softmap.train.options import Options, check_same_run
+from softmap.train.options import TrainingOptions, check_same_run
 from softmap.train.parallel import Parallel, single_process
 from softmap.train.plan import START, Position, pinned
 from softmap.train.profile import profiled
@@ -28,11 +28,11 @@ from softmap.train.state import BudgetsDone, State
 from softmap.train.step import Batch, train_step, warm_up
 from softmap.train.trackers import Tracker, open_tracker
 
-UNSIGNALLED = 1 << 16  #: larger than any signal: ``should_stop`` has asked
+UNSIGNALLED = 1 << 16  #: larger than any signal: ``should_stop`` returned True
 
 
 class NonFiniteLoss(SoftmapError):
-    """The loss or the gradient norm was NaN or infinite; the update was not made.
+    """Raised where the loss or the gradient norm was NaN or infinite; the update was not made.
 
     ``found`` says in words what was not finite.
     """
@@ -49,7 +49,7 @@ class NonFiniteLoss(SoftmapError):
 def train(
     model: nn.Module,
     batches: Callable[[int], Batch],
-    options: Options,
+    options: TrainingOptions,
     directory: str | Path,
     *,
     on_step: Callable[[dict[str, float]], None] | None = None,
@@ -61,36 +61,42 @@ def train(
     full_speed: float | None = None,
     profile: Path | None = None,
 ) -> State:
-    """Trains ``model`` in place by ``options``, or goes on where ``directory`` says it stopped.
+    """Train ``model`` in place by ``options``, or continue the training that ``directory`` holds.
 
-    model: ``model(input_ids=, labels=)`` returns an object with ``.loss``, the mean next-token loss
-        in nats; labels come unshifted, -100 marks no target. It sees context + 1 tokens per row.
-    batches: the batch of a step, a pure function of the step: int64 (batch_size, context + 1); of
-        several ranks each gives its own ``parallel.rows``.
-    directory: gets ``checkpoints/``, ``train.jsonl``, ``budgets.json``, and ``resumes.jsonl`` with
-        what was compared at each resume. All ranks see it.
-    on_step: called each ``log_every`` steps and at the end of each segment with the metrics that
-        go to train.jsonl: segment, step, tokens, seconds, loss, lr, grad_norm, tokens_per_second.
-    on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved, with
-        the model in eval mode. What it draws at random does not touch the training. Called again
-        after a resume only if it had not returned.
-    on_decay: called as ``(index, model)`` before the first step of a budget's decay, of schedules
-        that have one; it must leave the model as it is. Called again after a resume from there.
-    should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and SIGHUP
-        (a second Ctrl-C raises KeyboardInterrupt at once).
-    trackers: receivers of the metrics beside those of the options; the caller closes them.
-    parallel: the processes that train the model together; each calls this with the same model,
-        options and directory. Metrics, trackers and ``on_step`` are the first's, callbacks of
-        budgets run on all. By default this process is alone.
-    full_speed: tokens a second at the peak of the hardware, where that is known: metrics then have
-        ``mfu``, model FLOPs utilisation.
-    profile: a folder for torch's traces of a few steps, one of each rank.
+    Args:
+        model: ``model(input_ids=, labels=)`` returns an object with ``.loss``, the mean next-token
+            loss in nats; labels come unshifted, -100 marks no target. It sees context + 1 tokens
+            per row.
+        batches: returns the batch of a step, as a pure function of the step: int64 (batch_size,
+            context + 1). With several ranks each returns its own ``parallel.rows``.
+        directory: gets ``checkpoints/``, ``train.jsonl``, ``budgets.json``, and ``resumes.jsonl``
+            with what was compared at each resume. All ranks see it.
+        on_step: called every ``log_every`` steps and at the end of each segment with the metrics
+            that go to train.jsonl: segment, step, tokens, seconds, loss, lr, grad_norm,
+            tokens_per_second.
+        on_budget: called as ``(index, step, model)`` when a budget's last step is made and saved,
+            with the model in eval mode. Random numbers that it draws do not affect the training. It
+            is called again after a resume only if it had not returned.
+        on_decay: called as ``(index, model)`` before the first step of a budget's decay, for
+            schedules that have one; it must leave the model unchanged. It is called again after a
+            resume from there.
+        should_stop: asked before each step; True saves and returns, as do SIGINT, SIGTERM and
+            SIGHUP (a second Ctrl-C raises KeyboardInterrupt at once).
+        trackers: receivers of the metrics beside those that the options name; the caller closes
+            them.
+        parallel: the processes that train the model together; each calls this with the same model,
+            options and directory. The first process alone writes metrics and calls trackers and
+            ``on_step``; callbacks of budgets run on all. The default is this process alone.
+        full_speed: tokens per second at the peak of the hardware, where that is known; metrics then
+            have ``mfu``, the model FLOPs utilisation.
+        profile: a folder for torch's traces of a few steps, one per rank.
 
     Before the first step of a call the model runs forward and backward once without an update, so
-    that what only a first step costs (kernels to build, graphs to compile) is in no step's seconds.
+    that one-time costs (kernels to build, graphs to compile) are in no step's seconds.
 
     An interrupted and resumed run ends with the same bits as an uninterrupted one on the same
-    device with the same number of threads. The global random states are seeded and left moved.
+    device with the same number of threads. The global random states are seeded, and are not
+    restored.
 
     Raises SoftmapError (a checkpoint of another model or other options, a batch of another shape, a
     full disk) and NonFiniteLoss.
@@ -145,7 +151,7 @@ def train(
         if START in pinned(segments, 0):
             save()
 
-    def open_files() -> None:  # the first rank's alone
+    def open_files() -> None:  # on the first rank alone
         nonlocal log, done
         done = BudgetsDone(directory / "budgets.json", fresh=latest is None)
         log = JsonlTracker(directory / "train.jsonl", state.position, logged)

@@ -1,4 +1,4 @@
-"""The optimiser of a training: AdamW, or Muon for hidden matrices beside it."""
+"""The optimiser of a training: AdamW, or Muon for hidden matrices and AdamW for the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 from softmap.errors import SoftmapError
 from softmap.nn.decay import never_decayed
-from softmap.train.options import Options
+from softmap.train.options import TrainingOptions
 
 _FUSED_DEVICES = {"cpu", "cuda"}
 
@@ -18,8 +18,11 @@ _FUSED_DEVICES = {"cpu", "cuda"}
 def weight_decay_groups(
     model: nn.Module,
 ) -> tuple[dict[str, nn.Parameter], dict[str, nn.Parameter]]:
-    """``(decayed, not decayed)`` by [`softmap.nn.decays`][]: each trainable parameter once, by
-    its first name. What is tied to an embedding is not decayed either."""
+    """Returns ``(decayed, not decayed)`` parameters by name, as [`softmap.nn.decays`][] decides.
+
+    Each trainable parameter is there once, by its first name. Parameters tied to an embedding are
+    not decayed.
+    """
     exempt = never_decayed(model)
     decayed: dict[str, nn.Parameter] = {}
     free: dict[str, nn.Parameter] = {}
@@ -29,8 +32,8 @@ def weight_decay_groups(
     return decayed, free
 
 
-def optimizer_of(model: nn.Module, options: Options) -> torch.optim.Optimizer:
-    """The optimiser that ``options`` name, over the trainable parameters of ``model``."""
+def optimizer_of(model: nn.Module, options: TrainingOptions) -> torch.optim.Optimizer:
+    """Returns the optimiser that ``options`` name, over the trainable parameters of ``model``."""
     given: dict[str, Any] = {"lr": options.peak_lr, "weight_decay": options.weight_decay}
     if options.optimizer == "adamw":
         return adamw(model, betas=options.betas, **given)
@@ -38,12 +41,14 @@ def optimizer_of(model: nn.Module, options: Options) -> torch.optim.Optimizer:
     others = {p for p in model.parameters() if p.requires_grad} - set(matrices.values())
     parts = [_muon(matrices, **given)] if matrices else []
     parts += [adamw(model, betas=options.betas, only=others, **given)] if others else []
-    return Joined(parts)
+    return CombinedOptimizer(parts)
 
 
 def hidden_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The matrices that are decayed, by name, but for the head's: what maps hidden states to hidden
-    states. Tensors of more than two axes are none."""
+    """Returns, by name, the decayed matrices that map hidden states to hidden states.
+
+    The head's matrix and tensors of more than two axes are not among them.
+    """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     own = set() if head is None else set(head.parameters())
     decayed, _ = weight_decay_groups(model)
@@ -51,7 +56,9 @@ def hidden_matrices(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _muon(matrices: dict[str, nn.Parameter], **given: Any) -> torch.optim.Optimizer:
-    """Muon with updates as large as AdamW's (arXiv 2502.16982), so the same peak serves both."""
+    """Returns Muon with updates as large as AdamW's (arXiv 2502.16982), so the same peak serves
+    both.
+    """
     for name, p in matrices.items():
         if hasattr(p, "full_tensor"):
             raise no_shards(name)
@@ -59,14 +66,16 @@ def _muon(matrices: dict[str, nn.Parameter], **given: Any) -> torch.optim.Optimi
 
 
 def no_shards(name: str) -> SoftmapError:
-    """Torch's Muon rounds each product of shards, and fails where a rank has none."""
+    """Returns the error for Muon on shards: torch's rounds each product of shards, and fails on a
+    rank that has none.
+    """
     return SoftmapError(
         f"{name}: optimizer muon needs whole matrices: expected parallel.shard=1, found shards"
     )
 
 
-class Joined(torch.optim.Optimizer):
-    """Several optimisers as one. Their groups and states are its own, in this order."""
+class CombinedOptimizer(torch.optim.Optimizer):
+    """Several optimisers as one, whose parameter groups and states are theirs, in this order."""
 
     def __init__(self, parts: list[torch.optim.Optimizer]) -> None:
         self._parts = parts
@@ -74,14 +83,14 @@ class Joined(torch.optim.Optimizer):
         self._share()
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """An update by each."""
+        """Make one update with each optimiser."""
         loss = closure() if closure is not None else None
         for part in self._parts:
             part.step()
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Loads the state of both optimisers."""
+        """Load the state of all optimisers."""
         super().load_state_dict(state_dict)
         self._share()
 
@@ -100,8 +109,11 @@ def adamw(
     betas: tuple[float, float],
     only: Collection[nn.Parameter] | None = None,
 ) -> torch.optim.AdamW:
-    """AdamW over ``weight_decay_groups``, or those parameters ``only``; one fused kernel where the
-    device has it."""
+    """Returns AdamW over ``weight_decay_groups``, with one fused kernel where the device has it.
+
+    Args:
+        only: the parameters to take, by default all trainable ones.
+    """
     decayed, free = (
         [p for p in group.values() if only is None or p in only]
         for group in weight_decay_groups(model)

@@ -1,4 +1,4 @@
-"""What a training run is told: one flat, typed, checked record."""
+"""The options of a training run: one flat, typed, checked record."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Count = Annotated[int, Range(1, 2**62)]
 Positive = Annotated[float, Range(above=0)]
 Beta = Annotated[float, Range(0, below=1)]
 
-# Changing these on resume changes the work per second or what is printed, not what is learned
+# Changing these on resume changes the speed or what is printed, not what is learned
 # (a micro-batch size or a compiler may still change the rounding).
 _FREE_ON_RESUME = (
     "micro_batch_size", "compile", "checkpoint_every", "log_every", "keep", "label", "trackers",
@@ -25,28 +25,35 @@ _FREE_ON_RESUME = (
 
 
 @dataclass(frozen=True)
-class Options(Checked):
+class TrainingOptions(Checked):
     """Options of one training run; lengths are in steps (optimiser updates).
 
-    steps: length of the run. budgets: ascending, the last one equal to ``steps``; empty means
-        ``(steps,)``.
-    batch_size: sequences per step. micro_batch_size: sequences per forward pass, None for the
-        whole batch. context: targets per sequence.
-    peak_lr, schedule, warmup, min_lr_ratio (floor / peak), decay_fraction, decay_of, decay_shape:
-        see ``softmap.train.schedules``.
-    optimizer: ``"muon"`` for hidden matrices, AdamW for the rest, both at the same rate.
-    weight_decay: of both. betas: AdamW's. clip: largest global gradient norm, None for no clipping.
-    precision: ``"bf16"`` runs the forward pass under autocast; weights stay as they are.
-    compile: pass the model through ``torch.compile``.
-    seed: seeds dropout and the like at step 0.
-    checkpoint_every: steps between checkpoints; 0 leaves only those at the end of each decay or
-        branch and at an interruption. keep: how many checkpoints stay on disk.
-    log_every: steps between lines of ``train.jsonl``. label: name of the run in messages.
-    trackers: who is told these lines beside the file; one that fails is left out with a warning.
-    run: what is trained, beside these options; a checkpoint of another is refused.
-    data: the hash of what it is trained on; likewise, where both are known.
-    document_end: the id of the token between documents of a batch, which are then read apart: no
-        token attends to another document. None: a sequence is one document.
+    Attributes:
+        steps: length of the run.
+        budgets: ascending, the last one equal to ``steps``; empty means ``(steps,)``.
+        batch_size: sequences per step.
+        micro_batch_size: sequences per forward pass, None for the whole batch.
+        context: targets per sequence.
+        peak_lr, schedule, warmup, min_lr_ratio, decay_fraction, decay_of, decay_shape: see
+            ``softmap.train.schedules``; min_lr_ratio is floor / peak.
+        optimizer: ``"muon"`` for hidden matrices and AdamW for the rest, both at the same rate.
+        weight_decay: the weight decay of both.
+        betas: AdamW's.
+        clip: largest global gradient norm, None for no clipping.
+        precision: ``"bf16"`` runs the forward pass under autocast; weights stay as they are.
+        compile: pass the model through ``torch.compile``.
+        seed: the seed of dropout and other random numbers at step 0.
+        checkpoint_every: steps between checkpoints; 0 leaves only those at the end of each decay or
+            branch and at an interruption.
+        keep: how many checkpoints stay on disk.
+        log_every: steps between lines of ``train.jsonl``.
+        label: name of the run in messages.
+        trackers: receivers of the metrics beside the file; one that fails is dropped with a
+            warning.
+        run: what is trained, beside these options; a checkpoint of another run is refused.
+        data: the hash of the text; a checkpoint of another text is refused, where both are known.
+        document_end: the id of the token between documents of a batch, which are then separated: no
+            token attends to another document. None: a sequence is one document.
     """
 
     steps: Count
@@ -97,11 +104,11 @@ class Options(Checked):
 
     @property
     def rows(self) -> int:
-        """Sequences per forward pass."""
+        """The number of sequences per forward pass."""
         return self.batch_size if self.micro_batch_size is None else self.micro_batch_size
 
     def terms(self) -> Terms:
-        """The learning rates' terms."""
+        """Returns the numbers that the learning-rate schedules are made from."""
         return Terms(
             peak=self.peak_lr,
             floor=self.peak_lr * self.min_lr_ratio,
@@ -113,11 +120,13 @@ class Options(Checked):
         )
 
     def plan(self) -> list[Segment]:
-        """The segments to train, in order."""
+        """Returns the segments to train, in order."""
         return plan(self.schedule, self.terms())
 
     def identity(self) -> dict[str, Any]:
-        """The options that decide what is learned, as JSON values: a checkpoint must agree."""
+        """Returns the options that decide what is learned, as JSON values: a checkpoint's must be
+        equal.
+        """
         fields = asdict(self)
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -126,19 +135,19 @@ class Options(Checked):
         }
 
 
-def check_same_run(found: dict[str, Any], options: Options, where: str) -> None:
-    """Raises SoftmapError unless a checkpoint's options are those of this run.
+def check_same_run(found: dict[str, Any], options: TrainingOptions, where: str) -> None:
+    """Raise SoftmapError unless a checkpoint's options are those of this run.
 
-    More budgets may follow the checkpoint's: the run then goes on longer.
+    The run may have more budgets than the checkpoint: it is then extended.
     """
-    before = {field.name: field.default for field in fields(Options)}
+    before = {field.name: field.default for field in fields(TrainingOptions)}
     for name, expected in options.identity().items():
-        value = found.get(name, before[name])  # older ones do not have all
+        value = found.get(name, before[name])  # older checkpoints lack some
         if name == "data" and not value:
             continue
         prefix = isinstance(value, list) and name == "budgets" and expected[: len(value)] == value
         if value != expected and not prefix:
             what = {"data": "text of hash"}.get(name, name)
             raise SoftmapError(
-                f"{where}: made by another run: expected {what} {expected}, found {value}"
+                f"{where}: belongs to another run: expected {what} {expected}, found {value}"
             )

@@ -1,8 +1,8 @@
-"""The seam between the loop and the machines it runs on: one process, or all of torchrun's.
+"""The interface between the training loop and the machines it runs on: one process, or all of
+torchrun's.
 
-[`Parallel.wrap`][] is the order in which a model is made ready. The loop, a step and checkpoints
-ask for nothing but the members of [`Parallel`][], which is one process; [`Processes`][] is
-many.
+[`Parallel.wrap`][] makes a model ready, in one fixed order. The loop, a step and checkpoints use
+nothing but the members of [`Parallel`][], which is one process; [`Processes`][] is many.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from softmap.train.layout import Layout
 T = TypeVar("T")
 
 
-class Agreed(SoftmapError):
-    """What another rank has found, and says."""
+class PeerError(SoftmapError):
+    """Raised on a rank where another rank has failed, with that rank's message."""
 
 
 @dataclass
@@ -37,46 +37,51 @@ class Parallel:
     ranks: int = 1
 
     def wrap(self, model: nn.Module, *, compile: bool, precision: str) -> Callable[..., Any]:
-        """The forward pass to train with; ``model`` itself is changed where that is needed."""
+        """Returns the forward pass to train with; ``model`` itself is changed where necessary."""
         checkpoint_activations(model, self.layout.activations)
         return torch.compile(model) if compile else model
 
     def rows(self, batch_size: int) -> slice:
-        """The sequences of a batch of which this rank computes something."""
+        """Returns the rows of a batch whose sequences this rank reads."""
         return slice(0, batch_size)
 
     def share(self, tokens: int) -> Share | None:
-        """Its part of sequences of so many tokens, where ranks share them."""
+        """Returns this rank's part of a sequence of ``tokens``; None where sequences are not
+        shared.
+        """
         return None
 
     def reduce_at_last(self, forward: Any, last: bool) -> None:
-        """Have the next backward pass add up the gradients of all ranks only if it is the ``last``
-        of a step."""
+        """Reduce gradients over the ranks in the ``last`` backward pass of a step alone."""
 
     def sum(self, value: Tensor) -> Tensor:
-        """``value`` added up over the ranks, in place."""
+        """Returns ``value``, summed over the ranks in place."""
         return value
 
     def largest(self, number: int) -> int:
-        """The largest that a rank has."""
+        """Returns the largest ``number`` of all ranks."""
         return number
 
     def whole(self, t: Tensor) -> Tensor:
-        """A tensor of which each rank holds a part, on every rank."""
+        """Returns the whole tensor, of which each rank may hold a part."""
         return t
 
     def by_first(self, do: Callable[[], T]) -> T:
-        """What ``do`` gives on the first rank, to all; a ``SoftmapError`` is raised on all."""
+        """Returns on every rank what ``do`` returned on the first; a ``SoftmapError`` is raised on
+        all.
+        """
         return do()
 
     def together(self, do: Callable[[], T]) -> list[T]:
-        """What ``do`` gives on each rank, to all. A ``SoftmapError`` on one is raised on all."""
+        """Returns on every rank what ``do`` returned on each; a ``SoftmapError`` on one is raised
+        on all.
+        """
         return [do()]
 
 
 @dataclass
 class Processes(Parallel):
-    """The processes of ``torch.distributed``'s default group, of which this is one."""
+    """The processes of ``torch.distributed``'s default group, one of which is this one."""
 
     def __post_init__(self) -> None:
         from torch.distributed.device_mesh import init_device_mesh
@@ -89,7 +94,9 @@ class Processes(Parallel):
         self._shares: dict[int, Share] = {}
 
     def wrap(self, model: nn.Module, *, compile: bool, precision: str) -> Callable[..., Any]:
-        """In this order: what a block keeps, what is compiled, who holds which parameters."""
+        """Returns the forward pass, after setting checkpointed activations, compilation and FSDP2
+        or DDP, in this order.
+        """
         checkpoint_activations(model, self.layout.activations)
         if compile:
             _compile_blocks(model)
@@ -98,13 +105,16 @@ class Processes(Parallel):
         return self._replicated(model)
 
     def _sharded(self, model: nn.Module, precision: str) -> nn.Module:
-        """FSDP2 by the block, in groups of ranks that hold one copy each (HSDP)."""
+        """Returns the model sharded by FSDP2, block by block, over the ranks that share one copy
+        (HSDP).
+        """
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         _check_shapes(model)
         mesh = self._shards if self._shards.shape[0] > 1 else self._shards["shard"]
-        # The forward pass runs under autocast as on one process: the stream between blocks, the
-        # embeddings and the head's weights stay wide; blocks are sent as they are multiplied.
+        # The forward pass runs under autocast as in one process: the residual stream, the
+        # embeddings and the head's weights stay in float32; blocks are sent in the dtype of their
+        # matrix products.
         low = torch.bfloat16 if precision == "bf16" else None
         wide = None if low is None else torch.float32
         policy = MixedPrecisionPolicy(low, reduce_dtype=wide, cast_forward_inputs=False)
@@ -114,10 +124,12 @@ class Processes(Parallel):
         return model
 
     def _replicated(self, model: nn.Module) -> nn.Module:
-        """DDP: each rank has the whole model, gradients are added up as they come."""
+        """Returns the model in DDP: each rank has all of it, and gradients are reduced as they
+        come.
+        """
         from torch.nn.parallel import DistributedDataParallel
 
-        # Fixed buffers need no broadcast at each pass; torch 2.13 calls that by another name.
+        # Fixed buffers need no broadcast at each pass; torch 2.13 has another name for the option.
         known = signature(DistributedDataParallel).parameters
         name = next(n for n in ("forward_sync_buffers", "broadcast_buffers") if n in known)
         given: dict[str, Any] = {name: False}
@@ -140,14 +152,14 @@ class Processes(Parallel):
         return self._shares[tokens]
 
     def reduce_at_last(self, forward: Any, last: bool) -> None:
-        """Has gradients added up over the ranks in the last backward pass of a step alone."""
+        """Reduce gradients over the ranks in the ``last`` backward pass of a step alone."""
         if hasattr(forward, "set_requires_gradient_sync"):
             forward.set_requires_gradient_sync(last)
         else:
             forward.require_backward_grad_sync = last
 
     def sum(self, value: Tensor) -> Tensor:
-        """Returns ``value``, added up over the ranks in place."""
+        """Returns ``value``, summed over the ranks in place."""
         torch.distributed.all_reduce(value)
         return value
 
@@ -163,27 +175,27 @@ class Processes(Parallel):
         return found
 
     def by_first(self, do: Callable[[], T]) -> T:
-        """Returns what ``do`` gave on the first rank, or raises what it raised there."""
+        """Returns what ``do`` returned on the first rank, or raises what it raised there."""
         tried = [_tried(do) if self.rank == 0 else None]
         torch.distributed.broadcast_object_list(tried)
-        return self._of(0, tried[0])
+        return self._unpacked(0, tried[0])
 
     def together(self, do: Callable[[], T]) -> list[T]:
-        """Returns what ``do`` gave on each rank, or raises what it raised on one."""
+        """Returns what ``do`` returned on each rank, or raises what it raised on one."""
         tried: list[Any] = [None] * self.ranks
         torch.distributed.all_gather_object(tried, _tried(do))
-        return [self._of(rank, one) for rank, one in enumerate(tried)]
+        return [self._unpacked(rank, one) for rank, one in enumerate(tried)]
 
-    def _of(self, rank: int, tried: Any) -> Any:
-        """The value that a rank has got, or the error."""
+    def _unpacked(self, rank: int, tried: Any) -> Any:
+        """Returns the value that a rank has sent, or raises its error."""
         value, error = tried
         if error is not None:
-            raise SoftmapError(error) if rank == self.rank else Agreed(error)
+            raise SoftmapError(error) if rank == self.rank else PeerError(error)
         return value
 
 
 def single_process(model: nn.Module) -> Parallel:
-    """The process that we are, on the device where ``model`` lies."""
+    """Returns this process alone, on the device where ``model`` is."""
     return Parallel(next(model.parameters()).device)
 
 
@@ -192,7 +204,7 @@ def _blocks(model: nn.Module) -> list[Block]:
 
 
 def _compile_blocks(model: nn.Module) -> None:
-    """Each block by itself: between blocks lies what sharding does, which is not to be traced."""
+    """Compile each block by itself: what sharding does between blocks must not be traced."""
     for block in _blocks(model):
         block.forward = torch.compile(block.forward)  # type: ignore[method-assign]
 

@@ -1,7 +1,7 @@
 """A schedule as data: the list of segments that the training loop executes in order.
 
 wsd-s, cyclic-cosine   one segment per budget, each from the end of the one before
-wsd                    per budget a piece of undecayed trunk, then its decay, which is thrown away
+wsd                    per budget a segment of undecayed trunk, then its decay, which is discarded
 cosine                 one segment
 cosine-oracle          one segment per budget, each from the initial state
 """
@@ -26,13 +26,14 @@ START: Position = (0, 0)
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of training.
+    """A consecutive part of a training.
 
-    origin: the position whose state it starts from; ``START`` is the initial state.
-    start, stop: steps done before its first and after its last step.
-    lr: the learning rate of a step, ``start <= step < stop``.
-    budget: index of the budget that its end answers, or None (a piece of trunk).
-    decay: the first step of that budget's decay, of schedules that have a stable phase before it.
+    Attributes:
+        origin: the position whose state it starts from; ``START`` is the initial state.
+        start, stop: steps done before its first and after its last step.
+        lr: the learning rate of a step, ``start <= step < stop``.
+        budget: the index of the budget that ends with it; None for a part of the trunk.
+        decay: the first step of that budget's decay, for schedules with a stable phase before it.
     """
 
     origin: Position
@@ -44,7 +45,9 @@ class Segment:
 
 
 def plan(schedule: Schedule, terms: Terms) -> list[Segment]:
-    """The segments of ``schedule``. Raises SoftmapError where schedule and terms do not fit."""
+    """Returns the segments of ``schedule``; raises SoftmapError where schedule and terms do not
+    fit.
+    """
     if schedule not in get_args(Schedule):
         raise SoftmapError(
             f"schedule: expected one of {', '.join(get_args(Schedule))}, found {schedule!r}"
@@ -92,14 +95,18 @@ def _branches(terms: Terms) -> list[Segment]:
 
 
 def spent(segments: list[Segment], budget: int) -> int:
-    """Steps trained until ``budget`` (an index) is there, those whose end is thrown away included:
-    what it costs to have it and all budgets before it."""
+    """Returns the steps trained until ``budget`` (an index) is complete, discarded decays included.
+
+    That is what this budget and all budgets before it cost together.
+    """
     last = _of_budget(segments, budget)
     return sum(segment.stop - segment.start for segment in segments[: last + 1])
 
 
 def mean_rate(segments: list[Segment], budget: int | None = None) -> float:
-    """The mean learning rate of the steps that lead to a budget's weights, by default the last."""
+    """Returns the mean learning rate of the steps that led to a budget's weights, by default the
+    last.
+    """
     last = max(s.budget for s in segments if s.budget is not None)
     path = [segments[_of_budget(segments, last if budget is None else budget)]]
     while path[-1].origin != START:
@@ -113,7 +120,7 @@ def _of_budget(segments: list[Segment], budget: int) -> int:
 
 
 def pinned(segments: list[Segment], current: int) -> set[Position]:
-    """The positions whose states segment ``current`` or a later one has to go back to."""
+    """Returns the positions whose states segment ``current`` or a later one starts from again."""
     return {
         segment.origin
         for index, segment in enumerate(segments)

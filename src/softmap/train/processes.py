@@ -1,4 +1,4 @@
-"""Joining the other processes of a training, and what is said where that fails."""
+"""Joining the other processes of a training, and one-line errors where that fails."""
 
 from __future__ import annotations
 
@@ -12,33 +12,37 @@ import torch
 
 from softmap.errors import SoftmapError, reason
 from softmap.train.layout import Layout
-from softmap.train.parallel import Agreed, Parallel, Processes
+from softmap.train.parallel import Parallel, PeerError, Processes
 
 _OURS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _TIMEOUT = ("timed out", "timeout")
 
 
 def ranks() -> int:
-    """How many processes torchrun has started, or a launcher that sets its variables."""
+    """Returns the number of processes that torchrun, or a launcher that sets its variables,
+    started.
+    """
     return _number("WORLD_SIZE", 1)
 
 
 def rank() -> int:
-    """Which of them this one is."""
+    """Returns the rank of this process."""
     return _number("RANK", 0)
 
 
 @contextmanager
 def processes(layout: Layout, device: torch.device, facts: Mapping[str, str]) -> Iterator[Parallel]:
-    """All processes of the training while the block runs: on the CPU by gloo, on GPUs by nccl.
+    """Yield the processes of the training: on the CPU by gloo, on GPUs by nccl.
 
-    facts: what must be the same on all. Raises ``SoftmapError`` in one line where they cannot meet,
-    differ, or where one of them is lost on the way.
+    Args:
+        facts: what must be the same on all of them.
+
+    Raises ``SoftmapError`` in one line where they cannot connect, differ, or lose one of them.
     """
     if ranks() == 1:
         yield Parallel(device, layout)
         return
-    with said(layout):
+    with named_errors(layout):
         device = _own(device)
         backend = "gloo" if device.type == "cpu" else f"cpu:gloo,{device.type}:nccl"
         _meet(backend, timedelta(seconds=layout.timeout))
@@ -49,13 +53,13 @@ def processes(layout: Layout, device: torch.device, facts: Mapping[str, str]) ->
 
 
 @contextmanager
-def said_once() -> Iterator[None]:
-    """Of what all processes find, the first one speaks, and the others end silently."""
+def report_once() -> Iterator[None]:
+    """Let the first process alone report an error that all of them raise; the others exit."""
     try:
         yield
     except SoftmapError as error:
         met = torch.distributed.is_available() and torch.distributed.is_initialized()
-        if rank() and (isinstance(error, Agreed) or not met):
+        if rank() and (isinstance(error, PeerError) or not met):
             raise SystemExit(2) from None
         raise
     except KeyboardInterrupt as stop:
@@ -65,8 +69,11 @@ def said_once() -> Iterator[None]:
 
 
 def _meet(backend: str, timeout: timedelta) -> None:
-    """Under a name of this attempt: where torchrun keeps one store for all, the addresses of
-    processes that are gone are in it, too."""
+    """Connect the processes under a name of this attempt.
+
+    Where torchrun keeps one store for all attempts, it also holds the addresses of processes that
+    are gone.
+    """
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store, own, count = next(
         torch.distributed.rendezvous("env://", rank(), ranks(), timeout=timeout)
@@ -78,12 +85,12 @@ def _meet(backend: str, timeout: timedelta) -> None:
 
 
 def _own(device: torch.device) -> torch.device:
-    """This process's own GPU, where it computes on one."""
+    """Returns this process's own GPU, or the device itself where that is no GPU."""
     missing = [name for name in _OURS if name not in os.environ]
     if missing:
         raise SoftmapError(
-            f"{', '.join(missing)}: expected in the environment beside WORLD_SIZE, as torchrun "
-            "sets them, found none"
+            f"{', '.join(missing)}: expected in the environment together with WORLD_SIZE, as "
+            "torchrun sets them, found none"
         )
     if device.type != "cuda":
         return device
@@ -110,8 +117,8 @@ def check_same(parallel: Parallel, facts: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def said(layout: Layout) -> Iterator[None]:
-    """What goes wrong between processes, in one line."""
+def named_errors(layout: Layout) -> Iterator[None]:
+    """Raise an error between processes as one line."""
     try:
         yield
     except RuntimeError as error:
@@ -122,12 +129,12 @@ def said(layout: Layout) -> Iterator[None]:
         if not (isinstance(error, torch.distributed.DistError) or "gloo" in text.lower()):
             raise
         if any(word in text.lower() for word in _TIMEOUT):
-            what = f"another process has not answered for {layout.timeout:g} s (parallel.timeout)"
+            what = f"another process did not answer for {layout.timeout:g} s (parallel.timeout)"
         else:
             what = f"another process is gone ({reason(error)[:200]})"
         raise SoftmapError(
-            f"rank {rank()}: {what}; torchrun --max-restarts N starts all of them again from the "
-            "last checkpoint"
+            f"rank {rank()}: {what}; torchrun --max-restarts N restarts all of them from the last "
+            "checkpoint"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A trace of a few steps by torch's profiler, in chrome's JSON: chrome://tracing, perfetto.dev."""
+"""A trace of a few steps by torch's profiler, in Chrome's JSON: chrome://tracing, perfetto.dev."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 from softmap.files import write, writing
 
-IDLE = 1  #: steps under the profiler that are thrown away: it starts up
-STEPS = 3  #: that are in the trace
+IDLE = 1  #: steps that are discarded while the profiler starts
+STEPS = 3  #: steps in the trace
 
 
 @contextmanager
 def profiled(folder: Path | None, rank: int) -> Iterator[Callable[[], None] | None]:
-    """What to call after each step, or None without a folder: then nothing is loaded.
+    """Yield the function to call after each step, or None without a folder; then nothing is loaded.
 
-    The steps 2 to 4 of this process are written to ``folder/rank<n>.json`` when they are made, or
-    what there is of them when the block ends.
+    Steps 2 to 4 of this process are written to ``folder/rank<n>.json`` as soon as they are made, or
+    as many of them as there are when the block ends.
     """
     if folder is None:
         yield None

@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 def seed(value: int) -> None:
-    """Seeds all of them."""
+    """Seed all global generators."""
     torch.manual_seed(value)  # CUDA too
     np.random.seed(value % 2**32)
     random.seed(value)
 
 
 def snapshot() -> dict[str, Any]:
-    """Their states now; ``restore`` brings them back exactly."""
+    """Returns the present random states; ``restore`` sets exactly these again."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     cuda = [torch.cuda.get_rng_state(device) for device in _devices()]
     return {
@@ -33,7 +33,7 @@ def snapshot() -> dict[str, Any]:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Sets them to a ``snapshot``, also one that went through JSON."""
+    """Set the random states of a ``snapshot``, also of one that went through JSON."""
     torch.set_rng_state(_to_tensor(state["torch"]))
     if len(state["cuda"]) == len(devices := _devices()):
         for device, text in zip(devices, state["cuda"], strict=True):
@@ -45,7 +45,7 @@ def restore(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """What is drawn inside leaves no trace outside."""
+    """Restore the random states after the block."""
     before = snapshot()
     try:
         yield
@@ -54,7 +54,7 @@ def preserved() -> Iterator[None]:
 
 
 def _devices() -> list[int]:
-    """The GPUs whose states are ours; of several processes each has one."""
+    """Returns the GPUs whose states belong to this process; with several processes each has one."""
     if not torch.cuda.is_available():
         return []
     if torch.distributed.is_available() and torch.distributed.is_initialized():

@@ -30,12 +30,14 @@ DecayOf = Literal["cycle", "so_far"]
 class Terms:
     """The numbers that every schedule is made from.
 
-    peak, floor: learning rates, ``0 <= floor <= peak``.
-    warmup: steps of linear warm-up, fewer than the first budget.
-    budgets: ascending numbers of updates; the last one is the length of the run.
-    decay_fraction, decay_of: a decay takes this part of its cycle (``"cycle"``: the steps since the
-        budget before) or of all steps up to its budget (``"so_far"``), rounded, at least one step.
-    decay_shape: ``"reciprocal"``, ``"linear"`` or ``"cosine"``. The cosine schedules ignore it.
+    Attributes:
+        peak, floor: learning rates, ``0 <= floor <= peak``.
+        warmup: steps of linear warm-up, fewer than the first budget.
+        budgets: ascending numbers of updates; the last one is the length of the run.
+        decay_fraction, decay_of: a decay takes this part of its cycle (``"cycle"``: the steps since
+            the budget before) or of all steps up to its budget (``"so_far"``), rounded, at least
+            one step.
+        decay_shape: ``"reciprocal"``, ``"linear"`` or ``"cosine"``. The cosine schedules ignore it.
     """
 
     peak: float
@@ -83,7 +85,7 @@ def _check_budgets(budgets: tuple[int, ...]) -> None:
 
 
 def descend(p: float, peak: float, floor: float, shape: DecayShape) -> float:
-    """The rate at progress ``p`` in [0, 1] from ``peak`` to ``floor``; the ends are exact.
+    """Returns the rate at progress ``p`` in [0, 1] from ``peak`` to ``floor``; the ends are exact.
 
     reciprocal: ``1/lr = (1-p)/peak + p/floor``; linear: ``(1-p) peak + p floor``;
     cosine: ``floor + (peak-floor)(1 + cos(pi p))/2``.
@@ -99,7 +101,7 @@ def descend(p: float, peak: float, floor: float, shape: DecayShape) -> float:
 
 @lru_cache(maxsize=64)
 def decay_starts(terms: Terms) -> tuple[int, ...]:
-    """For each budget, the first step of its decay: also where its ``wsd`` branch leaves the trunk.
+    """Returns the first step of each budget's decay, where its ``wsd`` branch leaves the trunk.
 
     Raises SoftmapError if a decay leaves its cycle no step at the peak, or if the shape is
     reciprocal and the floor is 0 (1/lr would be infinite).
@@ -125,11 +127,12 @@ def decay_starts(terms: Terms) -> tuple[int, ...]:
 
 
 def wsd(step: int, terms: Terms, budget: int = -1) -> float:
-    """Warm-up, constant, one decay: the branch of budget number ``budget`` (an index).
+    """Returns the rate of warm-up, constant phase and one decay, that of budget ``budget`` (an
+    index).
 
     Before its branch point, ``decay_starts(terms)[budget]``, this is the undecayed trunk that all
-    budgets share. Decays have the length that ``wsd_s`` gives them, so that the two differ only in
-    what they go on from.
+    budgets share. Decays are as long as those of ``wsd_s``, so that the two differ only in the
+    weights that training continues from.
     """
     end = terms.budgets[budget]
     _check_step(step, end)
@@ -138,32 +141,36 @@ def wsd(step: int, terms: Terms, budget: int = -1) -> float:
 
 
 def wsd_s(step: int, terms: Terms) -> float:
-    """One branch: at each budget decay to the floor, then the peak again at once, no warm-up."""
+    """Returns the rate of one chain: a decay to the floor at each budget, then the peak again at
+    once.
+    """
     cycle = _cycle(step, terms)
     start = decay_starts(terms)[cycle]
     return _rate(step, terms, start - 1, terms.budgets[cycle], terms.decay_shape)
 
 
 def cosine(step: int, terms: Terms) -> float:
-    """Warm-up, then half a cosine from the peak to the floor at the last (only) budget."""
+    """Returns the rate of warm-up, then half a cosine down to the floor at the last budget."""
     _check_step(step, terms.budgets[-1])
     return _rate(step, terms, max(0, terms.warmup - 1), terms.budgets[-1], "cosine")
 
 
 def cyclic_cosine(step: int, terms: Terms) -> float:
-    """Half a cosine in each cycle; the first step of each later cycle is at the peak again."""
+    """Returns the rate of half a cosine in each cycle; later cycles start at the peak again."""
     cycle = _cycle(step, terms)
     before = terms.budgets[cycle - 1] if cycle else 0
     return _rate(step, terms, max(before, terms.warmup - 1), terms.budgets[cycle], "cosine")
 
 
 def cosine_oracle(terms: Terms) -> list[Terms]:
-    """One whole ``cosine`` run per budget: the terms of each, shortest first."""
+    """Returns the terms of one whole ``cosine`` run per budget, the shortest first."""
     return [replace(terms, budgets=(budget,)) for budget in terms.budgets]
 
 
 def _rate(step: int, terms: Terms, last_peak: int, end: int, shape: DecayShape) -> float:
-    """Warm-up, the peak up to ``last_peak``, then down to the floor at step ``end - 1``."""
+    """Returns the rate of warm-up, the peak up to ``last_peak``, then a descent to step ``end -
+    1``.
+    """
     if step < terms.warmup:
         return terms.peak * (step + 1) / terms.warmup
     if step >= end - 1:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def stops() -> list[int]:
-    """The signals beside SIGINT that ask a process to stop; an ignored SIGHUP (nohup) does not."""
+    """Returns the signals beside SIGINT that stop a process; an ignored SIGHUP (nohup) does not."""
     hangup = getattr(signal, "SIGHUP", None)  # Windows has none
     if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
         return [signal.SIGTERM]
@@ -17,10 +17,10 @@ def stops() -> list[int]:
 
 
 class StopRequest:
-    """While entered, SIGINT, SIGTERM and SIGHUP set ``signal`` instead of killing the process.
+    """Record SIGINT, SIGTERM and SIGHUP in ``signal`` while entered, instead of ending the process.
 
-    A SIGHUP that is ignored (under ``nohup``) stays so. The second Ctrl-C raises KeyboardInterrupt
-    as usual. Outside of the main thread, where Python allows no handlers, it does nothing.
+    An ignored SIGHUP (under ``nohup``) stays ignored. The second Ctrl-C raises KeyboardInterrupt as
+    usual. Outside of the main thread, where Python allows no handlers, this does nothing.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Where a run is: the part of a checkpoint that is neither tensors nor random states."""
+"""How far a run has come: the part of a checkpoint that is neither tensors nor random states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from softmap.errors import SoftmapError
 from softmap.files.sealed import read_sealed, write_sealed
-from softmap.train.options import Options
+from softmap.train.options import TrainingOptions
 from softmap.train.plan import Position
 
 
@@ -24,13 +24,15 @@ class Meter:
 
 @dataclass
 class State:
-    """What ``train`` returns.
+    """The result of ``train``.
 
-    segment, step: position in the plan: index of the segment, updates made by the present weights.
-    tokens: targets that they were trained on. seconds: time of that training, without evaluations,
-    checkpoints and interruptions.
-    finished: the whole plan is done and every budget's callback has returned.
-    signal: the signal that interrupted the run, if one did.
+    Attributes:
+        segment, step: the position in the plan: index of the segment, updates of the present
+            weights.
+        tokens: targets that the weights were trained on.
+        seconds: time of that training, without evaluations, checkpoints and interruptions.
+        finished: whether the whole plan is done and every budget's callback has returned.
+        signal: the signal that interrupted the run, if one did.
     """
 
     segment: int = 0
@@ -47,7 +49,7 @@ class State:
         return self.segment, self.step
 
     def advance(self, loss: float, grad_norm: float, seconds: float, tokens: int) -> None:
-        """Counts one step."""
+        """Count one step."""
         self.step += 1
         self.tokens += tokens
         self.seconds += seconds
@@ -59,10 +61,12 @@ class State:
     def metrics(
         self, lr: float, tokens_per_step: int, full_speed: float | None = None
     ) -> dict[str, float]:
-        """Means since the last call (the rate: the last step's), in nats, seconds and tokens.
+        """Returns means since the last call (the rate is the last step's), in nats, seconds and
+        tokens.
 
-        full_speed: tokens a second at the peak of the hardware, of which ``mfu`` is the part that
-        was reached; without it there is none.
+        Args:
+            full_speed: tokens per second at the peak of the hardware, of which ``mfu`` is the share
+                that was reached; without it there is no ``mfu``.
         """
         meter, self.meter = self.meter, Meter()
         speed = meter.steps * tokens_per_step / max(meter.seconds, 1e-9)
@@ -78,8 +82,8 @@ class State:
             **({"mfu": speed / full_speed} if full_speed else {}),
         }
 
-    def record(self, options: Options) -> dict[str, Any]:
-        """JSON values for a checkpoint; ``from_record`` reads them."""
+    def record(self, options: TrainingOptions) -> dict[str, Any]:
+        """Returns JSON values for a checkpoint; ``from_record`` reads them."""
         fields = asdict(self)
         del fields["finished"], fields["signal"]
         return {**fields, "options": options.identity()}
@@ -94,7 +98,7 @@ class State:
 class BudgetsDone:
     """The budgets whose callback has returned, in a small file of their own.
 
-    Not part of a checkpoint: going back to an older one must not evaluate a budget twice.
+    It is not part of a checkpoint, so that going back to an older one evaluates no budget twice.
     """
 
     def __init__(self, path: Path, *, fresh: bool) -> None:
@@ -107,7 +111,7 @@ class BudgetsDone:
         return index in self._done
 
     def add(self, index: int) -> None:
-        """Adds a budget and writes the file."""
+        """Add a budget and write the file."""
         self._done.append(index)
         write_sealed(self._path, {"done": self._done})
 

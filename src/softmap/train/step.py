@@ -13,7 +13,7 @@ from softmap.errors import SoftmapError
 from softmap.nn.positions import apart
 from softmap.train import rng
 from softmap.train.optim import adamw
-from softmap.train.options import Options
+from softmap.train.options import TrainingOptions
 from softmap.train.parallel import Parallel
 
 IGNORE = -100  # a label that is no target, as in Hugging Face models and torch's cross entropy
@@ -28,20 +28,23 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     batch: Batch,
     lr: float,
-    options: Options,
+    options: TrainingOptions,
     parallel: Parallel,
 ) -> tuple[float, float]:
-    """Accumulates gradients over micro-batches, clips, updates; returns (loss, gradient norm).
+    """Accumulate gradients over micro-batches, clip and update; returns (loss, gradient norm).
 
-    batch: this rank's sequences. The loss is the mean over the targets of all ranks in nats,
-    whatever the micro-batches; the norm is that before clipping. If either is not finite no update
-    is made: the caller decides. Memory is that of one micro-batch of ``options.rows`` sequences.
+    Args:
+        batch: this rank's sequences.
+
+    The loss is the mean over the targets of all ranks in nats, whatever the micro-batches; the norm
+    is that before clipping. If either is not finite no update is made: the caller decides. Memory
+    is that of one micro-batch of ``options.rows`` sequences.
     """
     pieces = _pieces(batch, options, parallel)
     own = torch.tensor(sum(piece.asked for piece in pieces))
     if not (targets := int(parallel.sum(own))):
         raise SoftmapError("batch: expected targets to learn, found only ignored labels")
-    if parallel.ranks == 1:  # others wait for each piece of ours
+    if parallel.ranks == 1:  # with several ranks each waits for every piece of the others
         pieces = [piece for piece in pieces if piece.asked]
     optimizer.zero_grad(set_to_none=True)
     loss = torch.zeros((), device=parallel.device)
@@ -62,14 +65,14 @@ def warm_up(
     forward: Callable[..., Any],
     model: nn.Module,
     batch: Batch,
-    options: Options,
+    options: TrainingOptions,
     parallel: Parallel,
 ) -> None:
-    """Pays what only a first step costs, so that no timed step does: kernels are built, libraries
-    loaded, graphs compiled, memory and data paged in.
+    """Pay all one-time costs before a timed step: kernels are built, libraries loaded, graphs
+    compiled, memory and data paged in.
 
-    Forward and backward of each shape of micro-batch that the batch has, and an update of a
-    parameter that is thrown away. Parameters, buffers and random states stay as they are.
+    It runs forward and backward for each shape of micro-batch in the batch, and updates a parameter
+    that is discarded. Parameters, buffers and random states stay as they are.
     """
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with rng.preserved():
@@ -86,14 +89,14 @@ def warm_up(
 
 
 class _Piece(NamedTuple):
-    """A micro-batch: ids (b, context), and the targets of the rows that are this rank's, (b, n)."""
+    """A micro-batch: ids (b, context), and the targets of this rank's rows, (b, n)."""
 
     ids: Tensor
     targets: Tensor
-    asked: int  #: targets that are to be learned
+    asked: int  #: the number of targets that are to be learned
 
 
-def _pieces(batch: Batch, options: Options, parallel: Parallel) -> list[_Piece]:
+def _pieces(batch: Batch, options: TrainingOptions, parallel: Parallel) -> list[_Piece]:
     ids, labels = _checked(batch, options, parallel)
     # Shifted here, not by the model: it then sees `context` tokens, not an odd context + 1.
     ids, labels = ids[:, :-1], labels[:, 1:]
@@ -107,13 +110,13 @@ def _backward(
     forward: Callable[..., Any],
     piece: _Piece,
     weight: float,
-    options: Options,
+    options: TrainingOptions,
     parallel: Parallel,
 ) -> Tensor:
-    """Adds the gradients of ``weight`` times the piece's mean loss; returns that product."""
+    """Add the gradients of ``weight`` times the piece's mean loss; returns that product."""
     device = parallel.device
     ids, targets = piece.ids.to(device), piece.targets.contiguous().to(device)
-    if not piece.asked:  # a mean over no target is NaN: one is asked, and weighs nothing
+    if not piece.asked:  # a mean over no target is NaN, so one counts, with weight 0
         targets, weight = targets.clone().index_fill_(1, targets.new_zeros(1), 0), 0.0
     share = parallel.share(options.context)
     given: dict[str, Any] = {"labels": targets} if share is None else {"share": share}
@@ -121,13 +124,15 @@ def _backward(
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
         output = forward(input_ids=ids, shift_labels=targets, **given)
     loss = output.loss.float() * weight
-    # The ranks' gradients are averaged, and are parts of one sum.
+    # Gradients are averaged over the ranks, but they are parts of one sum.
     (loss * parallel.ranks).backward()
     return loss.detach()
 
 
-def _clipped(optimizer: torch.optim.Optimizer, options: Options, parallel: Parallel) -> Tensor:
-    """The norm of all gradients, which are then at most ``options.clip`` long."""
+def _clipped(
+    optimizer: torch.optim.Optimizer, options: TrainingOptions, parallel: Parallel
+) -> Tensor:
+    """Clip the gradients to a norm of ``options.clip``; returns their norm before."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = parallel.whole(nn.utils.get_total_norm(gradients))
@@ -135,7 +140,7 @@ def _clipped(optimizer: torch.optim.Optimizer, options: Options, parallel: Paral
     return norm
 
 
-def _checked(batch: Batch, options: Options, parallel: Parallel) -> tuple[Tensor, Tensor]:
+def _checked(batch: Batch, options: TrainingOptions, parallel: Parallel) -> tuple[Tensor, Tensor]:
     inputs, labels = batch if isinstance(batch, tuple) else (batch, batch)
     rows = parallel.rows(options.batch_size)
     expected = (rows.stop - rows.start, options.context + 1)

@@ -1,4 +1,4 @@
-"""A model's and an optimiser's tensors, to and from safetensors, compared before they are taken."""
+"""A model's and an optimiser's tensors, to and from safetensors, compared before loading."""
 
 from __future__ import annotations
 
@@ -30,12 +30,14 @@ __all__ = [
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """Writes parameters and persistent buffers; tied tensors once, with their other names."""
+    """Write parameters and persistent buffers; tied tensors are written once, with their other
+    names.
+    """
     save_model(model, str(path))
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Copies the tensors into ``model``; SoftmapError if names, shapes or dtypes differ."""
+    """Copy the tensors into ``model``; raises SoftmapError if names, shapes or dtypes differ."""
     with safe_open(str(path), framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         aliases = file.metadata() or {}
@@ -45,7 +47,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Writes each parameter's optimiser state as ``<parameter name>/<state name>``."""
+    """Write each parameter's optimiser state as ``<parameter name>/<state name>``."""
     tensors = {
         f"{name}/{key}": value.contiguous()
         for name, parameter in model.named_parameters()
@@ -55,7 +57,7 @@ def save_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Brings the state back; hyperparameters are not in the file, they come from the options."""
+    """Load the optimiser's state; hyperparameters are not in the file but come from the options."""
     with safe_open(str(path), framework="pt") as file:
         names = list(file.keys())
         tensors = {name: file.get_tensor(name) for name in names}
@@ -73,8 +75,11 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
 
 
 def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path) -> None:
-    """Each rank writes what it alone holds, and its part of what all hold, into ``folder``: one
-    safetensors file a rank, under the names of [`save_weights`][] and [`save_optimizer`][]."""
+    """Write this rank's part of model and optimiser into ``folder``, one safetensors file per rank.
+
+    A rank writes what it alone holds and its part of what all hold, under the names of
+    [`save_weights`][] and [`save_optimizer`][].
+    """
     from torch.distributed import checkpoint as dcp
 
     tensors = {names[0]: t.detach() for names, t in _named(model)}
@@ -91,9 +96,12 @@ def save_shards(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path
 def load_shards(
     model: nn.Module, optimizer: torch.optim.Optimizer, folder: Path, *, alone: bool
 ) -> None:
-    """Brings both back from safetensors of any number of ranks, sharded as they are now.
+    """Load model and optimiser from safetensors of any number of ranks, sharded as they are now.
 
-    alone: there is no other process. SoftmapError if names, shapes or dtypes differ.
+    Args:
+        alone: whether there is no other process.
+
+    Raises SoftmapError if names, shapes or dtypes differ.
     """
     from torch.distributed import checkpoint as dcp
 
@@ -111,7 +119,7 @@ def load_shards(
 
 
 def _named(model: nn.Module) -> list[tuple[list[str], Tensor]]:
-    """Parameters and persistent buffers, each once with all its names."""
+    """Returns parameters and persistent buffers, each once with all its names."""
     found: dict[int, tuple[list[str], Tensor]] = {}
     for name, t in model.state_dict(keep_vars=True).items():
         found.setdefault(id(t), ([], t))[0].append(name)
@@ -119,7 +127,7 @@ def _named(model: nn.Module) -> list[tuple[list[str], Tensor]]:
 
 
 def _present(model: nn.Module, known: dict[str, Any], folder: Path) -> dict[str, Tensor]:
-    """The model's tensors by the names that they have in the files, to be written in place."""
+    """Returns the model's tensors by their names in the files, to be filled in place."""
     own = {next((n for n in names if n in known), names[0]): t for names, t in _named(model)}
     found = {name: _described(known[name]) for name in known if "/" not in name}
     for name in sorted(own.keys() | found.keys()):
@@ -132,7 +140,7 @@ def _present(model: nn.Module, known: dict[str, Any], folder: Path) -> dict[str,
 def _states(
     model: nn.Module, optimizer: torch.optim.Optimizer, known: dict[str, Any], folder: Path
 ) -> dict[str, dict[str, Tensor]]:
-    """Room for each state of the optimiser that the files have, by parameter."""
+    """Returns an empty tensor for each optimiser state in the files, by parameter."""
     parameters, indices = dict(model.named_parameters()), _indices(optimizer)
     states: dict[str, dict[str, Tensor]] = {}
     for name in sorted(name for name in known if "/" in name):
@@ -147,7 +155,7 @@ def _states(
 
 @contextmanager
 def _one_line(folder: Path) -> Iterator[None]:
-    """What torch gathers from all ranks, as the first of their errors."""
+    """Raise the first of the errors that torch gathers from all ranks, as one line."""
     from torch.distributed.checkpoint import CheckpointException
 
     try:
@@ -162,7 +170,7 @@ def _described(metadata: Any) -> str:
 
 
 def _indices(optimizer: torch.optim.Optimizer) -> dict[int, int]:
-    """From a parameter's ``id`` to its number in the optimiser's state dict."""
+    """Returns each parameter's index in the optimiser's state dict, by the parameter's ``id``."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     return {id(parameter): index for index, parameter in enumerate(parameters)}
 

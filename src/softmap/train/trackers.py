@@ -1,4 +1,4 @@
-"""Where a run's metrics go beside ``train.jsonl``, on request; what stops no training."""
+"""Optional receivers of a run's metrics beside ``train.jsonl``; none can stop a training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError, reason
 from softmap.train.jsonl import Metrics
 
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
-PROJECT = "softmap"  #: of all runs, as trackers call it
+PROJECT = "softmap"  #: the trackers' project of all runs
 T = TypeVar("T")
 
 
@@ -22,10 +22,10 @@ class Tracker(Protocol):
     """A receiver of metrics; each call has at least ``step``."""
 
     def log(self, metrics: Metrics) -> None:
-        """Takes the metrics of one logged step."""
+        """Take the metrics of one logged step."""
 
     def close(self) -> None:
-        """Ends the run there."""
+        """End the run at the receiver."""
 
 
 class _TensorBoard:
@@ -41,7 +41,7 @@ class _TensorBoard:
 
 
 class _WandbLike:
-    """wandb, or trackio, which has the same calls."""
+    """Sends metrics to wandb, or to trackio, which has the same calls."""
 
     def __init__(self, module: Any, folder: Path, run: str) -> None:
         where: dict[str, Any] = {"name": f"{run} {_key(folder)}"}
@@ -78,36 +78,36 @@ class _MLflow:
 
 
 def _key(folder: Path) -> str:
-    """By which a training that goes on finds its run again: of its folder."""
+    """Returns a key of the training's folder, by which a continued training finds its run again."""
     return hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
 
 
-class Spared:
-    """A tracker that stops nothing: what it fails in is a warning, and it is told no more."""
+class SafeTracker:
+    """A tracker that stops no training: a failure becomes a warning and ends its metrics."""
 
     def __init__(self, name: str, begin: Callable[[], Tracker]) -> None:
-        """begin: what opens it."""
+        """Open the tracker by calling ``begin``."""
         self._name = name
         self._tracker: Tracker | None = None
         self._tracker = self._tried(begin)
 
     def log(self, metrics: Metrics) -> None:
-        """Sends one step's numbers, if the tracker still works."""
+        """Send one step's numbers, if the tracker still works."""
         if (tracker := self._tracker) is not None:
             self._tried(lambda: tracker.log(metrics))
 
     def close(self) -> None:
-        """Ends the tracker's run, if it still works."""
+        """End the tracker's run, if it still works."""
         if (tracker := self._tracker) is not None:
             self._tried(tracker.close)
 
     def _tried(self, do: Callable[[], T]) -> T | None:
         try:
             return do()
-        except Exception as error:  # of a client, a service, the network
+        except Exception as error:  # a client's, a service's or the network's own
             self._tracker = None
-            text = f"tracker {self._name}: {reason(error)}; it is told no more"
-            warnings.warn(f"{text}, the training goes on", RuntimeWarning, stacklevel=3)
+            text = f"tracker {self._name}: {reason(error)}; it gets no more metrics"
+            warnings.warn(f"{text}, the training continues", RuntimeWarning, stacklevel=3)
             return None
 
 
@@ -120,22 +120,23 @@ _MODULES: dict[str, tuple[str, Callable[[Any, Path, str], Tracker]]] = {
 
 
 def open_tracker(name: TrackerName, *, folder: Path, run: str) -> Tracker:
-    """A tracker for the training in ``folder``, which is called ``run``; imported only now.
+    """Returns a tracker for the training in ``folder``, called ``run``; its package is imported
+    only now.
 
-    TensorBoard and W&B write to the folder, the others where they are told to by their own
-    variables. A training that goes on goes on in its run, and may tell steps a second time. Raises
-    SoftmapError for a package that is not installed; what fails later is a warning.
+    TensorBoard and W&B write to the folder, the others to where their own variables say. A
+    continued training continues its run, and may send some steps a second time. Raises SoftmapError
+    for a package that is not installed; what fails later is a warning.
     """
     check_trackers([name])
     module, kind = _MODULES[name]
-    return Spared(name, lambda: kind(importlib.import_module(module), folder, run))
+    return SafeTracker(name, lambda: kind(importlib.import_module(module), folder, run))
 
 
 def check_trackers(names: Sequence[TrackerName]) -> None:
-    """Raise SoftmapError for those whose packages are not installed."""
+    """Raise SoftmapError for trackers whose packages are not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
             raise SoftmapError(
-                f"tracker {name}: expected the package to be installed (pip install {name}), found "
+                f"tracker {name}: expected its package to be installed (pip install {name}), found "
                 "none"
             )

@@ -1,4 +1,4 @@
-"""Every candidate: the subclasses of [`Candidate`][] in the files of this folder."""
+"""All candidates: the subclasses of [`Candidate`][] in the files of this folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Candidate", "Runner", "candidates"]
 
 
 def candidates() -> list[Candidate]:
-    """All of them, ours first; a file that is here is found."""
+    """Returns all candidates of the folder's files, ours first."""
     found: list[Candidate] = []
     for info in pkgutil.iter_modules(__path__):
         if not info.name.startswith("_"):

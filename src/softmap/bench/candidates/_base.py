@@ -1,4 +1,4 @@
-"""What can be timed. Adding a peer is one class in one file of this folder."""
+"""The interface of what can be timed. Adding a peer is one class in one file of this folder."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def _same(leaves: Leaves) -> Leaves:
 
 @dataclass(frozen=True)
 class Runner:
-    """A candidate at work on one problem.
+    """A candidate prepared for one problem.
 
     Attributes:
-        run: own inputs in, (B, H', T, d') out, differentiable.
-        adapt: the problem's leaves to the candidate's own inputs, differentiable, so that gradients
-            are compared in our layout; not timed.
+        run: from its own inputs to (B, H', T, d'), differentiable.
+        adapt: from the problem's leaves to the candidate's own inputs, differentiable, so that
+            gradients are compared in our layout; not timed.
     """
 
     run: Callable[[Leaves], Tensor]
@@ -35,11 +35,11 @@ class Candidate(ABC):
     """One way to compute a case.
 
     Attributes:
-        name: in tables.
-        ours: one of ``softmap.ops.BACKENDS``.
-        plain: it computes plain attention of the same sizes, the yardstick, whatever the case's
-            variant.
-        dense: its memory grows with T x T.
+        name: its name in tables.
+        ours: whether it is one of ``softmap.ops.BACKENDS``.
+        plain: whether it computes plain attention of the same sizes, the baseline, whatever the
+            case's variant.
+        dense: whether its memory grows with T x T.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Candidate(ABC):
 
     @abstractmethod
     def applies(self, problem: Problem) -> str | None:
-        """Why it cannot run the problem, or None."""
+        """Returns why it cannot run the problem, or None."""
 
     @abstractmethod
     def prepare(self, problem: Problem) -> Runner:
-        """Called once for each problem that applies."""
+        """Returns the runner of a problem that applies; called once for each."""
 
     @classmethod
     def all(cls) -> list[Candidate]:
-        """The instances of the class: one, unless it says otherwise."""
+        """Returns the instances of the class, by default one."""
         return [cls()]

@@ -1,4 +1,4 @@
-"""The dense form through ``torch.compile``: what a user gets for one line more."""
+"""The dense form through ``torch.compile``: what a user gets with one more line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class DenseCompiled(Candidate):
         """Returns the compiled dense map, edits included."""
         call = problem.call
         span = call.span(0, call.queries)._replace(first=0)
-        _ = call.heads.by_key, call.heads.from_key  # dynamo cannot enter the lock of what is cached
+        _ = call.heads.by_key, call.heads.from_key  # dynamo cannot trace the lock of these caches
 
         def dense(leaves: Leaves) -> Tensor:
             part = call.unflatten(leaves)

@@ -17,7 +17,7 @@ from softmap.variants.diff import Difference, HeadNorm
 class DiffLlama(Candidate):
     """``DiffLlamaAttention`` with our q, k, v in place of its projections.
 
-    Its rotary step stays (by angle zero): element-wise work on q and k, small beside the maps.
+    Its rotary step remains (with angle zero): element-wise work on q and k, small beside the maps.
     It pairs head h with h + H/2 where we pair neighbours, so inputs are reordered before.
     """
 
@@ -29,11 +29,11 @@ class DiffLlama(Candidate):
             return "transformers is not installed"
         kinds = [type(e) for e in problem.call.edits]
         if kinds != [Difference, HeadNorm]:
-            return "computes diff with its head norm alone"
+            return "computes only diff with its head norm"
         if problem.call.heads.keys != problem.call.heads.maps:
-            return "only equal numbers of query and key heads are set up here"
+            return "is set up here for equal numbers of query and key heads only"
         if problem.call.window is not None or problem.call.queries != problem.call.keys:
-            return "only whole sequences without a window are set up here"
+            return "is set up here for whole sequences without a window only"
         return None
 
     def prepare(self, problem: Problem) -> Runner:
@@ -106,7 +106,8 @@ class _Give(nn.Module):
 
 
 def _adapt(leaves: Leaves, start: float) -> Leaves:
-    """Maps in two halves instead of pairs; value halves one after the other; lambda as its log.
+    """Returns the inputs in DiffLlama's form: maps in two halves instead of pairs, value halves one
+    after the other, lambda as its logarithm.
 
     Its lambda is exp(e) - exp(0) + lambda_init, so e = log(lambda - lambda_init + 1).
     """

@@ -1,6 +1,7 @@
-"""FlexAttention, for what its ``score_mod`` can say: additive biases, windows, pairs subtracted.
+"""FlexAttention, for what its ``score_mod`` can express: additive biases, windows, subtracted
+pairs.
 
-It cannot mix heads: a score_mod sees one score. On a CPU it has no backward pass.
+It cannot mix heads, since a score_mod sees one score. It has no backward pass on a CPU.
 """
 
 from __future__ import annotations
@@ -26,21 +27,22 @@ PAIRS = (Difference, TokenDifference)
 
 
 class Flex(Candidate):
-    """Compiled FlexAttention; pairs of maps as two calls, subtracted."""
+    """Compiled FlexAttention; pairs of maps are two calls, subtracted."""
 
     name = "flex"
 
     def applies(self, problem: Problem) -> str | None:
-        """Returns why it cannot run the problem, None for at most one edit that a score mod or two
-        calls express.
+        """Returns why it cannot run the problem, or None.
+
+        It runs at most one edit, which a score_mod or two calls must express.
         """
         call = problem.call
         if problem.case.gradients and call.q.device.type == "cpu":
             return "has no backward pass on a CPU"
         if call.queries != call.keys:
-            return "only whole sequences are set up here"
+            return "is set up here for whole sequences only"
         if len(call.edits) > 2 or sum(e.stage != "output" for e in call.edits) > 1:
-            return "more than one edit"
+            return "runs at most one edit"
         for edit in call.edits:
             if edit.stage != "output" and not isinstance(edit, (Alibi, Kerple, *PAIRS)):
                 return f"cannot express {type(edit).__name__}"

@@ -1,4 +1,4 @@
-"""softmap's own backends, whatever is in ``ops.BACKENDS``."""
+"""softmap's own backends: all of ``ops.BACKENDS``."""
 
 from __future__ import annotations
 

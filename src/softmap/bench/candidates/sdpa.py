@@ -1,4 +1,4 @@
-"""``scaled_dot_product_attention``, each of its backends: plain attention, the yardstick."""
+"""``scaled_dot_product_attention``, each of its backends: plain attention, the baseline."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Sdpa(Candidate):
         """Returns why the kernel cannot run the problem, or None."""
         device = problem.call.q.device.type
         if device not in self._devices:
-            return f"runs on {' and '.join(self._devices)} alone"
+            return f"runs only on {' and '.join(self._devices)}"
         if problem.call.window is not None and self.name == "sdpa flash" and device == "cuda":
             return "takes no mask, and a window needs one"
         return None
@@ -59,7 +59,7 @@ class Sdpa(Candidate):
 
 
 def window_mask(problem: Problem) -> Tensor | None:
-    """(T, T) additive mask of the case's window, or None."""
+    """Returns the (T, T) additive mask of the case's window, or None."""
     call = problem.call
     if call.window is None:
         return None

@@ -16,8 +16,8 @@ from softmap.variants.talking_heads import HeadMix
 class XTransformers(Candidate):
     """``x_transformers.attend.Attend`` with talking heads before and after the softmax.
 
-    Its mix before the softmax is added to the scores (as of 2.31), so it is given ours less the
-    identity. Earlier versions replace the scores; they would fail the parity check.
+    Its mix before the softmax is added to the scores (as of 2.31), so it gets ours minus the
+    identity. Earlier versions replace the scores and would fail the parity check.
     """
 
     name = "x-transformers"
@@ -29,11 +29,11 @@ class XTransformers(Candidate):
             return "x-transformers is not installed"
         edits = problem.call.edits
         if [type(e) for e in edits] != [HeadMix, HeadMix]:
-            return "computes talking heads before and after the softmax alone"
+            return "computes only talking heads before and after the softmax"
         if problem.call.heads.keys != problem.call.heads.maps:
-            return "only equal numbers of query and key heads are set up here"
+            return "is set up here for equal numbers of query and key heads only"
         if problem.call.window is not None or problem.call.queries != problem.call.keys:
-            return "only whole sequences without a window are set up here"
+            return "is set up here for whole sequences without a window only"
         return None
 
     def prepare(self, problem: Problem) -> Runner:

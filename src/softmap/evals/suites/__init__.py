@@ -1,1 +1,1 @@
-"""The questions, one file each; found by file name."""
+"""The suites, one file each; a suite's name is its file's name."""

@@ -1,4 +1,4 @@
-"""Where the attention of the asking token goes: to the answer, or to the text around it."""
+"""Where the attention of the last prompt token goes: to the answer, or to the text around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.suites.needles import DEPTHS, Needles, Prompt
 from softmap.evals.watch import Watch, edited
@@ -18,9 +18,10 @@ from softmap.evals.watch import Watch, edited
 
 @dataclass(frozen=True)
 class Allocation(Suite):
-    """One needle; the last token of the question is about to say its number. Its row of every map:
-    |weights| over their sum, on the number, and on the hay; signed sums beside. Means over all
-    layers and heads."""
+    """One needle; the last token of the question is about to say its number. Its row of every
+    map: |weights| over their sum, on the number, and on the hay; signed sums beside. Means over
+    all layers and heads.
+    """
 
     samples: int = 8
     depths: tuple[int, ...] = (0, 3, 5, 8, 10)
@@ -29,12 +30,12 @@ class Allocation(Suite):
     title = "Attention to the answer"
     asks = "How much of the attention goes to the answer, how much to the text around it?"
     reads_text = True
-    measures = (
-        Measure("answer", "Attention on the answer", "share", "higher", 0.01),
-        Measure("needle", "Attention on the needle's sentence", "share", "higher", 0.01),
-        Measure("noise", "Attention on all else but the question", "share", "lower", 0.02),
-        Measure("answer_signed", "Sum of weights on the answer", "", "higher", 0.01),
-        Measure("noise_signed", "Sum of weights on all else", "", "", 0.02),
+    metrics = (
+        Metric("answer", "Attention on the answer", "share", "higher", 0.01),
+        Metric("needle", "Attention on the needle's sentence", "share", "higher", 0.01),
+        Metric("noise", "Attention on all else but the question", "share", "lower", 0.02),
+        Metric("answer_signed", "Sum of weights on the answer", "", "higher", 0.01),
+        Metric("noise_signed", "Sum of weights on all else", "", "", 0.02),
     )
     pictures = (
         Picture("answer", "depth", "Depth of the needle", "Share of |weights|."),
@@ -64,7 +65,7 @@ class Allocation(Suite):
 
 
 def masses(subject: Subject, prompt: Prompt) -> dict[str, float]:
-    """The measures for one prompt, from the last row of every map."""
+    """Returns the metrics for one prompt, from the last row of every map."""
     found: list[dict[str, float]] = []
     (needle,), (answer,), last = prompt.spans, prompt.answers, len(prompt.tokens) - 1
 

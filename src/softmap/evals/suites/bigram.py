@@ -1,5 +1,6 @@
-"""A bigram language of mixed certainty (Wen et al. 2024, arXiv 2410.05192): each token has its own
-uncertainty of the next one."""
+"""A bigram language of mixed certainty (Wen et al. 2024, arXiv 2410.05192): after each token the
+next one has its own uncertainty.
+"""
 
 from __future__ import annotations
 
@@ -16,34 +17,35 @@ from torch import Tensor
 from softmap.data import order
 from softmap.evals import points
 from softmap.evals.points import AFTER, BEFORE
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.surface import Surface
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import HELD_OUT, TokenSuite
 
-SUCCESSORS = (1, 2, 4, 8, 16)  #: of a token, by class: 0 to 4 bits of uncertainty
-EACH = 16  #: tokens of a class
+SUCCESSORS = (1, 2, 4, 8, 16)  #: number of successors by class: 0 to 4 bits of uncertainty
+EACH = 16  #: tokens in a class
 VOCABULARY = len(SUCCESSORS) * EACH
 _AXIS = "Successors of the token before (log scale)"
 
 
 @cache
 def language() -> list[np.ndarray]:
-    """The successors of each token, all equally likely: the same language everywhere."""
+    """Returns the successors of each token, all equally likely; the language is always the same."""
     draw = order.generator(11)
     return [draw.permutation(VOCABULARY)[: classes()[token]] for token in range(VOCABULARY)]
 
 
 def classes() -> np.ndarray:
-    """(vocabulary,) how many successors each token has."""
+    """Returns the number of successors of each token, (vocabulary,)."""
     return np.repeat(SUCCESSORS, EACH)
 
 
 @dataclass(frozen=True)
 class Bigram(Task):
-    """A walk through the language. All tokens but the first are asked, or those behind a token of
-    ``successors`` alone: the best loss on them is log(successors)."""
+    """A walk through the language. All tokens but the first are asked, or those after a token of
+    ``successors`` alone: the best loss on them is log(successors).
+    """
 
     successors: int | None = None
     length: int = 128
@@ -62,24 +64,26 @@ class Bigram(Task):
 
 @dataclass(frozen=True)
 class BigramSuite(TokenSuite):
-    """80 tokens in five classes, whose next token is one of 1, 2, 4, 8, 16 equally likely ones: a
-    model that knows the language has log of that. Loss beyond it by class; with weights kept before
-    and after each decay also there, what the last decay took from each class, and the largest
-    eigenvalue of the Hessian of each class's loss at the last decayed point (else at the model's
-    own). For models that were trained on it (softmap learn)."""
+    """80 tokens in five classes, whose next token is one of 1, 2, 4, 8, 16 equally likely ones:
+    a model that knows the language has a loss of the log of that. Excess loss by class; with
+    weights kept before and after each decay also at these points, the loss that the last decay
+    removed from each class, and the largest eigenvalue of the Hessian of each class's loss at
+    the last decayed point (or at the model's own weights). For models that were trained on it
+    (softmap learn).
+    """
 
-    curved: int = 16  #: sequences of the Hessian
+    curved: int = 16  #: sequences for the Hessian
 
     name = "bigram"
     title = "A bigram language"
-    asks = "Are tokens of uncertain successors the steep sides of the valley, which a decay helps?"
+    asks = "Are tokens with uncertain successors the steep sides of the valley that a decay helps?"
     condition = "successors"
-    measures = (
-        Measure("excess", "Loss beyond the entropy (nats)", "nats", "lower", 0.005),
-        Measure("loss", "Loss (nats)", "nats", "lower", 0.005),
-        Measure("fall", "Loss lost in the last decay (nats)", "nats", "", 0.005),
-        Measure("curvature", "Largest curvature of a class's loss", "", "", 0.1),
-        Measure("through", "Loss beyond the entropy, in training (nats)", "nats", "lower"),
+    metrics = (
+        Metric("excess", "Loss beyond the entropy (nats)", "nats", "lower", 0.005),
+        Metric("loss", "Loss (nats)", "nats", "lower", 0.005),
+        Metric("fall", "Loss lost in the last decay (nats)", "nats", "", 0.005),
+        Metric("curvature", "Largest curvature of a class's loss", "", "", 0.1),
+        Metric("through", "Loss beyond the entropy, in training (nats)", "nats", "lower"),
     )
     pictures = (
         Picture("excess", "successors", _AXIS, log=True),
@@ -120,7 +124,7 @@ class BigramSuite(TokenSuite):
     def _through(
         self, subject: Subject, surface: Surface, kept: points.Kept, ids: np.ndarray
     ) -> Iterator[Row]:
-        """Every point's losses; leaves the model at the last one."""
+        """Yields every point's losses; leaves the model at the last point."""
         found: dict[tuple[int, str], dict[tuple[int, int], float]] = {}
         for (budget, phase), path in kept.items():
             surface.go(points.vector(path, subject.model))
@@ -149,7 +153,7 @@ class BigramSuite(TokenSuite):
 
 
 def by_class(subject: Subject, ids: np.ndarray) -> Iterator[tuple[int, int, float]]:
-    """(successors, sequence, mean loss of the tokens behind one of that class)."""
+    """Yields (successors, sequence, mean loss of the tokens that follow one of that class)."""
     losses, kinds = subject.losses(ids), classes()[ids[:, :-1]]
     for count in SUCCESSORS:
         for item, (row_, mine) in enumerate(zip(losses, kinds == count, strict=True)):

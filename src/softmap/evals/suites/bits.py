@@ -1,4 +1,4 @@
-"""Few bits: attention logits, weights, and the cache as small integers."""
+"""Low precision: attention logits, weights, and the cache as small integers."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ import torch
 from torch import nn
 
 from softmap.errors import SoftmapError
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
-from softmap.evals.suites.needles import DEPTHS, Needles, told
+from softmap.evals.suites.needles import DEPTHS, Needles, answer_scores
 from softmap.evals.watch import Rounded, edited, rounded
 
 BITS = (8, 6, 4)
-PLAIN = 32  #: of a row that is not rounded
+PLAIN = 32  #: the bits of a row that is not rounded
 
 
 @dataclass(frozen=True)
 class Bits(Suite):
-    """Held-out loss with parts of the model rounded, minus the loss without. Always symmetric,
-    round to nearest, a scale of the largest size: of each row of a map for the logits (before the
-    softmax, after all other edits, new for every row), of each output of a linear layer for the
-    weights, of each token and head for keys and values. And one needle in the text (as the suite
-    needles has it) with the logits rounded: its number found, every token of it the likeliest."""
+    """Held-out loss with parts of the model rounded, minus the loss without. Rounding is
+    symmetric and to nearest, with a scale of the largest size: of each row of a map for the
+    logits (before the softmax, after all other edits, new for every row), of each output of a
+    linear layer for the weights, of each token and head for keys and values. And one needle in
+    the text (as in the suite needles) with the logits rounded: its number counts as found where
+    every token of it is the likeliest.
+    """
 
     windows: int = 32
     needles: int = 22  #: prompts, two at each depth
 
     name = "bits"
-    title = "Few bits"
+    title = "Low precision"
     asks = "What does it cost to hold attention logits, weights or the cache in few bits?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("logits", "Logits rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-        Measure("weights", "Weights rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-        Measure("cache", "Cache rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
-        Measure(
+    metrics = (
+        Metric("logits", "Logits rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
+        Metric("weights", "Weights rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
+        Metric("cache", "Cache rounded: loss added (nats)", "nats", "lower", at={"bits": 4}),
+        Metric(
             "needles", "Logits rounded: needles found", "share", "higher", 0.02, at={"bits": 4}
         ),
-        Measure(
+        Metric(
             "needle_loss", "Logits rounded: loss of the needle's number (nats)", "nats", "lower",
             0.05, at={"bits": 4},
         ),
@@ -74,7 +76,7 @@ class Bits(Suite):
         yield from self._needles(subject, setting)
 
     def _needles(self, subject: Subject, setting: Setting) -> Iterator[Row]:
-        """Nothing where the context has no room for one."""
+        """Yields the rows of the needle; nothing where the context has no room for one."""
         suite = Needles(counts=((1, 1),))
         try:
             suite.check(subject, setting)
@@ -89,7 +91,7 @@ class Bits(Suite):
             for bits in (PLAIN, *BITS):
                 way = contextlib.nullcontext() if bits == PLAIN else _logits(subject.model, bits)
                 with way:
-                    right, loss = told(subject, prompt)
+                    right, loss = answer_scores(subject, prompt)
                 yield row("needles", item, right, bits=bits)
                 yield row("needle_loss", item, loss, bits=bits)
 
@@ -104,7 +106,9 @@ def _cache(model: nn.Module, bits: int) -> contextlib.AbstractContextManager[obj
 
 @contextlib.contextmanager
 def weights_rounded(model: nn.Module, bits: int) -> Iterator[None]:
-    """Within it every linear layer but a tied head has rounded weights, a scale for each output."""
+    """Round the weights of every linear layer but a tied head within the block, a scale per
+    output.
+    """
     found = _linear_weights(model)
     kept = [weight.detach().clone() for weight in found]
     try:
@@ -119,7 +123,7 @@ def weights_rounded(model: nn.Module, bits: int) -> Iterator[None]:
 
 
 def _linear_weights(model: nn.Module) -> list[torch.Tensor]:
-    """Weights (out, in) of linear layers, each once; GPT-2's are stored the other way round."""
+    """Returns the weights (out, in) of linear layers, each once; GPT-2's are stored transposed."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     found: dict[int, torch.Tensor] = {}
     for module in model.modules():

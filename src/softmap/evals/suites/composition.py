@@ -1,5 +1,6 @@
 """Composition: what one head looks up must meet what another one knows (DCFormer, arXiv
-2405.08553)."""
+2405.08553).
+"""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ import numpy as np
 
 from softmap.errors import SoftmapError
 from softmap.evals.jsonl import read
-from softmap.evals.names import COLOURS, OBJECTS, PEOPLE, USES
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
+from softmap.evals.words import COLOURS, OBJECTS, PEOPLE, USES
 
 _ANSWER = re.compile(r"\[([^\[\]]+)\]")
 LINES, SCORED = 8, 6
@@ -29,10 +30,11 @@ class _Line(TypedDict):
 
 @dataclass(frozen=True)
 class CompositionSuite(Suite):
-    """Eight lines a text; the answers of six stand in brackets, which are taken out. An answer is
-    right where every token of it is the likeliest, all before it given (teacher-forced). Ours looks
-    up who has what, and then says the thing, its kind, its use or its colour. composition:FILE
-    reads the authors' format: JSON lines of task_id and texts."""
+    """Eight lines per text; the answers of six are in brackets, which are removed. An answer is
+    right where every token of it is the likeliest, given all before it (teacher forcing). Our
+    texts require looking up who has what, and then saying the thing, its kind, its use or its
+    colour. composition:FILE reads the authors' format: JSON lines of task_id and texts.
+    """
 
     texts: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     samples: int = 24
@@ -41,9 +43,9 @@ class CompositionSuite(Suite):
     title = "Composition of lookup and transform"
     asks = "Can the model look something up in the text and say something else about it?"
     reads_tokens = True
-    measures = (
-        Measure("accuracy", "Answers right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the answers (nats)", "nats", "lower", 0.05),
+    metrics = (
+        Metric("accuracy", "Answers right", "share", "higher", 0.02),
+        Metric("loss", "Loss of the answers (nats)", "nats", "lower", 0.05),
     )
     pictures = (Picture("accuracy", "task", "Task"), Picture("loss", "task", "Task"))
 
@@ -87,8 +89,10 @@ class CompositionSuite(Suite):
 
 
 def parts(subject: Subject, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    """The tokens of a text without its brackets, and [start, stop) of each answer. The space
-    before an answer belongs to it, as tokenizers have it."""
+    """Returns the tokens of a text without its brackets, and [start, stop) of each answer.
+
+    The space before an answer belongs to it, as for tokenizers.
+    """
     tokens: list[int] = []
     answers, before = [], ""
     for number, piece in enumerate(_ANSWER.split(text)):
@@ -104,7 +108,9 @@ def parts(subject: Subject, text: str) -> tuple[list[int], list[tuple[int, int]]
 
 
 def of_file(path: Path) -> tuple[tuple[str, str], ...]:
-    """(task, text) of every line. Raises ``SoftmapError`` with the number of a broken one."""
+    """Returns (task, text) of every line; raises ``SoftmapError`` with the number of a broken
+    one.
+    """
     found = []
     for number, line in enumerate(read(path, _Line), 1):
         lines = line["texts"] if isinstance(line["texts"], list) else [line["texts"]]
@@ -118,8 +124,10 @@ def of_file(path: Path) -> tuple[tuple[str, str], ...]:
 
 
 def _text(generator: np.random.Generator, things: list[str], end: Any) -> str:
-    """Lines of three people with a thing each, and what is said of one; six are asked. Nobody is in
-    two lines."""
+    """Returns lines of three people with a thing each and a statement about one; six are asked.
+
+    No person is in two lines.
+    """
     lines = []
     everybody = [PEOPLE[n] for n in generator.permutation(len(PEOPLE))]
     for number in range(LINES):
@@ -150,7 +158,7 @@ def _use(generator: np.random.Generator) -> str:
 
 
 def _colour(generator: np.random.Generator) -> str:
-    """A second lookup takes the place of knowledge: which thing, then its colour."""
+    """Returns a text in which a second lookup replaces knowledge: which thing, then its colour."""
     things = [_ALL[n] for n in generator.permutation(len(_ALL))[:6]]
     painted = dict(zip(things, generator.permutation(len(COLOURS)), strict=False))
     intro = " ".join(f"The {thing} is {COLOURS[n]}." for thing, n in painted.items())

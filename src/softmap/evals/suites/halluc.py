@@ -1,4 +1,4 @@
-"""Contextual hallucination: answers that the document does not hold."""
+"""Contextual hallucination: answers that are not in the document."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from softmap.errors import SoftmapError
 from softmap.evals import hub
 from softmap.evals.jsonl import read
 from softmap.evals.judge import CORRECT
-from softmap.evals.names import CITIES, COLOURS, OBJECTS, PEOPLE
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
+from softmap.evals.words import CITIES, COLOURS, OBJECTS, PEOPLE
 
-NEW, LONG = 12, 100  #: tokens of an answer: closed world, judged
+NEW, LONG = 12, 100  #: tokens of an answer: to a made-up document, to a judged one
 UNKNOWN = "not stated"
 _FACTS = {
     "lives in": ("Where does {} live?", CITIES),
@@ -37,8 +37,9 @@ class _Line(TypedDict):
 
 @dataclass(frozen=True)
 class HallucCase:
-    """A prompt, the answer that its document states (None: it states none), and all answers that
-    could be given."""
+    """A prompt, the answer that its document states (None: it states none), and all possible
+    answers.
+    """
 
     prompt: str
     answer: str | None
@@ -47,12 +48,13 @@ class HallucCase:
 
 @dataclass(frozen=True)
 class Halluc(Suite):
-    """A document of made-up facts, two questions answered as examples, and one more: of half of
-    them the document states the answer, of the others it does not ("not stated"). Right: the answer
-    holds the stated value and no other. Hallucinated: any value that the document does not state of
-    that person. halluc:xsum, cnn_dailymail, multi_news and hotpot_qa read the Hub, halluc:FILE
-    JSON lines of document, question and reference, and a judge
-    (--judge) says what is correct; what it does not clearly say is not."""
+    """A document of made-up facts, two questions answered as examples, and one more question:
+    for half of the documents the answer is stated, for the others it is not ("not stated").
+    Right: the answer contains the stated value and no other. Hallucinated: any value that the
+    document does not state for that person. halluc:xsum, cnn_dailymail, multi_news and hotpot_qa
+    read the Hub, halluc:FILE JSON lines of document, question and reference, and a judge
+    (--judge) says what is correct; what it does not clearly say is not.
+    """
 
     cases: tuple[tuple[str, str, str], ...] = field(default=(), repr=False)
     documents: int = 64
@@ -62,10 +64,10 @@ class Halluc(Suite):
     title = "Contextual hallucination"
     asks = "Does the model say what its document says, and nothing that it does not?"
     reads_tokens = True
-    measures = (
-        Measure("correct", "Answers right", "share", "higher", 0.02),
-        Measure("hallucinated", "Answers made up", "share", "lower", 0.02),
-        Measure("no_judgement", "Answers without a judgement", "share", "lower", 0.02),
+    metrics = (
+        Metric("correct", "Answers right", "share", "higher", 0.02),
+        Metric("hallucinated", "Answers made up", "share", "lower", 0.02),
+        Metric("no_judgement", "Answers without a judgement", "share", "lower", 0.02),
     )
     pictures = (Picture("correct", "stated", "Does the document say it?"),)
 
@@ -74,7 +76,7 @@ class Halluc(Suite):
         """Returns the suite with documents and questions from a file or a set of the Hub."""
         if not argument:
             return cls()
-        if hub.names(argument, hub.DOCUMENTS):
+        if hub.is_set(argument, hub.DOCUMENTS):
             return cls(hub.documents(argument))
         lines = read(Path(argument), _Line)
         return cls(tuple((one["document"], one["question"], one["reference"]) for one in lines))
@@ -102,13 +104,13 @@ class Halluc(Suite):
             case = self.case(setting.generator(item), stated=item % 2 == 0)
             tokens = subject.encode(case.prompt)
             said = subject.decode(subject.continued([tokens], NEW)[0]).split("\n")[0]
-            right, made_up = marked(case, said)
+            right, made_up = graded(case, said)
             stated = "no" if case.answer is None else "yes"
             yield row("correct", item, right, stated=stated)
             yield row("hallucinated", item, made_up, stated=stated)
 
     def case(self, generator: np.random.Generator, stated: bool = True) -> HallucCase:
-        """A document with its questions."""
+        """Returns a document with its questions."""
         people = [PEOPLE[n] for n in generator.permutation(len(PEOPLE))[: self.people + 1]]
         kinds = list(_FACTS)
         facts = {}
@@ -116,7 +118,7 @@ class Halluc(Suite):
             for kind in kinds:
                 values = _FACTS[kind][1]
                 facts[who, kind] = values[int(generator.integers(len(values)))]
-        # One fact of somebody is left out; so is all of the last one, who is not in the document.
+        # One fact of a person is left out, and all of the last person, who is not in the document.
         missing = (people[0], kinds[int(generator.integers(len(kinds)))])
         told = [(*key, value) for key, value in facts.items() if key != missing]
         told = [told[n] for n in generator.permutation(len(told))]
@@ -144,8 +146,8 @@ class Halluc(Suite):
         setting.tell(f"halluc: the judge so far: {told}")
 
 
-def marked(case: HallucCase, said: str) -> tuple[bool, bool]:
-    """(right, made up) of what was said."""
+def graded(case: HallucCase, said: str) -> tuple[bool, bool]:
+    """Returns (right, made up) for an answer."""
     given = {value for value in case.possible if re.search(rf"\b{re.escape(value)}\b", said)}
     if case.answer is None:
         return UNKNOWN in said and not given, bool(given)

@@ -10,26 +10,28 @@ import numpy as np
 
 from softmap.data import order
 from softmap.errors import SoftmapError, reason
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
 @dataclass(frozen=True)
 class Length(Suite):
-    """The last tokens of a window are predicted after 1, 2, 4, ... times the context, to 16 times
-    or to length:TIMES. Targets: 256, or a quarter of the context where that is fewer."""
+    """The last tokens of a window are predicted after 1, 2, 4, ... times the context, up to 16
+    times or length:TIMES. There are 256 targets, or a quarter of the context where that is
+    fewer.
+    """
 
     windows: int = 16
     times: int = 16
 
     name = "length"
     title = "Length extrapolation"
-    asks = "Does the model read on beyond the length that it was trained with?"
+    asks = "Does the model still predict well beyond the length that it was trained with?"
     reads_text = True
     least_context = 8
-    measures = (
-        Measure("loss", "Loss of the last tokens (nats)", "nats", "lower"),
-        Measure("excess", "Loss at the longest minus at 1x (nats)", "nats", "lower"),
+    metrics = (
+        Metric("loss", "Loss of the last tokens (nats)", "nats", "lower"),
+        Metric("excess", "Loss at the longest minus at 1x (nats)", "nats", "lower"),
     )
     pictures = (
         Picture(
@@ -41,12 +43,12 @@ class Length(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
-        """Returns the suite up to so many times the context."""
+        """Returns the suite up to the given multiple of the context."""
         if not argument:
             return cls()
         if not argument.isascii() or not argument.isdecimal() or not 2 <= int(argument[:9]) <= 4096:
             raise SoftmapError(
-                f"suite length: expected how many times the context, 2 to 4096, found {argument!r}"
+                f"suite length: expected a multiple of the context, 2 to 4096, found {argument!r}"
             )
         return cls(times=int(argument))
 
@@ -76,20 +78,20 @@ class Length(Suite):
                 yield row("excess", item, found[lengths[-1]] - found[lengths[0]])
 
     def lengths(self, context: int, tokens: int) -> list[int]:
-        """1, 2, 4, ... times the context, as far as the text goes."""
+        """Returns 1, 2, 4, ... times the context, as far as the text is long enough."""
         found = [context * 2**n for n in range(self.times.bit_length())]
         return [length for length in found if length <= context * self.times and length < tokens]
 
     def _loss(
         self, subject: Subject, window: np.ndarray, targets: int, setting: Setting
     ) -> float | None:
-        """The mean, or None where the model has no positions for so many tokens."""
+        """Returns the mean loss, or None where the model has no positions for this many tokens."""
         try:
             return float(subject.last_losses(window, targets).mean())
         except (SoftmapError, IndexError, RuntimeError) as error:
             if len(window) - 1 <= setting.context:
                 raise
-            setting.tell(f"{subject.name}: none at {len(window) - 1} tokens: {reason(error)}")
+            setting.tell(f"{subject.name}: no loss at {len(window) - 1} tokens: {reason(error)}")
             return None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.errors import SoftmapError, nearest, reason
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite
 from softmap.evals.subject import Subject
 from softmap.extras import need
 
@@ -20,8 +20,9 @@ _SHARES = ("acc", "acc_norm", "exact_match", "em", "f1", "contains")
 @dataclass(frozen=True)
 class LmEval(Suite):
     """lm_eval:TASK,TASK runs tasks of the harness (log-likelihood and generation) with their own
-    prompts, shots and metrics; --include FOLDER adds tasks of one's own. An instance is a document
-    of a task. The headline is the mean over all documents of the tasks' first metric."""
+    prompts, shots and metrics; --include FOLDER adds your own tasks. An instance is a document
+    of a task. The headline is the mean over all documents of the tasks' first metric.
+    """
 
     tasks: tuple[str, ...] = ()
     limit: int | None = None
@@ -31,9 +32,9 @@ class LmEval(Suite):
     title = "Tasks of lm-evaluation-harness"
     asks = "How does the model do on public benchmarks?"
     reads_tokens = True
-    measures = (
-        Measure("score", "First metric of each task", "", "higher", 0.02),
-        Measure("other", "Further metrics", "", "", 0.02),
+    metrics = (
+        Metric("score", "First metric of each task", "", "higher", 0.02),
+        Metric("other", "Further metrics", "", "", 0.02),
     )
     pictures = (Picture("score", "task", "Task"),)
 
@@ -74,7 +75,7 @@ class LmEval(Suite):
                     yield {"measure": name, "item": item, "value": value, **at}
 
     def _samples(self, subject: Subject, setting: Setting) -> Mapping[str, list[dict[str, Any]]]:
-        """What the harness found, by task and document."""
+        """Returns the harness's findings, by task and document."""
         import lm_eval
         from lm_eval.models.huggingface import HFLM
 
@@ -97,14 +98,14 @@ class LmEval(Suite):
             )  # fmt: skip
         except SoftmapError:
             raise
-        except Exception as error:  # the harness's, of data sets, of the network
+        except Exception as error:  # the harness's, the data sets' or the network's own
             raise SoftmapError(f"suite lm_eval: the harness failed: {reason(error)}") from error
         samples: Mapping[str, list[dict[str, Any]]] = found["samples"]
         return samples
 
 
 def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
-    """The metrics of one document that are numbers, accuracies first."""
+    """Returns the metrics of one document that are numbers, accuracies first."""
     found = {}
     for metric in document.get("metrics", []):
         value = document.get(metric)
@@ -116,8 +117,10 @@ def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
 
 @functools.lru_cache(maxsize=4)
 def _manager(include: str | None, tasks: tuple[str, ...]) -> Any:
-    """The harness's index of tasks: of the folder alone where it has all of them, since that of the
-    whole harness takes half a minute to read."""
+    """Returns the harness's index of tasks; of the folder alone where it has all of the tasks.
+
+    Reading the index of the whole harness takes half a minute.
+    """
     from lm_eval.tasks import TaskManager
 
     if include is not None:

@@ -1,4 +1,4 @@
-"""Held-out loss: over all tokens, by position, and cumulated."""
+"""Held-out loss: over all tokens, by position, and cumulative."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 _POSITION = "Position in the window (tokens, log scale)"
@@ -24,11 +24,11 @@ class Loss(Suite):
     asks = "How well is held-out text predicted, and how much does more context help?"
     reads_text = True
     least_context = 2
-    measures = (
-        Measure("loss", "Loss (nats per token)", "nats", "lower"),
-        Measure("bits_per_byte", "Bits per byte", "bits", "lower", 0.005),
-        Measure("by_position", "Loss by position (nats per token)", "nats", "lower"),
-        Measure("cumulative", "Mean loss up to a position (nats)", "nats", "lower"),
+    metrics = (
+        Metric("loss", "Loss (nats per token)", "nats", "lower"),
+        Metric("bits_per_byte", "Bits per byte", "bits", "lower", 0.005),
+        Metric("by_position", "Loss by position (nats per token)", "nats", "lower"),
+        Metric("cumulative", "Mean loss up to a position (nats)", "nats", "lower"),
     )
     pictures = (
         Picture("by_position", "position", _POSITION, "In bins of an octave.", log=True),
@@ -53,7 +53,7 @@ class Loss(Suite):
 
 
 def octaves(length: int) -> list[tuple[int, int]]:
-    """[start, stop) of bins that end at powers of two, the last one at ``length``."""
+    """Returns [start, stop) of bins that end at powers of two, the last one at ``length``."""
     stops = [2**n for n in range((length - 1).bit_length())] + [length]
     return list(zip([0, *stops[:-1]], stops, strict=True))
 

@@ -13,14 +13,14 @@ from softmap.evals.question import Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
 
-SIZE = 16  #: ids of the tasks' own tokens; marks and noise lie above
+SIZE = 16  #: the number of the tasks' own ids; marks and noise have higher ones
 MARK, COPY, NOISE = SIZE, SIZE + 1, SIZE + 2
 VOCABULARY = NOISE + SIZE
 
 
 @dataclass(frozen=True)
 class Mad(Task):
-    """What the six have in common: 16 tokens, 128 long, marks and noise tokens above."""
+    """A task of 128 of 16 tokens; marks and noise tokens have higher ids."""
 
     length: int = 128
     vocabulary: int = VOCABULARY
@@ -29,8 +29,9 @@ class Mad(Task):
 
 @dataclass(frozen=True)
 class InContext(Mad):
-    """Pairs ``key value`` at random, one value a key in each sequence; asked are the values of keys
-    that came before. Keys are 8 of the 16 tokens, values the others."""
+    """Random pairs ``key value``, with one value per key in each sequence; asked are the values
+    of keys that came before. Keys are 8 of the 16 tokens, values the others.
+    """
 
     key = "in-context recall"
     noise: float = 0.0
@@ -54,7 +55,7 @@ class InContext(Mad):
 
 @dataclass(frozen=True)
 class Noisy(InContext):
-    """The same with a noise token instead of every fifth pair."""
+    """In-context recall with a noise token instead of every fifth pair."""
 
     key = "noisy recall"
     noise: float = 0.2
@@ -87,7 +88,7 @@ class Fuzzy(Mad):
 
 @dataclass(frozen=True)
 class SelectiveCopy(Mad):
-    """Sixteen tokens among noise, a mark, and the tokens once more in order, which are asked."""
+    """Sixteen tokens among noise, a mark, and the tokens again in order, which are asked."""
 
     key = "selective copying"
     copied: int = 16
@@ -104,8 +105,9 @@ class SelectiveCopy(Mad):
 
 @dataclass(frozen=True)
 class Compression(Mad):
-    """Tokens at random, a mark, and the same tokens once more, which are asked. (The authors decode
-    them from the mark's own state; here nothing keeps a model from looking further back.)"""
+    """Random tokens, a mark, and the same tokens again, which are asked. (The authors decode
+    them from the mark's own state; here a model may also look further back.)
+    """
 
     key = "compression"
 
@@ -119,8 +121,9 @@ class Compression(Mad):
 
 @dataclass(frozen=True)
 class Memorisation(Mad):
-    """Pairs ``key value`` of one dictionary for all sequences: what is asked was learned in
-    training or is not known (a model that never saw it is right by chance alone)."""
+    """Pairs ``key value`` from one dictionary for all sequences: what is asked was either
+    learned in training or is unknown (a model that never saw it is right by chance alone).
+    """
 
     key = "memorisation"
 
@@ -144,7 +147,7 @@ def _filled(ids: list[int], length: int) -> list[int]:
 def _motifs(
     generator: np.random.Generator, count: int, low: int, high: int
 ) -> list[tuple[int, ...]]:
-    """So many different sequences of one to three tokens."""
+    """Returns ``count`` different sequences of one to three tokens."""
     found: dict[tuple[int, ...], None] = {}
     while len(found) < count:
         size = int(generator.integers(1, 4))
@@ -155,7 +158,8 @@ def _motifs(
 @dataclass(frozen=True)
 class MadSuite(TokenSuite):
     """Each task's sequences of 128 tokens; right is an asked token that is the likeliest of all.
-    They say most of models that were trained on them (softmap learn)."""
+    They are most informative for models that were trained on them (softmap learn).
+    """
 
     name = "mad"
     title = "Six synthetic tasks (MAD)"

@@ -1,4 +1,4 @@
-"""What the maps look like, in numbers: entropy, sink, sign, rank."""
+"""Statistics of the maps: entropy, sink, sign, rank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
@@ -23,8 +23,9 @@ class Maps(Suite):
     """Windows of held-out text. For each layer the mean over heads and rows (without the first
     row) of: entropy of |weights| over their sum, their share on the first token and below zero,
     and the sum of the row. Effective rank of a map A: (sum s^2)^2 / sum s^4 over its singular
-    values, from ||A||^2 and A^T A applied to 256 random probes (exact up to 256 tokens). Rows pass
-    by in bands; no map is kept."""
+    values, from ||A||^2 and A^T A applied to 256 random probes (exact up to 256 tokens). Rows
+    are seen in bands; no map is kept.
+    """
 
     windows: int = 8
 
@@ -33,12 +34,12 @@ class Maps(Suite):
     asks = "How sharp, how signed, how low in rank are the maps, and how much rests on a sink?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("entropy", "Entropy of a row (nats)", "nats", "", 0.05),
-        Measure("sink", "Attention on the first token", "share", "", 0.02),
-        Measure("negative", "Share of |weights| below zero", "share", "", 0.02),
-        Measure("row_sum", "Sum of a row", "", "", 0.02),
-        Measure("rank", "Effective rank", "", "", 0.5),
+    metrics = (
+        Metric("entropy", "Entropy of a row (nats)", "nats", "", 0.05),
+        Metric("sink", "Attention on the first token", "share", "", 0.02),
+        Metric("negative", "Share of |weights| below zero", "share", "", 0.02),
+        Metric("row_sum", "Sum of a row", "", "", 0.02),
+        Metric("rank", "Effective rank", "", "", 0.5),
     )
     pictures = (
         Picture("entropy", "layer", "Layer"),
@@ -61,7 +62,7 @@ class Maps(Suite):
 
 
 def statistics(subject: Subject, window: np.ndarray) -> list[dict[str, float]]:
-    """For each layer the measures of one sequence (T,)."""
+    """Returns the metrics of each layer for one sequence (T,)."""
     layers: dict[int, _Layer] = defaultdict(lambda: _Layer(len(window)))
 
     def see(layer: int, m: Tensor, visible: Tensor, rows: Tensor, cols: Tensor) -> None:
@@ -69,11 +70,11 @@ def statistics(subject: Subject, window: np.ndarray) -> list[dict[str, float]]:
 
     with edited(subject.model, lambda layer: [Watch("weights", layer, see)]):
         subject.logits(window[None], keep=1)
-    return [layers[n].measures() for n in sorted(layers)]
+    return [layers[n].metrics() for n in sorted(layers)]
 
 
 def _probes(length: int) -> Tensor:
-    """(T, n) vectors z with E |M z|^2 = ||M||^2: signs at random, or all unit vectors."""
+    """Returns (T, n) vectors z with E |M z|^2 = ||M||^2: random signs, or all unit vectors."""
     if length <= PROBES:
         return torch.eye(length, dtype=torch.float64) * length**0.5
     generator = torch.Generator().manual_seed(0)
@@ -92,7 +93,7 @@ class _Layer:
         self.turned: Tensor | None = None  # (H, T, probes) A^T A times the probes
 
     def add(self, m: Tensor, rows: Tensor, cols: Tensor) -> None:
-        """m (H, R, C): rows that were not seen before."""
+        """Add rows m (H, R, C) that were not seen before."""
         w = m.double().cpu()
         self._spectrum(w, cols.cpu())
         w = w[:, (rows > 0).cpu()]
@@ -113,7 +114,7 @@ class _Layer:
         self.squares = self.squares + w.square().sum((1, 2))
         self.turned[:, cols] += w.transpose(1, 2) @ (w @ self.probes[cols])
 
-    def measures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         assert self.turned is not None
         fourth = self.turned.square().sum(1).mean(-1)  # E |A^T A z|^2 = sum of s^4
         rank = torch.as_tensor(self.squares).square() / fourth.clamp(min=1e-300)

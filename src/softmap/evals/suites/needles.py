@@ -12,24 +12,24 @@ import numpy as np
 import torch
 
 from softmap.errors import SoftmapError, nearest
-from softmap.evals.names import CITIES
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
+from softmap.evals.words import CITIES
 
 OPENER = "Some magic numbers are hidden in the text below. Remember them; you will be asked.\n\n"
 DEPTHS = 11  #: depths of the grid: 0/11 to 10/11 of the hay
 NEW = 20  #: tokens of the answer
-# As in the public harness: a hundred entries, of which 69 are distinct; which, is ours.
+# As in the public harness: a hundred entries, of which 69 are distinct; the choice is ours.
 FAITHFUL_CITIES = (*CITIES, *CITIES[:31])
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A prompt as tokens, the numbers that are right, and where things stand.
+    """A prompt as tokens, the right numbers, and where things are.
 
     Attributes:
         spans: [start, stop) of each needle's sentence.
-        answers: of the asked numbers in it.
+        answers: [start, stop) of the asked numbers.
         question: where the question begins.
     """
 
@@ -41,7 +41,7 @@ class Prompt:
 
 
 def sentence(city: str, number: Any) -> str:
-    """A needle."""
+    """Returns a needle."""
     return f"The special magic {city} number is: {number}.\n"
 
 
@@ -49,7 +49,7 @@ def sentence(city: str, number: Any) -> str:
 class Needles(Suite):
     """N needles, R of them asked in one question; and one needle, by depth and length.
 
-    ``fixed`` draws cities without repetition and takes a number for right if it stands alone;
+    ``fixed`` draws cities without repetition and counts a number as right if it stands alone;
     ``faithful`` keeps the public harness's repeated cities and its substrings.
     """
 
@@ -62,13 +62,13 @@ class Needles(Suite):
 
     name = "needles"
     title = "Needles in a haystack"
-    asks = "Is a number found again that was said once in a long text, among others of its kind?"
+    asks = "Is a number that a long text states once found again, among others of its kind?"
     reads_text = True
-    measures = (
-        Measure("found", "Number found, one asked", "share", "higher", 0.02),
-        Measure("found_two", "Numbers found, two asked", "share", "higher", 0.02),
-        Measure("answer_loss", "Loss of the right number (nats)", "nats", "lower", 0.05),
-        Measure("one", "One needle found", "share", "higher", 0.02),
+    metrics = (
+        Metric("found", "Number found, one asked", "share", "higher", 0.02),
+        Metric("found_two", "Numbers found, two asked", "share", "higher", 0.02),
+        Metric("answer_loss", "Loss of the right number (nats)", "nats", "lower", 0.05),
+        Metric("one", "One needle found", "share", "higher", 0.02),
     )
     pictures = (
         Picture(
@@ -82,7 +82,7 @@ class Needles(Suite):
 
     @classmethod
     def of(cls, argument: str) -> Suite:
-        """Returns the suite in this way, ``fixed`` or ``faithful``."""
+        """Returns the suite in the form ``fixed`` or ``faithful``."""
         if argument not in ("", "fixed", "faithful"):
             hint = nearest(argument, ["fixed", "faithful"])
             raise SoftmapError(
@@ -105,7 +105,7 @@ class Needles(Suite):
         at_least("context", setting.context, needed, self.name, subject)
 
     def _frame(self, subject: Subject, count: int) -> list[int]:
-        """All of the longest prompt but the hay."""
+        """Returns everything of the longest prompt but the hay."""
         cities = sorted(CITIES, key=len)[-count:]
         text = OPENER + "".join(sentence(city, 50000) for city in cities) + question(cities[:2])
         return subject.encode(text)
@@ -151,7 +151,9 @@ class Needles(Suite):
         asked: int,
         generator: np.random.Generator,
     ) -> Prompt:
-        """At most ``length`` tokens with the answer, the needles at these depths of the hay."""
+        """Returns a prompt of at most ``length`` tokens with its answer, needles at these depths
+        of the hay.
+        """
         entries = CITIES if self.way == "fixed" else FAITHFUL_CITIES
         drawn = generator.permutation(len(entries))[: len(depths)]
         cities = [entries[n] for n in drawn]
@@ -171,7 +173,7 @@ class Needles(Suite):
         return Prompt([*tokens, *end], right, tuple(spans), answers, len(tokens))
 
     def _found(self, subject: Subject, prompt: Prompt) -> float:
-        """The share of the asked numbers in the model's answer."""
+        """Returns the share of the asked numbers that the model's answer contains."""
         answer = subject.decode(subject.continued([prompt.tokens], NEW)[0])
         said = re.findall(r"\d+", answer)
         if self.way == "faithful":
@@ -180,20 +182,22 @@ class Needles(Suite):
 
 
 def question(cities: Sequence[str]) -> str:
-    """The needle's own sentence before its number; of several cities a sentence like it."""
+    """Returns the needle's own sentence up to its number; for several cities a sentence like it."""
     if len(cities) == 1:
         return f"The special magic {cities[0]} number is:"
     return f"The special magic {' and '.join(cities)} numbers are:"
 
 
 def answer_loss(subject: Subject, prompt: Prompt) -> float:
-    """Mean loss of the tokens of the right answer."""
-    return told(subject, prompt)[1]
+    """Returns the mean loss of the tokens of the right answer."""
+    return answer_scores(subject, prompt)[1]
 
 
-def told(subject: Subject, prompt: Prompt) -> tuple[float, float]:
-    """Of the right answer read behind the prompt: 1 where each of its tokens is the likeliest, else
-    0; and their mean loss."""
+def answer_scores(subject: Subject, prompt: Prompt) -> tuple[float, float]:
+    """Returns how the model rates the right answer after the prompt.
+
+    That is 1 where each of its tokens is the likeliest, else 0; and their mean loss.
+    """
     answer = subject.encode(" " + " and ".join(prompt.numbers))
     window = np.array([[*prompt.tokens, *answer]], np.int64)
     logits = subject.logits(window[:, :-1], keep=len(answer))[0].cpu()
@@ -205,7 +209,7 @@ def told(subject: Subject, prompt: Prompt) -> tuple[float, float]:
 def _buried(
     start: list[int], straw: list[int], needles: list[list[int]], depths: Any
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    """The text with its needles, and [start, stop) of each."""
+    """Returns the text with its needles, and [start, stop) of each."""
     tokens, spans, done = list(start), {}, 0
     for n in np.argsort(depths, kind="stable"):
         place = round(float(depths[n]) * len(straw))
@@ -219,7 +223,7 @@ def _buried(
 def _of_number(
     subject: Subject, span: tuple[int, int], needle: list[int], city: str, number: str
 ) -> tuple[int, int]:
-    """[start, stop) of the number's tokens in the whole prompt."""
+    """Returns [start, stop) of the number's tokens in the whole prompt."""
     before = len(subject.encode(sentence(city, number).split(f" {number}")[0]))
     return span[0] + before, span[1] - 1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from softmap.evals.question import Measure, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 from softmap.evals.suites.shots import Example, Shots, constrained, given, written
 
@@ -16,8 +16,9 @@ from softmap.evals.suites.shots import Example, Shots, constrained, given, writt
 @dataclass(frozen=True)
 class Order(Suite):
     """One set of demonstrations in ten orders, at random and by class (the classes in random
-    order); the same questions after each. An instance is a set of demonstrations. Prompts are those
-    of ``shots``; order:NAME and order:FILE read examples as it does."""
+    order); the same questions after each. An instance is a set of demonstrations. Prompts are
+    those of ``shots``; order:NAME and order:FILE read examples as it does.
+    """
 
     examples: tuple[Example, ...] = field(default=(), repr=False)
     tested: tuple[Example, ...] = field(default=(), repr=False)
@@ -30,10 +31,10 @@ class Order(Suite):
     title = "Order of demonstrations"
     asks = "How much does the order of the examples matter?"
     reads_tokens = True
-    measures = (
-        Measure("spread_random", "Best minus worst, random orders", "share", "lower", 0.02),
-        Measure("spread_by_class", "Best minus worst, sorted by class", "share", "lower", 0.02),
-        Measure("accuracy", "Right labels", "share", "higher", 0.02),
+    metrics = (
+        Metric("spread_random", "Best minus worst, random orders", "share", "lower", 0.02),
+        Metric("spread_by_class", "Best minus worst, sorted by class", "share", "lower", 0.02),
+        Metric("accuracy", "Right labels", "share", "higher", 0.02),
     )
 
     @classmethod

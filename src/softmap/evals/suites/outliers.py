@@ -1,4 +1,4 @@
-"""Massive activations: how far the largest numbers stand out."""
+"""Massive activations: how far the largest values stand out."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.watch import Watch, edited
 
 
 @dataclass(frozen=True)
 class Outliers(Suite):
-    """Windows of held-out text. Of the hidden states between the blocks: largest |h|, that over
-    the median, and the kurtosis (3: normal) over all numbers of a layer. Of the attention logits
-    (scores as they enter the softmax, visible cells): largest |s|, kurtosis. The headline is the
-    mean over layers of each window's."""
+    """Windows of held-out text. Of the hidden states between the blocks: largest |h|, its ratio
+    to the median, and the kurtosis (3: normal) over all values of a layer. Of the attention
+    logits (scores as they enter the softmax, visible cells): largest |s|, kurtosis. The headline
+    is the mean over layers of each window's.
+    """
 
     windows: int = 32
 
@@ -30,12 +31,12 @@ class Outliers(Suite):
     asks = "How far do the largest hidden states and attention logits stand out?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("hidden_max", "Largest |hidden|", "", "lower", 0.1),
-        Measure("hidden_ratio", "Largest over median |hidden|", "", "lower", 0.5),
-        Measure("hidden_kurtosis", "Kurtosis of hidden states", "", "lower", 0.5),
-        Measure("logit_max", "Largest |attention logit|", "", "lower", 0.5),
-        Measure("logit_kurtosis", "Kurtosis of attention logits", "", "lower", 0.5),
+    metrics = (
+        Metric("hidden_max", "Largest |hidden|", "", "lower", 0.1),
+        Metric("hidden_ratio", "Largest over median |hidden|", "", "lower", 0.5),
+        Metric("hidden_kurtosis", "Kurtosis of hidden states", "", "lower", 0.5),
+        Metric("logit_max", "Largest |attention logit|", "", "lower", 0.5),
+        Metric("logit_kurtosis", "Kurtosis of attention logits", "", "lower", 0.5),
     )
     pictures = (
         Picture("hidden_ratio", "layer", "Layer (after block)", "0: the embeddings."),
@@ -63,13 +64,13 @@ class Outliers(Suite):
 
 
 class Moments:
-    """Of numbers that come a band at a time: the largest in size, and the kurtosis."""
+    """The largest size and the kurtosis of numbers that come a band at a time."""
 
     def __init__(self) -> None:
         self.largest, self.count, self.sums = 0.0, 0, np.zeros(4)
 
     def add(self, x: Tensor) -> None:
-        """x: any shape."""
+        """Add the numbers of ``x``, of any shape."""
         if not x.numel():
             return
         x = x.double()
@@ -87,14 +88,14 @@ class Moments:
 
 
 def kurtosis(x: Tensor) -> float:
-    """E (x - mean)^4 / var^2 over all numbers."""
+    """Returns E (x - mean)^4 / var^2 over all numbers."""
     away = (x.double() - x.double().mean()).flatten()
     variance = away.square().mean()
     return float(away.pow(4).mean() / variance**2) if variance > 0 else 0.0
 
 
 def logits_of(subject: Subject, window: np.ndarray) -> list[Moments]:
-    """For each layer the moments of its visible scores, for one sequence (T,)."""
+    """Returns the moments of each layer's visible scores, for one sequence (T,)."""
     layers: dict[int, Moments] = defaultdict(Moments)
 
     def see(layer: int, m: Tensor, visible: Tensor, rows: Tensor, cols: Tensor) -> None:

@@ -18,10 +18,10 @@ GRID = ((64, 4), (64, 8), (64, 16), (128, 32), (256, 64), (512, 128), (1024, 256
 
 @dataclass(frozen=True)
 class RecallTask(Task):
-    """``k1 v1 ... kP vP``, then filler in which every key comes once more, its value behind it.
+    """``k1 v1 ... kP vP``, then filler in which every key comes again, followed by its value.
 
     Keys are ids below vocabulary / 2, values those above; keys and values of a sequence differ. The
-    places of the questions follow the power law x^(power - 1) over what is left, so that most come
+    places of the questions follow the power law x^(power - 1) over the rest, so that most come
     soon, as in the public generator; filler is any id that is no key of the sequence.
     """
 
@@ -42,7 +42,7 @@ class RecallTask(Task):
         half = self.vocabulary // 2
         keys = generator.permutation(half)[: self.pairs]
         values = generator.permutation(half)[: self.pairs] + half
-        ids = generator.integers(half, self.vocabulary, self.length)  # values never ask
+        ids = generator.integers(half, self.vocabulary, self.length)  # values are no questions
         ids[: 2 * self.pairs] = np.stack([keys, values], 1).reshape(-1)
         slots = (self.length - 2 * self.pairs) // 2
         law = np.arange(1, slots + 1) ** (self.power - 1)
@@ -54,13 +54,14 @@ class RecallTask(Task):
 
 @dataclass(frozen=True)
 class RecallSuite(TokenSuite):
-    """Sequences of key-value pairs, then every key once more at places that follow a power law;
-    right is a value that is the likeliest of all tokens behind its key. From 64 tokens with 4 pairs
-    to 1024 with 256, as far as context and vocabulary (8192 at most) go."""
+    """Sequences of key-value pairs, then every key again at places that follow a power law;
+    right is a value that is the likeliest of all tokens after its key. From 64 tokens with 4
+    pairs to 1024 with 256, as far as context and vocabulary (8192 at most) allow.
+    """
 
     name = "recall"
     title = "Associative recall"
-    asks = "Is the value found again that stood behind a key, with many of them to tell apart?"
+    asks = "Is the value of a key recalled, among many keys?"
     condition = "pairs"
     pictures = (
         Picture("accuracy", "pairs", "Pairs to remember (log scale)", log=True),

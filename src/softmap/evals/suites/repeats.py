@@ -1,4 +1,4 @@
-"""Recall in text: pairs of tokens that only this document holds, when they come once more.
+"""Recall in text: pairs of tokens that only this document contains, when they come again.
 
 After Arora et al. 2023 (arXiv 2312.04927, section 3), who call such tokens associative recall hits
 and leave out pairs that are frequent in the training text.
@@ -12,27 +12,28 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
 @dataclass(frozen=True)
 class Repeats(Suite):
-    """Windows of held-out text. A token is repeated where it and the token before it stood side by
-    side earlier in the window, and that pair is in no other document: what comes after the first
-    token of the pair can be known from the window alone. All other tokens are new."""
+    """Windows of held-out text. A token is repeated where it already followed the token before
+    it earlier in the window, and no other document contains that pair: what follows the first
+    token of the pair can be known from the window alone. All other tokens are new.
+    """
 
     windows: int = 128
 
     name = "repeats"
     title = "Recall in text"
-    asks = "Is a pair of tokens that only the text at hand holds known when it comes once more?"
+    asks = "Is a pair of tokens that only this text contains predicted when it comes again?"
     reads_text = True
     least_context = 8
-    measures = (
-        Measure("repeated", "Loss of repeated tokens (nats)", "nats", "lower"),
-        Measure("recalled", "Repeated tokens that were the likeliest", "share", "higher"),
-        Measure("new", "Loss of all other tokens (nats)", "nats", "lower"),
+    metrics = (
+        Metric("repeated", "Loss of repeated tokens (nats)", "nats", "lower"),
+        Metric("recalled", "Repeated tokens that were the likeliest", "share", "higher"),
+        Metric("new", "Loss of all other tokens (nats)", "nats", "lower"),
     )
     pictures = (
         Picture(
@@ -69,7 +70,7 @@ def _of_window(item: int, far: np.ndarray, losses: np.ndarray, right: np.ndarray
 
 
 def pairs_of_one_document(tokens: np.ndarray, end: int) -> set[tuple[int, int]]:
-    """Pairs of neighbours that a single document holds; ``end`` closes documents."""
+    """Returns the pairs of neighbours that a single document contains; ``end`` closes documents."""
     document = np.cumsum(tokens == end)
     first: dict[tuple[int, int], int] = {}
     shared = set()
@@ -84,8 +85,11 @@ def pairs_of_one_document(tokens: np.ndarray, end: int) -> set[tuple[int, int]]:
 
 
 def distances(window: np.ndarray, single: set[tuple[int, int]]) -> np.ndarray:
-    """For each token of a window (T,) but the first, how many tokens ago it stood behind the same
-    token (the last time), or 0 where it did not or the pair is not one of ``single``: (T - 1,)."""
+    """Returns, for each token but the first, how many tokens ago it last followed the same token.
+
+    It is 0 where it did not, or where the pair is not one of ``single``: (T - 1,) for a window
+    (T,).
+    """
     last: dict[tuple[int, int], int] = {}
     found = np.zeros(len(window) - 1, np.int64)
     for i, pair in enumerate(zip(window[:-1].tolist(), window[1:].tolist(), strict=True)):

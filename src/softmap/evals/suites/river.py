@@ -14,7 +14,7 @@ from torch import Tensor
 from softmap.errors import SoftmapError
 from softmap.evals import points
 from softmap.evals.points import AFTER, BEFORE
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 from softmap.evals.surface import Surface, along_and_across, between, share_within
 
@@ -25,33 +25,34 @@ _PLACE = "Place on the line"
 @dataclass(frozen=True)
 class River(Suite):
     """Weights before and after each decay of one training (recipe: training.keep_points), and
-    held-out windows. Lines between neighbours of the stable phase and of the decayed ones, the loss
-    minus the straight line between its ends: below 0 is a valley between two sides, above 0 a
-    barrier. The line from the stable phase down its decay. The plane through the last decay and the
-    decayed point before it. The largest eigenvalues of the Hessian at the last decayed point, and
-    how much of each step lies within their directions; each step along the river (from decayed
-    point to decayed point) and across it, over its length."""
+    held-out windows. Lines between neighbours of the stable phase and of the decayed ones, the
+    loss minus the straight line between its ends: below 0 is a valley between two sides, above 0
+    a barrier. The line from the stable phase down its decay. The plane through the last decay
+    and the decayed point before it. The largest eigenvalues of the Hessian at the last decayed
+    point, and how much of each step lies within their directions; each step along the river
+    (from decayed point to decayed point) and across it, over its length.
+    """
 
     windows: int = 32
     places: int = 9
     grid: int = 9
     directions: int = 5
-    curved: int = 8  #: windows of the Hessian
+    curved: int = 8  #: windows for the Hessian
 
     name = "river"
     title = "The river valley"
     asks = "Does the stable phase move along a valley, and does a decay only fall to its floor?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("fall", "Loss lost in a decay (nats)", "nats", "", at={"place": 0.0}),
-        Measure("stable", "Between stable points (nats)", "nats", "", at={"place": 0.5}),
-        Measure("decayed", "Between decayed points (nats)", "nats", "", at={"place": 0.5}),
-        Measure("along", "Step along the river", "", "", 0.05, {"step": "stable"}),
-        Measure("across", "Step across the river", "", "", 0.05, {"step": "stable"}),
-        Measure("sharp", "Share of a step in sharp directions", "", "", 0.01, {"step": "decay"}),
-        Measure("sharpness", "Largest curvatures", "", "", 0.1, {"direction": 1}),
-        Measure("plane", "Loss on the plane (nats)", "nats"),
+    metrics = (
+        Metric("fall", "Loss lost in a decay (nats)", "nats", "", at={"place": 0.0}),
+        Metric("stable", "Between stable points (nats)", "nats", "", at={"place": 0.5}),
+        Metric("decayed", "Between decayed points (nats)", "nats", "", at={"place": 0.5}),
+        Metric("along", "Step along the river", "", "", 0.05, {"step": "stable"}),
+        Metric("across", "Step across the river", "", "", 0.05, {"step": "stable"}),
+        Metric("sharp", "Share of a step in sharp directions", "", "", 0.01, {"step": "decay"}),
+        Metric("sharpness", "Largest curvatures", "", "", 0.1, {"direction": 1}),
+        Metric("plane", "Loss on the plane (nats)", "nats"),
     )
     pictures = (
         Picture("fall", "place", "From the stable phase (0) to the decayed point (1)"),
@@ -106,7 +107,9 @@ class River(Suite):
     def _plane(
         self, subject: Subject, surface: Surface, found: Points, windows: np.ndarray
     ) -> Iterator[Row]:
-        """Through the last decay: its two ends, and the decayed point before it."""
+        """Yields losses on the plane through the last decay's two ends and the decayed point
+        before it.
+        """
         first, last = _decayed(found)[-2:]
         start, end, top = found[first, AFTER], found[last, AFTER], found.get((last, BEFORE))
         if top is None:
@@ -149,7 +152,7 @@ def _decayed(found: Points) -> list[int]:
 
 
 def _pairs(found: Points) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(measure, start, end) of every line."""
+    """Yields (metric, start, end) of every line."""
     budgets = _decayed(found)
     for one, other in pairwise(budgets):
         yield "decayed", found[one, AFTER], found[other, AFTER]
@@ -161,7 +164,7 @@ def _pairs(found: Points) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _steps(found: Points) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, step, river) between each two neighbouring decays."""
+    """Yields (name, step, river) for every two neighbouring decays."""
     budgets = _decayed(found)
     for one, other in pairwise(budgets):
         river = found[other, AFTER] - found[one, AFTER]
@@ -172,7 +175,7 @@ def _steps(found: Points) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _at(subject: Subject, surface: Surface, place: Tensor, windows: np.ndarray) -> np.ndarray:
-    """(W,) mean loss of each window with the weights at ``place``."""
+    """Returns the mean loss of each window, (W,), with the weights at ``place``."""
     surface.go(place)
     found: np.ndarray = subject.losses(windows).mean(1)
     return found

@@ -1,4 +1,4 @@
-"""Many-shot learning in context: accuracy by the number of demonstrations."""
+"""Many-shot in-context learning: accuracy by the number of demonstrations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from softmap.errors import SoftmapError
 from softmap.evals import hub
 from softmap.evals.hub import Example
 from softmap.evals.jsonl import read
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, at_least, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, at_least, row
 from softmap.evals.subject import Subject
 
 LABELS = ("red", "blue", "green", "black", "white", "grey")
@@ -28,10 +28,11 @@ class _Line(TypedDict):
 
 @dataclass(frozen=True)
 class Shots(Suite):
-    """``text -> label`` lines, a question at the end, and the likeliest label token by token, only
-    labels allowed. Offline: made-up words whose ending decides the label, new endings in every
-    prompt. shots:trec, trec-fine, banking77 and clinc150 read the Hub, demonstrations from the
-    training side and questions from 250 test items; shots:FILE reads JSON lines of text and label.
+    """``text -> label`` lines, a question at the end, and the likeliest label, decoded token by
+    token with only labels allowed. Offline: made-up words whose ending decides the label, new
+    endings in every prompt. shots:trec, trec-fine, banking77 and clinc150 read the Hub,
+    demonstrations from the training side and questions from 250 test items; shots:FILE reads
+    JSON lines of text and label.
     """
 
     examples: tuple[Example, ...] = field(default=(), repr=False)
@@ -43,9 +44,9 @@ class Shots(Suite):
     title = "Many-shot in-context learning"
     asks = "Does the model classify better the more examples it is shown?"
     reads_tokens = True
-    measures = (
-        Measure("accuracy", "Right labels", "share", "higher", 0.02),
-        Measure("most", "Right labels with the most shots", "share", "higher", 0.02),
+    metrics = (
+        Metric("accuracy", "Right labels", "share", "higher", 0.02),
+        Metric("most", "Right labels with the most shots", "share", "higher", 0.02),
     )
     pictures = (Picture("accuracy", "shots", "Demonstrations (log scale)", log=True),)
 
@@ -79,8 +80,11 @@ class Shots(Suite):
             yield row("most", item, last)
 
     def prompt(self, generator: np.random.Generator, count: int) -> tuple[str, str, list[str]]:
-        """Demonstrations and a question, its label, and all labels. With more of them the same
-        question comes after the same demonstrations and further ones."""
+        """Returns a prompt of demonstrations and a question, its label, and all labels.
+
+        With a larger ``count`` the same question comes after the same demonstrations and further
+        ones.
+        """
         (asked, label), *shown = self.drawn(generator, 1 + max(self.counts))
         if self.questions:
             asked, label = self.questions[int(generator.integers(len(self.questions)))]
@@ -88,7 +92,7 @@ class Shots(Suite):
         return written(shown[:count], asked), label, labels
 
     def drawn(self, generator: np.random.Generator, count: int) -> list[Example]:
-        """So many different examples of a file, or made-up ones."""
+        """Returns ``count`` different examples of a file, or made-up ones."""
         if self.examples:
             chosen = generator.permutation(len(self.examples))[:count]
             return [self.examples[n] for n in chosen]
@@ -96,13 +100,15 @@ class Shots(Suite):
 
 
 def written(shown: Sequence[Example], asked: str) -> str:
-    """The prompt: it ends where the label would stand."""
+    """Returns the prompt, which ends where the label would be."""
     return "".join(f"{text} -> {label}\n" for text, label in shown) + f"{asked} ->"
 
 
 def made_up(generator: np.random.Generator, count: int) -> list[Example]:
-    """Words whose last four letters decide their label; the first of ``count`` is the question.
-    Each label comes once in any six that follow it."""
+    """Returns words whose last four letters decide their label; the first one is the question.
+
+    Each label comes once in any six of the following ones.
+    """
     endings: dict[str, None] = {}
     while len(endings) < len(LABELS):
         endings[_word(generator, 2)] = None
@@ -122,8 +128,9 @@ def _word(generator: np.random.Generator, syllables: int) -> str:
 
 
 def constrained(subject: Subject, prompt: Sequence[int], labels: Sequence[str]) -> str:
-    """The label that greedy decoding gives where only labels may be said, a line break ending
-    each."""
+    """Returns the label that greedy decoding gives when only labels, each with a line break, are
+    allowed.
+    """
     alive = {label: subject.encode(f" {label}\n") for label in labels}
     said: list[int] = []
     while len(alive) > 1:
@@ -135,16 +142,20 @@ def constrained(subject: Subject, prompt: Sequence[int], labels: Sequence[str]) 
 
 
 def given(argument: str) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """(demonstrations, questions) of a suite's argument: a set of the Hub by name, or a file, whose
-    questions are its own examples; nothing of nothing."""
+    """Returns (demonstrations, questions) for a suite's argument: a set of the Hub, or a file.
+
+    The questions of a file are among its own examples; an empty argument gives nothing.
+    """
     if not argument:
         return (), ()
-    return hub.examples(argument) if hub.names(argument, hub.EXAMPLES) else (of_file(argument), ())
+    return hub.examples(argument) if hub.is_set(argument, hub.EXAMPLES) else (of_file(argument), ())
 
 
 def of_file(argument: str) -> tuple[Example, ...]:
-    """The examples of a file of JSON lines. Raises ``SoftmapError`` with a broken line's number,
-    and where there are not two labels."""
+    """Returns the examples of a file of JSON lines.
+
+    Raises ``SoftmapError`` with a broken line's number, and where there is only one label.
+    """
     lines = read(Path(argument), _Line)
     examples = tuple((" ".join(one["text"].split()), one["label"].strip()) for one in lines)
     if len({label for _, label in examples}) < 2:

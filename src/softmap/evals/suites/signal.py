@@ -1,4 +1,4 @@
-"""Signal propagation: how alike tokens become with depth, and how far gradients reach."""
+"""Signal propagation: how similar tokens become with depth, and how far gradients reach."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softmap.evals.question import Measure, Picture, Row, Setting, Suite, row
+from softmap.evals.question import Metric, Picture, Row, Setting, Suite, row
 from softmap.evals.subject import Subject
 
 
 @dataclass(frozen=True)
 class Signal(Suite):
     """Windows of held-out text. For the states between blocks: mean cosine similarity of two
-    different tokens of a window (0: all directions, 1: one), and the norm of the loss's gradient,
-    over that at the embeddings."""
+    different tokens of a window (0: all directions, 1: one), and the norm of the loss's
+    gradient, relative to that at the embeddings.
+    """
 
     windows: int = 8
 
     name = "signal"
     title = "Signal propagation"
-    asks = "Do tokens stay apart with depth, and do gradients reach every layer alike?"
+    asks = "Do tokens stay distinct with depth, and do gradients reach every layer equally?"
     reads_text = True
     least_context = 4
-    measures = (
-        Measure("similarity", "Mean cosine similarity of tokens", "", "lower", 0.02),
-        Measure("gradient", "Gradient norm over that at the embeddings", "", "", 0.05),
+    metrics = (
+        Metric("similarity", "Mean cosine similarity of tokens", "", "lower", 0.02),
+        Metric("gradient", "Gradient norm over that at the embeddings", "", "", 0.05),
     )
     pictures = (
         Picture("similarity", "layer", "Layer (after block)", "0: the embeddings."),
@@ -51,15 +52,17 @@ class Signal(Suite):
 
 
 def similarity(state: Tensor) -> float:
-    """Mean cosine similarity of two different rows of (T, D)."""
+    """Returns the mean cosine similarity of two different rows of (T, D)."""
     x = torch.nn.functional.normalize(state.double(), dim=-1)
     count = len(x)
     return float((x.sum(0).square().sum() - x.square().sum()) / (count * (count - 1)))
 
 
 def propagated(subject: Subject, window: np.ndarray) -> tuple[list[Tensor], list[float]]:
-    """The states (T, D) before, between and after the blocks, and the norms of the gradients of
-    the window's mean loss with respect to them."""
+    """Returns the states (T, D) before, between and after the blocks, and their gradients' norms.
+
+    The gradients are those of the window's mean loss.
+    """
     ids = torch.as_tensor(window[None], device=subject.device)
     model = subject.model.eval()
     with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""Composition for models of tokens alone: look up, transform, pairs of them held out."""
+"""Composition for models of tokens alone: look up, transform, some pairs of both held out."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from softmap.data import order
-from softmap.evals.question import Measure, Picture
+from softmap.evals.question import Metric, Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
 
@@ -20,8 +20,10 @@ _ANSWER = _THING + THINGS
 VOCABULARY = _ANSWER + ANSWERS
 
 
-def says() -> np.ndarray:
-    """(transforms, things) the answer that each transform has for a thing; learned in training."""
+def answer_table() -> np.ndarray:
+    """Returns the answer of each transform for each thing, (transforms, things); training
+    teaches it.
+    """
     return order.generator(7).integers(0, ANSWERS, (TRANSFORMS, THINGS)) + _ANSWER
 
 
@@ -29,8 +31,12 @@ def says() -> np.ndarray:
 class Composed(Task):
     """Facts ``relation owner thing``, every owner with a thing for every relation, then questions
     ``relation transform owner answer``: the thing is looked up in the facts by relation and owner,
-    and the answer is what the transform says of it. seen: whether relation and transform are a pair
-    that training has; those of one number are held out."""
+    and the answer is what the transform says of it.
+
+    Attributes:
+        seen: whether relation and transform are a pair of the training; those with equal numbers
+            are held out.
+    """
 
     length: int = 72
     owners: int = 4
@@ -47,7 +53,7 @@ class Composed(Task):
         for k in generator.permutation(len(facts)):
             r, n = facts[k]
             ids += [_RELATION + r, _OWNER + int(owners[n]), _THING + int(things[r, n])]
-        asked, answers = [], says()
+        asked, answers = [], answer_table()
         for _ in range(self.questions):
             r, n = int(generator.integers(RELATIONS)), int(generator.integers(self.owners))
             t = (r + int(generator.integers(1, TRANSFORMS))) % TRANSFORMS if self.seen else r
@@ -61,16 +67,17 @@ class Composed(Task):
 class TokenComposition(TokenSuite):
     """Four owners with a thing for each of three relations; a question names a relation, a
     transform and an owner. Asked are the pairs of relation and transform that training has, and
-    those that it never has: who has learned both, and composes them, answers these as well. For
-    models that were trained on it alone (softmap learn)."""
+    those that it never has: a model that has learned both, and composes them, answers these as
+    well. For models that were trained on it alone (softmap learn).
+    """
 
     name = "token_composition"
     title = "Composition among tokens"
-    asks = "Does what is looked up meet what was learned about it, in pairs never seen together?"
+    asks = "Is a lookup composed with learned knowledge, in pairs never seen together?"
     condition = "pairs"
-    measures = (
-        Measure("accuracy", "Answers right", "share", "higher", 0.02, {"pairs": "held out"}),
-        Measure("loss", "Loss of the answers (nats)", "nats", "lower", 0.05, {"pairs": "held out"}),
+    metrics = (
+        Metric("accuracy", "Answers right", "share", "higher", 0.02, {"pairs": "held out"}),
+        Metric("loss", "Loss of the answers (nats)", "nats", "lower", 0.05, {"pairs": "held out"}),
     )
     pictures = (Picture("accuracy", "pairs", "Pairs of relation and transform"),)
 

@@ -18,7 +18,8 @@ VOCABULARY = 1 + KEYS + VALUES + HAY
 @dataclass(frozen=True)
 class TokenNeedle(Task):
     """``needles`` times (mark, key, value) anywhere in hay, and at the end (mark, key) of one of
-    them, whose value is asked. Hay has ids of its own."""
+    them, whose value is asked. Hay has its own ids.
+    """
 
     length: int = 128
     needles: int = 1
@@ -42,8 +43,10 @@ class TokenNeedle(Task):
 
 @dataclass(frozen=True)
 class TokenNeedles(TokenSuite):
-    """128 tokens: marked pairs of key and value in hay, one asked at the end; 1 to 16 of them.
-    What needles asks in words, for models that were trained on it (softmap learn)."""
+    """128 tokens: marked pairs of key and value in hay, one of which is asked at the end; 1 to
+    16 of them. The question of needles, for models of tokens that were trained on it (softmap
+    learn).
+    """
 
     name = "token_needles"
     title = "Needles among tokens"

@@ -1,4 +1,4 @@
-"""Learning from examples for models of tokens alone: which ending means which label?"""
+"""In-context learning for models of tokens alone: which ending means which label?"""
 
 from __future__ import annotations
 
@@ -7,20 +7,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from softmap.evals.question import Measure, Picture
+from softmap.evals.question import Metric, Picture
 from softmap.evals.tasks import Task, labelled
 from softmap.evals.token_suite import TokenSuite
 
 LABELS, ENDINGS, STEMS = 6, 32, 32
 VOCABULARY = LABELS + ENDINGS + STEMS
-MOST = 41  #: demonstrations that 128 tokens have room for, with a question
+MOST = 41  #: demonstrations that fit into 128 tokens, with a question
 
 
 @dataclass(frozen=True)
 class TokenShot(Task):
-    """``shots`` times (stem, ending, label) and a question of the same form. The ending decides the
-    label, six endings new in every sequence; stems say nothing. Asked is the last label, or with
-    ``every`` all those whose ending was shown before."""
+    """``shots`` times (stem, ending, label) and a question of the same form. The ending decides
+    the label, with six new endings in every sequence; stems mean nothing. Asked is the last
+    label, or with ``every`` all those whose ending was shown before.
+    """
 
     length: int = 3 * (MOST + 1)
     every: bool = False
@@ -41,17 +42,18 @@ class TokenShot(Task):
 
 @dataclass(frozen=True)
 class TokenShots(TokenSuite):
-    """Three tokens an example, the second decides the third, by a rule that is new in every
-    sequence; 6 to 41 examples and a question. What shots asks in words, for models that were
-    trained on it (softmap learn)."""
+    """Three tokens per example, of which the second decides the third by a rule that is new in
+    every sequence; 6 to 41 examples and a question. The question of shots, for models of tokens
+    that were trained on it (softmap learn).
+    """
 
     name = "token_shots"
     title = "Learning from examples among tokens"
     asks = "Does the model find the rule of the examples that it is shown?"
     condition = "shots"
-    measures = (
-        Measure("accuracy", "Labels right", "share", "higher", 0.02),
-        Measure("loss", "Loss of the label (nats)", "nats", "lower", 0.05),
+    metrics = (
+        Metric("accuracy", "Labels right", "share", "higher", 0.02),
+        Metric("loss", "Loss of the label (nats)", "nats", "lower", 0.05),
     )
     pictures = (Picture("accuracy", "shots", "Demonstrations (log scale)", log=True),)
 

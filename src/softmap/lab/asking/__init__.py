@@ -1,1 +1,1 @@
-"""``softmap eval``: models found, questions asked, answers compared, one page written."""
+"""``softmap eval``: finds models, asks questions, compares the answers, and writes one page."""

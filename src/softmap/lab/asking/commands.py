@@ -37,9 +37,9 @@ class Eval:
     """
 
     models: Annotated[Positional[tuple[str, ...]], arg(metavar="[LABEL=]MODEL [...]")]
-    """Runs or folders with a model; the first label is the control."""
+    """Folders of runs or models; the first label is the control."""
     suite: tuple[str, ...] = ()
-    """The questions, separated by spaces or commas; without any, their names are listed."""
+    """The questions, separated by spaces or commas; by default their names are listed."""
     variants: tuple[str, ...] = ()
     """Only these variants of the given runs."""
     control: str | None = None
@@ -67,10 +67,10 @@ class Eval:
     device: str = "auto"
     precision: Literal["fp32", "bf16"] = "fp32"
     trust_remote_code: bool = False
-    """Run the code that a model's folder brings."""
+    """Run the code in a model's folder."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Asks the models, prints the table, and writes the page."""
+        """Ask the models, print the table, and write the page."""
         suites = _names(self.suite)
         if not suites:
             print("\n".join(_listed()))
@@ -153,11 +153,11 @@ class Learn:
     """Ask few instances."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Trains and asks the models, prints the table, and writes the page."""
+        """Train and ask the models, print the table, and write the page."""
         from softmap.lab.asking.page import write_page
         from softmap.lab.cluster import connected
         from softmap.lab.files import write_json
-        from softmap.lab.learn import Lesson, learn, task_suite
+        from softmap.lab.learn import LearnRequest, learn, task_suite
         from softmap.lab.names import check_name, split_values
         from softmap.lab.progress import choose
         from softmap.report.question_table import lines
@@ -168,12 +168,12 @@ class Learn:
             raise SoftmapError("--peaks: expected one or more numbers above 0")
         folder = self.out / name
         with connected(self.cluster, self.jobs, self.out) as cluster:
-            lesson = Lesson(
+            request = LearnRequest(
                 self.task, split_variants(self.variants), self.seeds,
                 list(dict.fromkeys(self.peaks)), self.steps, split_values(self.set), self.jobs,
                 self.quick, "softmap " + shlex.join(argv), cluster,
             )  # fmt: skip
-            found = learn(lesson, folder, choose())
+            found = learn(request, folder, choose())
         for line in lines(found):
             print(line)
         write_json(folder / "eval.json", found, seal=False)
@@ -181,7 +181,10 @@ class Learn:
 
 
 def _names(given: Sequence[str]) -> list[str]:
-    """Each word a name, or several by commas; those after a colon belong to its suite."""
+    """Returns the names in words that hold one or, separated by commas, several.
+
+    Commas after a colon belong to that suite's argument.
+    """
     found = []
     for word in given:
         found += [word] if ":" in word else [name for name in word.split(",") if name]

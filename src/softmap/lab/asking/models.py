@@ -37,15 +37,15 @@ class ModelFolder:
 
     @property
     def name(self) -> str:
-        """The model's name for people."""
+        """The label and the run's name."""
         return f"{self.label} {self.run}".strip()
 
 
 def find(words: Sequence[str | ModelFolder], variants: Sequence[str] = ()) -> list[ModelFolder]:
-    """Returns all models of ``[LABEL=]FOLDER`` words; of a run, every finished trial of
+    """Returns all models of ``[LABEL=]FOLDER`` words; for a run, every finished trial of
     ``variants``.
 
-    Raises ``SoftmapError`` for a folder that holds none, and for one that is named twice.
+    Raises ``SoftmapError`` for a folder that holds no model, and for one that is named twice.
     """
     named = [word if isinstance(word, ModelFolder) else split(word) for word in words]
     runs = {word[1] for word in named if not isinstance(word, ModelFolder) and is_run(word[1])}
@@ -61,7 +61,9 @@ def find(words: Sequence[str | ModelFolder], variants: Sequence[str] = ()) -> li
 
 
 def split(word: str) -> tuple[str, Path]:
-    """Returns ``LABEL=FOLDER`` in two; a folder that exists is one, whatever its name."""
+    """Returns the label and folder of ``LABEL=FOLDER``; a folder that exists is one, whatever
+    its name.
+    """
     label, _, path = word.rpartition("=")
     return ("", Path(word)) if Path(word).is_dir() else (label, Path(path))
 
@@ -118,7 +120,7 @@ def _check_once(models: Sequence[ModelFolder]) -> None:
     for model in models:
         place = model.folder.resolve()
         if place in seen:
-            raise SoftmapError(f"{model.folder}: given twice, expected each model once")
+            raise SoftmapError(f"{model.folder}: expected each model once, found it twice")
         seen.add(place)
 
 
@@ -137,11 +139,9 @@ def _numbered(models: Sequence[ModelFolder]) -> list[ModelFolder]:
 def load(
     model: ModelFolder, *, trust_remote_code: bool = False, precision: str = "fp32"
 ) -> Subject:
-    """Returns the model, ready to be asked; raises ``SoftmapError`` for a folder that does not
-    load.
-    """
+    """Returns the model, ready to be asked; raises ``SoftmapError`` if it does not load."""
     logging.disable_progress_bar()
-    logging.set_verbosity_error()  # of a context that rotary positions may pass
+    logging.set_verbosity_error()  # no warnings of contexts, which rotary positions may exceed
     kind = read_object(model.folder / "config.json").get("model_type")
     has_tokenizer = any((model.folder / name).is_file() for name in TOKENIZER_FILES)
     if str(kind).partition("-")[0] == "softmap" and has_tokenizer:
@@ -174,13 +174,14 @@ def _foreign(folder: Path, trust_remote_code: bool) -> Any:
 def text_of(
     models: Sequence[ModelFolder], data: str | None, field: str | None, cache: Path
 ) -> Text:
-    """The held-out text: of ``data`` (as softmap compare takes it), else of the first model's run,
-    else of the standard library."""
+    """Returns the held-out text: that of ``data``, or of the first model's run, or the standard
+    library.
+    """
     run = next((model.of for model in models if model.of is not None), None)
     if data is None and run is not None:
         from softmap.lab import recipe as recipes
 
-        config = recipes.of_run(run, trust=True).data  # its text; no variant of it is run
+        config = recipes.of_run(run, trust=True).data  # for its text; none of its code is run
         return Text.of(prepare(config, run.parent / CACHE))
     config = DataConfig(data or "stdlib", field or "text", "bytes")
     return Text.of(prepare(config, cache))

@@ -1,4 +1,4 @@
-"""Ask every model every question, and write down what came out."""
+"""Asks every model every question, and collects the answers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from softmap.evals.catalogue import suite as suite_of
 from softmap.evals.question import Row, Setting, Suite
 from softmap.evals.subject import LONGEST, Subject
 from softmap.evals.summary import answers
-from softmap.lab import measure
+from softmap.lab import machine
 from softmap.lab.asking import models as named
 from softmap.lab.asking.models import ModelFolder
 from softmap.lab.preflight import choose_device
@@ -28,7 +28,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """The values of the command: which suites are asked of which models, and how."""
+    """The command's values: which suites are asked of which models, and how."""
 
     models: Sequence[str | ModelFolder]
     suites: Sequence[str]
@@ -51,8 +51,8 @@ class EvalRequest:
 def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
     """Returns all answers as one object for JSON.
 
-    Every model is looked at before the first question, so that what cannot be asked is said at
-    once. Raises ``SoftmapError`` for that, for unknown suites, and for models that do not load.
+    Every model is checked before the first question, so that errors come at once. Raises
+    ``SoftmapError`` for what cannot be asked, for unknown suites, and for models that do not load.
     """
     suites = [suite_of(name) for name in asked.suites]
     suites = [suite.quick() if asked.quick else suite for suite in suites]
@@ -77,7 +77,7 @@ def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
         "format": FORMAT,
         "softmap": softmap.__version__,
         "command": asked.command,
-        **measure.provenance(device),
+        **machine.provenance(device),
         "control": control,
         "labels": [control, *(label for label in labels if label != control)],
         "models": [_described(model) for model in models],
@@ -87,7 +87,7 @@ def ask(asked: EvalRequest, tell: Tell = lambda _: None) -> dict[str, Any]:
             "precision": asked.precision,
         },
         "suites": {
-            name: _told(suite, name, models, rows, control) | {"seconds": seconds[name]}
+            name: _suite_facts(suite, name, models, rows, control) | {"seconds": seconds[name]}
             for name, suite in zip(asked.suites, suites, strict=True)
         },
     }  # fmt: skip
@@ -105,7 +105,7 @@ def _answers(suite: Suite, subject: Subject, setting: Setting, tell: Tell) -> li
     return found
 
 
-def _told(
+def _suite_facts(
     suite: Suite,
     name: str,
     models: Sequence[ModelFolder],

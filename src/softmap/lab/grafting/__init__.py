@@ -1,1 +1,3 @@
-"""``softmap graft``: edits in a trained model, fine-tuned beside the model as it is."""
+"""``softmap graft``: puts edits into a trained model, and fine-tunes it beside the unchanged
+model.
+"""

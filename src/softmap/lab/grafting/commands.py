@@ -26,7 +26,7 @@ class Graft:
     """Put edits of the map into a trained model and fine-tune it, beside the unchanged model.
 
     The edits start as the identity, so that the model's function does not change at first; any
-    difference is printed. All arms have the same steps, batches and seeds; "plain" is the control.
+    deviation is printed. All arms have the same steps, batches and seeds; "plain" is the control.
     After Ctrl-C the same command continues.
 
     For example:
@@ -53,7 +53,7 @@ class Graft:
     peak_lr: Annotated[float, Range(above=0)] | None = None
     """Peak learning rate of all arms; 1e-4 by default."""
     peaks: tuple[float, ...] = ()
-    """Peaks to choose each arm's from, with a seed of its own, on a part of the training text."""
+    """Candidate peaks of each arm, tried with a separate seed on a part of the training text."""
     context: Annotated[int, Range(2, 2**20)] | None = None
     """Tokens per window; by default 256, or the model's context if that is shorter."""
     variant: str | None = None
@@ -73,20 +73,20 @@ class Graft:
     quick: bool = False
     """Ask few instances."""
     dry_run: bool = False
-    """Only say what each graft adds, and what it changes before the first step."""
+    """Only print what each graft adds, and what it changes before the first step."""
     trust_remote_code: bool = False
-    """Run the code that a model's folder brings."""
+    """Run the code in a model's folder."""
 
     def run(self, argv: Sequence[str]) -> None:
-        """Fine-tunes the arms, prints the table, and writes the page; or only says what it would
-        do.
+        """Fine-tune the arms, print the table, and write the page; or only print what would
+        change.
         """
-        from softmap.lab.grafting.look import look
+        from softmap.lab.grafting.preparation import prepare_graft
         from softmap.lab.grafting.run import graft
 
         request = self._request(argv)
         if self.dry_run:
-            look(request, print)
+            prepare_graft(request, print)
             return
         from softmap.lab.asking.page import write_page
         from softmap.lab.files import write_json
@@ -105,7 +105,7 @@ class Graft:
         peaks = self._peaks()
         variants, settings = split_variants(self.to), split_values(self.set)
         suites = split_variants(self.suite)
-        from softmap.lab.grafting.look import GraftRequest
+        from softmap.lab.grafting.preparation import GraftRequest
         from softmap.lab.grafting.source import GraftSource
         from softmap.lab.workbench import CACHE
 

@@ -1,4 +1,4 @@
-"""One training of a model: as it is, or with a graft."""
+"""One fine-tuning of a model: unchanged, or with a graft."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from softmap.files import sealed
 from softmap.lab import files
 from softmap.lab.grafting.source import GraftSource, put
 from softmap.lab.interrupts import Interrupted
-from softmap.lab.jobs import kept
-from softmap.lab.plan import options
+from softmap.lab.jobs import earlier_outcome
+from softmap.lab.plan import training_options
 from softmap.lab.preflight import choose_device
 from softmap.lab.progress import OnStep
 from softmap.lab.recipe import Recipe
 from softmap.train import NonFiniteLoss, train
 
-PLAIN = "plain"  #: the arm of the model as it is
-VALIDATION = 0.1  #: of the training text, its end: what chooses a peak
-WINDOWS = 16  #: whose loss is told of a training
+PLAIN = "plain"  #: the arm of the unchanged model
+VALIDATION = 0.1  #: the share of the training text, at its end, on which peaks are compared
+WINDOWS = 16  #: windows for the reported loss of a training
 
-# What changes how fast a result comes, and not which.
+# Settings that change the speed, not the result.
 _FREE = ("micro_batch_size", "compile", "device", "checkpoint_every", "log_every", "peak_lr")
 
 
@@ -42,8 +42,7 @@ class GraftJob:
 
     Attributes:
         variant: the variant that is put in, None for the unchanged model.
-        tuning: whether the job only helps to choose a peak, on text of its own, and leaves no
-            model.
+        tuning: whether the job only helps to choose a peak, on other text, and leaves no model.
         sums: checksums of the model's files.
         text: the hash of the text.
     """
@@ -64,11 +63,11 @@ class GraftJob:
 
     @property
     def name(self) -> str:
-        """The job's name for people."""
+        """The job's name in messages."""
         return f"{self.label} seed {self.seed} at {self.peak_lr:g}"
 
     def identity(self) -> dict[str, Any]:
-        """Returns all that its result depends on, as JSON has it."""
+        """Returns everything that the result depends on, in JSON's types."""
         found = {
             "model": self.sums, "variant": self.variant, "layers": self.layers, "text": self.text,
             "context": self.recipe.model.context, "peak_lr": self.peak_lr, "seed": self.seed,
@@ -78,18 +77,21 @@ class GraftJob:
         return dict(json.loads(json.dumps(found, default=str)))
 
     def result(self) -> dict[str, Any] | None:
-        """Returns an earlier outcome, or None."""
-        return kept(self.folder / "grafted.json", self.identity())
+        """Returns the outcome of an earlier call, or None."""
+        return earlier_outcome(self.folder / "grafted.json", self.identity())
 
 
 def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
-    """Train one model and keep it; its loss on some held-out windows, None where it diverged."""
+    """Train one model and keep it.
+
+    Returns its loss on some held-out windows, None where it diverged.
+    """
     logging.disable_progress_bar()
     device, context = choose_device(job.recipe.training.device), job.recipe.model.context
-    given = options(job.recipe, job.peak_lr, job.seed, job.name)
+    given = training_options(job.recipe, job.peak_lr, job.seed, job.name)
     given = dataclasses.replace(given, run=f"graft {job.variant or PLAIN}", data=job.text)
     tokens, windows = _text(job, given.batch_size)
-    model = begun(job, device)
+    model = initial_model(job, device)
 
     def batches(step: int) -> torch.Tensor:
         found = order.batch(
@@ -100,16 +102,16 @@ def run_job(job: GraftJob, on_step: OnStep = lambda _: None) -> dict[str, Any]:
     try:
         state = train(model, batches, given, job.folder, on_step=on_step)
     except NonFiniteLoss:
-        return _kept(job, {"loss": None})
+        return _record(job, {"loss": None})
     if not state.finished:
         raise Interrupted(state.signal or 2)
     losses = token_losses(model.eval(), windows, batch_size=given.rows)
     if not job.tuning:
         _export(job, model)
-    return _kept(job, {"loss": float(losses.mean())})
+    return _record(job, {"loss": float(losses.mean())})
 
 
-def begun(job: GraftJob, device: torch.device) -> Any:
+def initial_model(job: GraftJob, device: torch.device) -> Any:
     """Returns the model before its first step; new weights are a function of the seed."""
     model = job.source.subject(device).model
     torch.manual_seed(job.seed)
@@ -133,7 +135,7 @@ def tuning_split(corpus: Corpus, context: int, rows: int) -> tuple[np.ndarray, n
     """
     (tokens,) = order.parts_of(corpus.train)  # --data names one source
     cut = len(tokens) - max(context + 1, round(VALIDATION * len(tokens)))
-    order.require(max(cut, 0), context, rows, "the training text without what chooses a peak")
+    order.require(max(cut, 0), context, rows, "the training text without the part that tunes peaks")
     return tokens[:cut], order.windows(tokens[cut:], context, WINDOWS)
 
 
@@ -147,7 +149,7 @@ def _export(job: GraftJob, model: Any) -> None:
     files.write_folder(job.folder / "model", fill)
 
 
-def _kept(job: GraftJob, out: dict[str, Any]) -> dict[str, Any]:
+def _record(job: GraftJob, out: dict[str, Any]) -> dict[str, Any]:
     files.write_json(job.folder / "grafted.json", out | {"identity": job.identity()}, seal=False)
     shutil.rmtree(job.folder / "checkpoints", ignore_errors=True)
     return out

@@ -1,4 +1,4 @@
-"""Fine-tune a model as it is and with grafts, at equal steps and seeds, and compare them."""
+"""Fine-tunes a model unchanged and with grafts, at equal steps and seeds, and compares them."""
 
 from __future__ import annotations
 
@@ -13,31 +13,30 @@ from softmap.lab.asking.models import ModelFolder
 from softmap.lab.asking.run import EvalRequest, ask
 from softmap.lab.engine import Engine
 from softmap.lab.grafting.job import PLAIN, GraftJob, run_job
-from softmap.lab.grafting.look import GraftRequest, Prepared, look
+from softmap.lab.grafting.preparation import GraftRequest, Prepared, prepare_graft
 from softmap.lab.jobs import best_peaks, run_all
 from softmap.lab.names import is_run
-from softmap.lab.plan import options, slug
+from softmap.lab.plan import slug, training_options
 from softmap.lab.preflight import PER_PARAMETER, choose_device
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.trial import fingerprint
 
-TUNING_SEED = 1000  #: of the trainings that choose a peak; no seed of the results
+TUNING_SEED = 1000  #: the seed of trainings that choose a peak; results do not use it
 
 
 def graft(request: GraftRequest, folder: Path, display: Display | None = None) -> dict[str, Any]:
-    """Fine-tune and ask; what [`softmap.lab.asking.run.ask`][] gives, with ``graft`` (what each
-    has changed at step 0), ``peaks`` and ``diverged`` beside it.
+    """Fine-tune the arms and ask the models.
 
-    ``folder`` keeps each training: what was finished is not trained again, what was begun goes on.
-    Raises ``SoftmapError`` for bad input before anything is trained, ``Interrupted`` after Ctrl-C.
+    Returns what [`softmap.lab.asking.run.ask`][] does, with ``graft`` (what each arm changes at
+    step 0), ``peaks`` and ``diverged``. ``folder`` keeps each training: finished ones are not
+    repeated, interrupted ones are continued. Raises ``SoftmapError`` for bad input before anything
+    is trained, ``Interrupted`` after Ctrl-C.
     """
     if is_run(folder):
-        raise SoftmapError(
-            f"{folder}: expected a folder of its own, found a run; take another --name"
-        )
+        raise SoftmapError(f"{folder}: expected a separate folder, found a run; use another --name")
     display = display or Display()
-    ready = look(request, display.note)
+    ready = prepare_graft(request, display.note)
     with files.lock(folder):
         with display:
             given = ready.recipe.training
@@ -67,9 +66,7 @@ def _jobs(
     seeds: Sequence[int],
     peaks: dict[str, float] | None,
 ) -> list[GraftJob]:
-    """Returns a job for each arm and seed at its peak, or at all peaks where they are to be
-    chosen.
-    """
+    """Returns a job for each arm and seed at its peak, or at all peaks if ``peaks`` is None."""
     texts = {PLAIN: None, **{start.label: start.variant for start in ready.starts}}
     source = request.source
     common = GraftJob(
@@ -85,9 +82,11 @@ def _jobs(
 
 
 def _job(job: GraftJob) -> GraftJob:
-    """The job in a folder that other settings do not share. Raises ``SoftmapError`` for options
-    that cannot be trained with."""
-    options(job.recipe, job.peak_lr, job.seed, job.label)
+    """Returns the job with a folder that no other settings share.
+
+    Raises ``SoftmapError`` for options that cannot be trained with.
+    """
+    training_options(job.recipe, job.peak_lr, job.seed, job.label)
     name = f"{job.peak_lr:g}-seed{job.seed}-{fingerprint(job.identity())[:8]}"
     return dataclasses.replace(job, folder=job.folder / slug(job.label) / name)
 

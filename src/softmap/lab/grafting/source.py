@@ -1,4 +1,4 @@
-"""The trained model that is grafted: where it is, what tells it from others, how it is loaded."""
+"""The trained model that gets a graft: where it is, what identifies it, how it is loaded."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ _WEIGHTS = ("config.json", "*.safetensors", "*.py")
 
 @dataclass(frozen=True)
 class GraftSource:
-    """The folder of a model with its tokenizer; ``trusted``: whether code that it contains may
-    run.
+    """The folder of a model with its tokenizer.
+
+    Attributes:
+        trusted: whether code in the folder may run.
     """
 
     folder: Path
@@ -50,8 +52,10 @@ class GraftSource:
         return cls(folder, trusted)
 
     def subject(self, device: torch.device) -> Subject:
-        """The model in float32, and its tokenizer. Raises ``SoftmapError`` where they do not load
-        or do not go together."""
+        """Returns the model in float32 with its tokenizer.
+
+        Raises ``SoftmapError`` where they do not load or do not match.
+        """
         found = load(ModelFolder("", "", self.folder), trust_remote_code=self.trusted)
         found.model.float().to(device)
         found.device = device
@@ -69,7 +73,7 @@ class GraftSource:
         return sealed.checksums(self.folder, paths)
 
     def data(self, text: str, field: str) -> DataConfig:
-        """Returns a text as tokens of this model."""
+        """Returns the configuration of a text, tokenized for this model."""
         return DataConfig(text, field, f"hf:{self.folder.resolve()}")
 
     def copy_tokenizer(self, folder: Path) -> None:
@@ -80,7 +84,9 @@ class GraftSource:
 
 
 def put(model: Any, to: str, layers: Any) -> Grafted:
-    """Put the variant in, as [`softmap.hf.graft.grafted`][] does; an error names the variant."""
+    """Put the variant into the model as [`softmap.hf.graft.grafted`][] does; errors name the
+    variant.
+    """
     try:
         return grafted(model, to, layers)
     except SoftmapError as error:

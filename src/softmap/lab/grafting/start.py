@@ -1,4 +1,4 @@
-"""What a graft has changed before its first step: logits and loss on real tokens, new weights."""
+"""What a graft changes before its first step: logits and loss on real tokens, new weights."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from torch.nn import functional as F
 from softmap.evals.subject import Subject
 from softmap.lab.grafting.source import GraftSource, put
 
-WINDOWS = 4  #: of held-out text
+WINDOWS = 4  #: windows of held-out text
 
 
 @dataclass(frozen=True)
 class Start:
-    """Of one variant at step 0.
+    """The state of one arm at step 0.
 
     Attributes:
-        difference: the largest of a logit, of logits up to ``largest``.
-        before, after: the mean loss of the model and of the graft, in nats a token.
-        added: by layer, how many weights of which parameters are new.
+        difference: the largest difference of a logit.
+        largest: the largest logit.
+        before, after: the mean loss of the model and of the graft, in nats per token.
+        added: by layer, the number of new weights of each parameter.
         changes: why the function has changed; empty where it has not.
     """
 
@@ -61,8 +62,9 @@ class Start:
 
 
 def where(added: dict[int, dict[str, int]]) -> str:
-    """Returns ``layers 0-3 each q_proj.weight 1,024, edits.0.gain 4``; layers that differ are
-    listed apart.
+    """Returns the new weights in words: ``layers 0-3 each q_proj.weight 1,024, edits.0.gain 4``.
+
+    Layers that differ are listed separately.
     """
     alike: dict[tuple[tuple[str, int], ...], list[int]] = {}
     for layer, sizes in added.items():

@@ -1,4 +1,4 @@
-"""What is found out before a graft is trained: model, text, variants, and what they change."""
+"""What is checked before a graft is trained: model, text, variants, and what they change."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from softmap.lab.grafting.job import PLAIN, tuning_split
 from softmap.lab.grafting.source import GraftSource
 from softmap.lab.grafting.start import WINDOWS, Start, starts
 from softmap.lab.jobs import Tell
-from softmap.lab.preflight import choose_device, refuse_textual, settled
+from softmap.lab.preflight import choose_device, refuse_textual, with_precision
 from softmap.lab.recipe import Recipe
 
-CONTEXT = 256  #: tokens a window, where the model can read them
+CONTEXT = 256  #: tokens per window, where the model can read that many
 
 RECIPE = """\
 training: {steps: 300, batch_size: 8, schedule: wsd, budgets: [1], decay_fraction: 0.2,
@@ -32,13 +32,13 @@ training: {steps: 300, batch_size: 8, schedule: wsd, budgets: [1], decay_fractio
 
 @dataclass(frozen=True)
 class GraftRequest:
-    """What is asked for: the command's values.
+    """The values of the command.
 
     Attributes:
-        layers: of transformers' models, None for all.
+        layers: layers of transformers' models, None for all.
         peaks: rates to choose each arm's from, on text that the results are not trained on; a
-            single one is taken.
-        settings: of ``training``, by name.
+            single one is used as it is.
+        settings: settings of ``training``, by name.
     """
 
     source: GraftSource
@@ -68,7 +68,7 @@ class Prepared:
     starts: list[Start]
 
 
-def look(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
+def prepare_graft(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
     """Load the model and the text, put each variant in, and measure what that changes at step 0.
 
     Raises ``SoftmapError`` for whatever cannot be trained. Nothing is written but the text's tokens
@@ -77,7 +77,7 @@ def look(request: GraftRequest, tell: Tell = lambda _: None) -> Prepared:
     _check_arms(request.to)
     subject = request.source.subject(torch.device("cpu"))
     parameters = sum(p.numel() for p in subject.model.parameters())
-    recipe = settled(_recipe(request, subject.context))
+    recipe = with_precision(_recipe(request, subject.context))
     device = choose_device(recipe.training.device)
     for name in request.suites:
         setting = Setting(recipe.model.context, subject.vocabulary)
@@ -104,7 +104,7 @@ def _check_arms(to: Sequence[str]) -> None:
         raise SoftmapError("--to: expected one or more variants, found none")
     for name in to:
         if to.count(name) > 1 or name == PLAIN:
-            raise SoftmapError(f"--to: expected variants, each once, found {name!r} again")
+            raise SoftmapError(f"--to: expected each variant once, found {name!r} again")
 
 
 def _recipe(request: GraftRequest, longest: int) -> Recipe:
@@ -113,22 +113,27 @@ def _recipe(request: GraftRequest, longest: int) -> Recipe:
     context = request.context or min(CONTEXT, longest)
     if request.context is not None and 1 < longest < context:
         raise SoftmapError(f"--context: the model reads at most {longest} tokens, found {context}")
-    given = {**request.settings, "model.context": str(context)}
+    given = dict(request.settings)
     if request.steps is not None:
         given["training.steps"] = str(request.steps)
-    recipe = recipes.parse(RECIPE, Path("graft"), given)
+    recipe = recipe_of(given, context)
     refuse_textual(recipe, "graft")
     return recipe
+
+
+def recipe_of(settings: Mapping[str, str], context: int) -> Recipe:
+    """Returns the recipe of a fine-tuning with these settings, on windows of ``context`` tokens."""
+    return recipes.parse(RECIPE, Path("graft"), {**settings, "model.context": str(context)})
 
 
 def _check_settings(request: GraftRequest) -> None:
     for key in request.settings:
         if not key.startswith("training."):
             raise SoftmapError(
-                f"--set {key}: expected a value of training, such as training.batch_size=4: the "
-                "model is given"
+                f"--set {key}: expected a value of training, such as training.batch_size=4; the "
+                "model is fixed"
             )
         if key == "training.peak_lr":
             raise SoftmapError(f"--set {key}: expected --peak-lr or --peaks")
     if request.steps is not None and "training.steps" in request.settings:
-        raise SoftmapError("--set training.steps: given twice, expected it once")
+        raise SoftmapError("--set training.steps: given with --steps, expected one of them")

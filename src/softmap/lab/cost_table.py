@@ -1,4 +1,4 @@
-"""What ``softmap plan`` prints: a table for people, or JSON."""
+"""The output of ``softmap plan``: a table for people, or JSON."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from softmap.cost import Assumptions, Estimate, Gpu
-from softmap.lab.preflight import GIB, vocabulary
+from softmap.cost.hardware import GIB
+from softmap.lab.preflight import vocabulary
 from softmap.lab.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Costed:
-    """A recipe's models on so many GPUs, by label."""
+class CostTable:
+    """The costs of a recipe's models on a number of GPUs, by label."""
 
     recipe: Recipe
     ranks: int
     gpu: Gpu
     given: Assumptions
     estimates: dict[str, Estimate]
-    short: dict[str, str]  #: of those that do not fit: what would
+    short: dict[str, str]  #: for models that do not fit: what would make them fit
 
     def plain(self) -> dict[str, Any]:
-        """JSON values."""
+        """Returns JSON values."""
         variants = {}
         for label, found in self.estimates.items():
             values = dataclasses.asdict(found)
@@ -42,7 +43,7 @@ class Costed:
         }
 
     def lines(self) -> list[str]:
-        """For people: a table, a column each, and a line for each that does not fit."""
+        """Returns a table with a column for each model, and a line for each that does not fit."""
         gpu, given = self.gpu, self.given
         precision, layout = self.recipe.training.precision, self.recipe.parallel
         kept = {"none": "kept", "block": "computed again", "selective": "computed again in part"}
@@ -60,7 +61,7 @@ class Costed:
 
 
 def _guessed(recipe: Recipe) -> list[str]:
-    """A line where only the tokenizer itself could say how many tokens it has."""
+    """Returns a note where only the tokenizer itself could tell its number of tokens."""
     name = recipe.data.tokenizer
     if name.startswith("bpe:"):
         return []
@@ -71,7 +72,7 @@ def _guessed(recipe: Recipe) -> list[str]:
 
 
 def _rows(found: list[Estimate]) -> list[list[str]]:
-    """What is said of each estimate, a line each, names first."""
+    """Returns the table's rows of these estimates, names first."""
     memory = [one.memory for one in found]
 
     def row(name: str, values: list[float], form: str) -> list[str]:
@@ -79,29 +80,29 @@ def _rows(found: list[Estimate]) -> list[list[str]]:
 
     rows = [
         row("parameters", [one.parameters for one in found], ","),
-        row("FLOPs a token", [one.flops_per_token for one in found], ".3e"),
-        row("FLOPs a step", [one.flops_per_step for one in found], ".3e"),
+        row("FLOPs per token", [one.flops_per_token for one in found], ".3e"),
+        row("FLOPs per step", [one.flops_per_step for one in found], ".3e"),
         row("FLOPs in all", [one.flops for one in found], ".3e"),
-        row("memory a rank, GiB", [one.total / GIB for one in memory], ",.2f"),
+        row("memory per rank, GiB", [one.total / GIB for one in memory], ",.2f"),
     ]
     for kind in memory[0].by_kind:
         rows.append(row(f"  {kind}", [one.by_kind[kind] / GIB for one in memory], ",.2f"))
     rows.append(["  at its worst in", *(f"{one.moment}" for one in memory)])
     sent = [one.traffic.by_kind for one in found]
-    rows.append(row("sent a rank and step, GB", [sum(s.values()) / 1e9 for s in sent], ",.2f"))
+    rows.append(row("sent per rank and step, GB", [sum(s.values()) / 1e9 for s in sent], ",.2f"))
     rows += [row(f"  {kind}", [one[kind] / 1e9 for one in sent], ",.2f") for kind in sent[0]]
     return [
         *rows,
-        row("seconds a step", [one.seconds for one in found], ",.3f"),
+        row("seconds per step", [one.seconds for one in found], ",.3f"),
         row("tokens/s", [one.tokens_per_second for one in found], ",.0f"),
         row("model FLOPs utilisation", [one.mfu for one in found], ".3f"),
         row("days", [one.days for one in found], ",.2f"),
-        row("cache bytes a token", [one.cache_bytes_per_token for one in found], ","),
+        row("cache bytes per token", [one.cache_bytes_per_token for one in found], ","),
     ]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
-    """Columns of equal width, the first to the left."""
+    """Returns lines with columns of equal width, the first one left-aligned."""
     widths = [max(len(row[n]) for row in rows) for n in range(len(rows[0]))]
     return [
         "  ".join(

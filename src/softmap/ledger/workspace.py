@@ -1,4 +1,4 @@
-"""Where a scale's models are kept, and the recipes that they are trained by."""
+"""A scale's folder of models, and the recipes that they are trained by."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from softmap.lab.engine import Engine
 from softmap.lab.entry import Entry
 from softmap.lab.peaks import Peaks, find_peaks
 from softmap.lab.plan import slug
-from softmap.lab.preflight import settled
+from softmap.lab.preflight import with_precision
 from softmap.lab.progress import Display
 from softmap.lab.recipe import Recipe
 from softmap.lab.workers import cores
 
-MARGIN_RUNS = 2  #: runs of an arm that others are compared with, over those of any other
+MARGIN_RUNS = 2  #: factor of the number of runs of an arm that others are compared with
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """A scale's folder, where each base has one of its own, and how studies are run there.
+    """A scale's folder, with a subfolder for each base, and how studies are run there.
 
     Attributes:
         seeds: runs of an arm.
-        settings: values that all bases get, as ``--set`` gives them.
+        settings: values for all bases, as ``--set`` gives them.
     """
 
     folder: Path
@@ -49,21 +49,21 @@ class Workspace:
         return Engine(places or self.jobs or cores(), self.cluster)
 
     def runs(self, reference: bool) -> int:
-        """Runs of an arm; more of one on which comparisons lean."""
+        """Returns the number of runs of an arm, larger for one that others are compared with."""
         return self.seeds * (MARGIN_RUNS if reference else 1)
 
     def trial(self, base: Base, variant: str, seed: int) -> Path:
-        """The folder of a trained model, there or not."""
+        """Returns the folder of a trained model, whether it exists or not."""
         return self.folder / base.name / "variants" / slug(variant) / f"seed{seed}"
 
     def recipe(self, base: Base, runs: Mapping[str, int]) -> Recipe:
-        """The base's recipe with these variants and so many runs of each; the control, whose size
-        all have, stands first and has at least one.
+        """Returns the base's recipe with these variants and numbers of runs.
 
-        A variant that was not tuned takes the peak of its method's tuned form: the least of them
-        where it combines several.
+        The control, whose size all have, comes first and has at least one run. A variant that was
+        not tuned takes the peak of its method's tuned form, the smallest one where it combines
+        several.
         """
-        found = settled(recipes.load(base.recipe, {**base.settings, **self.settings}))
+        found = with_precision(recipes.load(base.recipe, {**base.settings, **self.settings}))
         steps = round(base.steps * found.training.steps)
         training = dataclasses.replace(found.training, steps=steps)
         found = dataclasses.replace(
@@ -78,7 +78,9 @@ class Workspace:
 
 
 def _peak(variant: str, peaks: Peaks) -> float | None:
-    """None: the variant has its own, or the recipe's will do."""
+    """Returns the peak of a variant's methods; None where it has its own, or the recipe's
+    applies.
+    """
     if variant in peaks.by_variant:
         return None
     tuned = {method: peak for name, peak in peaks.by_variant.items() for method in methods(name)}
@@ -87,6 +89,6 @@ def _peak(variant: str, peaks: Peaks) -> float | None:
 
 
 def methods(variant: str) -> list[str]:
-    """``diff+dcmha(rank=4)`` to ``diff`` and ``dcmha``."""
+    """Returns the methods of a variant: ``diff`` and ``dcmha`` for ``diff+dcmha(rank=4)``."""
     bare = re.sub(r"\([^()]*\)", "", variant)
     return re.split(r"\+(?=[a-z])", bare)
