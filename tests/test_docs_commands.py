@@ -38,7 +38,7 @@ def commands(program: str) -> list[list[str]]:
 def parse(argv: list[str]) -> None:
     command = _parse(argv)
     check_flags(command)
-    assert type(command).__name__.lower() == argv[0]
+    assert type(command).__name__.removesuffix("Command").lower() == argv[0]
 
 
 def test_commands_of_softmap() -> None:

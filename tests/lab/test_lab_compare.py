@@ -140,7 +140,7 @@ def test_a_budget_of_another_trial_is_not_taken_over(finished: Path, tmp_path: P
             trial._budget(copy / "budget-1.json", marks[0])
         shutil.copy(mine / name, copy)
     shutil.copy(mine / "budget-0.json", copy / "budget-1.json")
-    with pytest.raises(SoftmapError, match=r"that of eval-1\.npz, found that of another"):
+    with pytest.raises(SoftmapError, match=r"the budget of eval-1\.npz, found that of another"):
         trial._budget(copy / "budget-1.json", marks[0])
 
 
