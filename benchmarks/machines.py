@@ -1,11 +1,13 @@
-"""Do two machines agree? The same recipe trained on each, and each one's verdicts by its own runs.
+"""Do two machines agree, or two disjoint sets of seeds? Each one's verdicts by its own runs.
 
     python benchmarks/machines.py runs/evening copied/evening --out results/machines.json
     python benchmarks/machines.py results/machines.json
+    python benchmarks/machines.py results/machines.json --halves
 
 A folder counts as far as its trainings have come. Variants with fewer than ``--least`` runs on
 either machine are left out. ``same seed`` is the mean absolute difference of the final losses of
-runs of one seed on both machines; ``other seed`` that of runs of unlike seeds.
+runs of one seed on both machines; ``other seed`` that of runs of unlike seeds. ``--halves``
+compares every other seed of the first machine with the rest.
 """
 
 from __future__ import annotations
@@ -33,6 +35,15 @@ def machine(folder: Path) -> dict[str, Any]:
         losses.setdefault(result["variant"], {})[str(result["seed"])] = found
     kept = ("name", "control", "command", "created", "commit", "versions", "device", "recipe")
     return {name: run[name] for name in kept} | {"losses": losses}
+
+
+def halves(found: dict[str, Any]) -> list[dict[str, Any]]:
+    """The runs of one machine as two sets that have no seed in common."""
+    losses = found["losses"]
+    return [
+        found | {"losses": {v: dict(list(runs.items())[n::2]) for v, runs in losses.items()}}
+        for n in (0, 1)
+    ]
 
 
 def verdicts(found: Mapping[str, Any], labels: list[str]) -> dict[str, Answer]:
@@ -64,7 +75,7 @@ def table(machines: list[dict[str, Any]], least: int) -> Iterator[str]:
     control = machines[0]["control"]
     labels = [v for v in one if v in other and min(len(one[v]), len(other[v])) >= least]
     labels = [control, *(v for v in labels if v != control)]
-    yield "| variant | first machine | second machine | together | same seed | other seed |"
+    yield "| variant | first | second | together | same seed | other seed |"
     yield "| --- | --- | --- | --- | --- | --- |"
     first, second = (verdicts(m, labels) for m in machines)
     for label in labels:
@@ -83,6 +94,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", type=Path, nargs="+", help="two folders of runs, or one file")
     parser.add_argument("--least", type=int, default=2)
+    parser.add_argument("--halves", action="store_true")
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     if len(flags.paths) == 1 and flags.paths[0].is_file():
@@ -91,7 +103,7 @@ def main() -> None:
         found = [machine(path) for path in flags.paths]
     else:
         parser.error("expected two folders of runs, or one file of an earlier call")
-    print("\n".join(table(found, flags.least)))
+    print("\n".join(table(halves(found[0]) if flags.halves else found, flags.least)))
     if flags.out is not None:
         whole = {"what": __doc__, "machines": found}
         flags.out.write_text(json.dumps(whole, separators=(",", ":")) + "\n", encoding="utf-8")

@@ -207,8 +207,8 @@ struct Problem {
   }
 
   // A unit is a group of maps of one sequence. Each worker takes as many whole units as all can have;
-  // those left over are shared by sets of workers, whose bands are dealt to and fro: long rows and
-  // short ones to each.
+  // those left over are shared by sets of workers, who take bands in alternating order, so that each
+  // has long rows and short ones.
   Schedule make_schedule(int64_t workers) const {
     const int64_t bands = (queries + rows - 1) / rows, units = B * groups();
     workers = std::max<int64_t>(1, std::min(workers, units * bands));
