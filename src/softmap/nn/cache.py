@@ -290,7 +290,7 @@ class LayerCache:
         self._map(lambda t: t.repeat_interleave(times, 0))
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Returns all tensors that are held, by name."""
+        """Returns all tensors of tokens that are held, by name."""
         if self.k is not None and self.v is not None:
             yield from (("k", self.k), ("v", self.v))
         for n, group in enumerate(self.key):
