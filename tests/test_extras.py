@@ -94,7 +94,9 @@ def test_extras_are_those_of_the_project() -> None:
             assert any(marker in r.replace("'", '"') for r in ours), package
 
 
-@pytest.mark.parametrize("package", ["softmap", "softmap.train"])
+@pytest.mark.parametrize(
+    "package", ["softmap", pytest.param("softmap.train", marks=pytest.mark.slow)]
+)
 def test_lazy_names_are_listed(package: str) -> None:
     """In a fresh process: here they may have been imported, and so be there anyway."""
     code = f"""

@@ -89,7 +89,12 @@ LARGE = {
 
 
 @pytest.mark.parametrize(
-    ("command", "flags"), [(c, flags) for c, given in LARGE.items() for flags in given]
+    ("command", "flags"),
+    [
+        pytest.param(c, flags, marks=[pytest.mark.slow] if flags != given[0] else [])
+        for c, given in LARGE.items()
+        for flags in given
+    ],
 )
 def test_what_no_memory_holds(
     command: str, flags: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

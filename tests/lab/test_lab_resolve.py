@@ -86,9 +86,8 @@ def test_seeds_are_added_until_no_interval_is_wider(
     assert again.trained == []
 
 
-@pytest.mark.parametrize(
-    "at", [2, pytest.param(10, marks=pytest.mark.slow), pytest.param(13, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("at", [2, 10, 13])
 def test_it_goes_on_in_either_stage(
     three: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:

@@ -79,6 +79,7 @@ def works(clock: Clock, **seconds: float) -> Invented:
     return Invented(seconds=both, clock=clock)
 
 
+@pytest.mark.slow
 def test_the_time_is_spent_where_it_narrows_most(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
 ) -> None:

@@ -77,7 +77,7 @@ GROUPED = [
     "xsa+forget",
     "cope+stick-breaking",
 ]
-# Of these a quarter of all checks are in every run of the tests, of others fewer.
+# Of these a fifth of all checks are in every run of the tests, of others fewer.
 FIRST = {
     "transformer", "transformer++", "talking-heads", "temperature", "gated", "diff", "diff2",
     "dcmha", "dape", "nope", "alibi", "kerple", "fire", "sas", "sas-p", "v-skipinit", "parallel",
@@ -92,7 +92,7 @@ def _cases() -> list[Any]:
     newer = [s for s in SHIPPED if s.variant not in FIRST]
     return [
         pytest.param(subject, name, marks=[pytest.mark.slow] if (n + m) % every else [])
-        for subjects, every in ((first, 4), (newer, 7), (OTHERS, 7))
+        for subjects, every in ((first, 5), (newer, 9), (OTHERS, 9))
         for (n, subject), (m, name) in product(enumerate(subjects), enumerate(CHECKS))
     ]
 

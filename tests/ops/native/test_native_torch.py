@@ -37,7 +37,9 @@ def copied(args: Any) -> Any:
     return type(args)(map(copied, args)) if isinstance(args, list | tuple) else args
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)], ids=str
+)
 @pytest.mark.parametrize("variant", ["dcmha(static=true)", "diff2", "sas", "dape", "fire"])
 def test_opcheck(variant: str, dtype: torch.dtype) -> None:
     call = Case(variant, tokens=5, left=1).call(dtype)

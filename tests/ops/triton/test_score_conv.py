@@ -66,8 +66,9 @@ def test_every_gradient_of_more(case: Case, device: str) -> None:
 
 @pytest.mark.parametrize(
     ("variant", "heads"),
-    [("dape(hidden=4)", 4), pytest.param("dape(bias=fire)", 7, marks=pytest.mark.slow)],
+    [("dape(hidden=4)", 4), ("dape(bias=fire)", 7)],
 )
+@pytest.mark.slow
 def test_heads_in_several_groups(variant: str, heads: int, device: str) -> None:
     from softmap.ops.triton.score_conv_plan import tiles
 
@@ -154,6 +155,7 @@ def test_keys_are_split_among_programs(device: str, monkeypatch: pytest.MonkeyPa
     assert off(ours, truth(call)["output"]) < EXACT
 
 
+@pytest.mark.slow
 def test_sums_are_the_same_twice(device: str) -> None:
     call = Case("dape(hidden=4)", heads=2, batch=1, tokens=17).call(torch.float32, device)
     first, second = (results(triton.run, call) for _ in range(2))
