@@ -213,7 +213,7 @@ class Edit(nn.Module):
             k: (B, G, S, d) keys. Each of the three may be None if the edit does not use it.
             of: ``"query"`` or ``"key"`` for the tensors of these alone (and the layer's): in
                 cross-attention each has its own x.
-            layer: the layer's tensors, where they are there from an earlier call.
+            layer: the layer's tensors that an earlier call returned; None: they are computed.
 
         Raises ``ValueError`` if an input is missing, and for two tensors of the same name.
         """

@@ -1,4 +1,4 @@
-"""A cache keeps the tensors of the layer, which would else be computed again for every token."""
+"""A cache keeps the tensors of the layer, so that they are not computed again for every token."""
 
 from __future__ import annotations
 

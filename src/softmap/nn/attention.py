@@ -20,7 +20,7 @@ from softmap.nn.share import Share, shared_attention
 from softmap.nn.tokens import Tokens, taken
 from softmap.ops import attention, attention_map
 from softmap.ops.heads import Heads
-from softmap.ops.native import tokens as few
+from softmap.ops.native import tokens as native_tokens
 from softmap.variants import load, sized
 
 
@@ -182,10 +182,11 @@ class Attention(nn.Module):
         made = []
         for e in self._edits:
             layer = cache.layer.get(e)
-            own = None if layer is None else few.tensors(e, x)
-            t = e(x, q, k, layer=layer) if layer is None or own is None else Tensors(layer, *own)
-            cache.layer[e] = t.layer
-            made.append(t)
+            if layer is not None and (own := native_tokens.tensors(e, x)) is not None:
+                made.append(Tensors(layer, *own))
+            else:
+                made.append(e(x, q, k, layer=layer))
+                cache.layer[e] = made[-1].layer
         return made
 
     def _context(

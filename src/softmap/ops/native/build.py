@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -93,12 +92,11 @@ def compiler() -> list[str]:
 def _compile(command: list[str], to: Path) -> None:
     at = store.folder()
     print(f"softmap: compiling native code once into {at} ...", file=sys.stderr, flush=True)
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(_UNITS)) as pool:
-        objects = [str(Path(folder, f"{unit}.o")) for unit in _UNITS]
-        sources = [str(SOURCES / f"{unit}.cpp") for unit in _UNITS]
-        each = ([*command, "-c", s, "-o", o] for s, o in zip(sources, objects, strict=True))
-        list(pool.map(_run, each))
-        _run([*command, "-shared", *objects, "-o", str(to), *_libraries()])
+    objects = {unit: str(to.with_name(f"{unit}.o")) for unit in _UNITS}
+    units = [[*command, "-c", str(SOURCES / f"{u}.cpp"), "-o", o] for u, o in objects.items()]
+    with ThreadPoolExecutor(len(units)) as pool:
+        list(pool.map(_run, units))
+    _run([*command, "-shared", *objects.values(), "-o", str(to), *_libraries()])
 
 
 def _run(command: list[str]) -> None:
