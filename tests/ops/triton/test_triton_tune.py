@@ -35,7 +35,7 @@ def test_tuning_keeps_the_fastest_that_fits(
     assert configs.config("rows", 16, 16, 4) == configs.Config(16, 16, 8, 1)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     configs.tuned.cache_clear()
-    assert configs.config("rows", 16, 16, 4) == configs._shipped("rows", 16, 16, 4)
+    assert configs.config("rows", 16, 16, 4) == configs._shipped("rows", 16, 16, 4, False)
     configs.tuned.cache_clear()
 
 

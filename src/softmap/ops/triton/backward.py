@@ -7,14 +7,14 @@
 ``rows`` walks the keys of a row tile: dq, and the gradients of tensors of queries and of the layer.
 ``keys`` walks the rows of a key tile: dk, dv, and the gradients of tensors of keys. So every number
 is written by one program, and two runs give the same bits; adding dk and dv up atomically in one
-kernel would spare two products of seven, and that property. Where edits mix heads, delta is not
-dO . o of each head, and needs a pass of its own.
+kernel would spare two products of seven, and that property. Where the weights are edited, delta is
+not dO . o of each head, and needs a pass of its own.
 """
 
 import triton
 import triton.language as tl
 
-from softmap.ops.triton.chains import pulled, trace
+from softmap.ops.triton.chains import along, pulled, trace
 from softmap.ops.triton.products import accumulate, finish, held, product, start, zeros
 from softmap.ops.triton.tiles import (
     LOG2E,
@@ -101,7 +101,7 @@ def rows(
     qt = held(q, b, h, at_row, H, T, D, BM, DP, DC)
     gt = held(do, b, out, at_row, OUT, T, DV, BM, VP, VC)
     log = load_row(lse, b, h, i, H, T)
-    if HT == 0:
+    if HT == 0 and len(WEIGHTS) == 0:
         ot = load(o, b, out, i, tl.arange(0, VP)[None, :], OUT, T, DV)
         less = tl.sum(ot.to(tl.float32) * gt.to(tl.float32), 1, keep_dims=True)
     else:
@@ -118,7 +118,7 @@ def rows(
             g = pulled(WEIGHT_ADJOINTS, WEIGHT_OPTIONS, weight_args, weight_grads, tiles,
                        g, at, "")  # fmt: skip
             less += p * g
-        less = tl.sum(less, 2, keep_dims=True)
+        less = along(less)
     store_row(delta, b, h, i, H, T, less)
 
     acc = start(HT, BM, DP, DC)

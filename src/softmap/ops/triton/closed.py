@@ -61,7 +61,7 @@ class _Subtract(torch.autograd.Function):
     def forward(ctx: Any, o: Tensor, share: Tensor) -> Tensor:
         B, H, T, d = o.shape
         out = o.new_empty(B, H // 2, T, d)
-        _launch(kernels.subtract, out, bundle(o), _of_tokens(share, out), bundle(out))
+        over_tokens(kernels.subtract, out, bundle(o), _of_tokens(share, out), bundle(out))
         ctx.save_for_backward(o, share)
         return out
 
@@ -71,7 +71,7 @@ class _Subtract(torch.autograd.Function):
         o, share = ctx.saved_tensors
         do = torch.empty_like(o, memory_format=torch.contiguous_format)
         dshare = o.new_empty(*g.shape[:3], 1, dtype=torch.float32)
-        _launch(
+        over_tokens(
             kernels.subtract_backward, g, bundle(o), _of_tokens(share, g), bundle(g), bundle(do),
             bundle(dshare),
         )  # fmt: skip
@@ -97,7 +97,7 @@ class _Shape(torch.autograd.Function):
     def forward(ctx: Any, o: Tensor, v: Tensor, *gains: Tensor | None) -> Tensor:
         out = torch.empty_like(o, memory_format=torch.contiguous_format)
         values = None if gains[2] is None else _tile_sums(v, shared=False)
-        _launch(
+        over_tokens(
             kernels.shape, out, bundle(o), bundle(v), bundle(values), *gains, bundle(out),
             GROUP=o.shape[1] // v.shape[1],
         )  # fmt: skip
@@ -114,7 +114,7 @@ class _Shape(torch.autograd.Function):
         whole = v.shape[1] == H
         dv = v.new_empty(o.shape, dtype=v.dtype if whole else torch.float32)
         sums = o.new_zeros(B, H, -(-T // _tile(d)), 3, dtype=torch.float32)
-        _launch(
+        over_tokens(
             kernels.shape_backward, g, bundle(o), bundle(v), *gains, bundle(g), bundle(shares),
             bundle(do), bundle(dv), bundle(sums), GROUP=H // v.shape[1],
         )  # fmt: skip
@@ -131,7 +131,7 @@ def _tile_sums(x: Tensor, *, shared: bool) -> Tensor:
     """
     B, H, T, d = x.shape
     sums = x.new_empty(B, H, -(-T // _tile(d)), d, dtype=torch.float32)
-    _launch(kernels.tile_sums, x, bundle(x), bundle(sums), SHARED=shared)
+    over_tokens(kernels.tile_sums, x, bundle(x), bundle(sums), SHARED=shared)
     return sums
 
 
@@ -145,7 +145,7 @@ class _Norm(torch.autograd.Function):
     def forward(ctx: Any, o: Tensor, weight: Tensor, eps: float) -> Tensor:
         out = torch.empty_like(o, memory_format=torch.contiguous_format)
         size = o.new_empty(*o.shape[:3], 1, dtype=torch.float32)
-        _launch(kernels.norm, o, bundle(o), weight, bundle(out), bundle(size), eps=eps)
+        over_tokens(kernels.norm, o, bundle(o), weight, bundle(out), bundle(size), eps=eps)
         ctx.save_for_backward(o, weight, size)
         return out
 
@@ -156,7 +156,7 @@ class _Norm(torch.autograd.Function):
         B, H, T, d = o.shape
         do = torch.empty_like(o, memory_format=torch.contiguous_format)
         parts = o.new_empty(B, H, -(-T // _tile(d)), d, dtype=torch.float32)
-        _launch(
+        over_tokens(
             kernels.norm_backward, g, bundle(o), weight, bundle(g), bundle(size), bundle(do),
             bundle(parts),
         )  # fmt: skip
@@ -168,8 +168,8 @@ def _tile(width: int) -> int:
     return min(MOST, TILE // next_power(width))
 
 
-def _launch(kernel: Any, like: Tensor, *args: Any, **names: Any) -> None:
-    """Launch a kernel over the tokens and heads of ``like`` (B, H, T, d)."""
+def over_tokens(kernel: Any, like: Tensor, *args: Any, **names: Any) -> None:
+    """Launches a kernel over the tokens and heads of ``like`` (B, H, T, d)."""
     B, H, T, d = like.shape
     tile = _tile(d)
     launch(

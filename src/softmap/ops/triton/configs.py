@@ -52,6 +52,18 @@ ONE_HEAD: dict[tuple[str, int], Config] = {
     ("keys", 128): Config(64, 64, 8, 2),
     ("keys", 256): Config(32, 64, 8, 1),
 }
+# One head a program beside compositions of low rank, whose maps take registers too: the fastest of
+# five to twelve on an H100 (results/gpu-h100.json).
+LOW_RANK: dict[tuple[str, int], Config] = {
+    ("forward", 64): Config(64, 64, 4, 2),
+    ("forward", 128): Config(64, 64, 4, 2),
+    ("rows", 64): Config(128, 64, 8, 2),
+    ("rows", 128): Config(64, 32, 4, 1),
+    ("keys", 64): Config(32, 64, 4, 2),
+    ("keys", 128): Config(32, 64, 4, 1),
+    ("sums", 64): Config(64, 32, 4, 2),
+    ("sums", 128): Config(64, 64, 8, 3),
+}
 # Fewer warps or larger tiles spill registers; more warps repeat work outside of the tile.
 ALL_HEADS: dict[tuple[str, int], Config] = {
     ("forward", 64): Config(16, 16, 8, 1),
@@ -61,20 +73,21 @@ ALL_HEADS: dict[tuple[str, int], Config] = {
 _override: list[tuple[str | None, Config]] = []
 
 
-def config(kernel: str, heads: int, width: int, bytes_: int) -> Config:
-    """Returns the sizes for ``kernel``, by the heads of a tile (0: one a program), the widest head
-    and the bytes of an element of q.
+def config(kernel: str, heads: int, width: int, bytes_: int, low_rank: bool = False) -> Config:
+    """Returns the sizes for ``kernel``, by the heads of a tile (0: one a program), the widest head,
+    the bytes of an element of q, and whether there are compositions of low rank.
 
     They are an override, else what was measured on this machine, else those of the tables.
     """
     for name, sizes in reversed(_override):
         if name in (None, kernel):
             return sizes
-    return tuned().get(key(kernel, heads, width, bytes_)) or _shipped(kernel, heads, width, bytes_)
+    kind = (kernel, heads, width, bytes_, low_rank)
+    return tuned().get(key(*kind)) or _shipped(*kind)
 
 
-def _shipped(kernel: str, heads: int, width: int, bytes_: int) -> Config:
-    table, size = (ALL_HEADS, heads) if heads else (ONE_HEAD, width)
+def _shipped(kernel: str, heads: int, width: int, bytes_: int, low_rank: bool) -> Config:
+    table, size = (ALL_HEADS, heads) if heads else (LOW_RANK if low_rank else ONE_HEAD, width)
     sizes = sorted(s for name, s in table if name == kernel)
     found = table[kernel, next((s for s in sizes if s >= size), sizes[-1])]
     if bytes_ == 4 and not heads:  # float32 takes twice the shared memory
@@ -93,9 +106,9 @@ def piece(kernel: str, heads: int, rows: int, width: int, bytes_: int) -> int:
     return width
 
 
-def key(kernel: str, heads: int, width: int, bytes_: int) -> str:
+def key(kernel: str, heads: int, width: int, bytes_: int, low_rank: bool = False) -> str:
     """Returns the key by which sizes are looked up."""
-    return f"{kernel} heads {heads} width {width} bytes {bytes_}"
+    return f"{kernel} heads {heads} width {width} bytes {bytes_}" + " low rank" * low_rank
 
 
 def cache_file() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from softmap.ops.triton import compose, fire, scores, weights
+from softmap.ops.triton import compose, fire, low_rank, scores, weights
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,13 @@ class TileEdit:
     together: bool = False
 
 
+LOW_RANK = ("row", "row_gain", "col", "col_gain", "row_map", "col_map")
+
 EDITS: dict[str, TileEdit] = {
     "compose": TileEdit(compose.compose, compose.compose_adjoint, (), mixes=True),
     "head_mix": TileEdit(compose.compose, compose.compose_adjoint, (), mixes=True),
+    "low_rank_scores": TileEdit(low_rank.scores, low_rank.scores_adjoint, LOW_RANK),
+    "low_rank_weights": TileEdit(low_rank.weights, low_rank.weights_adjoint, LOW_RANK),
     "subtract_pairs": TileEdit(
         weights.subtract_pairs, weights.subtract_pairs_adjoint, ("lambda",), halves=True
     ),
@@ -57,11 +61,13 @@ def options(kernel: str, heads: int, tensors: dict[str, Any], exact: bool) -> in
     3.6.
 
     a: whether mixes over heads are exact float32 products; of pairs, whether lambda is per token.
-    b: FIRE's hidden units.
+    b: FIRE's hidden units; the rank of a composition.
     """
     a, b = int(exact), 0
     if kernel == "subtract_pairs":
         a = int(tensors["lambda"].ndim > 0)
     elif kernel == "fire":
         b = tensors["b1"].shape[0]
+    elif kernel.startswith("low_rank"):
+        b = max([tensors[n].shape[1] for n in ("row", "col") if n in tensors], default=0)
     return heads + 256 * a + 65536 * b

@@ -1,9 +1,9 @@
 """The forward kernel: a tile of query rows, all heads at once or one head a program.
 
-One head (HT = 0): the online softmax, one pass over the keys. All heads: an edit of the weights
-needs them normalised, so a first pass finds each row's log-sum-exp, a second one computes the
-scores again, edits, and multiplies. PHASE: "all"; or, where the keys are split among programs,
-"stats" and then "edit".
+One head (HT = 0): the online softmax, one pass over the keys; an edit of the weights must be linear
+in them. All heads: an edit of the weights needs them normalised, so a first pass finds each row's
+log-sum-exp, a second one computes the scores again, edits, and multiplies. PHASE: "all"; or, where
+the keys are split among programs, "stats" and then "edit".
 """
 
 import triton
@@ -109,6 +109,7 @@ def forward(
                 p, shrink = tl.exp2(s - above), tl.exp2(top - above)
                 total = total * shrink + tl.sum(p, 1, keep_dims=True)
                 top = above
+                p = edited(WEIGHTS, WEIGHT_OPTIONS, weight_args, p, at)
                 acc = accumulate(acc * shrink, o, out, at_row, p, v, vh, at_key, b, OUT, HEADS[2],
                                  T, S, DV, VP, VC, PRECISION)  # fmt: skip
         if HT != 0:

@@ -39,12 +39,12 @@ class Backward:
     def run(self, needs: list[bool]) -> list[Tensor]:
         """Returns the gradients that are needed, in order, each in its tensor's shape and dtype."""
         sums = Sums(self.flat, self.spec, needs)
-        found = {0: self._rows(sums.stages)}
+        found = {0: self.rows(sums.stages)}
         if needs[1] or needs[2] or self._wants_keys(needs):
-            found[1], found[2] = self._keys(sums.stages)
+            found[1], found[2] = self.keys(sums.stages)
         found |= sums.gradients()
         wanted = [n for n, need in enumerate(needs) if need]
-        return [_shaped(found[n], self.flat[n]).to(self.flat[n].dtype) for n in wanted]
+        return [shaped(found[n], self.flat[n]).to(self.flat[n].dtype) for n in wanted]
 
     def _wants_keys(self, needs: list[bool]) -> bool:
         links = self.spec.scores + self.spec.weights
@@ -52,7 +52,8 @@ class Backward:
         wanted = zip(needs[len(FIXED) :], kinds, strict=True)
         return any(need and kind == "key" for need, kind in wanted)
 
-    def _rows(self, grads: Grads) -> Tensor:
+    def rows(self, grads: Grads) -> Tensor:
+        """Returns dq; stores delta and adds up gradients of tensors of queries and of the layer."""
         sizes, constants = constants_of("rows", self.spec, self.t)
         kept = constants["DP"] == constants["DC"]
         dq = accumulator((self.B, self.H, self.T, self.d), self.t["q"].dtype, kept, self.lse)
@@ -62,8 +63,10 @@ class Backward:
         )  # fmt: skip
         return dq
 
-    def _keys(self, grads: Grads) -> tuple[Tensor, Tensor]:
-        """Returns dk and dv. Maps that share a key head write one each, in float32."""
+    def keys(self, grads: Grads) -> tuple[Tensor, Tensor]:
+        """Returns dk and dv; adds up the gradients of tensors of keys. Maps that share a key head
+        write one each, in float32.
+        """
         sizes, constants = constants_of("keys", self.spec, self.t)
         maps, keys, values, _ = self.spec.heads
         outputs = self.spec.outputs
@@ -91,8 +94,7 @@ class Backward:
         return parts.sum((2, 3)).view(self.B, keys, self.S, self.d)
 
     def _statistics(self) -> tuple[Any, Any]:
-        strides = self.lse.stride()[:2]
-        return (self.lse, *strides), (self.delta, *strides)
+        return (self.lse, *self.lse.stride()[:2]), (self.delta, *self.delta.stride()[:2])
 
     def _launch(
         self,
@@ -112,7 +114,7 @@ class Backward:
         )  # fmt: skip
 
 
-def _shaped(grad: Tensor, like: Tensor) -> Tensor:
+def shaped(grad: Tensor, like: Tensor) -> Tensor:
     """Returns a gradient added up over the copies of the programs, or over the sequences that share
     a tensor.
     """

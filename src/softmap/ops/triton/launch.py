@@ -126,7 +126,7 @@ def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config,
     heads, after = spec.tile_heads()
     DP, VP = (max(LEAST, next_power(t[n].shape[3])) for n in "qv")
     size = t["q"].element_size()
-    sizes = config(kernel, heads, max(DP, VP), size)
+    sizes = config(kernel, heads, max(DP, VP), size, spec.low_rank)
     held = sizes.keys if kernel == "keys" else sizes.rows
     return sizes, {
         "D": t["q"].shape[3], "DV": t["v"].shape[3],

@@ -8,7 +8,7 @@ import torch
 import triton
 
 from softmap.ops.qualify.kind import CallKind
-from softmap.ops.triton import launch, score_conv_launch
+from softmap.ops.triton import launch, low_rank_launch, score_conv_launch
 from softmap.ops.triton.common import interpreting, next_power
 from softmap.ops.triton.configs import LEAST, config
 from softmap.ops.triton.edits import EDITS
@@ -52,8 +52,18 @@ def tiles(kind: CallKind) -> Tiles:
     if taps:
         return {"score_conv": list(tile_of(kind.heads[0], kind.widths[0], taps, size))}
     spec = Spec(kind.heads, 0.0, _links(kind, "scores"), _links(kind, "weights"))
-    heads, width = spec.tile_heads()[0], max(LEAST, next_power(width))
+    low_rank = low_rank_launch.suits(spec, _ranks(kind), width)
+    width = max(LEAST, next_power(width))
+    if kind.queries == "all" and low_rank:
+        return {n: list(config(n, 0, width, size, low_rank=True)) for n in (*KERNELS, "sums")}
+    heads = spec.tile_heads()[0]
     return {name: list(config(name, heads, width, size)) for name in KERNELS}
+
+
+def _ranks(kind: CallKind) -> list[int]:
+    """Returns the ranks of all factors of compositions."""
+    tensors = [(name, shape) for *_, own in kind.edits for _, name, shape, _ in own]
+    return [shape[0] for name, shape in tensors if name[1:] in ("1", "2")]
 
 
 def _links(kind: CallKind, stage: str) -> tuple[Link, ...]:

@@ -20,10 +20,12 @@ from softmap.ops.triton.plan import loads, named, spec_of, tensors_of_call
 
 @torch.library.custom_op("softmap::edited_attention", mutates_args=())
 def edited_attention(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
-    """Returns (o, lse) by ``launch.forward``."""
-    from softmap.ops.triton.launch import forward
+    """Returns (o, lse) by ``launch.forward``, or by ``low_rank_launch`` where it takes the call."""
+    from softmap.ops.triton import launch, low_rank_launch
 
-    return forward(tensors, loads(spec))
+    plan = loads(spec)
+    by = low_rank_launch if low_rank_launch.takes(plan, tensors) else launch
+    return by.forward(tensors, plan)
 
 
 @edited_attention.register_fake
@@ -37,10 +39,14 @@ def _(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
 def edited_attention_backward(
     grad: Tensor, o: Tensor, lse: Tensor, tensors: list[Tensor], spec: str, needs: list[bool]
 ) -> list[Tensor]:
-    """Returns the gradients of the tensors that ``needs`` names, by ``gradients.backward``."""
-    from softmap.ops.triton.gradients import backward
+    """Returns the gradients of the tensors that ``needs`` names, by ``gradients.backward``, or by
+    ``low_rank_launch`` where it takes the call.
+    """
+    from softmap.ops.triton import gradients, low_rank_launch
 
-    return backward(grad, o, lse, tensors, loads(spec), needs)
+    plan = loads(spec)
+    by = low_rank_launch if low_rank_launch.takes(plan, tensors) else gradients
+    return by.backward(grad, o, lse, tensors, plan, needs)
 
 
 @edited_attention_backward.register_fake

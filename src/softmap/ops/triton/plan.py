@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -33,18 +33,25 @@ class Spec:
     scale: float
     scores: tuple[Link, ...]
     weights: tuple[Link, ...]
+    window: int | None = None
 
     def dumps(self) -> str:
-        """Returns ``maps keys values outputs|scale|kernel name=kind name=kind;kernel ...|...``,
-        which a compiler that traces this function can form (it cannot call ``json``).
+        """Returns ``maps keys values outputs|scale|kernel name=kind name=kind;kernel ...|...|`` and
+        the window, which a compiler that traces this function can form (it cannot call ``json``).
         """
         heads = " ".join([str(n) for n in self.heads])
-        return "|".join([heads, repr(self.scale), _written(self.scores), _written(self.weights)])
+        chains = [_written(self.scores), _written(self.weights)]
+        return "|".join([heads, repr(self.scale), *chains, str(self.window or "")])
 
     @property
     def mixes(self) -> bool:
         """Whether some edit needs all heads of a cell at once."""
         return any(EDITS[link.kernel].mixes for link in self.scores + self.weights)
+
+    @property
+    def low_rank(self) -> bool:
+        """Whether the edits are the tile code of compositions of low rank."""
+        return any(link.kernel.startswith("low_rank") for link in self.scores + self.weights)
 
     @property
     def outputs(self) -> int:
@@ -80,9 +87,10 @@ def _pair(word: str) -> tuple[str, str]:
 @lru_cache(maxsize=512)
 def loads(text: str) -> Spec:
     """Returns the inverse of ``Spec.dumps``."""
-    heads, scale, scores, weights = text.split("|")
+    heads, scale, scores, weights, window = text.split("|")
     maps, keys, values, outputs = (int(n) for n in heads.split())
-    return Spec((maps, keys, values, outputs), float(scale), _read(scores), _read(weights))
+    chains, seen = (_read(scores), _read(weights)), int(window) if window else None
+    return Spec((maps, keys, values, outputs), float(scale), *chains, seen)
 
 
 def spec_of(call: Call) -> Spec:
@@ -91,8 +99,8 @@ def spec_of(call: Call) -> Spec:
     """
     h: Heads = call.heads
     heads = (h.maps, h.keys, h.values, h.outputs)
-    spec = Spec(heads, call.scale, _links(call, "scores"), _links(call, "weights"))
-    return spec if spec.mixes else Spec(heads, call.scale, spec.scores, ())
+    spec = Spec(heads, call.scale, _links(call, "scores"), _links(call, "weights"), call.window)
+    return spec if spec.mixes else replace(spec, weights=())
 
 
 def _links(call: Call, stage: str) -> tuple[Link, ...]:

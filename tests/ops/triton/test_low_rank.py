@@ -1,0 +1,131 @@
+"""Compositions of low rank through matrix products, against the dense reference in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from triton_cases import Case, off, results, sampled, truth
+
+from softmap.ops import triton
+from softmap.ops.precision import GRADIENT, OUTPUT
+from softmap.ops.yardstick import eager
+
+EXACT = 2e-5
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Any width, tiles of 16 x 16 and blocks of few rows, so that short sequences have several."""
+    from softmap.ops.triton import low_rank_launch, low_rank_maps
+    from softmap.ops.triton.configs import override
+
+    monkeypatch.setattr(low_rank_launch, "MOST_CHANNELS", 0)
+    monkeypatch.setattr(low_rank_launch, "MAP_BYTES", 1)
+    monkeypatch.setattr(low_rank_launch, "LEAST_ROWS", 1)
+    monkeypatch.setattr(low_rank_maps, "TILE", 16)
+    with override(16, 16):
+        yield
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of blocks of each call that came this way, forward and backward."""
+    from softmap.ops.triton.low_rank_launch import LowRank
+
+    found, blocks = [], LowRank.blocks
+
+    def counted(self: Any) -> Any:
+        found.append(len(blocks(self)))
+        return blocks(self)
+
+    monkeypatch.setattr(LowRank, "blocks", counted)
+    return found
+
+
+CASES = [
+    Case("dcmha", heads=2, batch=1, tokens=21),
+    Case("dcmha(gates=false)", heads=3, head_dim=5, tokens=17, batch=1),
+    Case("dcmha(rank=1,query=false)", heads=2, batch=1, tokens=17),
+    Case("dcmha(key=false)", heads=4, kv_heads=2, batch=1, left=3),
+    Case("dcmha(low_rank=false)", heads=2, tokens=17),
+    Case("dcmha(post=false)", heads=4, kv_heads=1, batch=1, tokens=17),
+    Case("dcmha(pre=false)", heads=2, batch=1, tokens=17, window=5),
+    Case("dcmha", heads=4, kv_heads=2, tokens=37, window=9, batch=1),
+    Case("dcmha", heads=2, documents=True, tokens=37),
+    Case("dcmha", heads=2, left=5),
+    Case("dcmha", heads=2, tokens=65, batch=1, documents=True, window=17),
+]
+
+
+@pytest.mark.parametrize("case", sampled(CASES), ids=str)
+def test_every_gradient(case: Case, device: str, taken: list[int]) -> None:
+    call = case.call(torch.float32, device)
+    ours, want = results(triton.run, call), truth(call)
+    assert len(taken) == 2 and min(taken) == (case.tokens + 15) // 16
+    assert ours.keys() == want.keys()
+    for name in want:
+        assert off(ours[name], want[name]) < EXACT, name
+
+
+@pytest.mark.slow
+def test_half_precision(device: str, taken: list[int]) -> None:
+    call = Case("dcmha", heads=2, head_dim=16, tokens=40, batch=1).call(torch.float16, device)
+    ours, plain, want = results(triton.run, call), results(eager, call), truth(call)
+    assert taken
+    for name in want:
+        times = OUTPUT if name == "output" else GRADIENT
+        assert off(ours[name], want[name]) <= times * max(off(plain[name], want[name]), 2**-11), (
+            name
+        )
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("dcmha(static=true)"), Case("dcmha(rank=3)"), Case("dcmha+alibi"), Case("dcmha+diff"),
+        Case("dcmha", queries=3), Case("talking-heads"), Case("dcmha", tokens=1),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_calls_take_the_template(case: Case, device: str) -> None:
+    from softmap.ops.triton.low_rank_launch import takes
+    from softmap.ops.triton.plan import loads, spec_of, tensors_of_call
+
+    call = case.call(torch.float32, device)
+    spec = spec_of(call)
+    assert not takes(loads(spec.dumps()), tensors_of_call(call, spec))
+
+
+def test_narrow_calls_take_the_template(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from softmap.ops.triton import low_rank_launch
+    from softmap.ops.triton.plan import spec_of, tensors_of_call
+
+    call = Case("dcmha", heads=4, head_dim=8).call(torch.float32, device)
+    spec = spec_of(call)
+    flat = tensors_of_call(call, spec)
+    assert low_rank_launch.takes(spec, flat)
+    monkeypatch.setattr(low_rank_launch, "MOST_CHANNELS", 32)
+    assert not low_rank_launch.takes(spec, flat)
+    monkeypatch.setattr(low_rank_launch, "MOST_CHANNELS", 31)
+    assert low_rank_launch.takes(spec, flat)
+
+
+def test_memory_is_linear_in_the_length(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four times the tokens: four times as many blocks, each of maps not larger than before."""
+    from softmap.ops.triton import low_rank_launch
+    from softmap.ops.triton.plan import spec_of, tensors_of_call
+
+    monkeypatch.setattr(low_rank_launch, "MAP_BYTES", 64 * 64 * 2 * 4)
+    most = []
+    for tokens in (64, 256):
+        call = Case("dcmha", heads=2, batch=1, tokens=tokens).call(torch.float32, device)
+        spec = spec_of(call)
+        blocks = low_rank_launch.LowRank(tensors_of_call(call, spec), spec).blocks()
+        assert blocks[0].top == 0 and blocks[-1].end == tokens
+        assert all(a.end == b.top for a, b in pairwise(blocks))
+        most.append(max((b.end - b.top) * (b.end - b.first) for b in blocks))
+    assert most[1] <= most[0] * 2
