@@ -106,6 +106,21 @@ def test_trials_cross_tiles_at_odd_lengths_and_multiples_of_16(
         assert few[0] == many[0] == 1 and many[1] > 512  # so many that programs share the keys
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(1, 11), (4, 11), (9, 9)])
+def test_calls_that_continue_a_cache_qualify(
+    queries: int, keys: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sum of the values before the first query is no input of a kernel."""
+    from dataclasses import replace
+
+    case = Case("sas", heads=2, batch=1, tokens=keys, queries=None if queries == keys else queries)
+    call = case.call(torch.float32, device)
+    B, G, _, width = call.v.shape
+    call = replace(call, running=(torch.ones(B, G, width).to(device), torch.ones(B, 1).to(device)))
+    monkeypatch.setattr(triton, "trials", lambda kind: [(queries, keys)])
+    assert trial.tried(triton, call, qualify.kind_of(triton, call)).why is None
+
+
 def test_tile_sizes_and_precision_are_part_of_the_key(device: str) -> None:
     from softmap.ops.triton.configs import override
 

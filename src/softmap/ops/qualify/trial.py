@@ -144,7 +144,7 @@ def call_like(call: Call, queries: int, keys: int, seed: int) -> Call:
             made = draw((BATCH, t.shape[1], tokens[kind], t.shape[3]), t)
             flat.append(_laid(made, t))
     part = replace(call.unflatten(flat), scale=call.q.shape[3] ** -0.5)
-    return _placed(part, draw, keys, queries)
+    return _placed(part, keys, queries)
 
 
 def _named(call: Call) -> list[tuple[str, str]]:
@@ -178,10 +178,14 @@ def _laid(t: Tensor, like: Tensor) -> Tensor:
     return t.transpose(1, 2).contiguous().transpose(1, 2) if inner else t
 
 
-def _placed(call: Call, draw: Callable[..., Tensor], keys: int, queries: int) -> Call:
-    """Returns the call with masks and positions of the kinds that it had, for its new length."""
+def _placed(call: Call, keys: int, queries: int) -> Call:
+    """Returns the call with masks and positions of the kinds that it had, for its new length.
+
+    A sum of earlier values is left out: it has no gradient, so the reference, which reads these
+    values from the map, could not be compared; no kernel reads it.
+    """
     place = torch.arange(keys, device=call.q.device)[None]
-    cols, valid, starts, running = place, call.valid, call.starts, call.running
+    cols, valid, starts = place, call.valid, call.starts
     apart = call.rows.shape[0] > 1 or call.batch == 1  # each sequence has positions of its own
     if valid is not None:  # a fifth of the first sequence, at its left
         valid = torch.ones(BATCH, keys, dtype=torch.bool, device=place.device)
@@ -192,14 +196,11 @@ def _placed(call: Call, draw: Callable[..., Tensor], keys: int, queries: int) ->
         begins = begins if apart else begins[:1]
         starts = torch.where(place >= begins, begins, 0)
         cols = place - starts
-    if running is not None:
-        total = draw((BATCH, *running[0].shape[1:]), running[0])
-        running = total, torch.full((BATCH, 1), 7, dtype=running[1].dtype, device=total.device)
     cols = (cols.expand(BATCH, -1) if apart else cols).to(call.cols.dtype)
     window = None if call.window is None else keys // 3 + 1
     return replace(
         call, rows=cols[:, keys - queries :].to(call.rows.dtype), cols=cols, valid=valid,
-        starts=starts, running=running, window=window,
+        starts=starts, running=None, window=window,
     )  # fmt: skip
 
 
