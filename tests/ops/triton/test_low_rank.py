@@ -129,3 +129,16 @@ def test_memory_is_linear_in_the_length(device: str, monkeypatch: pytest.MonkeyP
         assert all(a.end == b.top for a, b in pairwise(blocks))
         most.append(max((b.end - b.top) * (b.end - b.first) for b in blocks))
     assert most[1] <= most[0] * 2
+
+
+def test_blocks_follow_the_window(device: str) -> None:
+    """They hold the keys that their rows see and few others, and begin at whole tiles."""
+    from softmap.ops.triton import low_rank_launch
+    from softmap.ops.triton.plan import spec_of, tensors_of_call
+
+    call = Case("dcmha", heads=2, batch=1, tokens=250, window=33).call(torch.float32, device)
+    spec = spec_of(call)
+    blocks = low_rank_launch.LowRank(tensors_of_call(call, spec), spec).blocks()
+    assert [b.top for b in blocks] == list(range(0, 250, 16)) and blocks[-1].end == 250
+    for b in blocks:
+        assert b.first % 16 == 0 and max(0, b.top - 32) - 16 < b.first <= max(0, b.top - 32)

@@ -14,7 +14,7 @@ from softmap.ops.triton import launch, low_rank
 from softmap.ops.triton.common import bundle, dot_precision, next_power
 from softmap.ops.triton.configs import LEAST, config
 from softmap.ops.triton.gradients import Backward, shaped
-from softmap.ops.triton.low_rank_maps import TILE, Adjoint, Block, Form, Maps, whole
+from softmap.ops.triton.low_rank_maps import Adjoint, Block, Form, Maps, whole
 from softmap.ops.triton.plan import FIXED, Link, Spec, named
 from softmap.ops.triton.sums import Sums
 
@@ -74,13 +74,18 @@ class LowRank:
                 n += len(link.tensors)
 
     def blocks(self) -> list[Block]:
-        """Returns the blocks. Two at least, since products compute all cells of a block."""
+        """Returns the blocks. Two at least and, with a window, none longer than it where that
+        leaves enough rows, since products compute all cells of a block. They begin at whole tiles.
+        """
         B, _, T, _ = self.t["q"].shape
-        size = B * T * MOST_RANK * self.t["q"].element_size()
-        n = max(1, min(max(MAP_BYTES // size, LEAST_ROWS // B), (T + 1) // 2))
-        n = whole(n)
         window = self.spec.window or T
-        return [Block(at, min(at + n, T), max(0, at - window + 1)) for at in range(0, T, n)]
+        size = B * min(T, 2 * window) * MOST_RANK * self.t["q"].element_size()
+        n = min(max(MAP_BYTES // size, LEAST_ROWS // B), (T + 1) // 2, max(window, LEAST_ROWS // B))
+        n = whole(max(1, n))
+        return [
+            Block(at, min(at + n, T), whole(max(0, at - window + 1), down=True))
+            for at in range(0, T, n)
+        ]
 
     def form(self, stage: str, which: str, x: Tensor, y: Tensor) -> Form | None:
         """Returns the form of x and y with a stage's factors q1 and k1, or q2 and k2; None where it
@@ -225,7 +230,7 @@ def _tiled(t: Tensor) -> Tensor:
     for a block that begins within one.
     """
     t = t.movedim(1, -1)
-    return pad(t, (0, whole(t.shape[-1]) + TILE - t.shape[-1])).contiguous()
+    return pad(t, (0, whole(t.shape[-1]) + whole(1) - t.shape[-1])).contiguous()
 
 
 def _learnt(spec: Spec) -> list[bool]:

@@ -201,9 +201,9 @@ def _of_heads(t: Tensor | None, d: int) -> Any:
     return None if t is None else bundle(t.unflatten(2, (-1, d)).transpose(1, 2))
 
 
-def whole(n: int) -> int:
-    """Returns the smallest multiple of a tile that is not below n."""
-    return -(-n // TILE) * TILE
+def whole(n: int, *, down: bool = False) -> int:
+    """Returns n rounded up, or down, to whole tiles."""
+    return (n if down else n + TILE - 1) // TILE * TILE
 
 
 def _each(t: Tensor | None) -> tuple[Tensor, ...]:
