@@ -1,4 +1,4 @@
-"""Measure tile sizes on the GPU at hand: six for each of three kernels; the fastest are kept.
+"""Measure tile sizes on the GPU at hand, six or eight for each kernel; the fastest are kept.
 
     python benchmarks/triton_tune.py dcmha --heads 16 --width 64
 
@@ -10,18 +10,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from triton_aot import call_of
 
 from softmap.errors import SoftmapError
 from softmap.ops.call import Call
 from softmap.ops.triton.configs import Config, cache_file, key, override, tuned
-from softmap.ops.triton.gradients import backward
-from softmap.ops.triton.launch import constants_of, forward
+from softmap.ops.triton.launch import constants_of
+from softmap.ops.triton.low_rank_launch import takes
+from softmap.ops.triton.operator import code
 from softmap.ops.triton.plan import FIXED, named, spec_of, tensors_of_call
 
 KERNELS = ("forward", "rows", "keys")
+LOW_RANK = (
+    Config(128, 64, 8, 2), Config(64, 64, 8, 2), Config(64, 64, 8, 3), Config(64, 64, 4, 2),
+    Config(64, 32, 4, 1), Config(64, 32, 4, 2), Config(32, 64, 4, 1), Config(32, 64, 4, 2),
+)  # fmt: skip
 ONE_HEAD = (
     Config(128, 64, 4, 3), Config(128, 64, 8, 3), Config(64, 64, 4, 3), Config(64, 128, 8, 2),
     Config(64, 64, 8, 2), Config(64, 32, 4, 2),
@@ -45,25 +50,30 @@ def tune(call: Call, timer: Timer | None = None) -> dict[str, Config]:
     spec = spec_of(call)
     flat = [t.detach() for t in tensors_of_call(call, spec)]
     needs = [n < 3 or n >= len(FIXED) for n in range(len(flat))]
+    (forward, backward), low_rank = code(spec, flat), takes(spec, flat)
+    sizes = LOW_RANK if low_rank else ALL_HEADS if spec.mixes else ONE_HEAD
     o, lse = forward(flat, spec)
 
     def both() -> None:
         backward(o, o, lse, flat, spec, needs)
 
     found: dict[str, Config] = {}
-    for kernel in KERNELS:
+    for kernel in (*KERNELS, "sums") if low_rank else KERNELS:
         run = (lambda: forward(flat, spec)) if kernel == "forward" else both
         t = named(flat)
-        width = max(constants_of(kernel, spec, t)[1][n] for n in ("DP", "VP"))
-        name = key(kernel, spec.tile_heads()[0], width, t["q"].element_size())
-        found[name] = _fastest(kernel, run, timer or _median, spec.mixes)
+        width = max(constants_of("forward", spec, t)[1][n] for n in ("DP", "VP"))
+        heads = 0 if low_rank else spec.tile_heads()[0]
+        name = key(kernel, heads, width, t["q"].element_size(), low_rank)
+        found[name] = _fastest(kernel, run, timer or _median, sizes)
     _keep(found)
     return found
 
 
-def _fastest(kernel: str, run: Callable[[], object], timer: Timer, mixes: bool) -> Config:
+def _fastest(
+    kernel: str, run: Callable[[], object], timer: Timer, choices: Sequence[Config]
+) -> Config:
     times: dict[Config, float] = {}
-    for sizes in ALL_HEADS if mixes else ONE_HEAD:
+    for sizes in choices:
         with override(*sizes, kernel=kernel):
             try:
                 times[sizes] = timer(run)

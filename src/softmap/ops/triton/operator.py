@@ -7,6 +7,7 @@ usual.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,17 +16,26 @@ from torch import Tensor
 from softmap.maps import first_order
 from softmap.ops.call import Call
 from softmap.ops.folded import finish
-from softmap.ops.triton.plan import loads, named, spec_of, tensors_of_call
+from softmap.ops.triton.plan import Spec, loads, named, spec_of, tensors_of_call
+
+
+def code(spec: Spec, tensors: list[Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Returns the forward and the backward function: the template's, or those of compositions of
+    low rank.
+    """
+    from softmap.ops.triton import gradients, launch, low_rank_launch
+
+    if low_rank_launch.takes(spec, tensors):
+        return low_rank_launch.forward, low_rank_launch.backward
+    return launch.forward, gradients.backward
 
 
 @torch.library.custom_op("softmap::edited_attention", mutates_args=())
 def edited_attention(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
-    """Returns (o, lse) by ``launch.forward``, or by ``low_rank_launch`` where it takes the call."""
-    from softmap.ops.triton import launch, low_rank_launch
-
+    """Returns o and lse."""
     plan = loads(spec)
-    by = low_rank_launch if low_rank_launch.takes(plan, tensors) else launch
-    return by.forward(tensors, plan)
+    found: tuple[Tensor, Tensor] = code(plan, tensors)[0](tensors, plan)
+    return found
 
 
 @edited_attention.register_fake
@@ -39,14 +49,10 @@ def _(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
 def edited_attention_backward(
     grad: Tensor, o: Tensor, lse: Tensor, tensors: list[Tensor], spec: str, needs: list[bool]
 ) -> list[Tensor]:
-    """Returns the gradients of the tensors that ``needs`` names, by ``gradients.backward``, or by
-    ``low_rank_launch`` where it takes the call.
-    """
-    from softmap.ops.triton import gradients, low_rank_launch
-
+    """Returns the gradients of the tensors that ``needs`` names."""
     plan = loads(spec)
-    by = low_rank_launch if low_rank_launch.takes(plan, tensors) else gradients
-    return by.backward(grad, o, lse, tensors, plan, needs)
+    found: list[Tensor] = code(plan, tensors)[1](grad, o, lse, tensors, plan, needs)
+    return found
 
 
 @edited_attention_backward.register_fake
