@@ -19,7 +19,7 @@ logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
-class Grafted:
+class GraftReport:
     """What a graft has done to a model.
 
     Attributes:
@@ -70,7 +70,7 @@ def graft(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Any
     return model
 
 
-def grafted(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> Grafted:
+def grafted(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> GraftReport:
     """Call [`graft`][], and return what it has done."""
     label = graft_part(to)
     check_backend(impl)
@@ -89,7 +89,7 @@ def grafted(model: Any, to: Any, layers: Any = None, *, impl: str = "auto") -> G
         before = _of_family(model, n) if old is None else _Before.of(old[n])
         made = _attention(model.base_model.layers[n])
         changes |= dict.fromkeys([*_started(made, before.edits), *_placed(made, before, sizes)])
-    return Grafted(label, added, list(changes))
+    return GraftReport(label, added, list(changes))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from softmap.data import DataConfig
 from softmap.errors import SoftmapError
 from softmap.evals.subject import Subject
 from softmap.files import sealed
-from softmap.hf.graft import Grafted, grafted
+from softmap.hf.graft import GraftReport, grafted
 from softmap.interop.folder import TOKENIZER_FILES
 from softmap.lab.asking.models import ModelFolder, load
 from softmap.lab.generate import model_folder
@@ -83,7 +83,7 @@ class GraftSource:
                 shutil.copyfile(self.folder / name, folder / name)
 
 
-def put(model: Any, to: str, layers: Any) -> Grafted:
+def put(model: Any, to: str, layers: Any) -> GraftReport:
     """Put the variant into the model as [`softmap.hf.graft.grafted`][] does; errors name the
     variant.
     """
