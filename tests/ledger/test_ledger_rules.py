@@ -19,6 +19,7 @@ from softmap.claims._rules import (
     of_row,
 )
 from softmap.ledger.judge import differences
+from softmap.ledger.table import effect
 
 # Five runs each, so alike that an interval is a tenth of the margin; and so wide that it is ten.
 QUIET, LOUD = [-2e-4, -1e-4, 0.0, 1e-4, 2e-4], [-0.1, -0.05, 0.0, 0.05, 0.1]
@@ -126,3 +127,21 @@ def test_ratios_are_judged_around_one() -> None:
     assert of_row(one) == REPRODUCED
     assert of_row(dataclasses.replace(one, margin=0.05)) == CONTRADICTED
     assert of_row(dataclasses.replace(one, expects="lower")) == REPRODUCED
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.0436, 0.0231, 0.066), "+0.044 [+0.023, +0.066]"),
+        ((0.000945, 0.000462, 0.00143), "+0.0009 [+0.0005, +0.0014]"),
+        ((0.0000143, -0.0000562, 0.0000848), "+0.000014 [−0.000056, +0.000085]"),
+        ((0.0, 0.0, 0.0), "0.000 [0.000, 0.000]"),
+        ((15.2, 9.963, 20.5), "+15.2 [+9.963, +20.5]"),
+        ((0.002, None, None), "+0.0020"),
+    ],
+)
+def test_small_effects_are_written_with_digits_that_show_them(
+    numbers: tuple[float | None, ...], text: str
+) -> None:
+    found = dict(zip(("mean", "low", "high"), numbers, strict=True)) | {"lost": ""}
+    assert effect(found, {"measure": {"unit": "nats"}}) == text

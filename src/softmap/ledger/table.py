@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -58,13 +59,22 @@ def effect(row: Mapping[str, Any], study: Mapping[str, Any]) -> str:
         return "most trainings diverged"
     if row["mean"] is None:
         return "no runs"
+    digits = decimals(row)
+    mean, low, high = (number(row[n], study, digits) for n in ("mean", "low", "high"))
     if row["low"] is None and row["high"] is None:  # no spread is known
-        return number(row["mean"], study)
-    low, high = (number(row[end], study) for end in ("low", "high"))
-    return f"{number(row['mean'], study)} [{low}, {high}]"
+        return mean
+    return f"{mean} [{low}, {high}]"
 
 
-def number(value: float | None, study: Mapping[str, Any]) -> str:
+def decimals(row: Mapping[str, Any]) -> int:
+    """Returns the decimals of a row's numbers: three, and more where the largest is so small that
+    it would have less than two digits.
+    """
+    largest = max(abs(row[n] or 0.0) for n in ("mean", "low", "high"))
+    return 3 if largest == 0 or largest >= 0.01 else 1 - math.floor(math.log10(largest))
+
+
+def number(value: float | None, study: Mapping[str, Any], digits: int) -> str:
     """Returns a ratio or a signed difference; three dots stand for an end that the runs cannot
     tell.
     """
@@ -72,4 +82,4 @@ def number(value: float | None, study: Mapping[str, Any]) -> str:
         return "…"
     if study["measure"]["unit"] == "x":
         return f"{value:.2f}{TIMES}"
-    return signed(value, 3 if abs(value) < 10 else 1)
+    return signed(value, digits if abs(value) < 10 else 1)
