@@ -226,11 +226,9 @@ def _maps(form: Form | None, at: Block, scale: float) -> Maps | None:
 
 
 def _tiled(t: Tensor) -> Tensor:
-    """Returns (b, ..., tokens) of (b, tokens, ...), with zeros up to whole tiles, and one more tile
-    for a block that begins within one.
-    """
+    """Returns (b, ..., tokens) of (b, tokens, ...), with zeros up to whole tiles."""
     t = t.movedim(1, -1)
-    return pad(t, (0, whole(t.shape[-1]) + whole(1) - t.shape[-1])).contiguous()
+    return pad(t, (0, whole(t.shape[-1]) - t.shape[-1])).contiguous()
 
 
 def _learnt(spec: Spec) -> list[bool]:
