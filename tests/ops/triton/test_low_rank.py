@@ -91,7 +91,8 @@ def test_half_precision(device: str, taken: list[int]) -> None:
     "case",
     [
         Case("dcmha(static=true)"), Case("dcmha(rank=3)"), Case("dcmha+alibi"), Case("dcmha+diff"),
-        Case("dcmha", queries=3), Case("talking-heads"), Case("dcmha", tokens=1),
+        Case("dcmha", queries=3), Case("talking-heads"), Case("dcmha", tokens=1), Case("fire"),
+        Case("talking-heads+fire"), Case("dcmha(low_rank=false)+kerple"),
     ],
     ids=str,
 )  # fmt: skip
@@ -102,6 +103,38 @@ def test_other_calls_take_the_template(case: Case, device: str) -> None:
     call = case.call(torch.float32, device)
     spec = spec_of(call)
     assert not takes(loads(spec.dumps()), tensors_of_call(call, spec))
+
+
+def test_gradients_lie_as_the_fake_operator_says(device: str) -> None:
+    """Contiguous, whatever the strides of the inputs, for a compiler relies on it."""
+    from softmap.ops.triton.operator import code
+    from softmap.ops.triton.plan import FIXED, spec_of, tensors_of_call
+
+    call = Case("dcmha", heads=2, head_dim=4, tokens=5, batch=1).call(torch.float32, device)
+    spec = spec_of(call)
+    flat = tensors_of_call(call, spec)
+    flat[:3] = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in flat[:3]]
+    forward, backward = code(spec, flat)
+    o, lse = forward(flat, spec)
+    needs = [n != 1 and (n < 3 or n >= len(FIXED)) for n in range(len(flat))]
+    found = backward(o, o, lse, flat, spec, needs)
+    assert len(found) == sum(needs)
+    wanted = [t for t, need in zip(flat, needs, strict=True) if need]
+    for t, like in zip(found, wanted, strict=True):
+        assert t.is_contiguous() and t.shape == like.shape and t.dtype == like.dtype
+    assert o.is_contiguous()
+
+
+def test_sizes_that_would_read_beyond_the_maps_are_refused(device: str) -> None:
+    from softmap.errors import SoftmapError
+    from softmap.ops.triton.configs import override
+    from softmap.ops.triton.low_rank_launch import forward
+    from softmap.ops.triton.plan import spec_of, tensors_of_call
+
+    call = Case("dcmha", heads=2, head_dim=4, tokens=5, batch=1).call(torch.float32, device)
+    spec = spec_of(call)
+    with override(16, 32, kernel="rows"), pytest.raises(SoftmapError, match="rows must divide 16"):
+        forward(tensors_of_call(call, spec), spec)
 
 
 def test_narrow_calls_take_the_template(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,10 +149,12 @@ def test_narrow_calls_take_the_template(device: str, monkeypatch: pytest.MonkeyP
     assert not low_rank_launch.takes(spec, flat)
     monkeypatch.setattr(low_rank_launch, "MOST_CHANNELS", 31)
     assert low_rank_launch.takes(spec, flat)
+    monkeypatch.setattr(low_rank_launch, "MOST_WIDTH", 7)
+    assert not low_rank_launch.takes(spec, flat)
 
 
 def test_memory_is_linear_in_the_length(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Four times the tokens: four times as many blocks, each of maps not larger than before."""
+    """Of four times the tokens a block's maps are at most twice as large, by rounding to tiles."""
     from softmap.ops.triton import low_rank_launch
     from softmap.ops.triton.plan import spec_of, tensors_of_call
 

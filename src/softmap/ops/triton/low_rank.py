@@ -15,8 +15,8 @@ factors exchanged:
 Tensors of an edit, t = (factors of the rows, gains of the rows, factors of the keys, gains of the
 keys, maps Q, maps K), each a bundle or None. Factors (B, r, H, tokens) are those that stay at the
 map's own head: q2 and k2 of the scores, q1 and k1 of the weights; gains are (B, H, tokens), maps
-(B, r, T, S). They lie in memory that goes on, with finite numbers, to the end of the last tile, so
-that nothing is masked: what is beyond the mask of the call is hidden anyway.
+(B, r, T, S). They lie in memory that continues, filled with finite numbers, to the end of the last
+tile, so that no read is masked: what the mask of the call excludes is hidden anyway.
 """
 
 import triton

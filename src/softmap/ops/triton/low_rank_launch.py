@@ -6,10 +6,13 @@ Maps are B x r x rows x keys numbers: linear in the length for a block of fixed 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from softmap.errors import SoftmapError
 from softmap.ops.triton import launch, low_rank
 from softmap.ops.triton.common import bundle, dot_precision, next_power
 from softmap.ops.triton.configs import LEAST, config
@@ -19,10 +22,12 @@ from softmap.ops.triton.plan import FIXED, Link, Spec, named
 from softmap.ops.triton.sums import Sums
 
 MOST_RANK = 2  # low_rank.sums_over_heads holds so many pairs of tiles
-# Channels of all heads: up to here the template, which needs less memory, is as fast (16 heads of
-# 64: with Triton 3.6 it takes a fifth more time; at 32 of 128 four times as much).
+# Channels of all heads: up to here the template keeps its accumulators in registers. It needs less
+# memory, and took a sixth more time on an H100 (16 heads of 64, Triton 3.6); at 32 heads of 128 it
+# took four times as much.
 MOST_CHANNELS = 1024
-MAP_BYTES = 128 << 20  # of a block's maps of one side
+MOST_WIDTH = 128  # of a head: wider tiles of maps and vectors do not fit in shared memory
+MAP_BYTES = 128 << 20  # of a block's maps of one side, where that leaves LEAST_ROWS
 LEAST_ROWS = 1024  # of a block, in all sequences together: fewer leave a GPU idle
 
 # The tensors of a composition as the tile code of its stage calls them (``low_rank``).
@@ -33,26 +38,33 @@ NAMES = {
 Factors = tuple[Tensor | None, Tensor | None]
 
 
+FACTORS = ("q1", "q2", "k1", "k2")
+
+
 def takes(spec: Spec, flat: list[Tensor]) -> bool:
     """Whether the call is self-attention of a kind that ``suits``."""
     t = named(flat)
-    if not t["q"].shape[2] == t["k"].shape[2] > 1:
-        return False
     names = [name for link in spec.scores + spec.weights for name, _ in link.tensors]
-    both = zip(names, flat[len(FIXED) :], strict=True)
-    ranks = [t.shape[2] for name, t in both if name[1:] in ("1", "2")]
-    return suits(spec, ranks, max(t[n].shape[3] for n in "qv"))
+    shapes = [(name, x.shape[2:]) for name, x in zip(names, flat[len(FIXED) :], strict=True)]
+    whole_ = t["q"].shape[2] == t["k"].shape[2] > 1
+    return whole_ and suits(spec, shapes, max(t[n].shape[3] for n in "qv"))
 
 
-def suits(spec: Spec, ranks: list[int], width: int) -> bool:
-    """Whether all edits are compositions of low rank, at most one a stage, and the heads of
-    ``width`` channels too many for the template's accumulators of all heads.
+def suits(spec: Spec, shapes: Iterable[tuple[str, Sequence[int]]], width: int) -> bool:
+    """Whether all edits are compositions of low rank, at most one a stage, and the channels of all
+    heads too many for the template's accumulators.
+
+    Args:
+        shapes: the edits' tensors: name, and shape without sequences and tokens.
+        width: the channels of the widest head.
     """
     links = spec.scores + spec.weights
-    plain = all(x.kernel == "compose" and "static" not in dict(x.tensors) for x in links)
+    if any(x.kernel != "compose" or "static" in dict(x.tensors) for x in links):
+        return False
+    low = all(shape[0] <= MOST_RANK for name, shape in shapes if name in FACTORS)
     single = max(len(spec.scores), len(spec.weights)) == 1
-    low = max(ranks, default=0) <= MOST_RANK
-    return plain and single and low and spec.heads[0] * width > MOST_CHANNELS
+    wide = spec.heads[0] * width > MOST_CHANNELS and width <= MOST_WIDTH
+    return low and single and wide
 
 
 class LowRank:
@@ -64,6 +76,7 @@ class LowRank:
 
     def __init__(self, flat: list[Tensor], spec: Spec) -> None:
         self.flat, self.spec, self.t = flat, spec, named(flat)
+        check_tiles(self.t)
         self.place: dict[str, dict[str, int]] = {}
         self.tiles: dict[str, dict[str, Tensor]] = {}
         n = len(FIXED)
@@ -74,8 +87,9 @@ class LowRank:
                 n += len(link.tensors)
 
     def blocks(self) -> list[Block]:
-        """Returns the blocks. Two at least and, with a window, none longer than it where that
-        leaves enough rows, since products compute all cells of a block. They begin at whole tiles.
+        """Returns the blocks: two where there are more rows than a tile has and, with a window,
+        none longer than it where that leaves enough rows, since products compute all cells of a
+        block. They begin at whole tiles.
         """
         B, _, T, _ = self.t["q"].shape
         window = self.spec.window or T
@@ -131,6 +145,18 @@ class LowRank:
         return found
 
 
+def check_tiles(t: dict[str, Tensor]) -> None:
+    """Raise ``SoftmapError`` for sizes by which kernels would read beyond the maps' whole tiles."""
+    width = max(LEAST, *(next_power(t[n].shape[3]) for n in "qv"))
+    for kernel in ("forward", "rows", "keys", "sums"):
+        sizes = config(kernel, 0, width, t["q"].element_size(), low_rank=True)
+        if whole(1) % sizes.rows or whole(1) % sizes.keys:
+            raise SoftmapError(
+                f"tiles of the Triton kernel {kernel} must divide {whole(1)}, "
+                f"found {sizes.rows} x {sizes.keys}"
+            )
+
+
 class Found:
     """The gradients of the compositions' tensors, in float32, by their places in the flat list."""
 
@@ -167,7 +193,7 @@ def forward(flat: list[Tensor], spec: Spec) -> tuple[Tensor, Tensor]:
     B, H, T, _ = q.shape
     o, lse = v.new_empty(B, H, T, v.shape[3]), q.new_empty(B, H, T, dtype=torch.float32)
     pre, post = call.form("scores", "1", q, k), call.form("weights", "2", o, v)
-    added = None if post is None else Adjoint(post, y=False)
+    added = None if post is None else Adjoint(post, rest=False)
     for at in call.blocks():
         part = call.part(at, scores=_maps(pre, at, spec.scale))
         o[:, :, at.rows], lse[:, :, at.rows] = launch.forward(*part)
@@ -193,7 +219,7 @@ def backward(
     for at in call.blocks():
         maps = _maps(pre, at, spec.scale), _maps(post, at, 1.0)
         part, own = call.part(at, scores=maps[0], weights=maps[1])
-        rows = slice(at.top, at.end)
+        rows = at.rows
         block = Backward(grad[:, :, rows], o[:, :, rows], lse[:, :, rows], part, own)
         sums = Sums(part, own, _learnt(own))
         dq[:, :, rows] = block.rows(sums.stages)
@@ -259,14 +285,9 @@ def _sum_heads(
     sizes = config("sums", 0, max(DP, VP), t["q"].element_size(), low_rank=True)
     launch.launch_sized(
         low_rank.sums_over_heads, (-(-S // sizes.keys), -(-T // sizes.rows), B), sizes,
-        *(bundle(t[n]) for n in "qkv"), bundle(do), _rows(lse), _rows(delta), launch.mask(t)[0],
+        *(bundle(t[n]) for n in "qkv"), bundle(do), bundle(lse), bundle(delta), launch.mask(t)[0],
         scores.args, weights.args, *(bundle(x, B) for x in factors), *(bundle(x) for x in room),
         T, S, spec.scale, D=d, DV=dv, HEADS=spec.heads, **launch.edits(scores, "SCORE"),
         **launch.edits(weights, "WEIGHT", adjoints=True), GRADIENT=block is not None, RANK=rank,
         DP=DP, VP=VP, PRECISION=dot_precision(t["q"].dtype),
     )  # fmt: skip
-
-
-def _rows(t: Tensor | None) -> tuple[Tensor, int, int] | None:
-    """Returns a number per head and row (B, H, T) as kernels take it."""
-    return None if t is None else (t, t.stride(0), t.stride(1))

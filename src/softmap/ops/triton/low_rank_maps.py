@@ -26,6 +26,9 @@ from softmap.ops.triton import low_rank_vectors as vectors
 from softmap.ops.triton.closed import over_tokens
 from softmap.ops.triton.common import bundle
 
+# Sums over heads of cells that no row sees may exceed what float16 holds; a gradient would multiply
+# their infinity by zero.
+LARGEST = torch.finfo(torch.float16).max
 TILE = 128  # maps lie in memory of whole tiles, the largest that kernels read them by
 
 
@@ -124,6 +127,9 @@ class Form:
             _multiply(_of(found.rows, r), fx[:, at.rows], self.flat_y[:, at.keys].mT, scale)
         for r, gy in enumerate(self.gy):
             _multiply(_of(found.keys, r), self.flat_x[:, at.rows], gy[:, at.keys].mT, scale)
+        for m in found:
+            if m is not None and m.dtype == torch.float16:
+                m.clamp_(-LARGEST, LARGEST)
         return found
 
 
@@ -132,17 +138,17 @@ class Adjoint:
 
     Args:
         x: whether the gradient of x is wanted.
-        y: whether those of y, f and g are.
+        rest: whether those of y, f and g are.
     """
 
-    def __init__(self, form: Form, *, x: bool = True, y: bool = True) -> None:
-        self.form = form
+    def __init__(self, form: Form, *, x: bool = True, rest: bool = True) -> None:
+        self.form, self._rest = form, rest
         (B, H, T, d), G = form.x.shape, form.y.shape[1]
         zeros = partial(torch.zeros, dtype=torch.float32, device=form.x.device)
         self._z = [form.x.new_empty(B, T, G * d) for _ in _each(form.f)]
-        self._x = zeros(B, T, H * d) if x else None
-        self._y = zeros(B, T, G * d) if y else None
-        self._w = [zeros(B, T, H * d) for _ in _each(form.g)] if y else []
+        self._x = zeros(B, T, H * d) if x and form.g is not None else None
+        self._y = zeros(B, T, G * d) if rest and form.f is not None else None
+        self._w = [zeros(B, T, H * d) for _ in _each(form.g)] if rest else []
 
     def add(self, m: Maps, at: Block) -> None:
         """Takes the gradients of a block's maps."""
@@ -162,16 +168,18 @@ class Adjoint:
         """Returns the gradient of x plus ``more``, in x's dtype, and that of f unless only x is
         wanted.
         """
-        out = torch.empty_like(self.form.x)
+        out = torch.empty_like(self.form.x, memory_format=torch.contiguous_format)
         return out, self._gather(self.form.x, self.form.f, self._z, self._x, more, out)
 
     def y(self, more: Tensor) -> tuple[Tensor, Tensor | None]:
         """Returns the gradient of y plus ``more``, in y's dtype, and that of g."""
-        out = torch.empty_like(self.form.y)
+        out = torch.empty_like(self.form.y, memory_format=torch.contiguous_format)
         return out, self._gather(self.form.y, self.form.g, self._w, self._y, more, out)
 
     def f(self) -> Tensor | None:
         """Returns the gradient of f alone."""
+        if self.form.f is None:
+            return None
         return self._gather(self.form.x, self.form.f, self._z, None, None, None)
 
     def _gather(
@@ -186,7 +194,7 @@ class Adjoint:
         """Stores own + more + sum_r factors_r z_r in ``out``; returns the factors' gradient."""
         (B, heads, T, d), H = x.shape, self.form.x.shape[1]
         df = None
-        if factors is not None and self._y is not None:
+        if factors is not None and self._rest:
             df = x.new_empty(B, T, factors.shape[2], H, dtype=torch.float32)
         over_tokens(
             vectors.gather, x, bundle(x), bundle(factors, B), tuple(_of_heads(t, d) for t in z),
@@ -223,7 +231,9 @@ def _multiply(out: Tensor, a: Tensor, b: Tensor, scale: float) -> None:
 
 def _add(out: Tensor, a: Tensor, b: Tensor) -> None:
     """Adds a b to ``out``, which is float32."""
-    if a.is_cuda and a.dtype != torch.float32:
-        torch.baddbmm(out, a, b, out_dtype=torch.float32, out=out)
-    else:
-        out += a @ b
+    if a.dtype == out.dtype:
+        torch.baddbmm(out, a, b, out=out)
+    elif a.is_cuda:
+        torch.baddbmm(out, a, b, out_dtype=out.dtype, out=out)
+    else:  # in the interpreter
+        out += torch.bmm(a, b)

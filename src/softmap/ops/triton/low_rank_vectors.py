@@ -85,9 +85,6 @@ def gather(
                 total += factor(f, h, t, T, r) * part
                 if df is not None:
                     inner = tl.sum(part * read(x, own, t, c, mask), 1, keep_dims=True)
-                    place = (
-                        df[0] + tl.program_id(2).to(tl.int64) * df[1] + t * df[2] + r * df[3] + h
-                    )
-                    tl.store(place, inner, mask=t < T)
+                    tl.store(place(df, h, t, r), inner, mask=t < T)
     if out is not None:
         write(out, own, t, c, mask, total)

@@ -52,7 +52,7 @@ def tiles(kind: CallKind) -> Tiles:
     if taps:
         return {"score_conv": list(tile_of(kind.heads[0], kind.widths[0], taps, size))}
     spec = Spec(kind.heads, 0.0, _links(kind, "scores"), _links(kind, "weights"))
-    low_rank = low_rank_launch.suits(spec, _ranks(kind), width)
+    low_rank = low_rank_launch.suits(spec, _shapes(kind), width)
     width = max(LEAST, next_power(width))
     if kind.queries == "all" and low_rank:
         return {n: list(config(n, 0, width, size, low_rank=True)) for n in (*KERNELS, "sums")}
@@ -60,10 +60,9 @@ def tiles(kind: CallKind) -> Tiles:
     return {name: list(config(name, heads, width, size)) for name in KERNELS}
 
 
-def _ranks(kind: CallKind) -> list[int]:
-    """Returns the ranks of all factors of compositions."""
-    tensors = [(name, shape) for *_, own in kind.edits for _, name, shape, _ in own]
-    return [shape[0] for name, shape in tensors if name[1:] in ("1", "2")]
+def _shapes(kind: CallKind) -> list[tuple[str, tuple[int, ...]]]:
+    """Returns name and shape, without sequences and tokens, of the edits' tensors."""
+    return [(name, shape) for *_, tensors in kind.edits for _, name, shape, _ in tensors]
 
 
 def _links(kind: CallKind, stage: str) -> tuple[Link, ...]:
