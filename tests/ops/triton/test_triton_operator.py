@@ -85,18 +85,22 @@ CODE = """
 import sys, torch
 from triton_compiling import compiling
 from triton_cases import Case
+from softmap.ops.triton.operator import code
 from softmap.ops.triton.plan import FIXED, spec_of, tensors_of_call
-from softmap.ops.triton.gradients import backward
-from softmap.ops.triton.launch import forward
-for variant in sys.argv[1:]:
-    call = Case(variant, heads=2, head_dim=16, batch=1).call(torch.float16, "cpu")
+heads, width = map(int, sys.argv[1].split("x"))
+for variant in sys.argv[2:]:
+    call = Case(variant, heads=heads, head_dim=width, batch=1).call(torch.float16, "cpu")
     spec = spec_of(call)
     flat = tensors_of_call(call, spec)
+    forward, backward = code(spec, flat)
     with torch.no_grad(), compiling(90) as found:
         o, lse = forward(flat, spec)
         backward(o, o, lse, flat, spec, [n < 3 or n >= len(FIXED) for n in range(len(flat))])
-    assert [row["kernel"] for row in found] == ["forward", "rows", "keys"], found
-    assert all(row["registers"] > 16 and row["shared"] > 0 for row in found), found
+    names = {row["kernel"] for row in found}
+    more = {"sums_over_heads", "weigh", "gather"} if heads * width > 1024 else set()
+    assert names == {"forward", "rows", "keys"} | more, names
+    tiles = [row for row in found if row["rows"]]
+    assert all(row["registers"] > 16 and 0 < row["shared"] < 227 << 10 for row in tiles), tiles
 """
 # Here a stage is a chain of two edits, which compiles otherwise than it is interpreted.
 CHAINS = ("dcmha(static=true)+sas+kerple", "talking-heads+diff2+fire", "diff+talking-heads+alibi")
@@ -112,7 +116,12 @@ def test_chains_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     _compile(monkeypatch, "dcmha", "kerple", *CHAINS)
 
 
-def _compile(monkeypatch: pytest.MonkeyPatch, *variants: str) -> None:
+@pytest.mark.slow
+def test_compositions_of_low_rank_compile(monkeypatch: pytest.MonkeyPatch) -> None:
+    _compile(monkeypatch, "dcmha", sizes="9x128")
+
+
+def _compile(monkeypatch: pytest.MonkeyPatch, *variants: str, sizes: str = "2x16") -> None:
     """In a process of its own, whose kernels are not the interpreter's."""
     from triton_compiling import available
 
@@ -122,6 +131,6 @@ def _compile(monkeypatch: pytest.MonkeyPatch, *variants: str) -> None:
     here = Path(__file__).parent
     folders = (here, here.parents[2] / "benchmarks")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, folders)), prepend=os.pathsep)
-    command = [sys.executable, "-c", CODE, *variants]
+    command = [sys.executable, "-c", CODE, sizes, *variants]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
