@@ -22,8 +22,18 @@ BEGIN, END = "<!-- ledger -->\n", "<!-- end -->"
 def filled(page: str) -> str:
     """Returns the page with a section for each result between its marks."""
     before, rest = page.split(BEGIN)
-    sections = "\n\n".join(map(section, sorted(latest([RESULTS]).items())))
+    found = latest([RESULTS])
+    sections = "\n\n".join(["\n".join(overview(found)), *map(section, sorted(found.items()))])
     return f"{before}{BEGIN}\n{sections}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def overview(found: dict[tuple[str, str], dict[str, Any]]) -> Iterator[str]:
+    """Yields the lines of a table, a claim a row."""
+    yield "| claim | scale | verdict | |"
+    yield "| --- " * 4 + "|"
+    for (name, scale), result in sorted(found.items()):
+        link = f"[{name}](#{name}-{result['verdict'].replace(' ', '-')})"
+        yield f"| {link} | {scale} | {result['verdict']} | {find(name).sentence} |"
 
 
 def section(one: tuple[tuple[str, str], dict[str, Any]]) -> str:
@@ -44,7 +54,7 @@ def tables(result: dict[str, Any]) -> Iterator[list[str]]:
     for stage in result["stages"]:
         for study in stage["studies"]:
             rows = [row for part in study["parts"] for row in part["rows"]]
-            title = f"{study['measure']['title']}, {stage['base']}"
+            title = f"{study['measure']['title']}, {stage['base']}".replace("|", "\\|")
             yield [
                 f"| {title} | beside | difference | expected | verdict |",
                 "| --- " * 5 + "|",

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from softmap.errors import SoftmapError
 from softmap.hf import graft
-from softmap.hf.graft import Grafted, grafted
+from softmap.hf.graft import GraftReport, grafted
 from softmap.nn import Attention
 from softmap.testing.subject import seeded
 
@@ -46,7 +46,7 @@ def decoded(model: Any) -> torch.Tensor:
     return torch.cat(found, 1)
 
 
-def put(model: Any, to: str, **options: Any) -> Grafted:
+def put(model: Any, to: str, **options: Any) -> GraftReport:
     with seeded(1):
         return grafted(model, to, **options)
 
