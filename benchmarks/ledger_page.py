@@ -1,6 +1,8 @@
-"""The table of docs/ledger.md, from results/claims.
+"""Write the tables of docs/ledger.md from results/claims.
 
-python benchmarks/ledger_page.py
+    python benchmarks/ledger_page.py
+
+A test holds the page to the results.
 """
 
 from __future__ import annotations

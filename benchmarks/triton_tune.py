@@ -17,9 +17,9 @@ from triton_aot import call_of
 from softmap.errors import SoftmapError
 from softmap.ops.call import Call
 from softmap.ops.triton.configs import Config, cache_file, key, override, tuned
-from softmap.ops.triton.launch import constants_of
+from softmap.ops.triton.launch import padded
 from softmap.ops.triton.low_rank_launch import takes
-from softmap.ops.triton.operator import code
+from softmap.ops.triton.operator import implementation
 from softmap.ops.triton.plan import FIXED, named, spec_of, tensors_of_call
 
 KERNELS = ("forward", "rows", "keys")
@@ -50,19 +50,18 @@ def tune(call: Call, timer: Timer | None = None) -> dict[str, Config]:
     spec = spec_of(call)
     flat = [t.detach() for t in tensors_of_call(call, spec)]
     needs = [n < 3 or n >= len(FIXED) for n in range(len(flat))]
-    (forward, backward), low_rank = code(spec, flat), takes(spec, flat)
+    (forward, backward), low_rank = implementation(spec, flat), takes(spec, flat)
     sizes = LOW_RANK if low_rank else ALL_HEADS if spec.mixes else ONE_HEAD
     o, lse = forward(flat, spec)
 
     def both() -> None:
         backward(o, o, lse, flat, spec, needs)
 
-    found: dict[str, Config] = {}
+    t, found = named(flat), dict[str, Config]()
+    width = max(padded(t))
+    heads = 0 if low_rank else spec.tile_heads()[0]
     for kernel in (*KERNELS, "sums") if low_rank else KERNELS:
         run = (lambda: forward(flat, spec)) if kernel == "forward" else both
-        t = named(flat)
-        width = max(constants_of("forward", spec, t)[1][n] for n in ("DP", "VP"))
-        heads = 0 if low_rank else spec.tile_heads()[0]
         name = key(kernel, heads, width, t["q"].element_size(), low_rank)
         found[name] = _fastest(kernel, run, timer or _median, sizes)
     _keep(found)

@@ -107,14 +107,14 @@ def test_other_calls_take_the_template(case: Case, device: str) -> None:
 
 def test_gradients_lie_as_the_fake_operator_says(device: str) -> None:
     """Contiguous, whatever the strides of the inputs, for a compiler relies on it."""
-    from softmap.ops.triton.operator import code
+    from softmap.ops.triton.operator import implementation
     from softmap.ops.triton.plan import FIXED, spec_of, tensors_of_call
 
     call = Case("dcmha", heads=2, head_dim=4, tokens=5, batch=1).call(torch.float32, device)
     spec = spec_of(call)
     flat = tensors_of_call(call, spec)
     flat[:3] = [t.transpose(1, 2).contiguous().transpose(1, 2) for t in flat[:3]]
-    forward, backward = code(spec, flat)
+    forward, backward = implementation(spec, flat)
     o, lse = forward(flat, spec)
     needs = [n != 1 and (n < 3 or n >= len(FIXED)) for n in range(len(flat))]
     found = backward(o, o, lse, flat, spec, needs)

@@ -121,10 +121,16 @@ def launch_sized(
     )  # fmt: skip
 
 
+def padded(t: dict[str, Tensor]) -> tuple[int, int]:
+    """Returns the widths of the heads of q and v as tiles have them: powers of two."""
+    q, v = (max(LEAST, next_power(t[n].shape[3])) for n in "qv")
+    return q, v
+
+
 def constants_of(kernel: str, spec: Spec, t: dict[str, Tensor]) -> tuple[Config, dict[str, Any]]:
     """Returns tile sizes, and the constants that a kernel is compiled for."""
     heads, after = spec.tile_heads()
-    DP, VP = (max(LEAST, next_power(t[n].shape[3])) for n in "qv")
+    DP, VP = padded(t)
     size = t["q"].element_size()
     sizes = config(kernel, heads, max(DP, VP), size, spec.low_rank)
     held = sizes.keys if kernel == "keys" else sizes.rows

@@ -4,7 +4,7 @@
 
     Q_r[i,j] = sum_h q1[i,r,h] a[h,i,j]        K_r[i,j] = sum_h k1[j,r,h] a[h,i,j]
 
-The maps Q_r and K_r are few (r is 1 or 2) and made beforehand, a band of query rows at a time: of
+The maps Q_r and K_r are few (r is 1 or 2) and made beforehand, a block of query rows at a time: of
 the scores by torch's matrix products, of the weights by ``sums_over_heads``. With them at hand no
 head needs another. Of the weights' composition only the first term is in the tiles: the maps'
 terms act on the output (``low_rank_launch``). The adjoint of either has the same form, with the

@@ -14,8 +14,8 @@ from torch.nn.functional import pad
 
 from softmap.errors import SoftmapError
 from softmap.ops.triton import launch, low_rank
-from softmap.ops.triton.common import bundle, dot_precision, next_power
-from softmap.ops.triton.configs import LEAST, config
+from softmap.ops.triton.common import bundle
+from softmap.ops.triton.configs import config
 from softmap.ops.triton.gradients import Backward, shaped
 from softmap.ops.triton.low_rank_maps import Adjoint, Block, Form, Maps, whole
 from softmap.ops.triton.plan import FIXED, Link, Spec, named
@@ -35,10 +35,8 @@ NAMES = {
     "scores": {"row": "q2", "row_gain": "qg", "col": "k2", "col_gain": "kg"},
     "weights": {"row": "q1", "row_gain": "qg", "col": "k1", "col_gain": "kg"},
 }
-Factors = tuple[Tensor | None, Tensor | None]
-
-
-FACTORS = ("q1", "q2", "k1", "k2")
+LOW_RANK = ("q1", "q2", "k1", "k2")  # the tensors whose first axis but tokens is the rank
+Factors = tuple[Tensor | None, Tensor | None]  # of the rows and of the keys
 
 
 def takes(spec: Spec, flat: list[Tensor]) -> bool:
@@ -46,8 +44,8 @@ def takes(spec: Spec, flat: list[Tensor]) -> bool:
     t = named(flat)
     names = [name for link in spec.scores + spec.weights for name, _ in link.tensors]
     shapes = [(name, x.shape[2:]) for name, x in zip(names, flat[len(FIXED) :], strict=True)]
-    whole_ = t["q"].shape[2] == t["k"].shape[2] > 1
-    return whole_ and suits(spec, shapes, max(t[n].shape[3] for n in "qv"))
+    own_keys = t["q"].shape[2] == t["k"].shape[2] > 1
+    return own_keys and suits(spec, shapes, max(t[n].shape[3] for n in "qv"))
 
 
 def suits(spec: Spec, shapes: Iterable[tuple[str, Sequence[int]]], width: int) -> bool:
@@ -61,7 +59,7 @@ def suits(spec: Spec, shapes: Iterable[tuple[str, Sequence[int]]], width: int) -
     links = spec.scores + spec.weights
     if any(x.kernel != "compose" or "static" in dict(x.tensors) for x in links):
         return False
-    low = all(shape[0] <= MOST_RANK for name, shape in shapes if name in FACTORS)
+    low = all(shape[0] <= MOST_RANK for name, shape in shapes if name in LOW_RANK)
     single = max(len(spec.scores), len(spec.weights)) == 1
     wide = spec.heads[0] * width > MOST_CHANNELS and width <= MOST_WIDTH
     return low and single and wide
@@ -147,9 +145,9 @@ class LowRank:
 
 def check_tiles(t: dict[str, Tensor]) -> None:
     """Raise ``SoftmapError`` for sizes by which kernels would read beyond the maps' whole tiles."""
-    width = max(LEAST, *(next_power(t[n].shape[3]) for n in "qv"))
+    width, size = max(launch.padded(t)), t["q"].element_size()
     for kernel in ("forward", "rows", "keys", "sums"):
-        sizes = config(kernel, 0, width, t["q"].element_size(), low_rank=True)
+        sizes = config(kernel, 0, width, size, low_rank=True)
         if whole(1) % sizes.rows or whole(1) % sizes.keys:
             raise SoftmapError(
                 f"tiles of the Triton kernel {kernel} must divide {whole(1)}, "
@@ -276,18 +274,17 @@ def _sum_heads(
     """
     t = named(flat)
     scores, weights = launch.chains(spec, t, flat)
-    B, _, T, d = t["q"].shape
-    S, dv = t["k"].shape[2], t["v"].shape[3]
+    B, _, T, _ = t["q"].shape
+    S = t["k"].shape[2]
     none: tuple[Tensor | None, ...] = (None, None)
     do, delta = none if block is None else (block.grad, block.delta)
     rank = max(x.shape[1] for x in room if x is not None)
-    DP, VP = (max(LEAST, next_power(n)) for n in (d, dv))
-    sizes = config("sums", 0, max(DP, VP), t["q"].element_size(), low_rank=True)
+    sizes, constants = launch.constants_of("sums", spec, t)
+    constants = {n: constants[n] for n in ("D", "DV", "HEADS", "DP", "VP", "PRECISION")}
     launch.launch_sized(
         low_rank.sums_over_heads, (-(-S // sizes.keys), -(-T // sizes.rows), B), sizes,
         *(bundle(t[n]) for n in "qkv"), bundle(do), bundle(lse), bundle(delta), launch.mask(t)[0],
         scores.args, weights.args, *(bundle(x, B) for x in factors), *(bundle(x) for x in room),
-        T, S, spec.scale, D=d, DV=dv, HEADS=spec.heads, **launch.edits(scores, "SCORE"),
+        T, S, spec.scale, **constants, **launch.edits(scores, "SCORE"),
         **launch.edits(weights, "WEIGHT", adjoints=True), GRADIENT=block is not None, RANK=rank,
-        DP=DP, VP=VP, PRECISION=dot_precision(t["q"].dtype),
     )  # fmt: skip

@@ -19,7 +19,9 @@ from softmap.ops.folded import finish
 from softmap.ops.triton.plan import Spec, loads, named, spec_of, tensors_of_call
 
 
-def code(spec: Spec, tensors: list[Tensor]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def implementation(
+    spec: Spec, tensors: list[Tensor]
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """Returns the forward and the backward function: the template's, or those of compositions of
     low rank.
     """
@@ -34,7 +36,7 @@ def code(spec: Spec, tensors: list[Tensor]) -> tuple[Callable[..., Any], Callabl
 def edited_attention(tensors: list[Tensor], spec: str) -> tuple[Tensor, Tensor]:
     """Returns o and lse."""
     plan = loads(spec)
-    found: tuple[Tensor, Tensor] = code(plan, tensors)[0](tensors, plan)
+    found: tuple[Tensor, Tensor] = implementation(plan, tensors)[0](tensors, plan)
     return found
 
 
@@ -51,7 +53,7 @@ def edited_attention_backward(
 ) -> list[Tensor]:
     """Returns the gradients of the tensors that ``needs`` names."""
     plan = loads(spec)
-    found: list[Tensor] = code(plan, tensors)[1](grad, o, lse, tensors, plan, needs)
+    found: list[Tensor] = implementation(plan, tensors)[1](grad, o, lse, tensors, plan, needs)
     return found
 
 
